@@ -1,0 +1,19 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """Folder with the real ETTh1.csv[.gz] and ETTm1.csv[.gz]; skips where there is none."""
+    folder = Path(os.environ.get("TSF_DATA_DIR", REPO_ROOT.parent / "shared" / "data"))
+    if not list(folder.glob("ETTh1.csv*")):
+        pytest.skip(f"no ETTh1.csv in {folder}: set TSF_DATA_DIR to a folder with the ETT files")
+    return folder
