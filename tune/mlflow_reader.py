@@ -1,0 +1,194 @@
+"""Reads finished or running sweeps back from MLflow, with complete metric histories."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from tune.mlflow_store import TrackingError, check_store, one_line, open_client, redacted, settled_uri, sqlite_file
+from tune.mlflow_writer import find_runs
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+History = list[tuple[int, float]]
+
+# Values known once are logged at step 0 under these prefixes: their history is their value, no call needed.
+_ONCE = ("final/",)
+_READERS = 8
+_LATEST_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial as MLflow has it.
+
+    `metrics` are the last values; `history` holds (step, value) by metric in order of steps, step = epoch from 1, or 0
+    for values known once. `status` is planned, running, done, stopped, failed, oom, nan, failed_gate or unsupported.
+    """
+
+    trial_id: str
+    run_id: str
+    name: str
+    status: str
+    reason: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    history: dict[str, History]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSummary:
+    """One sweep's parent run; `status` is running, done, failed or interrupted; `started_ms` since the epoch."""
+
+    sweep_id: str
+    run_id: str
+    name: str
+    status: str
+    started_ms: int
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """One sweep with all its trials, in the order they were planned."""
+
+    sweep_id: str
+    run_id: str
+    name: str
+    status: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    trials: tuple[TrialRecord, ...]
+
+
+def list_sweeps(
+    tracking_uri: str, experiment: str, *, limit: int = 20, timeout_s: float = 5.0
+) -> tuple[SweepSummary, ...]:
+    """The latest sweeps of an experiment, newest first; empty when there is none.
+
+    Raises:
+        TrackingError: the store or the experiment cannot be reached.
+    """
+    return _asked(tracking_uri, timeout_s, lambda client: _summaries(client, experiment)[:limit])
+
+
+def read_sweep(tracking_uri: str, experiment: str, sweep_id: str, *, timeout_s: float = 5.0) -> SweepRecord:
+    """One sweep with the complete history of every metric of every trial.
+
+    `timeout_s` is how long the store may take to show that it is there; reading takes what it takes (about 3 ms per
+    trial and metric from SQLite).
+
+    Raises:
+        TrackingError: the sweep is unknown (the message names the latest ones), or the store cannot be reached.
+    """
+    return _asked(tracking_uri, timeout_s, lambda client: _sweep(client, experiment, sweep_id))
+
+
+def _asked(tracking_uri: str, timeout_s: float, question: Callable[[MlflowClient], T]) -> T:
+    uri = settled_uri(tracking_uri)
+    check_store(uri, timeout_s)
+    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
+        raise TrackingError(
+            f"there is no MLflow store at {redacted(uri)} yet: run a sweep, or correct the tracking URI"
+        )
+    try:
+        return question(open_client(uri))
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"MLflow store {redacted(uri)} cannot be read: {one_line(error)}") from error
+
+
+def _experiment_id(client: MlflowClient, experiment: str) -> str:
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = ", ".join(repr(other.name) for other in client.search_experiments(max_results=10))
+        raise TrackingError(f"there is no experiment {experiment!r} in this MLflow store; it has {names}")
+    return str(found.experiment_id)
+
+
+def _summaries(client: MlflowClient, experiment: str) -> tuple[SweepSummary, ...]:
+    runs = find_runs(client, _experiment_id(client, experiment), "tags.role = 'sweep'")
+    return tuple(
+        SweepSummary(
+            sweep_id=run.data.tags["sweep_id"],
+            run_id=run.info.run_id,
+            name=run.info.run_name,
+            status=run.data.tags.get("status", "running"),
+            started_ms=run.info.start_time,
+            tags=dict(run.data.tags),
+        )
+        for run in runs
+    )
+
+
+def _sweep(client: MlflowClient, experiment: str, sweep_id: str) -> SweepRecord:
+    experiment_id = _experiment_id(client, experiment)
+    quoted = sweep_id.replace("'", "")
+    runs = find_runs(client, experiment_id, f"tags.sweep_id = '{quoted}'")
+    parents = [run for run in runs if run.data.tags.get("role") == "sweep"]
+    if not parents:
+        latest = [summary.sweep_id for summary in _summaries(client, experiment)[:_LATEST_SHOWN]]
+        known = f"the latest are {', '.join(latest)}" if latest else "it holds no sweep yet"
+        raise TrackingError(f"no sweep {sweep_id!r} in experiment {experiment!r}; {known}")
+    # Of two runs of one trial the older: the same choice as the writer's.
+    children: dict[str, Run] = {}
+    for run in sorted(reversed(runs), key=lambda run: int(run.data.tags.get("trial_number", 0))):
+        if trial_id := run.data.tags.get("trial_id"):
+            children.setdefault(trial_id, run)
+    parent = parents[-1]
+    return SweepRecord(
+        sweep_id=sweep_id,
+        run_id=parent.info.run_id,
+        name=parent.info.run_name,
+        status=parent.data.tags.get("status", "running"),
+        tags=dict(parent.data.tags),
+        params=dict(parent.data.params),
+        metrics={key: _unclamped(value) for key, value in parent.data.metrics.items()},
+        trials=tuple(_trials(client, children)),
+    )
+
+
+def _trials(client: MlflowClient, runs: dict[str, Run]) -> list[TrialRecord]:
+    # MLflow's client has no bulk call for histories; each takes milliseconds of waiting, so several wait at once.
+    with ThreadPoolExecutor(_READERS) as pool:
+        pending = {
+            (trial_id, key): pool.submit(_history, client, run, key)
+            for trial_id, run in runs.items()
+            for key in run.data.metrics
+        }
+    return [
+        TrialRecord(
+            trial_id=trial_id,
+            run_id=run.info.run_id,
+            name=run.info.run_name,
+            status=run.data.tags.get("status", "planned"),
+            reason=run.data.tags.get("reason", ""),
+            params=dict(run.data.params),
+            tags=dict(run.data.tags),
+            metrics={key: _unclamped(value) for key, value in run.data.metrics.items()},
+            history={key: pending[trial_id, key].result() for key in run.data.metrics},
+        )
+        for trial_id, run in runs.items()
+    ]
+
+
+def _history(client: MlflowClient, run: Run, key: str) -> History:
+    if key.startswith(_ONCE):
+        return [(0, _unclamped(run.data.metrics[key]))]
+    points = client.get_metric_history(run.info.run_id, key)
+    return [(point.step, _unclamped(point.value)) for point in sorted(points, key=lambda p: (p.step, p.timestamp))]
+
+
+def _unclamped(value: float) -> float:
+    # MLflow's databases store an infinity as the largest float.
+    return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value

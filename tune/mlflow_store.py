@@ -1,0 +1,162 @@
+"""Reaching an MLflow store: is it there, a client for it, and what an error of it means for the record at hand."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Verdict = Literal["retry", "reject", "missing", "unknown"]
+
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"}
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+_RETRIED_STATUS = {401, 403, 408, 429}
+
+
+class TrackingError(ValueError):
+    """Wrong input about tracking, in one line: what was given, what is allowed, what to do."""
+
+
+def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
+    """Say within about `timeout_s` whether the MLflow store answers; imports nothing of mlflow, sends no credentials.
+
+    A server must answer at /health; the folder of a SQLite file must be writable; a database host must accept
+    connections.
+
+    Raises:
+        TrackingError: it does not answer, or it is a kind of store that MLflow no longer writes to.
+    """
+    shown = redacted(tracking_uri)
+    scheme = urlsplit(tracking_uri).scheme
+    if scheme in ("http", "https"):
+        _check_server(tracking_uri, timeout_s)
+    elif scheme.startswith("sqlite"):
+        _check_folder(tracking_uri)
+    elif scheme in ("", "file"):
+        raise TrackingError(
+            f"tracking URI {shown!r} names a folder, which MLflow no longer writes to: use sqlite:///mlflow.db, "
+            "or the http:// address of an MLflow server"
+        )
+    elif port := _DATABASE_PORTS.get(scheme.split("+")[0]):
+        _check_socket(tracking_uri, port, timeout_s)
+
+
+def _check_server(tracking_uri: str, timeout_s: float) -> None:
+    url = tracking_uri.rstrip("/") + "/health"
+    # Only whether it answers is asked and nothing is sent, so a certificate that MLflow is told to accept is accepted.
+    context = ssl._create_unverified_context()  # noqa: SLF001
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s, context=context):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            return
+        problem = f"answers {error.code} at /health: is this the address of an MLflow server?"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        problem = f"does not answer ({getattr(error, 'reason', None) or error}): start it or correct the tracking URI"
+    raise TrackingError(f"MLflow server {redacted(tracking_uri)} {problem}")
+
+
+def settled_uri(tracking_uri: str) -> str:
+    """The same store whatever the current directory: a relative SQLite path is made absolute."""
+    scheme, separator, _ = tracking_uri.partition(":///")
+    if not (scheme.startswith("sqlite") and separator):
+        return tracking_uri
+    query = tracking_uri.partition("?")[2]
+    return f"{scheme}:///{sqlite_file(tracking_uri)}" + (f"?{query}" if query else "")
+
+
+def sqlite_file(tracking_uri: str) -> Path:
+    """The file of a `sqlite:///relative.db` or `sqlite:////absolute.db` URI, absolute."""
+    return Path(tracking_uri.split(":///", 1)[-1].split("?", 1)[0]).absolute()
+
+
+def _check_folder(tracking_uri: str) -> None:
+    file = sqlite_file(tracking_uri)
+    target = file if file.exists() else file.parent
+    if not file.parent.is_dir():
+        raise TrackingError(f"tracking URI {tracking_uri!r}: the folder {file.parent} does not exist; create it")
+    if not (os.access(target, os.W_OK) and os.access(file.parent, os.W_OK)):
+        raise TrackingError(f"tracking URI {tracking_uri!r}: {target} is not writable; choose another file")
+
+
+def _check_socket(tracking_uri: str, default_port: int, timeout_s: float) -> None:
+    parts = urlsplit(tracking_uri)
+    if parts.hostname is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or default_port), timeout=timeout_s).close()
+    except OSError as error:
+        raise TrackingError(
+            f"MLflow database {redacted(tracking_uri)} does not answer ({error}): start it or correct the tracking URI"
+        ) from error
+
+
+def redacted(text: str) -> str:
+    """The text without the user, password and query of any address in it: fit for messages and logs."""
+    return re.sub(r"\?[^\s'\"]*", "", re.sub(r"(?<=://)[^/\s]*@", "", text)) if "://" in text else text
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one short line without credentials."""
+    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
+
+
+def is_server(tracking_uri: str) -> bool:
+    """True for an MLflow server, which keeps its own artifacts; False for a store this process opens itself."""
+    return urlsplit(tracking_uri).scheme in ("http", "https")
+
+
+def open_client(tracking_uri: str) -> MlflowClient:
+    """An MlflowClient for this store; creates the tables of a new database. Takes seconds: imports mlflow.
+
+    Raises:
+        TrackingError: the store cannot be opened (no driver for the database, a schema of another version, ...).
+    """
+    from mlflow import MlflowClient
+
+    # A new SQLite file is announced in two log lines on stderr, which belongs to the progress display.
+    logger = logging.getLogger("mlflow.store.db.utils")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    except Exception as error:
+        raise TrackingError(f"MLflow store {redacted(tracking_uri)} cannot be opened: {one_line(error)}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def judge(error: Exception) -> Verdict:
+    """What an error of an MLflow call means: try again later, set the record aside, or look the run up again.
+
+    Wrong credentials and a store that cannot be opened count as `retry`: setting a whole sweep aside for an expired
+    token would lose it. `unknown` is an error that is not MLflow's, such as a PermissionError of an artifact store.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    if isinstance(error, TrackingError):
+        return "retry"
+    if isinstance(error, LookupError):
+        return "reject"
+    if isinstance(error, MlflowException):
+        if error.error_code in _MISSING:
+            return "missing"
+        return "reject" if error.error_code in _REJECTED else "retry"
+    if isinstance(error, RequestException):
+        status = error.response.status_code if error.response is not None else 500
+        return "retry" if status >= 500 or status in _RETRIED_STATUS else "reject"
+    return "unknown"
