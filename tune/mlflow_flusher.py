@@ -21,7 +21,7 @@ _UNKNOWN_ATTEMPTS = 3
 class Flusher:
     """One daemon thread between an Outbox and an MLflow store. `start` it once, `close` it once.
 
-    The store is probed before each batch, because a call into a dead server would sit in MLflow's own HTTP retries
+    The store is probed before each record or batch of epochs, because a call into a dead server would sit in MLflow's own HTTP retries
     (7, some two minutes; only environment variables, which are the user's, could shorten them). A call during which
     the server dies does wait there, in this thread only.
     """
@@ -81,7 +81,6 @@ class Flusher:
         delay = _FIRST_DELAY_S
         while self._await_work():
             try:
-                check_store(self._writer.tracking_uri, _PROBE_S)
                 self._send_batch()
             except Exception as error:
                 self._note_outage(error)
@@ -129,6 +128,7 @@ class Flusher:
             return
         records = [record for record, _ in entries]
         self._writer.rejections.clear()
+        check_store(self._writer.book.tracking_uri, _PROBE_S)
         try:
             if records[0]["kind"] == "epoch":
                 self._writer.log_epochs(records)
@@ -159,7 +159,7 @@ class Flusher:
         self._rewound = True
         self._position.rewind()
         self._sent = 0
-        self._writer.forget()
+        self._writer.book.forget()
         raise TrackingError("the MLflow store no longer has the runs of this sweep: they are written again")
 
     def _advance(self, count: int, offset: int) -> None:
@@ -186,7 +186,7 @@ class Flusher:
 
     def _note_outage(self, error: Exception) -> None:
         if self.outage is None:
-            uri = redacted(self._writer.tracking_uri)
+            uri = redacted(self._writer.book.tracking_uri)
             self._report(
                 f"MLflow store {uri} cannot be written: {one_line(error)}; records wait in {self._outbox.path}"
             )

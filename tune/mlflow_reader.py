@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from tune.mlflow_runs import find_runs
 from tune.mlflow_store import TrackingError, check_store, one_line, open_client, redacted, settled_uri, sqlite_file
-from tune.mlflow_writer import find_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

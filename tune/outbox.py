@@ -134,6 +134,7 @@ class Index:
     sweep_id: str | None = None
     epochs: set[tuple[str, int]] = field(default_factory=set)
     trials: dict[str, str] = field(default_factory=dict)
+    statuses: dict[str, str] = field(default_factory=dict)  # how each ended trial ended
     records: int = 0
 
     def absorb(self, record: Record) -> None:
@@ -150,6 +151,7 @@ class Index:
                 self.trials[record["trial_id"]] = "running"
         elif kind == "end":
             self.trials[record["trial_id"]] = "ended"
+            self.statuses[record["trial_id"]] = record["status"]
         elif kind == "end_sweep":
             self.trials.update(dict.fromkeys(record["open_trials"], "planned"))
 
@@ -185,4 +187,5 @@ class Position:
 
     def rewind(self) -> None:
         """Start over: everything is sent again and every run looked up again."""
-        self.offset, self.runs = 0, {}
+        self.offset = 0
+        self.runs.clear()

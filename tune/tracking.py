@@ -16,6 +16,7 @@ from typing import Any
 
 from tune.mlflow_flusher import Flusher, store_digest
 from tune.mlflow_reader import SweepRecord, SweepSummary, TrialRecord, list_sweeps, read_sweep
+from tune.mlflow_runs import RunBook
 from tune.mlflow_store import TrackingError, check_store, settled_uri
 from tune.mlflow_writer import OPEN_STATUSES, SWEEP_STATUSES, TRIAL_STATUSES, MlflowWriter
 from tune.outbox import Index, Outbox, Position, Record, beside
@@ -44,7 +45,7 @@ class Tracker:
         artifact_root: folder or URI for the artifacts of a new experiment in a database; a server uses its own.
 
     Raises:
-        ValueError: another process holds the outbox.
+        ValueError: another process holds the outbox, or the file is none of this version.
     """
 
     def __init__(self, *, outbox_path: Path, tracking_uri: str, experiment: str, artifact_root: str | None) -> None:
@@ -57,14 +58,15 @@ class Tracker:
             store=store_digest(tracking_uri, experiment),
             size=self._outbox.size,
         )
-        sent = 0
-        for record, end in self._outbox.read():
-            self._index.absorb(record)
-            sent += end <= position.offset
-        writer = MlflowWriter(
+        try:
+            sent = self._rebuild_index(position.offset)
+        except (KeyError, TypeError) as error:
+            self._outbox.close()
+            raise ValueError(f"{self._outbox.path} is not an outbox of this version ({error!r})") from error
+        book = RunBook(
             tracking_uri=tracking_uri, experiment=experiment, artifact_root=artifact_root, runs=position.runs
         )
-        self._flusher = Flusher(self._outbox, writer, position, total=self._index.records, sent=sent)
+        self._flusher = Flusher(self._outbox, MlflowWriter(book), position, total=self._index.records, sent=sent)
         self._flusher.start()
 
     @property
@@ -76,6 +78,12 @@ class Tracker:
     def outage(self) -> str | None:
         """Why MLflow cannot be written right now; None while it can."""
         return self._flusher.outage
+
+    @property
+    def ended(self) -> dict[str, str]:
+        """Trials that have ended, with their status; a trial opened again is left out."""
+        with self._mutex:
+            return {trial: self._index.statuses[trial] for trial, at in self._index.trials.items() if at == "ended"}
 
     @property
     def pending(self) -> int:
@@ -197,6 +205,13 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _rebuild_index(self, offset: int) -> int:
+        sent = 0
+        for record, end in self._outbox.read():
+            self._index.absorb(record)
+            sent += end <= offset
+        return sent
 
     def _known(self, trial_id: str) -> str:
         if trial_id not in self._index.trials:
