@@ -21,9 +21,9 @@ _UNKNOWN_ATTEMPTS = 3
 class Flusher:
     """One daemon thread between an Outbox and an MLflow store. `start` it once, `close` it once.
 
-    The store is probed before each record or batch of epochs, because a call into a dead server would sit in MLflow's own HTTP retries
-    (7, some two minutes; only environment variables, which are the user's, could shorten them). A call during which
-    the server dies does wait there, in this thread only.
+    The store is probed before each record or batch of epochs, because a call into a dead server would sit in MLflow's
+    own HTTP retries (7, some two minutes; only environment variables, which are the user's, could shorten them). A
+    call during which the server dies does wait there, in this thread only.
     """
 
     def __init__(self, outbox: Outbox, writer: MlflowWriter, position: Position, *, total: int, sent: int) -> None:
