@@ -1,0 +1,106 @@
+"""The command line: parse, run, report. `python experiments.py --help` lists everything."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.errors import DataError
+from tune.errors import WrongInput
+
+WRONG_INPUT, INTERRUPTED = 2, 130
+EXAMPLES = """examples:
+  python experiments.py --sweep pruning --dataset demo --epochs 2     offline, on a laptop
+  python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
+  python experiments.py --sweep pruning --plan                        show the trials, run nothing
+  python experiments.py report SWEEP_ID                               the table of an earlier sweep
+The same command again resumes a sweep that did not finish.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our error form: one line, exit code 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise WrongInput(f"{message} (see --help)")
+
+
+def sweep_parser() -> Parser:
+    parser = Parser(
+        prog="experiments.py",
+        description="Fast and fair sweeps over PatchTST training.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--sweep", required=True, metavar="NAME", help="the sweep, for example: pruning")
+    what.add_argument("--dataset", metavar="NAME", help="ETTh1 (default), ETTh2, ETTm1, ETTm2, traffic, demo")
+    what.add_argument("--epochs", type=int, metavar="N", help="training epochs of each trial")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for every arm, repeatable"
+    )
+    what.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the first repeat (default 1)")
+    what.add_argument("--repeats", type=int, default=1, metavar="N", help="how often each arm runs, with its own seed")
+    how = parser.add_argument_group("how to run it")
+    how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
+    how.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="folder with NAME.csv[.gz]")
+    how.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help="sweeps and converted data")
+    how.add_argument("--address", metavar="ADDR", help="a running Ray cluster, or auto; without it Ray starts here")
+    how.add_argument("--gpus-per-trial", type=float, metavar="N", help="1 where there are GPUs; 0 runs on the CPU")
+    how.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time (default: one per GPU)")
+    how.add_argument("--fresh", action="store_true", help="start anew even if the same sweep is unfinished")
+    how.add_argument("--resume", metavar="SWEEP_ID", help="go on with this sweep, also after a change of code")
+    _add_shared(parser)
+    return parser
+
+
+def report_parser() -> Parser:
+    parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
+    parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    _add_shared(parser)
+    return parser
+
+
+def _add_shared(parser: Parser) -> None:
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store (default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON; - for stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def tracking_uri(given: str | None) -> str:
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    from tune import commands
+
+    return commands.sweep(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    from tune import commands
+
+    return commands.report(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        if argv and argv[0] == "report":
+            return report_command(report_parser().parse_args(argv[1:]))
+        return run_command(sweep_parser().parse_args(argv))
+    except (WrongInput, DataError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""The account of an epoch adds up, and each part is what its name says. Clocks are faked: no timing is asserted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tune import measure
+from tune.measure import EpochTimer, GpuMeter
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    fake = FakeClock()
+    monkeypatch.setattr(measure, "time", fake)
+    return fake
+
+
+def _run(clock: FakeClock, *, fetch_s: float, step_s: float, between_s: float, steps: int, gathered: bool) -> Any:
+    def feed() -> Any:
+        for _ in range(steps):
+            clock.now += fetch_s
+            yield SimpleNamespace(ready=None)
+
+    timer = EpochTimer(torch.device("cpu"))
+    with timer.epoch():
+        for _ in timer.batches(feed(), gathered_on_device=gathered):
+            with timer.step():
+                clock.now += step_s
+            clock.now += between_s
+    return timer.times()
+
+
+def test_a_feed_that_blocks_shows_as_data_wait_and_the_rest_of_the_gap_as_launch(clock: FakeClock) -> None:
+    times = _run(clock, fetch_s=0.5, step_s=1.0, between_s=0.25, steps=4, gathered=False)
+    assert times.step_s == pytest.approx(4.0)
+    assert times.data_wait_s == pytest.approx(3 * 0.5)
+    assert times.launch_s == pytest.approx(3 * 0.25)
+    assert times.other_s == pytest.approx(0.5 + 0.25)  # before the first step and after the last
+    assert times.h2d_s == 0
+    assert times.step_ms == pytest.approx((1000.0,) * 4)
+
+
+def test_windows_gathered_on_the_device_belong_to_the_step(clock: FakeClock) -> None:
+    times = _run(clock, fetch_s=0.5, step_s=1.0, between_s=0.25, steps=4, gathered=True)
+    assert times.step_s == pytest.approx(4 * 1.5)
+    assert times.data_wait_s == 0
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_parts_sum_to_the_epoch_measured_on_its_own(clock: FakeClock, steps: int, gathered: bool) -> None:
+    times = _run(clock, fetch_s=0.125, step_s=1.0, between_s=0.5, steps=steps, gathered=gathered)
+    assert times.train_s == pytest.approx(steps * 1.625)
+    assert times.unexplained_pct == pytest.approx(0.0)
+
+
+def test_an_epoch_without_a_step_is_all_other(clock: FakeClock) -> None:
+    timer = EpochTimer(torch.device("cpu"))
+    with timer.epoch():
+        clock.now += 2.0
+    assert timer.times().other_s == pytest.approx(2.0)
+    assert timer.times().step_ms == ()
+
+
+def test_on_a_cpu_memory_energy_and_neighbours_are_unknown_and_therefore_none() -> None:
+    meter = GpuMeter(torch.device("cpu"))
+    meter.begin()
+    assert (meter.uuid, meter.peak_memory_gib(), meter.energy_j(), meter.compute_processes()) == (None,) * 4

@@ -1,0 +1,83 @@
+"""Which sweep a command goes on with."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune import sweep_dir
+from tune.errors import WrongInput
+
+CODE = {"git_commit": "a" * 40, "git_dirty": False, "code_sha256": "1" * 64}
+OTHER_CODE = {"git_commit": "b" * 40, "git_dirty": True, "code_sha256": "2" * 64}
+
+
+def _sweep(storage: Path, key: str = "k", created_s: float = 1.0, code: dict[str, Any] = CODE) -> sweep_dir.SweepDir:
+    return sweep_dir.create(storage, "pruning", {"key": key, "created_s": created_s, "code": code})
+
+
+def _choose(storage: Path, **given: Any) -> tuple[sweep_dir.SweepDir | None, str]:
+    return sweep_dir.choose(storage, **({"key": "k", "code": CODE, "fresh": False, "resume": None} | given))
+
+
+def test_the_latest_unfinished_sweep_of_the_same_key_goes_on(tmp_path: Path) -> None:
+    _sweep(tmp_path, created_s=1.0)
+    latest = _sweep(tmp_path, created_s=2.0)
+    _sweep(tmp_path, key="other", created_s=3.0)
+    chosen, why = _choose(tmp_path)
+    assert chosen == latest
+    assert why.startswith(f"resuming {latest.sweep_id}")
+
+
+def test_a_finished_sweep_is_not_touched_and_a_new_one_starts(tmp_path: Path) -> None:
+    _sweep(tmp_path).update(state=sweep_dir.FINISHED)
+    chosen, why = _choose(tmp_path)
+    assert chosen is None
+    assert "ran this same plan to its end; starting a new sweep" in why
+
+
+def test_fresh_starts_anew(tmp_path: Path) -> None:
+    _sweep(tmp_path)
+    assert _choose(tmp_path, fresh=True)[0] is None
+
+
+def test_other_code_is_refused_naming_both_ways_out_and_resume_by_name_waives_it(tmp_path: Path) -> None:
+    started = _sweep(tmp_path, code=OTHER_CODE)
+    with pytest.raises(
+        WrongInput, match=f"commit bbbbbbbbbb with uncommitted changes.*--fresh.*--resume {started.sweep_id}"
+    ):
+        _choose(tmp_path)
+    assert _choose(tmp_path, resume=started.sweep_id)[0] == started
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"key": "other"}, "another plan, data or store"), ({"state": sweep_dir.FINISHED}, "it is finished")],
+)
+def test_a_sweep_that_does_not_fit_cannot_be_resumed_by_name(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    started = _sweep(tmp_path)
+    started.update(**change)
+    with pytest.raises(WrongInput, match=message):
+        _choose(tmp_path, resume=started.sweep_id)
+
+
+def test_an_unknown_sweep_names_the_latest(tmp_path: Path) -> None:
+    known = _sweep(tmp_path)
+    with pytest.raises(WrongInput, match=f"no such sweep.*{known.sweep_id}"):
+        _choose(tmp_path, resume="pruning-nope")
+
+
+def test_a_sweep_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    assert stat.S_IMODE(_sweep(tmp_path).path.stat().st_mode) == 0o700
+
+
+def test_attempts_never_share_a_folder(tmp_path: Path) -> None:
+    sweep = _sweep(tmp_path)
+    first = sweep.next_attempt()
+    (sweep.path / first).mkdir()
+    assert sweep.next_attempt() != first

@@ -1,0 +1,69 @@
+"""The driver's side of running trials: Tune events go to the outbox, the checkpoint list and the progress lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray import tune as ray_tune
+
+from tune.progress import Progress
+from tune.sweep_dir import SweepDir
+from tune.tracking import Tracker
+
+
+class Collector(ray_tune.Callback):
+    """Appends and returns: nothing here waits for MLflow or for the disk of another node."""
+
+    def __init__(self, folder: SweepDir, tracker: Tracker, progress: Progress) -> None:
+        self._folder, self._tracker, self._progress = folder, tracker, progress
+        self._checkpoints = folder.checkpoints()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks beside its state; ours is never read back
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._progress.started(_trial_id(trial))
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
+        self._checkpoints[_trial_id(trial)] = checkpoint.path
+        self._folder.save_checkpoints(self._checkpoints)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        trial_id = _trial_id(trial)
+        if "status" in result:
+            self._end(trial, result)
+        elif "epoch" in result and self._tracker.log_epoch(
+            trial_id=trial_id, epoch=result["epoch"], metrics=result["metrics"], timestamp_ms=result["timestamp_ms"]
+        ):
+            self._progress.epoch(trial_id, result["epoch"], result["metrics"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial's process was lost more often than it may be retried, or Tune could not start it."""
+        error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
+        reason = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if error else "the trial's process was lost"
+        )
+        self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": {}})
+
+    def _end(self, trial: Any, result: dict[str, Any]) -> None:
+        trial_id, status = _trial_id(trial), result["status"]
+        model_dir = None
+        if status in ("done", "stopped") and trial.checkpoint is not None:
+            model_dir = Path(trial.checkpoint.path) / "model"
+        ended = self._tracker.end_trial(
+            trial_id=trial_id,
+            status=status,
+            reason=result["reason"] or "",
+            metrics=result["metrics"],
+            tags=result["tags"],
+            model_dir=model_dir,
+        )
+        if ended:
+            self._progress.ended(trial_id, status, result["reason"])
+
+
+def _trial_id(trial: Any) -> str:
+    return str(trial.config["job"]["trial_id"])

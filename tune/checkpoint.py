@@ -1,0 +1,52 @@
+"""A trial on disk between two epochs. Read back without unpickling: safetensors, and torch.load(weights_only=True).
+
+model/        the weights as they are (pruned shapes included)
+best.safetensors   weights of the best epoch so far, if there is one
+state.pt      moments, RNG and progress
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.patchtst import load_model, save_model
+from tune.step import make_optimizer
+from tune.trial import Progress
+
+if TYPE_CHECKING:
+    from tune.session import Session
+
+
+def save(folder: Path, session: Session) -> None:
+    """Write `session` into the new folder `folder`."""
+    folder.mkdir(parents=True)
+    save_model(session.model, folder / "model")
+    if session.best_state is not None:
+        save_file({name: value.contiguous() for name, value in session.best_state.items()}, folder / "best.safetensors")
+    state: dict[str, Any] = {
+        "progress": asdict(session.progress),
+        "optimizer": session.optimizer.state_dict(),
+        "rng_cpu": torch.get_rng_state(),
+    }
+    if session.device.type == "cuda":
+        state["rng_cuda"] = torch.cuda.get_rng_state()
+    torch.save(state, folder / "state.pt")
+
+
+def restore(folder: Path, session: Session) -> None:
+    """Put `session` where `save` left it: shapes, weights, moments, RNG and progress."""
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    session.model = load_model(folder / "model", attention=session.config.model.attention).to(session.device)
+    session.optimizer = make_optimizer(session.model, learning_rate=session.config.train.learning_rate)
+    session.optimizer.load_state_dict(state["optimizer"])
+    best = folder / "best.safetensors"
+    session.best_state = load_file(best, device=str(session.device)) if best.exists() else None
+    session.progress = Progress(**state["progress"])
+    torch.set_rng_state(state["rng_cpu"])
+    if session.device.type == "cuda":
+        torch.cuda.set_rng_state(state["rng_cuda"])

@@ -1,0 +1,174 @@
+"""TrialConfig: everything that decides what one trial computes, validated before anything starts.
+
+Planning-safe: imports none of torch, transformers, ray, mlflow. A field left at None is filled by `tune.search`
+from the preset and from the device the trial will run on; `TrialConfig` itself never guesses.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tune.errors import WrongInput, unknown_name
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class DataConfig(_Frozen):
+    """Which series, cut into which windows, read in which way."""
+
+    dataset: str = "ETTh1"  # a name in data_pipeline.datasets.DATASETS
+    context_length: int = Field(512, ge=2, le=65_536)  # time steps the model sees
+    prediction_length: int = Field(96, ge=1, le=65_536)  # time steps it forecasts
+    feed: str = "device"  # a name in data_pipeline.feeds.FEEDS
+    num_workers: int = Field(0, ge=0, le=128)  # loader processes; 0 for the device feed
+
+
+class ModelConfig(_Frozen):
+    """The network: transformers' PatchTSTForPrediction at these widths."""
+
+    preset: str  # a name in model.presets.PRESETS; fills the fields not given
+    attention: str = "auto"  # a name in model.attention.BACKENDS
+    patch_length: int = Field(ge=1)  # time steps in a patch
+    patch_stride: int = Field(ge=1)  # time steps between patch starts
+    d_model: int = Field(ge=1, le=16_384)
+    num_heads: int = Field(ge=1, le=1_024)
+    num_layers: int = Field(ge=1, le=256)
+    ffn_dim: int = Field(ge=1, le=65_536)
+    dropout: float = Field(ge=0, lt=1)  # positional, residual path and feed-forward
+    head_dropout: float = Field(ge=0, lt=1)  # before the forecasting head
+    attention_dropout: float = Field(ge=0, lt=1)
+    norm_type: Literal["batchnorm", "layernorm"]
+    pre_norm: bool
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"model.num_heads={self.num_heads} does not divide model.d_model={self.d_model}; choose a divisor"
+            )
+        return self
+
+
+class TrainConfig(_Frozen):
+    """Optimiser and loop: Adam, mean squared error on standardised values."""
+
+    batch_size: int = Field(128, ge=1, le=1_048_576)  # windows in a step
+    epochs: int = Field(10, ge=1, le=100_000)
+    learning_rate: float = Field(1e-4, gt=0, le=10)
+    schedule: Literal["constant"] = "constant"
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation MSE; None = never stop early
+    precision: Precision  # bf16 and fp16: autocast over fp32 weights; fp32: no tf32
+    engine: str  # a name in tune.step.ENGINES
+    seed: int = Field(1, ge=0, lt=2**31)  # weights, data order, dropout, random scores
+
+
+class PruningConfig(_Frozen):
+    """Which attention heads leave the model, when, and chosen how."""
+
+    score: str = "none"  # none | static | a name in model.pruning.SCORES
+    schedule: str = "one_shot"  # a name in model.pruning.SCHEDULES; not used by none and static
+    heads_per_layer: int = Field(0, ge=0)  # how many heads leave each layer
+    heads: tuple[int, ...] = ()  # static: the heads that leave every layer before training
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.score == "static":
+            if not self.heads or self.heads_per_layer:
+                raise ValueError("pruning.score=static takes pruning.heads, for example pruning.heads=[4,8]")
+            if len(set(self.heads)) != len(self.heads) or min(self.heads) < 0:
+                raise ValueError(f"pruning.heads={list(self.heads)} must be different head numbers from 0")
+        elif self.heads:
+            raise ValueError(f"pruning.heads is for pruning.score=static, given with pruning.score={self.score}")
+        elif self.score == "none" and self.heads_per_layer:
+            raise ValueError("pruning.heads_per_layer is given with pruning.score=none; choose a score or leave it out")
+        elif self.score != "none" and not self.heads_per_layer:
+            raise ValueError(f"pruning.score={self.score} needs pruning.heads_per_layer of 1 or more")
+        return self
+
+    @property
+    def heads_to_remove(self) -> int:
+        """How many heads leave each layer in the end."""
+        return len(self.heads) or self.heads_per_layer
+
+
+class TrialConfig(_Frozen):
+    """One trial. `model_dump(mode="json")` is what travels to the worker."""
+
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    pruning: PruningConfig
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        context = self.data.context_length
+        if self.model.patch_length >= context:
+            raise ValueError(
+                f"model.patch_length={self.model.patch_length} must be shorter than data.context_length={context}"
+            )
+        heads = self.model.num_heads
+        if self.pruning.heads_to_remove >= heads:
+            raise ValueError(
+                f"pruning would remove {self.pruning.heads_to_remove} of {heads} heads a layer; at least one must stay"
+            )
+        if self.pruning.heads and max(self.pruning.heads) >= heads:
+            raise ValueError(f"pruning.heads={list(self.pruning.heads)}: a layer has heads 0 to {heads - 1}")
+        return self
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens in a sequence: whole patches that fit into the context, counted from its end."""
+        return (self.data.context_length - self.model.patch_length) // self.model.patch_stride + 1
+
+    def flat(self) -> dict[str, Any]:
+        """The same configuration keyed by field name, as `--set` and MLflow params write it."""
+        return {
+            f"{group}.{key}": value
+            for group, fields in self.model_dump(mode="json").items()
+            for key, value in fields.items()
+        }
+
+
+GROUPS: dict[str, type[_Frozen]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "pruning": PruningConfig,
+}
+FIELDS = tuple(f"{group}.{field}" for group, config in GROUPS.items() for field in config.model_fields)
+
+
+def check_field(name: str) -> str:
+    """`name` if it is a field; WrongInput with the nearest name otherwise."""
+    if name not in FIELDS:
+        raise unknown_name("field", name, FIELDS)
+    return name
+
+
+def build_trial(flat: dict[str, Any]) -> TrialConfig:
+    """A TrialConfig from values keyed by field name. WrongInput in one line for any value that does not fit."""
+    nested: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, value in flat.items():
+        group, field = check_field(name).split(".", 1)
+        nested[group][field] = value
+    try:
+        return TrialConfig.model_validate(nested)
+    except ValidationError as error:
+        raise WrongInput(_one_line(error)) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"][:2])
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return text
+    if first["type"] == "missing":
+        return f"{where} is not set; give it with --set {where}=VALUE"
+    return f"{where}={first['input']!r}: {text[0].lower()}{text[1:]}"

@@ -1,0 +1,18 @@
+"""The one error a user can cause, and how to word it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WrongInput(ValueError):
+    """Input that cannot be run: one line saying what was given, what is allowed, what to do. Exit code 2."""
+
+
+def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> WrongInput:
+    """The error for a name that is not in a registry, suggesting the nearest one."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return WrongInput(f"unknown {kind} '{given}'; allowed: {', '.join(names)}.{hint}")

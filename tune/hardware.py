@@ -1,0 +1,182 @@
+"""What the machine is: device facts, versions, code identity. Whatever is not known is None.
+
+Planning-safe: GPU facts come from NVML (nvidia-ml-py), versions from importlib.metadata; torch is not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+CODE = ("experiments.py", "tune", "model", "data_pipeline")
+PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "granite-tsfm",
+    "flash-attn",
+    "ray",
+    "mlflow",
+    "pandas",
+    "pyarrow",
+    "numpy",
+)
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFacts:
+    """The device a trial runs on."""
+
+    device_type: Literal["cpu", "cuda"]
+    name: str  # GPU model or CPU model
+    capability: tuple[int, int] | None = None  # CUDA compute capability
+    memory_gib: float | None = None
+    driver: str | None = None
+    gpus: int = 0  # GPUs of this node
+    cpus: int = 1  # logical CPUs of this node
+    assumed: bool = False  # True: not read from the node that will run the trial
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@contextmanager
+def nvml() -> Iterator[Any]:
+    """The initialised NVML module, or None where there is no NVIDIA driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver, no library or no permission: NVML has one error class for each
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def cpu_name() -> str:
+    """CPU model as the kernel names it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cpu_facts(*, assumed: bool = False) -> DeviceFacts:
+    return DeviceFacts(device_type="cpu", name=cpu_name(), cpus=available_cpus(), assumed=assumed)
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def node_facts(*, use_gpu: bool, assumed: bool = False) -> DeviceFacts:
+    """Facts of the node this runs on: its first visible GPU if `use_gpu`, else its CPU.
+
+    Raises RuntimeError if a GPU is wanted and NVML shows none.
+    """
+    if not use_gpu:
+        return cpu_facts(assumed=assumed)
+    with nvml() as lib:
+        handles = visible_gpus(lib)
+        if not handles:
+            raise RuntimeError("NVML shows no GPU on this node: is the NVIDIA driver loaded?")
+        first = handles[0]
+        return DeviceFacts(
+            device_type="cuda",
+            name=lib.nvmlDeviceGetName(first),
+            capability=tuple(lib.nvmlDeviceGetCudaComputeCapability(first)),
+            memory_gib=round(lib.nvmlDeviceGetMemoryInfo(first).total / GIB, 1),
+            driver=lib.nvmlSystemGetDriverVersion(),
+            gpus=len(handles),
+            cpus=available_cpus(),
+            assumed=assumed,
+        )
+
+
+def has_gpu() -> bool:
+    """Whether NVML shows a GPU that CUDA_VISIBLE_DEVICES does not hide."""
+    with nvml() as lib:
+        return bool(visible_gpus(lib))
+
+
+def visible_gpus(lib: Any) -> list[Any]:
+    """NVML handles of the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order (indices and UUIDs are understood)."""
+    if lib is None:
+        return []
+    every = [lib.nvmlDeviceGetHandleByIndex(index) for index in range(lib.nvmlDeviceGetCount())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return every
+    chosen = []
+    for item in filter(None, (part.strip() for part in visible.split(","))):
+        if item.isdigit():
+            if int(item) >= len(every):
+                break  # CUDA ignores everything from the first invalid entry on
+            chosen.append(every[int(item)])
+        else:
+            matches = [handle for handle in every if lib.nvmlDeviceGetUUID(handle).startswith(item)]
+            if not matches:
+                break
+            chosen.extend(matches[:1])
+    return chosen
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of the packages a result depends on; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def code_identity() -> dict[str, Any]:
+    """Which code this is: git commit and dirty flag (None outside git), and a hash over our own source files."""
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": _git_dirty(), "code_sha256": _code_sha256()}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(REPO_ROOT), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _git_dirty() -> bool | None:
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return None if changed is None else bool(changed)
+
+
+def _code_sha256() -> str:
+    digest = hashlib.sha256()
+    for entry in CODE:
+        path = REPO_ROOT / entry
+        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{source.relative_to(REPO_ROOT)}\0".encode())
+            digest.update(source.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What is saved with every sweep beside the device facts of its trials."""
+    return {"versions": versions(), "host_cpu": cpu_name(), "host_cpus": available_cpus(), **code_identity()}

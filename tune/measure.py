@@ -1,0 +1,207 @@
+"""Timers, memory and energy of one training epoch (design rule 4).
+
+One timeline. On a GPU it is the compute stream, read with events and without a synchronisation per step; on a CPU it
+is `perf_counter`. An epoch splits into
+
+    step        from the first to the last kernel of a step
+    h2d         compute-stream time waiting for a copy to arrive
+    data_wait   the smaller of the gap between two steps and the host's time blocked in the feed
+    launch      the rest of that gap
+    other       the measured head (before the first step) and tail (after the last) of the epoch
+
+and none of them is a remainder: `train_s` is measured on its own and `unexplained_pct` says how far the sum is off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tune.hardware import GIB, nvml
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochTimes:
+    """Where one training epoch went, in seconds, with the raw step times in milliseconds."""
+
+    train_s: float
+    step_s: float
+    h2d_s: float
+    data_wait_s: float
+    launch_s: float
+    other_s: float
+    step_ms: tuple[float, ...]
+
+    @property
+    def unexplained_pct(self) -> float:
+        """How far the parts' sum is from `train_s`, in percent of it."""
+        parts = self.step_s + self.h2d_s + self.data_wait_s + self.launch_s + self.other_s
+        return 100 * abs(parts - self.train_s) / self.train_s
+
+
+class Mark(Protocol):
+    """A point on the timeline."""
+
+    def ms_until(self, later: Any) -> float: ...
+
+
+class _HostMark:
+    def __init__(self) -> None:
+        self.at_s = time.perf_counter()
+
+    def ms_until(self, later: _HostMark) -> float:
+        return 1e3 * (later.at_s - self.at_s)
+
+
+class _StreamMark:
+    def __init__(self) -> None:
+        import torch
+
+        self.event = torch.cuda.Event(enable_timing=True)
+        self.event.record()
+
+    def ms_until(self, later: _StreamMark) -> float:
+        return self.event.elapsed_time(later.event)
+
+
+class EpochTimer:
+    """Times the steps of one epoch. Use: `with timer.epoch():` around the loop over `timer.batches(feed, epoch)`,
+    `with timer.step():` around each step, then `times()`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._make_mark: type[Any] = _StreamMark if self._cuda else _HostMark
+        self._steps: list[tuple[Mark, Mark]] = []
+        self._copies: list[tuple[Mark, Mark] | None] = []
+        self._host_waits_ms: list[float] = []
+        self._pending: Mark | None = None
+
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        """The whole epoch: from an idle device to an idle device."""
+        self._synchronize()
+        start_s = time.perf_counter()
+        self._begin = self._make_mark()
+        yield
+        self._end = self._make_mark()
+        self._synchronize()
+        self._train_s = time.perf_counter() - start_s
+
+    def batches(self, batches: Iterator[Any], *, gathered_on_device: bool) -> Iterator[Any]:
+        """Yield the batches, timing how long the host is blocked in the feed.
+
+        A feed that gathers its windows on the compute stream starts a step by doing so: its step is marked before.
+        """
+        while True:
+            mark = self._make_mark() if gathered_on_device else None
+            blocked_from = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self._host_waits_ms.append(0.0 if gathered_on_device else 1e3 * (time.perf_counter() - blocked_from))
+            self._pending = mark
+            self._copies.append(self._wait_for_copy(batch.ready))
+            yield batch
+
+    def _wait_for_copy(self, ready: Any) -> tuple[Mark, Mark] | None:
+        if ready is None:
+            return None
+        import torch
+
+        before = self._make_mark()
+        torch.cuda.current_stream().wait_event(ready)
+        return before, self._make_mark()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        start = self._pending or self._make_mark()
+        yield
+        self._steps.append((start, self._make_mark()))
+
+    def times(self) -> EpochTimes:
+        """The epoch's account. Call after the epoch has ended."""
+        step_ms = tuple(start.ms_until(end) for start, end in self._steps)
+        h2d_ms = sum(pair[0].ms_until(pair[1]) for pair in self._copies if pair)
+        wait_ms = launch_ms = 0.0
+        for index in range(1, len(self._steps)):
+            copy = self._copies[index]
+            gap = self._steps[index - 1][1].ms_until(copy[0] if copy else self._steps[index][0])
+            gap = max(gap, 0.0)
+            blocked = min(gap, self._host_waits_ms[index])
+            wait_ms += blocked
+            launch_ms += gap - blocked
+        return EpochTimes(
+            train_s=self._train_s,
+            step_s=sum(step_ms) / 1e3,
+            h2d_s=h2d_ms / 1e3,
+            data_wait_s=wait_ms / 1e3,
+            launch_s=launch_ms / 1e3,
+            other_s=self._head_and_tail_ms() / 1e3,
+            step_ms=step_ms,
+        )
+
+    def _head_and_tail_ms(self) -> float:
+        if not self._steps:
+            return self._begin.ms_until(self._end)
+        first = self._copies[0][0] if self._copies[0] else self._steps[0][0]
+        return self._begin.ms_until(first) + self._steps[-1][1].ms_until(self._end)
+
+    def _synchronize(self) -> None:
+        if self._cuda:
+            import torch
+
+            torch.cuda.synchronize()
+
+
+class GpuMeter:
+    """Peak memory, energy and neighbours of the GPU this process computes on, found by UUID. On a CPU all are None."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self.uuid: str | None = None
+        if self._cuda:
+            import torch
+
+            self.uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        self._energy_mj: int | None = None
+
+    def begin(self) -> None:
+        """Start an epoch."""
+        if self._cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+            self._energy_mj = self._read("nvmlDeviceGetTotalEnergyConsumption")
+
+    def peak_memory_gib(self) -> float | None:
+        """Most memory that tensors held since `begin`."""
+        if not self._cuda:
+            return None
+        import torch
+
+        return torch.cuda.max_memory_allocated() / GIB
+
+    def energy_j(self) -> float | None:
+        """Energy of the whole GPU since `begin`."""
+        now = self._read("nvmlDeviceGetTotalEnergyConsumption") if self._cuda else None
+        return None if now is None or self._energy_mj is None else (now - self._energy_mj) / 1e3
+
+    def compute_processes(self) -> int | None:
+        """How many processes compute on this GPU now, this one included."""
+        running = self._read("nvmlDeviceGetComputeRunningProcesses") if self._cuda else None
+        return None if running is None else len(running)
+
+    def _read(self, function: str) -> Any:
+        with nvml() as lib:
+            if lib is None:
+                return None
+            try:
+                return getattr(lib, function)(lib.nvmlDeviceGetHandleByUUID(self.uuid))
+            except lib.NVMLError:
+                return None

@@ -1,0 +1,77 @@
+"""When heads leave during a trial, and which: joins a schedule, a score and the surgery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from model.patchtst import heads_per_layer
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from model.pruning.surgery import remove_heads, select_heads
+from tune.config import PruningConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+TAYLOR_BATCHES = 8  # training batches a gradient-based score is taken from
+
+
+class Pruner:
+    """The heads that leave one trial's model."""
+
+    def __init__(self, config: PruningConfig, *, epochs: int, seed: int) -> None:
+        self._config, self._seed = config, seed
+        self._removed = self._plan(epochs)
+
+    def _plan(self, epochs: int) -> tuple[int, ...]:
+        """Heads gone from each layer before epoch 1, 2, ..."""
+        count = self._config.heads_to_remove
+        if self._config.score in ("none", "static"):
+            return (count,) * epochs
+        return tuple(SCHEDULES[self._config.schedule](count, epochs))
+
+    @property
+    def final_from_epoch(self) -> int:
+        """First epoch that runs with the final number of heads."""
+        return 1 + self._removed.index(self._removed[-1])
+
+    def prune_before(
+        self,
+        epoch: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        training_losses: Callable[[], Iterator[Callable[[], Tensor]]],
+    ) -> int:
+        """Remove what is due before `epoch` (from 1). Returns how many heads left each layer now.
+
+        training_losses: gives thunks that each compute the differentiable loss of one training batch.
+        """
+        kept = heads_per_layer(model)
+        already = self._heads_at_start(model) - len(kept[0])
+        due = self._removed[epoch - 1] - already
+        if due <= 0:
+            return 0
+        remove_heads(model, optimizer, self._choose(due, epoch, model, training_losses))
+        return due
+
+    def _choose(
+        self,
+        due: int,
+        epoch: int,
+        model: nn.Module,
+        training_losses: Callable[[], Iterator[Callable[[], Tensor]]],
+    ) -> dict[int, set[int]]:
+        import torch
+
+        kept = heads_per_layer(model)
+        if self._config.score == "static":
+            return {layer: set(self._config.heads) for layer in range(len(kept))}
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        scores = SCORES[self._config.score](model, loss_batches=training_losses(), generator=generator)
+        return select_heads(scores, kept, due)
+
+    @staticmethod
+    def _heads_at_start(model: nn.Module) -> int:
+        return model.config.num_attention_heads

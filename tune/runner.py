@@ -1,0 +1,252 @@
+"""Run a sweep: connect, probe, plan, resume or start, one Tune trial per planned trial, close.
+
+Resuming does not use `Tuner.restore`: the plan, the outbox and the recorded checkpoints already say what is left, so a
+new Tuner runs just that. Nothing is unpickled, and no epoch is repeated that has a checkpoint (CONTRIBUTING.md).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.store import source_hash
+from tune import cluster, sweep_dir
+from tune.callback import Collector
+from tune.errors import WrongInput
+from tune.hardware import code_identity, environment
+from tune.progress import Progress
+from tune.report import markdown, parent_metrics
+from tune.search import Plan, PlannedTrial, make_plan, plan_rows
+from tune.sweep_dir import SweepDir
+from tune.sweeps import SweepConfig
+from tune.tracking import Tracker, check_store, read_sweep
+from tune.trial import TrialJob
+
+PROJECT = "patchtst-sweeps"  # MLflow experiment
+MAX_RETRIES = 2  # after the loss of a trial's process or node
+STORE_ANSWERS_WITHIN_S = 15.0
+FLUSH_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run, as against what to run."""
+
+    storage_path: Path  # absolute; sweeps and the Arrow cache lie here
+    tracking_uri: str
+    data_dir: Path | None
+    address: str | None = None
+    gpus_per_trial: float | None = None
+    max_concurrent: int | None = None
+    fresh: bool = False
+    resume: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run of a sweep ended."""
+
+    sweep_id: str
+    statuses: Mapping[str, str]  # trial_id -> status, for every planned trial that ended
+    interrupted: bool
+    pending: int  # records that MLflow does not have yet
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    *,
+    overrides: Mapping[str, Any],
+    repeats: int,
+    seed: int,
+    options: Options,
+    show_plan: Callable[[Plan], None],
+) -> Outcome:
+    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run."""
+    check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    with cluster.connected(options.address) as ray:
+        share = cluster.choose_share(ray, gpus_per_trial=options.gpus_per_trial, max_concurrent=options.max_concurrent)
+        plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=cluster.probe(ray, share))
+        show_plan(plan)
+        if not plan.runnable:
+            raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
+        folder = _open_folder(plan, options)
+        return _Run(plan, folder, share, options).run()
+
+
+def _open_folder(plan: Plan, options: Options) -> SweepDir:
+    """The folder of the unfinished sweep with this key, or a new one."""
+    dataset = plan.trials[0].config.data.dataset
+    key = plan.key(data_sha256=source_hash(dataset, options.data_dir), tracking_uri=options.tracking_uri)
+    code = code_identity()
+    options.storage_path.mkdir(parents=True, exist_ok=True)
+    folder, why = sweep_dir.choose(options.storage_path, key=key, code=code, fresh=options.fresh, resume=options.resume)
+    Progress(total=0, epochs=0, at_a_time=1, quiet=options.quiet).say(why)
+    if folder is not None:
+        return folder
+    content = {
+        "sweep": plan.sweep.name,
+        "key": key,
+        "created_s": time.time(),
+        "code": code,
+        "environment": environment(),
+        "device": plan.device.as_dict(),
+        "tracking_uri": options.tracking_uri,
+        "trials": plan_rows(plan.trials),
+    }
+    return sweep_dir.create(options.storage_path, plan.sweep.name, content)
+
+
+class _Run:
+    """One run of one sweep's folder."""
+
+    def __init__(self, plan: Plan, folder: SweepDir, share: cluster.Share, options: Options) -> None:
+        self.plan, self.folder, self.share, self.options = plan, folder, share, options
+
+    def run(self) -> Outcome:
+        with self._tracker() as tracker:
+            self._announce(tracker)
+            left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
+            epochs = self.plan.trials[0].config.train.epochs
+            progress = Progress(
+                total=len(left), epochs=epochs, at_a_time=self.share.at_a_time, quiet=self.options.quiet
+            )
+            if len(left) < len(self.plan.runnable):
+                progress.say(f"{len(self.plan.runnable) - len(left)} trials are finished, {len(left)} are left")
+            collector = Collector(self.folder, tracker, progress)
+            if left:
+                self._tune(left, collector)
+            return self._close(tracker, progress)
+
+    def _tracker(self) -> Tracker:
+        local = self.options.tracking_uri.startswith("sqlite")
+        root = (self.options.storage_path / "mlartifacts").as_uri() if local else None
+        try:
+            return Tracker(
+                outbox_path=self.folder.outbox,
+                tracking_uri=self.options.tracking_uri,
+                experiment=PROJECT,
+                artifact_root=root,
+            )
+        except ValueError as error:
+            raise WrongInput(f"{self.folder.sweep_id} is being run by someone else: {error}") from None
+
+    def _announce(self, tracker: Tracker) -> None:
+        plan, content = self.plan, self.folder.read()
+        device = plan.device
+        tracker.begin_sweep(
+            sweep_id=self.folder.sweep_id,
+            name=self.folder.sweep_id,
+            tags={
+                "sweep": plan.sweep.name,
+                "baseline": plan.sweep.baseline,
+                "question": plan.sweep.question,
+                "arms": ",".join(arm.label for arm in plan.sweep.arms),
+                "device": device.name,
+                "code_sha256": content["code"]["code_sha256"],
+            },
+            params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": len(plan.trials)},
+            files={
+                "plan.json": json.dumps(content["trials"], indent=1),
+                "environment.json": json.dumps({"device": content["device"], **content["environment"]}, indent=1),
+            },
+        )
+        for trial in plan.trials:
+            tags = {"arm": trial.arm, "seed": str(trial.seed), "sweep": plan.sweep.name}
+            tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
+            if trial.unsupported and trial.trial_id not in tracker.ended:
+                tracker.end_trial(
+                    trial_id=trial.trial_id,
+                    status="unsupported",
+                    reason=trial.unsupported,
+                    metrics={},
+                    tags={},
+                    model_dir=None,
+                )
+
+    def _tune(self, left: list[PlannedTrial], collector: Collector) -> None:
+        from ray import tune as ray_tune
+
+        checkpoints = self.folder.checkpoints()
+        jobs = [replace(self._job(trial), resume_from=checkpoints.get(trial.trial_id)) for trial in left]
+        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus}
+        tuner = ray_tune.Tuner(
+            ray_tune.with_resources(trial_entry, resources),
+            param_space={"job": ray_tune.grid_search([job.as_dict() for job in jobs])},
+            tune_config=ray_tune.TuneConfig(
+                max_concurrent_trials=self.share.at_a_time,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=self.folder.next_attempt(),
+                storage_path=str(self.folder.path),
+                callbacks=[collector],
+                verbose=0,
+                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
+                failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
+            ),
+        )
+        tuner.fit()
+
+    def _job(self, trial: PlannedTrial) -> TrialJob:
+        data_dir = self.options.data_dir
+        return TrialJob(
+            trial_id=trial.trial_id,
+            config=trial.config.model_dump(mode="json"),
+            device_type=self.plan.device.device_type,
+            data_dir=str(data_dir) if data_dir else None,
+            cache_dir=str(self.options.storage_path / "arrow"),
+            cpus=self.share.cpus,
+            exclusive=self.share.exclusive,
+        )
+
+    def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
+        """Close the sweep unless trials are left (interrupted): then it stays open for the same command to go on."""
+        statuses = tracker.ended
+        interrupted = len(statuses) < len(self.plan.trials)
+        if interrupted:
+            tracker.end_sweep(status="interrupted", metrics={}, files={})
+        else:
+            bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
+            metrics, files = self._summary(tracker)
+            tracker.end_sweep(status="failed" if bad else "done", metrics=metrics, files=files)
+            self.folder.update(state=sweep_dir.FINISHED)
+        pending = tracker.flush(FLUSH_S)
+        for problem in tracker.problems:
+            progress.say(f"tracking: {problem}")
+        return Outcome(sweep_id=self.folder.sweep_id, statuses=statuses, interrupted=interrupted, pending=pending)
+
+    def _summary(self, tracker: Tracker) -> tuple[dict[str, float | None], dict[str, str]]:
+        """The arms' summary for the parent run, from what MLflow has; nothing while MLflow lacks records."""
+        if tracker.flush(FLUSH_S):
+            return {}, {}
+        record = read_sweep(self.options.tracking_uri, PROJECT, self.folder.sweep_id)
+        return parent_metrics(record), {"summary.md": markdown(record)}
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["job"]["trial_id"])
+
+
+def trial_entry(config: dict[str, Any]) -> None:
+    """What Ray runs on a worker: one trial, reported through Tune."""
+    from ray import tune as ray_tune
+
+    from tune.trial import run_trial
+
+    job = TrialJob(**config["job"])
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        checkpoint = ray_tune.Checkpoint.from_directory(str(folder)) if folder else None
+        ray_tune.report(result, checkpoint=checkpoint)
+
+    retried = ray_tune.get_checkpoint()
+    if retried is not None:
+        with retried.as_directory() as folder:
+            return run_trial(job, report, Path(folder))
+    return run_trial(job, report, Path(job.resume_from) if job.resume_from else None)

@@ -1,0 +1,189 @@
+"""SweepConfig + the user's choices + the device's facts -> a plan: every trial with its final configuration.
+
+Planning-safe. A cell that cannot run stays in the plan with the reason; it never becomes another cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_pipeline.datasets import get_dataset
+from model.attention import BACKENDS, get_backend, resolve_auto
+from model.presets import PRESETS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from tune.config import TrialConfig, build_trial, check_field
+from tune.errors import WrongInput, unknown_name
+from tune.hardware import DeviceFacts
+from tune.step import ENGINES
+from tune.sweeps import Arm, SweepConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """One trial of the plan."""
+
+    trial_id: str  # unique in the sweep; also the MLflow run name
+    arm: str
+    seed: int
+    config: TrialConfig
+    unsupported: str | None  # why it cannot run on the planned device; None: it can
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All trials of a sweep in the order in which they run."""
+
+    sweep: SweepConfig
+    trials: tuple[PlannedTrial, ...]
+    repeats: int
+    device: DeviceFacts
+
+    @property
+    def runnable(self) -> tuple[PlannedTrial, ...]:
+        return tuple(trial for trial in self.trials if trial.unsupported is None)
+
+    def key(self, *, data_sha256: str, tracking_uri: str) -> str:
+        """Identity for resuming: same effective configurations on the same data, device model and store."""
+        content = [
+            self.sweep.name,
+            data_sha256,
+            tracking_uri,
+            self.device.name,
+            [
+                (trial.trial_id, trial.unsupported is None, trial.config.model_dump(mode="json"))
+                for trial in self.trials
+            ],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_plan(
+    sweep: SweepConfig, *, overrides: Mapping[str, Any], repeats: int, seed: int, device: DeviceFacts
+) -> Plan:
+    """Plan `repeats` blocks (one seed each, from `seed` up); inside a block the arms are in random order.
+
+    Raises WrongInput for a field that is unknown, does not fit, or is both swept and given by hand.
+    """
+    for name in overrides:
+        if check_field(name) in sweep.swept | {"train.seed"}:
+            owner = "--seed and --repeats" if name == "train.seed" else f"the {sweep.name} sweep"
+            raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
+    trials: list[PlannedTrial] = []
+    for block_seed in range(seed, seed + repeats):
+        block = [_plan_trial(sweep, arm, overrides, block_seed, device) for arm in sweep.arms]
+        random.Random(f"{sweep.name} {block_seed}").shuffle(block)
+        trials.extend(block)
+    return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device)
+
+
+def _plan_trial(
+    sweep: SweepConfig, arm: Arm, overrides: Mapping[str, Any], seed: int, device: DeviceFacts
+) -> PlannedTrial:
+    given = {**sweep.shared, **overrides, **arm.changes, "train.seed": seed}
+    config = build_trial(_with_defaults(given, device))
+    _check_names(config)
+    config = _resolve_attention(config, device)
+    return PlannedTrial(
+        trial_id=f"{sweep.name}-{arm.label}-s{seed}",
+        arm=arm.label,
+        seed=seed,
+        config=config,
+        unsupported=unsupported_reason(config, device),
+    )
+
+
+def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, Any]:
+    """The device's defaults, then the preset's fields, then what was given."""
+    on_gpu = device.device_type == "cuda"
+    preset = given.get("model.preset", "study" if on_gpu else "tiny")
+    if preset not in PRESETS:
+        raise unknown_name("preset", str(preset), PRESETS)
+    fields = {_preset_field(name): value for name, value in PRESETS[preset].items()}
+    fields |= {
+        "model.preset": preset,
+        "train.precision": "bf16" if on_gpu else "fp32",
+        "train.engine": "compile" if on_gpu else "eager",
+    }
+    fields |= given
+    fields.setdefault("model.patch_stride", fields["model.patch_length"])
+    return fields
+
+
+def _preset_field(name: str) -> str:
+    return f"data.{name}" if name in ("context_length", "prediction_length") else f"model.{name}"
+
+
+def _check_names(config: TrialConfig) -> None:
+    """Registry members are checked here and not in the config, so that a new member is one dict entry."""
+    get_dataset(config.data.dataset)
+    _backend_name(config.model.attention)
+    if config.train.engine not in ENGINES:
+        raise unknown_name("engine", config.train.engine, ENGINES)
+    if config.pruning.score not in ("none", "static", *SCORES):
+        raise unknown_name("pruning score", config.pruning.score, ("none", "static", *SCORES))
+    if config.pruning.schedule not in SCHEDULES:
+        raise unknown_name("pruning schedule", config.pruning.schedule, SCHEDULES)
+
+
+def _backend_facts(config: TrialConfig, device: DeviceFacts) -> dict[str, Any]:
+    spec = get_dataset(config.data.dataset)
+    return {
+        "device_type": device.device_type,
+        "capability": device.capability,
+        "precision": config.train.precision,
+        "head_dim": config.model.d_model // config.model.num_heads,
+        "attention_dropout": config.model.attention_dropout,
+        "sequences": config.train.batch_size * len(spec.columns or ()),
+        "patches": config.num_patches,
+        "num_heads": config.model.num_heads,
+    }
+
+
+def _resolve_attention(config: TrialConfig, device: DeviceFacts) -> TrialConfig:
+    """Aliases and `auto` become the name of one backend."""
+    facts = _backend_facts(config, device)
+    name = config.model.attention
+    chosen = resolve_auto(**facts) if name == "auto" else _backend_name(name)
+    return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen})})
+
+
+def _backend_name(name: str) -> str:
+    """The key in BACKENDS for a name, an alias or "auto"; WrongInput for an unknown one."""
+    try:
+        return "auto" if name == "auto" else get_backend(name).name
+    except ValueError as error:
+        raise WrongInput(str(error)) from None
+
+
+def unsupported_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
+    """Why `config` cannot run on `device`; None if nothing is known against it."""
+    precision = _precision_reason(config, device)
+    if precision:
+        return precision
+    backend = BACKENDS[config.model.attention].unsupported_reason(**_backend_facts(config, device))
+    return backend or ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
+
+
+def _precision_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
+    precision = config.train.precision
+    if precision == "fp16":
+        return "fp16 needs loss scaling, which no engine here does yet; use bf16"
+    if precision == "tf32" and (device.device_type == "cpu" or (device.capability or (8, 0)) < (8, 0)):
+        return f"tf32 needs an NVIDIA GPU of compute capability 8.0 or more, this is {device.name}; use fp32"
+    if precision == "bf16" and device.device_type == "cuda" and (device.capability or (8, 0)) < (8, 0):
+        return f"bf16 needs compute capability 8.0 or more, this is {device.name}; use fp32"
+    return None
+
+
+def plan_rows(trials: Sequence[PlannedTrial]) -> list[dict[str, Any]]:
+    """The plan as plain dicts, as saved and as shown."""
+    return [
+        {"trial_id": t.trial_id, "arm": t.arm, "seed": t.seed, "unsupported": t.unsupported, "params": t.config.flat()}
+        for t in trials
+    ]

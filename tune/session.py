@@ -1,0 +1,231 @@
+"""The live state of one trial: its data, model, optimizer, timers, and what one epoch does with them.
+
+Shapes: B batch, C channels, L context, H horizon.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from data_pipeline.datasets import get_dataset
+from data_pipeline.feeds import FEEDS
+from data_pipeline.store import open_series
+from model.attention import BACKENDS
+from model.patchtst import build_model, count_parameters, heads_per_layer, save_model
+from tune import checkpoint as checkpoints
+from tune.config import TrialConfig
+from tune.evaluate import evaluate, naive_forecasts
+from tune.measure import EpochTimer, EpochTimes, GpuMeter
+from tune.pruner import TAYLOR_BATCHES, Pruner
+from tune.step import Stepper, make_optimizer
+from tune.trial import Progress, TrialJob, median_after
+
+
+class Session:
+    """One trial while it runs. Use as a context manager: it closes the feed."""
+
+    def __init__(self, job: TrialJob, config: TrialConfig, started_s: float) -> None:
+        torch.set_num_threads(max(1, job.cpus))
+        self.job, self.config, self._started_s = job, config, started_s
+        self.device = torch.device(job.device_type)
+        self.meter = GpuMeter(self.device)
+        self.progress = Progress()
+        self.best_state: dict[str, Tensor] | None = None
+        self._processes_seen = 0
+        self._startup_s: float | None = None
+        self._open_data()
+        torch.manual_seed(config.train.seed)
+        self.model = build_model(**self._model_fields()).to(self.device)
+        self.optimizer = make_optimizer(self.model, learning_rate=config.train.learning_rate)
+        self.pruner = Pruner(config.pruning, epochs=config.train.epochs, seed=config.train.seed)
+        self._stepper: Stepper | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.feed.close()
+
+    def _open_data(self) -> None:
+        data, train = self.config.data, self.config.train
+        folder = Path(self.job.data_dir) if self.job.data_dir else None
+        series = open_series(data.dataset, folder, Path(self.job.cache_dir))
+        self.feed = FEEDS[data.feed](
+            series,
+            context_length=data.context_length,
+            prediction_length=data.prediction_length,
+            batch_size=train.batch_size,
+            device=self.device,
+            seed=train.seed,
+            num_workers=data.num_workers,
+        )
+
+    def _model_fields(self) -> dict[str, Any]:
+        data = self.config.data
+        fields = self.config.model.model_dump(exclude={"preset"})
+        return fields | {
+            "num_channels": self.feed.channels,
+            "context_length": data.context_length,
+            "prediction_length": data.prediction_length,
+        }
+
+    @property
+    def finished(self) -> bool:
+        """All epochs are done, or patience has run out."""
+        done, patience = self.progress.epoch, self.config.train.patience
+        if done >= self.config.train.epochs:
+            return True
+        return bool(patience and self.progress.best_epoch and done - self.progress.best_epoch >= patience)
+
+    def run_epoch(self) -> dict[str, float | None]:
+        """Prune what is due, train one epoch, validate. Returns the epoch's metrics by MLflow name."""
+        epoch = self.progress.epoch + 1
+        began_s = time.perf_counter()
+        pruned = self.pruner.prune_before(epoch, self.model, self.optimizer, self._training_losses)
+        self.progress.prune_s += time.perf_counter() - began_s
+        if pruned or self._stepper is None:
+            self._build_stepper()
+        assert self._stepper is not None
+        times, gpu = self._train(epoch)
+        train_mse = self._stepper.take_train_mse()
+        validated_s = time.perf_counter()
+        errors = self._evaluate("validation")["model"]
+        validation_s = time.perf_counter() - validated_s
+        self.progress.epoch = epoch
+        self.progress.epoch_train_s.append(times.train_s)
+        if epoch >= self.pruner.final_from_epoch and errors.mse < self.progress.best_val_mse:
+            self.progress.best_val_mse, self.progress.best_epoch = errors.mse, epoch
+            self.best_state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        losses = {"loss/train_mse": train_mse, "loss/val_mse": errors.mse, "loss/val_mae": errors.mae}
+        return losses | self._time_metrics(times, validation_s) | gpu | self._size_metrics()
+
+    def _build_stepper(self) -> None:
+        """Compile and warm up for the present shapes, timed apart from the epochs."""
+        if self._startup_s is None:
+            self._startup_s = time.perf_counter() - self._started_s
+        began_s = time.perf_counter()
+        train = self.config.train
+        self._stepper = Stepper(self.model, self.optimizer, engine=train.engine, precision=train.precision)
+        first = next(iter(self.feed.train_batches(1)))
+        other = next(iter(self.feed.eval_batches("validation")))
+        self._stepper.warm_up(first.past, first.future, other.past)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.progress.compile_s += time.perf_counter() - began_s
+
+    def _train(self, epoch: int) -> tuple[EpochTimes, dict[str, float | None]]:
+        assert self._stepper is not None
+        self.model.train()
+        timer = EpochTimer(self.device)
+        self.meter.begin()
+        with timer.epoch():
+            batches = self.feed.train_batches(epoch)
+            for batch in timer.batches(batches, gathered_on_device=self.feed.gathered_on_device):
+                with timer.step():
+                    self._stepper.train_step(batch.past, batch.future)
+        self._processes_seen = max(self._processes_seen, self.meter.compute_processes() or 0)
+        gpu = {"gpu/peak_memory_gib": self.meter.peak_memory_gib(), "gpu/energy_j": self.meter.energy_j()}
+        return timer.times(), gpu
+
+    def _evaluate(self, split: str, naive: bool = False) -> dict[str, Any]:
+        assert self._stepper is not None
+        self.model.eval()
+        forecasts: dict[str, Callable[[Tensor], Tensor]] = {"model": self._stepper.predict}
+        if naive:
+            data = self.config.data
+            forecasts |= naive_forecasts(
+                context_length=data.context_length,
+                prediction_length=data.prediction_length,
+                step_minutes=get_dataset(data.dataset).step_minutes,
+            )
+        with torch.no_grad():
+            return evaluate(forecasts, self.feed.eval_batches(split))
+
+    def _training_losses(self) -> Iterator[Callable[[], Tensor]]:
+        """Losses of the first batches of the coming epoch, for scores that need gradients."""
+        train = self.config.train
+        stepper = Stepper(self.model, self.optimizer, engine="eager", precision=train.precision)
+        for batch in itertools.islice(self.feed.train_batches(self.progress.epoch + 1), TAYLOR_BATCHES):
+            yield lambda batch=batch: stepper.loss(batch.past, batch.future)
+
+    def _time_metrics(self, times: EpochTimes, validation_s: float) -> dict[str, float | None]:
+        windows = len(times.step_ms) * min(self.config.train.batch_size, self.feed.num_windows("train"))
+        return {
+            "time/epoch_s": times.train_s + validation_s,
+            "time/train_s": times.train_s,
+            "time/step_s": times.step_s,
+            "time/h2d_s": times.h2d_s,
+            "time/data_wait_s": times.data_wait_s,
+            "time/launch_s": times.launch_s,
+            "time/other_s": times.other_s,
+            "time/unexplained_pct": times.unexplained_pct,
+            "time/validation_s": validation_s,
+            "speed/windows_per_s": windows / times.train_s,
+        }
+
+    def _size_metrics(self) -> dict[str, float | None]:
+        heads = sum(len(layer) for layer in heads_per_layer(self.model))
+        return {"model/heads": heads, "model/parameters": count_parameters(self.model)}
+
+    def final_metrics(self) -> dict[str, float | None]:
+        """Restore the best epoch, read the test set once, and sum up the times."""
+        self._restore_best()
+        if self._stepper is None:
+            self._build_stepper()
+        errors = self._evaluate("test", naive=True)
+        progress = self.progress
+        naive = {f"final/naive_{name}_mse": found.mse for name, found in errors.items() if name != "model"}
+        return (
+            naive
+            | {
+                "final/test_mse": errors["model"].mse,
+                "final/test_mae": errors["model"].mae,
+                "final/val_mse": progress.best_val_mse,
+                "final/best_epoch": progress.best_epoch,
+                "final/median_epoch_s": median_after(progress.epoch_train_s, self.pruner.final_from_epoch),
+                "final/train_total_s": sum(progress.epoch_train_s),
+                "final/compile_s": progress.compile_s,
+                "final/prune_s": progress.prune_s,
+                "final/startup_s": self._startup_s,
+            }
+            | {name.replace("model/", "final/"): value for name, value in self._size_metrics().items()}
+        )
+
+    def _restore_best(self) -> None:
+        if self.best_state is not None:
+            self.model.load_state_dict(self.best_state)
+
+    def tags(self) -> dict[str, str]:
+        """What a reader needs to judge the trial's timings."""
+        shared = not self.job.exclusive or self._processes_seen > 1
+        kept = heads_per_layer(self.model)
+        return {
+            "timing_valid": str(not shared).lower(),
+            "gpu_uuid": str(self.meter.uuid),
+            "gpu_processes_seen": str(self._processes_seen if self.meter.uuid else None),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "attention_backend": BACKENDS[self.config.model.attention].name,
+            "heads_kept": str(kept),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write everything that is needed to go on exactly from here."""
+        checkpoints.save(folder, self)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a folder that `save` wrote."""
+        checkpoints.restore(folder, self)
+        self._stepper = None
+
+    def save_best(self, folder: Path) -> None:
+        """Write the model of the best epoch, loadable by `model.patchtst.load_model`."""
+        if self.best_state is not None:
+            self._restore_best()
+            save_model(self.model, folder)

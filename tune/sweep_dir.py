@@ -1,0 +1,127 @@
+"""The folder of one sweep on disk: what was planned, by which code, and where each trial can go on from.
+
+STORAGE/SWEEP_ID/sweep.json         plan, key, code identity, state (running | finished)
+STORAGE/SWEEP_ID/checkpoints.json   trial_id -> its newest whole checkpoint
+STORAGE/SWEEP_ID/outbox.jsonl       every result on its way to MLflow (tune.outbox)
+STORAGE/SWEEP_ID/attempt-N/         Ray Tune's folder of the N-th run of this sweep
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tune.errors import WrongInput
+
+RUNNING, FINISHED = "running", "finished"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` beside `path`, then rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    """One sweep's folder."""
+
+    path: Path
+
+    @property
+    def sweep_id(self) -> str:
+        return self.path.name
+
+    @property
+    def outbox(self) -> Path:
+        return self.path / "outbox.jsonl"
+
+    def read(self) -> dict[str, Any]:
+        """What sweep.json holds."""
+        return json.loads((self.path / "sweep.json").read_text())
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of sweep.json."""
+        write_atomically(self.path / "sweep.json", json.dumps(self.read() | changes, indent=1))
+
+    def checkpoints(self) -> dict[str, str]:
+        """The newest whole checkpoint of each trial."""
+        file = self.path / "checkpoints.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def save_checkpoints(self, checkpoints: dict[str, str]) -> None:
+        write_atomically(self.path / "checkpoints.json", json.dumps(checkpoints, indent=1))
+
+    def next_attempt(self) -> str:
+        """Name of a Tune folder that no earlier run of this sweep used."""
+        return f"attempt-{1 + len(list(self.path.glob('attempt-*')))}"
+
+
+def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
+    """A new sweep folder, readable by its owner only. Its id is the sweep's name, the UTC time and four hex digits."""
+    sweep_id = f"{sweep}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    path = storage / sweep_id
+    path.mkdir(parents=True, mode=0o700)
+    write_atomically(path / "sweep.json", json.dumps({"sweep_id": sweep_id, "state": RUNNING, **content}, indent=1))
+    return SweepDir(path)
+
+
+def every(storage: Path) -> list[SweepDir]:
+    """All sweeps under `storage`, oldest first."""
+    found = [(json.loads(file.read_text()).get("created_s", 0), file.parent) for file in storage.glob("*/sweep.json")]
+    return [SweepDir(path) for _, path in sorted(found)]
+
+
+def choose(
+    storage: Path, *, key: str, code: dict[str, Any], fresh: bool, resume: str | None
+) -> tuple[SweepDir | None, str]:
+    """The sweep to go on with (None: start a new one) and a line telling the user why.
+
+    The latest unfinished sweep with this key goes on. It must have been started by the same code: the results of one
+    sweep come from one program. `resume` names a sweep and waives that.
+    """
+    if resume is not None:
+        return _named(storage, resume, key), f"resuming {resume}, as asked"
+    if fresh:
+        return None, "starting a new sweep, as asked by --fresh"
+    same = [sweep for sweep in every(storage) if sweep.read()["key"] == key]
+    if not same:
+        return None, "starting a new sweep"
+    latest = same[-1]
+    if latest.read()["state"] == FINISHED:
+        return None, f"{latest.sweep_id} ran this same plan to its end; starting a new sweep"
+    theirs = latest.read()["code"]
+    if theirs["code_sha256"] != code["code_sha256"]:
+        raise WrongInput(
+            f"{latest.sweep_id} is unfinished but was started by other code ({_describe(theirs)}; now "
+            f"{_describe(code)}); use --fresh to start anew, or --resume {latest.sweep_id} to go on all the same"
+        )
+    return latest, f"resuming {latest.sweep_id}, which did not finish (use --fresh to start anew)"
+
+
+def _named(storage: Path, sweep_id: str, key: str) -> SweepDir:
+    known = [sweep.sweep_id for sweep in every(storage)]
+    if sweep_id not in known:
+        latest = ", ".join(known[-3:]) or "none"
+        raise WrongInput(f"--resume {sweep_id}: no such sweep in {storage}; the latest are: {latest}")
+    chosen = SweepDir(storage / sweep_id)
+    if chosen.read()["key"] != key:
+        raise WrongInput(
+            f"--resume {sweep_id}: it has another plan, data or store than this command; run its own command"
+        )
+    if chosen.read()["state"] == FINISHED:
+        raise WrongInput(f"--resume {sweep_id}: it is finished; use `experiments.py report {sweep_id}`")
+    return chosen
+
+
+def _describe(code: dict[str, Any]) -> str:
+    commit = code["git_commit"]
+    if commit is None:
+        return f"code {code['code_sha256'][:10]}"
+    return f"commit {commit[:10]}{' with uncommitted changes' if code['git_dirty'] else ''}"

@@ -1,0 +1,117 @@
+"""One trial: data, model, engine, pruning, timing and evaluation joined; reports once an epoch.
+
+`run_trial` knows nothing of Ray: it is given a job and a function to report to. It never raises for what can go wrong
+inside a trial (no memory, NaN, a failure): it reports the status with its reason, so that one trial never ends a sweep.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tune.config import TrialConfig
+
+Report = Callable[[dict[str, Any], Path | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob:
+    """What a worker is told. Plain values only; paths are absolute."""
+
+    trial_id: str
+    config: dict[str, Any]  # TrialConfig.model_dump(mode="json")
+    device_type: str  # "cpu" or "cuda"
+    data_dir: str | None
+    cache_dir: str
+    cpus: int  # threads the trial may use
+    exclusive: bool = True  # whether the trial has the device to itself
+    resume_from: str | None = None  # checkpoint of an earlier run of this sweep
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Progress:
+    """What has to survive an interruption beside weights and moments."""
+
+    epoch: int = 0  # epochs done
+    best_epoch: int = 0
+    best_val_mse: float = math.inf
+    epoch_train_s: list[float] = field(default_factory=list)  # raw training time of each epoch
+    compile_s: float = 0.0  # compiling and warming up, apart from the epochs
+    prune_s: float = 0.0  # scoring and surgery, apart from the epochs
+
+
+def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None) -> None:
+    """Train, evaluate and report one trial; go on from `checkpoint` if there is one.
+
+    Reports after each epoch {"epoch", "metrics", "timestamp_ms"} with a checkpoint folder, and at the end
+    {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/`.
+    """
+    started_s = time.perf_counter()
+    try:
+        _run(job, report, checkpoint, started_s)
+    except Exception as error:  # reported with its reason, never hidden
+        status = "oom" if _is_out_of_memory(error) else "failed"
+        lines = str(error).strip().splitlines() or [""]
+        final = {"status": status, "reason": f"{type(error).__name__}: {lines[0]}", "metrics": {}}
+        report(final | {"tags": {"traceback": traceback.format_exc()[-4000:]}, "timestamp_ms": _now_ms()}, None)
+
+
+def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: float) -> None:
+    from tune.session import Session
+
+    with (
+        Session(job, TrialConfig.model_validate(job.config), started_s) as session,
+        tempfile.TemporaryDirectory() as tmp,
+    ):
+        if checkpoint is not None:
+            session.restore(checkpoint)
+        reason = None
+        while reason is None and not session.finished:
+            metrics = session.run_epoch()
+            folder = Path(tmp) / f"epoch-{session.progress.epoch}"
+            session.save(folder)
+            report({"epoch": session.progress.epoch, "metrics": metrics, "timestamp_ms": _now_ms()}, folder)
+            reason = _not_finite(metrics)
+        final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
+        folder = Path(tmp) / "final"
+        folder.mkdir()
+        session.save_best(folder / "model")
+        report(final | {"tags": session.tags(), "timestamp_ms": _now_ms()}, folder)
+
+
+def _finish(session: Any) -> dict[str, Any]:
+    return {"status": "done", "reason": None, "metrics": session.final_metrics()}
+
+
+def _not_finite(metrics: dict[str, float | None]) -> str | None:
+    for name in ("loss/train_mse", "loss/val_mse"):
+        value = metrics[name]
+        if value is None or not math.isfinite(value):
+            return f"{name} became {value}; try a smaller train.learning_rate"
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def median_after(epoch_train_s: list[float], last_removal_before_epoch: int) -> float | None:
+    """Median training time of the epochs in which the model had its final number of heads (design rule 7)."""
+    kept = epoch_train_s[max(last_removal_before_epoch - 1, 0) :]
+    return statistics.median(kept) if kept else None
