@@ -33,28 +33,35 @@ def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
     """Say within about `timeout_s` whether the MLflow store answers; imports nothing of mlflow, sends no credentials.
 
     A server must answer at /health; the folder of a SQLite file must be writable; a database host must accept
-    connections.
+    connections. Name resolution counts extra.
 
     Raises:
         TrackingError: it does not answer, or it is a kind of store that MLflow no longer writes to.
     """
-    shown = redacted(tracking_uri)
-    scheme = urlsplit(tracking_uri).scheme
+    try:
+        parts = urlsplit(tracking_uri)
+        scheme, _ = parts.scheme, parts.port
+    except ValueError as error:
+        raise TrackingError(f"tracking URI {redacted(tracking_uri)!r} is not an address: {error}") from error
     if scheme in ("http", "https"):
         _check_server(tracking_uri, timeout_s)
     elif scheme.startswith("sqlite"):
         _check_folder(tracking_uri)
-    elif scheme in ("", "file"):
-        raise TrackingError(
-            f"tracking URI {shown!r} names a folder, which MLflow no longer writes to: use sqlite:///mlflow.db, "
-            "or the http:// address of an MLflow server"
-        )
     elif port := _DATABASE_PORTS.get(scheme.split("+")[0]):
         _check_socket(tracking_uri, port, timeout_s)
+    elif scheme in ("", "file"):
+        raise TrackingError(
+            f"tracking URI {tracking_uri!r} names a folder, which MLflow no longer writes to: use sqlite:///mlflow.db, "
+            "or the http:// address of an MLflow server"
+        )
+    else:
+        raise TrackingError(
+            f"tracking URI {redacted(tracking_uri)!r}: allowed are http, https, sqlite, {', '.join(_DATABASE_PORTS)}"
+        )
 
 
 def _check_server(tracking_uri: str, timeout_s: float) -> None:
-    url = tracking_uri.rstrip("/") + "/health"
+    url = redacted(tracking_uri).rstrip("/") + "/health"
     # Only whether it answers is asked and nothing is sent, so a certificate that MLflow is told to accept is accepted.
     context = ssl._create_unverified_context()  # noqa: SLF001
     try:
