@@ -1,0 +1,171 @@
+"""One series in one Arrow IPC file: written in bounded memory, mapped without a copy.
+
+The file holds one record batch, so every column is one block: `values` and `scaled` (fixed-size lists of C float32,
+raw and standardised) and `timestamp`. What else is known of the series is JSON in the schema metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+COPY_BYTES = 4 << 20
+METADATA_KEY = b"series"
+ARRAYS = ("values", "scaled", "timestamp")
+
+
+class DamagedFile(Exception):
+    """The file is not what was written."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MappedFile:
+    """A mapped file; its arrays are views of the page cache, shared by every process on the node."""
+
+    arrays: dict[str, np.ndarray]
+    """`values`, `scaled` [T, C] float32, `timestamp` [T] datetime64[us]; writable copy-on-write, so that torch takes
+    them without a copy: hand out read-only views."""
+    metadata: dict[str, Any]
+
+
+class Scratch:
+    """Raw columns on disk while a source is read, because an Arrow batch must know its length before its data."""
+
+    def __init__(self, folder: Path, n_columns: int) -> None:
+        self._folder, self._n_columns = folder, n_columns
+        self._files = {name: open(folder / name, "w+b") for name in ARRAYS}  # noqa: SIM115
+        self.rows = 0
+
+    def append(self, timestamps: np.ndarray, values: np.ndarray) -> None:
+        """Add timestamps [n] int64 and values [n, C] float32."""
+        self._files["timestamp"].write(memoryview(np.ascontiguousarray(timestamps)))
+        self._files["values"].write(memoryview(np.ascontiguousarray(values)))
+        self.rows += len(values)
+
+    def append_scaled(self, scaled: np.ndarray) -> None:
+        """Add standardised values [n, C] float32."""
+        self._files["scaled"].write(memoryview(np.ascontiguousarray(scaled)))
+
+    def values(self, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Rows [0, stop) of the values, in blocks [n, C]."""
+        file = self._files["values"]
+        file.flush()
+        stop = self.rows if stop is None else stop
+        block = max(1, COPY_BYTES // (4 * self._n_columns))
+        for row in range(0, stop, block):
+            count = min(block, stop - row) * self._n_columns
+            raw = os.pread(file.fileno(), 4 * count, 4 * row * self._n_columns)
+            yield np.frombuffer(raw, np.float32).reshape(-1, self._n_columns)
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The bytes of one array."""
+        file = self._files[name]
+        file.flush()
+        file.seek(0)
+        while block := file.read(COPY_BYTES):
+            yield block
+
+    def close(self) -> None:
+        """Close the files; the folder is the caller's."""
+        for file in self._files.values():
+            file.close()
+
+
+def write_file(path: Path, scratch: Scratch, n_columns: int, metadata: dict[str, Any]) -> None:
+    """Write `scratch` as an Arrow file at `path`, with checksums added to `metadata`. Raises OSError.
+
+    The file is first written with zeros, which take no memory, then filled in place: peak memory does not depend on
+    the length of the series.
+    """
+    checksums = {name: _crc(scratch.blocks(name)) for name in ARRAYS}
+    batch = _zeros(scratch.rows, n_columns, {**metadata, "crc32": checksums})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with open(path, "r+b") as file:
+        offsets = _array_offsets(file.fileno())
+        for name in ARRAYS:
+            file.seek(offsets[name])
+            for block in scratch.blocks(name):
+                file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The series' metadata alone. Raises DamagedFile, OSError."""
+    try:
+        with pa.OSFile(str(path)) as source:
+            return dict(json.loads(pa.ipc.open_file(source).schema.metadata[METADATA_KEY]))
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(str(error)) from error
+
+
+def map_file(path: Path, *, check: bool) -> MappedFile:
+    """Map `path`; with `check`, first compare its checksums (read through the page cache, no memory of its own).
+
+    Raises DamagedFile, OSError.
+    """
+    metadata = read_metadata(path)
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        try:
+            arrays = _arrays(mapped)
+        except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedFile(str(error)) from error
+        if check:
+            for name, array in arrays.items():
+                blocks = _file_blocks(file.fileno(), _offset(mapped, array), array.nbytes)
+                if _crc(blocks) != metadata.get("crc32", {}).get(name):
+                    raise DamagedFile(f"the checksum of {name} does not match")
+    return MappedFile(arrays=arrays, metadata=metadata)
+
+
+def _zeros(rows: int, n_columns: int, metadata: dict[str, Any]) -> pa.RecordBatch:
+    def block() -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(rows * n_columns, np.float32)), n_columns)
+
+    columns = {"values": block(), "scaled": block(), "timestamp": pa.array(np.zeros(rows, "datetime64[us]"))}
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
+    return batch.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()})
+
+
+def _arrays(mapped: mmap.mmap) -> dict[str, np.ndarray]:
+    batch = pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
+    arrays = {}
+    for name in ARRAYS:
+        column = batch.column(name)
+        width = column.type.list_size if pa.types.is_fixed_size_list(column.type) else None
+        flat = (column if width is None else column.values).to_numpy(zero_copy_only=True)
+        writable = np.frombuffer(mapped, flat.dtype, flat.size, _offset(mapped, flat))
+        arrays[name] = writable if width is None else writable.reshape(-1, width)
+    return arrays
+
+
+def _array_offsets(descriptor: int) -> dict[str, int]:
+    mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    return {name: _offset(mapped, array) for name, array in _arrays(mapped).items()}
+
+
+def _offset(mapped: mmap.mmap, array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0]) - int(pa.py_buffer(mapped).address)
+
+
+def _file_blocks(descriptor: int, start: int, length: int) -> Iterator[bytes]:
+    for offset in range(start, start + length, COPY_BYTES):
+        yield os.pread(descriptor, min(COPY_BYTES, start + length - offset), offset)
+
+
+def _crc(blocks: Iterator[bytes]) -> int:
+    checksum = 0
+    for block in blocks:
+        checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -1,0 +1,134 @@
+"""The data sets that can be named, and the spec that a file of the user's own gets."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from data_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FILE_ENDINGS = (".csv", ".csv.gz", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """How rows are divided, in time order, into train, validation and test."""
+
+    unit: Literal["months", "fraction"]
+    """Months of 30 days, or fractions of all rows."""
+    parts: tuple[float, float, float]
+    """Train, validation, test, in that unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """One multivariate series: where it comes from and how it is read."""
+
+    name: str
+    file: str
+    """File name inside the data folder, or the path given by the user."""
+    split: SplitRule
+    step_minutes: float | None = None
+    """Minutes between rows; None: found in the file."""
+    columns: tuple[str, ...] | None = None
+    """Value columns in order, without the timestamp; None: found in the file."""
+    timestamp_column: str | None = None
+    """None: found in the file."""
+    urls: tuple[str, ...] = ()
+    """Tried in order; `hf://datasets/OWNER/NAME/FILE` is a file on the Hugging Face hub."""
+    sha256: str | None = None
+    """Of the uncompressed CSV; None: pinned at the first download, or the user's own file."""
+    citation: str = ""
+    generate: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
+    """Makes (timestamps [T] datetime64, values [T, C] float32) instead of reading a file."""
+    version: str = ""
+    """Of the generator; part of the source hash."""
+
+
+def _demo() -> tuple[np.ndarray, np.ndarray]:
+    from data_pipeline.demo import generate
+
+    return generate()
+
+
+# Zhou et al., Informer, AAAI 2021: 12/4/4 months; hourly and quarter-hourly
+ETT_SPLIT = SplitRule(unit="months", parts=(12, 4, 4))
+# Wu et al., Autoformer, NeurIPS 2021: every data set but ETT
+FRACTION_SPLIT = SplitRule(unit="fraction", parts=(0.7, 0.1, 0.2))
+ETT_COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
+ETT_CITATION = "Zhou et al., Informer, AAAI 2021; ETDataset, CC BY-ND 4.0"
+
+
+def _ett(name: str, step_minutes: int, sha256: str) -> DatasetSpec:
+    return DatasetSpec(
+        name=name,
+        file=f"{name}.csv",
+        split=ETT_SPLIT,
+        step_minutes=step_minutes,
+        columns=ETT_COLUMNS,
+        timestamp_column="date",
+        urls=(f"https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/{name}.csv",),
+        sha256=sha256,
+        citation=ETT_CITATION,
+    )
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "demo": DatasetSpec(
+        name="demo",
+        file="demo",
+        split=FRACTION_SPLIT,
+        step_minutes=60,
+        columns=ETT_COLUMNS,
+        citation="generated, not measured",
+        generate=_demo,
+        version="1",
+    ),
+    "ETTh1": _ett("ETTh1", 60, "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"),
+    "ETTh2": _ett("ETTh2", 60, "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b"),
+    "ETTm1": _ett("ETTm1", 15, "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e"),
+    "ETTm2": _ett("ETTm2", 15, "db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd"),
+    "traffic": DatasetSpec(
+        name="traffic",
+        file="traffic.csv",
+        split=FRACTION_SPLIT,
+        step_minutes=60,
+        columns=(*(str(sensor) for sensor in range(861)), "OT"),
+        timestamp_column="date",
+        urls=(
+            "hf://datasets/thuml/Time-Series-Library/traffic/traffic.csv",
+            "https://raw.githubusercontent.com/laiguokun/multivariate-time-series-data/master/traffic/traffic.txt.gz",
+        ),
+        citation="Caltrans PeMS road occupancy, as in Lai et al., LSTNet, SIGIR 2018",
+    ),
+}
+
+
+def get_dataset(name: str, timestamp_column: str | None = None) -> DatasetSpec:
+    """The spec of a named data set, or of the CSV or Parquet file at the path `name`.
+
+    `timestamp_column` names the column of a file; it is found where None. Raises DataError, with the nearest name,
+    where `name` is neither.
+    """
+    if name in DATASETS:
+        if timestamp_column not in (None, DATASETS[name].timestamp_column):
+            raise DataError(
+                f"a timestamp column ({timestamp_column!r}) can only be named for a file, not for {name}: leave it out"
+            )
+        return DATASETS[name]
+    if name.endswith(FILE_ENDINGS):
+        path = str(Path(name).expanduser().absolute())
+        return DatasetSpec(name=name, file=path, split=FRACTION_SPLIT, timestamp_column=timestamp_column)
+    lowered = {known.lower(): known for known in DATASETS}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1)
+    hint = f"did you mean {lowered[near[0]]!r}? " if near else ""
+    raise DataError(
+        f"unknown data set {name!r}: {hint}Known are {', '.join(DATASETS)}, "
+        f"or the path of a file ending in {', '.join(FILE_ENDINGS)}"
+    )

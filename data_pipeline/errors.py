@@ -1,0 +1,20 @@
+"""The one error a user of this package sees."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Wrong data or a wrong request for data, told in one line: what was given, what is allowed, what to do.
+
+    The command line prints the line and exits with 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str, limit: int = 600) -> str:
+    """`text` without line breaks or control characters, cut to `limit` characters."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= limit else plain[: limit - 3] + "..."

@@ -1,0 +1,23 @@
+"""FEEDS: the ways from the mapped series to batches on the device, all with the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from data_pipeline.batches import Batch, Feed
+from data_pipeline.store import Series
+
+__all__ = ["FEEDS", "Batch", "Feed"]
+
+
+def _device(series: Series, **options: Any) -> Feed:
+    from data_pipeline.device_feed import DeviceFeed
+
+    return DeviceFeed(series, **options)
+
+
+FEEDS: dict[str, Callable[..., Feed]] = {
+    "device": _device,
+}
+"""name -> f(series, *, context_length, prediction_length, batch_size, device, seed, num_workers)"""

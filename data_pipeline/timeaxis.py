@@ -1,0 +1,84 @@
+"""Checks a time axis chunk by chunk: increasing, one step, and how many rows are missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from data_pipeline.errors import DataError
+
+MICROSECONDS_PER_MINUTE = 60_000_000
+MAX_MISSING_FRACTION = 0.01
+"""More missing rows than this and "24 rows ago" no longer means "yesterday"."""
+MAX_DISTINCT_STEPS = 10_000
+
+
+class TimeAxis:
+    """Feed timestamps in order with `add`, then read `step_us`, `gaps` and `missing_rows`."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._last: int | None = None
+        self._rows = 0
+        self._steps: Counter[int] = Counter()
+
+    def add(self, timestamps_us: np.ndarray) -> None:
+        """Append timestamps [n] int64 in microseconds. Raises DataError at the first one that does not increase."""
+        if timestamps_us.size == 0:
+            return
+        joined = timestamps_us if self._last is None else np.concatenate(([self._last], timestamps_us))
+        steps = np.diff(joined)
+        if (steps <= 0).any():
+            at = int(np.argmax(steps <= 0))
+            row = self._rows + at + (2 if self._last is None else 1)
+            when = joined[at + 1].astype("datetime64[us]").astype("datetime64[s]")
+            if steps[at] == 0:
+                raise DataError(
+                    f"{self._source}: the timestamp {when} stands twice (data row {row}): "
+                    "keep one row per time, and write times in UTC if clocks were changed"
+                )
+            raise DataError(f"{self._source}: time goes backwards to {when} at data row {row}: sort the rows by time")
+        for step, count in zip(*np.unique(steps, return_counts=True), strict=True):
+            self._steps[int(step)] += int(count)
+        if len(self._steps) > MAX_DISTINCT_STEPS:
+            raise self._irregular()
+        self._last = int(timestamps_us[-1])
+        self._rows += timestamps_us.size
+
+    @property
+    def step_us(self) -> int:
+        """The commonest step in microseconds. Raises DataError where there are fewer than two rows."""
+        if not self._steps:
+            raise DataError(f"{self._source}: {self._rows} data rows, no step can be seen: give a longer series")
+        return max(self._steps, key=lambda step: (self._steps[step], -step))
+
+    @property
+    def gaps(self) -> int:
+        """Places where at least one row is missing."""
+        return sum(count for step, count in self._steps.items() if step != self.step_us)
+
+    @property
+    def missing_rows(self) -> int:
+        """Rows that the gaps would hold."""
+        return sum((step // self.step_us - 1) * count for step, count in self._steps.items())
+
+    def check(self) -> None:
+        """Raise DataError where steps are no multiples of the commonest, or more than 1 % of the rows are missing."""
+        if any(step % self.step_us for step in self._steps):
+            raise self._irregular()
+        if self.missing_rows > MAX_MISSING_FRACTION * self._rows:
+            raise DataError(
+                f"{self._source}: {self.missing_rows} rows are missing in {self.gaps} gaps at one row per "
+                f"{self.step_us / MICROSECONDS_PER_MINUTE:g} min, {self._rows} are there: at most "
+                f"{MAX_MISSING_FRACTION:.0%} may be missing; fill the gaps or give the longest part without any"
+            )
+
+    def _irregular(self) -> DataError:
+        common = ", ".join(
+            f"{step / MICROSECONDS_PER_MINUTE:g} min ({count} times)" for step, count in self._steps.most_common(3)
+        )
+        return DataError(
+            f"{self._source}: irregular time steps, {common}...: resample to one step (missing rows are allowed, "
+            f"up to {MAX_MISSING_FRACTION:.0%})"
+        )

@@ -1,0 +1,115 @@
+"""Every feed hands out the same batches; these tests run over FEEDS."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data_pipeline.errors import DataError
+from data_pipeline.feeds import FEEDS
+from data_pipeline.store import open_series
+
+L, H, B = 48, 12, 32
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    return open_series("demo", None, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(params=FEEDS)
+def make_feed(request, series):
+    made = []
+
+    def make(**changes):
+        options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=0)
+        made.append(FEEDS[request.param](changes.pop("series", series), **{**options, **changes}))
+        return made[-1]
+
+    yield make
+    for feed in made:
+        feed.close()
+
+
+def test_eval_covers_every_window_once_in_order_and_marks_padding(make_feed, series):
+    feed = make_feed()
+    rows = torch.from_numpy(series.scaled.copy())
+    for split in ("validation", "test"):
+        first = series.bounds[split][0] - L
+        window = 0
+        for batch in feed.eval_batches(split):
+            assert batch.past.shape == (B, L, 7) and batch.future.shape == (B, H, 7)
+            for at in range(batch.valid):
+                start = first + window
+                torch.testing.assert_close(batch.past[at], rows[start : start + L], rtol=0, atol=0)
+                torch.testing.assert_close(batch.future[at], rows[start + L : start + L + H], rtol=0, atol=0)
+                window += 1
+            assert (batch.past[batch.valid :] == batch.past[batch.valid - 1]).all()
+        assert window == feed.num_windows(split) and batch.valid == window % B != 0
+
+
+def test_training_order_depends_on_seed_and_epoch_only(make_feed):
+    def epoch(feed, number):
+        return torch.cat([batch.past[:, 0, 0] for batch in feed.train_batches(number)])
+
+    feed = make_feed()
+    assert torch.equal(epoch(feed, 1), epoch(make_feed(), 1)) and torch.equal(epoch(feed, 1), epoch(feed, 1))
+    assert not torch.equal(epoch(feed, 1), epoch(feed, 2))
+    assert not torch.equal(epoch(feed, 1), epoch(make_feed(seed=2), 1))
+
+
+def test_every_feed_trains_on_the_same_batches(make_feed, series):
+    reference = FEEDS["device"](
+        series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=0
+    )
+    for ours, theirs in zip(make_feed().train_batches(3), reference.train_batches(3), strict=True):
+        assert torch.equal(ours.past, theirs.past) and torch.equal(ours.future, theirs.future)
+        assert ours.valid == theirs.valid == B
+
+
+def test_training_drops_the_last_partial_batch(make_feed):
+    feed = make_feed()
+    assert feed.num_windows("train") % B
+    assert feed.steps_per_epoch == feed.num_windows("train") // B == len(list(feed.train_batches(1)))
+
+
+def test_training_keeps_a_split_smaller_than_one_batch(make_feed):
+    feed = make_feed(batch_size=5000)
+    (batch,) = feed.train_batches(1)
+    assert feed.steps_per_epoch == 1 and batch.valid == len(batch.past) == feed.num_windows("train") < 5000
+
+
+def test_one_epoch_holds_no_window_twice(make_feed):
+    past = torch.cat([batch.past for batch in make_feed().train_batches(1)])
+    assert len(torch.unique(past.flatten(1), dim=0)) == len(past)
+
+
+def test_batches_may_be_kept(make_feed):
+    feed = make_feed()
+    kept = [(batch, batch.past.clone()) for batch in feed.train_batches(1)]
+    assert all(torch.equal(batch.past, copy) for batch, copy in kept)
+
+
+def test_an_epoch_left_early_does_not_disturb_the_next(make_feed):
+    feed = make_feed()
+    next(iter(feed.train_batches(1)))
+    assert sum(batch.valid for batch in feed.eval_batches("validation")) == feed.num_windows("validation")
+    assert len(list(feed.train_batches(2))) == feed.steps_per_epoch
+
+
+def test_device_feed_refuses_workers(series):
+    with pytest.raises(DataError, match="num_workers is 2.*arrow"):
+        FEEDS["device"](
+            series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=2
+        )
+
+
+@pytest.mark.parametrize(("change", "named"), [({"batch_size": 0}, "batch_size"), ({"context_length": 0}, "context")])
+def test_impossible_sizes_are_refused(make_feed, change, named):
+    with pytest.raises(DataError, match=named):
+        make_feed(**change)
+
+
+def test_an_unknown_split_is_refused(make_feed):
+    with pytest.raises(DataError, match="'dev'.*validation"):
+        list(make_feed().eval_batches("dev"))
