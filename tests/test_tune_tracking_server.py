@@ -87,7 +87,7 @@ def stored_epochs(path: Path, trial_id: str) -> list[int]:
 
 
 def test_a_server_killed_and_started_again_loses_nothing_and_stops_nobody(
-    server: Server, tracker: Tracker, tmp_path: Path
+    server: Server, tracker: Tracker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from mlflow import MlflowClient
 
@@ -124,6 +124,7 @@ def test_a_server_killed_and_started_again_loses_nothing_and_stops_nobody(
     assert [trial.status for trial in sweep.trials] == ["done", "running"]
     assert [file.path for file in client.list_artifacts(sweep.trials[0].run_id, "model")] == ["model/model.safetensors"]
     assert [file.path for file in client.list_artifacts(sweep.run_id)] == ["plan.json"]
+    assert capfd.readouterr().out == ""  # stdout is for results
 
 
 def test_a_server_refuses_one_metric_and_takes_the_rest(server: Server, tracker: Tracker, tmp_path: Path) -> None:

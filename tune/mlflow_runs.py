@@ -80,6 +80,15 @@ class RunBook:
                 self.client.delete_run(run_id)
         self._searched = True
 
+    def set_status(self, run_id: str, status: str, end_time_ms: int | None = None) -> None:
+        """Set MLflow's status of a run (RUNNING, FINISHED, ...) and, where it has ended, when."""
+        from mlflow.entities import RunStatus
+
+        # Not client.set_terminated: for a server it prints the run's address, password included, on stdout, which
+        # belongs to the results. Not client.update_run: it knows no end time and reads the run first.
+        store = self.client._tracking_client.store
+        store.update_run_info(run_id, RunStatus.from_string(status), end_time_ms, None)
+
     def _experiment(self) -> str:
         if self._experiment_id is None:
             found = self.client.get_experiment_by_name(self.experiment)

@@ -78,7 +78,7 @@ class MlflowWriter:
             run_id = self.book.find(epochs[0]["sweep_id"], trial_id)
             for first in (record for record in epochs if record["starts"]):
                 self._log(run_id, _items(first, tags={"status": "running", "reason": ""}))
-                self.book.client.update_run(run_id, status=OPEN_STATUSES["running"])
+                self.book.set_status(run_id, OPEN_STATUSES["running"])
             self._log(run_id, [item for record in epochs for item in _items(record, metrics=record["metrics"])])
 
     def _begin_sweep(self, record: Record) -> None:
@@ -88,7 +88,7 @@ class MlflowWriter:
         )
         tags = {**record["tags"], **role, "status": "running"}
         self._log(run_id, _items(record, tags=tags, params=record["params"]))
-        self.book.client.update_run(run_id, status=OPEN_STATUSES["running"])
+        self.book.set_status(run_id, OPEN_STATUSES["running"])
         self._log_files(run_id, record)
 
     def _plan(self, record: Record) -> None:
@@ -102,13 +102,13 @@ class MlflowWriter:
             tags=nesting,
         )
         self._log(run_id, _items(record, tags=record["tags"], params=record["params"]))
-        self.book.client.update_run(run_id, status=OPEN_STATUSES[record["tags"]["status"]])
+        self.book.set_status(run_id, OPEN_STATUSES[record["tags"]["status"]])
 
     def _end(self, record: Record) -> None:
         run_id = self.book.find(record["sweep_id"], record["trial_id"])
         tags = {**record["tags"], "status": record["status"], "reason": record["reason"]}
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
-        self.book.client.set_terminated(run_id, TRIAL_STATUSES[record["status"]], end_time=record["time_ms"])
+        self.book.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
         # Last: when the artifact store fails for good, the rest is in MLflow.
         if record["model_dir"] is not None:
             self._upload_model(run_id, record)
@@ -120,10 +120,10 @@ class MlflowWriter:
             trial_run = self.book.find(sweep_id, trial_id)
             reason = f"the sweep ended ({status}) before this trial did"
             self._log(trial_run, _items(record, tags={"status": "planned", "reason": reason}))
-            self.book.client.set_terminated(trial_run, "KILLED", end_time=record["time_ms"])
+            self.book.set_status(trial_run, "KILLED", end_time_ms=record["time_ms"])
         run_id = self.book.find(sweep_id, "")
         self._log(run_id, _items(record, tags={"status": status}, metrics=record["metrics"]))
-        self.book.client.set_terminated(run_id, SWEEP_STATUSES[status], end_time=record["time_ms"])
+        self.book.set_status(run_id, SWEEP_STATUSES[status], end_time_ms=record["time_ms"])
         self._log_files(run_id, record)
 
     def _log(self, run_id: str, items: list[Item]) -> None:

@@ -204,7 +204,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(30.0 if kind is None else 5.0)
 
     def _rebuild_index(self, offset: int) -> int:
         sent = 0
