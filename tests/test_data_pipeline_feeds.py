@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
 import torch
 
+from data_pipeline import arrow_feed
 from data_pipeline.errors import DataError
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import open_series
@@ -95,6 +98,57 @@ def test_an_epoch_left_early_does_not_disturb_the_next(make_feed):
     next(iter(feed.train_batches(1)))
     assert sum(batch.valid for batch in feed.eval_batches("validation")) == feed.num_windows("validation")
     assert len(list(feed.train_batches(2))) == feed.steps_per_epoch
+
+
+@pytest.mark.parametrize("name", [name for name in FEEDS if name != "device"])
+def test_workers_change_no_batch_and_live_through_every_epoch(name, series):
+    options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1)
+    alone = FEEDS["device"](series, num_workers=0, **options)
+    before = set(multiprocessing.active_children())
+    feed = FEEDS[name](series, num_workers=2, **options)
+    workers = set(multiprocessing.active_children()) - before
+    try:
+        for epoch in (1, 2):
+            next(feed.train_batches(9))  # a pass left early
+            for passes in ("train_batches", epoch), ("eval_batches", "validation"), ("eval_batches", "test"):
+                ours, theirs = (list(getattr(one, passes[0])(passes[1])) for one in (feed, alone))
+                assert [batch.valid for batch in ours] == [batch.valid for batch in theirs]
+                for mine, other in zip(ours, theirs, strict=True):
+                    assert torch.equal(mine.past, other.past) and torch.equal(mine.future, other.future)
+            assert len(workers) == 2 and set(multiprocessing.active_children()) - before == workers
+    finally:
+        feed.close()
+    assert not set(multiprocessing.active_children()) & workers
+
+
+def test_a_pass_that_was_overtaken_says_so(series):
+    feed = FEEDS["arrow"](
+        series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=0
+    )
+    old = feed.train_batches(1)
+    next(old)
+    next(feed.train_batches(2))
+    with pytest.raises(RuntimeError, match="newer pass"):
+        next(old)
+    feed.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(feed.train_batches(1))
+
+
+def test_too_little_shared_memory_is_refused_before_workers_start(series, monkeypatch):
+    monkeypatch.setattr(arrow_feed, "shared_memory_free", lambda: 1 << 20)
+    with pytest.raises(DataError, match="MiB of shared memory.*--shm-size"):
+        FEEDS["arrow"](
+            series, context_length=512, prediction_length=96, batch_size=512, device="cpu", seed=1, num_workers=16
+        )
+
+
+@pytest.mark.parametrize("workers", [-1, 1000])
+def test_an_impossible_number_of_workers_is_refused(series, workers):
+    with pytest.raises(DataError, match="num_workers"):
+        FEEDS["arrow"](
+            series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=workers
+        )
 
 
 def test_device_feed_refuses_workers(series):

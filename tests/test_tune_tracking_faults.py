@@ -7,12 +7,24 @@ import sys
 from pathlib import Path
 
 import pytest
-from tracking_kit import EXPERIMENT, MakeTracker, end, expected_points, log, mlflow_runs, plan, points, settle
+from tracking_kit import (  # noqa: F401 (fixtures)
+    EXPERIMENT,
+    MakeTracker,
+    end,
+    expected_points,
+    log,
+    mlflow_runs,
+    opened_fixture,
+    plan,
+    points,
+    settle,
+    shared_store_fixture,
+    sweep_id_fixture,
+)
 
 from tune.outbox import beside
 from tune.tracking import read_sweep
 
-pytest_plugins = ("tracking_kit",)
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 REPO_ROOT = Path(__file__).parent.parent

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tracking_kit import EXPERIMENT, MakeTracker, settle
+from tracking_kit import EXPERIMENT, MakeTracker, opened_fixture, settle, shared_store_fixture, sweep_id_fixture  # noqa: F401 (fixtures)
 
 from tune.mlflow_store import judge, redacted
 from tune.tracking import TrackingError, check_store, list_sweeps, read_sweep
 
-pytest_plugins = ("tracking_kit",)
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 REPO_ROOT = Path(__file__).parent.parent

@@ -12,19 +12,19 @@ EXPERIMENT = "patchtst"
 MakeTracker = Callable[..., Tracker]
 
 
-@pytest.fixture(scope="module")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module", name="shared_store")
+def shared_store_fixture(tmp_path_factory: pytest.TempPathFactory) -> str:
     # Creating the tables takes a second: one database for the module, one sweep id a test.
     return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
 
 
-@pytest.fixture
-def sweep_id() -> str:
+@pytest.fixture(name="sweep_id")
+def sweep_id_fixture() -> str:
     return f"sweep-{uuid.uuid4().hex[:8]}"
 
 
-@pytest.fixture
-def opened(shared_store: str, sweep_id: str, tmp_path: Path) -> Iterator[MakeTracker]:
+@pytest.fixture(name="opened")
+def opened_fixture(shared_store: str, sweep_id: str, tmp_path: Path) -> Iterator[MakeTracker]:
     trackers = []
 
     def open_tracker(uri: str = shared_store, begin: bool = True) -> Tracker:

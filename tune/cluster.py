@@ -32,6 +32,7 @@ class Share:
 def connected(address: str | None) -> Iterator[Any]:
     """Ray joined at `address`, or started on this machine; shut down at the end. Our packages travel to the workers."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results go through the outbox
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints to stdout even at verbose=0
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 

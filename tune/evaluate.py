@@ -47,13 +47,13 @@ def evaluate(forecasts: dict[str, Callable[[Tensor], Tensor]], batches: Iterable
 
 
 def naive_forecasts(
-    *, context_length: int, prediction_length: int, step_minutes: int | None
+    *, context_length: int, prediction_length: int, step_minutes: float | None
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """`last_value` repeats the last value; `last_day` repeats the last 24 hours, where the context holds them."""
     naive: dict[str, Callable[[Tensor], Tensor]] = {
         "last_value": lambda past_BLC: past_BLC[:, -1:].expand(-1, prediction_length, -1)
     }
-    day = DAY_MINUTES // step_minutes if step_minutes else 0
+    day = round(DAY_MINUTES / step_minutes) if step_minutes else 0
     if 0 < day <= context_length:
         naive["last_day"] = lambda past_BLC: past_BLC[:, -day:].repeat(1, -(-prediction_length // day), 1)[
             :, :prediction_length

@@ -1,0 +1,34 @@
+"""eager: matrix product, softmax, matrix product, as transformers' PatchTST does it. The reference of every gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Eager:
+    """Plain PyTorch: the (N, N) scores are written to memory and read again."""
+
+    name: str = "eager"
+    description: str = "matmul, softmax, matmul in plain PyTorch; runs everywhere; the reference"
+    # Without compilation softmax_warp_forward/backward; compiled, inductor names its kernel triton_..._softmax_...
+    kernel_patterns: tuple[str, ...] = ("softmax",)
+
+    def unsupported_reason(
+        self,
+        *,
+        device_type: str,
+        capability: tuple[int, int] | None,
+        precision: str,
+        head_dim: int,
+        attention_dropout: float,
+        sequences: int,
+        patches: int,
+        num_heads: int | None = None,
+    ) -> str | None:
+        """None: it runs on every device, precision and shape."""
+        return None
+
+    def register(self) -> str:
+        """transformers knows it by this name already."""
+        return "eager"

@@ -1,0 +1,96 @@
+"""sdpa_efficient: PyTorch's memory-efficient attention (the CUTLASS kernel that came from xFormers).
+
+Limits: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (minimum_gemm_alignment, check_head_dim_size_mem_efficient,
+check_mem_efficient_hardware_support) and attention.cu of PyTorch 2.11.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from model.attention.base import MAX_GRID_YZ
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TRANSFORMERS_NAME = "aten_efficient"
+
+
+@dataclass(frozen=True)
+class SdpaEfficient:
+    """torch.ops.aten._scaled_dot_product_efficient_attention: CUDA only, fp32 and half precision."""
+
+    name: str = "sdpa_efficient"
+    description: str = "PyTorch's memory-efficient fused kernel (CUTLASS); CUDA only"
+    kernel_patterns: tuple[str, ...] = ("fmha_cutlassF", "fmha_cutlassB")
+
+    def unsupported_reason(
+        self,
+        *,
+        device_type: str,
+        capability: tuple[int, int] | None,
+        precision: str,
+        head_dim: int,
+        attention_dropout: float,
+        sequences: int,
+        patches: int,
+        num_heads: int | None = None,
+    ) -> str | None:
+        """CUDA, an aligned head_dim, bf16 only from compute capability 8.0, at most 65,535 sequences in a batch."""
+        if device_type != "cuda":
+            return "sdpa_efficient has no CPU kernel: use eager or sdpa_flash here, or a CUDA GPU"
+        if precision == "bf16" and capability is not None and capability < (8, 0):
+            return (
+                f"sdpa_efficient needs compute capability 8.0 for bf16 and this GPU has {capability[0]}.{capability[1]}: "
+                "use fp16 or fp32, or eager"
+            )
+        alignment = _head_dim_alignment(capability, half=precision in ("bf16", "fp16"))
+        if head_dim % alignment:
+            return (
+                f"sdpa_efficient needs a head_dim divisible by {alignment} in {precision} and got {head_dim}: "
+                "change model.d_model or model.num_heads, or use eager"
+            )
+        if sequences > MAX_GRID_YZ:
+            return (
+                f"sdpa_efficient trains at most {MAX_GRID_YZ:,} sequences (batch x channels) at once and got "
+                f"{sequences:,}: lower train.batch_size, or use eager"
+            )
+        return None
+
+    def register(self) -> str:
+        """Installs the function under a name of ours; calling it again changes nothing."""
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(TRANSFORMERS_NAME, attend)
+        return TRANSFORMERS_NAME
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    import torch
+
+    if attention_mask is not None:
+        raise ValueError("sdpa_efficient got an attention mask, which PatchTST has none of: use eager")
+    # The backward pass needs the log-sum-exp, in eval mode too: the gate takes gradients with dropout off.
+    needs_backward = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    output = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, None, needs_backward, dropout, False, scale=scaling
+    )[0]
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _head_dim_alignment(capability: tuple[int, int] | None, *, half: bool) -> int:
+    """What head_dim must be divisible by: 16 bytes where tensor cores are used, 4 elements from 8.0 on."""
+    if capability is None or capability >= (8, 0):
+        return 8 if half else 4
+    return 8 if half and capability >= (7, 0) else 1

@@ -1,0 +1,131 @@
+"""transformers' PatchTSTForPrediction, built from flat arguments, with or without all of its heads, saved and loaded.
+
+A model that lost heads keeps transformers' code: projections cut to fewer rows run as they are, because head_dim and
+scaling stay and the number of heads is read from the shapes. Which original heads are left is recorded in
+`config.kept_heads`, a list of head numbers per layer; it is absent while all are there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import PatchTSTConfig, PatchTSTForPrediction
+
+from model.attention import get_backend
+
+if TYPE_CHECKING:
+    from transformers.models.patchtst.modeling_patchtst import PatchTSTAttention
+
+WEIGHTS = "model.safetensors"
+
+
+def build_model(
+    *,
+    num_channels: int,
+    context_length: int,
+    prediction_length: int,
+    patch_length: int,
+    patch_stride: int,
+    d_model: int,
+    num_heads: int,
+    num_layers: int,
+    ffn_dim: int,
+    dropout: float,
+    head_dropout: float,
+    attention_dropout: float,
+    norm_type: str,
+    pre_norm: bool,
+    attention: str,
+) -> PatchTSTForPrediction:
+    """A freshly initialised model; torch's random state decides the weights, the attention backend does not.
+
+    Forecasts future [B, H, C] from past [B, L, C] in the units of its input: windows are scaled to mean 0, std 1 per
+    channel inside and scaled back. `dropout` is used after the positions, on the residual paths and in the
+    feed-forward layers. Raises ValueError for an unknown attention.
+    """
+    config = PatchTSTConfig(
+        num_input_channels=num_channels,
+        context_length=context_length,
+        prediction_length=prediction_length,
+        patch_length=patch_length,
+        patch_stride=patch_stride,
+        d_model=d_model,
+        num_attention_heads=num_heads,
+        num_hidden_layers=num_layers,
+        ffn_dim=ffn_dim,
+        positional_dropout=dropout,
+        path_dropout=dropout,
+        ff_dropout=dropout,
+        head_dropout=head_dropout,
+        attention_dropout=attention_dropout,
+        norm_type=norm_type,
+        pre_norm=pre_norm,
+        loss="mse",
+        scaling="std",
+        do_mask_input=False,
+    )
+    config._attn_implementation = get_backend(attention).register()
+    return PatchTSTForPrediction(config)
+
+
+def attention_layers(model: nn.Module) -> list[PatchTSTAttention]:
+    """The self-attention of each encoder layer, in order."""
+    return [layer.self_attn for layer in model.model.encoder.layers]  # type: ignore[union-attr]
+
+
+def heads_per_layer(model: nn.Module) -> list[list[int]]:
+    """The original numbers of the heads that are left, per layer."""
+    config: Any = model.config
+    kept = getattr(config, "kept_heads", None)
+    if kept is None:
+        return [list(range(config.num_attention_heads)) for _ in range(config.num_hidden_layers)]
+    return [list(layer) for layer in kept]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Elements of all parameters, trained or not (the fixed position table counts)."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_model(model: PatchTSTForPrediction, folder: Path) -> None:
+    """Write config.json and model.safetensors to the new folder `folder`, whole or not at all."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(temporary)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def load_model(folder: Path, attention: str | None = None) -> PatchTSTForPrediction:
+    """The model that `save_model` wrote, pruned or not, in evaluation mode; `attention` defaults to eager."""
+    from safetensors.torch import load_file
+
+    config = PatchTSTConfig.from_pretrained(folder)
+    config._attn_implementation = get_backend(attention or "eager").register()
+    model = PatchTSTForPrediction(config)
+    cut_to_kept_heads(model)
+    model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    return model.eval()
+
+
+def cut_to_kept_heads(model: PatchTSTForPrediction) -> None:
+    """Give a full-size model the shapes that its config's `kept_heads` asks for; the weights are not meaningful."""
+    for attention, kept in zip(attention_layers(model), heads_per_layer(model), strict=True):
+        rows = len(kept) * attention.head_dim
+        for name in ("q_proj", "k_proj", "v_proj"):
+            setattr(attention, name, nn.Linear(attention.embed_dim, rows))
+        attention.out_proj = nn.Linear(rows, attention.embed_dim)

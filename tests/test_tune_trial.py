@@ -1,0 +1,214 @@
+"""One trial from job to final report, without Ray: exact resuming, pruning rules, honest statuses."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.patchtst import load_model
+from tune import session as session_module
+from tune.config import TrialConfig
+from tune.hardware import DeviceFacts
+from tune.search import make_plan
+from tune.sweeps import Arm, SweepConfig
+from tune.trial import TrialJob, median_after, run_trial
+
+CPU = DeviceFacts(device_type="cpu", name="some CPU")
+SMALL = {
+    "data.dataset": "demo",
+    "data.context_length": 48,
+    "data.prediction_length": 24,
+    "model.d_model": 16,
+    "model.num_heads": 4,
+    "model.ffn_dim": 16,
+    "train.batch_size": 256,
+}
+
+
+class Recorder:
+    """Stands where Tune stands: keeps the reports and the folders that came with them."""
+
+    def __init__(self, folder: Path, stop_after: int | None = None) -> None:
+        self.folder, self.stop_after = folder, stop_after
+        self.reports: list[dict[str, Any]] = []
+
+    def __call__(self, result: dict[str, Any], folder: Path | None) -> None:
+        self.reports.append(result)
+        if folder is not None:
+            shutil.copytree(folder, self.folder / f"report-{len(self.reports)}")
+        if self.stop_after == len(self.reports):
+            raise KeyboardInterrupt  # not an Exception: leaves the trial as a killed process would
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        return [report for report in self.reports if "epoch" in report]
+
+    @property
+    def final(self) -> dict[str, Any]:
+        return self.reports[-1]
+
+    def weights(self, number: int) -> dict[str, torch.Tensor]:
+        return load_model(self.folder / f"report-{number}" / "model").state_dict()
+
+
+def _config(**fields: Any) -> TrialConfig:
+    sweep = SweepConfig(name="one", question="?", baseline="a", arms=(Arm(label="a", changes={}),))
+    return make_plan(sweep, overrides={**SMALL, **fields}, repeats=1, seed=1, device=CPU).trials[0].config
+
+
+def _run(folder: Path, checkpoint: Path | None = None, stop_after: int | None = None, **fields: Any) -> Recorder:
+    folder.mkdir(exist_ok=True)
+    config = _config(**{name.replace("__", "."): value for name, value in fields.items()})
+    job = TrialJob(
+        trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=None,
+        cache_dir=str(folder.parent / "arrow"), cpus=1,
+    )  # fmt: skip
+    recorder = Recorder(folder, stop_after)
+    run_trial(job, recorder, checkpoint)
+    return recorder
+
+
+GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
+
+
+def test_a_trial_reports_every_epoch_and_then_its_end(tmp_path: Path) -> None:
+    done = _run(tmp_path / "a", train__epochs=2)
+    assert [report["epoch"] for report in done.epochs] == [1, 2]
+    assert (done.final["status"], done.final["reason"]) == ("done", None)
+    metrics = done.final["metrics"]
+    assert metrics["final/heads"] == 4
+    assert metrics["final/val_mse"] == min(report["metrics"]["loss/val_mse"] for report in done.epochs)
+    assert metrics["final/naive_last_value_mse"] > 0 and metrics["final/naive_last_day_mse"] > 0
+    assert done.final["tags"]["timing_valid"] == "true"
+    for name in ("gpu/peak_memory_gib", "gpu/energy_j"):
+        assert done.epochs[0]["metrics"][name] is None
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    done = _run(tmp_path / "a", train__epochs=3, train__learning_rate=1e-3)
+    losses = [report["metrics"]["loss/val_mse"] for report in done.epochs]
+    assert losses[-1] < losses[0]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    first, again = _run(tmp_path / "a", train__epochs=1), _run(tmp_path / "b", train__epochs=1)
+    assert all(torch.equal(one, two) for one, two in zip(*(r.weights(1).values() for r in (first, again)), strict=True))
+
+
+@pytest.mark.parametrize("pruning", [{}, GRADUAL], ids=["unpruned", "gradual"])
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_an_interrupted_trial_continues_to_bit_identical_weights(
+    tmp_path: Path, stop_after: int, pruning: dict[str, Any]
+) -> None:
+    whole = _run(tmp_path / "whole", train__epochs=4, **pruning)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "part", stop_after=stop_after, train__epochs=4, **pruning)
+    rest = _run(tmp_path / "rest", checkpoint=tmp_path / "part" / f"report-{stop_after}", train__epochs=4, **pruning)
+    assert [report["epoch"] for report in rest.epochs] == list(range(stop_after + 1, 5))
+    for mine, theirs in ((rest.weights(4 - stop_after), whole.weights(4)),):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    for name in ("final/test_mse", "final/val_mse", "final/best_epoch", "final/heads"):
+        assert rest.final["metrics"][name] == whole.final["metrics"][name]
+
+
+def test_a_trial_killed_between_its_last_epoch_and_its_end_only_ends(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "part", stop_after=2, train__epochs=2)
+    rest = _run(tmp_path / "rest", checkpoint=tmp_path / "part" / "report-2", train__epochs=2)
+    assert rest.epochs == []
+    assert rest.final["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("pruning", "heads"),
+    [
+        ({"pruning__score": "static", "pruning__heads": [0, 2]}, [2, 2, 2, 2]),
+        ({"pruning__score": "magnitude", "pruning__heads_per_layer": 3}, [4, 1, 1, 1]),
+        (GRADUAL, [4, 2, 2, 2]),
+        ({"pruning__score": "random", "pruning__heads_per_layer": 1}, [4, 3, 3, 3]),
+    ],
+    ids=["static", "one_shot", "gradual", "random"],
+)
+def test_heads_leave_when_their_schedule_says_and_stay_out(
+    tmp_path: Path, pruning: dict[str, Any], heads: list[int]
+) -> None:
+    done = _run(tmp_path / "a", train__epochs=4, **pruning)
+    assert [report["metrics"]["model/heads"] for report in done.epochs] == heads
+    d_model, head_dim = 16, 4
+    gone = 4 - heads[-1]
+    unpruned = _run(tmp_path / "b", train__epochs=1).final["metrics"]["final/parameters"]
+    assert done.final["metrics"]["final/parameters"] == unpruned - gone * (4 * d_model * head_dim + 3 * head_dim)
+
+
+def test_a_pruned_arms_best_epoch_comes_after_the_last_head_left(tmp_path: Path) -> None:
+    done = _run(tmp_path / "a", train__epochs=4, **GRADUAL)
+    assert done.final["metrics"]["final/best_epoch"] >= 2
+    model = load_model(tmp_path / "a" / f"report-{len(done.reports)}" / "model")
+    assert model.state_dict()["model.encoder.layers.0.self_attn.q_proj.weight"].shape == (2 * 4, 16)
+
+
+def test_the_median_epoch_counts_only_epochs_with_the_final_heads() -> None:
+    assert median_after([9.0, 9.0, 1.0, 3.0], last_removal_before_epoch=3) == 2.0
+    assert median_after([9.0, 1.0], last_removal_before_epoch=1) == 5.0
+    assert median_after([], last_removal_before_epoch=1) is None
+
+
+def test_patience_stops_and_the_best_weights_are_the_ones_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    real = session_module.Session._evaluate
+
+    def scripted(self: Any, split: str, naive: bool = False) -> Any:
+        found = real(self, split, naive)
+        if split != "validation":
+            return found
+        return {"model": type(found["model"])(mse=next(errors), mae=1.0)}
+
+    monkeypatch.setattr(session_module.Session, "_evaluate", scripted)
+    done = _run(tmp_path / "a", train__epochs=6, train__patience=2)
+    assert [report["epoch"] for report in done.epochs] == [1, 2, 3, 4]
+    assert done.final["metrics"]["final/best_epoch"] == 2
+    best, second = done.weights(len(done.reports)), done.weights(2)
+    assert all(torch.equal(best[name], second[name]) for name in best)
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_as_nan_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.step.Stepper.take_train_mse", lambda self: math.nan)
+    done = _run(tmp_path / "a", train__epochs=3)
+    assert len(done.epochs) == 1
+    assert done.final["status"] == "nan"
+    assert "loss/train_mse became nan; try a smaller train.learning_rate" in done.final["reason"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(torch.OutOfMemoryError("CUDA out of memory"), "oom"), (RuntimeError("boom\nmore"), "failed")]
+)
+def test_what_goes_wrong_in_a_trial_is_reported_and_not_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    def fail(self: Any, past: Any, future: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("tune.step.Stepper.train_step", fail)
+    done = _run(tmp_path / "a", train__epochs=1)
+    assert done.final["status"] == status
+    assert done.final["reason"] == f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    assert "Traceback" in done.final["tags"]["traceback"]
+
+
+def test_the_compile_engine_trains_to_the_eager_engines_result(tmp_path: Path) -> None:
+    eager = _run(tmp_path / "e", train__epochs=1, model__head_dropout=0.0)
+    compiled = _run(tmp_path / "c", train__epochs=1, model__head_dropout=0.0, train__engine="compile")
+    assert compiled.final["status"] == "done", compiled.final
+    assert compiled.final["metrics"]["final/compile_s"] > 0
+    ours, theirs = (run.final["metrics"]["final/test_mse"] for run in (compiled, eager))
+    assert ours == pytest.approx(theirs, rel=1e-4)
