@@ -47,13 +47,13 @@ class Scratch:
 
     def append(self, timestamps: np.ndarray, values: np.ndarray) -> None:
         """Add timestamps [n] int64 and values [n, C] float32."""
-        self._files["timestamp"].write(memoryview(np.ascontiguousarray(timestamps)))
-        self._files["values"].write(memoryview(np.ascontiguousarray(values)))
+        self._files["timestamp"].write(np.ascontiguousarray(timestamps).data)
+        self._files["values"].write(np.ascontiguousarray(values).data)
         self.rows += len(values)
 
     def append_scaled(self, scaled: np.ndarray) -> None:
         """Add standardised values [n, C] float32."""
-        self._files["scaled"].write(memoryview(np.ascontiguousarray(scaled)))
+        self._files["scaled"].write(np.ascontiguousarray(scaled).data)
 
     def values(self, stop: int | None = None) -> Iterator[np.ndarray]:
         """Rows [0, stop) of the values, in blocks [n, C]."""

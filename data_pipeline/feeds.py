@@ -17,7 +17,21 @@ def _device(series: Series, **options: Any) -> Feed:
     return DeviceFeed(series, **options)
 
 
+def _arrow(series: Series, **options: Any) -> Feed:
+    from data_pipeline.arrow_feed import ArrowFeed
+
+    return ArrowFeed(series, **options)
+
+
+def _tsfm(series: Series, **options: Any) -> Feed:
+    from data_pipeline.tsfm_feed import TsfmFeed
+
+    return TsfmFeed(series, **options)
+
+
 FEEDS: dict[str, Callable[..., Feed]] = {
     "device": _device,
+    "arrow": _arrow,
+    "tsfm": _tsfm,
 }
 """name -> f(series, *, context_length, prediction_length, batch_size, device, seed, num_workers)"""

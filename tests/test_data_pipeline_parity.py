@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_pipeline.datasets import DATASETS
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import open_series
+from data_pipeline.tsfm_feed import frame_as_get_datasets_leaves_it
 
 HORIZON = 96
+CHANNEL = {name: f"channel_{at}" for at, name in enumerate(DATASETS["ETTh1"].columns)}
 
 
 def tsfm_datasets(frame, series, context):
@@ -68,7 +71,10 @@ def test_windows_and_their_number_equal_tsfm_public(name, context, real_data_dir
             rows = series.scaled[first + window : first + window + context + HORIZON]
             np.testing.assert_allclose(rows[:context], item["past_values"].numpy(), rtol=0, atol=1e-6)
             np.testing.assert_allclose(rows[context:], item["future_values"].numpy(), rtol=0, atol=1e-6)
-        if split != "train":
+        if split == "train":
+            ours = frame_as_get_datasets_leaves_it(series)[list(dataset.datasets[0].X.columns.map(CHANNEL))]
+            assert len(ours._mgr.blocks) == len(dataset.datasets[0].X._mgr.blocks)  # as slow to slice
+        else:
             step, batch = next((s, b) for s, b in enumerate(feed.eval_batches(split)) if s == 3)
             for at in (0, 100, 255):
                 item = dataset[step * 256 + at]

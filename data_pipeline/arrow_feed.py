@@ -1,0 +1,237 @@
+"""The feed that gathers windows from the mapped file, in this process or in workers, a batch at a time.
+
+Workers write into slots of memory shared with this process, so a batch is never pickled and its pages are faulted in
+once; on a GPU the slots are pinned and copied on a stream of their own while the batch before is computed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from data_pipeline.arrow_file import map_file
+from data_pipeline.batches import Batch, BatchPlan, shared_tensor, window_view
+from data_pipeline.errors import DataError
+from data_pipeline.loading import Loader, as_is, check_workers, shared_memory_free
+from data_pipeline.store import Series
+
+PREFETCH = 2
+"""Batches that each worker prepares ahead."""
+COPIES = 3
+"""Slots beyond those of the workers: one being copied, one waiting, one in the hands of the loader."""
+
+Request = tuple[int, torch.Tensor]
+Windows = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """Memory for batches in flight."""
+
+    past: torch.Tensor
+    """[slots, B, L * C] float32."""
+    future: torch.Tensor
+    """[slots, B, H * C] float32."""
+
+    def __len__(self) -> int:
+        return len(self.past)
+
+
+class WindowDataset(Dataset):
+    """Windows of the scaled rows of an Arrow file, mapped where it is first asked for one."""
+
+    def __init__(self, path: Path, source_sha256: str, lengths: tuple[int, int], slots: Slots | None) -> None:
+        self._path, self._sha256, self._lengths, self._slots = path, source_sha256, lengths, slots
+        self._views: Windows | None = None
+
+    def __getitems__(self, request: Request) -> int | Windows:
+        """Gather the windows that start at the given rows: into the slot given, whose number is returned, or, where
+        there are no slots, into new memory."""
+        slot, starts = request
+        past, future = self._mapped()
+        if self._slots is None:
+            return past.index_select(0, starts), future.index_select(0, starts)
+        torch.index_select(past, 0, starts, out=self._slots.past[slot, : len(starts)])
+        torch.index_select(future, 0, starts, out=self._slots.future[slot, : len(starts)])
+        return slot
+
+    def _mapped(self) -> Windows:
+        if self._views is None:
+            file = map_file(self._path, check=False)
+            if file.metadata["source_sha256"] != self._sha256:
+                raise DataError(f"{self._path}: replaced while this trial ran, its source has changed: run it again")
+            rows = shared_tensor(file.arrays["scaled"])
+            context, horizon = self._lengths
+            self._views = window_view(rows, 0, context), window_view(rows, context, horizon)
+        return self._views
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_views": None}
+
+
+class ArrowFeed:
+    """See the module."""
+
+    gathered_on_device = False
+
+    def __init__(
+        self,
+        series: Series,
+        *,
+        context_length: int,
+        prediction_length: int,
+        batch_size: int,
+        device: str | torch.device,
+        seed: int,
+        num_workers: int = 0,
+    ) -> None:
+        check_workers(num_workers)
+        self._plan = BatchPlan(
+            series,
+            context_length=context_length,
+            prediction_length=prediction_length,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        self.channels = len(series.columns)
+        self.steps_per_epoch = self._plan.steps_per_epoch
+        self._device = torch.device(device)
+        self._lengths = context_length, prediction_length
+        self._copier = _Copier(self._device) if self._device.type == "cuda" else None
+        self._slots = None
+        if num_workers or self._copier:
+            self._slots = _slots(num_workers, batch_size, context_length, prediction_length, self.channels)
+        if self._copier and self._slots:
+            self._copier.pin(self._slots)
+        self._loader = Loader(
+            WindowDataset(series.path, series.source_sha256, self._lengths, self._slots),
+            num_workers=num_workers,
+            prefetch=PREFETCH,
+            collate=as_is,
+            preload="data_pipeline.arrow_feed",
+            warm_up=(0, torch.zeros(1, dtype=torch.int64)),
+        )
+
+    def num_windows(self, split: str) -> int:
+        """Windows of the split."""
+        return len(self._plan.starts[split])
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """See `Feed`."""
+        starts = self._plan.train(epoch)
+        return self._batches(starts, [starts.shape[1]] * len(starts))
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """See `Feed`."""
+        return self._batches(*self._plan.evaluation(split))
+
+    def close(self) -> None:
+        """Stop the workers and release the slots."""
+        self._loader.close()
+        if self._copier:
+            self._copier.close()
+        self._slots = None
+
+    def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
+        n_slots = len(self._slots) if self._slots else 1
+        requests = ((at % n_slots, rows) for at, rows in zip(count(), starts, strict=False))
+        windows = (self._windows(answer, starts.shape[1]) for answer in self._loader.answers(requests))
+        if self._copier:
+            yield from self._copier.batches(windows, valid)
+            return
+        for (past, future), real in zip(windows, valid, strict=True):
+            if self._slots:  # the slot will be written again, the batch may be kept
+                past, future = past.clone(), future.clone()
+            yield Batch(past=past, future=future, valid=real)
+
+    def _windows(self, answer: int | Windows, batch_size: int) -> Windows:
+        """[B, L, C] and [B, H, C] of an answer, on the CPU."""
+        if isinstance(answer, int):
+            assert self._slots is not None
+            answer = self._slots.past[answer, :batch_size], self._slots.future[answer, :batch_size]
+        past, future = (
+            rows.view(batch_size, length, self.channels) for rows, length in zip(answer, self._lengths, strict=True)
+        )
+        return past, future
+
+
+class _Copier:
+    """Copies batches from pinned slots to a GPU on a stream of its own, one batch ahead."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pinned: list[torch.Tensor] = []
+
+    def pin(self, slots: Slots) -> None:
+        """Page-lock the slots where they lie, so that the copy engine reads what the workers wrote."""
+        runtime = torch.cuda.cudart()
+        for tensor in (slots.past, slots.future):
+            torch.cuda.check_error(int(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)))
+            self._pinned.append(tensor)
+
+    def batches(self, windows: Iterator[Windows], valid: Sequence[int]) -> Iterator[Batch]:
+        """Batches on the device, each with the event that says its copy is complete."""
+        self._stream.synchronize()  # a pass that was left early may still be copying from the slots
+        waiting: deque[Batch] = deque()
+        copied: deque[torch.cuda.Event] = deque()
+        reals = iter(valid)
+        while True:
+            if len(copied) == COPIES:  # the slot of that batch is the next to be written
+                copied.popleft().synchronize()
+            pair = next(windows, None)
+            if pair is not None:
+                waiting.append(self._copy(*pair, valid=next(reals)))
+                event = waiting[-1].ready
+                assert event is not None
+                copied.append(event)
+            if not waiting:
+                return
+            if len(waiting) == 2 or pair is None:
+                batch = waiting.popleft()
+                for tensor in (batch.past, batch.future):
+                    tensor.record_stream(torch.cuda.current_stream(self._device))
+                yield batch
+
+    def close(self) -> None:
+        """Unlock the slots."""
+        self._stream.synchronize()
+        for tensor in self._pinned:
+            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())))
+        self._pinned.clear()
+
+    def _copy(self, past: torch.Tensor, future: torch.Tensor, valid: int) -> Batch:
+        with torch.cuda.stream(self._stream):
+            ready = torch.cuda.Event()
+            batch = Batch(
+                past=past.to(self._device, non_blocking=True),
+                future=future.to(self._device, non_blocking=True),
+                valid=valid,
+                ready=ready,
+            )
+            ready.record(self._stream)
+        return batch
+
+
+def _slots(num_workers: int, batch_size: int, context_length: int, prediction_length: int, channels: int) -> Slots:
+    """Room for every batch in flight. Raises DataError where shared memory is too small for it."""
+    number = num_workers * PREFETCH + COPIES
+    windows = number * batch_size
+    n_bytes = 4 * windows * (context_length + prediction_length) * channels
+    free = shared_memory_free() if num_workers else None
+    if free is not None and n_bytes > free:
+        raise DataError(
+            f"{num_workers} workers need {n_bytes >> 20} MiB of shared memory for batches of {batch_size}, /dev/shm "
+            f"has {free >> 20} MiB: use fewer workers, a smaller batch, feed 'device', or a larger /dev/shm (--shm-size)"
+        )
+    past = torch.empty(number, batch_size, context_length * channels)
+    future = torch.empty(number, batch_size, prediction_length * channels)
+    if num_workers:
+        past, future = past.share_memory_(), future.share_memory_()
+    return Slots(past=past, future=future)

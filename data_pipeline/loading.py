@@ -1,0 +1,94 @@
+"""One DataLoader whose workers live as long as the feed, for every split and epoch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from data_pipeline.errors import DataError
+
+MAX_WORKERS = 64
+
+
+class Requests:
+    """A batch sampler whose list of requests is replaced before each pass; each request goes to one worker whole."""
+
+    def __init__(self) -> None:
+        self.pending: Iterable[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.pending
+
+
+class Loader:
+    """Sends requests to a dataset's `__getitems__`, in this process or in workers, and returns answers in order.
+
+    Workers come from a fork server (a process that has used CUDA or Ray's threads must not be forked), are started
+    here and kept between passes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        num_workers: int,
+        prefetch: int,
+        collate: Callable[[Any], Any],
+        preload: str,
+        warm_up: Any,
+    ) -> None:
+        """`preload` is the module that the fork server imports once for all workers, `warm_up` a request that each
+        worker answers before this returns."""
+        self._requests = Requests()
+        self._pass = 0
+        workers: dict[str, Any] = {}
+        if num_workers:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([preload])
+            workers = {"multiprocessing_context": context, "persistent_workers": True, "prefetch_factor": prefetch}
+        self._loader: DataLoader | None = DataLoader(
+            dataset, batch_sampler=self._requests, num_workers=num_workers, collate_fn=collate, **workers
+        )
+        for _ in self.answers([warm_up] * num_workers):  # request i goes to worker i
+            pass
+
+    def answers(self, requests: Iterable[Any]) -> Iterator[Any]:
+        """The answer to each request. Only the latest pass may be read from."""
+        if self._loader is None:
+            raise RuntimeError("this feed is closed")
+        self._pass += 1
+        mine = self._pass
+        self._requests.pending = requests
+        for answer in self._loader:
+            if mine != self._pass:
+                raise RuntimeError("a newer pass over this feed has begun: read one pass at a time")
+            yield answer
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._pass += 1
+        self._loader = None
+
+
+def check_workers(num_workers: int) -> None:
+    """Raise DataError for an impossible number of workers."""
+    if not 0 <= num_workers <= MAX_WORKERS:
+        raise DataError(f"num_workers is {num_workers}: it must be between 0 and {MAX_WORKERS}")
+
+
+def as_is(answer: Any) -> Any:
+    """A collate function for datasets that return whole batches."""
+    return answer
+
+
+def shared_memory_free() -> int | None:
+    """Bytes free for memory shared between processes, None where it cannot be told."""
+    try:
+        stat = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    return stat.f_bavail * stat.f_frsize
