@@ -90,6 +90,8 @@ def report_command(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
+    for setting in ("MLFLOW_DISABLE_TELEMETRY=true", "RAY_USAGE_STATS_ENABLED=0"):
+        os.environ.setdefault(*setting.split("="))  # nobody but the user hears of a sweep
     try:
         if argv and argv[0] == "report":
             return report_command(report_parser().parse_args(argv[1:]))

@@ -228,7 +228,7 @@ def _slots(num_workers: int, batch_size: int, context_length: int, prediction_le
     if free is not None and n_bytes > free:
         raise DataError(
             f"{num_workers} workers need {n_bytes >> 20} MiB of shared memory for batches of {batch_size}, /dev/shm "
-            f"has {free >> 20} MiB: use fewer workers, a smaller batch, feed 'device', or a larger /dev/shm (--shm-size)"
+            f"has {free >> 20} MiB: use fewer workers, a smaller batch, feed 'device' or a larger /dev/shm (--shm-size)"
         )
     past = torch.empty(number, batch_size, context_length * channels)
     future = torch.empty(number, batch_size, prediction_length * channels)

@@ -75,7 +75,7 @@ def build_model(
 
 def attention_layers(model: nn.Module) -> list[PatchTSTAttention]:
     """The self-attention of each encoder layer, in order."""
-    return [layer.self_attn for layer in model.model.encoder.layers]  # type: ignore[union-attr]
+    return [layer.self_attn for layer in model.model.encoder.layers]
 
 
 def heads_per_layer(model: nn.Module) -> list[list[int]]:

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, L context, H horizon.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -153,7 +154,7 @@ class Session:
         train = self.config.train
         stepper = Stepper(self.model, self.optimizer, engine="eager", precision=train.precision)
         for batch in itertools.islice(self.feed.train_batches(self.progress.epoch + 1), TAYLOR_BATCHES):
-            yield lambda batch=batch: stepper.loss(batch.past, batch.future)
+            yield functools.partial(stepper.loss, batch.past, batch.future)
 
     def _time_metrics(self, times: EpochTimes, validation_s: float) -> dict[str, float | None]:
         windows = len(times.step_ms) * min(self.config.train.batch_size, self.feed.num_windows("train"))

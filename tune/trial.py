@@ -61,8 +61,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None) -> 
         _run(job, report, checkpoint, started_s)
     except Exception as error:  # reported with its reason, never hidden
         status = "oom" if _is_out_of_memory(error) else "failed"
-        lines = str(error).strip().splitlines() or [""]
-        final = {"status": status, "reason": f"{type(error).__name__}: {lines[0]}", "metrics": {}}
+        final = {"status": status, "reason": f"{type(error).__name__}: {_first_words(error)}", "metrics": {}}
         report(final | {"tags": {"traceback": traceback.format_exc()[-4000:]}, "timestamp_ms": _now_ms()}, None)
 
 
@@ -105,6 +104,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError)
+
+
+def _first_words(error: Exception) -> str:
+    """The error's first line, with the second where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _now_ms() -> int:

@@ -102,7 +102,7 @@ def _shape_reason(
             f"sdpa_flash needs a head_dim divisible by 8 and at most 256 on CUDA and got {head_dim}: "
             "change model.d_model or model.num_heads, or use eager"
         )
-    small_shared_memory = capability is not None and ((8, 6) <= capability <= (8, 9) or (12, 0) <= capability)
+    small_shared_memory = capability is not None and ((8, 6) <= capability <= (8, 9) or capability >= (12, 0))
     if small_shared_memory and head_dim > 192 and (head_dim <= 224 or attention_dropout > 0):
         return (
             f"sdpa_flash cannot train with head_dim {head_dim} on this GPU generation: "

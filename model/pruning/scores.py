@@ -36,7 +36,7 @@ def random(model: nn.Module, *, loss_batches: LossBatches | None, generator: tor
 
 def magnitude(model: nn.Module, *, loss_batches: LossBatches | None, generator: torch.Generator) -> list[Tensor]:
     """L2 norm of all that is the head's own: its rows of q, k and v with their biases, its columns of out_proj."""
-    return [sum(part.square() for part in parts).sum(1).sqrt() for parts in _by_layer(_weights_by_head, model)]
+    return [_total(part.square() for part in parts).sqrt() for parts in _by_layer(_weights_by_head, model)]
 
 
 def taylor(model: nn.Module, *, loss_batches: LossBatches | None, generator: torch.Generator) -> list[Tensor]:
@@ -56,11 +56,18 @@ def taylor(model: nn.Module, *, loss_batches: LossBatches | None, generator: tor
             model.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 loss().backward()
-            batch = [sum(part.sum(1) for part in parts).abs() for parts in _by_layer(_products_by_head, model)]
+            batch = [_total(parts).abs() for parts in _by_layer(_products_by_head, model)]
             totals = batch if totals is None else [a + b for a, b in zip(totals, batch, strict=True)]
     if totals is None:
         raise ValueError("the taylor score needs at least one training batch")
     return totals
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    """[K]: the sum over each head's elements in all tensors."""
+    import torch
+
+    return torch.stack([part.sum(1) for part in parts]).sum(0)
 
 
 def _by_layer(read: Callable[[Tensor], Tensor], model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
