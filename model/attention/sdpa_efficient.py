@@ -42,7 +42,7 @@ class SdpaEfficient:
             return "sdpa_efficient has no CPU kernel: use eager or sdpa_flash here, or a CUDA GPU"
         if precision == "bf16" and capability is not None and capability < (8, 0):
             return (
-                f"sdpa_efficient needs compute capability 8.0 for bf16 and this GPU has {capability[0]}.{capability[1]}: "
+                f"sdpa_efficient needs compute capability 8.0 for bf16, this GPU has {capability[0]}.{capability[1]}: "
                 "use fp16 or fp32, or eager"
             )
         alignment = _head_dim_alignment(capability, half=precision in ("bf16", "fp16"))
