@@ -44,6 +44,8 @@ class DatasetSpec:
     """Tried in order; `hf://datasets/OWNER/NAME/FILE` is a file on the Hugging Face hub."""
     sha256: str | None = None
     """Of the uncompressed CSV; None: pinned at the first download, or the user's own file."""
+    first_timestamp: str | None = None
+    """Of row 0, where a source has values only."""
     citation: str = ""
     generate: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
     """Makes (timestamps [T] datetime64, values [T, C] float32) instead of reading a file."""
@@ -105,6 +107,7 @@ DATASETS: dict[str, DatasetSpec] = {
             "hf://datasets/thuml/Time-Series-Library/traffic/traffic.csv",
             "https://raw.githubusercontent.com/laiguokun/multivariate-time-series-data/master/traffic/traffic.txt.gz",
         ),
+        first_timestamp="2016-07-01T02:00:00",  # as in THUML's file; the measurements are of 2015 and 2016
         citation="Caltrans PeMS road occupancy, as in Lai et al., LSTNet, SIGIR 2018",
     ),
 }
