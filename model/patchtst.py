@@ -65,6 +65,7 @@ def build_model(
         attention_dropout=attention_dropout,
         norm_type=norm_type,
         pre_norm=pre_norm,
+        pooling_type=None,  # the head reads all N x D features, as in the paper; transformers' default is their mean
         loss="mse",
         scaling="std",
         do_mask_input=False,
