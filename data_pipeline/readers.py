@@ -270,6 +270,8 @@ def _header(path: Path, head: bytes) -> tuple[list[str], list[str] | None]:
         raise DataError(f"{path}: not UTF-8 text ({error}): save it as UTF-8 CSV") from error
     if text[0].count('"') % 2:
         raise DataError(f"{path}: a quote in the header is not closed on its line: write the header on one line")
+    if len(head) == HEAD_BYTES and len(lines) == 1:
+        raise DataError(f"{path}: no line ends in the first {HEAD_BYTES >> 20} MiB: give one row per line")
     names, *rest = csv.reader(text)
     first = rest[0] if rest and rest[0] else None
     if len(names) < 2:
@@ -280,6 +282,8 @@ def _header(path: Path, head: bytes) -> tuple[list[str], list[str] | None]:
     if all(_is_number(name) or to_microseconds_or_none(name) is not None for name in names):
         raise DataError(f"{path}: the first line holds values, not names: add a header line, e.g. date,load,OT")
     _check_names(path, names)
+    if len(head) < HEAD_BYTES and not b"".join(lines[1:]).strip():
+        raise DataError(f"{path}: a header and no data rows: give the complete file")
     return names, first
 
 

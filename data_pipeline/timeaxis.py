@@ -65,7 +65,7 @@ class TimeAxis:
 
     def check(self) -> None:
         """Raise DataError where steps are no multiples of the commonest, or more than 1 % of the rows are missing."""
-        if any(step % self.step_us for step in self._steps):
+        if any(step % self.step_us for step in self._steps) or self.gaps > sum(self._steps.values()) / 2:
             raise self._irregular()
         if self.missing_rows > MAX_MISSING_FRACTION * self._rows:
             raise DataError(
