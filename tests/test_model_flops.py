@@ -1,0 +1,93 @@
+"""The counted FLOPs and parameters are those of the model that is built; bytes behave as traffic must."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.flops import StepShape, forward_flops, minimal_step_bytes, parameter_count, train_step_flops
+from model.patchtst import build_model, count_parameters
+from model.presets import PRESETS
+from model.pruning.surgery import remove_heads
+
+SMALL = StepShape(
+    batch_size=2, num_channels=3, context_length=48, prediction_length=10, patch_length=12, patch_stride=12,
+    d_model=24, num_heads=6, num_layers=2, ffn_dim=40,
+)  # fmt: skip
+OVERLAPPING = dataclasses.replace(SMALL, context_length=50, patch_length=8, patch_stride=3, num_heads=2, ffn_dim=16)
+ONE_LAYER = dataclasses.replace(SMALL, num_layers=1, num_heads=1, batch_size=1)
+PRUNED = dataclasses.replace(SMALL, heads_kept=(4, 1))
+
+
+def _model(shape: StepShape) -> Any:
+    fields = dataclasses.asdict(shape)
+    kept = fields.pop("heads_kept")
+    fields.pop("batch_size")
+    model = build_model(
+        **fields, dropout=0.1, head_dropout=0.2, attention_dropout=0.0, norm_type="batchnorm", pre_norm=True,
+        attention="eager",
+    )  # fmt: skip
+    if kept is not None:
+        remove_heads(model, None, {layer: set(range(heads, shape.num_heads)) for layer, heads in enumerate(kept)})
+    return model
+
+
+@pytest.mark.parametrize("shape", [SMALL, OVERLAPPING, ONE_LAYER, PRUNED], ids=["small", "overlap", "one", "pruned"])
+def test_flops_are_those_that_pytorch_counts(shape: StepShape) -> None:
+    model = _model(shape)
+    past = torch.randn(shape.batch_size, shape.context_length, shape.num_channels)
+    future = torch.randn(shape.batch_size, shape.prediction_length, shape.num_channels)
+    with FlopCounterMode(display=False) as forward:
+        loss = model(past_values=past, future_values=future).loss
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    assert forward_flops(shape) == forward.get_total_flops()
+    assert train_step_flops(shape) == forward.get_total_flops() + backward.get_total_flops()
+
+
+@pytest.mark.parametrize("shape", [SMALL, OVERLAPPING, ONE_LAYER, PRUNED], ids=["small", "overlap", "one", "pruned"])
+def test_parameters_are_those_of_the_model(shape: StepShape) -> None:
+    assert parameter_count(shape) == count_parameters(_model(shape))
+
+
+def test_halving_the_width_of_activations_saves_less_than_half_of_the_bytes() -> None:
+    half, full = (minimal_step_bytes(SMALL, activation_bytes=width) for width in (2, 4))
+    assert half < full < 2 * half
+
+
+def test_fewer_heads_cost_fewer_flops_bytes_and_parameters() -> None:
+    assert train_step_flops(PRUNED) < train_step_flops(SMALL)
+    assert minimal_step_bytes(PRUNED, activation_bytes=2) < minimal_step_bytes(SMALL, activation_bytes=2)
+    assert parameter_count(SMALL) - parameter_count(PRUNED) == (2 + 5) * (4 * 24 * 4 + 3 * 4)
+
+
+def test_attention_moves_eleven_tensors_per_layer() -> None:
+    """4 forward, 7 backward: docs and figures quote the attention kernel's floor by this number."""
+    wider = dataclasses.replace(SMALL, d_model=48, num_heads=12, heads_kept=(12, 12))
+    fewer = dataclasses.replace(wider, heads_kept=(11, 12))
+    tokens, width = SMALL.sequences * SMALL.patches, 4
+    saved = minimal_step_bytes(wider, activation_bytes=2) - minimal_step_bytes(fewer, activation_bytes=2)
+    weights = (parameter_count(wider) - parameter_count(fewer)) * 40
+    # Besides the 11: q k v written and read back as gradients (3 + 3), out_proj's input and its gradient (1 + 2).
+    assert saved - weights == (11 + 9) * tokens * width * 2
+
+
+@pytest.mark.parametrize("kept", [(1,), (0, 1), (7, 6), (1, 2, 3)])
+def test_heads_that_cannot_be_are_refused(kept: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="give 2 numbers from 1 to 6"):
+        forward_flops(dataclasses.replace(SMALL, heads_kept=kept))
+
+
+def test_the_study_step_at_batch_128_is_about_150_gflop() -> None:
+    """An order of magnitude to recognise: 37,632 tokens through 0.6 million weights of the encoder, 6 FLOP each."""
+    preset = PRESETS["study"]
+    names = ("d_model", "num_heads", "num_layers", "ffn_dim", "context_length", "patch_length")
+    shape = StepShape(
+        batch_size=128, num_channels=7, prediction_length=96, patch_stride=12, **{name: preset[name] for name in names}
+    )
+    assert (shape.sequences, shape.patches) == (896, 42)
+    assert 1.3e11 < train_step_flops(shape) < 1.8e11
