@@ -191,6 +191,22 @@ def test_scoring_leaves_no_trace_in_the_training(name: str) -> None:
     assert str(optimizer.state_dict()) == str(state)
 
 
+def test_a_batch_that_fails_leaves_no_trace_and_frozen_submodules_stay_in_their_mode() -> None:
+    model, _ = _trained()
+    model.model.encoder.layers[0].norm_sublayer1.eval()
+    modes, before = [module.training for module in model.modules()], copy.deepcopy(model.state_dict())
+
+    def out_of_memory() -> torch.Tensor:
+        _loss(model).backward()
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        SCORES["taylor"](model, loss_batches=[out_of_memory], generator=torch.Generator())
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_a_score_is_repeatable(name: str) -> None:
     model, _ = _trained()

@@ -106,14 +106,17 @@ def _untouched(model: nn.Module, parameters: list[nn.Parameter]) -> Iterator[Non
 
     gradients = [parameter.grad for parameter in parameters]
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     devices = [parameters[0].device] if parameters[0].is_cuda else []
     model.train()
-    with torch.random.fork_rng(devices=devices):
-        yield
-    model.train(training)
-    with torch.no_grad():
-        for name, value in model.named_buffers():
-            value.copy_(buffers[name])
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for name, value in model.named_buffers():
+                value.copy_(buffers[name])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
