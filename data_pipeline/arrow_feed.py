@@ -173,7 +173,7 @@ class _Copier:
         """Page-lock the slots where they lie, so that the copy engine reads what the workers wrote."""
         runtime = torch.cuda.cudart()
         for tensor in (slots.past, slots.future):
-            torch.cuda.check_error(int(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)))
+            torch.cuda.check_error(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
             self._pinned.append(tensor)
 
     def batches(self, windows: Iterator[Windows], valid: Sequence[int]) -> Iterator[Batch]:
@@ -203,7 +203,7 @@ class _Copier:
         """Unlock the slots."""
         self._stream.synchronize()
         for tensor in self._pinned:
-            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr())))
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr()))
         self._pinned.clear()
 
     def _copy(self, past: torch.Tensor, future: torch.Tensor, valid: int) -> Batch:

@@ -209,3 +209,12 @@ def test_planning_modules_import_nothing_heavy():
         "print([m for m in ('torch', 'pandas', 'pyarrow', 'numpy', 'ray', 'mlflow') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_file_as_wide_as_traffic_is_read_by_its_name(tmp_path):
+    columns = DATASETS["traffic"].columns
+    assert len(columns) == 862
+    _, values = write_csv(tmp_path / "traffic.csv", rows=100, columns=columns)
+    series = open_series("traffic", tmp_path, tmp_path / "cache")
+    assert series.bounds == {"train": (0, 70), "validation": (70, 80), "test": (80, 100)}
+    np.testing.assert_array_equal(series.values, values)

@@ -1,0 +1,97 @@
+"""Copies to a GPU: never from a slot that is being written again; on a machine with a GPU, the real thing."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+
+from data_pipeline.arrow_feed import COPIES, PREFETCH, _Copier
+from data_pipeline.feeds import FEEDS
+from data_pipeline.store import open_series
+
+OPTIONS = dict(context_length=48, prediction_length=12, batch_size=32, seed=1)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    return open_series("demo", None, tmp_path_factory.mktemp("cache"))
+
+
+class LateEvent:
+    """Stands for an event of a copy that is only done when somebody waits for it."""
+
+    def __init__(self):
+        self.complete = False
+
+    def record(self, _stream):
+        pass
+
+    def synchronize(self):
+        self.complete = True
+
+
+class NoStream:
+    def __init__(self, *_):
+        pass
+
+    def synchronize(self):
+        pass
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_a_slot_is_written_again_only_after_its_copy_is_complete(workers, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", NoStream)
+    monkeypatch.setattr(torch.cuda, "Event", LateEvent)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    in_flight = workers * PREFETCH
+    n_slots, steps = in_flight + COPIES, 40
+    yielded = []
+
+    def loader():
+        """Has handed out requests up to `in_flight` beyond the answer it is asked for, as the DataLoader does."""
+        for step in range(steps):
+            overwritten = step + in_flight - n_slots
+            assert all(batch.ready.complete for batch in yielded[: max(0, overwritten + 1)])
+            yield torch.full((1,), step), torch.full((1,), step)
+
+    for batch in _Copier(torch.device("cpu")).batches(loader(), list(range(steps))):
+        yielded.append(batch)
+        assert int(batch.past) == batch.valid == len(yielded) - 1
+    assert len(yielded) == steps
+
+
+@needs_cuda
+@pytest.mark.parametrize(("name", "workers"), [("device", 0), ("arrow", 0), ("arrow", 2), ("arrow", 4), ("tsfm", 0)])
+def test_batches_on_the_gpu_equal_those_on_the_cpu(name, workers, series):
+    reference = FEEDS["device"](series, device="cpu", num_workers=0, **OPTIONS)
+    feed = FEEDS[name](series, device="cuda", num_workers=workers, **OPTIONS)
+    try:
+        next(feed.train_batches(9))  # a pass left early
+        for method, argument in (("train_batches", 1), ("eval_batches", "test"), ("train_batches", 2)):
+            kept = []
+            for batch, other in zip(getattr(feed, method)(argument), getattr(reference, method)(argument), strict=True):
+                if batch.ready is not None:
+                    torch.cuda.current_stream().wait_event(batch.ready)
+                assert batch.past.device.type == "cuda" and batch.valid == other.valid
+                torch.cuda._sleep(200_000)  # the compute stream lags behind the copies
+                kept.append(((batch.past * 1).cpu() if len(kept) % 5 else batch.past * 1, batch.future * 1, other))
+            for past, future, other in kept:
+                assert torch.equal(past.cpu(), other.past) and torch.equal(future.cpu(), other.future)
+    finally:
+        feed.close()
+
+
+@needs_cuda
+@pytest.mark.parametrize("workers", [0, 2])
+def test_copies_are_from_pinned_memory_and_ready_is_an_event(workers, series):
+    feed = FEEDS["arrow"](series, device="cuda", num_workers=workers, **OPTIONS)
+    try:
+        assert feed._slots.past.is_pinned() and feed._slots.future.is_pinned()
+        assert all(isinstance(batch.ready, torch.cuda.Event) for batch in feed.eval_batches("validation"))
+    finally:
+        feed.close()
