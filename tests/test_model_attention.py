@@ -32,14 +32,14 @@ CPU = H100 | {"device_type": "cpu", "capability": None, "precision": "fp32"}
 
 
 class Recorder(TorchDispatchMode):
-    """Names of the ATen operators that ran."""
+    """ATen operators that ran, by name, with the arguments of their last call."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ops: set[str] = set()
+        self.ops: dict[str, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.ops.add(func.overloadpacket.__name__)
+        self.ops[func.overloadpacket.__name__] = args
         return func(*args, **(kwargs or {}))
 
 
@@ -149,16 +149,22 @@ def test_on_cuda_the_named_operator_is_called_and_its_output_is_not_copied(atten
     kind = "efficient" if attend is efficient_file.attend else "flash"
     assert {op for op in recorder.ops if "attention" in op} == {f"_scaled_dot_product_{kind}_attention"}
     assert output.shape == (14, 42, 16, 8) and output.is_contiguous() and output.device.type == "cuda"
-    assert not recorder.ops & {"clone", "copy_"}
+    assert not recorder.ops.keys() & {"clone", "copy_"}
 
 
-def test_sdpa_efficient_takes_gradients_in_eval_mode_too() -> None:
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "none"])
+def test_sdpa_efficient_saves_the_log_sum_exp_whenever_gradients_are_taken(training: bool, gradients: bool) -> None:
+    """The gate takes gradients in eval mode, where dropout is off; without the log-sum-exp the backward fails."""
     leaves = [torch.empty(6, 3, 8, 8, device="meta", requires_grad=True) for _ in range(3)]
-    with Recorder() as recorder:
-        output, _ = efficient_file.attend(torch.nn.Module().eval(), *leaves, None, dropout=0.0, scaling=8**-0.5)
-        output.sum().backward()
-    assert "_scaled_dot_product_efficient_attention_backward" in recorder.ops
-    assert all(leaf.grad is not None and leaf.grad.shape == leaf.shape for leaf in leaves)
+    with Recorder() as recorder, torch.set_grad_enabled(gradients):
+        module = torch.nn.Module().train(training)
+        output, _ = efficient_file.attend(module, *leaves, None, dropout=0.0, scaling=8**-0.5)
+        if gradients:
+            output.sum().backward()
+    log_sumexp = recorder.ops["_scaled_dot_product_efficient_attention"][4]
+    assert log_sumexp is gradients
+    assert ("_scaled_dot_product_efficient_attention_backward" in recorder.ops) == gradients
 
 
 @pytest.mark.parametrize(
