@@ -243,6 +243,21 @@ def test_magnitude_is_the_norm_of_the_heads_own_rows_and_columns() -> None:
     assert _scores("magnitude", model)[0][head].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+def test_taylor_sums_over_batches_the_size_of_gradient_times_weight_of_a_whole_head() -> None:
+    """By autograd.grad on a copy in training mode, a head's parameters picked one by one."""
+    model = _model(dropout=0.0, head_dropout=0.0).eval()
+    twin = copy.deepcopy(model).train()
+    head, layer = 3, attention_layers(twin)[1]
+    rows, expected = slice(head * E, (head + 1) * E), 0.0
+    projections = (layer.q_proj, layer.k_proj, layer.v_proj)
+    own = [p.weight for p in projections] + [p.bias for p in projections] + [layer.out_proj.weight]
+    for seed in range(3):
+        products = [w * g for w, g in zip(own, torch.autograd.grad(_loss(twin, seed), own), strict=True)]
+        mine = [p[rows] for p in products[:-1]] + [products[-1][:, rows]]
+        expected += abs(sum(part.double().sum().item() for part in mine))
+    assert _scores("taylor", model)[1][head].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_taylor_without_a_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one training batch"):
         SCORES["taylor"](_model(), loss_batches=None, generator=torch.Generator())
