@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_pipeline.errors import DataError
 from tune.errors import WrongInput
+from tune.mlflow_store import TrackingError
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 EXAMPLES = """examples:
@@ -96,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         if argv and argv[0] == "report":
             return report_command(report_parser().parse_args(argv[1:]))
         return run_command(sweep_parser().parse_args(argv))
-    except (WrongInput, DataError) as error:
+    except (WrongInput, DataError, TrackingError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:

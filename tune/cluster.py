@@ -61,11 +61,9 @@ def choose_share(ray: Any, *, gpus_per_trial: float | None, max_concurrent: int 
     """
     total = ray.cluster_resources()
     gpus, cpus = total.get("GPU", 0), int(total.get("CPU", 0))
-    per_trial = gpus_per_trial if gpus_per_trial is not None else float(gpus > 0)
-    if per_trial not in (0, 1) and not 0 < per_trial < 1:
-        raise WrongInput(
-            f"--gpus-per-trial {per_trial:g}: a trial uses one GPU; give 1, 0 for the CPU, or a share below 1"
-        )
+    per_trial = check_gpus_per_trial(gpus_per_trial)
+    if per_trial is None:
+        per_trial = float(gpus > 0)
     if per_trial > gpus:
         raise WrongInput(f"--gpus-per-trial {per_trial:g}: the cluster has {gpus:g} GPUs; give 0 to run on the CPU")
     if per_trial == 0:
@@ -78,6 +76,13 @@ def choose_share(ray: Any, *, gpus_per_trial: float | None, max_concurrent: int 
     fitting = int(gpus / per_trial)
     at_a_time = min(fitting, max_concurrent or fitting)
     return Share(cpus=max(1, cpus // fitting), gpus=per_trial, at_a_time=at_a_time)
+
+
+def check_gpus_per_trial(given: float | None) -> float | None:
+    """`given` if a trial can use that many GPUs; WrongInput otherwise."""
+    if given is not None and not 0 <= given <= 1:
+        raise WrongInput(f"--gpus-per-trial {given:g}: a trial uses one GPU; give 1, 0 for the CPU, or a share below 1")
+    return given
 
 
 def _largest_node_cpus(ray: Any) -> int:
@@ -107,4 +112,4 @@ def _probe_here(use_gpu: bool) -> tuple[DeviceFacts | None, str | None]:
 
 def assumed_facts(gpus_per_trial: float | None) -> DeviceFacts:
     """This machine's own device, for a plan that asks no cluster."""
-    return node_facts(use_gpu=has_gpu() if gpus_per_trial is None else gpus_per_trial > 0, assumed=True)
+    return node_facts(use_gpu=gpus_per_trial != 0 and has_gpu(), assumed=True)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from tune.cluster import assumed_facts
+from tune.cluster import assumed_facts, check_gpus_per_trial
 from tune.config import check_field
 from tune.errors import WrongInput
 from tune.search import Plan, make_plan, plan_rows
@@ -26,6 +26,7 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
         raise WrongInput(f"--repeats {arguments.repeats}: give 1 or more")
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
+    check_gpus_per_trial(arguments.gpus_per_trial)
     stdout_is_json = arguments.json == "-"
     text: IO[str] = sys.stderr if stdout_is_json else sys.stdout
     if arguments.plan:

@@ -163,6 +163,8 @@ def _git(*arguments: str) -> str | None:
 
 
 def _git_dirty() -> bool | None:
+    if _git("rev-parse", "HEAD") is None:
+        return None
     changed = _git("status", "--porcelain", "--untracked-files=no")
     return None if changed is None else bool(changed)
 
