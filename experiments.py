@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
   python experiments.py --sweep pruning --plan                        show the trials, run nothing
   python experiments.py report SWEEP_ID                               the table of an earlier sweep
+  python experiments.py data show ETTh1                               what is in a data set
 The same command again resumes a sweep that did not finish.
 """
 
@@ -39,7 +40,11 @@ def sweep_parser() -> Parser:
     )
     what = parser.add_argument_group("what to run")
     what.add_argument("--sweep", required=True, metavar="NAME", help="the sweep, for example: pruning")
-    what.add_argument("--dataset", metavar="NAME", help="ETTh1 (default), ETTh2, ETTm1, ETTm2, traffic, demo")
+    what.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="ETTh1 (default), ETTh2, ETTm1, ETTm2, traffic, demo, or the path of a CSV or Parquet file",
+    )
     what.add_argument("--epochs", type=int, metavar="N", help="training epochs of each trial")
     what.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for every arm, repeatable"
@@ -48,8 +53,7 @@ def sweep_parser() -> Parser:
     what.add_argument("--repeats", type=int, default=1, metavar="N", help="how often each arm runs, with its own seed")
     how = parser.add_argument_group("how to run it")
     how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
-    how.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="folder with NAME.csv[.gz]")
-    how.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help="sweeps and converted data")
+    _add_folders(how)
     how.add_argument("--address", metavar="ADDR", help="a running Ray cluster, or auto; without it Ray starts here")
     how.add_argument("--gpus-per-trial", type=float, metavar="N", help="1 where there are GPUs; 0 runs on the CPU")
     how.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time (default: one per GPU)")
@@ -64,6 +68,24 @@ def report_parser() -> Parser:
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
     _add_shared(parser)
     return parser
+
+
+def data_parser() -> Parser:
+    parser = Parser(prog="experiments.py data show", description="What is in a series.", allow_abbrev=False)
+    parser.add_argument("name", metavar="NAME", help="a data set, or the path of a CSV or Parquet file")
+    parser.add_argument("--context-length", type=int, default=512, metavar="N", help="time steps in (default 512)")
+    parser.add_argument("--prediction-length", type=int, default=96, metavar="N", help="time steps out (default 96)")
+    parser.add_argument("--timestamp-column", metavar="NAME", help="of a file; without it, it is found")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    _add_folders(parser)
+    return parser
+
+
+def _add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
+    text = "folder with NAME.csv[.gz], downloaded into it where missing (default data)"
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)
+    text = "sweeps and converted data (default runs)"
+    parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
 
 
 def _add_shared(parser: Parser) -> None:
@@ -90,13 +112,25 @@ def report_command(arguments: argparse.Namespace) -> int:
     return commands.report(arguments, tracking_uri(arguments.tracking_uri))
 
 
+def data_command(arguments: argparse.Namespace) -> int:
+    from tune import commands
+
+    return commands.show_data(arguments)
+
+
+COMMANDS = {
+    ("report",): (report_parser, report_command),
+    ("data", "show"): (data_parser, data_command),
+    (): (sweep_parser, run_command),
+}
+
+
 def main(argv: Sequence[str]) -> int:
     for setting in ("MLFLOW_DISABLE_TELEMETRY=true", "RAY_USAGE_STATS_ENABLED=0"):
         os.environ.setdefault(*setting.split("="))  # nobody but the user hears of a sweep
     try:
-        if argv and argv[0] == "report":
-            return report_command(report_parser().parse_args(argv[1:]))
-        return run_command(sweep_parser().parse_args(argv))
+        words, (parser, command) = next(item for item in COMMANDS.items() if tuple(argv[: len(item[0])]) == item[0])
+        return command(parser().parse_args(argv[len(words) :]))
     except (WrongInput, DataError, TrackingError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_INPUT

@@ -1,14 +1,16 @@
-"""FEEDS: the ways from the mapped series to batches on the device, all with the same batches."""
+"""FEEDS: the ways from the mapped series to batches on the device, all with the same batches.
+
+Importable without torch: a feed's own module is imported when it is opened.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_pipeline.batches import Batch, Feed
-from data_pipeline.store import Series
-
-__all__ = ["FEEDS", "Batch", "Feed"]
+if TYPE_CHECKING:
+    from data_pipeline.batches import Feed
+    from data_pipeline.store import Series
 
 
 def _device(series: Series, **options: Any) -> Feed:

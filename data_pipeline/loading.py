@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data_pipeline.errors import DataError
@@ -51,7 +52,12 @@ class Loader:
             context.set_forkserver_preload([preload])
             workers = {"multiprocessing_context": context, "persistent_workers": True, "prefetch_factor": prefetch}
         self._loader: DataLoader | None = DataLoader(
-            dataset, batch_sampler=self._requests, num_workers=num_workers, collate_fn=collate, **workers
+            dataset,
+            batch_sampler=self._requests,
+            num_workers=num_workers,
+            collate_fn=collate,
+            generator=torch.Generator(),  # a loader draws a seed each pass; dropout's random state is not its to use
+            **workers,
         )
         for _ in self.answers([warm_up] * num_workers):  # request i goes to worker i
             pass

@@ -216,9 +216,12 @@ def test_the_plan_names_every_trial_and_runs_nothing(tmp_path: Path) -> None:
 
 
 WRONG = [
-    (["--sweep", "prunning"], "unknown sweep 'prunning'; allowed: pruning. Did you mean 'pruning'?"),
+    (["--sweep", "prunning"], "unknown sweep 'prunning'; allowed: num_workers, pruning. Did you mean 'pruning'?"),
     (["--sweep", "pruning", "--dataset", "ETTh9"], "ETTh9"),
-    (["--sweep", "pruning", "--data-dir", "nowhere"], "--dataset demo"),
+    (["--sweep", "pruning", "--dataset", "nowhere.csv"], "there is no file"),
+    (["--sweep", "pruning", "--dataset", "demo", "--set", "data.context_length=5000"], "holds no window"),
+    (["--sweep", "pruning", "--dataset", "demo", "--set", "data.num_workers=2"], "the device feed has no workers"),
+    (["data", "show", "ETTh9"], "did you mean"),
     (["--sweep", "pruning", "--set", "model.d_model"], "write FIELD=VALUE"),
     (["--sweep", "pruning", "--set", "model.d_modle=3"], "Did you mean 'model.d_model'?"),
     (["--sweep", "pruning", "--dataset", "demo", "--set", "data.dataset=demo"], "data.dataset is given twice"),

@@ -18,7 +18,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("mlflow_writer",),
     ("mlflow_flusher", "mlflow_reader"),
     ("tracking",),
-    ("search", "pruner", "report"),
+    ("search", "pruner", "report", "prepare"),
     ("trial",),
     ("checkpoint", "session"),
     ("cluster", "callback"),

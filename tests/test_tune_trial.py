@@ -65,7 +65,7 @@ def _run(folder: Path, checkpoint: Path | None = None, stop_after: int | None = 
     folder.mkdir(exist_ok=True)
     config = _config(**{name.replace("__", "."): value for name, value in fields.items()})
     job = TrialJob(
-        trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=None,
+        trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=str(folder),
         cache_dir=str(folder.parent / "arrow"), cpus=1,
     )  # fmt: skip
     recorder = Recorder(folder, stop_after)
@@ -203,6 +203,21 @@ def test_what_goes_wrong_in_a_trial_is_reported_and_not_raised(
     assert done.final["status"] == status
     assert done.final["reason"] == f"{type(error).__name__}: {str(error).splitlines()[0]}"
     assert "Traceback" in done.final["tags"]["traceback"]
+
+
+def test_a_trial_that_cannot_run_on_its_own_device_is_unsupported_and_nothing_else_runs_instead(tmp_path: Path) -> None:
+    done = _run(tmp_path / "a", model__attention="sdpa_efficient")
+    assert len(done.reports) == 1
+    assert (done.final["status"], done.final["metrics"]) == ("unsupported", {})
+    assert "no CPU kernel" in done.final["reason"]
+
+
+@pytest.mark.parametrize("feed", ["arrow", "tsfm"])
+def test_every_feed_trains_to_the_same_weights(tmp_path: Path, feed: str) -> None:
+    device, other = _run(tmp_path / "d", train__epochs=1), _run(tmp_path / "o", train__epochs=1, data__feed=feed)
+    assert other.final["status"] == "done", other.final
+    ours, theirs = other.weights(1), device.weights(1)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_the_compile_engine_trains_to_the_eager_engines_result(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from data_pipeline.datasets import FILE_ENDINGS
 from tune.cluster import assumed_facts, check_gpus_per_trial
 from tune.config import check_field
 from tune.errors import WrongInput
+from tune.prepare import cache_dir, fetch_if_missing, prepare_data
 from tune.search import Plan, make_plan, plan_rows
 from tune.sweep_dir import write_atomically
 from tune.sweeps import SweepConfig, get_sweep
@@ -34,18 +36,17 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
         print_plan(plan, text)
         _write_json(arguments.json, {"sweep": chosen.name, "trials": plan_rows(plan.trials)})
         return DONE if plan.runnable else 2
-    if arguments.address is None:
-        _assumed_plan(chosen, overrides, arguments)  # wrong input is told before Ray starts
+    if arguments.address is None:  # wrong input and missing data are told before Ray starts
+        data = _assumed_plan(chosen, overrides, arguments).trials[0].config.data
+        prepare_data(data, data_dir=arguments.data_dir, storage_path=arguments.storage_path, quiet=arguments.quiet)
     return _run(chosen, overrides, arguments, tracking_uri, text)
 
 
 def _run(
     chosen: SweepConfig, overrides: dict[str, Any], arguments: argparse.Namespace, tracking_uri: str, text: IO[str]
 ) -> int:
-    from data_pipeline.store import source_hash
     from tune.runner import Options, run_sweep
 
-    source_hash(overrides.get("data.dataset", "ETTh1"), arguments.data_dir)  # missing data is told before Ray starts
     options = Options(
         storage_path=arguments.storage_path.absolute(),
         tracking_uri=tracking_uri,
@@ -84,6 +85,23 @@ def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
     return DONE
 
 
+def show_data(arguments: argparse.Namespace) -> int:
+    """Print what is in a series and whether its splits resemble each other."""
+    from data_pipeline.describe import describe, render
+
+    fetch_if_missing(arguments.name, arguments.data_dir, quiet=arguments.quiet)
+    found = describe(
+        arguments.name,
+        arguments.data_dir,
+        cache_dir(arguments.storage_path),
+        arguments.context_length,
+        arguments.prediction_length,
+        timestamp_column=arguments.timestamp_column,
+    )
+    print(render(found))
+    return DONE
+
+
 def _show(sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str]) -> None:
     from tune.hardware import environment
     from tune.report import as_json, print_report
@@ -114,7 +132,8 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """--dataset, --epochs and --set as one mapping by field name."""
     found: dict[str, Any] = {}
     if arguments.dataset is not None:
-        found["data.dataset"] = arguments.dataset
+        is_file = arguments.dataset.endswith(FILE_ENDINGS)  # a trial has another current directory
+        found["data.dataset"] = str(Path(arguments.dataset).expanduser().absolute()) if is_file else arguments.dataset
     if arguments.epochs is not None:
         found["train.epochs"] = arguments.epochs
     for item in arguments.set:
@@ -142,20 +161,28 @@ def _assumed_plan(chosen: SweepConfig, overrides: dict[str, Any], arguments: arg
 
 def print_plan(plan: Plan, stream: IO[str]) -> None:
     """The trials of a plan, what cannot run and why."""
-    first, device = plan.trials[0].config, plan.device
-    data, model, train = first.data, first.model, first.train
-    assumed = " (assumed: this machine's)" if device.assumed else ""
+    first = plan.trials[0].config
+    shown = {name: "(swept)" if name in plan.sweep.swept else value for name, value in first.flat().items()}
+    patches = "" if "model.patch_length" in plan.sweep.swept else f" ({first.num_patches} patches)"
+    assumed = " (assumed: this machine's)" if plan.device.assumed else ""
     lines = [
         f"{plan.sweep.name}: {plan.sweep.question}",
-        f"  data   {data.dataset}, {data.context_length} steps -> {data.prediction_length}, feed {data.feed}",
-        f"  model  preset {model.preset}: {first.num_patches} patches, d_model {model.d_model}, "
-        f"{model.num_heads} heads, {model.num_layers} layers, attention {model.attention}",
-        f"  train  {train.epochs} epochs, batch {train.batch_size}, {train.precision}, engine {train.engine}",
-        f"  device {device.name}{assumed}",
+        "  data   {data.dataset}, {data.context_length} -> {data.prediction_length} steps, feed {data.feed}",
+        "  model  preset {model.preset}, patch {model.patch_length}" + patches + ", d_model {model.d_model}, "
+        "{model.num_heads} heads, {model.num_layers} layers, attention {model.attention}",
+        "  train  {train.epochs} epochs, batch {train.batch_size}, {train.precision}, engine {train.engine}",
+        f"  device {plan.device.name}{assumed}",
         f"  {len(plan.trials)} trials, {len(plan.runnable)} can run:",
     ]
+    lines = [_filled(line, shown) for line in lines]
     lines += [
         f"    {trial.trial_id}" + (f"  UNSUPPORTED: {trial.unsupported}" if trial.unsupported else "")
         for trial in plan.trials
     ]
     print("\n".join(lines), file=stream)
+
+
+def _filled(line: str, fields: dict[str, Any]) -> str:
+    for name, value in fields.items():
+        line = line.replace("{" + name + "}", str(value))
+    return line

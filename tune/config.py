@@ -22,7 +22,8 @@ class _Frozen(BaseModel):
 class DataConfig(_Frozen):
     """Which series, cut into which windows, read in which way."""
 
-    dataset: str = "ETTh1"  # a name in data_pipeline.datasets.DATASETS
+    dataset: str = "ETTh1"  # a name in data_pipeline.datasets.DATASETS, or the path of a CSV or Parquet file
+    timestamp_column: str | None = None  # of a file; None: found in it
     context_length: int = Field(512, ge=2, le=65_536)  # time steps the model sees
     prediction_length: int = Field(96, ge=1, le=65_536)  # time steps it forecasts
     feed: str = "device"  # a name in data_pipeline.feeds.FEEDS

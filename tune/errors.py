@@ -10,6 +10,10 @@ class WrongInput(ValueError):
     """Input that cannot be run: one line saying what was given, what is allowed, what to do. Exit code 2."""
 
 
+class Unsupported(Exception):
+    """A trial found on its own device that it cannot run there; the message is the reason."""
+
+
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> WrongInput:
     """The error for a name that is not in a registry, suggesting the nearest one."""
     names = sorted(allowed)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.store import source_hash
 from tune import cluster, sweep_dir
 from tune.callback import Collector
 from tune.errors import WrongInput
 from tune.hardware import code_identity, environment
+from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.report import markdown, parent_metrics
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
@@ -38,7 +38,7 @@ class Options:
 
     storage_path: Path  # absolute; sweeps and the Arrow cache lie here
     tracking_uri: str
-    data_dir: Path | None
+    data_dir: Path  # absolute; holds the source files, downloaded into it where missing
     address: str | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
@@ -71,17 +71,27 @@ def run_sweep(
     with cluster.connected(options.address) as ray:
         share = cluster.choose_share(ray, gpus_per_trial=options.gpus_per_trial, max_concurrent=options.max_concurrent)
         plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=cluster.probe(ray, share))
+        series = prepare_data(
+            plan.trials[0].config.data, data_dir=options.data_dir, storage_path=options.storage_path, quiet=True
+        )
+        plan = make_plan(
+            sweep,
+            overrides=overrides,
+            repeats=repeats,
+            seed=seed,
+            device=plan.device,
+            channels=len(series.columns),
+        )
         show_plan(plan)
         if not plan.runnable:
             raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
-        folder = _open_folder(plan, options)
+        folder = _open_folder(plan, series.source_sha256, options)
         return _Run(plan, folder, share, options).run()
 
 
-def _open_folder(plan: Plan, options: Options) -> SweepDir:
+def _open_folder(plan: Plan, data_sha256: str, options: Options) -> SweepDir:
     """The folder of the unfinished sweep with this key, or a new one."""
-    dataset = plan.trials[0].config.data.dataset
-    key = plan.key(data_sha256=source_hash(dataset, options.data_dir), tracking_uri=options.tracking_uri)
+    key = plan.key(data_sha256=data_sha256, tracking_uri=options.tracking_uri)
     code = code_identity()
     options.storage_path.mkdir(parents=True, exist_ok=True)
     folder, why = sweep_dir.choose(options.storage_path, key=key, code=code, fresh=options.fresh, resume=options.resume)
@@ -194,13 +204,12 @@ class _Run:
         tuner.fit()
 
     def _job(self, trial: PlannedTrial) -> TrialJob:
-        data_dir = self.options.data_dir
         return TrialJob(
             trial_id=trial.trial_id,
             config=trial.config.model_dump(mode="json"),
             device_type=self.plan.device.device_type,
-            data_dir=str(data_dir) if data_dir else None,
-            cache_dir=str(self.options.storage_path / "arrow"),
+            data_dir=str(self.options.data_dir),
+            cache_dir=str(cache_dir(self.options.storage_path)),
             cpus=self.share.cpus,
             exclusive=self.share.exclusive,
         )

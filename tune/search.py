@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.datasets import get_dataset
+from data_pipeline.feeds import FEEDS
 from model.attention import BACKENDS, get_backend, resolve_auto
 from model.presets import PRESETS
 from model.pruning import SCORES
@@ -64,9 +65,18 @@ class Plan:
 
 
 def make_plan(
-    sweep: SweepConfig, *, overrides: Mapping[str, Any], repeats: int, seed: int, device: DeviceFacts
+    sweep: SweepConfig,
+    *,
+    overrides: Mapping[str, Any],
+    repeats: int,
+    seed: int,
+    device: DeviceFacts,
+    channels: int | None = None,
 ) -> Plan:
     """Plan `repeats` blocks (one seed each, from `seed` up); inside a block the arms are in random order.
+
+    channels: of the opened data; None takes those of a named data set, and limits by channels wait for the trial
+    where they are unknown.
 
     Raises WrongInput for a field that is unknown, does not fit, or is both swept and given by hand.
     """
@@ -76,25 +86,32 @@ def make_plan(
             raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
     trials: list[PlannedTrial] = []
     for block_seed in range(seed, seed + repeats):
-        block = [_plan_trial(sweep, arm, overrides, block_seed, device) for arm in sweep.arms]
+        block = [_plan_trial(sweep, arm, overrides, block_seed, device, channels) for arm in sweep.arms]
         random.Random(f"{sweep.name} {block_seed}").shuffle(block)
         trials.extend(block)
     return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device)
 
 
 def _plan_trial(
-    sweep: SweepConfig, arm: Arm, overrides: Mapping[str, Any], seed: int, device: DeviceFacts
+    sweep: SweepConfig,
+    arm: Arm,
+    overrides: Mapping[str, Any],
+    seed: int,
+    device: DeviceFacts,
+    channels: int | None,
 ) -> PlannedTrial:
     given = {**sweep.shared, **overrides, **arm.changes, "train.seed": seed}
     config = build_trial(_with_defaults(given, device))
     _check_names(config)
-    config = _resolve_attention(config, device)
+    if channels is None:
+        channels = len(get_dataset(config.data.dataset).columns or ())
+    config = _resolve_attention(config, device, channels)
     return PlannedTrial(
         trial_id=f"{sweep.name}-{arm.label}-s{seed}",
         arm=arm.label,
         seed=seed,
         config=config,
-        unsupported=unsupported_reason(config, device),
+        unsupported=unsupported_reason(config, device, channels),
     )
 
 
@@ -121,7 +138,13 @@ def _preset_field(name: str) -> str:
 
 def _check_names(config: TrialConfig) -> None:
     """Registry members are checked here and not in the config, so that a new member is one dict entry."""
-    get_dataset(config.data.dataset)
+    get_dataset(config.data.dataset, config.data.timestamp_column)
+    if config.data.feed not in FEEDS:
+        raise unknown_name("feed", config.data.feed, FEEDS)
+    if config.data.feed == "device" and config.data.num_workers:
+        raise WrongInput(
+            f"data.num_workers={config.data.num_workers}: the device feed has no workers; use data.feed=arrow, or 0"
+        )
     _backend_name(config.model.attention)
     if config.train.engine not in ENGINES:
         raise unknown_name("engine", config.train.engine, ENGINES)
@@ -131,23 +154,22 @@ def _check_names(config: TrialConfig) -> None:
         raise unknown_name("pruning schedule", config.pruning.schedule, SCHEDULES)
 
 
-def _backend_facts(config: TrialConfig, device: DeviceFacts) -> dict[str, Any]:
-    spec = get_dataset(config.data.dataset)
+def _backend_facts(config: TrialConfig, device: DeviceFacts, channels: int) -> dict[str, Any]:
     return {
         "device_type": device.device_type,
         "capability": device.capability,
         "precision": config.train.precision,
         "head_dim": config.model.d_model // config.model.num_heads,
         "attention_dropout": config.model.attention_dropout,
-        "sequences": config.train.batch_size * len(spec.columns or ()),
+        "sequences": config.train.batch_size * channels,
         "patches": config.num_patches,
         "num_heads": config.model.num_heads,
     }
 
 
-def _resolve_attention(config: TrialConfig, device: DeviceFacts) -> TrialConfig:
+def _resolve_attention(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
     """Aliases and `auto` become the name of one backend."""
-    facts = _backend_facts(config, device)
+    facts = _backend_facts(config, device, channels)
     name = config.model.attention
     chosen = resolve_auto(**facts) if name == "auto" else _backend_name(name)
     return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen})})
@@ -161,12 +183,12 @@ def _backend_name(name: str) -> str:
         raise WrongInput(str(error)) from None
 
 
-def unsupported_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
-    """Why `config` cannot run on `device`; None if nothing is known against it."""
+def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) -> str | None:
+    """Why `config` cannot run on `device` for a series of `channels`; None if nothing is known against it."""
     precision = _precision_reason(config, device)
     if precision:
         return precision
-    backend = BACKENDS[config.model.attention].unsupported_reason(**_backend_facts(config, device))
+    backend = BACKENDS[config.model.attention].unsupported_reason(**_backend_facts(config, device, channels))
     return backend or ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
 
 

@@ -15,16 +15,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from data_pipeline.datasets import get_dataset
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import open_series
 from model.attention import BACKENDS
 from model.patchtst import build_model, count_parameters, heads_per_layer, save_model
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
+from tune.errors import Unsupported
 from tune.evaluate import evaluate, naive_forecasts
+from tune.hardware import node_facts
 from tune.measure import EpochTimer, EpochTimes, GpuMeter
 from tune.pruner import TAYLOR_BATCHES, Pruner
+from tune.search import unsupported_reason
 from tune.step import Stepper, make_optimizer
 from tune.trial import Progress, TrialJob, median_after
 
@@ -42,6 +44,7 @@ class Session:
         self._processes_seen = 0
         self._startup_s: float | None = None
         self._open_data()
+        self._check_support()
         torch.manual_seed(config.train.seed)
         self.model = build_model(**self._model_fields()).to(self.device)
         self.optimizer = make_optimizer(self.model, learning_rate=config.train.learning_rate)
@@ -56,8 +59,10 @@ class Session:
 
     def _open_data(self) -> None:
         data, train = self.config.data, self.config.train
-        folder = Path(self.job.data_dir) if self.job.data_dir else None
-        series = open_series(data.dataset, folder, Path(self.job.cache_dir))
+        series = open_series(
+            data.dataset, Path(self.job.data_dir), Path(self.job.cache_dir), timestamp_column=data.timestamp_column
+        )
+        self._step_minutes = series.step_minutes
         self.feed = FEEDS[data.feed](
             series,
             context_length=data.context_length,
@@ -67,6 +72,13 @@ class Session:
             seed=train.seed,
             num_workers=data.num_workers,
         )
+
+    def _check_support(self) -> None:
+        """The plan was made from a probe; the device that the trial got has the last word."""
+        facts = node_facts(use_gpu=self.device.type == "cuda")
+        reason = unsupported_reason(self.config, facts, self.feed.channels)
+        if reason:
+            raise Unsupported(reason)
 
     def _model_fields(self) -> dict[str, Any]:
         data = self.config.data
@@ -144,7 +156,7 @@ class Session:
             forecasts |= naive_forecasts(
                 context_length=data.context_length,
                 prediction_length=data.prediction_length,
-                step_minutes=get_dataset(data.dataset).step_minutes,
+                step_minutes=self._step_minutes,
             )
         with torch.no_grad():
             return evaluate(forecasts, self.feed.eval_batches(split))

@@ -68,7 +68,22 @@ def pruning() -> SweepConfig:
     )
 
 
+def num_workers() -> SweepConfig:
+    """Loader processes for each feed that has them, beside the feed that needs none."""
+    loaders = [(feed, workers) for feed in ("arrow", "tsfm") for workers in (0, 2, 4, 8, 16)]
+    return SweepConfig(
+        name="num_workers",
+        question="Which feed, with how many loader processes, keeps the device from waiting for data?",
+        baseline="arrow-0",
+        arms=tuple(
+            Arm(label=f"{feed}-{workers}", changes={"data.feed": feed, "data.num_workers": workers})
+            for feed, workers in [*loaders, ("device", 0)]
+        ),
+    )
+
+
 SWEEPS: dict[str, Callable[[], SweepConfig]] = {
+    "num_workers": num_workers,
     "pruning": pruning,
 }
 

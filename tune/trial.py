@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.config import TrialConfig
+from tune.errors import Unsupported
 
 Report = Callable[[dict[str, Any], Path | None], None]
 
@@ -28,7 +29,7 @@ class TrialJob:
     trial_id: str
     config: dict[str, Any]  # TrialConfig.model_dump(mode="json")
     device_type: str  # "cpu" or "cuda"
-    data_dir: str | None
+    data_dir: str
     cache_dir: str
     cpus: int  # threads the trial may use
     exclusive: bool = True  # whether the trial has the device to itself
@@ -60,9 +61,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None) -> 
     try:
         _run(job, report, checkpoint, started_s)
     except Exception as error:  # reported with its reason, never hidden
-        status = "oom" if _is_out_of_memory(error) else "failed"
-        final = {"status": status, "reason": f"{type(error).__name__}: {_first_words(error)}", "metrics": {}}
-        report(final | {"tags": {"traceback": traceback.format_exc()[-4000:]}, "timestamp_ms": _now_ms()}, None)
+        report(_failure(error) | {"timestamp_ms": _now_ms()}, None)
 
 
 def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: float) -> None:
@@ -104,6 +103,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, Unsupported):
+        return {"status": "unsupported", "reason": str(error), "metrics": {}, "tags": {}}
+    status = "oom" if _is_out_of_memory(error) else "failed"
+    reason = f"{type(error).__name__}: {_first_words(error)}"
+    return {"status": status, "reason": reason, "metrics": {}, "tags": {"traceback": traceback.format_exc()[-4000:]}}
 
 
 def _first_words(error: Exception) -> str:

@@ -1,0 +1,71 @@
+"""The data of a sweep, made ready before anything starts: downloaded where missing, converted, checked for windows.
+
+Planning-safe: imports none of torch, transformers, ray, mlflow.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_pipeline.datasets import get_dataset
+from data_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from data_pipeline.store import Series
+    from tune.config import DataConfig
+
+MIB = 2**20
+
+
+def cache_dir(storage_path: Path) -> Path:
+    """Where converted series lie."""
+    return storage_path / "arrow"
+
+
+def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet: bool) -> Series:
+    """The series of `data`, mapped; later openings on this node find it converted.
+
+    Raises DataError for everything that is wrong with the source, and if a split holds no window.
+    """
+    from data_pipeline.store import open_series
+    from data_pipeline.windows import window_starts
+
+    fetch_if_missing(data.dataset, data_dir, quiet=quiet)
+    column = data.timestamp_column
+    series = open_series(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=column)
+    window_starts(series.bounds, data.context_length, data.prediction_length)
+    if not quiet:
+        for note in series.notes:
+            print(f"{data.dataset}: {note}", file=sys.stderr)
+    return series
+
+
+def fetch_if_missing(dataset: str, data_dir: Path, *, quiet: bool) -> None:
+    """Download a named data set that `data_dir` does not hold yet. Raises DataError, offline among other reasons."""
+    from data_pipeline.download import fetch
+    from data_pipeline.store import locate
+
+    spec = get_dataset(dataset)
+    if not spec.urls:
+        return
+    try:
+        locate(spec, data_dir)
+    except DataError:
+        fetch(spec, data_dir, None if quiet else _download_line(spec.file))
+
+
+def _download_line(file: str) -> Callable[[int, int | None], None]:
+    shown = -1
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal shown
+        step = done // (10 * MIB) if total is None else 10 * done // max(total, 1)
+        if step > shown:
+            shown = step
+            size = "" if total is None else f" of {total / MIB:.0f}"
+            print(f"downloading {file}: {done / MIB:.0f}{size} MiB", file=sys.stderr, flush=True)
+
+    return progress
