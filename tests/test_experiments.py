@@ -122,6 +122,7 @@ def test_the_json_file_holds_params_and_metrics_by_their_names(swept: Ran) -> No
     trial = result["trials"][0]
     assert trial["params"]["data.dataset"] == "demo" and trial["metrics"]["final/test_mse"] > 0
     assert result["environment"]["versions"]["torch"].startswith("2.11")
+    assert len(result["environment"]["code_sha256"]) == 64
 
 
 def test_progress_with_an_estimate_goes_to_stderr_and_the_table_to_stdout(swept: Ran) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune.errors import WrongInput
-from tune.hardware import CODE, REPO_ROOT, DeviceFacts, available_cpus, has_gpu, node_facts
+from tune.hardware import CODE, REPO_ROOT, DeviceFacts, available_cpus, environment, has_gpu, node_facts
 
 PACKAGE_DIRS = [str(REPO_ROOT / entry) for entry in CODE if not entry.endswith(".py")]
 
@@ -89,25 +89,25 @@ def _largest_node_cpus(ray: Any) -> int:
     return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
 
 
-def probe(ray: Any, share: Share) -> DeviceFacts:
-    """Facts of the device, read by a task on a node of the kind that will run the trials.
+def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
+    """Device facts and environment, read by a task on a node of the kind that will run the trials.
 
     Raises WrongInput if the node has a GPU that torch cannot use.
     """
     task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_calls=1)(_probe_here)
-    facts, problem = ray.get(task.remote(share.gpus > 0))
+    facts, found, problem = ray.get(task.remote(share.gpus > 0))
     if problem:
         raise WrongInput(problem)
-    return facts
+    return facts, found
 
 
-def _probe_here(use_gpu: bool) -> tuple[DeviceFacts | None, str | None]:
+def _probe_here(use_gpu: bool) -> tuple[DeviceFacts | None, dict[str, Any], str | None]:
     import torch
 
     if use_gpu and not torch.cuda.is_available():
         problem = f"the node has a GPU but torch {torch.__version__} cannot use it"
-        return None, f"{problem}; install a CUDA build of torch, or give --gpus-per-trial 0"
-    return node_facts(use_gpu=use_gpu), None
+        return None, {}, f"{problem}; install a CUDA build of torch, or give --gpus-per-trial 0"
+    return node_facts(use_gpu=use_gpu), environment(), None
 
 
 def assumed_facts(gpus_per_trial: float | None) -> DeviceFacts:

@@ -103,14 +103,13 @@ def show_data(arguments: argparse.Namespace) -> int:
 
 
 def _show(sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str]) -> None:
-    from tune.hardware import environment
     from tune.report import as_json, print_report
     from tune.runner import PROJECT
     from tune.tracking import read_sweep
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)
     print_report(record, text)
-    _write_json(json_target, as_json(record, environment()))
+    _write_json(json_target, as_json(record))
 
 
 def _write_json(target: str | None, content: dict[str, Any]) -> None:

@@ -180,5 +180,5 @@ def _code_sha256() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What is saved with every sweep beside the device facts of its trials."""
-    return {"versions": versions(), "host_cpu": cpu_name(), "host_cpus": available_cpus(), **code_identity()}
+    """What is saved with every sweep beside the device facts: the node's versions and processor."""
+    return {"versions": versions(), "host_cpu": cpu_name(), "host_cpus": available_cpus()}

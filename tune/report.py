@@ -6,6 +6,7 @@ interval yet and is therefore no verdict, and says so.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -169,12 +170,12 @@ def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
     return found
 
 
-def as_json(record: SweepRecord, environment: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(record: SweepRecord) -> dict[str, Any]:
     """The machine-readable result: params by field name, metrics by metric name."""
     return {
         "sweep_id": record.sweep_id,
         "sweep": record.tags["sweep"],
-        "environment": dict(environment),
+        "environment": json.loads(record.tags["environment"]),
         "trials": [
             {
                 "trial_id": trial.trial_id,

@@ -16,7 +16,7 @@ from typing import Any
 from tune import cluster, sweep_dir
 from tune.callback import Collector
 from tune.errors import WrongInput
-from tune.hardware import code_identity, environment
+from tune.hardware import code_identity
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.report import markdown, parent_metrics
@@ -70,7 +70,8 @@ def run_sweep(
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     with cluster.connected(options.address) as ray:
         share = cluster.choose_share(ray, gpus_per_trial=options.gpus_per_trial, max_concurrent=options.max_concurrent)
-        plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=cluster.probe(ray, share))
+        device, environment = cluster.probe(ray, share)
+        plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=device)
         series = prepare_data(
             plan.trials[0].config.data, data_dir=options.data_dir, storage_path=options.storage_path, quiet=True
         )
@@ -79,17 +80,17 @@ def run_sweep(
             overrides=overrides,
             repeats=repeats,
             seed=seed,
-            device=plan.device,
+            device=device,
             channels=len(series.columns),
         )
         show_plan(plan)
         if not plan.runnable:
             raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
-        folder = _open_folder(plan, series.source_sha256, options)
+        folder = _open_folder(plan, environment, series.source_sha256, options)
         return _Run(plan, folder, share, options).run()
 
 
-def _open_folder(plan: Plan, data_sha256: str, options: Options) -> SweepDir:
+def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, options: Options) -> SweepDir:
     """The folder of the unfinished sweep with this key, or a new one."""
     key = plan.key(data_sha256=data_sha256, tracking_uri=options.tracking_uri)
     code = code_identity()
@@ -103,8 +104,7 @@ def _open_folder(plan: Plan, data_sha256: str, options: Options) -> SweepDir:
         "key": key,
         "created_s": time.time(),
         "code": code,
-        "environment": environment(),
-        "device": plan.device.as_dict(),
+        "environment": {"device": plan.device.as_dict(), **environment, **code},
         "tracking_uri": options.tracking_uri,
         "trials": plan_rows(plan.trials),
     }
@@ -157,12 +157,12 @@ class _Run:
                 "question": plan.sweep.question,
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
                 "device": device.name,
-                "code_sha256": content["code"]["code_sha256"],
+                "environment": json.dumps(content["environment"]),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": len(plan.trials)},
             files={
                 "plan.json": json.dumps(content["trials"], indent=1),
-                "environment.json": json.dumps({"device": content["device"], **content["environment"]}, indent=1),
+                "environment.json": json.dumps(content["environment"], indent=1),
             },
         )
         for trial in plan.trials:
