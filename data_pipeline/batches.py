@@ -30,6 +30,12 @@ class Batch:
     ready: torch.cuda.Event | None = None
     """The compute stream must wait for it before it reads the tensors; None where nothing is being copied."""
 
+    def arrived(self) -> Batch:
+        """This batch, once the current stream has been told to wait for its copy. The host does not wait."""
+        if self.ready is not None:
+            torch.cuda.current_stream().wait_event(self.ready)
+        return self
+
 
 class Feed(Protocol):
     """Batches of a series on a device."""

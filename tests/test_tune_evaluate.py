@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from data_pipeline.batches import Batch
 from tune.evaluate import evaluate, naive_forecasts
 
 
@@ -15,7 +15,7 @@ def _batches(past: torch.Tensor, future: torch.Tensor, size: int) -> list[Any]:
     found = []
     for start in range(0, len(past), size):
         rows = [min(start + offset, len(past) - 1) for offset in range(size)]
-        found.append(SimpleNamespace(past=past[rows], future=future[rows], valid=min(size, len(past) - start)))
+        found.append(Batch(past=past[rows], future=future[rows], valid=min(size, len(past) - start)))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 from pathlib import Path
@@ -61,12 +62,20 @@ def _config(**fields: Any) -> TrialConfig:
     return make_plan(sweep, overrides={**SMALL, **fields}, repeats=1, seed=1, device=CPU).trials[0].config
 
 
-def _run(folder: Path, checkpoint: Path | None = None, stop_after: int | None = None, **fields: Any) -> Recorder:
+def _run(
+    folder: Path,
+    checkpoint: Path | None = None,
+    stop_after: int | None = None,
+    exclusive: bool = True,
+    data_sha256: str | None = None,
+    **fields: Any,
+) -> Recorder:
     folder.mkdir(exist_ok=True)
     config = _config(**{name.replace("__", "."): value for name, value in fields.items()})
     job = TrialJob(
         trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=str(folder),
         cache_dir=str(folder.parent / "arrow"), cpus=1,
+        exclusive=exclusive, data_sha256=data_sha256,
     )  # fmt: skip
     recorder = Recorder(folder, stop_after)
     run_trial(job, recorder, checkpoint)
@@ -218,6 +227,44 @@ def test_every_feed_trains_to_the_same_weights(tmp_path: Path, feed: str) -> Non
     assert other.final["status"] == "done", other.final
     ours, theirs = other.weights(1), device.weights(1)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_many_stages_of_gradual_pruning_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    gradual = {"pruning__score": "magnitude", "pruning__schedule": "gradual", "pruning__heads_per_layer": 11}
+    done = _run(
+        tmp_path / "a",
+        train__epochs=40,
+        train__engine="compile",
+        train__batch_size=1024,
+        model__num_heads=16,
+        **gradual,
+    )
+    assert done.final["status"] == "done", done.final
+    assert len({report["metrics"]["model/heads"] for report in done.epochs}) > 8
+
+
+def test_data_that_changed_since_planning_fails_the_trial(tmp_path: Path) -> None:
+    done = _run(tmp_path / "a", data_sha256="0" * 64)
+    assert done.final["status"] == "failed"
+    assert "its source has changed since" in done.final["reason"]
+
+
+def test_a_trial_that_shared_its_device_says_so_also_after_it_goes_on_alone(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "a", stop_after=1, exclusive=False, train__epochs=2)
+    rest = _run(tmp_path / "b", checkpoint=tmp_path / "a" / "report-1", train__epochs=2)
+    assert rest.final["tags"]["timing_valid"] == "false"
+
+
+def test_whether_neighbours_were_there_is_unknown_where_it_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(self: Any) -> None:
+        self.progress.shared = None
+
+    monkeypatch.setattr(session_module.Session, "_note_neighbours", unknown)
+    assert _run(tmp_path / "a", train__epochs=1).final["tags"]["timing_valid"] == "unknown"
 
 
 def test_the_compile_engine_trains_to_the_eager_engines_result(tmp_path: Path) -> None:

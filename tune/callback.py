@@ -42,27 +42,32 @@ class Collector(ray_tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process was lost more often than it may be retried, or Tune could not start it."""
-        error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-        reason = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if error else "the trial's process was lost"
-        )
+        error = trial.get_pickled_error()
+        lines = str(error).strip().splitlines() if error else []
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else "the trial's process was lost"
         self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": {}})
 
     def _end(self, trial: Any, result: dict[str, Any]) -> None:
         trial_id, status = _trial_id(trial), result["status"]
-        model_dir = None
-        if status in ("done", "stopped") and trial.checkpoint is not None:
-            model_dir = Path(trial.checkpoint.path) / "model"
         ended = self._tracker.end_trial(
             trial_id=trial_id,
             status=status,
             reason=result["reason"] or "",
             metrics=result["metrics"],
             tags=result["tags"],
-            model_dir=model_dir,
+            model_dir=_model_dir(trial, result) if status in ("done", "stopped") else None,
         )
         if ended:
             self._progress.ended(trial_id, status, result["reason"])
+
+
+def _model_dir(trial: Any, result: dict[str, Any]) -> Path | None:
+    """The best model in the folder that came with this very report.
+
+    Tune calls on_trial_result before it registers the report's checkpoint: `trial.checkpoint` is still an epoch's.
+    """
+    name = result.get("checkpoint_dir_name")
+    return Path(trial.storage.trial_fs_path) / name / "model" if name else None
 
 
 def _trial_id(trial: Any) -> str:

@@ -33,7 +33,8 @@ def evaluate(forecasts: dict[str, Callable[[Tensor], Tensor]], batches: Iterable
 
     sums: dict[str, Tensor] = {}
     elements = 0
-    for batch in batches:
+    for coming in batches:
+        batch = coming.arrived()
         future = batch.future[: batch.valid]
         elements += future.numel()
         for name, forecast in forecasts.items():

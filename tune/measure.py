@@ -160,7 +160,7 @@ class EpochTimer:
 
 
 class GpuMeter:
-    """Peak memory, energy and neighbours of the GPU this process computes on, found by UUID. On a CPU all are None."""
+    """Memory, energy, clock and neighbours of the GPU this process computes on, by UUID. On a CPU all are None."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -189,19 +189,30 @@ class GpuMeter:
 
     def energy_j(self) -> float | None:
         """Energy of the whole GPU since `begin`."""
-        now = self._read("nvmlDeviceGetTotalEnergyConsumption") if self._cuda else None
+        now = self._read("nvmlDeviceGetTotalEnergyConsumption")
         return None if now is None or self._energy_mj is None else (now - self._energy_mj) / 1e3
+
+    def sm_clock_mhz(self) -> float | None:
+        """Clock of the multiprocessors now."""
+        return self._read("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM")
+
+    def throttle_reasons(self) -> int | None:
+        """NVML's bit mask of why the clock is held down now (bit 0: idle)."""
+        return self._read("nvmlDeviceGetCurrentClocksThrottleReasons")
 
     def compute_processes(self) -> int | None:
         """How many processes compute on this GPU now, this one included."""
-        running = self._read("nvmlDeviceGetComputeRunningProcesses") if self._cuda else None
+        running = self._read("nvmlDeviceGetComputeRunningProcesses")
         return None if running is None else len(running)
 
-    def _read(self, function: str) -> Any:
+    def _read(self, function: str, *constants: str) -> Any:
+        if self.uuid is None:
+            return None
         with nvml() as lib:
             if lib is None:
                 return None
             try:
-                return getattr(lib, function)(lib.nvmlDeviceGetHandleByUUID(self.uuid))
+                handle = lib.nvmlDeviceGetHandleByUUID(self.uuid)
+                return getattr(lib, function)(handle, *(getattr(lib, name) for name in constants))
             except lib.NVMLError:
                 return None

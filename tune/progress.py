@@ -14,12 +14,10 @@ class Progress:
 
     total: int  # trials to run in this session
     epochs: int  # epochs of a trial
-    at_a_time: int
     quiet: bool = False
     stream: IO[str] = field(default_factory=lambda: sys.stderr)
     _began_s: float = field(default_factory=time.monotonic)
-    _started: set[str] = field(default_factory=set)
-    _epochs_of: dict[str, int] = field(default_factory=dict)
+    _done_here: dict[str, int] = field(default_factory=dict)  # epochs of a trial reported in this session
     _ended: set[str] = field(default_factory=set)
 
     def say(self, text: str) -> None:
@@ -27,11 +25,10 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
     def started(self, trial_id: str) -> None:
-        self._started.add(trial_id)
         self.say(f"[{len(self._ended)}/{self.total} done] {trial_id} started")
 
     def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
-        self._epochs_of[trial_id] = epoch
+        self._done_here[trial_id] = self._done_here.get(trial_id, 0) + 1
         self.say(
             f"[{len(self._ended)}/{self.total} done] {trial_id} epoch {epoch}/{self.epochs}"
             f"  val MSE {metrics['loss/val_mse']:.4f}  train {metrics['time/train_s']:.2f} s"
@@ -46,7 +43,7 @@ class Progress:
     def eta(self) -> str:
         """Time left, from the mean time per finished share of the work; "unknown" before any epoch."""
         work = len(self._ended) + sum(
-            epochs / self.epochs for trial, epochs in self._epochs_of.items() if trial not in self._ended
+            epochs / self.epochs for trial, epochs in self._done_here.items() if trial not in self._ended
         )
         if work <= 0:
             return "unknown"

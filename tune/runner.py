@@ -7,6 +7,7 @@ new Tuner runs just that. Nothing is unpickled, and no epoch is repeated that ha
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from tune import cluster, sweep_dir
 from tune.callback import Collector
 from tune.errors import WrongInput
 from tune.hardware import code_identity
+from tune.mlflow_store import redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.report import markdown, parent_metrics
@@ -87,7 +89,7 @@ def run_sweep(
         if not plan.runnable:
             raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
         folder = _open_folder(plan, environment, series.source_sha256, options)
-        return _Run(plan, folder, share, options).run()
+        return _Run(plan, folder, share, series.source_sha256, options).run()
 
 
 def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, options: Options) -> SweepDir:
@@ -96,7 +98,8 @@ def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, opti
     code = code_identity()
     options.storage_path.mkdir(parents=True, exist_ok=True)
     folder, why = sweep_dir.choose(options.storage_path, key=key, code=code, fresh=options.fresh, resume=options.resume)
-    Progress(total=0, epochs=0, at_a_time=1, quiet=options.quiet).say(why)
+    if not options.quiet:
+        print(why, file=sys.stderr)
     if folder is not None:
         return folder
     content = {
@@ -105,7 +108,7 @@ def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, opti
         "created_s": time.time(),
         "code": code,
         "environment": {"device": plan.device.as_dict(), **environment, **code},
-        "tracking_uri": options.tracking_uri,
+        "tracking_uri": redacted(options.tracking_uri),
         "trials": plan_rows(plan.trials),
     }
     return sweep_dir.create(options.storage_path, plan.sweep.name, content)
@@ -114,19 +117,18 @@ def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, opti
 class _Run:
     """One run of one sweep's folder."""
 
-    def __init__(self, plan: Plan, folder: SweepDir, share: cluster.Share, options: Options) -> None:
+    def __init__(self, plan: Plan, folder: SweepDir, share: cluster.Share, data_sha256: str, options: Options) -> None:
         self.plan, self.folder, self.share, self.options = plan, folder, share, options
+        self.data_sha256 = data_sha256
 
     def run(self) -> Outcome:
         with self._tracker() as tracker:
             self._announce(tracker)
             left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
             epochs = self.plan.trials[0].config.train.epochs
-            progress = Progress(
-                total=len(left), epochs=epochs, at_a_time=self.share.at_a_time, quiet=self.options.quiet
-            )
+            progress = Progress(total=len(left), epochs=epochs, quiet=self.options.quiet)
             if len(left) < len(self.plan.runnable):
-                progress.say(f"{len(self.plan.runnable) - len(left)} trials are finished, {len(left)} are left")
+                progress.say(_what_is_left(tracker.ended, left))
             collector = Collector(self.folder, tracker, progress)
             if left:
                 self._tune(left, collector)
@@ -147,7 +149,7 @@ class _Run:
 
     def _announce(self, tracker: Tracker) -> None:
         plan, content = self.plan, self.folder.read()
-        device = plan.device
+        device, environment = plan.device, json.dumps(content["environment"])
         tracker.begin_sweep(
             sweep_id=self.folder.sweep_id,
             name=self.folder.sweep_id,
@@ -157,7 +159,7 @@ class _Run:
                 "question": plan.sweep.question,
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
                 "device": device.name,
-                "environment": json.dumps(content["environment"]),
+                "environment": environment,
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": len(plan.trials)},
             files={
@@ -166,7 +168,7 @@ class _Run:
             },
         )
         for trial in plan.trials:
-            tags = {"arm": trial.arm, "seed": str(trial.seed), "sweep": plan.sweep.name}
+            tags = {"arm": trial.arm, "seed": str(trial.seed), "sweep": plan.sweep.name, "environment": environment}
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
             if trial.unsupported and trial.trial_id not in tracker.ended:
                 tracker.end_trial(
@@ -212,6 +214,7 @@ class _Run:
             cache_dir=str(cache_dir(self.options.storage_path)),
             cpus=self.share.cpus,
             exclusive=self.share.exclusive,
+            data_sha256=self.data_sha256,
         )
 
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
@@ -224,10 +227,11 @@ class _Run:
             bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
             metrics, files = self._summary(tracker)
             tracker.end_sweep(status="failed" if bad else "done", metrics=metrics, files=files)
-            self.folder.update(state=sweep_dir.FINISHED)
         pending = tracker.flush(FLUSH_S)
+        if not interrupted and pending == 0:  # else the same command comes back to send the rest
+            self.folder.update(state=sweep_dir.FINISHED)
         for problem in tracker.problems:
-            progress.say(f"tracking: {problem}")
+            print(f"tracking: {problem}", file=sys.stderr)
         return Outcome(sweep_id=self.folder.sweep_id, statuses=statuses, interrupted=interrupted, pending=pending)
 
     def _summary(self, tracker: Tracker) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -236,6 +240,12 @@ class _Run:
             return {}, {}
         record = read_sweep(self.options.tracking_uri, PROJECT, self.folder.sweep_id)
         return parent_metrics(record), {"summary.md": markdown(record)}
+
+
+def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
+    bad = sum(status not in ("done", "stopped", "unsupported") for status in ended.values())
+    unlucky = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
+    return f"{len(ended)} trials have ended{unlucky}, {len(left)} are left"
 
 
 def _trial_name(trial: Any) -> str:

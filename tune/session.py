@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +20,6 @@ from torch import Tensor
 
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import open_series
-from model.attention import BACKENDS
 from model.patchtst import build_model, count_parameters, heads_per_layer, save_model
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
@@ -27,7 +29,7 @@ from tune.hardware import node_facts
 from tune.measure import EpochTimer, EpochTimes, GpuMeter
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.search import unsupported_reason
-from tune.step import Stepper, make_optimizer
+from tune.step import ENGINES, Stepper, make_optimizer
 from tune.trial import Progress, TrialJob, median_after
 
 
@@ -41,7 +43,6 @@ class Session:
         self.meter = GpuMeter(self.device)
         self.progress = Progress()
         self.best_state: dict[str, Tensor] | None = None
-        self._processes_seen = 0
         self._startup_s: float | None = None
         self._open_data()
         self._check_support()
@@ -62,6 +63,10 @@ class Session:
         series = open_series(
             data.dataset, Path(self.job.data_dir), Path(self.job.cache_dir), timestamp_column=data.timestamp_column
         )
+        if self.job.data_sha256 not in (None, series.source_sha256):
+            raise RuntimeError(
+                f"{data.dataset} is not the data this sweep was planned on: its source has changed since"
+            )
         self._step_minutes = series.step_minutes
         self.feed = FEEDS[data.feed](
             series,
@@ -125,9 +130,11 @@ class Session:
             self._startup_s = time.perf_counter() - self._started_s
         began_s = time.perf_counter()
         train = self.config.train
+        if self._stepper is not None:
+            ENGINES[train.engine].forget()
         self._stepper = Stepper(self.model, self.optimizer, engine=train.engine, precision=train.precision)
-        first = next(iter(self.feed.train_batches(1)))
-        other = next(iter(self.feed.eval_batches("validation")))
+        first = next(iter(self.feed.train_batches(1))).arrived()
+        other = next(iter(self.feed.eval_batches("validation"))).arrived()
         self._stepper.warm_up(first.past, first.future, other.past)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
@@ -138,14 +145,28 @@ class Session:
         self.model.train()
         timer = EpochTimer(self.device)
         self.meter.begin()
+        self._note_neighbours()
         with timer.epoch():
             batches = self.feed.train_batches(epoch)
             for batch in timer.batches(batches, gathered_on_device=self.feed.gathered_on_device):
                 with timer.step():
                     self._stepper.train_step(batch.past, batch.future)
-        self._processes_seen = max(self._processes_seen, self.meter.compute_processes() or 0)
-        gpu = {"gpu/peak_memory_gib": self.meter.peak_memory_gib(), "gpu/energy_j": self.meter.energy_j()}
+        gpu = {
+            "gpu/sm_clock_mhz": self.meter.sm_clock_mhz(),
+            "gpu/throttle_reasons": self.meter.throttle_reasons(),
+            "gpu/peak_memory_gib": self.meter.peak_memory_gib(),
+            "gpu/energy_j": self.meter.energy_j(),
+        }
+        self._note_neighbours()
         return timer.times(), gpu
+
+    def _note_neighbours(self) -> None:
+        """Once shared, or once unknown, a trial's timings stay so, over interruptions too."""
+        if not self.job.exclusive:
+            self.progress.shared = True
+        elif self.device.type == "cuda" and self.progress.shared is False:
+            running = self.meter.compute_processes()
+            self.progress.shared = None if running is None else running > 1
 
     def _evaluate(self, split: str, naive: bool = False) -> dict[str, Any]:
         assert self._stepper is not None
@@ -166,6 +187,7 @@ class Session:
         train = self.config.train
         stepper = Stepper(self.model, self.optimizer, engine="eager", precision=train.precision)
         for batch in itertools.islice(self.feed.train_batches(self.progress.epoch + 1), TAYLOR_BATCHES):
+            batch.arrived()
             yield functools.partial(stepper.loss, batch.past, batch.future)
 
     def _time_metrics(self, times: EpochTimes, validation_s: float) -> dict[str, float | None]:
@@ -217,16 +239,17 @@ class Session:
 
     def tags(self) -> dict[str, str]:
         """What a reader needs to judge the trial's timings."""
-        shared = not self.job.exclusive or self._processes_seen > 1
-        kept = heads_per_layer(self.model)
-        return {
-            "timing_valid": str(not shared).lower(),
-            "gpu_uuid": str(self.meter.uuid),
-            "gpu_processes_seen": str(self._processes_seen if self.meter.uuid else None),
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-            "attention_backend": BACKENDS[self.config.model.attention].name,
-            "heads_kept": str(kept),
+        facts = node_facts(use_gpu=self.device.type == "cuda")
+        known = {
+            "timing_valid": {True: "false", False: "true", None: "unknown"}[self.progress.shared],
+            "device": facts.name,
+            "gpu_uuid": self.meter.uuid,
+            "gpu_driver": facts.driver,
+            "hostname": platform.node(),
+            "process": str(os.getpid()),
+            "heads_kept": json.dumps(heads_per_layer(self.model)),
         }
+        return {name: value for name, value in known.items() if value is not None}
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to go on exactly from here."""

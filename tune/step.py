@@ -32,6 +32,10 @@ class Engine(Protocol):
         """The forward function as this engine runs it."""
         ...
 
+    def forget(self) -> None:
+        """Drop what was compiled for a model whose shapes are gone."""
+        ...
+
 
 class Eager:
     name = "eager"
@@ -42,6 +46,9 @@ class Eager:
 
     def wrap(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return function
+
+    def forget(self) -> None:
+        pass
 
 
 class Compile:
@@ -55,6 +62,11 @@ class Compile:
         import torch
 
         return torch.compile(function, dynamic=False, fullgraph=True)
+
+    def forget(self) -> None:
+        import torch
+
+        torch._dynamo.reset()  # every stage of gradual pruning would count as a recompilation; dynamo gives up after 8
 
 
 ENGINES: dict[str, Engine] = {"eager": Eager(), "compile": Compile()}

@@ -33,6 +33,7 @@ class TrialJob:
     cache_dir: str
     cpus: int  # threads the trial may use
     exclusive: bool = True  # whether the trial has the device to itself
+    data_sha256: str | None = None  # of the source that the sweep was planned on; None: not checked
     resume_from: str | None = None  # checkpoint of an earlier run of this sweep
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,6 +50,8 @@ class Progress:
     epoch_train_s: list[float] = field(default_factory=list)  # raw training time of each epoch
     compile_s: float = 0.0  # compiling and warming up, apart from the epochs
     prune_s: float = 0.0  # scoring and surgery, apart from the epochs
+    shared: bool | None = False  # whether another process computed on the device in any epoch; None: not known
+    not_finite: str | None = None  # what stopped being a number
 
 
 def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None) -> None:
@@ -73,13 +76,13 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
     ):
         if checkpoint is not None:
             session.restore(checkpoint)
-        reason = None
-        while reason is None and not session.finished:
+        while session.progress.not_finite is None and not session.finished:
             metrics = session.run_epoch()
+            session.progress.not_finite = _not_finite(metrics)
             folder = Path(tmp) / f"epoch-{session.progress.epoch}"
             session.save(folder)
             report({"epoch": session.progress.epoch, "metrics": metrics, "timestamp_ms": _now_ms()}, folder)
-            reason = _not_finite(metrics)
+        reason = session.progress.not_finite
         final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
         folder = Path(tmp) / "final"
         folder.mkdir()

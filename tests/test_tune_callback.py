@@ -1,0 +1,100 @@
+"""The driver's side of a trial, on hand-made Tune events."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tune.callback import Collector
+from tune.progress import Progress
+from tune.sweep_dir import SweepDir
+from tune.tracking import Tracker
+
+METRICS = {"loss/val_mse": 0.5, "time/train_s": 1.0, "speed/windows_per_s": 10.0}
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Any:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with Tracker(
+        outbox_path=tmp_path / "outbox.jsonl", tracking_uri=uri, experiment="e", artifact_root=None
+    ) as tracker:
+        tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
+        tracker.plan_trial(trial_id="t", run_name="t", params={}, tags={})
+        yield Collector(SweepDir(tmp_path), tracker, Progress(total=1, epochs=2, stream=io.StringIO()))
+
+
+def _trial(tmp_path: Path) -> Any:
+    return SimpleNamespace(
+        config={"job": {"trial_id": "t"}},
+        storage=SimpleNamespace(trial_fs_path=str(tmp_path / "t")),
+        checkpoint=SimpleNamespace(path=str(tmp_path / "t" / "checkpoint_000002")),
+    )
+
+
+def _records(tmp_path: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (tmp_path / "outbox.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def _result(collector: Collector, trial: Any, **result: Any) -> None:
+    collector.on_trial_result(1, [trial], trial, {"metrics": METRICS, "timestamp_ms": 1, "tags": {}, **result})
+
+
+def test_the_model_is_taken_from_the_final_reports_own_folder_and_not_from_the_last_epochs(
+    collector: Collector, tmp_path: Path
+) -> None:
+    _result(collector, _trial(tmp_path), status="done", reason=None, checkpoint_dir_name="checkpoint_000003")
+    assert _records(tmp_path, "end")[0]["model_dir"] == str(tmp_path / "t" / "checkpoint_000003" / "model")
+
+
+@pytest.mark.parametrize("status", ["nan", "oom", "failed", "unsupported"])
+def test_a_trial_without_a_result_leaves_no_model(collector: Collector, tmp_path: Path, status: str) -> None:
+    _result(collector, _trial(tmp_path), status=status, reason="r", checkpoint_dir_name="checkpoint_000003")
+    assert _records(tmp_path, "end")[0]["model_dir"] is None
+
+
+def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, tmp_path: Path) -> None:
+    for _ in range(2):
+        _result(collector, _trial(tmp_path), epoch=1)
+    assert len(_records(tmp_path, "epoch")) == 1
+    assert collector._progress.stream.getvalue().count("epoch 1/2") == 1
+
+
+def test_the_newest_whole_checkpoint_of_a_trial_is_remembered_on_disk(collector: Collector, tmp_path: Path) -> None:
+    for number in (1, 2):
+        collector.on_checkpoint(number, [], _trial(tmp_path), SimpleNamespace(path=f"/c/{number}"))
+    assert SweepDir(tmp_path).checkpoints() == {"t": "/c/2"}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(None, "the trial's process was lost"), (ValueError(""), "the trial's process was lost"),
+     (RuntimeError("node died\nmore"), "RuntimeError: node died")],
+)  # fmt: skip
+def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
+    collector: Collector, tmp_path: Path, error: Exception | None, reason: str
+) -> None:
+    trial = _trial(tmp_path)
+    trial.get_pickled_error = lambda: error
+    collector.on_trial_error(1, [trial], trial)
+    end = _records(tmp_path, "end")[0]
+    assert (end["status"], end["reason"]) == ("failed", reason)
+
+
+def test_tune_pickles_nothing_of_it(collector: Collector) -> None:
+    assert pickle.loads(pickle.dumps(collector)).__dict__ == {}
+
+
+def test_the_time_left_is_unknown_at_first_and_then_follows_the_work_done_here() -> None:
+    progress = Progress(total=2, epochs=2, stream=io.StringIO())
+    assert progress.eta() == "unknown"
+    progress._began_s -= 10
+    progress.epoch("t", 1, METRICS)
+    assert progress.eta() == "0:30"  # a quarter of the work took 10 s
