@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from experiments import sweep_parser
 
 CLUSTER = Path(__file__).resolve().parents[1] / "cluster.yaml"
 
@@ -32,10 +35,19 @@ def test_trials_never_land_on_the_head(loaded: dict[str, Any]) -> None:
     assert head["resources"] == {"CPU": 0, "GPU": 0}
 
 
-def test_workers_are_bounded_and_scale_to_zero(loaded: dict[str, Any]) -> None:
+def test_one_gpu_worker_is_always_there_and_more_are_bounded(loaded: dict[str, Any]) -> None:
     workers = [node for name, node in loaded["available_node_types"].items() if name != loaded["head_node_type"]]
-    assert all(node["min_workers"] == 0 and node["max_workers"] <= loaded["max_workers"] for node in workers)
+    assert all(node["min_workers"] == 1 and node["max_workers"] <= loaded["max_workers"] for node in workers)
     assert all(node["resources"]["GPU"] == 1 for node in workers)
+
+
+def test_the_command_in_its_header_runs_where_the_whole_folder_is_mounted(loaded: dict[str, Any]) -> None:
+    (command,) = [line for line in CLUSTER.read_text().splitlines() if line.startswith("#   ray exec cluster.yaml ")]
+    (inner,) = shlex.split(command.removeprefix("#   ray exec cluster.yaml "))
+    folder, _, sweep = inner.partition(" && ")
+    home = f"/home/{loaded['auth']['ssh_user']}"
+    assert folder.removeprefix("cd ").replace("~", home) in loaded["file_mounts"]
+    assert sweep_parser().parse_args(shlex.split(sweep)[2:]).address == "auto"
 
 
 def test_no_command_of_rays_defaults_is_left(loaded: dict[str, Any]) -> None:

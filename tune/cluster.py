@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 from tune.errors import WrongInput
 from tune.hardware import CODE, REPO_ROOT, DeviceFacts, available_cpus, environment, has_gpu, node_facts
 
+CONNECT_S = 4.0  # an address where nothing answers within this is refused
+PROBE_HINT_S = 120.0  # a probe that has not run by then says on stderr what it waits for
+PROBE_LIMIT_S = 600.0  # and is given up after this
 PACKAGE_DIRS = [str(REPO_ROOT / entry) for entry in CODE if not entry.endswith(".py")]
 
 
@@ -30,52 +35,113 @@ class Share:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray joined at `address`, or started on this machine; shut down at the end. Our packages travel to the workers."""
+    """Ray joined at `address`, or started on this machine; shut down at the end. Our packages travel to the workers.
+
+    Raises WrongInput where nothing answers at `address`, or Ray can neither join nor start.
+    """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results go through the outbox
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints to stdout even at verbose=0
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is not None:
+        _check_address(address)  # Ray itself retries for minutes where nothing listens
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        options |= {"num_cpus": available_cpus(), "include_dashboard": False}
+    if address is None:  # "local", or Ray would join what RAY_ADDRESS or somebody's `ray start` on this machine names
+        options |= {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False}
     else:
         options["address"] = address
     try:
         ray.init(runtime_env={"py_modules": PACKAGE_DIRS}, **options)
-    except (ConnectionError, ValueError) as error:
-        raise WrongInput(
-            f"--address {address}: {str(error).splitlines()[0]}; is a Ray cluster running there?"
-        ) from None
+    except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), plain Exception, ...
+        ray.shutdown()
+        if address is None:
+            problem = f"Ray did not start on this machine: {_first_line(error)}"
+            raise WrongInput(f"{problem}; its logs lie in /tmp/ray/session_latest/logs") from error
+        raise WrongInput(f"--address {address}: {_first_line(error)}; is a Ray cluster running there?") from error
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def choose_share(ray: Any, *, gpus_per_trial: float | None, max_concurrent: int | None) -> Share:
+def _check_address(address: str) -> None:
+    """Raises WrongInput within CONNECT_S seconds where nothing listens; finding a cluster for `auto` is left to Ray."""
+    target = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "auto"
+    if target == "auto":
+        return
+    given = f"--address {address}" if target == address else f"--address {address} (RAY_ADDRESS={target})"
+    host, _, port = target.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise WrongInput(f"{given}: write HOST:PORT, ray://HOST:PORT or auto; without --address Ray starts here")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise WrongInput(
+            f"{given}: nothing answers there ({reason}); is a Ray cluster running? Without --address Ray starts here"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def choose_share(ray: Any, *, gpus_per_trial: float | None, max_concurrent: int | None, joined: bool = False) -> Share:
     """Split the cluster among trials: one GPU each where there are GPUs, else one trial at a time on the CPU.
 
-    Raises WrongInput for a request that the cluster can never meet (Tune would wait for ever) and for GPUs of several
-    models, whose times cannot be compared.
+    `joined`: the cluster was there before us, so GPU workers may still be on their way to it.
+    Raises WrongInput for a request that the cluster can never meet (Tune would wait for ever), for a joined cluster
+    without GPUs unless the CPU was asked for, for several trials at a time on a CPU, and for GPUs of several models,
+    whose times cannot be compared.
     """
-    total = ray.cluster_resources()
-    gpus, cpus = total.get("GPU", 0), int(total.get("CPU", 0))
     per_trial = check_gpus_per_trial(gpus_per_trial)
-    if per_trial is None:
-        per_trial = float(gpus > 0)
-    if per_trial > gpus:
-        raise WrongInput(f"--gpus-per-trial {per_trial:g}: the cluster has {gpus:g} GPUs; give 0 to run on the CPU")
-    if per_trial == 0:
-        return Share(cpus=max(1, _largest_node_cpus(ray)), gpus=0, at_a_time=1)
-    models = sorted(name.removeprefix("accelerator_type:") for name in total if name.startswith("accelerator_type:"))
+    nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if per_trial == 0 or (per_trial is None and not with_gpus and not joined):
+        return _cpu_share(nodes, max_concurrent)
+    if not with_gpus and joined:
+        seen = f"no GPU (nodes: {len(nodes)}, CPUs: {sum(node.get('CPU', 0) for node in nodes):g})"
+        raise WrongInput(
+            f"the cluster has {seen}: its GPU workers may not have joined yet (see `ray status`); "
+            "--gpus-per-trial 0 runs on the CPU"
+        )
+    if not with_gpus:
+        raise WrongInput(f"--gpus-per-trial {per_trial:g}: Ray sees no GPU on this machine; give 0 to run on the CPU")
+    return _gpu_share(with_gpus, 1.0 if per_trial is None else per_trial, max_concurrent)
+
+
+def _cpu_share(nodes: list[Mapping[str, float]], max_concurrent: int | None) -> Share:
+    """One trial at a time, with all CPUs of the largest node."""
+    if max_concurrent is not None and max_concurrent > 1:
+        raise WrongInput(
+            f"--max-concurrent {max_concurrent}: on a CPU one trial runs at a time, or times would not be comparable; "
+            "leave it out"
+        )
+    cpus = max((int(node.get("CPU", 0)) for node in nodes), default=0)
+    if cpus < 1:
+        raise WrongInput("no node has a CPU for a trial: workers may not have joined yet (see `ray status`)")
+    return Share(cpus=cpus, gpus=0, at_a_time=1)
+
+
+def _gpu_share(nodes: list[Mapping[str, float]], per_trial: float, max_concurrent: int | None) -> Share:
+    """The same CPUs for every trial: what the GPU node with the fewest CPUs per trial can give."""
+    models = sorted(
+        {key.removeprefix("accelerator_type:") for node in nodes for key in node if key.startswith("accelerator_type:")}
+    )
     if len(models) > 1:
         raise WrongInput(
             f"the cluster has GPUs of several models ({', '.join(models)}), whose times cannot be compared"
         )
-    fitting = int(gpus / per_trial)
-    at_a_time = min(fitting, max_concurrent or fitting)
-    return Share(cpus=max(1, cpus // fitting), gpus=per_trial, at_a_time=at_a_time)
+    trials_per_gpu = int(1 / per_trial + 1e-9)  # a trial never spans two GPUs
+    slots = [(int(node.get("CPU", 0)), int(node["GPU"]) * trials_per_gpu) for node in nodes]
+    slots = [(cpus, trials) for cpus, trials in slots if cpus >= 1]
+    if not slots:
+        raise WrongInput("the nodes with GPUs have no CPU left for trials: give them at least one CPU per GPU")
+    cpus_each = max(1, min(cpus // trials for cpus, trials in slots))
+    fitting = sum(min(trials, cpus // cpus_each) for cpus, trials in slots)
+    return Share(cpus=cpus_each, gpus=per_trial, at_a_time=min(fitting, max_concurrent or fitting))
 
 
 def check_gpus_per_trial(given: float | None) -> float | None:
@@ -85,17 +151,27 @@ def check_gpus_per_trial(given: float | None) -> float | None:
     return given
 
 
-def _largest_node_cpus(ray: Any) -> int:
-    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-
-
 def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
     """Device facts and environment, read by a task on a node of the kind that will run the trials.
 
-    Raises WrongInput if the node has a GPU that torch cannot use.
+    Raises WrongInput if no node takes the task within PROBE_LIMIT_S seconds, if it fails, or if the node has a GPU
+    that torch cannot use.
     """
+    from ray.exceptions import RayError
+
     task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_calls=1)(_probe_here)
-    facts, found, problem = ray.get(task.remote(share.gpus > 0))
+    running = task.remote(share.gpus > 0)
+    wanted = f"a node with a trial's share free (CPUs: {share.cpus}, GPUs: {share.gpus:g})"
+    if not ray.wait([running], timeout=PROBE_HINT_S)[0]:
+        print(f"waiting for {wanted}; `ray status` shows who holds them", file=sys.stderr)
+        if not ray.wait([running], timeout=PROBE_LIMIT_S - PROBE_HINT_S)[0]:
+            raise WrongInput(f"no answer within {PROBE_LIMIT_S:g} s from {wanted}; `ray status` shows who holds them")
+    try:
+        facts, found, problem = ray.get(running)
+    except RayError as error:  # RayTaskError's own message is a traceback: its cause says it in one line
+        cause = getattr(error, "cause", None) or error
+        reason = f"{type(cause).__name__}: {_first_line(cause)}"
+        raise WrongInput(f"looking at the node that will run the trials failed: {reason}") from error
     if problem:
         raise WrongInput(problem)
     return facts, found

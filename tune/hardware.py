@@ -6,6 +6,7 @@ Planning-safe: GPU facts come from NVML (nvidia-ml-py), versions from importlib.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -81,9 +82,17 @@ def cpu_facts(*, assumed: bool = False) -> DeviceFacts:
     return DeviceFacts(device_type="cpu", name=cpu_name(), cpus=available_cpus(), assumed=assumed)
 
 
-def available_cpus() -> int:
-    """CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs this process may use: its affinity, and the quota of its control group (a container's, v2 or v1)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            if int(quota) > 0:  # -1 in v1, "max" in v2: no quota
+                return max(1, min(allowed, math.ceil(int(quota) / int(period))))
+        except (OSError, ValueError):
+            continue
+    return allowed
 
 
 def node_facts(*, use_gpu: bool, assumed: bool = False) -> DeviceFacts:
