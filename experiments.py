@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from tune.errors import WrongInput
+from tune.errors import INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.mlflow_store import TrackingError
 
-WRONG_INPUT, INTERRUPTED = 2, 130
 EXAMPLES = """examples:
   python experiments.py --sweep pruning --dataset demo --epochs 2     offline, on a laptop
   python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]

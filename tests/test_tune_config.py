@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tune.config import FIELDS, build_trial, check_field
+from tune.config import FIELDS, build_trial, check_field, parse_params
 from tune.errors import WrongInput
 
 GOOD: dict[str, Any] = {
@@ -45,6 +45,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 WRONG = [
     ({"model.patch_length": 512}, "model.patch_length=512 must be shorter than data.context_length=512"),
     ({"model.num_heads": 5}, "model.num_heads=5 does not divide model.d_model=64"),
+    ({"model.d_model": 33, "model.num_heads": 11}, "model.d_model=33 must be even"),
     ({"train.epochs": 0}, "train.epochs=0: input should be greater than or equal to 1"),
     ({"train.epochs": "many"}, "train.epochs='many'"),
     ({"train.batch_size": -1}, "train.batch_size=-1"),
@@ -77,3 +78,27 @@ def test_a_missing_field_is_named_with_the_way_to_give_it() -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_is_known_by_its_name(name: str) -> None:
     assert check_field(name) == name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"pruning.score": "static", "pruning.heads": [4, 8]},
+        {"train.patience": 3, "train.learning_rate": 1e-5, "model.pre_norm": False},
+        {"data.dataset": "/data/12.csv", "data.timestamp_column": "2024"},
+    ],
+    ids=str,
+)
+def test_params_come_back_from_the_texts_of_a_store_as_they_were(change: dict[str, Any]) -> None:
+    flat = build_trial(GOOD | change).flat()
+    texts = {name: str(value) for name, value in flat.items() if value is not None}  # as tune.tracking stores them
+    found = parse_params(texts)
+    assert found == flat
+    assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in flat.items()}
+
+
+def test_params_of_an_older_version_are_read_without_being_judged() -> None:
+    found = parse_params({"model.d_model": "33", "model.width": "7", "train.epochs": "2 [shortened]"})
+    assert (found["model.d_model"], found["model.width"], found["train.epochs"]) == (33, "7", "2 [shortened]")
+    assert found["train.batch_size"] is None

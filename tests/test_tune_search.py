@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from model.attention import BACKENDS
+from tune.commands import _overrides, print_plan
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
 from tune.search import Plan, make_plan, plan_rows
@@ -125,6 +129,8 @@ def test_every_engine_can_be_planned(name: str) -> None:
         ({"train.engine": "grph"}, "unknown engine 'grph'; allowed: compile, eager"),
         ({"data.dataset": "ETTh3"}, "ETTh3"),
         ({"model.preset": "stdy"}, "unknown preset 'stdy'.*Did you mean 'study'"),
+        ({"model.preset": []}, r"unknown preset '\[\]'"),
+        ({"model.preset": None}, "unknown preset 'None'"),
         ({"model.d_mdl": 3}, "unknown field 'model.d_mdl'.*Did you mean 'model.d_model'"),
     ],
     ids=str,
@@ -151,3 +157,93 @@ def test_the_key_changes_with_everything_that_changes_a_result_and_with_nothing_
         key(_plan(device=H100)), key(_plan(overrides={"data.dataset": "demo", "train.epochs": 3})),
     ]  # fmt: skip
     assert len({base, *others}) == 1 + len(others)
+
+
+NAMES = ("data.dataset", "data.feed", "model.preset", "model.attention", "model.norm_type", "train.engine",
+         "train.precision", "train.schedule", "pruning.score", "pruning.schedule")  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [[], {}, 5, None, True], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_name_where_a_name_is_expected_is_told_in_one_line(name: str, value: Any) -> None:
+    with pytest.raises(WrongInput, match=name.split(".")[1]) as caught:
+        _one({name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_neither_a_password_nor_the_current_directory_makes_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _plan()
+
+    def key(uri: str) -> str:
+        return plan.key(data_sha256="d", tracking_uri=uri)
+
+    server = key("http://ann:old@host:5000")
+    assert key("http://ann:new@host:5000") == key("http://host:5000") == server != key("http://ann:old@other:5000")
+    absolute = key(f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    assert key("sqlite:///mlflow.db") == absolute
+
+
+def _same(epochs: int, *arms: Arm) -> dict[str, str | None]:
+    sweep = SweepConfig(name="twins", question="?", baseline=arms[0].label, arms=arms)
+    plan = _plan(sweep, overrides={"data.dataset": "demo", "train.epochs": epochs}, repeats=2)
+    found = {(trial.arm, trial.same_as) for trial in plan.trials}
+    assert len(found) == len(arms)  # alike in every block
+    return dict(found)
+
+
+def _schedule(schedule: str, heads: int = 5, score: str = "magnitude") -> Arm:
+    changes = {"pruning.score": score, "pruning.heads_per_layer": heads, "pruning.schedule": schedule}
+    return Arm(label=f"{score}-{heads}-{schedule}", changes=changes)
+
+
+def test_two_schedules_that_remove_the_same_heads_at_the_same_time_are_one_computation() -> None:
+    arms = _schedule("one_shot"), _schedule("gradual"), _schedule("gradual", heads=4)
+    at_three = {"magnitude-5-one_shot": None, "magnitude-5-gradual": "magnitude-5-one_shot"}
+    assert _same(3, *arms) == at_three | {"magnitude-4-gradual": None}
+    assert set(_same(10, *arms).values()) == {None}
+
+
+def test_a_schedule_makes_no_difference_where_nothing_is_scheduled() -> None:
+    first, second = (Arm(label=name, changes={"pruning.schedule": name}) for name in ("one_shot", "gradual"))
+    assert _same(10, first, second) == {"one_shot": None, "gradual": "one_shot"}
+
+
+def test_the_same_computation_is_said_in_the_plan_and_both_run() -> None:
+    plan = _plan(overrides={"data.dataset": "demo", "train.epochs": 3})
+    stream = io.StringIO()
+    print_plan(plan, stream)
+    assert "pruning-magnitude-5-gradual-s1  (same removals as magnitude-5-one_shot at 3 epochs)" in stream.getvalue()
+    assert len(plan.runnable) == len(plan.trials)
+    rows = {row["arm"]: row["same_as"] for row in plan_rows(plan.trials)}
+    assert (rows["magnitude-5-gradual"], rows["magnitude-5-one_shot"]) == ("magnitude-5-one_shot", None)
+
+
+def test_the_printed_plan_marks_what_is_swept_and_what_cannot_run() -> None:
+    stream = io.StringIO()
+    arms = tuple(Arm(label=name, changes={"model.attention": name}) for name in ("eager", "sdpa_efficient"))
+    print_plan(_plan(SweepConfig(name="x", question="Which {brace}?", baseline="eager", arms=arms)), stream)
+    text = stream.getvalue()
+    assert "attention (swept)" in text and "x: Which {brace}?" in text and "(42 patches)" in text
+    assert "x-sdpa_efficient-s1  UNSUPPORTED: " in text and "2 trials, 1 can run:" in text
+
+
+def _given(*items: str, dataset: str | None = None) -> dict[str, Any]:
+    return _overrides(SimpleNamespace(dataset=dataset, epochs=None, set=list(items)))  # type: ignore[arg-type]
+
+
+def test_the_path_of_a_file_is_made_absolute_however_it_is_given(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    absolute = {"data.dataset": str(tmp_path / "my.csv")}
+    assert _given("data.dataset=my.csv") == _given(dataset="my.csv") == absolute
+    assert _given("data.dataset=demo") == _given(dataset="demo") == {"data.dataset": "demo"}
+    assert _given(dataset="~nobody-of-this-name/my.csv")["data.dataset"].startswith("/")
+
+
+def test_a_value_is_read_as_json_and_else_as_a_name() -> None:
+    found = _given("model.d_model=64", "pruning.heads=[4,8]", "train.engine=eager", f"train.epochs={'9' * 5000}")
+    assert (found["model.d_model"], found["pruning.heads"], found["train.engine"]) == (64, [4, 8], "eager")
+    with pytest.raises(WrongInput, match="train.epochs"):
+        _one({"train.epochs": found["train.epochs"]})

@@ -81,3 +81,39 @@ def test_attempts_never_share_a_folder(tmp_path: Path) -> None:
     first = sweep.next_attempt()
     (sweep.path / first).mkdir()
     assert sweep.next_attempt() != first
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "3", "{}", '{"key": "k", "state": "running", "created_s": 1.0}', b"\xff\xfe"], ids=repr
+)
+def test_a_record_that_is_empty_or_not_ours_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | bytes
+) -> None:
+    ours = _sweep(tmp_path)
+    foreign = tmp_path / "foreign" / "sweep.json"
+    foreign.parent.mkdir()
+    foreign.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert _choose(tmp_path)[0] == ours
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and str(foreign) in lines[0]
+
+
+@pytest.mark.parametrize("storage", ["file", "file/below", "dangling"])
+def test_a_storage_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, storage: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at-all")
+    for attempt in (sweep_dir.check_storage, _sweep):
+        with pytest.raises(WrongInput, match=f"--storage-path {tmp_path / storage}: ") as caught:
+            attempt(tmp_path / storage)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_storage_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_dir.os, "access", lambda *_: False)
+    with pytest.raises(WrongInput, match=f"{tmp_path} is not writable"):
+        sweep_dir.check_storage(tmp_path / "new")
+
+
+def test_checking_the_storage_folder_makes_nothing(tmp_path: Path) -> None:
+    sweep_dir.check_storage(tmp_path / "new" / "newer")
+    assert list(tmp_path.iterdir()) == []

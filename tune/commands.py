@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -11,14 +13,15 @@ from typing import IO, Any
 from data_pipeline.datasets import FILE_ENDINGS
 from tune.cluster import assumed_facts, check_gpus_per_trial
 from tune.config import check_field
-from tune.errors import WrongInput
+from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WRONG_INPUT, WrongInput
+from tune.mlflow_store import is_server, redacted
 from tune.prepare import cache_dir, fetch_if_missing, prepare_data
-from tune.search import Plan, make_plan, plan_rows
-from tune.sweep_dir import write_atomically
+from tune.search import Plan, PlannedTrial, make_plan, plan_rows
+from tune.sweep_dir import check_storage, write_atomically
 from tune.sweeps import SweepConfig, get_sweep
 
-DONE, TRIAL_FAILED, INTERRUPTED = 0, 1, 130
 GOOD = ("done", "stopped", "unsupported")
+PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
 
 
 def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
@@ -29,13 +32,15 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
     check_gpus_per_trial(arguments.gpus_per_trial)
+    check_json_target(arguments.json)
     stdout_is_json = arguments.json == "-"
     text: IO[str] = sys.stderr if stdout_is_json else sys.stdout
     if arguments.plan:
         plan = _assumed_plan(chosen, overrides, arguments)
         print_plan(plan, text)
         _write_json(arguments.json, {"sweep": chosen.name, "trials": plan_rows(plan.trials)})
-        return DONE if plan.runnable else 2
+        return DONE if plan.runnable else WRONG_INPUT
+    check_storage(arguments.storage_path)
     if arguments.address is None:  # wrong input and missing data are told before Ray starts
         data = _assumed_plan(chosen, overrides, arguments).trials[0].config.data
         prepare_data(data, data_dir=arguments.data_dir, storage_path=arguments.storage_path, quiet=arguments.quiet)
@@ -69,18 +74,24 @@ def _run(
     if outcome.pending:
         print(f"{outcome.pending} records wait in the outbox; the same command sends them", file=sys.stderr)
     _show(outcome.sweep_id, tracking_uri, arguments.json, text)
-    if tracking_uri.startswith("sqlite"):
-        print(f"MLflow UI: mlflow ui --backend-store-uri {tracking_uri}   (or: make ui)", file=text)
-    else:
-        print(f"MLflow UI: {tracking_uri}", file=text)
+    print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
     if outcome.interrupted:
         print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
     return DONE if all(status in GOOD for status in outcome.statuses.values()) else TRIAL_FAILED
 
 
+def _ui(tracking_uri: str) -> str:
+    """Where the results can be looked at; without the password of the store, which the user knows."""
+    shown = redacted(tracking_uri)
+    if is_server(tracking_uri):
+        return shown
+    return f"mlflow ui --backend-store-uri {shown}" + ("   (or: make ui)" if shown.startswith("sqlite") else "")
+
+
 def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
     """Print the table of an earlier sweep."""
+    check_json_target(arguments.json)
     _show(arguments.sweep_id, tracking_uri, arguments.json, sys.stderr if arguments.json == "-" else sys.stdout)
     return DONE
 
@@ -89,6 +100,7 @@ def show_data(arguments: argparse.Namespace) -> int:
     """Print what is in a series and whether its splits resemble each other."""
     from data_pipeline.describe import describe, render
 
+    check_storage(arguments.storage_path)
     fetch_if_missing(arguments.name, arguments.data_dir, quiet=arguments.quiet)
     found = describe(
         arguments.name,
@@ -112,27 +124,49 @@ def _show(sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[st
     _write_json(json_target, as_json(record))
 
 
+def check_json_target(target: str | None) -> None:
+    """Raises WrongInput unless --json names a file, there or not, in a folder that can be written."""
+    if target in (None, "-"):
+        return
+    folder = os.path.dirname(target) or "."
+    if not os.path.basename(target) or os.path.exists(target) and not os.path.isfile(target):
+        problem = "not a file"
+    elif not os.path.isdir(folder):
+        problem = f"there is no folder {folder}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"the folder {folder} is not writable"
+    else:
+        return
+    raise WrongInput(f"--json {target}: {problem}; name a file in a folder that exists and is writable")
+
+
 def _write_json(target: str | None, content: dict[str, Any]) -> None:
     if target is None:
         return
-    text = json.dumps(content, indent=1)
+    text = json.dumps(_strict(content), indent=1, allow_nan=False)
     if target == "-":
         print(text)
         return
     try:
         write_atomically(Path(target), text + "\n")
     except OSError as error:
-        raise WrongInput(
-            f"--json {target}: {error.strerror}; name a file in a folder that exists and is writable"
-        ) from None
+        raise WrongInput(f"--json {target}: {error.strerror}; use `report SWEEP_ID --json FILE`") from None
+
+
+def _strict(content: Any) -> Any:
+    """The same with null for every number that JSON cannot write: NaN and the infinities."""
+    if isinstance(content, dict):
+        return {name: _strict(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_strict(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """--dataset, --epochs and --set as one mapping by field name."""
     found: dict[str, Any] = {}
     if arguments.dataset is not None:
-        is_file = arguments.dataset.endswith(FILE_ENDINGS)  # a trial has another current directory
-        found["data.dataset"] = str(Path(arguments.dataset).expanduser().absolute()) if is_file else arguments.dataset
+        found["data.dataset"] = arguments.dataset
     if arguments.epochs is not None:
         found["train.epochs"] = arguments.epochs
     for item in arguments.set:
@@ -142,6 +176,9 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         if check_field(name) in found:
             raise WrongInput(f"--set {item}: {name} is given twice")
         found[name] = _value(value)
+    dataset = found.get("data.dataset")
+    if isinstance(dataset, str) and dataset.endswith(FILE_ENDINGS):  # a trial has another current directory
+        found["data.dataset"] = str(Path(os.path.expanduser(dataset)).absolute())
     return found
 
 
@@ -149,7 +186,7 @@ def _value(text: str) -> Any:
     """A number, list, true, false or null as JSON writes it; anything else is a name."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:  # also of a number with thousands of digits
         return text
 
 
@@ -159,29 +196,30 @@ def _assumed_plan(chosen: SweepConfig, overrides: dict[str, Any], arguments: arg
 
 
 def print_plan(plan: Plan, stream: IO[str]) -> None:
-    """The trials of a plan, what cannot run and why."""
+    """The trials of a plan, what cannot run and why, and what computes the same as another."""
     first = plan.trials[0].config
-    shown = {name: "(swept)" if name in plan.sweep.swept else value for name, value in first.flat().items()}
-    patches = "" if "model.patch_length" in plan.sweep.swept else f" ({first.num_patches} patches)"
+    fields = first.flat() | dict.fromkeys(plan.sweep.swept, "(swept)")
+    patches = "" if PATCHING & plan.sweep.swept else f" ({first.num_patches} patches)"
     assumed = " (assumed: this machine's)" if plan.device.assumed else ""
     lines = [
         f"{plan.sweep.name}: {plan.sweep.question}",
-        "  data   {data.dataset}, {data.context_length} -> {data.prediction_length} steps, feed {data.feed}",
-        "  model  preset {model.preset}, patch {model.patch_length}" + patches + ", d_model {model.d_model}, "
-        "{model.num_heads} heads, {model.num_layers} layers, attention {model.attention}",
-        "  train  {train.epochs} epochs, batch {train.batch_size}, {train.precision}, engine {train.engine}",
+        f"  data   {fields['data.dataset']}, {fields['data.context_length']} -> {fields['data.prediction_length']} "
+        f"steps, feed {fields['data.feed']}",
+        f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
+        f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "
+        f"attention {fields['model.attention']}",
+        f"  train  {fields['train.epochs']} epochs, batch {fields['train.batch_size']}, {fields['train.precision']}, "
+        f"engine {fields['train.engine']}",
         f"  device {plan.device.name}{assumed}",
         f"  {len(plan.trials)} trials, {len(plan.runnable)} can run:",
-    ]
-    lines = [_filled(line, shown) for line in lines]
-    lines += [
-        f"    {trial.trial_id}" + (f"  UNSUPPORTED: {trial.unsupported}" if trial.unsupported else "")
-        for trial in plan.trials
+        *(f"    {trial.trial_id}{_remark(trial)}" for trial in plan.trials),
     ]
     print("\n".join(lines), file=stream)
 
 
-def _filled(line: str, fields: dict[str, Any]) -> str:
-    for name, value in fields.items():
-        line = line.replace("{" + name + "}", str(value))
-    return line
+def _remark(trial: PlannedTrial) -> str:
+    if trial.unsupported:
+        return f"  UNSUPPORTED: {trial.unsupported}"
+    if trial.same_as:
+        return f"  (same removals as {trial.same_as} at {trial.config.train.epochs} epochs)"
+    return ""

@@ -6,7 +6,9 @@ from the preset and from the device the trial will run on; `TrialConfig` itself 
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import ast
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -37,7 +39,7 @@ class ModelConfig(_Frozen):
     attention: str = "auto"  # a name in model.attention.BACKENDS
     patch_length: int = Field(ge=1)  # time steps in a patch
     patch_stride: int = Field(ge=1)  # time steps between patch starts
-    d_model: int = Field(ge=1, le=16_384)
+    d_model: int = Field(ge=2, le=16_384)  # even
     num_heads: int = Field(ge=1, le=1_024)
     num_layers: int = Field(ge=1, le=256)
     ffn_dim: int = Field(ge=1, le=65_536)
@@ -48,7 +50,12 @@ class ModelConfig(_Frozen):
     pre_norm: bool
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
+    def _width_fits(self) -> Self:
+        if self.d_model % 2:
+            raise ValueError(
+                f"model.d_model={self.d_model} must be even: the position table has a sine and a cosine for each "
+                "pair of columns"
+            )
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"model.num_heads={self.num_heads} does not divide model.d_model={self.d_model}; choose a divisor"
@@ -150,6 +157,28 @@ def check_field(name: str) -> str:
     if name not in FIELDS:
         raise unknown_name("field", name, FIELDS)
     return name
+
+
+def parse_params(texts: Mapping[str, str]) -> dict[str, Any]:
+    """`TrialConfig.flat()` from the texts that a tracking store keeps of it, with str() as it wrote them.
+
+    A field that the texts lack is None: the store leaves None out. Nothing is validated, so that an old sweep can be
+    read; a text that is not its field's, or of a field that is gone, stays as it is.
+    """
+    return {name: _parsed(name, texts[name]) if name in texts else None for name in FIELDS} | {
+        name: text for name, text in texts.items() if name not in FIELDS
+    }
+
+
+def _parsed(name: str, text: str) -> Any:
+    group, field = name.split(".", 1)
+    kind = GROUPS[group].model_fields[field].annotation
+    if kind is str or any(part is str or isinstance(part, str) for part in get_args(kind)):  # str | None, Literal["a"]
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def build_trial(flat: dict[str, Any]) -> TrialConfig:

@@ -1,9 +1,11 @@
-"""The one error a user can cause, and how to word it."""
+"""The one error a user can cause, how to word it, and the exit codes of the command line."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+DONE, TRIAL_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
 
 class WrongInput(ValueError):

@@ -83,10 +83,8 @@ class MlflowWriter:
 
     def _begin_sweep(self, record: Record) -> None:
         role = {"role": "sweep"}
-        run_id = self.book.find_or_create(
-            record["sweep_id"], "", run_name=record["name"], start_time_ms=record["time_ms"], tags=role
-        )
         tags = {**record["tags"], **role, "status": "running"}
+        run_id = self._open_run(record, "", run_name=record["name"], needed=role, tags=tags)
         self._log(run_id, _items(record, tags=tags, params=record["params"]))
         self.book.set_status(run_id, OPEN_STATUSES["running"])
         self._log_files(run_id, record)
@@ -94,15 +92,28 @@ class MlflowWriter:
     def _plan(self, record: Record) -> None:
         sweep_id = record["sweep_id"]
         nesting = {"role": "trial", "mlflow.parentRunId": self.book.find(sweep_id, "")}
-        run_id = self.book.find_or_create(
-            sweep_id,
-            record["trial_id"],
-            run_name=record["run_name"],
-            start_time_ms=record["time_ms"],
-            tags=nesting,
+        run_id = self._open_run(
+            record, record["trial_id"], run_name=record["run_name"], needed=nesting, tags={**record["tags"], **nesting}
         )
         self._log(run_id, _items(record, tags=record["tags"], params=record["params"]))
         self.book.set_status(run_id, OPEN_STATUSES[record["tags"]["status"]])
+
+    def _open_run(
+        self, record: Record, trial_id: str, *, run_name: str, needed: dict[str, str], tags: dict[str, str]
+    ) -> str:
+        # A new run has all its tags from its first moment, so that no reader ever sees one without: the driver may
+        # die before the next call. Where MLflow refuses one of them, `_log` finds and sets aside which.
+        def find_or_create(tags: dict[str, str]) -> str:
+            return self.book.find_or_create(
+                record["sweep_id"], trial_id, run_name=run_name, start_time_ms=record["time_ms"], tags=tags
+            )
+
+        try:
+            return find_or_create({key: clean(value) for key, value in tags.items()})
+        except Exception as error:
+            if judge(error) != "reject":
+                raise
+            return find_or_create(needed)
 
     def _end(self, record: Record) -> None:
         run_id = self.book.find(record["sweep_id"], record["trial_id"])

@@ -1,7 +1,7 @@
 """MLflow runs -> the table a reader sees. Every number comes from the MLflow store.
 
-A ratio is the geometric mean, over pairs of the same seed, of baseline over arm in median epoch time. It carries no
-interval yet and is therefore no verdict, and says so.
+A ratio is the geometric mean, over pairs of the same seed on the same GPU, of baseline over arm in the median of an
+epoch's training time. It carries no interval yet and is therefore no verdict, and says so.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from statistics import fmean, geometric_mean
 from typing import IO, Any
 
+from tune.config import parse_params
 from tune.tracking import SweepRecord, TrialRecord
 
-UNFINISHED = ("planned", "running")
+TIMING_REMARKS = {"true": "", "false": " (shared)", "unknown": " (not known to be alone)"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,24 +31,38 @@ class ArmRow:
     parameters: float | None
     val_mse: float | None
     test_mse: float | None
-    median_epoch_s: float | None
-    speedup: float | None  # over the baseline; None without a valid pair
+    median_epoch_s: float | None  # of the training part
+    speedup: float | None  # over the baseline; None without a pair on one GPU
+    split_pairs: int  # pairs left out of `speedup` because their two trials ran on different GPUs
     train_total_s: float | None
-    timing_valid: bool
+    timing_valid: str  # a key of TIMING_REMARKS: "true" only if every finished trial had its device to itself
+    same_as: str  # the arm whose heads leave at the same epochs; "" where there is none
 
 
 def summarise(record: SweepRecord) -> list[ArmRow]:
-    """One row per arm, in the order of the sweep's definition where known, else of planning."""
+    """One row per arm, in the order of the sweep's definition where known, else of planning.
+
+    A trial that MLflow knows no arm of gets a row of its own under its id.
+    """
     arms: dict[str, list[TrialRecord]] = {}
     for trial in sorted(record.trials, key=lambda trial: _definition_order(record, trial)):
-        arms.setdefault(trial.tags["arm"], []).append(trial)
-    baseline = {trial.tags["seed"]: trial for trial in arms.get(record.tags["baseline"], [])}
+        arms.setdefault(_arm(trial), []).append(trial)
+    baseline = {trial.tags["seed"]: trial for trial in arms.get(record.tags.get("baseline", ""), []) if _known(trial)}
     return [_row(arm, trials, baseline) for arm, trials in arms.items()]
+
+
+def _known(trial: TrialRecord) -> bool:
+    """Whether MLflow has what the driver said of this trial when it planned it; it may have died before."""
+    return {"arm", "seed"} <= trial.tags.keys()
+
+
+def _arm(trial: TrialRecord) -> str:
+    return trial.tags["arm"] if _known(trial) else trial.trial_id
 
 
 def _definition_order(record: SweepRecord, trial: TrialRecord) -> int:
     order = record.tags.get("arms", "").split(",")
-    arm = trial.tags["arm"]
+    arm = _arm(trial)
     return order.index(arm) if arm in order else len(order)
 
 
@@ -55,7 +70,9 @@ def _row(arm: str, trials: list[TrialRecord], baseline: Mapping[str, TrialRecord
     statuses = [trial.status for trial in trials]
     kinds = sorted(set(statuses))
     done = [trial for trial in trials if trial.status == "done"]
-    ratios = [ratio for trial in done if (ratio := _ratio(baseline.get(trial.tags["seed"]), trial)) is not None]
+    pairs = [(first, trial) for trial in done if (first := baseline.get(trial.tags.get("seed", ""))) is not None]
+    timed = [pair for pair in pairs if all(_is_timed(trial) for trial in pair)]
+    ratios = [_epoch_s(first) / _epoch_s(trial) for first, trial in timed if _on_one_device(first, trial)]
 
     def mean(metric: str) -> float | None:
         values = [trial.metrics[metric] for trial in done if metric in trial.metrics]
@@ -72,22 +89,35 @@ def _row(arm: str, trials: list[TrialRecord], baseline: Mapping[str, TrialRecord
         test_mse=mean("final/test_mse"),
         median_epoch_s=mean("final/median_epoch_s"),
         speedup=geometric_mean(ratios) if ratios else None,
+        split_pairs=len(timed) - len(ratios),
         train_total_s=mean("final/train_total_s"),
-        timing_valid=all(trial.tags.get("timing_valid") == "true" for trial in done),
+        timing_valid=_timing([trial.tags.get("timing_valid", "unknown") for trial in done]),
+        same_as=next((trial.tags["same_as"] for trial in trials if "same_as" in trial.tags), ""),
     )
 
 
-def _ratio(baseline: TrialRecord | None, trial: TrialRecord) -> float | None:
-    """Baseline's over the trial's median epoch time; None unless both are done, timed alone and on the same device."""
-    if baseline is None or baseline.status != "done":
-        return None
-    pair = (baseline, trial)
-    if any(one.tags.get("timing_valid") != "true" for one in pair) or baseline.tags["device"] != trial.tags["device"]:
-        return None
-    times = [one.metrics.get("final/median_epoch_s") for one in pair]
-    if times[0] is None or not times[1] or not all(time and math.isfinite(time) for time in times):
-        return None
-    return times[0] / times[1]
+def _timing(tags: list[str]) -> str:
+    if "false" in tags:
+        return "false"
+    return "true" if all(tag == "true" for tag in tags) else "unknown"
+
+
+def _is_timed(trial: TrialRecord) -> bool:
+    """Whether the trial is done and has an epoch time that it measured alone on its device."""
+    time_s = _epoch_s(trial)
+    return trial.status == "done" and trial.tags.get("timing_valid") == "true" and 0 < time_s < math.inf
+
+
+def _epoch_s(trial: TrialRecord) -> float:
+    return trial.metrics.get("final/median_epoch_s", math.nan)
+
+
+def _on_one_device(first: TrialRecord, second: TrialRecord) -> bool:
+    """Whether both ran on the very same GPU; on a CPU, which has no UUID, on the same kind of device."""
+    uuids = [trial.tags.get("gpu_uuid", "None") for trial in (first, second)]
+    if uuids == ["None", "None"]:
+        return first.tags.get("device") == second.tags.get("device") is not None
+    return uuids[0] == uuids[1]
 
 
 Column = tuple[str, Callable[[ArmRow], str]]
@@ -104,28 +134,53 @@ COLUMNS: tuple[Column, ...] = (
     ("parameters", lambda row: _number(",.0f", row.parameters)),
     ("val MSE", lambda row: _number(".4f", row.val_mse)),
     ("test MSE", lambda row: _number(".4f", row.test_mse)),
-    ("median epoch s", lambda row: _number(".3f", row.median_epoch_s) + ("" if row.timing_valid else " (shared)")),
+    ("median train s/epoch", lambda row: _number(".3f", row.median_epoch_s) + TIMING_REMARKS[row.timing_valid]),
     ("x baseline", lambda row: _number(".2f", row.speedup)),
     ("train total s", lambda row: _number(".2f", row.train_total_s)),
 )
 
 
 def notes(record: SweepRecord) -> list[str]:
-    """What a reader must know beside the table: naive errors, what did not run, what the ratio is."""
-    lines = []
-    baseline = next((t for t in record.trials if t.tags["arm"] == record.tags["baseline"] and t.status == "done"), None)
-    if baseline is not None:
-        naive = {name: baseline.metrics[key] for name, key in NAIVE.items() if key in baseline.metrics}
-        test_mse = baseline.metrics["final/test_mse"]
-        if naive:
-            text = ", ".join(f"{name} {mse:.4f}" for name, mse in naive.items())
-            verb = "beats" if all(test_mse < mse for mse in naive.values()) else "does not beat all of"
-            lines.append(f"Test MSE of '{baseline.tags['arm']}' {test_mse:.4f} {verb} the naive forecasts: {text}.")
-    lines += [f"{row.arm}: {row.status}: {row.reason}" for row in summarise(record) if row.reason]
-    lines.append(
-        "Times are of the training part of an epoch, the median over the epochs after the last head left. "
-        "'x baseline' pairs equal seeds and has no interval: it is no verdict."
-    )
+    """What a reader must know beside the table: naive errors, what did not run or is missing, what the ratio is."""
+    rows = summarise(record)
+    lines = _naive_note(record)
+    lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
+    if unknown := [trial.trial_id for trial in record.trials if not _known(trial)]:
+        lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")
+    if "baseline" not in record.tags:
+        lines.append("MLflow does not hold which arm is the baseline: there is no 'x baseline'.")
+    epochs = {_arm(trial): trial.params.get("train.epochs", "?") for trial in record.trials}
+    lines += [
+        f"{row.arm} is the same computation as {row.same_as}: same removals at {epochs[row.arm]} epochs."
+        for row in rows
+        if row.same_as
+    ]
+    return lines + _pairing_notes(rows)
+
+
+def _naive_note(record: SweepRecord) -> list[str]:
+    finished = [trial for trial in record.trials if trial.status == "done" and _known(trial)]
+    baseline = next((trial for trial in finished if _arm(trial) == record.tags.get("baseline")), None)
+    if baseline is None or "final/test_mse" not in baseline.metrics:
+        return []
+    test_mse = baseline.metrics["final/test_mse"]
+    naive = {name: baseline.metrics[key] for name, key in NAIVE.items() if key in baseline.metrics}
+    if not naive:
+        return []
+    text = ", ".join(f"{name} {mse:.4f}" for name, mse in naive.items())
+    verb = "beats" if all(test_mse < mse for mse in naive.values()) else "does not beat all of"
+    return [f"Test MSE of '{baseline.tags['arm']}' {test_mse:.4f} {verb} the naive forecasts: {text}."]
+
+
+def _pairing_notes(rows: list[ArmRow]) -> list[str]:
+    lines = [
+        "'median train s/epoch' is the training part of an epoch, without validation: the median over the epochs after "
+        "the last head left. 'x baseline' pairs equal seeds on one GPU and has no interval: it is no verdict."
+    ]
+    if never := [row.arm for row in rows if row.split_pairs and row.speedup is None]:
+        lines.append(f"No 'x baseline' for {', '.join(never)}: no pair with the baseline ran on one GPU.")
+    if partly := [f"{row.arm} ({row.split_pairs})" for row in rows if row.split_pairs and row.speedup is not None]:
+        lines.append(f"'x baseline' leaves out pairs that ran on different GPUs: {', '.join(partly)}.")
     return lines
 
 
@@ -137,8 +192,8 @@ def print_report(record: SweepRecord, stream: IO[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=stream, width=None if stream.isatty() else 140, highlight=False)
-    table = Table(title=f"{record.sweep_id} on {record.tags['device']}")
+    console = Console(file=stream, width=None if stream.isatty() else 200, highlight=False)
+    table = Table(title=f"{record.sweep_id} on {_told(record, 'device')}")
     for index, (name, _) in enumerate(COLUMNS):
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
     for row in summarise(record):
@@ -148,13 +203,17 @@ def print_report(record: SweepRecord, stream: IO[str]) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
+def _told(record: SweepRecord, tag: str) -> str:
+    return record.tags.get(tag, f"({tag} not recorded)")
+
+
 def markdown(record: SweepRecord) -> str:
     """The same as a Markdown document."""
     head = [name for name, _ in COLUMNS]
-    lines = [f"# {record.sweep_id}", "", record.tags["question"], "", f"Device: {record.tags['device']}", ""]
+    lines = [f"# {record.sweep_id}", "", _told(record, "question"), "", f"Device: {_told(record, 'device')}", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(cell(row) for _, cell in COLUMNS) + " |" for row in summarise(record)]
-    return "\n".join([*lines, "", *notes(record), ""])
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes(record)), ""])
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
@@ -171,19 +230,31 @@ def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
 
 
 def as_json(record: SweepRecord) -> dict[str, Any]:
-    """The machine-readable result: params by field name, metrics by metric name."""
+    """The machine-readable result: params by field name, as `--plan --json` writes them, metrics by metric name.
+
+    What MLflow does not hold is None, as is a param that is None.
+    """
     return {
         "sweep_id": record.sweep_id,
-        "sweep": record.tags["sweep"],
-        "environment": json.loads(record.tags["environment"]),
+        "sweep": record.tags.get("sweep"),
+        "environment": _environment(record),
         "trials": [
             {
                 "trial_id": trial.trial_id,
                 "status": trial.status,
                 "reason": trial.reason or None,
-                "params": trial.params,
+                "params": parse_params(trial.params),
                 "metrics": trial.metrics,
             }
             for trial in record.trials
         ],
     }
+
+
+def _environment(record: SweepRecord) -> Any:
+    """What the driver saved of the machine; its text as it is where MLflow kept only the beginning."""
+    text = record.tags.get("environment")
+    try:
+        return text and json.loads(text)
+    except json.JSONDecodeError:
+        return text

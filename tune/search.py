@@ -1,6 +1,7 @@
 """SweepConfig + the user's choices + the device's facts -> a plan: every trial with its final configuration.
 
-Planning-safe. A cell that cannot run stays in the plan with the reason; it never becomes another cell.
+Planning-safe. A cell that cannot run stays in the plan with the reason; it never becomes another cell. Two cells that
+come out as one computation both stay, and the later says so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data_pipeline.datasets import get_dataset
@@ -21,6 +22,7 @@ from model.pruning.schedules import SCHEDULES
 from tune.config import TrialConfig, build_trial, check_field
 from tune.errors import WrongInput, unknown_name
 from tune.hardware import DeviceFacts
+from tune.mlflow_store import redacted, settled_uri
 from tune.step import ENGINES
 from tune.sweeps import Arm, SweepConfig
 
@@ -34,6 +36,7 @@ class PlannedTrial:
     seed: int
     config: TrialConfig
     unsupported: str | None  # why it cannot run on the planned device; None: it can
+    same_as: str | None = None  # an earlier arm that is the same computation: heads leave at the same epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +53,14 @@ class Plan:
         return tuple(trial for trial in self.trials if trial.unsupported is None)
 
     def key(self, *, data_sha256: str, tracking_uri: str) -> str:
-        """Identity for resuming: same effective configurations on the same data, device model and store."""
+        """Identity for resuming: same effective configurations on the same data, device model and store.
+
+        The store counts without its credentials: a new password does not make it another one.
+        """
         content = [
             self.sweep.name,
             data_sha256,
-            tracking_uri,
+            redacted(settled_uri(tracking_uri)),
             self.device.name,
             [
                 (trial.trial_id, trial.unsupported is None, trial.config.model_dump(mode="json"))
@@ -86,10 +92,28 @@ def make_plan(
             raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
     trials: list[PlannedTrial] = []
     for block_seed in range(seed, seed + repeats):
-        block = [_plan_trial(sweep, arm, overrides, block_seed, device, channels) for arm in sweep.arms]
+        block = _mark_same([_plan_trial(sweep, arm, overrides, block_seed, device, channels) for arm in sweep.arms])
         random.Random(f"{sweep.name} {block_seed}").shuffle(block)
         trials.extend(block)
     return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device)
+
+
+def _mark_same(block: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+    """The trials of one seed, those that compute what an earlier one does with its arm in `same_as`."""
+    arms: dict[tuple[Any, ...], str] = {}
+    marked = []
+    for trial in block:
+        first = arms.setdefault(_computation(trial.config), trial.arm)
+        marked.append(trial if first == trial.arm else replace(trial, same_as=first))
+    return marked
+
+
+def _computation(config: TrialConfig) -> tuple[Any, ...]:
+    """What decides a result: of a pruning schedule only which number of heads it takes before which epoch."""
+    pruning = config.pruning
+    scheduled = pruning.score in SCORES  # none and static know no schedule
+    removed = SCHEDULES[pruning.schedule](pruning.heads_per_layer, config.train.epochs) if scheduled else ()
+    return config.data, config.model, config.train, pruning.model_copy(update={"schedule": ""}), removed
 
 
 def _plan_trial(
@@ -119,7 +143,7 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
     """The device's defaults, then the preset's fields, then what was given."""
     on_gpu = device.device_type == "cuda"
     preset = given.get("model.preset", "study" if on_gpu else "tiny")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:  # a list cannot even be looked up
         raise unknown_name("preset", str(preset), PRESETS)
     fields = {_preset_field(name): value for name, value in PRESETS[preset].items()}
     fields |= {
@@ -206,6 +230,13 @@ def _precision_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
 def plan_rows(trials: Sequence[PlannedTrial]) -> list[dict[str, Any]]:
     """The plan as plain dicts, as saved and as shown."""
     return [
-        {"trial_id": t.trial_id, "arm": t.arm, "seed": t.seed, "unsupported": t.unsupported, "params": t.config.flat()}
-        for t in trials
+        {
+            "trial_id": trial.trial_id,
+            "arm": trial.arm,
+            "seed": trial.seed,
+            "unsupported": trial.unsupported,
+            "same_as": trial.same_as,
+            "params": trial.config.flat(),
+        }
+        for trial in trials
     ]

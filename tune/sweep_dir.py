@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,18 +65,56 @@ class SweepDir:
 
 
 def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
-    """A new sweep folder, readable by its owner only. Its id is the sweep's name, the UTC time and four hex digits."""
+    """A new sweep folder, readable by its owner only. Its id is the sweep's name, the UTC time and four hex digits.
+
+    Raises WrongInput where it cannot be written; `storage` itself is made if it is not there.
+    """
     sweep_id = f"{sweep}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     path = storage / sweep_id
-    path.mkdir(parents=True, mode=0o700)
-    write_atomically(path / "sweep.json", json.dumps({"sweep_id": sweep_id, "state": RUNNING, **content}, indent=1))
+    text = json.dumps({"sweep_id": sweep_id, "state": RUNNING, **content}, indent=1)
+    try:
+        path.mkdir(parents=True, mode=0o700)
+        write_atomically(path / "sweep.json", text)
+    except OSError as error:
+        raise WrongInput(_unwritable(storage, str(error.strerror))) from None
     return SweepDir(path)
 
 
+def check_storage(storage: Path) -> None:
+    """Raises WrongInput if nothing can be written in `storage`, there or yet to be made. Makes nothing itself."""
+    there = next(path for path in (storage.absolute(), *storage.absolute().parents) if os.path.lexists(path))
+    if not os.path.isdir(there):
+        raise WrongInput(_unwritable(storage, f"{there} is not a folder"))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise WrongInput(_unwritable(storage, f"{there} is not writable"))
+
+
+def _unwritable(storage: Path, problem: str) -> str:
+    return f"--storage-path {storage}: {problem}; give a folder that can be written, or made"
+
+
 def every(storage: Path) -> list[SweepDir]:
-    """All sweeps under `storage`, oldest first."""
-    found = [(json.loads(file.read_text()).get("created_s", 0), file.parent) for file in storage.glob("*/sweep.json")]
+    """All sweeps under `storage`, oldest first. A sweep.json that is not ours is left out, with a line on stderr."""
+    found = []
+    for file in storage.glob("*/sweep.json"):
+        try:
+            content = _checked(json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            print(f"{file} is left out: it is not the record of a sweep ({error})", file=sys.stderr)
+        else:
+            found.append((content["created_s"], file.parent))
     return [SweepDir(path) for _, path in sorted(found)]
+
+
+def _checked(content: Any) -> dict[str, Any]:
+    """The content of a sweep.json. ValueError if it lacks what `choose` reads."""
+    needed: dict[str, Any] = {"key": str, "state": str, "created_s": (int, float), "code": dict}
+    if not isinstance(content, dict):
+        raise ValueError("it holds no fields")
+    for name, kind in needed.items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"its field '{name}' is missing or of another kind")
+    return content
 
 
 def choose(

@@ -1,0 +1,338 @@
+"""From MLflow's records to the table, its notes, the summary and the JSON file."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tune import commands
+from tune.errors import WrongInput
+from tune.mlflow_writer import MlflowWriter
+from tune.report import ArmRow, as_json, markdown, notes, parent_metrics, print_report, summarise
+from tune.tracking import SweepRecord, TrialRecord
+
+GPU_A, GPU_B = "GPU-aaaa", "GPU-bbbb"
+ON_A = {"gpu_uuid": GPU_A, "device": "NVIDIA H100"}
+ON_B = {"gpu_uuid": GPU_B, "device": "NVIDIA H100"}
+ON_CPU = {"gpu_uuid": "None", "device": "cpu"}
+
+
+def _trial(
+    arm: str = "none", seed: int = 1, *, s: float | None = 2.0, status: str = "done", reason: str = "", **given: Any
+) -> TrialRecord:
+    """A trial with an epoch time of `s` seconds; `tags`, `metrics` and `params` add to the usual ones."""
+    tags = {"arm": arm, "seed": str(seed), "timing_valid": "true", **ON_A, **given.pop("tags", {})}
+    metrics = {"final/test_mse": 0.4, "final/val_mse": 0.3, **given.pop("metrics", {})} if status == "done" else {}
+    if s is not None and status == "done":
+        metrics["final/median_epoch_s"] = s
+    return TrialRecord(
+        trial_id=f"pruning-{arm}-s{seed}",
+        run_id="r",
+        name="n",
+        status=status,
+        reason=reason,
+        params={"train.epochs": "3", **given.pop("params", {})},
+        tags=tags,
+        metrics=metrics,
+        history={},
+    )
+
+
+def _bare(trial: TrialRecord) -> TrialRecord:
+    """The same, of which the driver died before it said more than the trial's id."""
+    fields = {name: getattr(trial, name) for name in TrialRecord.__dataclass_fields__}
+    empty: dict[str, Any] = {"tags": {"trial_id": trial.trial_id}, "params": {}, "metrics": {}, "status": "planned"}
+    return TrialRecord(**{**fields, **empty})
+
+
+def _sweep(*trials: TrialRecord, **tags: str) -> SweepRecord:
+    usual = {"sweep": "pruning", "baseline": "none", "question": "How fast?", "arms": "none,fast,other"}
+    usual |= {"device": "NVIDIA H100", "environment": '{"gpus": 1}'}
+    return SweepRecord(
+        sweep_id="pruning-1", run_id="p", name="n", status="done", tags=usual | tags, params={}, metrics={},
+        trials=trials,
+    )  # fmt: skip
+
+
+def _row(record: SweepRecord, arm: str = "fast") -> ArmRow:
+    return next(row for row in summarise(record) if row.arm == arm)
+
+
+def _table(record: SweepRecord) -> str:
+    stream = io.StringIO()
+    print_report(record, stream)
+    return stream.getvalue()
+
+
+def test_arms_come_in_the_order_of_the_definition_with_means_over_their_finished_trials() -> None:
+    record = _sweep(
+        _trial("fast", 1, metrics={"final/test_mse": 0.2}),
+        _trial("unlisted"),
+        _trial("fast", 2, metrics={"final/test_mse": 0.4}),
+        _trial("fast", 3, status="oom", reason="no memory"),
+        _trial("none"),
+    )
+    assert [row.arm for row in summarise(record)] == ["none", "fast", "unlisted"]
+    row = _row(record)
+    assert (row.trials, row.status, row.reason) == (2, "done 2, oom 1", "no memory")
+    assert row.test_mse == pytest.approx(0.3)
+
+
+def test_the_ratio_is_the_geometric_mean_over_pairs_of_equal_seeds() -> None:
+    record = _sweep(
+        _trial("none", 1, s=4.0), _trial("none", 2, s=9.0), _trial("fast", 1, s=2.0), _trial("fast", 2, s=1.0),
+        _trial("fast", 3, s=0.001),  # no baseline of this seed
+    )  # fmt: skip
+    assert _row(record).speedup == pytest.approx(math.sqrt(2 * 9))
+    assert _row(record, "none").speedup == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "paired"),
+    [
+        (ON_A, ON_A, True),
+        (ON_A, ON_B, False),  # the same model, but not the same GPU
+        (ON_CPU, ON_CPU, True),
+        (ON_CPU, ON_CPU | {"device": "another"}, False),
+        (ON_A, ON_CPU, False),
+    ],
+    ids=["same GPU", "two GPUs", "same CPU", "two CPUs", "GPU and CPU"],
+)
+def test_a_pair_is_two_trials_on_one_device(first: dict[str, str], second: dict[str, str], paired: bool) -> None:
+    record = _sweep(_trial("none", s=4.0, tags=first), _trial("fast", s=2.0, tags=second))
+    assert _row(record).speedup == (2.0 if paired else None)
+    note = "No 'x baseline' for fast: no pair with the baseline ran on one GPU."
+    assert (note in notes(record)) is not paired
+
+
+def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> None:
+    record = _sweep(
+        _trial("none", 1, s=4.0), _trial("fast", 1, s=2.0),
+        _trial("none", 2, s=4.0), _trial("fast", 2, s=0.1, tags=ON_B),
+    )  # fmt: skip
+    assert _row(record).speedup == 2.0
+    assert "'x baseline' leaves out pairs that ran on different GPUs: fast (1)." in notes(record)
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"tags": {"timing_valid": "false"}}, {"tags": {"timing_valid": "unknown"}}, {"status": "failed"},
+        {"s": None}, {"s": math.nan}, {"s": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("side", ["none", "fast"])
+def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(side: str, unfit: dict[str, Any]) -> None:
+    record = _sweep(*(_trial(arm, **(unfit if arm == side else {})) for arm in ("none", "fast")))
+    assert _row(record).speedup is None
+    assert not any("ran on" in note and "GPUs" in note for note in notes(record))
+
+
+@pytest.mark.parametrize(
+    ("tags", "shown"),
+    [
+        (["true", "true"], "2.000"),
+        (["true", "false"], "2.000 (shared)"),
+        (["unknown", "false"], "2.000 (shared)"),
+        (["true", "unknown"], "2.000 (not known to be alone)"),
+    ],
+    ids=str,
+)
+def test_a_time_says_unless_every_trial_was_alone(tags: list[str], shown: str) -> None:
+    trials = [_trial("fast", seed, tags={"timing_valid": tag}) for seed, tag in enumerate(tags)]
+    assert f"| {shown} |" in markdown(_sweep(*trials))
+
+
+def test_the_column_and_the_note_say_that_the_time_is_of_training_only() -> None:
+    record = _sweep(_trial())
+    assert "median train s/epoch" in _table(record)
+    assert any("training part of an epoch, without validation" in note for note in notes(record))
+
+
+@pytest.mark.parametrize(("naive", "verb"), [(0.5, "beats"), (0.39, "does not beat all of")])
+def test_the_notes_compare_the_baseline_with_the_naive_forecasts(naive: float, verb: str) -> None:
+    metrics = {"final/naive_last_value_mse": naive, "final/naive_last_day_mse": 0.9}
+    (note,) = (note for note in notes(_sweep(_trial(metrics=metrics))) if "naive" in note)
+    assert note.startswith(f"Test MSE of 'none' 0.4000 {verb} the naive forecasts: ")
+
+
+def test_the_notes_give_the_reason_of_what_did_not_run() -> None:
+    record = _sweep(_trial(), _trial("fast", status="unsupported", reason="needs a GPU"))
+    assert "fast: unsupported: needs a GPU" in notes(record)
+    assert _row(record).median_epoch_s is None
+
+
+def test_an_arm_that_computes_the_same_as_another_says_so() -> None:
+    record = _sweep(_trial("fast"), _trial("other", tags={"same_as": "fast"}))
+    assert "other is the same computation as fast: same removals at 3 epochs." in notes(record)
+
+
+def test_a_trial_without_its_tags_has_a_row_and_a_note_of_its_own() -> None:
+    record = _sweep(_trial("none"), _trial("fast"), _bare(_trial("other")))
+    assert [row.arm for row in summarise(record)] == ["none", "fast", "pruning-other-s1"]
+    assert any("no arm or seed of pruning-other-s1" in note for note in notes(record))
+    assert "pruning-other-s1" in _table(record)
+
+
+def test_a_sweep_without_its_tags_is_still_told_and_its_gaps_are_named() -> None:
+    whole = _sweep(_trial("none"), _trial("fast"))
+    record = SweepRecord(**{**{name: getattr(whole, name) for name in whole.__dataclass_fields__}, "tags": {}})
+    assert "(device not recorded)" in _table(record) and "(question not recorded)" in markdown(record)
+    assert any("which arm is the baseline" in note for note in notes(record))
+    assert as_json(record)["environment"] is None and as_json(record)["sweep"] is None
+    assert {row.speedup for row in summarise(record)} == {None}
+
+
+def test_the_table_is_not_cut_where_there_is_no_terminal() -> None:
+    record = _sweep(_trial("fast", tags={"timing_valid": "unknown"}, metrics={"final/parameters": 123_456_789.0}))
+    text = _table(record)
+    assert "2.000 (not known to be alone)" in text and "123,456,789" in text and "…" not in text
+
+
+def test_markdown_holds_the_question_a_row_per_arm_and_each_note_as_an_item() -> None:
+    record = _sweep(_trial("none"), _trial("fast"))
+    lines = markdown(record).splitlines()
+    assert "How fast?" in lines
+    assert sum(line.startswith(("| none |", "| fast |")) for line in lines) == 2
+    assert [line[2:] for line in lines if line.startswith("- ")] == notes(record)
+
+
+def test_the_parent_run_gets_each_arms_summary_and_none_where_there_is_none() -> None:
+    found = parent_metrics(_sweep(_trial("none", s=4.0), _trial("fast", s=2.0), _trial("other", status="oom")))
+    assert (found["test_mse/fast"], found["val_mse/fast"]) == (0.4, 0.3)
+    assert (found["median_epoch_s/fast"], found["speedup/fast"]) == (2.0, 2.0)
+    assert found["speedup/other"] is None and found["test_mse/other"] is None
+
+
+def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
+    trial = _trial(params={"model.d_model": "64", "model.pre_norm": "True", "train.learning_rate": "1e-05"})
+    (found,) = as_json(_sweep(trial))["trials"]
+    assert (found["trial_id"], found["status"], found["reason"]) == ("pruning-none-s1", "done", None)
+    assert (found["params"]["model.d_model"], found["params"]["model.pre_norm"]) == (64, True)
+    assert (found["params"]["train.learning_rate"], found["params"]["train.patience"]) == (1e-5, None)
+    assert found["metrics"]["final/test_mse"] == 0.4
+    assert as_json(_sweep())["environment"] == {"gpus": 1}
+
+
+def test_an_environment_that_was_shortened_stays_a_text() -> None:
+    assert as_json(_sweep(environment='{"gpus": [shortened]'))["environment"] == '{"gpus": [shortened]'
+
+
+def test_the_json_file_is_strict_with_null_for_numbers_json_has_not(tmp_path: Path) -> None:
+    record = _sweep(_trial(metrics={"loss/train_mse": math.nan, "loss/val_mse": math.inf}))
+    commands._write_json(str(tmp_path / "x.json"), as_json(record))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    result = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    metrics = result["trials"][0]["metrics"]
+    assert (metrics["loss/train_mse"], metrics["loss/val_mse"]) == (None, None)
+    assert metrics["final/test_mse"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [("", "not a file"), (".", "not a file"), ("new/", "not a file"), ("none/x.json", "there is no folder none")],
+)
+def test_a_json_target_that_cannot_be_written_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WrongInput, match=problem):
+        commands.check_json_target(target)
+    with pytest.raises(WrongInput, match=problem):  # before the store is even looked for
+        commands.report(SimpleNamespace(json=target, sweep_id="s"), "sqlite:///none.db")  # type: ignore[arg-type]
+
+
+def test_a_json_target_in_a_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands.os, "access", lambda *_: False)
+    with pytest.raises(WrongInput, match="not writable"):
+        commands.check_json_target(str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize("target", ["-", "x.json", "there.json"])
+def test_a_json_target_may_be_stdout_a_new_file_or_one_to_overwrite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.json").touch()
+    commands.check_json_target(target)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://ann:secret@host:5000", "http://host:5000"),
+        ("postgresql://ann:secret@host/db", "mlflow ui --backend-store-uri postgresql://host/db"),
+        ("sqlite:////tmp/mlflow.db", "mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db   (or: make ui)"),
+    ],
+)
+def test_the_address_of_the_ui_is_shown_without_credentials(uri: str, shown: str) -> None:
+    assert commands._ui(uri) == shown
+
+
+PLAN = {
+    "kind": "plan", "sweep_id": "s", "trial_id": "t", "run_name": "t", "time_ms": 1, "params": {},
+    "tags": {"arm": "fast", "seed": "1", "status": "planned", "reason": ""},
+}  # fmt: skip
+BEGIN = {
+    "kind": "begin_sweep", "sweep_id": "s", "name": "s", "time_ms": 1, "params": {}, "files": {},
+    "tags": {"baseline": "none", "device": "cpu"},
+}  # fmt: skip
+
+
+class _Book:
+    """A RunBook whose store keeps nothing but how runs were created, and refuses the tags named in `refused`."""
+
+    def __init__(self, *, dies: bool = False, refused: frozenset[str] = frozenset()) -> None:
+        self.dies, self.refused = dies, refused
+        self.created: list[dict[str, str]] = []
+        self.client = SimpleNamespace(log_batch=self._log_batch, log_text=lambda *_: None)
+
+    def find(self, sweep_id: str, trial_id: str) -> str:
+        return "parent"
+
+    def set_status(self, *_: Any) -> None:
+        pass
+
+    def find_or_create(self, sweep_id: str, trial_id: str, *, tags: dict[str, str], **_: Any) -> str:
+        self._check(tags)
+        self.created.append(tags)
+        if self.dies:
+            raise SystemExit("killed")
+        return "run"
+
+    def _log_batch(self, run_id: str, *, tags: Any, **_: Any) -> None:
+        self._check({tag.key for tag in tags})
+
+    def _check(self, keys: Any) -> None:
+        from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
+
+        if self.refused & set(keys):
+            raise MlflowException("refused", error_code=INVALID_PARAMETER_VALUE)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+@pytest.mark.parametrize("record", [PLAN, BEGIN], ids=["trial", "sweep"])
+def test_a_run_has_all_its_tags_from_its_creation_even_if_the_driver_dies_then(record: dict[str, Any]) -> None:
+    book = _Book(dies=True)
+    with pytest.raises(SystemExit):
+        MlflowWriter(book).apply(record)  # type: ignore[arg-type]
+    assert record["tags"].items() <= book.created[0].items()
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+def test_a_tag_that_mlflow_refuses_costs_a_run_only_that_tag() -> None:
+    book = _Book(refused=frozenset({"arm"}))
+    writer = MlflowWriter(book)  # type: ignore[arg-type]
+    writer.apply(PLAN)
+    assert book.created == [{"role": "trial", "mlflow.parentRunId": "parent"}]
+    assert [rejection.record["tags"] for rejection in writer.rejections] == [{"arm": "fast"}]
