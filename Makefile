@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo check test ui clean
+.PHONY: setup demo check test ui
 
 setup: .venv/.installed  ## create .venv with everything that running, checking and testing needs
 
@@ -11,7 +11,7 @@ setup: .venv/.installed  ## create .venv with everything that running, checking 
 	touch $@
 
 demo: setup  ## the pruning sweep on generated data, offline, on a CPU or a GPU
-	$(BIN)/python experiments.py --sweep pruning --dataset demo --epochs 3
+	$(BIN)/python experiments.py --sweep pruning --dataset demo --epochs 4
 
 check: setup  ## what CI checks before the tests
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
-"""The feed that gathers windows from the mapped file, in this process or in workers, a batch at a time.
+"""The feed that gathers windows from the mapped file, in this process or in workers, a chunk of batches at a time.
 
 Workers write into slots of memory shared with this process, so a batch is never pickled and its pages are faulted in
-once; on a GPU the slots are pinned and copied on a stream of their own while the batch before is computed.
+once; on a GPU the slots are pinned and copied on a stream of their own while the chunk before is computed. Asking a
+loader for something costs the training process some tenths of a millisecond, during which it launches no kernel: a
+chunk is several batches where memory allows, so that this is paid once for all of them.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -22,22 +24,28 @@ from data_pipeline.loading import Loader, as_is, check_workers, shared_memory_fr
 from data_pipeline.store import Series
 
 PREFETCH = 2
-"""Batches that each worker prepares ahead."""
+"""Chunks that each worker prepares ahead."""
+MAX_CHUNK = 8
+"""Batches in a chunk at most."""
+SLOT_BYTES = 256 << 20
+"""What all slots together may hold before chunks get smaller."""
 COPIES = 3
 """Slots beyond those of the workers: one being copied, one waiting, one in the hands of the loader."""
 
-Request = tuple[int, torch.Tensor]
+# A NumPy array travels to a worker by value; a tensor would cost a shared-memory file and its descriptor per request.
+Request = tuple[int, np.ndarray]
 Windows = tuple[torch.Tensor, torch.Tensor]
+Chunk = tuple[torch.Tensor, torch.Tensor, "torch.cuda.Event | None"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """Memory for batches in flight."""
+    """Memory for chunks in flight."""
 
     past: torch.Tensor
-    """[slots, B, L * C] float32."""
+    """[slots, chunk * B, L * C] float32."""
     future: torch.Tensor
-    """[slots, B, H * C] float32."""
+    """[slots, chunk * B, H * C] float32."""
 
     def __len__(self) -> int:
         return len(self.past)
@@ -53,7 +61,7 @@ class WindowDataset(Dataset):
     def __getitems__(self, request: Request) -> int | Windows:
         """Gather the windows that start at the given rows: into the slot given, whose number is returned, or, where
         there are no slots, into new memory."""
-        slot, starts = request
+        slot, starts = request[0], torch.from_numpy(request[1])
         past, future = self._mapped()
         if self._slots is None:
             return past.index_select(0, starts), future.index_select(0, starts)
@@ -105,8 +113,11 @@ class ArrowFeed:
         self._lengths = context_length, prediction_length
         self._copier = _Copier(self._device) if self._device.type == "cuda" else None
         self._slots = None
+        batch_bytes = 4 * batch_size * (context_length + prediction_length) * self.channels
+        self._chunk = _chunk_size(num_workers, batch_bytes)
         if num_workers or self._copier:
-            self._slots = _slots(num_workers, batch_size, context_length, prediction_length, self.channels)
+            windows = self._chunk * batch_size
+            self._slots = _slots(num_workers, windows, context_length, prediction_length, self.channels)
         if self._copier and self._slots:
             self._copier.pin(self._slots)
         self._loader = Loader(
@@ -115,7 +126,7 @@ class ArrowFeed:
             prefetch=PREFETCH,
             collate=as_is,
             preload="data_pipeline.arrow_feed",
-            warm_up=(0, torch.zeros(1, dtype=torch.int64)),
+            warm_up=(0, np.zeros(1, dtype=np.int64)),
         )
 
     def num_windows(self, split: str) -> int:
@@ -139,30 +150,39 @@ class ArrowFeed:
         self._slots = None
 
     def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
+        steps, batch_size = starts.shape
         n_slots = len(self._slots) if self._slots else 1
-        requests = ((at % n_slots, rows) for at, rows in zip(count(), starts, strict=False))
-        windows = (self._windows(answer, starts.shape[1]) for answer in self._loader.answers(requests))
-        if self._copier:
-            yield from self._copier.batches(windows, valid)
-            return
-        for (past, future), real in zip(windows, valid, strict=True):
-            if self._slots:  # the slot will be written again, the batch may be kept
-                past, future = past.clone(), future.clone()
-            yield Batch(past=past, future=future, valid=real)
+        chunks = (starts[first : first + self._chunk].reshape(-1).numpy() for first in range(0, steps, self._chunk))
+        requests = ((at % n_slots, rows) for at, rows in enumerate(chunks))
+        sizes = (batch_size * min(self._chunk, steps - first) for first in range(0, steps, self._chunk))
+        windows = (
+            self._windows(answer, size) for answer, size in zip(self._loader.answers(requests), sizes, strict=True)
+        )
+        reals = iter(valid)
+        for past, future, ready in self._copier.chunks(windows) if self._copier else self._kept(windows):
+            for past_BLC, future_BHC in zip(past.split(batch_size), future.split(batch_size), strict=True):
+                yield Batch(past=past_BLC, future=future_BHC, valid=next(reals), ready=ready)
 
-    def _windows(self, answer: int | Windows, batch_size: int) -> Windows:
-        """[B, L, C] and [B, H, C] of an answer, on the CPU."""
+    def _kept(self, windows: Iterator[Windows]) -> Iterator[Chunk]:
+        """Chunks on the CPU. Their slot will be written again, the batches may be kept."""
+        for past, future in windows:
+            if self._slots:
+                past, future = past.clone(), future.clone()
+            yield past, future, None
+
+    def _windows(self, answer: int | Windows, number: int) -> Windows:
+        """[number, L, C] and [number, H, C] of an answer, on the CPU."""
         if isinstance(answer, int):
             assert self._slots is not None
-            answer = self._slots.past[answer, :batch_size], self._slots.future[answer, :batch_size]
+            answer = self._slots.past[answer, :number], self._slots.future[answer, :number]
         past, future = (
-            rows.view(batch_size, length, self.channels) for rows, length in zip(answer, self._lengths, strict=True)
+            rows.view(number, length, self.channels) for rows, length in zip(answer, self._lengths, strict=True)
         )
         return past, future
 
 
 class _Copier:
-    """Copies batches from pinned slots to a GPU on a stream of its own, one batch ahead."""
+    """Copies chunks from pinned slots to a GPU on a stream of its own, one chunk ahead."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -176,28 +196,27 @@ class _Copier:
             torch.cuda.check_error(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
             self._pinned.append(tensor)
 
-    def batches(self, windows: Iterator[Windows], valid: Sequence[int]) -> Iterator[Batch]:
-        """Batches on the device, each with the event that says its copy is complete."""
+    def chunks(self, windows: Iterator[Windows]) -> Iterator[Chunk]:
+        """Chunks on the device, each with the event that says its copy is complete."""
         self._stream.synchronize()  # a pass that was left early may still be copying from the slots
-        waiting: deque[Batch] = deque()
+        waiting: deque[Chunk] = deque()
         copied: deque[torch.cuda.Event] = deque()
-        reals = iter(valid)
         while True:
-            if len(copied) == COPIES:  # the slot of that batch is the next to be written
+            if len(copied) == COPIES:  # the slot of that chunk is the next to be written
                 copied.popleft().synchronize()
             pair = next(windows, None)
             if pair is not None:
-                waiting.append(self._copy(*pair, valid=next(reals)))
-                event = waiting[-1].ready
+                waiting.append(self._copy(*pair))
+                event = waiting[-1][2]
                 assert event is not None
                 copied.append(event)
             if not waiting:
                 return
             if len(waiting) == 2 or pair is None:
-                batch = waiting.popleft()
-                for tensor in (batch.past, batch.future):
+                past, future, ready = waiting.popleft()
+                for tensor in (past, future):
                     tensor.record_stream(torch.cuda.current_stream(self._device))
-                yield batch
+                yield past, future, ready
 
     def close(self) -> None:
         """Unlock the slots."""
@@ -206,32 +225,40 @@ class _Copier:
             torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr()))
         self._pinned.clear()
 
-    def _copy(self, past: torch.Tensor, future: torch.Tensor, valid: int) -> Batch:
+    def _copy(self, past: torch.Tensor, future: torch.Tensor) -> Chunk:
         with torch.cuda.stream(self._stream):
             ready = torch.cuda.Event()
-            batch = Batch(
-                past=past.to(self._device, non_blocking=True),
-                future=future.to(self._device, non_blocking=True),
-                valid=valid,
-                ready=ready,
-            )
+            there = past.to(self._device, non_blocking=True), future.to(self._device, non_blocking=True)
             ready.record(self._stream)
-        return batch
+        return *there, ready
 
 
-def _slots(num_workers: int, batch_size: int, context_length: int, prediction_length: int, channels: int) -> Slots:
-    """Room for every batch in flight. Raises DataError where shared memory is too small for it."""
-    number = num_workers * PREFETCH + COPIES
-    windows = number * batch_size
-    n_bytes = 4 * windows * (context_length + prediction_length) * channels
+def _chunk_size(num_workers: int, batch_bytes: int) -> int:
+    """Batches in a chunk: as many as the slots may hold, at most MAX_CHUNK; 1 where no worker is asked."""
+    if not num_workers:
+        return 1
+    free = shared_memory_free()
+    room = SLOT_BYTES if free is None else min(SLOT_BYTES, free // 2)
+    return max(1, min(MAX_CHUNK, room // (_number_of_slots(num_workers) * batch_bytes)))
+
+
+def _number_of_slots(num_workers: int) -> int:
+    return num_workers * PREFETCH + COPIES
+
+
+def _slots(num_workers: int, windows: int, context_length: int, prediction_length: int, channels: int) -> Slots:
+    """Room for every chunk in flight, `windows` each. Raises DataError where shared memory is too small for it."""
+    number = _number_of_slots(num_workers)
+    n_bytes = 4 * number * windows * (context_length + prediction_length) * channels
     free = shared_memory_free() if num_workers else None
     if free is not None and n_bytes > free:
         raise DataError(
-            f"{num_workers} workers need {n_bytes >> 20} MiB of shared memory for batches of {batch_size}, /dev/shm "
-            f"has {free >> 20} MiB: use fewer workers, a smaller batch, feed 'device' or a larger /dev/shm (--shm-size)"
+            f"{num_workers} workers need {n_bytes >> 20} MiB of shared memory for {windows} windows at a time, "
+            f"/dev/shm has {free >> 20} MiB: use fewer workers, a smaller batch, feed 'device' or a larger /dev/shm "
+            "(--shm-size)"
         )
-    past = torch.empty(number, batch_size, context_length * channels)
-    future = torch.empty(number, batch_size, prediction_length * channels)
+    past = torch.empty(number, windows, context_length * channels)
+    future = torch.empty(number, windows, prediction_length * channels)
     if num_workers:
         past, future = past.share_memory_(), future.share_memory_()
     return Slots(past=past, future=future)

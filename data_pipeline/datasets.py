@@ -90,7 +90,7 @@ DATASETS: dict[str, DatasetSpec] = {
         columns=ETT_COLUMNS,
         citation="generated, not measured",
         generate=_demo,
-        version="1",
+        version="2",
     ),
     "ETTh1": _ett("ETTh1", 60, "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"),
     "ETTh2": _ett("ETTh2", 60, "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-ROWS = 4000
+ROWS = 3200
 SEED = 20160701
 
 
 def generate() -> tuple[np.ndarray, np.ndarray]:
-    """Timestamps [4000] (hourly, datetime64[us]) and values [4000, 7] float32, columns as ETT's.
+    """Timestamps [3200] (hourly, datetime64[us]) and values [3200, 7] float32, columns as ETT's.
 
     Each load has a daily and a weekly season whose strength drifts, a slow trend and autocorrelated noise; oil
     temperature (OT) follows the loads with a lag. Weekends and noise keep "the same as yesterday" a weak forecast.

@@ -7,7 +7,8 @@ import contextlib
 import pytest
 import torch
 
-from data_pipeline.arrow_feed import COPIES, PREFETCH, _Copier
+from data_pipeline import arrow_feed
+from data_pipeline.arrow_feed import COPIES, MAX_CHUNK, PREFETCH, _Copier
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import open_series
 
@@ -56,12 +57,12 @@ def test_a_slot_is_written_again_only_after_its_copy_is_complete(workers, monkey
         """Has handed out requests up to `in_flight` beyond the answer it is asked for, as the DataLoader does."""
         for step in range(steps):
             overwritten = step + in_flight - n_slots
-            assert all(batch.ready.complete for batch in yielded[: max(0, overwritten + 1)])
+            assert all(ready.complete for _, _, ready in yielded[: max(0, overwritten + 1)])
             yield torch.full((1,), step), torch.full((1,), step)
 
-    for batch in _Copier(torch.device("cpu")).batches(loader(), list(range(steps))):
-        yielded.append(batch)
-        assert int(batch.past) == batch.valid == len(yielded) - 1
+    for chunk in _Copier(torch.device("cpu")).chunks(loader()):
+        yielded.append(chunk)
+        assert int(chunk[0]) == int(chunk[1]) == len(yielded) - 1
     assert len(yielded) == steps
 
 
@@ -82,6 +83,31 @@ def test_batches_on_the_gpu_equal_those_on_the_cpu(name, workers, series):
                 kept.append(((batch.past * 1).cpu() if len(kept) % 5 else batch.past * 1, batch.future * 1, other))
             for past, future, other in kept:
                 assert torch.equal(past.cpu(), other.past) and torch.equal(future.cpu(), other.future)
+    finally:
+        feed.close()
+
+
+@pytest.mark.parametrize("free_mib", [None, 64, 4096])
+@pytest.mark.parametrize("workers", [0, 1, 2, 8, 16])
+@pytest.mark.parametrize("batch_mib", [0.01, 2, 36])
+def test_a_chunk_holds_as_many_batches_as_memory_allows(free_mib, workers, batch_mib, monkeypatch):
+    monkeypatch.setattr(arrow_feed, "shared_memory_free", lambda: free_mib and free_mib << 20)
+    chunk = arrow_feed._chunk_size(workers, round(batch_mib * 2**20))
+    assert 1 <= chunk <= (MAX_CHUNK if workers else 1)
+    slots_mib = (workers * PREFETCH + COPIES) * chunk * batch_mib
+    assert chunk == 1 or slots_mib <= min(256, (free_mib or 4096) / 2)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 8])
+def test_batches_do_not_depend_on_the_size_of_a_chunk(chunk, series, monkeypatch):
+    monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: chunk)
+    reference = FEEDS["device"](series, device="cpu", num_workers=0, **OPTIONS)
+    feed = FEEDS["arrow"](series, device="cpu", num_workers=1, **OPTIONS)
+    try:
+        for method, argument in (("train_batches", 1), ("eval_batches", "test")):
+            for mine, other in zip(getattr(feed, method)(argument), getattr(reference, method)(argument), strict=True):
+                assert torch.equal(mine.past, other.past) and torch.equal(mine.future, other.future)
+                assert mine.valid == other.valid
     finally:
         feed.close()
 

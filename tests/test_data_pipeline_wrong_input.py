@@ -334,7 +334,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(limit_kib, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
-    assert len(open_series("demo", None, cache).values) == 4000
+    assert len(open_series("demo", None, cache).values) == 3200
 
 
 def test_a_crash_while_converting_leaves_the_old_file_in_place(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from data_pipeline.datasets import FILE_ENDINGS
 from tune.cluster import assumed_facts, check_gpus_per_trial
@@ -19,6 +19,9 @@ from tune.prepare import cache_dir, fetch_if_missing, prepare_data
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
 from tune.sweep_dir import check_storage, write_atomically
 from tune.sweeps import SweepConfig, get_sweep
+
+if TYPE_CHECKING:
+    from tune.runner import Outcome
 
 GOOD = ("done", "stopped", "unsupported")
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
@@ -72,13 +75,23 @@ def _run(
         show_plan=lambda plan: None if arguments.quiet else print_plan(plan, sys.stderr),
     )
     if outcome.pending:
-        print(f"{outcome.pending} records wait in the outbox; the same command sends them", file=sys.stderr)
-    _show(outcome.sweep_id, tracking_uri, arguments.json, text)
-    print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
+        _say_pending(outcome, options.storage_path)
+    else:
+        _show(outcome.sweep_id, tracking_uri, arguments.json, text)
+        print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
     if outcome.interrupted:
         print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
     return DONE if all(status in GOOD for status in outcome.statuses.values()) else TRIAL_FAILED
+
+
+def _say_pending(outcome: Outcome, storage_path: Path) -> None:
+    """Nothing is lost while MLflow does not answer; no table either, since its numbers are MLflow's."""
+    print(
+        f"MLflow does not answer: {outcome.pending} records of {outcome.sweep_id} wait in "
+        f"{storage_path / outcome.sweep_id}; the same command sends them and prints the table once it does",
+        file=sys.stderr,
+    )
 
 
 def _ui(tracking_uri: str) -> str:

@@ -105,8 +105,9 @@ class EpochTimer:
             if batch is None:
                 return
             self._host_waits_ms.append(0.0 if gathered_on_device else 1e3 * (time.perf_counter() - blocked_from))
-            self._pending = mark
-            self._copies.append(self._wait_for_copy(batch.ready))
+            copy = self._wait_for_copy(batch.ready)
+            self._copies.append(copy)
+            self._pending = mark or (copy and copy[1])  # a step starts where the wait for its copy ends
             yield batch
 
     def _wait_for_copy(self, ready: Any) -> tuple[Mark, Mark] | None:

@@ -71,7 +71,12 @@ def run_sweep(
     """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run."""
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     with cluster.connected(options.address) as ray:
-        share = cluster.choose_share(ray, gpus_per_trial=options.gpus_per_trial, max_concurrent=options.max_concurrent)
+        share = cluster.choose_share(
+            ray,
+            gpus_per_trial=options.gpus_per_trial,
+            max_concurrent=options.max_concurrent,
+            joined=options.address is not None,
+        )
         device, environment = cluster.probe(ray, share)
         plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=device)
         series = prepare_data(
@@ -96,7 +101,6 @@ def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, opti
     """The folder of the unfinished sweep with this key, or a new one."""
     key = plan.key(data_sha256=data_sha256, tracking_uri=options.tracking_uri)
     code = code_identity()
-    options.storage_path.mkdir(parents=True, exist_ok=True)
     folder, why = sweep_dir.choose(options.storage_path, key=key, code=code, fresh=options.fresh, resume=options.resume)
     if not options.quiet:
         print(why, file=sys.stderr)
@@ -169,6 +173,8 @@ class _Run:
         )
         for trial in plan.trials:
             tags = {"arm": trial.arm, "seed": str(trial.seed), "sweep": plan.sweep.name, "environment": environment}
+            if trial.same_as is not None:
+                tags["same_as"] = trial.same_as
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
             if trial.unsupported and trial.trial_id not in tracker.ended:
                 tracker.end_trial(
