@@ -20,6 +20,7 @@ import pyarrow as pa
 
 COPY_BYTES = 4 << 20
 METADATA_KEY = b"series"
+METADATA_CRC = "metadata_crc32"
 ARRAYS = ("values", "scaled", "timestamp")
 
 
@@ -87,7 +88,9 @@ def write_file(path: Path, scratch: Scratch, n_columns: int, metadata: dict[str,
     the length of the series.
     """
     checksums = {name: _crc(scratch.blocks(name)) for name in ARRAYS}
-    batch = _zeros(scratch.rows, n_columns, {**metadata, "crc32": checksums})
+    metadata = {**metadata, "crc32": checksums}
+    metadata[METADATA_CRC] = _metadata_crc(metadata)
+    batch = _zeros(scratch.rows, n_columns, metadata)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     with open(path, "r+b") as file:
@@ -100,31 +103,26 @@ def write_file(path: Path, scratch: Scratch, n_columns: int, metadata: dict[str,
         os.fsync(file.fileno())
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The series' metadata alone. Raises DamagedFile, OSError."""
-    try:
-        with pa.OSFile(str(path)) as source:
-            return dict(json.loads(pa.ipc.open_file(source).schema.metadata[METADATA_KEY]))
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DamagedFile(str(error)) from error
-
-
 def map_file(path: Path, *, check: bool) -> MappedFile:
     """Map `path`; with `check`, first compare its checksums (read through the page cache, no memory of its own).
 
-    Raises DamagedFile, OSError.
+    The path is opened once, so metadata and arrays are of one file also while another process replaces it. Raises
+    DamagedFile, OSError.
     """
-    metadata = read_metadata(path)
     with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         try:
-            arrays = _arrays(mapped)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            metadata, arrays = _metadata(mapped), _arrays(mapped)
         except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedFile(str(error)) from error
         if check:
+            if METADATA_CRC not in metadata:
+                raise DamagedFile("it has no checksum of its metadata, as files of an earlier version have none")
+            if _metadata_crc(metadata) != metadata[METADATA_CRC]:
+                raise DamagedFile("the checksum of its metadata does not match")
             for name, array in arrays.items():
                 blocks = _file_blocks(file.fileno(), _offset(mapped, array), array.nbytes)
-                if _crc(blocks) != metadata.get("crc32", {}).get(name):
+                if _crc(blocks) != metadata["crc32"][name]:
                     raise DamagedFile(f"the checksum of {name} does not match")
     return MappedFile(arrays=arrays, metadata=metadata)
 
@@ -136,6 +134,16 @@ def _zeros(rows: int, n_columns: int, metadata: dict[str, Any]) -> pa.RecordBatc
     columns = {"values": block(), "scaled": block(), "timestamp": pa.array(np.zeros(rows, "datetime64[us]"))}
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     return batch.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()})
+
+
+def _metadata(mapped: mmap.mmap) -> dict[str, Any]:
+    return dict(json.loads(pa.ipc.open_file(pa.py_buffer(mapped)).schema.metadata[METADATA_KEY]))
+
+
+def _metadata_crc(metadata: dict[str, Any]) -> int:
+    """Of the metadata without this checksum, in one spelling."""
+    rest = {key: value for key, value in metadata.items() if key != METADATA_CRC}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _arrays(mapped: mmap.mmap) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from data_pipeline.readers import Chunk, open_source
 from data_pipeline.timeaxis import MICROSECONDS_PER_MINUTE, TimeAxis
 from data_pipeline.windows import split_bounds
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 log = logging.getLogger(__name__)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline import store
+from data_pipeline import arrow_file, store
 from data_pipeline.arrow_file import map_file
 from data_pipeline.batches import shared_tensor
 from data_pipeline.datasets import DATASETS, get_dataset
@@ -110,7 +110,7 @@ def test_another_schema_version_converts_again(csv, tmp_path, monkeypatch):
     assert os.stat(path).st_ino != before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "value", "timestamp", "empty", "metadata", "noise"])
+@pytest.mark.parametrize("damage", ["truncated", "value", "timestamp", "empty", "metadata", "bounds", "noise"])
 def test_a_damaged_file_is_rebuilt_and_said(damage, csv, tmp_path, caplog):
     first = open_series(str(csv), None, tmp_path / "cache")
     want, path = first.values.copy(), first.path
@@ -120,6 +120,10 @@ def test_a_damaged_file_is_rebuilt_and_said(damage, csv, tmp_path, caplog):
         content[bytes(content).index(arrays[damage].tobytes()[:64])] ^= 1
     elif damage == "metadata":
         content = content.replace(b'"crc32"', b'"crc31"')
+    elif damage == "bounds":
+        flipped = content.replace(b'"bounds": {"train": [0, 140]', b'"bounds": {"train": [0, 141]')
+        assert flipped != content
+        content = flipped
     else:
         content = {"truncated": content[:-100], "empty": bytearray(), "noise": bytearray(b"x" * 5000)}[damage]
     path.unlink()  # the first series keeps its map
@@ -128,7 +132,17 @@ def test_a_damaged_file_is_rebuilt_and_said(damage, csv, tmp_path, caplog):
         again = open_series(str(csv), None, tmp_path / "cache")
     assert "damaged" in caplog.text and str(path) in caplog.text
     np.testing.assert_array_equal(again.values, want)
+    assert again.bounds == first.bounds
     map_file(path, check=True)
+
+
+def test_metadata_and_arrays_are_of_one_opening(csv, tmp_path, monkeypatch):
+    path = open_series(str(csv), None, tmp_path / "cache").path
+    opened = []
+    monkeypatch.setattr(arrow_file, "open", lambda *given: opened.append(given[0]) or open(*given), raising=False)
+    monkeypatch.setattr(arrow_file.pa, "OSFile", lambda *_: pytest.fail("opened by its path a second time"))
+    map_file(path, check=True)
+    assert opened == [path]
 
 
 def test_gzip_and_plain_have_the_same_hash_and_values(csv, tmp_path):
