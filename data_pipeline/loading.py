@@ -25,6 +25,22 @@ class Requests:
         yield from self.pending
 
 
+class Answers(Dataset):
+    """The answers to whole requests. A DataError is an answer too: the loader would bury it in its traceback."""
+
+    def __init__(self, dataset: Any, collate: Callable[[Any], Any]) -> None:
+        self._dataset, self._collate = dataset, collate
+
+    def __getitems__(self, request: Any) -> Any:
+        """The answer, or the DataError met."""
+        try:
+            if hasattr(self._dataset, "__getitems__"):
+                return self._collate(self._dataset.__getitems__(request))
+            return self._collate([self._dataset[at] for at in request])
+        except DataError as error:
+            return error
+
+
 class Loader:
     """Sends requests to a dataset's `__getitems__`, in this process or in workers, and returns answers in order.
 
@@ -52,10 +68,10 @@ class Loader:
             context.set_forkserver_preload([preload])
             workers = {"multiprocessing_context": context, "persistent_workers": True, "prefetch_factor": prefetch}
         self._loader: DataLoader | None = DataLoader(
-            dataset,
+            Answers(dataset, collate),
             batch_sampler=self._requests,
             num_workers=num_workers,
-            collate_fn=collate,
+            collate_fn=as_is,
             generator=torch.Generator(),  # a loader draws a seed each pass; dropout's random state is not its to use
             **workers,
         )
@@ -63,15 +79,22 @@ class Loader:
             pass
 
     def answers(self, requests: Iterable[Any]) -> Iterator[Any]:
-        """The answer to each request. Only the latest pass may be read from."""
+        """The answer to each request. Only the latest pass may be read from. Raises DataError as the dataset did."""
         if self._loader is None:
             raise RuntimeError("this feed is closed")
         self._pass += 1
         mine = self._pass
         self._requests.pending = requests
-        for answer in self._loader:
-            if mine != self._pass:
+        answers = iter(self._loader)
+        while True:
+            if mine != self._pass:  # before an answer is taken: with workers, both passes read from one queue
                 raise RuntimeError("a newer pass over this feed has begun: read one pass at a time")
+            try:
+                answer = next(answers)
+            except StopIteration:
+                return
+            if isinstance(answer, DataError):
+                raise answer
             yield answer
 
     def close(self) -> None:

@@ -121,15 +121,19 @@ def test_workers_change_no_batch_and_live_through_every_epoch(name, series):
     assert not set(multiprocessing.active_children()) & workers
 
 
-def test_a_pass_that_was_overtaken_says_so(series):
-    feed = FEEDS["arrow"](
-        series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=0
-    )
-    old = feed.train_batches(1)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pass_that_was_overtaken_says_so_and_takes_nothing_from_the_new_one(workers, series, monkeypatch):
+    monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: 1)
+    options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1)
+    want = [batch.past for batch in FEEDS["device"](series, num_workers=0, **options).train_batches(2)]
+    feed = FEEDS["arrow"](series, num_workers=workers, **options)
+    old, new = feed.train_batches(1), feed.train_batches(2)
     next(old)
-    next(feed.train_batches(2))
+    got = [next(new).past]
     with pytest.raises(RuntimeError, match="newer pass"):
         next(old)
+    got += [batch.past for batch in new]
+    assert all(torch.equal(mine, other) for mine, other in zip(got, want, strict=True))
     feed.close()
     with pytest.raises(RuntimeError, match="closed"):
         next(feed.train_batches(1))
@@ -141,6 +145,23 @@ def test_too_little_shared_memory_is_refused_before_workers_start(series, monkey
         FEEDS["arrow"](
             series, context_length=512, prediction_length=96, batch_size=512, device="cpu", seed=1, num_workers=16
         )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_refuses_is_told_in_its_own_words(workers, tmp_path):
+    def write(value):
+        hours = [f"2020-01-{1 + at // 24:02d} {at % 24:02d}:00:00,{at * value}" for at in range(600)]
+        (tmp_path / "own.csv").write_text("\n".join(["date,a", *hours]) + "\n")
+        return open_series(str(tmp_path / "own.csv"), None, tmp_path / "cache")
+
+    series = write(1)
+    assert write(2).path == series.path
+    with pytest.raises(DataError) as caught:
+        feed = FEEDS["arrow"](
+            series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=workers
+        )
+        next(feed.train_batches(1))
+    assert str(caught.value).startswith(f"{series.path}: replaced while") and "Traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [-1, 1000])
