@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from data_pipeline.arrow_file import map_file
 from data_pipeline.batches import Batch, BatchPlan, shared_tensor, window_view
 from data_pipeline.errors import DataError
-from data_pipeline.loading import Loader, as_is, check_workers, shared_memory_free
+from data_pipeline.loading import Loader, as_is, check_shared_memory, check_workers, shared_memory_free
 from data_pipeline.store import Series
 
 PREFETCH = 2
@@ -128,6 +128,11 @@ class ArrowFeed:
             preload="data_pipeline.arrow_feed",
             warm_up=(0, np.zeros(1, dtype=np.int64)),
         )
+
+    @property
+    def slot_bytes(self) -> int:
+        """Memory of the slots: shared with the workers, page-locked where the device is a GPU."""
+        return self._slots.past.nbytes + self._slots.future.nbytes if self._slots else 0
 
     def num_windows(self, split: str) -> int:
         """Windows of the split."""
@@ -247,16 +252,9 @@ def _number_of_slots(num_workers: int) -> int:
 
 
 def _slots(num_workers: int, windows: int, context_length: int, prediction_length: int, channels: int) -> Slots:
-    """Room for every chunk in flight, `windows` each. Raises DataError where shared memory is too small for it."""
+    """Room for every chunk in flight, `windows` each. Raises DataUnsupported where shared memory is too small."""
     number = _number_of_slots(num_workers)
-    n_bytes = 4 * number * windows * (context_length + prediction_length) * channels
-    free = shared_memory_free() if num_workers else None
-    if free is not None and n_bytes > free:
-        raise DataError(
-            f"{num_workers} workers need {n_bytes >> 20} MiB of shared memory for {windows} windows at a time, "
-            f"/dev/shm has {free >> 20} MiB: use fewer workers, a smaller batch, feed 'device' or a larger /dev/shm "
-            "(--shm-size)"
-        )
+    check_shared_memory(num_workers, windows, 4 * number * windows * (context_length + prediction_length) * channels)
     past = torch.empty(number, windows, context_length * channels)
     future = torch.empty(number, windows, prediction_length * channels)
     if num_workers:

@@ -1,4 +1,4 @@
-"""The one error a user of this package sees."""
+"""The errors a user of this package sees."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class DataError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class DataUnsupported(DataError):
+    """This machine cannot run this feed configuration; the message is the reason."""
 
 
 def one_line(text: str, limit: int = 600) -> str:

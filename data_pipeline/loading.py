@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, DataUnsupported
 
 MAX_WORKERS = 64
 
@@ -107,6 +107,17 @@ def check_workers(num_workers: int) -> None:
     """Raise DataError for an impossible number of workers."""
     if not 0 <= num_workers <= MAX_WORKERS:
         raise DataError(f"num_workers is {num_workers}: it must be between 0 and {MAX_WORKERS}")
+
+
+def check_shared_memory(num_workers: int, windows: int, n_bytes: int) -> None:
+    """Raise DataUnsupported where `n_bytes`, for `windows` windows at a time, are more than is free."""
+    free = shared_memory_free() if num_workers else None
+    if free is not None and n_bytes > free:
+        raise DataUnsupported(
+            f"{num_workers} workers need {-(-n_bytes >> 20)} MiB of shared memory for {windows} windows at a time, "
+            f"/dev/shm has {free >> 20} MiB: use fewer workers, a smaller batch, feed 'device' or a larger /dev/shm "
+            "(--shm-size)"
+        )
 
 
 def as_is(answer: Any) -> Any:

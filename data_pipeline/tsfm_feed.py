@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data_pipeline.batches import Batch, BatchPlan
-from data_pipeline.loading import Loader, check_workers
+from data_pipeline.loading import Loader, check_shared_memory, check_workers
 from data_pipeline.store import Series
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class TsfmFeed:
             seed=seed,
         )
         self.channels = len(series.columns)
+        batch_bytes = 4 * batch_size * (context_length + prediction_length) * self.channels
+        check_shared_memory(num_workers, batch_size, num_workers * PREFETCH * batch_bytes)
         self.steps_per_epoch = self._plan.steps_per_epoch
         self._device = torch.device(device)
         with warnings.catch_warnings():
