@@ -45,9 +45,10 @@ def _run(clock: FakeClock, *, fetch_s: float, step_s: float, between_s: float, s
 def test_a_feed_that_blocks_shows_as_data_wait_and_the_rest_of_the_gap_as_launch(clock: FakeClock) -> None:
     times = _run(clock, fetch_s=0.5, step_s=1.0, between_s=0.25, steps=4, gathered=False)
     assert times.step_s == pytest.approx(4.0)
-    assert times.data_wait_s == pytest.approx(3 * 0.5)
+    assert times.data_wait_s == pytest.approx(4 * 0.5)  # the first batch is waited for as well
     assert times.launch_s == pytest.approx(3 * 0.25)
-    assert times.other_s == pytest.approx(0.5 + 0.25)  # before the first step and after the last
+    assert times.other_s == pytest.approx(0.25)  # after the last step
+    assert times.feed_host_s == pytest.approx(4 * 0.5)
     assert times.h2d_s == 0
     assert times.step_ms == pytest.approx((1000.0,) * 4)
 
@@ -56,6 +57,7 @@ def test_windows_gathered_on_the_device_belong_to_the_step(clock: FakeClock) -> 
     times = _run(clock, fetch_s=0.5, step_s=1.0, between_s=0.25, steps=4, gathered=True)
     assert times.step_s == pytest.approx(4 * 1.5)
     assert times.data_wait_s == 0
+    assert times.feed_host_s == pytest.approx(4 * 0.5)  # what asking cost is known all the same
 
 
 @pytest.mark.parametrize("gathered", [True, False])

@@ -76,9 +76,9 @@ def _run(
     )
     if outcome.pending:
         _say_pending(outcome, options.storage_path)
-    else:
-        _show(outcome.sweep_id, tracking_uri, arguments.json, text)
-        print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
+        return INTERRUPTED
+    _show(outcome.sweep_id, tracking_uri, arguments.json, text)
+    print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
     if outcome.interrupted:
         print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
@@ -88,8 +88,8 @@ def _run(
 def _say_pending(outcome: Outcome, storage_path: Path) -> None:
     """Nothing is lost while MLflow does not answer; no table either, since its numbers are MLflow's."""
     print(
-        f"MLflow does not answer: {outcome.pending} records of {outcome.sweep_id} wait in "
-        f"{storage_path / outcome.sweep_id}; the same command sends them and prints the table once it does",
+        f"MLflow lacks {outcome.pending} records of {outcome.sweep_id}, which wait in "
+        f"{storage_path / outcome.sweep_id}; the same command sends them and prints the table",
         file=sys.stderr,
     )
 

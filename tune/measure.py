@@ -5,11 +5,13 @@ is `perf_counter`. An epoch splits into
 
     step        from the first to the last kernel of a step
     h2d         compute-stream time waiting for a copy to arrive
-    data_wait   the smaller of the gap between two steps and the host's time blocked in the feed
-    launch      the rest of that gap
-    other       the measured head (before the first step) and tail (after the last) of the epoch
+    data_wait   the smaller of the gap before a step and the host's time blocked in the feed; the gap before the first
+                step is the head of the epoch
+    launch      the rest of a gap between two steps
+    other       the rest of the head, and the tail after the last step
 
-and none of them is a remainder: `train_s` is measured on its own and `unexplained_pct` says how far the sum is off.
+A feed that gathers windows on the compute stream makes no such gap: its gather is a part of the step, by definition.
+None of these is a remainder: `train_s` is measured on its own and `unexplained_pct` says how far the sum is off.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class EpochTimes:
     data_wait_s: float
     launch_s: float
     other_s: float
+    feed_host_s: float  # host time spent asking the feed, whatever it overlapped with; no part of the sum
     step_ms: tuple[float, ...]
 
     @property
@@ -81,6 +84,7 @@ class EpochTimer:
         self._copies: list[tuple[Mark, Mark] | None] = []
         self._host_waits_ms: list[float] = []
         self._pending: Mark | None = None
+        self._asked_s = 0.0
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
@@ -104,6 +108,7 @@ class EpochTimer:
             batch = next(batches, None)
             if batch is None:
                 return
+            self._asked_s += time.perf_counter() - blocked_from
             self._host_waits_ms.append(0.0 if gathered_on_device else 1e3 * (time.perf_counter() - blocked_from))
             copy = self._wait_for_copy(batch.ready)
             self._copies.append(copy)
@@ -129,7 +134,9 @@ class EpochTimer:
         """The epoch's account. Call after the epoch has ended."""
         step_ms = tuple(start.ms_until(end) for start, end in self._steps)
         h2d_ms = sum(pair[0].ms_until(pair[1]) for pair in self._copies if pair)
-        wait_ms = launch_ms = 0.0
+        head_ms, tail_ms = self._head_and_tail_ms()
+        wait_ms = min(head_ms, self._host_waits_ms[0]) if self._steps else 0.0
+        other_ms, launch_ms = head_ms + tail_ms - wait_ms, 0.0
         for index in range(1, len(self._steps)):
             copy = self._copies[index]
             gap = self._steps[index - 1][1].ms_until(copy[0] if copy else self._steps[index][0])
@@ -143,15 +150,16 @@ class EpochTimer:
             h2d_s=h2d_ms / 1e3,
             data_wait_s=wait_ms / 1e3,
             launch_s=launch_ms / 1e3,
-            other_s=self._head_and_tail_ms() / 1e3,
+            other_s=other_ms / 1e3,
+            feed_host_s=self._asked_s,
             step_ms=step_ms,
         )
 
-    def _head_and_tail_ms(self) -> float:
+    def _head_and_tail_ms(self) -> tuple[float, float]:
         if not self._steps:
-            return self._begin.ms_until(self._end)
+            return self._begin.ms_until(self._end), 0.0
         first = self._copies[0][0] if self._copies[0] else self._steps[0][0]
-        return self._begin.ms_until(first) + self._steps[-1][1].ms_until(self._end)
+        return self._begin.ms_until(first), self._steps[-1][1].ms_until(self._end)
 
     def _synchronize(self) -> None:
         if self._cuda:

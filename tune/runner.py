@@ -80,7 +80,10 @@ def run_sweep(
         device, environment = cluster.probe(ray, share)
         plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=device)
         series = prepare_data(
-            plan.trials[0].config.data, data_dir=options.data_dir, storage_path=options.storage_path, quiet=True
+            plan.trials[0].config.data,
+            data_dir=options.data_dir,
+            storage_path=options.storage_path,
+            quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
         )
         plan = make_plan(
             sweep,
@@ -149,7 +152,7 @@ class _Run:
                 artifact_root=root,
             )
         except ValueError as error:
-            raise WrongInput(f"{self.folder.sweep_id} is being run by someone else: {error}") from None
+            raise WrongInput(f"{self.folder.sweep_id} cannot be opened, it may be running elsewhere: {error}") from None
 
     def _announce(self, tracker: Tracker) -> None:
         plan, content = self.plan, self.folder.read()
@@ -224,28 +227,29 @@ class _Run:
         )
 
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
-        """Close the sweep unless trials are left (interrupted): then it stays open for the same command to go on."""
+        """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
         statuses = tracker.ended
         interrupted = len(statuses) < len(self.plan.trials)
-        if interrupted:
+        pending = tracker.flush(FLUSH_S)
+        if interrupted or pending:
             tracker.end_sweep(status="interrupted", metrics={}, files={})
         else:
-            bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
-            metrics, files = self._summary(tracker)
-            tracker.end_sweep(status="failed" if bad else "done", metrics=metrics, files=files)
-        pending = tracker.flush(FLUSH_S)
-        if not interrupted and pending == 0:  # else the same command comes back to send the rest
-            self.folder.update(state=sweep_dir.FINISHED)
+            self._finish(tracker, statuses)
+        if not pending:
+            pending = tracker.flush(FLUSH_S)
+            if not interrupted and not pending:
+                self.folder.update(state=sweep_dir.FINISHED)
         for problem in tracker.problems:
             print(f"tracking: {problem}", file=sys.stderr)
         return Outcome(sweep_id=self.folder.sweep_id, statuses=statuses, interrupted=interrupted, pending=pending)
 
-    def _summary(self, tracker: Tracker) -> tuple[dict[str, float | None], dict[str, str]]:
-        """The arms' summary for the parent run, from what MLflow has; nothing while MLflow lacks records."""
-        if tracker.flush(FLUSH_S):
-            return {}, {}
+    def _finish(self, tracker: Tracker, statuses: Mapping[str, str]) -> None:
+        """End the sweep, with the arms' summary on the parent run: the numbers are MLflow's own."""
         record = read_sweep(self.options.tracking_uri, PROJECT, self.folder.sweep_id)
-        return parent_metrics(record), {"summary.md": markdown(record)}
+        bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
+        tracker.end_sweep(
+            status="failed" if bad else "done", metrics=parent_metrics(record), files={"summary.md": markdown(record)}
+        )
 
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:

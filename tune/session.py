@@ -18,8 +18,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from data_pipeline.batches import Feed
+from data_pipeline.errors import DataUnsupported
 from data_pipeline.feeds import FEEDS
-from data_pipeline.store import open_series
+from data_pipeline.store import Series, open_series
 from model.patchtst import build_model, count_parameters, heads_per_layer, save_model
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
@@ -45,13 +47,15 @@ class Session:
         self.progress = Progress()
         self.best_state: dict[str, Tensor] | None = None
         self._startup_s: float | None = None
-        self._open_data()
-        self._check_support()
-        torch.manual_seed(config.train.seed)
-        self.model = build_model(**self._model_fields()).to(self.device)
-        self.optimizer = make_optimizer(self.model, learning_rate=config.train.learning_rate)
-        self.pruner = Pruner(config.pruning, epochs=config.train.epochs, seed=config.train.seed)
         self._stepper: Stepper | None = None
+        self.pruner = Pruner(config.pruning, epochs=config.train.epochs, seed=config.train.seed)
+        series = self._open_series()
+        self._step_minutes = series.step_minutes
+        self._check_support(len(series.columns))
+        torch.manual_seed(config.train.seed)
+        self.model = build_model(**self._model_fields(len(series.columns))).to(self.device)
+        self.optimizer = make_optimizer(self.model, learning_rate=config.train.learning_rate)
+        self.feed = self._open_feed(series)  # last: from here on there is something to close
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +63,8 @@ class Session:
     def __exit__(self, *exception: object) -> None:
         self.feed.close()
 
-    def _open_data(self) -> None:
-        data, train = self.config.data, self.config.train
+    def _open_series(self) -> Series:
+        data = self.config.data
         series = open_series(
             data.dataset, Path(self.job.data_dir), Path(self.job.cache_dir), timestamp_column=data.timestamp_column
         )
@@ -68,29 +72,35 @@ class Session:
             raise RuntimeError(
                 f"{data.dataset} is not the data this sweep was planned on: its source has changed since"
             )
-        self._step_minutes = series.step_minutes
-        self.feed = FEEDS[data.feed](
-            series,
-            context_length=data.context_length,
-            prediction_length=data.prediction_length,
-            batch_size=train.batch_size,
-            device=self.device,
-            seed=train.seed,
-            num_workers=data.num_workers,
-        )
+        return series
 
-    def _check_support(self) -> None:
+    def _open_feed(self, series: Series) -> Feed:
+        data, train = self.config.data, self.config.train
+        try:
+            return FEEDS[data.feed](
+                series,
+                context_length=data.context_length,
+                prediction_length=data.prediction_length,
+                batch_size=train.batch_size,
+                device=self.device,
+                seed=train.seed,
+                num_workers=data.num_workers,
+            )
+        except DataUnsupported as error:
+            raise Unsupported(str(error)) from None
+
+    def _check_support(self, channels: int) -> None:
         """The plan was made from a probe; the device that the trial got has the last word."""
         facts = node_facts(use_gpu=self.device.type == "cuda")
-        reason = unsupported_reason(self.config, facts, self.feed.channels)
+        reason = unsupported_reason(self.config, facts, channels)
         if reason:
             raise Unsupported(reason)
 
-    def _model_fields(self) -> dict[str, Any]:
+    def _model_fields(self, channels: int) -> dict[str, Any]:
         data = self.config.data
         fields = self.config.model.model_dump(exclude={"preset"})
         return fields | {
-            "num_channels": self.feed.channels,
+            "num_channels": channels,
             "context_length": data.context_length,
             "prediction_length": data.prediction_length,
         }
@@ -201,6 +211,7 @@ class Session:
             "time/data_wait_s": times.data_wait_s,
             "time/launch_s": times.launch_s,
             "time/other_s": times.other_s,
+            "time/feed_host_s": times.feed_host_s,
             "time/unexplained_pct": times.unexplained_pct,
             "time/validation_s": validation_s,
             "speed/windows_per_s": windows / times.train_s,

@@ -1,0 +1,106 @@
+"""How a sweep is closed: finished only when MLflow has all of it, its summary included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tune import commands, runner, sweep_dir
+from tune.cluster import Share
+from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED
+from tune.hardware import DeviceFacts
+from tune.progress import Progress
+from tune.runner import Options, Outcome
+from tune.search import make_plan
+from tune.sweeps import get_sweep
+
+CPU = DeviceFacts(device_type="cpu", name="some CPU")
+
+
+class FakeTracker:
+    """Says how many records MLflow lacks at each flush, and remembers how the sweep was ended."""
+
+    problems: list[str] = []
+
+    def __init__(self, ended: Mapping[str, str], lacking: list[int]) -> None:
+        self.ended, self._lacking, self.ends = dict(ended), lacking, []
+
+    def flush(self, timeout_s: float) -> int:
+        return self._lacking.pop(0)
+
+    def end_sweep(self, *, status: str, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        self.ends.append((status, dict(metrics), sorted(files)))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(runner, "read_sweep", lambda *_: "the record")
+    monkeypatch.setattr(runner, "parent_metrics", lambda record: {"test_mse/none": 0.5})
+    monkeypatch.setattr(runner, "markdown", lambda record: "table")
+    plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
+    folder = sweep_dir.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
+    options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
+    return runner._Run(plan, folder, Share(cpus=1, gpus=0, at_a_time=1), "0", options)
+
+
+def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None = None) -> tuple[Outcome, FakeTracker]:
+    trials = [trial.trial_id for trial in run.plan.trials][:ended]
+    tracker = FakeTracker(dict.fromkeys(trials, status), lacking)
+    return run._close(tracker, Progress(total=0, epochs=1, quiet=True)), tracker
+
+
+@pytest.mark.parametrize(("status", "sweep"), [("done", "done"), ("unsupported", "done"), ("oom", "failed")])
+def test_a_sweep_is_finished_once_mlflow_has_its_trials_and_its_summary(run: Any, status: str, sweep: str) -> None:
+    outcome, tracker = _close(run, [0, 0], status)
+    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["summary.md"])]
+    assert run.folder.read()["state"] == sweep_dir.FINISHED
+    assert (outcome.interrupted, outcome.pending) == (False, 0)
+
+
+def test_while_mlflow_lacks_trials_the_sweep_stays_open_without_a_summary(run: Any) -> None:
+    outcome, tracker = _close(run, [7])
+    assert tracker.ends == [("interrupted", {}, [])]
+    assert run.folder.read()["state"] == sweep_dir.RUNNING
+    assert outcome.pending == 7
+
+
+def test_while_mlflow_lacks_the_summary_the_sweep_stays_open(run: Any) -> None:
+    outcome, _ = _close(run, [0, 1])
+    assert run.folder.read()["state"] == sweep_dir.RUNNING
+    assert outcome.pending == 1
+
+
+def test_a_sweep_with_trials_left_is_interrupted(run: Any) -> None:
+    outcome, tracker = _close(run, [0, 0], ended=3)
+    assert [status for status, _, _ in tracker.ends] == ["interrupted"]
+    assert outcome.interrupted and run.folder.read()["state"] == sweep_dir.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("status", "interrupted", "pending", "code"),
+    [
+        ("done", False, 0, DONE),
+        ("unsupported", False, 0, DONE),
+        ("nan", False, 0, TRIAL_FAILED),
+        ("done", True, 0, INTERRUPTED),
+        ("done", False, 3, INTERRUPTED),
+    ],
+)
+def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
+    status: str, interrupted: bool, pending: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = Outcome(sweep_id="s", statuses={"t": status}, interrupted=interrupted, pending=pending)
+    shown: list[str] = []
+    monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
+    monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))
+    arguments = SimpleNamespace(
+        storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None, fresh=False,
+        resume=None, quiet=True, repeats=1, seed=1, json=None,
+    )  # fmt: skip
+    found = commands._run(get_sweep("pruning"), {}, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))
+    assert found == code
+    assert shown == ([] if pending else ["s"])
