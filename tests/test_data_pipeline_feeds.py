@@ -7,8 +7,8 @@ import multiprocessing
 import pytest
 import torch
 
-from data_pipeline import arrow_feed
-from data_pipeline.errors import DataError
+from data_pipeline import arrow_feed, loading
+from data_pipeline.errors import DataError, DataUnsupported
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import open_series
 
@@ -100,8 +100,11 @@ def test_an_epoch_left_early_does_not_disturb_the_next(make_feed):
     assert len(list(feed.train_batches(2))) == feed.steps_per_epoch
 
 
-@pytest.mark.parametrize("name", [name for name in FEEDS if name != "device"])
-def test_workers_change_no_batch_and_live_through_every_epoch(name, series):
+@pytest.mark.parametrize(  # in chunks of one batch every slot is written many times
+    ("name", "chunk"), [*((name, 1) for name in FEEDS if name != "device"), ("arrow", arrow_feed.MAX_CHUNK)]
+)
+def test_workers_change_no_batch_and_live_through_every_epoch(name, chunk, series, monkeypatch):
+    monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: chunk)
     options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1)
     alone = FEEDS["device"](series, num_workers=0, **options)
     before = set(multiprocessing.active_children())
@@ -139,10 +142,12 @@ def test_a_pass_that_was_overtaken_says_so_and_takes_nothing_from_the_new_one(wo
         next(feed.train_batches(1))
 
 
-def test_too_little_shared_memory_is_refused_before_workers_start(series, monkeypatch):
-    monkeypatch.setattr(arrow_feed, "shared_memory_free", lambda: 1 << 20)
-    with pytest.raises(DataError, match="MiB of shared memory.*--shm-size"):
-        FEEDS["arrow"](
+@pytest.mark.parametrize("name", [name for name in FEEDS if name != "device"])
+def test_too_little_shared_memory_is_refused_before_workers_start(name, series, monkeypatch):
+    for module in (arrow_feed, loading):
+        monkeypatch.setattr(module, "shared_memory_free", lambda: 1 << 20)
+    with pytest.raises(DataUnsupported, match="16 workers need .* MiB of shared memory.*--shm-size"):
+        FEEDS[name](
             series, context_length=512, prediction_length=96, batch_size=512, device="cpu", seed=1, num_workers=16
         )
 
