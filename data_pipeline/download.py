@@ -16,6 +16,7 @@ from data_pipeline.readers import content_sha256
 
 HUB = "hf://datasets/"
 COPY_BYTES = 1 << 20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fetch(spec: DatasetSpec, data_dir: Path, progress: Progress | None = None) -> Path:
@@ -37,7 +38,7 @@ def fetch(spec: DatasetSpec, data_dir: Path, progress: Progress | None = None) -
                     return path
             return _fetch(spec, target, progress or (lambda _done, _all: None))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_SPACE:
             why = "no space left: free some, or choose another folder"
         else:
             why = f"cannot be written ({error}): choose a folder of your own"
@@ -48,11 +49,15 @@ def _fetch(spec: DatasetSpec, target: Path, progress: Progress) -> Path:
     reasons = []
     for url in spec.urls:
         part = target.with_name(f".{target.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
+        made = part.with_name(f"{part.name}.csv")
         for _ in range(2):  # content damaged on the way is fetched anew, once
             try:
                 _get(url, part, progress)
-                complete = _as_csv(spec, url, part)
+                complete = _as_csv(spec, url, part, made)
                 _check(spec, url, complete, target)
+                os.replace(complete, target)
+                part.unlink(missing_ok=True)
+                return target
             except _WrongContent as error:
                 part.unlink(missing_ok=True)
                 reasons.append(str(error))
@@ -60,9 +65,8 @@ def _fetch(spec: DatasetSpec, target: Path, progress: Progress) -> Path:
             except DownloadFailed as error:
                 reasons.append(str(error))
                 break
-            os.replace(complete, target)
-            part.unlink(missing_ok=True)
-            return target
+            finally:
+                made.unlink(missing_ok=True)
     raise DataError(
         f"cannot download {spec.file} ({'; '.join(dict.fromkeys(reasons))}): get it from {spec.urls[0]} and put it "
         f"into {target.parent} yourself, or use --dataset demo, which needs no file"
@@ -78,12 +82,13 @@ def _get(url: str, part: Path, progress: Progress) -> None:
         download(url, part, progress)
         return
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     owner, name, file = url.removeprefix(HUB).split("/", 2)
     try:
         found = huggingface_hub.hf_hub_download(f"{owner}/{name}", file, repo_type="dataset")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the hub's own errors, its HTTP client's (which changed between versions), the system's
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
         raise DownloadFailed(f"{url}: {type(error).__name__}") from error
     total = os.stat(found).st_size
     with open(found, "rb") as source, open(part, "wb") as copy:
@@ -104,8 +109,8 @@ def _check(spec: DatasetSpec, url: str, complete: Path, target: Path) -> None:
         raise _WrongContent(f"{url}: sha256 is {got[:16]}..., expected {want[:16]}...")
 
 
-def _as_csv(spec: DatasetSpec, url: str, part: Path) -> Path:
-    """`part` itself, or for a headerless `.txt.gz` matrix a CSV with the columns and time axis of `spec`."""
+def _as_csv(spec: DatasetSpec, url: str, part: Path, made: Path) -> Path:
+    """`part` itself, or for a headerless `.txt.gz` matrix `made`: a CSV with the columns and time axis of `spec`."""
     if not url.endswith(".txt.gz"):
         return part
     import gzip
@@ -114,7 +119,6 @@ def _as_csv(spec: DatasetSpec, url: str, part: Path) -> Path:
     import numpy as np
 
     assert spec.columns is not None and spec.step_minutes is not None and spec.first_timestamp is not None
-    made = part.with_name(f"{part.name}.csv")
     time, step = np.datetime64(spec.first_timestamp, "s"), np.timedelta64(round(60 * spec.step_minutes), "s")
     try:
         with gzip.open(part, "rt", encoding="ascii") as source, open(made, "w") as csv:
@@ -122,6 +126,5 @@ def _as_csv(spec: DatasetSpec, url: str, part: Path) -> Path:
             for row, line in enumerate(source):
                 csv.write(f"{str(time + row * step).replace('T', ' ')},{line.strip()}\n")
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        made.unlink(missing_ok=True)
         raise _WrongContent(f"{url}: damaged gzip ({error})") from error
     return made

@@ -192,9 +192,10 @@ def test_a_checksum_is_pinned_at_first_use(spec, server, tmp_path):
     assert files(tmp_path) == ["web.csv.sha256"]
 
 
-def test_a_matrix_without_dates_becomes_the_csv(spec, server, tmp_path):
+@pytest.fixture
+def matrix(spec, server):
     server.content = gzip.compress(b"0.1,0.2\n0.3,0.4\n")
-    matrix = dataclasses.replace(
+    return dataclasses.replace(
         spec,
         urls=(spec.urls[0].replace(".csv", ".txt.gz"),),
         sha256=None,
@@ -202,12 +203,40 @@ def test_a_matrix_without_dates_becomes_the_csv(spec, server, tmp_path):
         step_minutes=60,
         first_timestamp="2016-07-01T02:00:00",
     )
+
+
+def test_a_matrix_without_dates_becomes_the_csv(matrix, tmp_path):
     assert fetch(matrix, tmp_path).read_text().splitlines() == [
         "date,0,OT",
         "2016-07-01 02:00:00,0.1,0.2",
         "2016-07-01 03:00:00,0.3,0.4",
     ]
     assert files(tmp_path) == ["web.csv", "web.csv.sha256"]
+
+
+@pytest.mark.parametrize("damage", ["other", "cut"])
+def test_a_rejected_matrix_leaves_no_file(damage, matrix, server, tmp_path):
+    server.content = gzip.compress(b"0.1,0.2\n0.3,0.5\n") if damage == "other" else server.content[:-9]
+    with pytest.raises(DataError, match="sha256 is" if damage == "other" else "damaged gzip"):
+        fetch(dataclasses.replace(matrix, sha256=SHA256), tmp_path)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a proxy"), TimeoutError("read"), KeyError("etag")])
+def test_whatever_the_hub_raises_the_next_source_is_tried(error, spec, server, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    two = dataclasses.replace(spec, urls=("hf://datasets/owner/name/web.csv", *spec.urls))
+    assert fetch(two, tmp_path / "two").read_bytes() == CONTENT
+    with pytest.raises(DataError, match=f"owner/name/web.csv: {type(error).__name__}"):
+        fetch(dataclasses.replace(two, urls=two.urls[:1]), tmp_path / "one")
+    error = OSError(28, os.strerror(28))
+    with pytest.raises(DataError, match="no space left"):
+        fetch(two, tmp_path / "full")
 
 
 def test_traffic_comes_through_the_hub_or_from_lstnet(tmp_path, monkeypatch):
