@@ -117,7 +117,7 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
     finally:
         scratch.close()
     for note in metadata["notes"]:
-        log.warning("%s: %s", label, note)
+        log.info("%s: %s", label, note)
 
 
 def _describe(spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch, axis: TimeAxis) -> dict[str, Any]:

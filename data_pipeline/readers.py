@@ -312,7 +312,8 @@ def _timestamp_index(path: Path, names: list[str], first: list[str] | None, want
         if not _is_number(field) and to_microseconds_or_none(field) is not None:
             return at
     raise DataError(
-        f"{path}: no timestamp column among {', '.join(names[:12])}: call it {TIMESTAMP_NAMES[0]!r}, or name it"
+        f"{path}: no timestamp column among {', '.join(names[:12])}: call it {TIMESTAMP_NAMES[0]!r}, or name "
+        "it: --set data.timestamp_column=NAME (or --timestamp-column NAME for data show)"
     )
 
 

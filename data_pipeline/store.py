@@ -50,16 +50,6 @@ class Series:
     """What was unusual in the source and kept: gaps, constant columns, time zones."""
 
 
-def source_hash(name: str, data_dir: Path | None, timestamp_column: str | None = None) -> str:
-    """The sha256 of the source's content: the uncompressed CSV, or the generator's version.
-
-    Raises DataError where the name is unknown or its file is missing or unreadable.
-    """
-    spec = get_dataset(name, timestamp_column)
-    path = locate(spec, data_dir)
-    return generator_sha256(spec) if path is None else content_sha256(path)
-
-
 def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
     """The source file of `spec`, None where it is generated. Raises DataError where it is missing."""
     if spec.generate is not None:

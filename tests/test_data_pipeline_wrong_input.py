@@ -80,7 +80,7 @@ WRONG = {
     "irregular times": (text([f"2020-01-01 00:{m:02d}:00,1,2" for m in (0, 7, 13, 21, 22, 50)]).encode(), "irregular"),
     "calendar months": (text([f"2020-{m:02d}-01 00:00:00,{m},2" for m in range(1, 13)]).encode(), "irregular"),
     "large gaps": (text(rows(120)[:50] + rows(120)[60:]).encode(), "10 rows are missing in 1 gap"),
-    "no time column": (text(header="a,b,c").replace("2020-01-01 ", "x").encode(), "no timestamp column"),
+    "no time column": (text(header="a,b,c").replace("2020-01-01 ", "x").encode(), "no timestamp column.*--set data"),
     "times that are none": (replaced(5, "yesterday,1,2").encode(), "'yesterday'.*data row 6"),
     "a day that does not exist": (replaced(5, "2020-02-30 00:00:00,1,2").encode(), "2020-02-30"),
     "day first": (text([f"{d:02d}.01.2020 00:00,{d},2" for d in range(1, 29)]).encode(), "ISO 8601"),
@@ -243,7 +243,7 @@ def test_what_can_be_kept_is_kept_and_said(case, tmp_path, caplog):
         assert series.notes == () and caplog.text == ""
     else:
         (note,) = series.notes
-        assert re.search(said, note) and note in caplog.text
+        assert re.search(said, note) and caplog.text == ""  # the caller prints notes
     assert np.isfinite(series.scaled).all() and (series.std > 0).all()
 
 
