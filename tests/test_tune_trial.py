@@ -224,7 +224,8 @@ def test_a_trial_that_cannot_run_on_its_own_device_is_unsupported_and_nothing_el
 def test_a_feed_that_the_machine_cannot_hold_is_unsupported_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipeline.arrow_feed.shared_memory_free", lambda: 1 << 20)
+    for module in ("loading", "arrow_feed"):
+        monkeypatch.setattr(f"data_pipeline.{module}.shared_memory_free", lambda: 1 << 20)
     done = _run(tmp_path / "a", data__feed="arrow", data__num_workers=16)
     assert done.final["status"] == "unsupported", done.final
     assert "/dev/shm" in done.final["reason"]
