@@ -4,7 +4,9 @@
     python benchmarks/feeds.py --device cuda --workers 0,2,4,8
 
 The series are random numbers of the shapes of ETTm1 (69,680 x 7) and Traffic (17,544 x 862), because only the shape
-matters here. Feeds take turns; the table shows the median turn and the slowest and fastest.
+matters here. Feeds take turns; the table shows the median turn and the slowest and fastest. What a trial more costs is
+of the mapped file, with feed arrow and 0 workers; the slots that a feed shares with its workers come on top of it, for
+each trial, and are listed beside.
 """
 
 from __future__ import annotations
@@ -38,12 +40,14 @@ def main() -> None:
     workers = [int(number) for number in options.workers.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         print(f"{os.cpu_count()} cores, {options.device}, windows of {CONTEXT} + {HORIZON} rows")
+        slots: dict[tuple[str, str, int], float] = {}
         for shape in SHAPES:
             path = write_series(Path(folder), shape)
-            rates = measure(path, shape, options, workers)
+            rates = measure(path, shape, options, workers, slots)
             if shape == "ETT":
                 print_ratios(rates, workers)
         weigh(path)
+        print_slots(slots)
 
 
 def write_series(folder: Path, shape: str) -> Path:
@@ -60,8 +64,10 @@ def write_series(folder: Path, shape: str) -> Path:
     return folder / f"{shape}.parquet"
 
 
-def measure(path: Path, shape: str, options: argparse.Namespace, workers: list[int]) -> dict[tuple[str, int], float]:
-    """Median windows per second of each (feed, workers); prints the table."""
+def measure(
+    path: Path, shape: str, options: argparse.Namespace, workers: list[int], slots: dict[tuple[str, str, int], float]
+) -> dict[tuple[str, int], float]:
+    """Median windows per second of each (feed, workers); prints the table, adds the MiB of each feed to `slots`."""
     from data_pipeline.feeds import FEEDS
     from data_pipeline.store import open_series
 
@@ -80,6 +86,7 @@ def measure(path: Path, shape: str, options: argparse.Namespace, workers: list[i
                 seed=0,
                 num_workers=number,
             )
+            slots[shape, name, number] = getattr(feed, "slot_bytes", 0) / 2**20
             feeds[name, number] = feed, time.perf_counter() - begun
             run(feed, options.device, 0.3)
     turns: dict[tuple[str, int], list[float]] = {key: [] for key in feeds}
@@ -107,9 +114,7 @@ def run(feed, device: str, seconds: float) -> float:
     while True:
         epoch += 1
         for batch in feed.train_batches(epoch):
-            if batch.ready is not None:
-                torch.cuda.current_stream().wait_event(batch.ready)
-            windows += batch.valid
+            windows += batch.arrived().valid
             if time.perf_counter() - begun > seconds:
                 if device != "cpu":
                     torch.cuda.synchronize()
@@ -126,9 +131,17 @@ def weigh(path: Path) -> None:
     """Print by how much the node's memory grows for each trial more that reads the same series."""
     alone, together = held_by(path, 1), held_by(path, TRIALS)
     size = next((path.parent / "cache").glob(f"{path.stem}-*.arrow")).stat().st_size
-    print(f"\nmemory for a mapped file of {size / 2**20:.0f} MiB, every page read (proportional set size):")
+    print(f"\nmemory for a mapped file of {size / 2**20:.0f} MiB, every page read, 0 workers (proportional set size):")
     print(f"1 trial {alone:.1f} MiB, {TRIALS} trials {together:.1f} MiB in all: ", end="")
     print(f"{(together - alone) / (TRIALS - 1):.1f} MiB for each trial more")
+
+
+def print_slots(slots: dict[tuple[str, str, int], float]) -> None:
+    """The memory of each feed that is not the mapped file's: held by each trial, in /dev/shm where it has workers."""
+    print("\nslots of each trial, beside the mapped file (tsfm has none: its batches are shared one by one):")
+    print(f"{'shape':9}{'feed':8}{'workers':>8}{'slots MiB':>11}")
+    for (shape, name, number), mib in slots.items():
+        print(f"{shape:9}{name:8}{number:8}{mib:11.1f}")
 
 
 def held_by(path: Path, trials: int) -> float:
