@@ -17,7 +17,7 @@ from transformers.models.patchtst.modeling_patchtst import eager_attention_forwa
 from model.attention import ALIASES, AUTO_ORDER, BACKENDS, get_backend, resolve_auto
 from model.attention import sdpa_efficient as efficient_file
 from model.attention import sdpa_flash as flash_file
-from model.attention.base import MAX_GRID_YZ
+from model.attention.base import MAX_GRID_YZ, Workload
 from model.patchtst import build_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,11 +54,11 @@ def _model(attention: str, **fields: Any) -> Any:
 
 
 def _skip_where_unsupported(name: str, precision: str = "fp32") -> None:
-    reason = BACKENDS[name].unsupported_reason(
+    work = Workload(
         device_type=DEVICE, capability=CAPABILITY, precision=precision, head_dim=D // K, attention_dropout=0.0,
         sequences=BATCH * CHANNELS, patches=L // 6, num_heads=K,
     )  # fmt: skip
-    if reason:
+    if reason := BACKENDS[name].unsupported_reason(work):
         pytest.skip(reason)
 
 
@@ -188,7 +188,7 @@ def test_sdpa_efficient_saves_the_log_sum_exp_whenever_gradients_are_taken(train
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_limit_is_stated_in_one_line_with_a_way_out(name: str, facts: dict[str, Any], says: str) -> None:
-    reason = BACKENDS[name].unsupported_reason(**facts)
+    reason = BACKENDS[name].unsupported_reason(Workload(**facts))
     assert reason is not None and re.search(says, reason)
     assert reason.startswith(name) and "\n" not in reason
     assert re.search(r": (use|set|change|lower|raise) ", reason), "no way out is named"
@@ -210,7 +210,7 @@ def test_a_limit_is_stated_in_one_line_with_a_way_out(name: str, facts: dict[str
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_runs_is_not_refused(name: str, facts: dict[str, Any]) -> None:
-    assert BACKENDS[name].unsupported_reason(**facts) is None
+    assert BACKENDS[name].unsupported_reason(Workload(**facts)) is None
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -223,9 +223,9 @@ def test_every_backend_says_what_it_is_and_which_kernels_prove_it(name: str) -> 
 
 def test_auto_is_the_first_of_its_order_that_runs() -> None:
     on_gpu = next(name for name in AUTO_ORDER if name in BACKENDS)
-    assert resolve_auto(**H100) == on_gpu
-    assert resolve_auto(**CPU) == "eager"
-    assert resolve_auto(**H100 | {"device_type": "cuda", "head_dim": 3}) == "eager"
+    assert resolve_auto(Workload(**H100)) == on_gpu
+    assert resolve_auto(Workload(**CPU)) == "eager"
+    assert resolve_auto(Workload(**H100 | {"head_dim": 3})) == "eager"
 
 
 def test_aliases_and_misspellings_are_understood() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from data_pipeline.datasets import get_dataset
 from data_pipeline.feeds import FEEDS
 from model.attention import BACKENDS, get_backend, resolve_auto
+from model.attention.base import Workload
 from model.presets import PRESETS
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
@@ -178,24 +179,23 @@ def _check_names(config: TrialConfig) -> None:
         raise unknown_name("pruning schedule", config.pruning.schedule, SCHEDULES)
 
 
-def _backend_facts(config: TrialConfig, device: DeviceFacts, channels: int) -> dict[str, Any]:
-    return {
-        "device_type": device.device_type,
-        "capability": device.capability,
-        "precision": config.train.precision,
-        "head_dim": config.model.d_model // config.model.num_heads,
-        "attention_dropout": config.model.attention_dropout,
-        "sequences": config.train.batch_size * channels,
-        "patches": config.num_patches,
-        "num_heads": config.model.num_heads,
-    }
+def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Workload:
+    return Workload(
+        device_type=device.device_type,
+        capability=device.capability,
+        precision=config.train.precision,
+        head_dim=config.model.d_model // config.model.num_heads,
+        attention_dropout=config.model.attention_dropout,
+        sequences=config.train.batch_size * channels,
+        patches=config.num_patches,
+        num_heads=config.model.num_heads,
+    )
 
 
 def _resolve_attention(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
     """Aliases and `auto` become the name of one backend."""
-    facts = _backend_facts(config, device, channels)
     name = config.model.attention
-    chosen = resolve_auto(**facts) if name == "auto" else _backend_name(name)
+    chosen = resolve_auto(_workload(config, device, channels)) if name == "auto" else _backend_name(name)
     return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen})})
 
 
@@ -212,7 +212,7 @@ def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) 
     precision = _precision_reason(config, device)
     if precision:
         return precision
-    backend = BACKENDS[config.model.attention].unsupported_reason(**_backend_facts(config, device, channels))
+    backend = BACKENDS[config.model.attention].unsupported_reason(_workload(config, device, channels))
     return backend or ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
 
 

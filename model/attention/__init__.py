@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
-from model.attention.base import Backend
+from model.attention.base import Backend, Workload
 from model.attention.eager import Eager
 from model.attention.sdpa_efficient import SdpaEfficient
 from model.attention.sdpa_flash import SdpaFlash
@@ -30,15 +29,15 @@ def get_backend(name: str) -> Backend:
     raise ValueError(f"unknown attention {name!r}: choose one of {', '.join(known)}.{hint}")
 
 
-def resolve_auto(**shape: Any) -> str:
-    """The first backend of AUTO_ORDER that runs here. Arguments as for `Backend.unsupported_reason`.
+def resolve_auto(work: Workload) -> str:
+    """The first backend of AUTO_ORDER that can do `work`.
 
     Decide once, when planning, and log the name: nothing falls back later. ValueError where none runs.
     """
     reasons = {}
     for name in AUTO_ORDER:
         if name in BACKENDS:
-            reason = BACKENDS[name].unsupported_reason(**shape)
+            reason = BACKENDS[name].unsupported_reason(work)
             if reason is None:
                 return name
             reasons[name] = reason

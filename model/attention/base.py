@@ -6,11 +6,26 @@ the same weights, up to rounding. It calls one explicit kernel, so that no dispa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 # CUDA's limit for the second and third dimension of a kernel's grid, where the fused kernels put the sequences
 # (pytorch/pytorch#142228, #146704; CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
 MAX_GRID_YZ = 65_535
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a backend is asked to train, and on what."""
+
+    device_type: str  # "cpu" or "cuda"
+    capability: tuple[int, int] | None  # of the CUDA device; None: unknown, limits by GPU generation are not applied
+    precision: str  # fp32 tf32 bf16 fp16
+    head_dim: int  # E
+    attention_dropout: float
+    sequences: int  # batch x channels
+    patches: int  # N
+    num_heads: int | None = None  # the most in a layer; None: unknown, limits by heads are not applied
 
 
 class Backend(Protocol):
@@ -28,25 +43,8 @@ class Backend(Protocol):
     def kernel_patterns(self) -> tuple[str, ...]:
         """Substrings of GPU kernel names: in a profiled training step each must occur in at least one kernel's name."""
 
-    def unsupported_reason(
-        self,
-        *,
-        device_type: str,
-        capability: tuple[int, int] | None,
-        precision: str,
-        head_dim: int,
-        attention_dropout: float,
-        sequences: int,
-        patches: int,
-        num_heads: int | None = None,
-    ) -> str | None:
-        """Why this backend cannot train at this shape on this device, or None where it can.
-
-        device_type: "cpu" or "cuda". capability: CUDA compute capability, None where unknown (then limits by GPU
-        generation are not applied). precision: fp32 tf32 bf16 fp16. head_dim: E. sequences: batch x channels.
-        patches: N. num_heads: the most heads in a layer, None where unknown (then limits by heads are not applied).
-        The answer is one sentence: what is missing and what to do.
-        """
+    def unsupported_reason(self, work: Workload) -> str | None:
+        """Why this backend cannot do `work`, or None where it can. One sentence: what is missing and what to do."""
 
     def register(self) -> str:
         """Installs the function in transformers' AttentionInterface; returns its `attn_implementation` name."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from model.attention.base import Workload
+
 
 @dataclass(frozen=True)
 class Eager:
@@ -14,18 +16,7 @@ class Eager:
     # Without compilation softmax_warp_forward/backward; compiled, inductor names its kernel triton_..._softmax_...
     kernel_patterns: tuple[str, ...] = ("softmax",)
 
-    def unsupported_reason(
-        self,
-        *,
-        device_type: str,
-        capability: tuple[int, int] | None,
-        precision: str,
-        head_dim: int,
-        attention_dropout: float,
-        sequences: int,
-        patches: int,
-        num_heads: int | None = None,
-    ) -> str | None:
+    def unsupported_reason(self, work: Workload) -> str | None:
         """None: it runs on every device, precision and shape."""
         return None
 

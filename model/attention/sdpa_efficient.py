@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from model.attention.base import MAX_GRID_YZ
+from model.attention.base import MAX_GRID_YZ, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,36 +25,26 @@ class SdpaEfficient:
     description: str = "PyTorch's memory-efficient fused kernel (CUTLASS); CUDA only"
     kernel_patterns: tuple[str, ...] = ("fmha_cutlassF", "fmha_cutlassB")
 
-    def unsupported_reason(
-        self,
-        *,
-        device_type: str,
-        capability: tuple[int, int] | None,
-        precision: str,
-        head_dim: int,
-        attention_dropout: float,
-        sequences: int,
-        patches: int,
-        num_heads: int | None = None,
-    ) -> str | None:
+    def unsupported_reason(self, work: Workload) -> str | None:
         """CUDA, an aligned head_dim, bf16 only from compute capability 8.0, at most 65,535 sequences in a batch."""
-        if device_type != "cuda":
+        if work.device_type != "cuda":
             return "sdpa_efficient has no CPU kernel: use eager or sdpa_flash here, or a CUDA GPU"
-        if precision == "bf16" and capability is not None and capability < (8, 0):
+        capability = work.capability
+        if work.precision == "bf16" and capability is not None and capability < (8, 0):
             return (
                 f"sdpa_efficient needs compute capability 8.0 for bf16, this GPU has {capability[0]}.{capability[1]}: "
                 "use fp16 or fp32, or eager"
             )
-        alignment = _head_dim_alignment(capability, half=precision in ("bf16", "fp16"))
-        if head_dim % alignment:
+        alignment = _head_dim_alignment(capability, half=work.precision in ("bf16", "fp16"))
+        if work.head_dim % alignment:
             return (
-                f"sdpa_efficient needs a head_dim divisible by {alignment} in {precision} and got {head_dim}: "
-                "change model.d_model or model.num_heads, or use eager"
+                f"sdpa_efficient needs a head_dim divisible by {alignment} in {work.precision} and got "
+                f"{work.head_dim}: change model.d_model or model.num_heads, or use eager"
             )
-        if sequences > MAX_GRID_YZ:
+        if work.sequences > MAX_GRID_YZ:
             return (
                 f"sdpa_efficient trains at most {MAX_GRID_YZ:,} sequences (batch x channels) at once and got "
-                f"{sequences:,}: lower train.batch_size, or use eager"
+                f"{work.sequences:,}: lower train.batch_size, or use eager"
             )
         return None
 

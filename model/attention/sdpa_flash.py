@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from model.attention.base import MAX_GRID_YZ
+from model.attention.base import MAX_GRID_YZ, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,31 +29,21 @@ class SdpaFlash:
     description: str = "PyTorch's own FlashAttention-2 (half precision on CUDA); its flash kernel on CPU"
     kernel_patterns: tuple[str, ...] = ("flash_fwd", "flash_bwd")
 
-    def unsupported_reason(
-        self,
-        *,
-        device_type: str,
-        capability: tuple[int, int] | None,
-        precision: str,
-        head_dim: int,
-        attention_dropout: float,
-        sequences: int,
-        patches: int,
-        num_heads: int | None = None,
-    ) -> str | None:
+    def unsupported_reason(self, work: Workload) -> str | None:
         """CPU: no attention dropout. CUDA: fp16 or bf16, capability 8.0, head_dim divisible by 8 and at most 256."""
-        if device_type != "cuda":
-            if attention_dropout > 0:
+        if work.device_type != "cuda":
+            if work.attention_dropout > 0:
                 return "sdpa_flash has no attention dropout on CPU: set model.attention_dropout=0, or use eager"
             return None
-        if precision not in ("bf16", "fp16"):
-            return f"sdpa_flash computes in bf16 or fp16 on CUDA and got {precision}: set train.precision=bf16"
+        if work.precision not in ("bf16", "fp16"):
+            return f"sdpa_flash computes in bf16 or fp16 on CUDA and got {work.precision}: set train.precision=bf16"
+        capability = work.capability
         if capability is not None and capability < (8, 0):
             return (
                 f"sdpa_flash needs compute capability 8.0 and this GPU has {capability[0]}.{capability[1]}: "
                 "use sdpa_efficient or eager"
             )
-        return _shape_reason(capability, head_dim, attention_dropout, sequences, patches, num_heads)
+        return _shape_reason(work)
 
     def register(self) -> str:
         """Installs the function under a name of ours; calling it again changes nothing."""
@@ -89,35 +79,30 @@ def attend(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _shape_reason(
-    capability: tuple[int, int] | None,
-    head_dim: int,
-    attention_dropout: float,
-    sequences: int,
-    patches: int,
-    num_heads: int | None,
-) -> str | None:
-    if head_dim % 8 or head_dim > 256:
+def _shape_reason(work: Workload) -> str | None:
+    capability = work.capability
+    if work.head_dim % 8 or work.head_dim > 256:
         return (
-            f"sdpa_flash needs a head_dim divisible by 8 and at most 256 on CUDA and got {head_dim}: "
+            f"sdpa_flash needs a head_dim divisible by 8 and at most 256 on CUDA and got {work.head_dim}: "
             "change model.d_model or model.num_heads, or use eager"
         )
     small_shared_memory = capability is not None and ((8, 6) <= capability <= (8, 9) or capability >= (12, 0))
-    if small_shared_memory and head_dim > 192 and (head_dim <= 224 or attention_dropout > 0):
+    if small_shared_memory and work.head_dim > 192 and (work.head_dim <= 224 or work.attention_dropout > 0):
         return (
-            f"sdpa_flash cannot train with head_dim {head_dim} on this GPU generation: "
+            f"sdpa_flash cannot train with head_dim {work.head_dim} on this GPU generation: "
             "raise model.num_heads so that head_dim is at most 192, or use sdpa_efficient"
         )
-    if sequences > MAX_GRID_YZ:
+    if work.sequences > MAX_GRID_YZ:
         return (
-            f"sdpa_flash takes at most {MAX_GRID_YZ:,} sequences (batch x channels) at once and got {sequences:,}: "
-            "lower train.batch_size, or use eager"
+            f"sdpa_flash takes at most {MAX_GRID_YZ:,} sequences (batch x channels) at once and got "
+            f"{work.sequences:,}: lower train.batch_size, or use eager"
         )
-    if num_heads is not None:
-        accumulator = sequences * num_heads * (-(-patches // 128) * 128) * max(head_dim, 32)
+    if work.num_heads is not None:
+        rows = -(-work.patches // 128) * 128
+        accumulator = work.sequences * work.num_heads * rows * max(work.head_dim, 32)
         if accumulator > MAX_ACCUMULATOR:
             return (
-                f"sdpa_flash's backward pass indexes at most 2^31 elements and {sequences:,} sequences of {num_heads} "
-                f"heads make {accumulator:,}: lower train.batch_size, or use sdpa_efficient or eager"
+                f"sdpa_flash's backward pass indexes at most 2^31 elements and {work.sequences:,} sequences of "
+                f"{work.num_heads} heads make {accumulator:,}: lower train.batch_size, or use sdpa_efficient or eager"
             )
     return None
