@@ -39,7 +39,7 @@ class Session:
     """One trial while it runs. Use as a context manager: it closes the feed."""
 
     def __init__(self, job: TrialJob, config: TrialConfig, started_s: float) -> None:
-        # Beside a GPU one thread: gathering a batch with sixteen took 5 ms, with one 0.7 (docs/measurements.md)
+        # Beside a GPU one thread: sixteen made the gather of a batch slower, not faster (docs/measurements.md)
         torch.set_num_threads(max(1, job.cpus) if job.device_type == "cpu" else 1)
         self.job, self.config, self._started_s = job, config, started_s
         self.device = torch.device(job.device_type)
