@@ -217,8 +217,21 @@ def test_what_runs_is_not_refused(name: str, facts: dict[str, Any]) -> None:
 def test_every_backend_says_what_it_is_and_which_kernels_prove_it(name: str) -> None:
     backend = BACKENDS[name]
     assert backend.name == name and backend.description and backend.kernel_patterns
-    others = {pattern for other in BACKENDS.values() if other is not backend for pattern in other.kernel_patterns}
-    assert not others & set(backend.kernel_patterns)
+    for pattern in backend.kernel_patterns + backend.cpu_patterns:
+        re.compile(pattern)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_cpu_patterns_are_found_in_a_profile_of_that_backend_only(name: str) -> None:
+    if DEVICE != "cpu" or not BACKENDS[name].cpu_patterns:
+        pytest.skip(f"{name} is not profiled on this {DEVICE}")
+    model = _model(name)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
+        _run(model, "fp32")
+    operators = {event.name for event in profile.events()}
+    for other in BACKENDS.values():
+        found = [any(re.search(pattern, operator) for operator in operators) for pattern in other.cpu_patterns]
+        assert all(found) if other.name == name else not any(found)
 
 
 def test_auto_is_the_first_of_its_order_that_runs() -> None:

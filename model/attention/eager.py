@@ -14,10 +14,15 @@ class Eager:
     name: str = "eager"
     description: str = "matmul, softmax, matmul in plain PyTorch; runs everywhere; the reference"
     # Without compilation softmax_warp_forward/backward; compiled, inductor names its kernel triton_..._softmax_...
-    kernel_patterns: tuple[str, ...] = ("softmax",)
+    kernel_patterns: tuple[str, ...] = (r"(?i)softmax",)
+    cpu_patterns: tuple[str, ...] = (r"aten::_softmax$", r"aten::_softmax_backward_data$")
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """None: it runs on every device, precision and shape."""
+        return None
+
+    def missing_package(self, *, importing: bool) -> str | None:
+        """None: PyTorch has it."""
         return None
 
     def register(self) -> str:

@@ -23,7 +23,8 @@ class SdpaEfficient:
 
     name: str = "sdpa_efficient"
     description: str = "PyTorch's memory-efficient fused kernel (CUTLASS); CUDA only"
-    kernel_patterns: tuple[str, ...] = ("fmha_cutlassF", "fmha_cutlassB")
+    kernel_patterns: tuple[str, ...] = (r"fmha_cutlassF", r"fmha_cutlassB")
+    cpu_patterns: tuple[str, ...] = ()
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """CUDA, an aligned head_dim, bf16 only from compute capability 8.0, at most 65,535 sequences in a batch."""
@@ -46,6 +47,10 @@ class SdpaEfficient:
                 f"sdpa_efficient trains at most {MAX_GRID_YZ:,} sequences (batch x channels) at once and got "
                 f"{work.sequences:,}: lower train.batch_size, or use eager"
             )
+        return None
+
+    def missing_package(self, *, importing: bool) -> str | None:
+        """None: PyTorch has it."""
         return None
 
     def register(self) -> str:

@@ -27,7 +27,12 @@ class SdpaFlash:
 
     name: str = "sdpa_flash"
     description: str = "PyTorch's own FlashAttention-2 (half precision on CUDA); its flash kernel on CPU"
-    kernel_patterns: tuple[str, ...] = ("flash_fwd", "flash_bwd")
+    # The flash-attn package has the same kernels in the namespace flash.
+    kernel_patterns: tuple[str, ...] = (r"\bpytorch_flash::flash_fwd", r"\bpytorch_flash::flash_bwd")
+    cpu_patterns: tuple[str, ...] = (
+        r"aten::_scaled_dot_product_flash_attention_for_cpu$",
+        r"aten::_scaled_dot_product_flash_attention_for_cpu_backward$",
+    )
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """CPU: no attention dropout. CUDA: fp16 or bf16, capability 8.0, head_dim divisible by 8 and at most 256."""
@@ -44,6 +49,10 @@ class SdpaFlash:
                 "use sdpa_efficient or eager"
             )
         return _shape_reason(work)
+
+    def missing_package(self, *, importing: bool) -> str | None:
+        """None: PyTorch has it."""
+        return None
 
     def register(self) -> str:
         """Installs the function under a name of ours; calling it again changes nothing."""
