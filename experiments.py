@@ -50,6 +50,7 @@ def sweep_parser() -> Parser:
     )
     what.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the first repeat (default 1)")
     what.add_argument("--repeats", type=int, default=1, metavar="N", help="how often each arm runs, with its own seed")
+    what.add_argument("--trials", type=int, metavar="N", help="how many trials the full sweep draws (default 50)")
     how = parser.add_argument_group("how to run it")
     how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
     _add_folders(how)

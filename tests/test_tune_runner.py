@@ -98,8 +98,8 @@ def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))
     arguments = SimpleNamespace(
-        storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None, fresh=False,
-        resume=None, quiet=True, repeats=1, seed=1, json=None,
+        storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None, trials=None,
+        fresh=False, resume=None, quiet=True, repeats=1, seed=1, json=None,
     )  # fmt: skip
     found = commands._run(get_sweep("pruning"), {}, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))
     assert found == code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,27 @@ def test_every_sweep_plans_with_unique_ids_and_its_baseline_among_the_arms(name:
 def test_no_two_arms_of_a_sweep_are_the_same_configuration(name: str) -> None:
     configs = [trial.config for trial in _plan(name).trials]
     assert all(first != second for index, first in enumerate(configs) for second in configs[:index])
+
+
+SPACES = [(name, dimension) for name in SWEEPS for dimension in get_sweep(name).space]
+
+
+@pytest.mark.parametrize(("name", "dimension"), SPACES)
+def test_every_choice_of_a_space_makes_a_valid_arm(name: str, dimension: str) -> None:
+    sweep = get_sweep(name)
+    first = {other: choices[0].label for other, choices in sweep.space.items()}
+    labels = [choice.label for choice in sweep.space[dimension]]
+    arms = tuple(sweep.drawn(first | {dimension: label}) for label in labels)
+    plan = _plan(replace(sweep, arms=arms, baseline=arms[0].label), H100)
+    assert len(set(labels)) == len(labels) == len({trial.config for trial in plan.trials}) > 1
+
+
+def test_an_arm_is_drawn_with_one_choice_of_each_dimension_only() -> None:
+    sweep = get_sweep("full")
+    first = {name: choices[0].label for name, choices in sweep.space.items()}
+    for wrong in ({}, first | {"attention": "nope"}, first | {"colour": "red"}):
+        with pytest.raises(KeyError):
+            sweep.drawn(wrong)
 
 
 def test_the_pruning_sweep_holds_the_arms_it_promises() -> None:

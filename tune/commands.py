@@ -23,6 +23,7 @@ from tune.sweeps import SweepConfig, get_sweep
 if TYPE_CHECKING:
     from tune.runner import Outcome
 
+DRAWN, MOST_DRAWN = 50, 100_000  # trials of a sweep with a space: without --trials, and at most
 GOOD = ("done", "stopped", "unsupported")
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
 
@@ -34,6 +35,7 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
         raise WrongInput(f"--repeats {arguments.repeats}: give 1 or more")
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
+    _check_trials(chosen, arguments)
     check_gpus_per_trial(arguments.gpus_per_trial)
     check_json_target(arguments.json)
     stdout_is_json = arguments.json == "-"
@@ -50,6 +52,20 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     return _run(chosen, overrides, arguments, tracking_uri, text)
 
 
+def _check_trials(chosen: SweepConfig, arguments: argparse.Namespace) -> None:
+    """--trials becomes DRAWN for a sweep with a space where it is not given. WrongInput where it does not fit."""
+    if arguments.trials is None:
+        arguments.trials = DRAWN if chosen.space else None
+    elif not chosen.space:
+        count = len(chosen.arms) * arguments.repeats
+        raise WrongInput(
+            f"--trials {arguments.trials}: for a sweep that draws its trials, as full does; the {chosen.name} sweep "
+            f"has {count}; leave it out"
+        )
+    elif not 1 <= arguments.trials <= MOST_DRAWN:
+        raise WrongInput(f"--trials {arguments.trials}: give 1 to {MOST_DRAWN}")
+
+
 def _run(
     chosen: SweepConfig, overrides: dict[str, Any], arguments: argparse.Namespace, tracking_uri: str, text: IO[str]
 ) -> int:
@@ -62,6 +78,7 @@ def _run(
         address=arguments.address,
         gpus_per_trial=arguments.gpus_per_trial,
         max_concurrent=arguments.max_concurrent,
+        trials=arguments.trials,
         fresh=arguments.fresh,
         resume=arguments.resume,
         quiet=arguments.quiet,

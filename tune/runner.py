@@ -44,6 +44,7 @@ class Options:
     address: str | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
+    trials: int | None = None  # of a sweep with a space: how many arms are drawn from it; None elsewhere
     fresh: bool = False
     resume: str | None = None
     quiet: bool = False
@@ -69,6 +70,8 @@ def run_sweep(
     show_plan: Callable[[Plan], None],
 ) -> Outcome:
     """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run."""
+    if sweep.space:
+        raise WrongInput(f"the {sweep.name} sweep cannot run yet, only be planned with --plan; run another one")
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     with cluster.connected(options.address) as ray:
         share = cluster.choose_share(

@@ -5,11 +5,18 @@ An arm is a label and the fields it changes; everything else is shared, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.attention import BACKENDS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
 from tune.errors import unknown_name
+
+PATCH_LENGTHS = (12, 24, 48, 96, 192)
+BATCH_SIZES = (32, 64, 128, 256, 512)
+WORKERS = (0, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +29,34 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """A sweep before planning."""
+    """A sweep before planning: a fixed list of arms or, with a `space`, a search that also draws arms from it."""
 
     name: str
     question: str  # what the sweep answers, in one line
     baseline: str  # label of the arm the others are compared with
     arms: tuple[Arm, ...]
     shared: Mapping[str, Any] = field(default_factory=dict)  # fields every arm has, before the user's own
+    space: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)  # dimension -> its choices; empty: arms only
 
     @property
     def swept(self) -> frozenset[str]:
-        """Fields that some arm changes; giving one of them by hand as well is wrong input."""
-        return frozenset(name for arm in self.arms for name in arm.changes)
+        """Fields that some arm or choice changes; giving one of them by hand as well is wrong input."""
+        choices = (choice for dimension in self.space.values() for choice in dimension)
+        return frozenset(name for arm in (*self.arms, *choices) for name in arm.changes)
+
+    def drawn(self, labels: Mapping[str, str]) -> Arm:
+        """The arm with one choice of each dimension: `labels` is dimension -> label, in any order.
+
+        Raises KeyError for a dimension or label that is not in the space, or is missing.
+        """
+        if labels.keys() != self.space.keys():
+            raise KeyError(f"{sorted(labels)} are not the dimensions {sorted(self.space)}")
+        chosen = [{choice.label: choice for choice in self.space[name]}[labels[name]] for name in self.space]
+        changes = {name: value for choice in chosen for name, value in choice.changes.items()}
+        return Arm(label="-".join(choice.label for choice in chosen), changes=changes)
+
+
+UNPRUNED = Arm(label="none", changes={"pruning.score": "none"})
 
 
 def _prune(score: str, count: int, schedule: str = "one_shot") -> Arm:
@@ -53,7 +76,7 @@ def pruning() -> SweepConfig:
         question="How much faster is training once attention heads are removed, and what does it cost in accuracy?",
         baseline="none",
         arms=(
-            Arm(label="none", changes={"pruning.score": "none"}),
+            UNPRUNED,
             _static(0),
             _static(4, 8),
             _prune("magnitude", 1),
@@ -68,21 +91,53 @@ def pruning() -> SweepConfig:
     )
 
 
+def _loader(feed: str, workers: int) -> Arm:
+    return Arm(label=f"{feed}-{workers}", changes={"data.feed": feed, "data.num_workers": workers})
+
+
 def num_workers() -> SweepConfig:
     """Loader processes for each feed that has them, beside the feed that needs none."""
-    loaders = [(feed, workers) for feed in ("arrow", "tsfm") for workers in (0, 2, 4, 8, 16)]
     return SweepConfig(
         name="num_workers",
         question="Which feed, with how many loader processes, keeps the device from waiting for data?",
         baseline="arrow-0",
-        arms=tuple(
-            Arm(label=f"{feed}-{workers}", changes={"data.feed": feed, "data.num_workers": workers})
-            for feed, workers in [*loaders, ("device", 0)]
-        ),
+        arms=(*(_loader(feed, workers) for feed in ("arrow", "tsfm") for workers in WORKERS), _loader("device", 0)),
     )
 
 
+def full() -> SweepConfig:
+    """Searches attention, patch, batch, loader and pruning together; choices that go together are one dimension."""
+    baseline = {
+        "model.attention": "eager",
+        "model.patch_length": 12,
+        "train.batch_size": 128,
+        "data.feed": "device",
+        "data.num_workers": 0,
+        "pruning.score": "none",
+    }
+    pruned = [_prune(score, count, schedule) for score in SCORES for schedule in SCHEDULES for count in (1, 2, 5, 8)]
+    return SweepConfig(
+        name="full",
+        question="Which attention, patch, batch, loader and pruning together reach the lowest error, and how fast?",
+        baseline="baseline",
+        arms=(Arm(label="baseline", changes=baseline),),
+        space={
+            "attention": _choices("model.attention", "{}", BACKENDS),
+            "patch_length": _choices("model.patch_length", "p{}", PATCH_LENGTHS),
+            "batch_size": _choices("train.batch_size", "b{}", BATCH_SIZES),
+            "loader": (_loader("device", 0), *(_loader("arrow", workers) for workers in WORKERS)),
+            "pruning": (UNPRUNED, *pruned),
+        },
+    )
+
+
+def _choices(name: str, label: str, values: Iterable[Any]) -> tuple[Arm, ...]:
+    """One arm for each value of one field."""
+    return tuple(Arm(label=label.format(value), changes={name: value}) for value in values)
+
+
 SWEEPS: dict[str, Callable[[], SweepConfig]] = {
+    "full": full,
     "num_workers": num_workers,
     "pruning": pruning,
 }
