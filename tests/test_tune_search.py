@@ -137,6 +137,14 @@ def test_every_backend_can_be_planned_on_an_h100_or_says_why_not(name: str) -> N
     assert reason is None or len(reason) > 10
 
 
+def test_a_backend_whose_package_is_missing_is_unsupported_with_the_reason_and_auto_passes_it_over() -> None:
+    lacking = replace(H100, missing={"sdpa_efficient": "install it with pip"})
+    assert _one({"model.attention": "sdpa_efficient"}, lacking).unsupported == "install it with pip"
+    assert _one({"model.attention": "auto"}, replace(H100, missing={})).config.model.attention != "eager"
+    assert _one({"model.attention": "auto"}, lacking).config.model.attention != "sdpa_efficient"
+    assert _one({"model.attention": "sdpa_efficient"}, replace(H100, missing=None)).unsupported is None
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_can_be_planned(name: str) -> None:
     assert _one({"train.engine": name}, H100).config.train.engine == name

@@ -7,11 +7,20 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tune.errors import WrongInput
-from tune.hardware import CODE, REPO_ROOT, DeviceFacts, available_cpus, environment, has_gpu, node_facts
+from tune.hardware import (
+    CODE,
+    REPO_ROOT,
+    DeviceFacts,
+    available_cpus,
+    environment,
+    has_gpu,
+    missing_packages,
+    node_facts,
+)
 
 CONNECT_S = 4.0  # an address where nothing answers within this is refused
 PROBE_HINT_S = 120.0  # a probe that has not run by then says on stderr what it waits for
@@ -183,7 +192,8 @@ def _probe_here(use_gpu: bool) -> tuple[DeviceFacts | None, dict[str, Any], str 
     if use_gpu and not torch.cuda.is_available():
         problem = f"the node has a GPU but torch {torch.__version__} cannot use it"
         return None, {}, f"{problem}; install a CUDA build of torch, or give --gpus-per-trial 0"
-    return node_facts(use_gpu=use_gpu), environment(), None
+    facts = replace(node_facts(use_gpu=use_gpu), missing=missing_packages(importing=True))
+    return facts, environment(), None
 
 
 def assumed_facts(gpus_per_trial: float | None) -> DeviceFacts:

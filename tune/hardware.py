@@ -10,12 +10,14 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+
+from model.attention import BACKENDS
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 CODE = ("experiments.py", "tune", "model", "data_pipeline")
@@ -46,6 +48,7 @@ class DeviceFacts:
     gpus: int = 0  # GPUs of this node
     cpus: int = 1  # logical CPUs of this node
     assumed: bool = False  # True: not read from the node that will run the trial
+    missing: Mapping[str, str] | None = None  # attention backend -> why its package cannot be used; None: not known
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,7 +82,17 @@ def cpu_name() -> str:
 
 
 def cpu_facts(*, assumed: bool = False) -> DeviceFacts:
-    return DeviceFacts(device_type="cpu", name=cpu_name(), cpus=available_cpus(), assumed=assumed)
+    missing = missing_packages(importing=False)
+    return DeviceFacts(device_type="cpu", name=cpu_name(), cpus=available_cpus(), assumed=assumed, missing=missing)
+
+
+def missing_packages(names: Iterable[str] = BACKENDS, *, importing: bool) -> dict[str, str]:
+    """Those of the attention backends `names` whose package cannot be used in this process, with the reason.
+
+    importing=False only looks whether a package is installed; importing=True imports it, and what it needs.
+    """
+    reasons = {name: BACKENDS[name].missing_package(importing=importing) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -116,6 +129,7 @@ def node_facts(*, use_gpu: bool, assumed: bool = False) -> DeviceFacts:
             gpus=len(handles),
             cpus=available_cpus(),
             assumed=assumed,
+            missing=missing_packages(importing=False),
         )
 
 

@@ -195,7 +195,8 @@ def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Worklo
 def _resolve_attention(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
     """Aliases and `auto` become the name of one backend."""
     name = config.model.attention
-    chosen = resolve_auto(_workload(config, device, channels)) if name == "auto" else _backend_name(name)
+    work = _workload(config, device, channels)
+    chosen = resolve_auto(work, device.missing or {}) if name == "auto" else _backend_name(name)
     return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen})})
 
 
@@ -212,8 +213,10 @@ def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) 
     precision = _precision_reason(config, device)
     if precision:
         return precision
-    backend = BACKENDS[config.model.attention].unsupported_reason(_workload(config, device, channels))
-    return backend or ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
+    attention = config.model.attention
+    backend = BACKENDS[attention].unsupported_reason(_workload(config, device, channels))
+    missing = (device.missing or {}).get(attention)
+    return backend or missing or ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
 
 
 def _precision_reason(config: TrialConfig, device: DeviceFacts) -> str | None:

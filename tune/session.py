@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +28,7 @@ from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
 from tune.errors import Unsupported
 from tune.evaluate import evaluate, naive_forecasts
-from tune.hardware import node_facts
+from tune.hardware import missing_packages, node_facts
 from tune.measure import EpochTimer, EpochTimes, GpuMeter
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.search import unsupported_reason
@@ -91,7 +92,8 @@ class Session:
 
     def _check_support(self, channels: int) -> None:
         """The plan was made from a probe; the device that the trial got has the last word."""
-        facts = node_facts(use_gpu=self.device.type == "cuda")
+        missing = missing_packages([self.config.model.attention], importing=True)
+        facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
         reason = unsupported_reason(self.config, facts, channels)
         if reason:
             raise Unsupported(reason)

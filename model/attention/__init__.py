@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from model.attention.base import Backend, Workload
 from model.attention.eager import Eager
@@ -29,15 +31,15 @@ def get_backend(name: str) -> Backend:
     raise ValueError(f"unknown attention {name!r}: choose one of {', '.join(known)}.{hint}")
 
 
-def resolve_auto(work: Workload) -> str:
-    """The first backend of AUTO_ORDER that can do `work`.
+def resolve_auto(work: Workload, missing: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The first backend of AUTO_ORDER that can do `work`; `missing` says of which the package cannot be used, and why.
 
     Decide once, when planning, and log the name: nothing falls back later. ValueError where none runs.
     """
     reasons = {}
     for name in AUTO_ORDER:
         if name in BACKENDS:
-            reason = BACKENDS[name].unsupported_reason(work)
+            reason = BACKENDS[name].unsupported_reason(work) or missing.get(name)
             if reason is None:
                 return name
             reasons[name] = reason
