@@ -8,7 +8,8 @@ Shapes: B batch, C channels, L context, H horizon.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -91,18 +92,12 @@ class Stepper:
         self._loss = ENGINES[engine].wrap(self._loss_eager)
         self._predict = ENGINES[engine].wrap(self._predict_eager)
 
-    def _autocast(self) -> Any:
-        import torch
-
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision in ("bf16", "fp16"))
-
     def _loss_eager(self, past_BLC: Tensor, future_BHC: Tensor) -> Tensor:
-        with self._autocast():
+        with autocast(self.device.type, self.precision):
             return self.model(past_values=past_BLC, future_values=future_BHC, return_dict=True).loss
 
     def _predict_eager(self, past_BLC: Tensor) -> Tensor:
-        with self._autocast():
+        with autocast(self.device.type, self.precision):
             return self.model(past_values=past_BLC, return_dict=True).prediction_outputs
 
     def loss(self, past_BLC: Tensor, future_BHC: Tensor) -> Tensor:
@@ -133,19 +128,38 @@ class Stepper:
         """Compile and warm every kernel on real shapes, then put weights, moments, statistics and RNG back."""
         import torch
 
-        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        moments = copy.deepcopy(self.optimizer.state_dict())
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with self.preserved():
             self.model.train()
             for _ in range(WARM_UP_STEPS):
                 self.train_step(past_BLC, future_BHC)
             self.model.eval()
             with torch.no_grad():
                 self.predict(eval_past_BLC)
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Whatever is trained inside leaves no trace: weights, moments, statistics and RNG are put back.
+
+        The training loss that was summed since the last `take_train_mse` is dropped.
+        """
+        import torch
+
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        moments = copy.deepcopy(self.optimizer.state_dict())
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            yield
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(moments)
         self.take_train_mse()
+
+
+def autocast(device_type: str, precision: str) -> Any:
+    """The context in which a forward pass has this precision: lower for bf16 and fp16, nothing changed for others."""
+    import torch
+
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device_type, dtype=dtype, enabled=precision in ("bf16", "fp16"))
 
 
 def set_matmul_precision(precision: str) -> None:
