@@ -49,7 +49,8 @@ def sweep_parser() -> Parser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for every arm, repeatable"
     )
     what.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the first repeat (default 1)")
-    what.add_argument("--repeats", type=int, default=1, metavar="N", help="how often each arm runs, with its own seed")
+    text = "how often each arm runs, with its own seed (default 1; 3 in the final of full)"
+    what.add_argument("--repeats", type=int, metavar="N", help=text)
     what.add_argument("--trials", type=int, metavar="N", help="how many trials the full sweep draws (default 50)")
     how = parser.add_argument_group("how to run it")
     how.add_argument("--plan", action="store_true", help="print the trials and run nothing")

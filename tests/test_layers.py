@@ -22,6 +22,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("trial",),
     ("checkpoint", "session"),
     ("cluster", "callback"),
+    ("launch",),
     ("runner",),
     ("commands",),
 )

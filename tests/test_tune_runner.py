@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tune import commands, runner, sweep_dir
-from tune.cluster import Share
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED
 from tune.hardware import DeviceFacts
 from tune.progress import Progress
@@ -44,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
     folder = sweep_dir.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
-    return runner._Run(plan, folder, Share(cpus=1, gpus=0, at_a_time=1), "0", options)
+    return runner._Run(plan, folder, SimpleNamespace(), options)
 
 
 def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None = None) -> tuple[Outcome, FakeTracker]:

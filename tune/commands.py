@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tune.runner import Outcome
 
 DRAWN, MOST_DRAWN = 50, 100_000  # trials of a sweep with a space: without --trials, and at most
+FINAL_REPEATS = 3  # pairs of each arm in the final of such a sweep, without --repeats
 GOOD = ("done", "stopped", "unsupported")
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
 
@@ -31,6 +32,8 @@ PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_
 def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     """Plan a sweep; run it unless only the plan was asked for; print the table."""
     chosen, overrides = get_sweep(arguments.sweep), _overrides(arguments)
+    if arguments.repeats is None:
+        arguments.repeats = FINAL_REPEATS if chosen.space else 1
     if arguments.repeats < 1:
         raise WrongInput(f"--repeats {arguments.repeats}: give 1 or more")
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tune import cluster, sweep_dir
 from tune.callback import Collector
 from tune.errors import WrongInput
 from tune.hardware import code_identity
+from tune.launch import Launcher
 from tune.mlflow_store import redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
@@ -26,10 +27,8 @@ from tune.search import Plan, PlannedTrial, make_plan, plan_rows
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
 from tune.tracking import Tracker, check_store, read_sweep
-from tune.trial import TrialJob
 
 PROJECT = "patchtst-sweeps"  # MLflow experiment
-MAX_RETRIES = 2  # after the loss of a trial's process or node
 STORE_ANSWERS_WITHIN_S = 15.0
 FLUSH_S = 60.0
 
@@ -100,7 +99,15 @@ def run_sweep(
         if not plan.runnable:
             raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
         folder = _open_folder(plan, environment, series.source_sha256, options)
-        return _Run(plan, folder, share, series.source_sha256, options).run()
+        launcher = Launcher(
+            folder=folder,
+            share=share,
+            device_type=device.device_type,
+            data_dir=options.data_dir,
+            cache_dir=cache_dir(options.storage_path),
+            data_sha256=series.source_sha256,
+        )
+        return _Run(plan, folder, launcher, options).run()
 
 
 def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, options: Options) -> SweepDir:
@@ -127,9 +134,8 @@ def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, opti
 class _Run:
     """One run of one sweep's folder."""
 
-    def __init__(self, plan: Plan, folder: SweepDir, share: cluster.Share, data_sha256: str, options: Options) -> None:
-        self.plan, self.folder, self.share, self.options = plan, folder, share, options
-        self.data_sha256 = data_sha256
+    def __init__(self, plan: Plan, folder: SweepDir, launcher: Launcher, options: Options) -> None:
+        self.plan, self.folder, self.launcher, self.options = plan, folder, launcher, options
 
     def run(self) -> Outcome:
         with self._tracker() as tracker:
@@ -141,7 +147,7 @@ class _Run:
                 progress.say(_what_is_left(tracker.ended, left))
             collector = Collector(self.folder, tracker, progress)
             if left:
-                self._tune(left, collector)
+                self.launcher.run(left, collector)
             return self._close(tracker, progress)
 
     def _tracker(self) -> Tracker:
@@ -192,43 +198,6 @@ class _Run:
                     model_dir=None,
                 )
 
-    def _tune(self, left: list[PlannedTrial], collector: Collector) -> None:
-        from ray import tune as ray_tune
-
-        checkpoints = self.folder.checkpoints()
-        jobs = [replace(self._job(trial), resume_from=checkpoints.get(trial.trial_id)) for trial in left]
-        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus}
-        tuner = ray_tune.Tuner(
-            ray_tune.with_resources(trial_entry, resources),
-            param_space={"job": ray_tune.grid_search([job.as_dict() for job in jobs])},
-            tune_config=ray_tune.TuneConfig(
-                max_concurrent_trials=self.share.at_a_time,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=ray_tune.RunConfig(
-                name=self.folder.next_attempt(),
-                storage_path=str(self.folder.path),
-                callbacks=[collector],
-                verbose=0,
-                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
-                failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
-            ),
-        )
-        tuner.fit()
-
-    def _job(self, trial: PlannedTrial) -> TrialJob:
-        return TrialJob(
-            trial_id=trial.trial_id,
-            config=trial.config.model_dump(mode="json"),
-            device_type=self.plan.device.device_type,
-            data_dir=str(self.options.data_dir),
-            cache_dir=str(cache_dir(self.options.storage_path)),
-            cpus=self.share.cpus,
-            exclusive=self.share.exclusive,
-            data_sha256=self.data_sha256,
-        )
-
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
         """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
         statuses = tracker.ended
@@ -259,26 +228,3 @@ def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
     bad = sum(status not in ("done", "stopped", "unsupported") for status in ended.values())
     unlucky = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
     return f"{len(ended)} trials have ended{unlucky}, {len(left)} are left"
-
-
-def _trial_name(trial: Any) -> str:
-    return str(trial.config["job"]["trial_id"])
-
-
-def trial_entry(config: dict[str, Any]) -> None:
-    """What Ray runs on a worker: one trial, reported through Tune."""
-    from ray import tune as ray_tune
-
-    from tune.trial import run_trial
-
-    job = TrialJob(**config["job"])
-
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        checkpoint = ray_tune.Checkpoint.from_directory(str(folder)) if folder else None
-        ray_tune.report(result, checkpoint=checkpoint)
-
-    retried = ray_tune.get_checkpoint()
-    if retried is not None:
-        with retried.as_directory() as folder:
-            return run_trial(job, report, Path(folder))
-    return run_trial(job, report, Path(job.resume_from) if job.resume_from else None)

@@ -93,7 +93,7 @@ def make_plan(
             raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
     trials: list[PlannedTrial] = []
     for block_seed in range(seed, seed + repeats):
-        block = _mark_same([_plan_trial(sweep, arm, overrides, block_seed, device, channels) for arm in sweep.arms])
+        block = _mark_same([plan_trial(sweep, arm, overrides, block_seed, device, channels) for arm in sweep.arms])
         random.Random(f"{sweep.name} {block_seed}").shuffle(block)
         trials.extend(block)
     return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device)
@@ -104,12 +104,12 @@ def _mark_same(block: Sequence[PlannedTrial]) -> list[PlannedTrial]:
     arms: dict[tuple[Any, ...], str] = {}
     marked = []
     for trial in block:
-        first = arms.setdefault(_computation(trial.config), trial.arm)
+        first = arms.setdefault(computation(trial.config), trial.arm)
         marked.append(trial if first == trial.arm else replace(trial, same_as=first))
     return marked
 
 
-def _computation(config: TrialConfig) -> tuple[Any, ...]:
+def computation(config: TrialConfig) -> tuple[Any, ...]:
     """What decides a result: of a pruning schedule only which number of heads it takes before which epoch."""
     pruning = config.pruning
     scheduled = pruning.score in SCORES  # none and static know no schedule
@@ -117,7 +117,7 @@ def _computation(config: TrialConfig) -> tuple[Any, ...]:
     return config.data, config.model, config.train, pruning.model_copy(update={"schedule": ""}), removed
 
 
-def _plan_trial(
+def plan_trial(
     sweep: SweepConfig,
     arm: Arm,
     overrides: Mapping[str, Any],
@@ -125,6 +125,7 @@ def _plan_trial(
     device: DeviceFacts,
     channels: int | None,
 ) -> PlannedTrial:
+    """One trial of `arm`: its fields go over the user's, these over the sweep's. WrongInput for what does not fit."""
     given = {**sweep.shared, **overrides, **arm.changes, "train.seed": seed}
     config = build_trial(_with_defaults(given, device))
     _check_names(config)

@@ -1,0 +1,103 @@
+"""Planned trials -> Ray Tune trials: one fresh process each, under a fixed list or under a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune.callback import Collector
+from tune.cluster import Share
+from tune.search import PlannedTrial
+from tune.sweep_dir import SweepDir
+from tune.trial import TrialJob
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
+
+MAX_RETRIES = 2  # after the loss of a trial's process or node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """Runs trials of one sweep's folder; what all of them have in common."""
+
+    folder: SweepDir
+    share: Share  # what a trial gets, and how many run at a time
+    device_type: str
+    data_dir: Path  # absolute
+    cache_dir: Path  # absolute
+    data_sha256: str  # of the source the sweep was planned on
+
+    def job(self, trial: PlannedTrial) -> TrialJob:
+        """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one."""
+        return TrialJob(
+            trial_id=trial.trial_id,
+            config=trial.config.model_dump(mode="json"),
+            device_type=self.device_type,
+            data_dir=str(self.data_dir),
+            cache_dir=str(self.cache_dir),
+            cpus=self.share.cpus,
+            exclusive=self.share.exclusive,
+            data_sha256=self.data_sha256,
+            resume_from=self.folder.checkpoints().get(trial.trial_id),
+        )
+
+    def run(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
+        """Run `trials` in their order (FIFO)."""
+        from ray import tune as ray_tune
+
+        jobs = ray_tune.grid_search([self.job(trial).as_dict() for trial in trials])
+        self._fit(collector, param_space={"job": jobs})
+
+    def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
+        """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""
+        self._fit(collector, search_alg=searcher, scheduler=scheduler, num_samples=trials)
+
+    def _fit(self, collector: Collector, *, param_space: dict[str, Any] | None = None, **how: Any) -> None:
+        from ray import tune as ray_tune
+
+        tuner = ray_tune.Tuner(
+            ray_tune.with_resources(trial_entry, {"cpu": self.share.cpus, "gpu": self.share.gpus}),
+            param_space=param_space or {},
+            tune_config=ray_tune.TuneConfig(
+                max_concurrent_trials=self.share.at_a_time,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+                **how,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=self.folder.next_attempt(),
+                storage_path=str(self.folder.path),
+                callbacks=[collector],
+                verbose=0,
+                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
+                failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
+            ),
+        )
+        tuner.fit()
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["job"]["trial_id"])
+
+
+def trial_entry(config: dict[str, Any]) -> None:
+    """What Ray runs on a worker: one trial, reported through Tune."""
+    from ray import tune as ray_tune
+
+    from tune.trial import run_trial
+
+    job = TrialJob(**config["job"])
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        checkpoint = ray_tune.Checkpoint.from_directory(str(folder)) if folder else None
+        ray_tune.report(result, checkpoint=checkpoint)
+
+    retried = ray_tune.get_checkpoint()
+    if retried is not None:
+        with retried.as_directory() as folder:
+            return run_trial(job, report, Path(folder))
+    return run_trial(job, report, Path(job.resume_from) if job.resume_from else None)
