@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A stage may import itself and the stages before it. tune/ modules in one line are one stage.
 STAGES: tuple[tuple[str, ...], ...] = (
     ("errors", "hardware", "sweep_dir", "progress", "outbox"),
-    ("config", "sweeps", "step", "measure", "evaluate"),
+    ("config", "sweeps", "lr", "engines", "step", "measure", "evaluate"),
     ("mlflow_store", "mlflow_runs"),
     ("mlflow_writer",),
     ("mlflow_flusher", "mlflow_reader"),

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.flops import StepShape, forward_flops, minimal_step_bytes, parameter_count, train_step_flops
 from model.patchtst import build_model, count_parameters
-from model.presets import PRESETS
+from model.presets import build_fields
 from model.pruning.surgery import remove_heads
 
 SMALL = StepShape(
@@ -84,7 +84,7 @@ def test_heads_that_cannot_be_are_refused(kept: tuple[int, ...]) -> None:
 
 def test_the_study_step_at_batch_128_is_about_150_gflop() -> None:
     """An order of magnitude to recognise: 37,632 tokens through 0.6 million weights of the encoder, 6 FLOP each."""
-    preset = PRESETS["study"]
+    preset = build_fields("study")
     names = ("d_model", "num_heads", "num_layers", "ffn_dim", "context_length", "patch_length")
     shape = StepShape(
         batch_size=128, num_channels=7, prediction_length=96, patch_stride=12, **{name: preset[name] for name in names}

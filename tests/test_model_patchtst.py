@@ -14,7 +14,7 @@ from torch import nn
 
 from model.attention import BACKENDS
 from model.patchtst import attention_layers, build_model, count_parameters, heads_per_layer, load_model, save_model
-from model.presets import PRESETS
+from model.presets import PRESETS, build_fields
 from model.pruning.surgery import remove_heads
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,8 +67,8 @@ def test_dropout_acts_after_the_positions_on_the_residual_paths_and_in_the_feed_
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_full_model_that_forecasts(preset: str) -> None:
-    fields = dict(PRESETS[preset])
-    model = build_model(num_channels=1, prediction_length=96, patch_stride=12, attention="eager", **fields).eval()
+    fields = build_fields(preset)
+    model = build_model(num_channels=1, prediction_length=96, attention="eager", **fields).eval()
     with torch.no_grad():
         output = model(past_values=torch.randn(1, fields["context_length"], 1)).prediction_outputs
     assert output.shape == (1, 96, 1)

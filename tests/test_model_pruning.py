@@ -314,9 +314,9 @@ def test_an_unpruned_model_is_loadable_by_stock_transformers(tmp_path: Path) -> 
 
 
 def test_the_study_models_head_has_the_published_number_of_parameters() -> None:
-    from model.presets import PRESETS
+    from model.presets import build_fields
 
-    model = build_model(num_channels=7, prediction_length=96, patch_stride=12, attention="eager", **PRESETS["study"])
+    model = build_model(num_channels=7, prediction_length=96, attention="eager", **build_fields("study"))
     before = count_parameters(model)
     remove_heads(model, None, {0: {0}, 1: {0}, 2: {0}})
     assert before - count_parameters(model) == 3 * 4_120

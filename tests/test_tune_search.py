@@ -12,10 +12,10 @@ import pytest
 
 from model.attention import BACKENDS
 from tune.commands import _overrides, print_plan
+from tune.engines import ENGINES
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
 from tune.search import Plan, make_plan, plan_rows
-from tune.step import ENGINES
 from tune.sweeps import SWEEPS, Arm, SweepConfig, get_sweep
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
@@ -123,7 +123,7 @@ def test_a_cell_that_cannot_run_stays_in_the_plan_with_its_reason_and_keeps_its_
     ("precision", "device", "reason"),
     [
         ("tf32", CPU, "tf32 needs an NVIDIA GPU"),
-        ("fp16", H100, "loss scaling"),
+        ("fp16", CPU, "for GPUs"),
         ("bf16", DeviceFacts(device_type="cuda", name="T4", capability=(7, 5)), "bf16 needs compute capability 8.0"),
     ],
 )
@@ -145,6 +145,13 @@ def test_a_backend_whose_package_is_missing_is_unsupported_with_the_reason_and_a
     assert _one({"model.attention": "sdpa_efficient"}, replace(H100, missing=None)).unsupported is None
 
 
+def test_a_preset_brings_its_recipe_and_what_is_given_by_hand_wins() -> None:
+    config = _one({"model.preset": "ettm", "train.patience": None}, H100).config
+    assert (config.train.schedule, config.train.pct_start, config.train.epochs) == ("one_cycle", 0.4, 100)
+    assert (config.model.patch_length, config.model.patch_stride, config.num_patches) == (16, 8, 41)
+    assert config.train.patience is None
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_can_be_planned(name: str) -> None:
     assert _one({"train.engine": name}, H100).config.train.engine == name
@@ -157,6 +164,7 @@ def test_every_engine_can_be_planned(name: str) -> None:
         ({"train.seed": 3}, "train.seed is given by hand, but --seed and --repeats sets it"),
         ({"model.attention": "sdpa_flsh"}, "unknown attention 'sdpa_flsh'.*sdpa_flash"),
         ({"train.engine": "grph"}, "unknown engine 'grph'; allowed: compile, eager"),
+        ({"train.schedule": "onecycle"}, "unknown learning rate schedule 'onecycle'.*Did you mean 'one_cycle'"),
         ({"data.dataset": "ETTh3"}, "ETTh3"),
         ({"model.preset": "stdy"}, "unknown preset 'stdy'.*Did you mean 'study'"),
         ({"model.preset": []}, r"unknown preset '\[\]'"),

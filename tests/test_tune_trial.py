@@ -98,6 +98,13 @@ def test_a_trial_reports_every_epoch_and_then_its_end(tmp_path: Path) -> None:
         assert done.epochs[0]["metrics"][name] is None
 
 
+def test_the_learning_rate_of_an_epochs_last_step_is_reported(tmp_path: Path) -> None:
+    done = _run(tmp_path / "a", train__epochs=3, train__learning_rate=1e-3, **ONE_CYCLE)
+    rates = [report["metrics"]["train/learning_rate"] for report in done.epochs]
+    assert rates[0] > rates[1] > rates[2] == pytest.approx(1e-3 / 25 / 1e4)
+    assert done.epochs[0]["metrics"]["train/skipped_steps"] is None
+
+
 def test_training_learns(tmp_path: Path) -> None:
     done = _run(tmp_path / "a", train__epochs=3, train__learning_rate=1e-3)
     losses = [report["metrics"]["loss/val_mse"] for report in done.epochs]
@@ -109,7 +116,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     assert all(torch.equal(one, two) for one, two in zip(*(r.weights(1).values() for r in (first, again)), strict=True))
 
 
-@pytest.mark.parametrize("pruning", [{}, GRADUAL], ids=["unpruned", "gradual"])
+ONE_CYCLE = {"train__schedule": "one_cycle", "train__pct_start": 0.4}
+
+
+@pytest.mark.parametrize("pruning", [{}, GRADUAL, ONE_CYCLE], ids=["unpruned", "gradual", "one_cycle"])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_an_interrupted_trial_continues_to_bit_identical_weights(
     tmp_path: Path, stop_after: int, pruning: dict[str, Any]

@@ -2,7 +2,7 @@
 
 model/        the weights as they are (pruned shapes included)
 best.safetensors   weights of the best epoch so far, if there is one
-state.pt      moments, RNG and progress
+state.pt      moments, loss scale, RNG and progress
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def save(folder: Path, session: Session) -> None:
     }
     if session.device.type == "cuda":
         state["rng_cuda"] = torch.cuda.get_rng_state()
+    if session.scaler is not None:
+        state["scaler"] = session.scaler.state_dict()
     torch.save(state, folder / "state.pt")
 
 
@@ -43,7 +45,10 @@ def restore(folder: Path, session: Session) -> None:
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     session.model = load_model(folder / "model", attention=session.config.model.attention).to(session.device)
     session.optimizer = make_optimizer(session.model, learning_rate=session.config.train.learning_rate)
-    session.optimizer.load_state_dict(state["optimizer"])
+    # Moments only: learning rate and beta1 come from the schedule, the rest is how this process runs its optimizer
+    session.optimizer.load_state_dict(session.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
+    if session.scaler is not None:
+        session.scaler.load_state_dict(state["scaler"])
     best = folder / "best.safetensors"
     session.best_state = load_file(best, device=str(session.device)) if best.exists() else None
     session.progress = Progress(**state["progress"])

@@ -69,10 +69,11 @@ class TrainConfig(_Frozen):
     batch_size: int = Field(128, ge=1, le=1_048_576)  # windows in a step
     epochs: int = Field(10, ge=1, le=100_000)
     learning_rate: float = Field(1e-4, gt=0, le=10)
-    schedule: Literal["constant"] = "constant"
+    schedule: str = "constant"  # a name in tune.lr.LR_SCHEDULES
+    pct_start: float = Field(0.3, ge=0, le=1)  # one_cycle: share of the steps in which the rate rises
     patience: int | None = Field(None, ge=1)  # epochs without a better validation MSE; None = never stop early
     precision: Precision  # bf16 and fp16: autocast over fp32 weights; fp32: no tf32
-    engine: str  # a name in tune.step.ENGINES
+    engine: str  # a name in tune.engines.ENGINES
     seed: int = Field(1, ge=0, lt=2**31)  # weights, data order, dropout, random scores
 
 

@@ -21,10 +21,11 @@ from model.presets import PRESETS
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.config import TrialConfig, build_trial, check_field
+from tune.engines import ENGINES
 from tune.errors import WrongInput, unknown_name
 from tune.hardware import DeviceFacts
+from tune.lr import LR_SCHEDULES
 from tune.mlflow_store import redacted, settled_uri
-from tune.step import ENGINES
 from tune.sweeps import Arm, SweepConfig
 
 
@@ -147,8 +148,7 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
     preset = given.get("model.preset", "study" if on_gpu else "tiny")
     if not isinstance(preset, str) or preset not in PRESETS:  # a list cannot even be looked up
         raise unknown_name("preset", str(preset), PRESETS)
-    fields = {_preset_field(name): value for name, value in PRESETS[preset].items()}
-    fields |= {
+    fields = PRESETS[preset] | {
         "model.preset": preset,
         "train.precision": "bf16" if on_gpu else "fp32",
         "train.engine": "compile" if on_gpu else "eager",
@@ -156,10 +156,6 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
     fields |= given
     fields.setdefault("model.patch_stride", fields["model.patch_length"])
     return fields
-
-
-def _preset_field(name: str) -> str:
-    return f"data.{name}" if name in ("context_length", "prediction_length") else f"model.{name}"
 
 
 def _check_names(config: TrialConfig) -> None:
@@ -174,6 +170,8 @@ def _check_names(config: TrialConfig) -> None:
     _backend_name(config.model.attention)
     if config.train.engine not in ENGINES:
         raise unknown_name("engine", config.train.engine, ENGINES)
+    if config.train.schedule not in LR_SCHEDULES:
+        raise unknown_name("learning rate schedule", config.train.schedule, LR_SCHEDULES)
     if config.pruning.score not in ("none", "static", *SCORES):
         raise unknown_name("pruning score", config.pruning.score, ("none", "static", *SCORES))
     if config.pruning.schedule not in SCHEDULES:
@@ -222,8 +220,8 @@ def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) 
 
 def _precision_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
     precision = config.train.precision
-    if precision == "fp16":
-        return "fp16 needs loss scaling, which no engine here does yet; use bf16"
+    if precision == "fp16" and device.device_type == "cpu":
+        return "fp16 with its loss scaling is for GPUs; use bf16 or fp32 on a CPU"
     if precision == "tf32" and (device.device_type == "cpu" or (device.capability or (8, 0)) < (8, 0)):
         return f"tf32 needs an NVIDIA GPU of compute capability 8.0 or more, this is {device.name}; use fp32"
     if precision == "bf16" and device.device_type == "cuda" and (device.capability or (8, 0)) < (8, 0):

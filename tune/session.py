@@ -26,13 +26,15 @@ from data_pipeline.store import Series, open_series
 from model.patchtst import build_model, count_parameters, heads_per_layer, save_model
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
+from tune.engines import ENGINES
 from tune.errors import Unsupported
 from tune.evaluate import evaluate, naive_forecasts
 from tune.hardware import missing_packages, node_facts
+from tune.lr import Course, rate_of
 from tune.measure import EpochTimer, EpochTimes, GpuMeter
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.search import unsupported_reason
-from tune.step import ENGINES, Stepper, make_optimizer
+from tune.step import Stepper, make_optimizer, make_scaler
 from tune.trial import Progress, TrialJob, median_after
 
 
@@ -56,6 +58,7 @@ class Session:
         torch.manual_seed(config.train.seed)
         self.model = build_model(**self._model_fields(len(series.columns))).to(self.device)
         self.optimizer = make_optimizer(self.model, learning_rate=config.train.learning_rate)
+        self.scaler = make_scaler(job.device_type, config.train.precision)
         self.feed = self._open_feed(series)  # last: from here on there is something to close
 
     def __enter__(self) -> Self:
@@ -125,7 +128,7 @@ class Session:
             self._build_stepper()
         assert self._stepper is not None
         times, gpu = self._train(epoch)
-        train_mse = self._stepper.take_train_mse()
+        train_mse, skipped = self._stepper.take_train_mse(), self._stepper.take_skipped_steps()
         validated_s = time.perf_counter()
         errors = self._evaluate("validation")["model"]
         validation_s = time.perf_counter() - validated_s
@@ -135,6 +138,7 @@ class Session:
             self.progress.best_val_mse, self.progress.best_epoch = errors.mse, epoch
             self.best_state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         losses = {"loss/train_mse": train_mse, "loss/val_mse": errors.mse, "loss/val_mae": errors.mae}
+        losses |= {"train/learning_rate": self._stepper.last_learning_rate, "train/skipped_steps": skipped}
         return losses | self._time_metrics(times, validation_s) | gpu | self._size_metrics()
 
     def _build_stepper(self) -> None:
@@ -144,14 +148,30 @@ class Session:
         began_s = time.perf_counter()
         train = self.config.train
         if self._stepper is not None:
-            ENGINES[train.engine].forget()
-        self._stepper = Stepper(self.model, self.optimizer, engine=train.engine, precision=train.precision)
-        first = next(iter(self.feed.train_batches(1))).arrived()
+            self._stepper.close()
+        self._stepper = ENGINES[train.engine].build(
+            self.model,
+            self.optimizer,
+            precision=train.precision,
+            rate=rate_of(train.schedule, self._course()),
+            first_step=self.progress.epoch * self.feed.steps_per_epoch,
+            scaler=self.scaler,
+        )
+        first = next(iter(self._stepper.batches(self.feed, 1))).arrived()
         other = next(iter(self.feed.eval_batches("validation"))).arrived()
-        self._stepper.warm_up(first.past, first.future, other.past)
+        self._stepper.warm_up(first, other.past)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.progress.compile_s += time.perf_counter() - began_s
+
+    def _course(self) -> Course:
+        train = self.config.train
+        return Course(
+            learning_rate=train.learning_rate,
+            steps_per_epoch=self.feed.steps_per_epoch,
+            epochs=train.epochs,
+            pct_start=train.pct_start,
+        )
 
     def _train(self, epoch: int) -> tuple[EpochTimes, dict[str, float | None]]:
         assert self._stepper is not None
@@ -160,10 +180,10 @@ class Session:
         self.meter.begin()
         self._note_neighbours()
         with timer.epoch():
-            batches = self.feed.train_batches(epoch)
+            batches = self._stepper.batches(self.feed, epoch)
             for batch in timer.batches(batches, gathered_on_device=self.feed.gathered_on_device):
                 with timer.step():
-                    self._stepper.train_step(batch.past, batch.future)
+                    self._stepper.step(batch)
         gpu = {
             "gpu/sm_clock_mhz": self.meter.sm_clock_mhz(),
             "gpu/throttle_reasons": self.meter.throttle_reasons(),
@@ -198,7 +218,7 @@ class Session:
     def _training_losses(self) -> Iterator[Callable[[], Tensor]]:
         """Losses of the first batches of the coming epoch, for scores that need gradients."""
         train = self.config.train
-        stepper = Stepper(self.model, self.optimizer, engine="eager", precision=train.precision)
+        stepper = Stepper(self.model, self.optimizer, precision=train.precision)
         for batch in itertools.islice(self.feed.train_batches(self.progress.epoch + 1), TAYLOR_BATCHES):
             batch.arrived()
             yield functools.partial(stepper.loss, batch.past, batch.future)

@@ -1,0 +1,58 @@
+"""ENGINES: how one training step is executed. A new engine is one class and one line in the dict.
+
+Planning-safe: torch is imported only when an engine builds its stepper.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from tune.step import Stepper
+
+
+class Engine(Protocol):
+    """How forward, backward and update of one step are run."""
+
+    name: str
+    description: str
+
+    def unsupported_reason(self, *, device_type: str) -> str | None:
+        """Why this engine cannot run there; None if it can."""
+        ...
+
+    def build(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> Stepper:
+        """The stepper for the model as it is now; options as `tune.step.Stepper` takes them."""
+        ...
+
+
+class Eager:
+    name = "eager"
+    description = "PyTorch operators one by one"
+
+    def unsupported_reason(self, *, device_type: str) -> str | None:
+        return None
+
+    def build(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> Stepper:
+        from tune.step import Stepper
+
+        return Stepper(model, optimizer, **options)
+
+
+class Compile:
+    name = "compile"
+    description = "forward and backward through torch.compile; the optimizer is PyTorch's own"
+
+    def unsupported_reason(self, *, device_type: str) -> str | None:
+        return None
+
+    def build(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> Stepper:
+        from tune.step import CompiledStepper
+
+        return CompiledStepper(model, optimizer, **options)
+
+
+ENGINES: dict[str, Engine] = {"eager": Eager(), "compile": Compile()}
