@@ -1,0 +1,163 @@
+"""Seconds per training epoch, from the old way to ours, one change a row; on a GPU.
+
+    python benchmarks/epoch.py --data-dir DIR                                   # ETTm1, batch 32, 128 and 512
+    python benchmarks/epoch.py --data-dir DIR --batches 128 --epochs 5 --json epoch.json
+
+The first rows are the old way: tsfm_public's data set through a DataLoader with 2, 4 and 8 workers, fp32, eager engine,
+eager attention. The fastest of them is the baseline that the following rows change step by step. Every row is one trial
+in a fresh process, exactly as a sweep runs it (`tune.trial.run_trial`); the figure is the median over the epochs of the
+training part, compiling and validation apart. What cannot run here is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import queue
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+OLD = {
+    "data.feed": "tsfm",
+    "train.precision": "fp32",
+    "train.engine": "eager",
+    "model.attention": "eager",
+}
+OLD_WORKERS = (2, 4, 8)
+STEPS: tuple[tuple[str, dict[str, Any]], ...] = (  # each row: what it changes against the row above
+    ("feed: device", {"data.feed": "device", "data.num_workers": 0}),
+    ("precision: bf16", {"train.precision": "bf16"}),
+    ("engine: compile", {"train.engine": "compile"}),
+    ("engine: graph", {"train.engine": "graph"}),
+    ("attention: sdpa_efficient", {"model.attention": "sdpa_efficient"}),
+    ("attention: patch", {"model.attention": "patch"}),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rung of the ladder at one batch size."""
+
+    label: str
+    batch_size: int
+    median_epoch_s: float | None  # None: it did not run; the reason says why
+    epochs_s: tuple[float, ...]
+    reason: str | None
+
+
+def main() -> None:
+    """Climb the ladder at each batch size, print a table for each, write the raw values."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="ETTm1")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--batches", default="128,512,32", help="comma-separated (default 128,512,32)")
+    parser.add_argument("--epochs", type=int, default=3, help="per row (default 3)")
+    parser.add_argument("--skip-old", action="store_true", help="without the old way's rows, which take minutes")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every row")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    from tune.hardware import environment, has_gpu, node_facts
+
+    facts = node_facts(use_gpu=has_gpu())
+    print(f"{facts.name}, {environment()['versions']}")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for batch in options.batches.split(",") for row in climb(int(batch), options, facts, Path(folder))]
+    if options.json:
+        content = {"device": facts.as_dict(), "environment": environment(), "rows": [vars(row) for row in rows]}
+        options.json.write_text(json.dumps(content, indent=1))
+
+
+def climb(batch_size: int, options: argparse.Namespace, facts: Any, cache: Path) -> list[Row]:
+    """All rows at one batch size; prints each as it comes."""
+    print(f"\n{options.dataset}, batch {batch_size}, {options.epochs} epochs a row")
+    print(f"{'row':32}{'s/epoch':>9}{'x old':>8}{'x above':>9}")
+    given = {"data.dataset": options.dataset, "train.batch_size": batch_size, "train.epochs": options.epochs}
+    given |= dict(item.split("=", 1) for item in options.set)
+    rows: list[Row] = []
+    fields = given | OLD | {"data.num_workers": OLD_WORKERS[0]}
+    if not options.skip_old:
+        old = [
+            run_row(f"old: tsfm, {n} workers, fp32, eager", fields | {"data.num_workers": n}, options, facts, cache)
+            for n in OLD_WORKERS
+        ]
+        for row in old:
+            print_row(row, None, None)
+        rows += old
+    base = min((row.median_epoch_s for row in rows if row.median_epoch_s), default=None)
+    above = base
+    for label, change in STEPS:
+        fields |= change
+        row = run_row(label, fields, options, facts, cache)
+        print_row(row, base, above)
+        rows.append(row)
+        above = row.median_epoch_s or above
+    return rows
+
+
+def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, facts: Any, cache: Path) -> Row:
+    """One trial in a process of its own."""
+    from tune.search import make_plan
+    from tune.sweeps import Arm, SweepConfig
+    from tune.trial import TrialJob
+
+    batch_size = fields["train.batch_size"]
+    try:
+        sweep = SweepConfig(name="epoch", question=label, baseline="row", arms=(Arm(label="row", changes={}),))
+        trial = make_plan(sweep, overrides=fields, repeats=1, seed=1, device=facts).trials[0]
+    except ValueError as error:
+        return Row(label, batch_size, None, (), str(error))
+    if trial.unsupported:
+        return Row(label, batch_size, None, (), trial.unsupported)
+    job = TrialJob(
+        trial_id=label,
+        config=trial.config.model_dump(mode="json"),
+        device_type=facts.device_type,
+        data_dir=str(options.data_dir.absolute()),
+        cache_dir=str(cache),
+        cpus=facts.cpus,
+    )
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    process = context.Process(target=_trial, args=(job, reports))
+    process.start()
+    epochs: list[float] = []
+    while "status" not in (report := _next(reports, process)):
+        epochs.append(report["metrics"]["time/train_s"])
+    process.join()
+    median = statistics.median(epochs) if report["status"] == "done" else None
+    return Row(label, batch_size, median, tuple(epochs), report["reason"])
+
+
+def _next(reports: Any, process: Any) -> dict[str, Any]:
+    """The next report; a failed status if the process ended without one."""
+    while True:
+        try:
+            return reports.get(timeout=1.0)
+        except queue.Empty:
+            if not process.is_alive():
+                return {"status": "failed", "reason": f"the trial's process ended with code {process.exitcode}"}
+
+
+def _trial(job: Any, reports: Any) -> None:
+    from tune.trial import run_trial
+
+    run_trial(job, lambda report, folder: reports.put(report))
+
+
+def print_row(row: Row, old: float | None, above: float | None) -> None:
+    if row.median_epoch_s is None:
+        print(f"{row.label:32}  did not run: {row.reason}", flush=True)
+        return
+    ratios = [f"{base / row.median_epoch_s:.1f}" if base else "-" for base in (old, above)]
+    print(f"{row.label:32}{row.median_epoch_s:9.3f}{ratios[0]:>8}{ratios[1]:>9}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
