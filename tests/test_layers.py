@@ -13,12 +13,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # A stage may import itself and the stages before it. tune/ modules in one line are one stage.
 STAGES: tuple[tuple[str, ...], ...] = (
     ("errors", "hardware", "sweep_dir", "progress", "outbox"),
+    ("gpu_models", "output", "cli"),
     ("config", "sweeps", "lr", "engines", "step", "measure", "evaluate"),
     ("mlflow_store", "mlflow_runs"),
     ("mlflow_writer",),
     ("mlflow_flusher", "mlflow_reader"),
     ("tracking",),
-    ("search", "pruner", "report", "prepare"),
+    ("axes", "config_file"),
+    ("search", "pruner", "report", "prepare", "request"),
+    ("plan_text",),
     ("trial",),
     ("checkpoint", "session"),
     ("cluster", "callback"),

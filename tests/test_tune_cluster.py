@@ -46,6 +46,10 @@ SHARES: dict[str, tuple[list[dict[str, float]], dict[str, Any], Share]] = {
     "half_gpus": ([gpu_node(16, 2)], {"gpus_per_trial": 0.5}, Share(cpus=4, gpus=0.5, at_a_time=4)),
     "no_trial_spans_two_gpus": ([gpu_node(16, 2)], {"gpus_per_trial": 0.4}, Share(cpus=4, gpus=0.4, at_a_time=4)),
     "fewer_at_a_time": ([gpu_node(64, 8)], {"max_concurrent": 3}, Share(cpus=8, gpus=1, at_a_time=3)),
+    "one_of_two_models": (
+        [gpu_node(8, 1), gpu_node(4, 2, "L4")], {"gpu_model": "L4"},
+        Share(cpus=2, gpus=1, at_a_time=2, accelerator="L4"),
+    ),
     "cpu_asked_for": ([HEAD, {"CPU": 8}, {"CPU": 4}], {"gpus_per_trial": 0}, Share(cpus=8, gpus=0, at_a_time=1)),
     "cpu_of_this_machine": ([{"CPU": 2}], {"joined": False}, Share(cpus=2, gpus=0, at_a_time=1)),
     "one_at_a_time_on_cpu": ([{"CPU": 2}], {"joined": False, "max_concurrent": 1}, Share(cpus=2, gpus=0, at_a_time=1)),
@@ -59,6 +63,12 @@ REFUSED: dict[str, tuple[list[dict[str, float]], dict[str, Any], str]] = {
     "several_at_a_time_on_cpu": ([{"CPU": 2}], {"joined": False, "max_concurrent": 2}, "--max-concurrent 2: on a CPU"),
     "several_on_an_asked_for_cpu": ([gpu_node(8, 1)], {"gpus_per_trial": 0, "max_concurrent": 2}, "--max-concurrent 2"),
     "two_models": ([gpu_node(8, 1), gpu_node(8, 1, "L4")], {}, "GPUs of several models (H100, L4)"),
+    "another_model": (
+        [gpu_node(8, 1), gpu_node(8, 1, "L4")], {"gpu_model": "T4"}, "--gpu-model T4: the cluster has none; its GPUs "
+        "are H100, L4",
+    ),
+    "a_model_where_there_is_no_gpu": ([{"CPU": 2}], {"joined": False, "gpu_model": "T4"}, "--gpu-model T4: Ray sees"),
+    "a_model_where_none_has_joined": ([HEAD, {"CPU": 8}], {"gpu_model": "T4"}, NOT_YET),
     "gpus_without_cpus": ([{"CPU": 8}, gpu_node(0, 1)], {}, "the nodes with GPUs have no CPU"),
     "no_cpu_anywhere": ([HEAD], {"gpus_per_trial": 0}, "no node has a CPU"),
 }  # fmt: skip
@@ -76,6 +86,12 @@ def test_what_the_cluster_cannot_run_comparably_is_refused_in_one_line(name: str
     with pytest.raises(WrongInput) as refused:
         share_of(*nodes, **asked)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_share_of_one_model_asks_ray_for_a_node_with_that_model() -> None:
+    share = share_of(gpu_node(8, 1), gpu_node(4, 2, "L4"), gpu_model="L4")
+    assert share.resources == {"accelerator_type:L4": 0.001}
+    assert share_of(gpu_node(8, 1)).resources == {}
 
 
 def test_a_dead_node_counts_for_nothing() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tune import commands
+from tune import commands, output
 from tune.errors import WrongInput
 from tune.mlflow_writer import MlflowWriter
 from tune.report import ArmRow, as_json, markdown, notes, parent_metrics, print_report, summarise
@@ -227,7 +227,7 @@ def test_an_environment_that_was_shortened_stays_a_text() -> None:
 
 def test_the_json_file_is_strict_with_null_for_numbers_json_has_not(tmp_path: Path) -> None:
     record = _sweep(_trial(metrics={"loss/train_mse": math.nan, "loss/val_mse": math.inf}))
-    commands._write_json(str(tmp_path / "x.json"), as_json(record))
+    output.write_json(str(tmp_path / "x.json"), as_json(record))
 
     def refuse(name: str) -> None:
         raise AssertionError(name)
@@ -247,15 +247,15 @@ def test_a_json_target_that_cannot_be_written_is_told_before_anything_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WrongInput, match=problem):
-        commands.check_json_target(target)
+        output.check_json_target(target)
     with pytest.raises(WrongInput, match=problem):  # before the store is even looked for
         commands.report(SimpleNamespace(json=target, sweep_id="s"), "sqlite:///none.db")  # type: ignore[arg-type]
 
 
 def test_a_json_target_in_a_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands.os, "access", lambda *_: False)
+    monkeypatch.setattr(output.os, "access", lambda *_: False)
     with pytest.raises(WrongInput, match="not writable"):
-        commands.check_json_target(str(tmp_path / "x.json"))
+        output.check_json_target(str(tmp_path / "x.json"))
 
 
 @pytest.mark.parametrize("target", ["-", "x.json", "there.json"])
@@ -264,7 +264,7 @@ def test_a_json_target_may_be_stdout_a_new_file_or_one_to_overwrite(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("there.json").touch()
-    commands.check_json_target(target)
+    output.check_json_target(target)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tune import commands, runner, sweep_dir
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED
 from tune.hardware import DeviceFacts
 from tune.progress import Progress
+from tune.request import Request
 from tune.runner import Options, Outcome
 from tune.search import make_plan
 from tune.sweeps import get_sweep
@@ -97,9 +98,10 @@ def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))
     arguments = SimpleNamespace(
-        storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None, trials=None,
-        fresh=False, resume=None, quiet=True, repeats=1, seed=1, json=None,
+        storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None,
+        gpu_model=None, save_config=None, fresh=False, resume=None, quiet=True, json=None,
     )  # fmt: skip
-    found = commands._run(get_sweep("pruning"), {}, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))
+    request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
+    found = commands._run(request, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))
     assert found == code
     assert shown == ([] if pending else ["s"])

@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from model.attention import BACKENDS
-from tune.commands import _overrides, print_plan
 from tune.engines import ENGINES
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
+from tune.plan_text import print_plan
 from tune.search import Plan, make_plan, plan_rows
 from tune.sweeps import SWEEPS, Arm, SweepConfig, get_sweep
 
@@ -266,22 +265,3 @@ def test_the_printed_plan_marks_what_is_swept_and_what_cannot_run() -> None:
     text = stream.getvalue()
     assert "attention (swept)" in text and "x: Which {brace}?" in text and "(42 patches)" in text
     assert "x-sdpa_efficient-s1  UNSUPPORTED: " in text and "2 trials, 1 can run:" in text
-
-
-def _given(*items: str, dataset: str | None = None) -> dict[str, Any]:
-    return _overrides(SimpleNamespace(dataset=dataset, epochs=None, set=list(items)))  # type: ignore[arg-type]
-
-
-def test_the_path_of_a_file_is_made_absolute_however_it_is_given(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    absolute = {"data.dataset": str(tmp_path / "my.csv")}
-    assert _given("data.dataset=my.csv") == _given(dataset="my.csv") == absolute
-    assert _given("data.dataset=demo") == _given(dataset="demo") == {"data.dataset": "demo"}
-    assert _given(dataset="~nobody-of-this-name/my.csv")["data.dataset"].startswith("/")
-
-
-def test_a_value_is_read_as_json_and_else_as_a_name() -> None:
-    found = _given("model.d_model=64", "pruning.heads=[4,8]", "train.engine=eager", f"train.epochs={'9' * 5000}")
-    assert (found["model.d_model"], found["pruning.heads"], found["train.engine"]) == (64, [4, 8], "eager")
-    with pytest.raises(WrongInput, match="train.epochs"):
-        _one({"train.epochs": found["train.epochs"]})

@@ -25,6 +25,7 @@ from tune.hardware import (
 CONNECT_S = 4.0  # an address where nothing answers within this is refused
 PROBE_HINT_S = 120.0  # a probe that has not run by then says on stderr what it waits for
 PROBE_LIMIT_S = 600.0  # and is given up after this
+ACCELERATOR = "accelerator_type:"  # how Ray's resources name the GPU model of a node
 PACKAGE_DIRS = [str(REPO_ROOT / entry) for entry in CODE if not entry.endswith(".py")]
 
 
@@ -35,6 +36,12 @@ class Share:
     cpus: int
     gpus: float
     at_a_time: int
+    accelerator: str | None = None  # Ray's name of the GPU model that trials are pinned to; None: there is one model
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray is asked for, beside CPUs and GPUs: a sliver of the accelerator, which pins to its nodes."""
+        return {} if self.accelerator is None else {f"{ACCELERATOR}{self.accelerator}": 0.001}
 
     @property
     def exclusive(self) -> bool:
@@ -97,18 +104,26 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def choose_share(ray: Any, *, gpus_per_trial: float | None, max_concurrent: int | None, joined: bool = False) -> Share:
+def choose_share(
+    ray: Any,
+    *,
+    gpus_per_trial: float | None,
+    max_concurrent: int | None,
+    joined: bool = False,
+    gpu_model: str | None = None,
+) -> Share:
     """Split the cluster among trials: one GPU each where there are GPUs, else one trial at a time on the CPU.
 
-    `joined`: the cluster was there before us, so GPU workers may still be on their way to it.
+    `joined`: the cluster was there before us, so GPU workers may still be on their way to it. `gpu_model`: the one of
+    the cluster's GPU models to use.
     Raises WrongInput for a request that the cluster can never meet (Tune would wait for ever), for a joined cluster
-    without GPUs unless the CPU was asked for, for several trials at a time on a CPU, and for GPUs of several models,
-    whose times cannot be compared.
+    without GPUs unless the CPU was asked for, for several trials at a time on a CPU, for a GPU model that the cluster
+    lacks, and for GPUs of several models, whose times cannot be compared, where none of them was chosen.
     """
     per_trial = check_gpus_per_trial(gpus_per_trial)
     nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if per_trial == 0 or (per_trial is None and not with_gpus and not joined):
+    if per_trial == 0 or (per_trial is None and gpu_model is None and not with_gpus and not joined):
         return _cpu_share(nodes, max_concurrent)
     if not with_gpus and joined:
         seen = f"no GPU (nodes: {len(nodes)}, CPUs: {sum(node.get('CPU', 0) for node in nodes):g})"
@@ -117,8 +132,25 @@ def choose_share(ray: Any, *, gpus_per_trial: float | None, max_concurrent: int 
             "--gpus-per-trial 0 runs on the CPU"
         )
     if not with_gpus:
-        raise WrongInput(f"--gpus-per-trial {per_trial:g}: Ray sees no GPU on this machine; give 0 to run on the CPU")
-    return _gpu_share(with_gpus, 1.0 if per_trial is None else per_trial, max_concurrent)
+        asked = f"--gpus-per-trial {per_trial:g}" if per_trial is not None else f"--gpu-model {gpu_model}"
+        raise WrongInput(f"{asked}: Ray sees no GPU on this machine; --gpus-per-trial 0 alone runs on the CPU")
+    chosen = _of_one_model(with_gpus, gpu_model)
+    share = _gpu_share(chosen, 1.0 if per_trial is None else per_trial, max_concurrent)
+    return share if gpu_model is None else replace(share, accelerator=gpu_model)
+
+
+def _of_one_model(nodes: list[Mapping[str, float]], wanted: str | None) -> list[Mapping[str, float]]:
+    """The nodes with GPUs of the wanted model; all of them where none is wanted and there is one model only."""
+    models = sorted({key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)})
+    known = ", ".join(models) or "of no model that Ray knows"
+    if wanted is None and len(models) > 1:
+        raise WrongInput(
+            f"the cluster has GPUs of several models ({known}), whose times cannot be compared; choose one with "
+            "--gpu-model"
+        )
+    if wanted is not None and wanted not in models:
+        raise WrongInput(f"--gpu-model {wanted}: the cluster has none; its GPUs are {known}")
+    return nodes if wanted is None else [node for node in nodes if f"{ACCELERATOR}{wanted}" in node]
 
 
 def _cpu_share(nodes: list[Mapping[str, float]], max_concurrent: int | None) -> Share:
@@ -136,13 +168,6 @@ def _cpu_share(nodes: list[Mapping[str, float]], max_concurrent: int | None) -> 
 
 def _gpu_share(nodes: list[Mapping[str, float]], per_trial: float, max_concurrent: int | None) -> Share:
     """The same CPUs for every trial: what the GPU node with the fewest CPUs per trial can give."""
-    models = sorted(
-        {key.removeprefix("accelerator_type:") for node in nodes for key in node if key.startswith("accelerator_type:")}
-    )
-    if len(models) > 1:
-        raise WrongInput(
-            f"the cluster has GPUs of several models ({', '.join(models)}), whose times cannot be compared"
-        )
     trials_per_gpu = int(1 / per_trial + 1e-9)  # a trial never spans two GPUs
     slots = [(int(node.get("CPU", 0)), int(node["GPU"]) * trials_per_gpu) for node in nodes]
     slots = [(cpus, trials) for cpus, trials in slots if cpus >= 1]
@@ -168,9 +193,10 @@ def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
     """
     from ray.exceptions import RayError
 
-    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_calls=1)(_probe_here)
+    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, resources=share.resources, max_calls=1)(_probe_here)
     running = task.remote(share.gpus > 0)
-    wanted = f"a node with a trial's share free (CPUs: {share.cpus}, GPUs: {share.gpus:g})"
+    kind = "" if share.accelerator is None else f", {share.accelerator}"
+    wanted = f"a node with a trial's share free (CPUs: {share.cpus}, GPUs: {share.gpus:g}{kind})"
     if not ray.wait([running], timeout=PROBE_HINT_S)[0]:
         print(f"waiting for {wanted}; `ray status` shows who holds them", file=sys.stderr)
         if not ray.wait([running], timeout=PROBE_LIMIT_S - PROBE_HINT_S)[0]:

@@ -3,75 +3,71 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from data_pipeline.datasets import FILE_ENDINGS
 from tune.cluster import assumed_facts, check_gpus_per_trial
-from tune.config import check_field
+from tune.config_file import write_config
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WRONG_INPUT, WrongInput
+from tune.gpu_models import gpu_facts
 from tune.mlflow_store import is_server, redacted
+from tune.output import check_file_target, check_json_target, write_json
+from tune.plan_text import print_plan
 from tune.prepare import cache_dir, fetch_if_missing, prepare_data
-from tune.search import Plan, PlannedTrial, make_plan, plan_rows
-from tune.sweep_dir import check_storage, write_atomically
-from tune.sweeps import SweepConfig, get_sweep
+from tune.request import Request, build_request
+from tune.search import Plan, make_plan, plan_rows
+from tune.sweep_dir import check_storage
 
 if TYPE_CHECKING:
     from tune.runner import Outcome
 
-DRAWN, MOST_DRAWN = 50, 100_000  # trials of a sweep with a space: without --trials, and at most
-FINAL_REPEATS = 3  # pairs of each arm in the final of such a sweep, without --repeats
 GOOD = ("done", "stopped", "unsupported")
-PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
 
 
 def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     """Plan a sweep; run it unless only the plan was asked for; print the table."""
-    chosen, overrides = get_sweep(arguments.sweep), _overrides(arguments)
-    if arguments.repeats is None:
-        arguments.repeats = FINAL_REPEATS if chosen.space else 1
-    if arguments.repeats < 1:
-        raise WrongInput(f"--repeats {arguments.repeats}: give 1 or more")
+    request = build_request(arguments)
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
-    _check_trials(chosen, arguments)
     check_gpus_per_trial(arguments.gpus_per_trial)
+    if arguments.gpu_model is not None and arguments.gpus_per_trial == 0:
+        raise WrongInput(f"--gpu-model {arguments.gpu_model} and --gpus-per-trial 0, which is the CPU: leave one out")
     check_json_target(arguments.json)
-    stdout_is_json = arguments.json == "-"
-    text: IO[str] = sys.stderr if stdout_is_json else sys.stdout
+    if arguments.save_config is not None:
+        check_file_target("--save-config", str(arguments.save_config))
+    text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
     if arguments.plan:
-        plan = _assumed_plan(chosen, overrides, arguments)
+        plan = _assumed_plan(request, arguments)
+        _settle(request, arguments)
         print_plan(plan, text)
-        _write_json(arguments.json, {"sweep": chosen.name, "trials": plan_rows(plan.trials)})
+        write_json(arguments.json, {"sweep": request.sweep.name, "trials": plan_rows(plan.trials)})
         return DONE if plan.runnable else WRONG_INPUT
     check_storage(arguments.storage_path)
     if arguments.address is None:  # wrong input and missing data are told before Ray starts
-        data = _assumed_plan(chosen, overrides, arguments).trials[0].config.data
+        data = _assumed_plan(request, arguments, gpu_model=None).trials[0].config.data
         prepare_data(data, data_dir=arguments.data_dir, storage_path=arguments.storage_path, quiet=arguments.quiet)
-    return _run(chosen, overrides, arguments, tracking_uri, text)
+    return _run(request, arguments, tracking_uri, text)
 
 
-def _check_trials(chosen: SweepConfig, arguments: argparse.Namespace) -> None:
-    """--trials becomes DRAWN for a sweep with a space where it is not given. WrongInput where it does not fit."""
-    if arguments.trials is None:
-        arguments.trials = DRAWN if chosen.space else None
-    elif not chosen.space:
-        count = len(chosen.arms) * arguments.repeats
-        raise WrongInput(
-            f"--trials {arguments.trials}: for a sweep that draws its trials, as full does; the {chosen.name} sweep "
-            f"has {count}; leave it out"
-        )
-    elif not 1 <= arguments.trials <= MOST_DRAWN:
-        raise WrongInput(f"--trials {arguments.trials}: give 1 to {MOST_DRAWN}")
+def _assumed_plan(request: Request, arguments: argparse.Namespace, **given: Any) -> Plan:
+    """The plan for the GPU model that was named, else for this machine's own device."""
+    gpu_model = given.get("gpu_model", arguments.gpu_model)
+    facts = assumed_facts(arguments.gpus_per_trial) if gpu_model is None else gpu_facts(gpu_model)
+    return make_plan(
+        request.sweep, overrides=request.overrides, repeats=request.repeats, seed=request.seed, device=facts
+    )
 
 
-def _run(
-    chosen: SweepConfig, overrides: dict[str, Any], arguments: argparse.Namespace, tracking_uri: str, text: IO[str]
-) -> int:
+def _settle(request: Request, arguments: argparse.Namespace) -> None:
+    """Once nothing is wrong with a request: say how it came about, and save it where that is asked for."""
+    for note in request.notes:
+        print(note, file=sys.stderr)
+    if arguments.save_config is not None:
+        write_config(arguments.save_config, request.as_config())
+
+
+def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, text: IO[str]) -> int:
     from tune.runner import Options, run_sweep
 
     options = Options(
@@ -79,20 +75,27 @@ def _run(
         tracking_uri=tracking_uri,
         data_dir=arguments.data_dir.absolute(),
         address=arguments.address,
+        gpu_model=arguments.gpu_model,
         gpus_per_trial=arguments.gpus_per_trial,
         max_concurrent=arguments.max_concurrent,
-        trials=arguments.trials,
+        trials=request.trials,
         fresh=arguments.fresh,
         resume=arguments.resume,
         quiet=arguments.quiet,
     )
+
+    def show_plan(plan: Plan) -> None:
+        _settle(request, arguments)
+        if not arguments.quiet:
+            print_plan(plan, sys.stderr)
+
     outcome = run_sweep(
-        chosen,
-        overrides=overrides,
-        repeats=arguments.repeats,
-        seed=arguments.seed,
+        request.sweep,
+        overrides=request.overrides,
+        repeats=request.repeats,
+        seed=request.seed,
         options=options,
-        show_plan=lambda plan: None if arguments.quiet else print_plan(plan, sys.stderr),
+        show_plan=show_plan,
     )
     if outcome.pending:
         _say_pending(outcome, options.storage_path)
@@ -154,105 +157,4 @@ def _show(sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[st
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)
     print_report(record, text)
-    _write_json(json_target, as_json(record))
-
-
-def check_json_target(target: str | None) -> None:
-    """Raises WrongInput unless --json names a file, there or not, in a folder that can be written."""
-    if target in (None, "-"):
-        return
-    folder = os.path.dirname(target) or "."
-    if not os.path.basename(target) or os.path.exists(target) and not os.path.isfile(target):
-        problem = "not a file"
-    elif not os.path.isdir(folder):
-        problem = f"there is no folder {folder}"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        problem = f"the folder {folder} is not writable"
-    else:
-        return
-    raise WrongInput(f"--json {target}: {problem}; name a file in a folder that exists and is writable")
-
-
-def _write_json(target: str | None, content: dict[str, Any]) -> None:
-    if target is None:
-        return
-    text = json.dumps(_strict(content), indent=1, allow_nan=False)
-    if target == "-":
-        print(text)
-        return
-    try:
-        write_atomically(Path(target), text + "\n")
-    except OSError as error:
-        raise WrongInput(f"--json {target}: {error.strerror}; use `report SWEEP_ID --json FILE`") from None
-
-
-def _strict(content: Any) -> Any:
-    """The same with null for every number that JSON cannot write: NaN and the infinities."""
-    if isinstance(content, dict):
-        return {name: _strict(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_strict(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """--dataset, --epochs and --set as one mapping by field name."""
-    found: dict[str, Any] = {}
-    if arguments.dataset is not None:
-        found["data.dataset"] = arguments.dataset
-    if arguments.epochs is not None:
-        found["train.epochs"] = arguments.epochs
-    for item in arguments.set:
-        name, separator, value = item.partition("=")
-        if not separator:
-            raise WrongInput(f"--set {item}: write FIELD=VALUE, for example --set model.d_model=64")
-        if check_field(name) in found:
-            raise WrongInput(f"--set {item}: {name} is given twice")
-        found[name] = _value(value)
-    dataset = found.get("data.dataset")
-    if isinstance(dataset, str) and dataset.endswith(FILE_ENDINGS):  # a trial has another current directory
-        found["data.dataset"] = str(Path(os.path.expanduser(dataset)).absolute())
-    return found
-
-
-def _value(text: str) -> Any:
-    """A number, list, true, false or null as JSON writes it; anything else is a name."""
-    try:
-        return json.loads(text)
-    except ValueError:  # also of a number with thousands of digits
-        return text
-
-
-def _assumed_plan(chosen: SweepConfig, overrides: dict[str, Any], arguments: argparse.Namespace) -> Plan:
-    facts = assumed_facts(arguments.gpus_per_trial)
-    return make_plan(chosen, overrides=overrides, repeats=arguments.repeats, seed=arguments.seed, device=facts)
-
-
-def print_plan(plan: Plan, stream: IO[str]) -> None:
-    """The trials of a plan, what cannot run and why, and what computes the same as another."""
-    first = plan.trials[0].config
-    fields = first.flat() | dict.fromkeys(plan.sweep.swept, "(swept)")
-    patches = "" if PATCHING & plan.sweep.swept else f" ({first.num_patches} patches)"
-    assumed = " (assumed: this machine's)" if plan.device.assumed else ""
-    lines = [
-        f"{plan.sweep.name}: {plan.sweep.question}",
-        f"  data   {fields['data.dataset']}, {fields['data.context_length']} -> {fields['data.prediction_length']} "
-        f"steps, feed {fields['data.feed']}",
-        f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
-        f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "
-        f"attention {fields['model.attention']}",
-        f"  train  {fields['train.epochs']} epochs, batch {fields['train.batch_size']}, {fields['train.precision']}, "
-        f"engine {fields['train.engine']}",
-        f"  device {plan.device.name}{assumed}",
-        f"  {len(plan.trials)} trials, {len(plan.runnable)} can run:",
-        *(f"    {trial.trial_id}{_remark(trial)}" for trial in plan.trials),
-    ]
-    print("\n".join(lines), file=stream)
-
-
-def _remark(trial: PlannedTrial) -> str:
-    if trial.unsupported:
-        return f"  UNSUPPORTED: {trial.unsupported}"
-    if trial.same_as:
-        return f"  (same removals as {trial.same_as} at {trial.config.train.epochs} epochs)"
-    return ""
+    write_json(json_target, as_json(record))

@@ -7,6 +7,7 @@ from the preset and from the device the trial will run on; `TrialConfig` itself 
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
@@ -160,6 +161,22 @@ def check_field(name: str) -> str:
     return name
 
 
+def is_text(name: str) -> bool:
+    """Whether the values of a field are texts, so that 2024 given for it is no number."""
+    group, field = name.split(".", 1)
+    kind = GROUPS[group].model_fields[field].annotation
+    return kind is str or any(part is str or isinstance(part, str) for part in get_args(kind))  # str | None, Literal
+
+
+def parse_value(name: str, text: str) -> Any:
+    """What a person wrote for a field: a number, list, true, false or null as JSON has it; anything else is a name."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # ValueError also of a number with thousands of digits
+        return text
+    return text if is_text(name) and not isinstance(value, str | None) else value
+
+
 def parse_params(texts: Mapping[str, str]) -> dict[str, Any]:
     """`TrialConfig.flat()` from the texts that a tracking store keeps of it, with str() as it wrote them.
 
@@ -172,9 +189,7 @@ def parse_params(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _parsed(name: str, text: str) -> Any:
-    group, field = name.split(".", 1)
-    kind = GROUPS[group].model_fields[field].annotation
-    if kind is str or any(part is str or isinstance(part, str) for part in get_args(kind)):  # str | None, Literal["a"]
+    if is_text(name):
         return text
     try:
         return ast.literal_eval(text)

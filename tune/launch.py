@@ -59,8 +59,9 @@ class Launcher:
     def _fit(self, collector: Collector, *, param_space: dict[str, Any] | None = None, **how: Any) -> None:
         from ray import tune as ray_tune
 
+        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
         tuner = ray_tune.Tuner(
-            ray_tune.with_resources(trial_entry, {"cpu": self.share.cpus, "gpu": self.share.gpus}),
+            ray_tune.with_resources(trial_entry, resources),
             param_space=param_space or {},
             tune_config=ray_tune.TuneConfig(
                 max_concurrent_trials=self.share.at_a_time,

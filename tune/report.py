@@ -220,11 +220,12 @@ def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
     """Each arm's summary for the parent run, so that its charts are not empty."""
     found: dict[str, float | None] = {}
     for row in summarise(record):
+        arm = row.arm.replace("=", ":")  # which MLflow does not allow in the name of a metric
         found |= {
-            f"test_mse/{row.arm}": row.test_mse,
-            f"val_mse/{row.arm}": row.val_mse,
-            f"median_epoch_s/{row.arm}": row.median_epoch_s,
-            f"speedup/{row.arm}": row.speedup,
+            f"test_mse/{arm}": row.test_mse,
+            f"val_mse/{arm}": row.val_mse,
+            f"median_epoch_s/{arm}": row.median_epoch_s,
+            f"speedup/{arm}": row.speedup,
         }
     return found
 

@@ -41,6 +41,7 @@ class Options:
     tracking_uri: str
     data_dir: Path  # absolute; holds the source files, downloaded into it where missing
     address: str | None = None
+    gpu_model: str | None = None  # Ray's name of the one to use in a cluster with several
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
     trials: int | None = None  # of a sweep with a space: how many arms are drawn from it; None elsewhere
@@ -78,6 +79,7 @@ def run_sweep(
             gpus_per_trial=options.gpus_per_trial,
             max_concurrent=options.max_concurrent,
             joined=options.address is not None,
+            gpu_model=options.gpu_model,
         )
         device, environment = cluster.probe(ray, share)
         plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=device)

@@ -28,6 +28,8 @@ from tune.lr import LR_SCHEDULES
 from tune.mlflow_store import redacted, settled_uri
 from tune.sweeps import Arm, SweepConfig
 
+MOST_TRIALS = 20_000  # of one sweep
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
@@ -86,8 +88,10 @@ def make_plan(
     channels: of the opened data; None takes those of a named data set, and limits by channels wait for the trial
     where they are unknown.
 
-    Raises WrongInput for a field that is unknown, does not fit, or is both swept and given by hand.
+    Raises WrongInput for a field that is unknown, does not fit, or is both swept and given by hand, for seeds out of
+    range and for more than MOST_TRIALS trials.
     """
+    _check_size(len(sweep.arms), repeats, seed)
     for name in overrides:
         if check_field(name) in sweep.swept | {"train.seed"}:
             owner = "--seed and --repeats" if name == "train.seed" else f"the {sweep.name} sweep"
@@ -98,6 +102,16 @@ def make_plan(
         random.Random(f"{sweep.name} {block_seed}").shuffle(block)
         trials.extend(block)
     return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device)
+
+
+def _check_size(arms: int, repeats: int, seed: int) -> None:
+    if seed < 0 or seed + repeats > 2**31:
+        raise WrongInput(f"--seed {seed} with --repeats {repeats}: seeds go from 0 to {2**31 - 1}")
+    if arms * repeats > MOST_TRIALS:
+        raise WrongInput(
+            f"{arms * repeats:,} trials ({arms} arms, --repeats {repeats}): a sweep has at most {MOST_TRIALS:,}; "
+            "give fewer repeats or arms"
+        )
 
 
 def _mark_same(block: Sequence[PlannedTrial]) -> list[PlannedTrial]:

@@ -23,10 +23,14 @@ RUNNING, FINISHED = "running", "finished"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename it into place."""
+    """Write `text` beside `path`, then rename it into place; where that fails, nothing is left behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)

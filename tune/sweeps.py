@@ -12,6 +12,7 @@ from typing import Any
 from model.attention import BACKENDS
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
+from tune.engines import ENGINES
 from tune.errors import unknown_name
 
 PATCH_LENGTHS = (12, 24, 48, 96, 192)
@@ -56,7 +57,72 @@ class SweepConfig:
         return Arm(label="-".join(choice.label for choice in chosen), changes=changes)
 
 
+# Timing sweeps train every epoch, also where a preset has a patience: arms that stop early have fewer epochs to time.
+TIMED: Mapping[str, Any] = {"train.patience": None}
 UNPRUNED = Arm(label="none", changes={"pruning.score": "none"})
+
+
+def _choices(name: str, values: Iterable[Any], label: str = "{}") -> tuple[Arm, ...]:
+    """One arm for each value of one field."""
+    return tuple(Arm(label=label.format(value), changes={name: value}) for value in values)
+
+
+def _baseline_first(baseline: str, registry: Iterable[str]) -> list[str]:
+    return [baseline, *(name for name in registry if name != baseline)]
+
+
+def attention() -> SweepConfig:
+    """Every backend there is."""
+    return SweepConfig(
+        name="attention",
+        question="Which attention backend trains fastest?",
+        baseline="eager",
+        arms=_choices("model.attention", _baseline_first("eager", BACKENDS)),
+        shared=TIMED,
+    )
+
+
+def patch_size() -> SweepConfig:
+    """Patches from short to long; the stride follows unless it is given."""
+    return SweepConfig(
+        name="patch_size",
+        question="How much faster is training with longer patches, and what does it cost in accuracy?",
+        baseline=f"patch-{PATCH_LENGTHS[0]}",
+        arms=_choices("model.patch_length", PATCH_LENGTHS, "patch-{}"),
+        shared=TIMED,
+    )
+
+
+def batch_size() -> SweepConfig:
+    """Windows in a step."""
+    return SweepConfig(
+        name="batch_size",
+        question="Which batch size trains an epoch fastest, and what does it cost in accuracy?",
+        baseline="batch-128",
+        arms=_choices("train.batch_size", BATCH_SIZES, "batch-{}"),
+        shared=TIMED,
+    )
+
+
+def engine() -> SweepConfig:
+    """Every way there is to execute a step."""
+    return SweepConfig(
+        name="engine",
+        question="Which way to execute the training step is fastest?",
+        baseline="eager",
+        arms=_choices("train.engine", _baseline_first("eager", ENGINES)),
+        shared=TIMED,
+    )
+
+
+def custom() -> SweepConfig:
+    """One arm in which nothing is changed: what --over then adds is the sweep."""
+    return SweepConfig(
+        name="custom",
+        question="What do the fields given with --over change?",
+        baseline="base",
+        arms=(Arm(label="base", changes={}),),
+    )
 
 
 def _prune(score: str, count: int, schedule: str = "one_shot") -> Arm:
@@ -88,6 +154,7 @@ def pruning() -> SweepConfig:
             _prune("magnitude", 5, "gradual"),
             _prune("taylor", 5, "gradual"),
         ),
+        shared=TIMED,
     )
 
 
@@ -102,6 +169,7 @@ def num_workers() -> SweepConfig:
         question="Which feed, with how many loader processes, keeps the device from waiting for data?",
         baseline="arrow-0",
         arms=(*(_loader(feed, workers) for feed in ("arrow", "tsfm") for workers in WORKERS), _loader("device", 0)),
+        shared=TIMED,
     )
 
 
@@ -122,24 +190,24 @@ def full() -> SweepConfig:
         baseline="baseline",
         arms=(Arm(label="baseline", changes=baseline),),
         space={
-            "attention": _choices("model.attention", "{}", BACKENDS),
-            "patch_length": _choices("model.patch_length", "p{}", PATCH_LENGTHS),
-            "batch_size": _choices("train.batch_size", "b{}", BATCH_SIZES),
+            "attention": _choices("model.attention", BACKENDS),
+            "patch_length": _choices("model.patch_length", PATCH_LENGTHS, "patch-{}"),
+            "batch_size": _choices("train.batch_size", BATCH_SIZES, "batch-{}"),
             "loader": (_loader("device", 0), *(_loader("arrow", workers) for workers in WORKERS)),
             "pruning": (UNPRUNED, *pruned),
         },
     )
 
 
-def _choices(name: str, label: str, values: Iterable[Any]) -> tuple[Arm, ...]:
-    """One arm for each value of one field."""
-    return tuple(Arm(label=label.format(value), changes={name: value}) for value in values)
-
-
 SWEEPS: dict[str, Callable[[], SweepConfig]] = {
-    "full": full,
+    "attention": attention,
+    "patch_size": patch_size,
+    "batch_size": batch_size,
     "num_workers": num_workers,
     "pruning": pruning,
+    "engine": engine,
+    "full": full,
+    "custom": custom,
 }
 
 

@@ -32,7 +32,7 @@ __all__ = [
     "read_sweep",
 ]
 
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+_ID = re.compile(r"[A-Za-z0-9_.:=-]{1,200}")
 
 
 class Tracker:
@@ -238,7 +238,7 @@ def _texts(items: Mapping[str, Any]) -> dict[str, str]:
 
 def _check_id(name: str, value: str) -> None:
     if not _ID.fullmatch(value):
-        raise ValueError(f"{name} {value!r}: allowed are up to 200 letters, digits and _ . : -")
+        raise ValueError(f"{name} {value!r}: allowed are up to 200 letters, digits and _ . : = -")
 
 
 def _check_status(status: str, allowed: Mapping[str, str]) -> None:

@@ -1,0 +1,111 @@
+"""The parsers of the command line: every option, its help and its default. No logic."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tune.errors import WrongInput
+
+EXAMPLES = """examples:
+  python experiments.py --sweep pruning --dataset demo --epochs 2     offline, on a laptop
+  python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
+  python experiments.py --sweep pruning --plan                        show the trials, run nothing
+  python experiments.py --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100
+  python experiments.py --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
+  python experiments.py report SWEEP_ID                               the table of an earlier sweep
+  python experiments.py data show ETTh1                               what is in a data set
+  python experiments.py list                                          sweeps, backends, engines, data sets, ...
+  python experiments.py doctor                                        what works here, and what to do about the rest
+The same command again resumes a sweep that did not finish.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our error form: one line, exit code 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise WrongInput(f"{message} (see --help)")
+
+
+def sweep_parser() -> Parser:
+    parser = Parser(
+        prog="experiments.py",
+        description="Fast and fair sweeps over PatchTST training.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--sweep", metavar="NAME", help="the sweep, for example: pruning (see `experiments.py list`)")
+    what.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="ETTh1 (default), ETTh2, ETTm1, ETTm2, traffic, demo, or the path of a CSV or Parquet file",
+    )
+    what.add_argument("--epochs", type=int, metavar="N", help="training epochs of each trial")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for every arm, repeatable"
+    )
+    what.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        metavar="FIELD=V1,V2",
+        help="run every arm at each of these values, repeatable (all combinations); ratios are against the sweep's own "
+        "baseline arm at the first value of each",
+    )
+    what.add_argument("--seed", type=int, metavar="N", help="seed of the first repeat (default 1)")
+    text = "how often each arm runs, with its own seed (default 1; 3 in the final of full)"
+    what.add_argument("--repeats", type=int, metavar="N", help=text)
+    what.add_argument("--trials", type=int, metavar="N", help="how many trials the full sweep draws (default 50)")
+    what.add_argument("--config", type=Path, metavar="FILE", help="all of these as YAML; the command line wins")
+    what.add_argument("--save-config", type=Path, metavar="FILE", help="write what is run as such a file")
+    how = parser.add_argument_group("how to run it")
+    how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
+    _add_folders(how)
+    how.add_argument("--address", metavar="ADDR", help="a running Ray cluster, or auto; without it Ray starts here")
+    how.add_argument(
+        "--gpu-model",
+        metavar="NAME",
+        help="the GPU model to use where a cluster has several; with --plan: the one to plan for, there or not",
+    )
+    how.add_argument("--gpus-per-trial", type=float, metavar="N", help="1 where there are GPUs; 0 runs on the CPU")
+    how.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time (default: one per GPU)")
+    how.add_argument("--fresh", action="store_true", help="start anew even if the same sweep is unfinished")
+    how.add_argument("--resume", metavar="SWEEP_ID", help="go on with this sweep, also after a change of code")
+    _add_shared(parser)
+    return parser
+
+
+def report_parser() -> Parser:
+    parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
+    parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    _add_shared(parser)
+    return parser
+
+
+def data_parser() -> Parser:
+    parser = Parser(prog="experiments.py data show", description="What is in a series.", allow_abbrev=False)
+    parser.add_argument("name", metavar="NAME", help="a data set, or the path of a CSV or Parquet file")
+    parser.add_argument("--context-length", type=int, default=512, metavar="N", help="time steps in (default 512)")
+    parser.add_argument("--prediction-length", type=int, default=96, metavar="N", help="time steps out (default 96)")
+    parser.add_argument("--timestamp-column", metavar="NAME", help="of a file; without it, it is found")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    _add_folders(parser)
+    return parser
+
+
+def _add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
+    text = "folder with NAME.csv[.gz], downloaded into it where missing (default data)"
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)
+    text = "sweeps and converted data (default runs)"
+    parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
+
+
+def _add_shared(parser: Parser) -> None:
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store (default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON; - for stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

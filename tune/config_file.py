@@ -1,0 +1,128 @@
+"""`--config FILE` and `--save-config FILE`: what to run, as YAML in the words of the command line.
+
+    sweep: attention
+    dataset: ETTm1
+    epochs: 5
+    seed: 1
+    repeats: 3
+    trials: 50            # of a sweep that draws its trials
+    set:
+      model.d_model: 64
+    over:
+      model.patch_length: [12, 24]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tune.errors import WrongInput, unknown_name
+from tune.sweep_dir import write_atomically
+
+LARGEST_BYTES = 2**20
+KINDS: dict[str, tuple[type, str]] = {
+    "sweep": (str, "a name"),
+    "dataset": (str, "a name or a path"),
+    "epochs": (int, "a whole number"),
+    "seed": (int, "a whole number"),
+    "repeats": (int, "a whole number"),
+    "trials": (int, "a whole number"),
+    "set": (dict, "fields with a value each, like model.d_model: 64"),
+    "over": (dict, "fields with a list each, like model.d_model: [64, 128]"),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys without a word; here they are an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The checked content of a configuration file; `set` and `over` map field names to what the file gives.
+
+    Raises WrongInput in one line, with the line of the file where that is known.
+    """
+    try:
+        content = _parsed(_text(path))
+        return _checked({} if content is None else content)
+    except WrongInput as error:
+        raise WrongInput(f"--config {path}: {error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise WrongInput(f"{getattr(error, 'strerror', None) or error}; give a YAML file that can be read") from None
+    if len(content) > LARGEST_BYTES:
+        raise WrongInput(f"more than {LARGEST_BYTES // 2**20} MiB; that is no configuration of a sweep")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise WrongInput("this is not a text in UTF-8; give a YAML file") from None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f"line {mark.line + 1}: "
+        raise WrongInput(f"{where}{getattr(error, 'problem', None) or error}; write YAML") from None
+    except Exception as error:  # PyYAML's constructors raise whatever a malformed date, number or tag leads them to
+        raise WrongInput(f"not YAML that can be read ({type(error).__name__}: {error})") from None
+
+
+def _checked(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise WrongInput(f"holds {_kind(content)} instead of `key: value` lines; allowed keys: {', '.join(KINDS)}")
+    for key, value in content.items():
+        if key not in KINDS:
+            raise unknown_name("key", str(key), KINDS)
+        kind, words = KINDS[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise WrongInput(f"{key} is {_kind(value)}; give {words}")
+    for key in ("set", "over"):
+        for name, value in content.get(key, {}).items():
+            if not isinstance(name, str):
+                raise WrongInput(f"{key}: {_kind(name)} is no field's name; give {KINDS[key][1]}")
+            if key == "over" and not isinstance(value, list):
+                raise WrongInput(f"over: {name} is {_kind(value)}; give {KINDS[key][1]}")
+            _check_value(f"{key}: {name}", value)
+    return content
+
+
+def _check_value(where: str, value: Any) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _check_value(where, item)
+    elif not isinstance(value, str | int | float | None):
+        raise WrongInput(f"{where} holds {_kind(value)}; give numbers, names, true, false, null or lists of them")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", type(None): "empty"}
+    numbers = {int: "a number", float: "a number"}
+    return (names | numbers).get(type(value), f"of kind {type(value).__name__}")
+
+
+def write_config(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what `read_config` reads, whole or not at all. WrongInput where it cannot be written."""
+    try:
+        write_atomically(path, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+    except (OSError, ValueError) as error:  # ValueError: a name that is no text, or that no file can have
+        problem = getattr(error, "strerror", None) or error
+        raise WrongInput(f"--save-config {path}: {problem}; name a file that can be written") from None

@@ -1,0 +1,55 @@
+"""Writing results where the user asked for them: checked before anything runs, written whole at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from tune.errors import WrongInput
+from tune.sweep_dir import write_atomically
+
+
+def check_json_target(target: str | None) -> None:
+    """Raises WrongInput unless --json names a file, there or not, in a folder that can be written."""
+    if target not in (None, "-"):
+        check_file_target("--json", str(target))
+
+
+def check_file_target(option: str, target: str) -> None:
+    """Raises WrongInput unless `target` is a file, there or not, in a folder that can be written."""
+    folder = os.path.dirname(target) or "."
+    if not os.path.basename(target) or os.path.exists(target) and not os.path.isfile(target):
+        problem = "not a file"
+    elif not os.path.isdir(folder):
+        problem = f"there is no folder {folder}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"the folder {folder} is not writable"
+    else:
+        return
+    raise WrongInput(f"{option} {target}: {problem}; name a file in a folder that exists and is writable")
+
+
+def write_json(target: str | None, content: dict[str, Any]) -> None:
+    """Write strict JSON to a file, to stdout for "-", nowhere for None."""
+    if target is None:
+        return
+    text = json.dumps(_strict(content), indent=1, allow_nan=False)
+    if target == "-":
+        print(text)
+        return
+    try:
+        write_atomically(Path(target), text + "\n")
+    except OSError as error:
+        raise WrongInput(f"--json {target}: {error.strerror}; use `report SWEEP_ID --json FILE`") from None
+
+
+def _strict(content: Any) -> Any:
+    """The same with null for every number that JSON cannot write: NaN and the infinities."""
+    if isinstance(content, dict):
+        return {name: _strict(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_strict(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
