@@ -8,8 +8,9 @@ scaling stay and the number of heads is read from the shapes. Which original hea
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,10 @@ from torch import nn
 from transformers import PatchTSTConfig, PatchTSTForPrediction
 
 from model.attention import get_backend
+from model.facts import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from transformers.models.patchtst.modeling_patchtst import PatchTSTAttention
-
-WEIGHTS = "model.safetensors"
 
 
 def build_model(
@@ -93,18 +93,25 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save_model(model: PatchTSTForPrediction, folder: Path) -> None:
-    """Write config.json and model.safetensors to the new folder `folder`, whole or not at all."""
+def save_model(model: PatchTSTForPrediction, folder: Path, files: Mapping[str, str] | None = None) -> None:
+    """Write config.json, model.safetensors and `files` (name -> text) to the new folder `folder`, whole or not at all.
+
+    Stock transformers loads an unpruned model from it. Folder and files get the modes that the umask gives.
+    """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    temporary.mkdir()  # not mkdtemp, whose folders only their owner may read
     try:
-        weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(temporary)
+        weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        for name, text in (files or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)  # safetensors writes for the owner only
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

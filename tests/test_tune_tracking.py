@@ -144,19 +144,6 @@ def test_an_interrupted_sweep_leaves_no_run_running_and_goes_on_later(
     assert sweep.trials[0].reason == ""
 
 
-def test_a_model_folder_becomes_artifacts_and_a_missing_one_a_problem(opened: MakeTracker, tmp_path: Path) -> None:
-    tracker = opened(uri=f"sqlite:///{tmp_path}/own.db")
-    plan(tracker, "a", "b")
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "config.json").write_text("{}")
-    end(tracker, "a", model_dir=tmp_path / "best")
-    end(tracker, "b", model_dir=tmp_path / "gone")
-    settle(tracker)
-    assert len(list((tmp_path / "artifacts").rglob("model/config.json"))) == 1
-    (problem,) = tracker.problems
-    assert "gone is not there" in problem
-
-
 def test_wrong_calls_say_what_is_allowed(opened: MakeTracker) -> None:
     tracker = opened(begin=False)
     with pytest.raises(ValueError, match="call begin_sweep first"):

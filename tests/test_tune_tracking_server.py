@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from model_kit import save_small
 
+from tune.mlflow_model import download_model
 from tune.outbox import beside
 from tune.tracking import Tracker, TrackingError, check_store, list_sweeps, read_sweep
 
@@ -91,8 +93,7 @@ def test_a_server_killed_and_started_again_loses_nothing_and_stops_nobody(
 ) -> None:
     from mlflow import MlflowClient
 
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "model.safetensors").write_bytes(b"weights")
+    save_small(tmp_path / "best")
     tracker.begin_sweep(sweep_id="outage", name="outage", tags={}, params={}, files={"plan.json": "{}"})
     for trial_id in ("a", "b"):
         tracker.plan_trial(trial_id=trial_id, run_name=trial_id, params={"seed": 1}, tags={})
@@ -122,7 +123,11 @@ def test_a_server_killed_and_started_again_loses_nothing_and_stops_nobody(
         points = client.get_metric_history(trial.run_id, "time/epoch_s")
         assert sorted(point.timestamp for point in points) == [1_700_000_000_000 + epoch for epoch in range(1, 8)]
     assert [trial.status for trial in sweep.trials] == ["done", "running"]
-    assert [file.path for file in client.list_artifacts(sweep.trials[0].run_id, "model")] == ["model/model.safetensors"]
+    (model,) = client.search_logged_models([client.get_run(sweep.run_id).info.experiment_id])
+    assert (model.source_run_id, model.status) == (sweep.trials[0].run_id, "READY")
+    download_model(client, sweep.trials[0].run_id, tmp_path / "stored")
+    stored, saved = (tmp_path / folder / "model.safetensors" for folder in ("stored", "best"))
+    assert stored.read_bytes() == saved.read_bytes()
     assert [file.path for file in client.list_artifacts(sweep.run_id)] == ["plan.json"]
     assert capfd.readouterr().out == ""  # stdout is for results
 

@@ -43,6 +43,7 @@ class Launcher:
             exclusive=self.share.exclusive,
             data_sha256=self.data_sha256,
             resume_from=self.folder.checkpoints().get(trial.trial_id),
+            sweep_id=self.folder.sweep_id,
         )
 
     def run(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:

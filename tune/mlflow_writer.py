@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tune.mlflow_model import NotAModel, publish
 from tune.mlflow_runs import RunBook
 from tune.mlflow_store import judge, one_line
 from tune.outbox import Record
@@ -122,7 +123,7 @@ class MlflowWriter:
         self.book.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
         # Last: when the artifact store fails for good, the rest is in MLflow.
         if record["model_dir"] is not None:
-            self._upload_model(run_id, record)
+            self._publish_model(run_id, record)
 
     def _end_sweep(self, record: Record) -> None:
         sweep_id, status = record["sweep_id"], record["status"]
@@ -174,11 +175,12 @@ class MlflowWriter:
         for name, text in record["files"].items():
             self.book.client.log_text(run_id, text, name)
 
-    def _upload_model(self, run_id: str, record: Record) -> None:
-        if Path(record["model_dir"]).is_dir():
-            self.book.client.log_artifacts(run_id, record["model_dir"], "model")
-        else:
-            self.rejections.append(Rejection(record, f"model folder {record['model_dir']} is not there"))
+    def _publish_model(self, run_id: str, record: Record) -> None:
+        folder = Path(record["model_dir"])
+        try:
+            publish(self.book.client, run_id, folder, metrics=record["metrics"], timestamp_ms=record["time_ms"])
+        except NotAModel as error:
+            self.rejections.append(Rejection(record, str(error)))
 
 
 def clean(value: Any) -> str:

@@ -23,7 +23,7 @@ from data_pipeline.batches import Feed
 from data_pipeline.errors import DataUnsupported
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import Series, open_series
-from model.patchtst import build_model, count_parameters, heads_per_layer, save_model
+from model.patchtst import build_model, count_parameters, heads_per_layer
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
 from tune.engines import ENGINES
@@ -33,6 +33,7 @@ from tune.hardware import missing_packages, node_facts
 from tune.lr import Course, rate_of
 from tune.measure import EpochTimer, EpochTimes, GpuMeter
 from tune.pruner import TAYLOR_BATCHES, Pruner
+from tune.saving import save_forecaster
 from tune.search import unsupported_reason
 from tune.step import Stepper, make_optimizer, make_scaler
 from tune.trial import Progress, TrialJob, median_after
@@ -52,7 +53,7 @@ class Session:
         self._startup_s: float | None = None
         self._stepper: Stepper | None = None
         self.pruner = Pruner(config.pruning, epochs=config.train.epochs, seed=config.train.seed)
-        series = self._open_series()
+        self._series = series = self._open_series()
         self._step_minutes = series.step_minutes
         self._check_support(len(series.columns))
         torch.manual_seed(config.train.seed)
@@ -295,7 +296,7 @@ class Session:
         self._stepper = None
 
     def save_best(self, folder: Path) -> None:
-        """Write the model of the best epoch, loadable by `model.patchtst.load_model`."""
+        """Write the model of the best epoch, loadable by transformers (unpruned) and by `model.forecaster`."""
         if self.best_state is not None:
             self._restore_best()
-            save_model(self.model, folder)
+            save_forecaster(folder, self, self._series)

@@ -162,7 +162,7 @@ class Tracker:
     ) -> bool:
         """Close a trial: the first end counts (False for a later one) until `plan_trial` opens it again as running.
 
-        The files of `model_dir` are uploaded later, under `model/`: the folder must stay until `pending` is 0.
+        The saved model in `model_dir` becomes the run's MLflow model later: the folder must stay until `pending` is 0.
         """
         _check_status(status, TRIAL_STATUSES)
         with self._mutex:

@@ -35,6 +35,7 @@ class TrialJob:
     exclusive: bool = True  # whether the trial has the device to itself
     data_sha256: str | None = None  # of the source that the sweep was planned on; None: not checked
     resume_from: str | None = None  # checkpoint of an earlier run of this sweep
+    sweep_id: str | None = None  # goes into the saved model
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,97 @@
+"""What a saved model must know to forecast, beside its weights: columns, time step, scaling, lengths and origin.
+
+Written as `forecasting.json` into the model's folder. Importable without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+CONFIG, WEIGHTS, FACTS = "config.json", "model.safetensors", "forecasting.json"  # the files of a saved folder
+FORMAT = "patchtst-forecasting"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The model forecasts (values - mean) / std of these columns, one row per `step_minutes`."""
+
+    columns: tuple[str, ...]
+    step_minutes: float
+    mean: tuple[float, ...]
+    """Per column, of the training rows, in the units of the source."""
+    std: tuple[float, ...]
+    """Per column, of the training rows; 1 where a column is constant there."""
+    context_length: int
+    """Rows that a forecast is made from."""
+    prediction_length: int
+    """Rows that are forecast."""
+    dataset: Mapping[str, Any]
+    """Name, sha256 of the source, timestamp column if one was named."""
+    trial: Mapping[str, Any]
+    """Sweep id, trial id, config, best epoch and its validation MSE (standardised units)."""
+    versions: Mapping[str, str]
+    """Of the packages that trained it."""
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise ValueError(f"{FACTS}: {problem}")
+
+    def as_json(self) -> str:
+        """The text of the file; floats read back bit by bit."""
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def read_facts(folder: Path) -> Facts:
+    """The facts of the model in `folder`. ValueError, one line, where there are none or they cannot be used."""
+    file = Path(folder) / FACTS
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"{folder} holds no {FACTS} ({error.strerror}): give the folder of a model that a sweep has saved"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): fetch the model again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{file} is not of the format '{FORMAT}': give the folder of a model that a sweep has saved")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has format version {content.get('format_version')!r}, this program reads {FORMAT_VERSION}: use "
+            "the program that saved the model, or train it again"
+        )
+    try:
+        fields = {name: content[name] for name in Facts.__dataclass_fields__}
+        for name in ("columns", "mean", "std"):
+            fields[name] = tuple(fields[name])
+        return Facts(**fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} lacks what a forecast needs ({error}): fetch the model again") from None
+
+
+def _problem(facts: Facts) -> str | None:
+    """What is wrong with the facts, None where nothing is."""
+    if not facts.columns or not all(isinstance(name, str) for name in facts.columns):
+        return "columns must be names, at least one"
+    for name, numbers in (("mean", facts.mean), ("std", facts.std)):
+        if len(numbers) != len(facts.columns) or not all(_is_number(number) for number in numbers):
+            return f"{name} must hold one finite number for each of the {len(facts.columns)} columns"
+    if min(facts.std) <= 0:
+        return "std must be positive"
+    if not _is_number(facts.step_minutes) or facts.step_minutes <= 0:
+        return "step_minutes must be a positive number"
+    for name, length in (("context_length", facts.context_length), ("prediction_length", facts.prediction_length)):
+        if not isinstance(length, int) or length < 1:
+            return f"{name} must be a positive whole number"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,86 @@
+"""A saved model as a forecaster in the units of the source: from its folder alone, pruned or not.
+
+Needs nothing but this package, torch, transformers and safetensors (pandas for MLflow). Nothing is unpickled.
+Shapes: C columns, L context, H horizon, T rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from model.facts import Facts, read_facts
+from model.patchtst import load_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Forecaster:
+    """Forecasts with a saved model in fp32, eager attention, evaluation mode."""
+
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        """Load the model in `folder`. ValueError, one line, where the folder does not hold a whole one."""
+        self.facts: Facts = read_facts(folder)
+        self.device = torch.device(device)
+        try:
+            self.model = load_model(folder, attention="eager").to(self.device)
+        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+            what = " ".join(str(error).split())[:300]
+            raise ValueError(f"{folder} holds no whole model ({what}): fetch it again") from error
+        config, facts = self.model.config, self.facts
+        found = (config.num_input_channels, config.context_length, config.prediction_length)
+        if found != (len(facts.columns), facts.context_length, facts.prediction_length):
+            raise ValueError(f"{folder}: forecasting.json and config.json are of different models: fetch it again")
+        self._mean, self._std = np.array(facts.mean), np.array(facts.std)
+
+    def forecast(self, values_TC: np.ndarray) -> np.ndarray:
+        """The H rows [H, C] float64 after the last of `values_TC` [T, C], both in the units of the source.
+
+        The last L rows count. They are standardised as in training: as 32-bit floats, computed in float64, rounded
+        once. ValueError where there are fewer than L rows or other than C columns, or where one is not finite.
+        """
+        length, columns = self.facts.context_length, len(self.facts.columns)
+        if values_TC.ndim != 2 or values_TC.shape[1] != columns or len(values_TC) < length:
+            raise ValueError(
+                f"a forecast needs {length} rows or more of {columns} columns, given was an array of shape "
+                f"{list(values_TC.shape)}"
+            )
+        past_LC = values_TC[-length:].astype(np.float32, order="C")  # a frame's order would change the last digit
+        if not np.isfinite(past_LC).all():
+            raise ValueError(f"the last {length} rows must hold finite 32-bit numbers only")
+        scaled_LC = ((past_LC - self._mean) / self._std).astype(np.float32)
+        with torch.no_grad():
+            past_1LC = torch.from_numpy(scaled_LC)[None].to(self.device)
+            future_HC = self.model(past_values=past_1LC).prediction_outputs[0]
+        return future_HC.double().cpu().numpy() * self._std + self._mean
+
+
+class MlflowForecaster:
+    """What `mlflow.pyfunc.load_model` wraps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.forecaster = Forecaster(folder)
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """H rows after the last row of `model_input`, a frame with the model's columns in time order, L rows or more.
+
+        Both in the units of the source; rows are one time step apart. ValueError for a missing column or too few rows.
+        """
+        import pandas as pd
+
+        columns = list(self.forecaster.facts.columns)
+        missing = [name for name in columns if name not in model_input.columns]
+        if missing:
+            raise ValueError(f"columns {', '.join(missing[:8])} are missing; the model forecasts {', '.join(columns)}")
+        forecast_HC = self.forecaster.forecast(model_input[columns].to_numpy(dtype=np.float64))
+        return pd.DataFrame(forecast_HC, columns=columns)
+
+
+def _load_pyfunc(path: str) -> MlflowForecaster:
+    """MLflow's way in (mlflow.pyfunc, `loader_module`): `path` is the folder of the saved model."""
+    return MlflowForecaster(Path(path))

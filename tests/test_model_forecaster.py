@@ -1,0 +1,178 @@
+"""A saved folder is all that a forecast needs; stock transformers loads an unpruned one and refuses a pruned one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_kit import COLUMNS, H, L, save_small, small_facts, small_model
+
+from model.attention import BACKENDS
+from model.facts import FACTS, read_facts
+from model.forecaster import Forecaster
+from model.patchtst import load_model, save_model
+
+STOCK = """
+import sys
+import torch
+from transformers import PatchTSTForPrediction
+assert not {name for name in sys.modules if name.split(".")[0] in ("model", "tune", "data_pipeline")}
+model = PatchTSTForPrediction.from_pretrained(sys.argv[1], attn_implementation="eager")
+assert not model.training
+with torch.no_grad():
+    torch.save(model(past_values=torch.load(sys.argv[2])).prediction_outputs, sys.argv[3])
+"""
+
+
+def _stock(folder: Path, tmp_path: Path, past: torch.Tensor) -> subprocess.CompletedProcess[str]:
+    """Stock transformers in a process of its own that finds nothing of ours."""
+    torch.save(past, tmp_path / "past.pt")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, "-I", "-c", STOCK, folder, tmp_path / "past.pt", tmp_path / "future.pt"]
+    return subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("attention", BACKENDS)
+def test_stock_transformers_loads_an_unpruned_model_whatever_trained_it_and_forecasts_bit_by_bit_the_same(
+    attention: str, tmp_path: Path
+) -> None:
+    folder = save_small(tmp_path / "saved", attention)
+    past = torch.randn(3, L, len(COLUMNS), generator=torch.Generator().manual_seed(1))
+    done = _stock(folder, tmp_path, past)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        ours = load_model(folder)(past_values=past).prediction_outputs
+    assert torch.equal(torch.load(tmp_path / "future.pt"), ours)
+
+
+def test_stock_transformers_refuses_a_pruned_model_and_names_the_layers(tmp_path: Path) -> None:
+    folder = save_small(tmp_path / "saved", pruned=True)
+    done = _stock(folder, tmp_path, torch.zeros(1, L, len(COLUMNS)))
+    assert done.returncode != 0 and not (tmp_path / "future.pt").exists()
+    assert "RuntimeError" in done.stderr
+    assert "layers.0.self_attn.q_proj.weight" in done.stderr and "torch.Size([8, 16])" in done.stderr
+
+
+@pytest.mark.parametrize("attention", BACKENDS)
+def test_no_backend_leaves_its_name_in_the_saved_config(attention: str, tmp_path: Path) -> None:
+    text = (save_small(tmp_path / "saved", attention) / "config.json").read_text()
+    assert BACKENDS[attention].register() not in json.loads(text).values()
+    assert "attn_implementation" not in text
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_folder_and_files_get_the_modes_that_the_umask_gives(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        folder = save_small(tmp_path / "saved")
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~umask}
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", FACTS, "model.safetensors"]
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
+def test_a_forecast_is_the_models_on_standardised_values_back_in_the_units_of_the_source(
+    pruned: bool, tmp_path: Path
+) -> None:
+    folder = save_small(tmp_path / "saved", pruned=pruned)
+    facts = read_facts(folder)
+    values = np.random.default_rng(0).normal(facts.mean, facts.std, (L + 7, len(COLUMNS)))
+    found = Forecaster(folder).forecast(values)
+    assert found.shape == (H, len(COLUMNS)) and found.dtype == np.float64
+    scaled = (values[-L:].astype(np.float32) - np.array(facts.mean)) / np.array(facts.std)
+    with torch.no_grad():
+        past = torch.from_numpy(scaled.astype(np.float32))[None]
+        expected = small_model(pruned=pruned).eval()(past_values=past).prediction_outputs[0].double().numpy()
+    np.testing.assert_array_equal(found, expected * np.array(facts.std) + np.array(facts.mean))
+
+
+def test_the_facts_read_back_bit_by_bit(tmp_path: Path) -> None:
+    facts = small_facts(mean=(0.1 + 0.2, -1e-300), std=(1 / 3, 1e300))
+    (tmp_path / FACTS).write_text(facts.as_json())
+    assert read_facts(tmp_path) == facts
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.zeros((L - 1, 2)), f"needs {L} rows or more of 2 columns"),
+        (np.zeros((L, 3)), "2 columns"),
+        (np.zeros(L), "2 columns"),
+        (np.full((L, 2), np.nan), "finite"),
+        (np.full((L, 2), 1e39), "finite 32-bit"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_values_that_cannot_be_forecast_from_are_a_value_error(
+    values: np.ndarray, expected: str, tmp_path: Path
+) -> None:
+    forecaster = Forecaster(save_small(tmp_path / "saved"))
+    with pytest.raises(ValueError, match=expected):
+        forecaster.forecast(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"format": "other"}, "not of the format"),
+        ({"format_version": 2}, "has format version 2, this program reads 1"),
+        ({"mean": [1.0]}, "mean must hold one finite number for each of the 2 columns"),
+        ({"mean": [1.0, None]}, "mean must hold"),
+        ({"std": [1.0, 0.0]}, "std must be positive"),
+        ({"std": 3}, "lacks what a forecast needs"),
+        ({"step_minutes": 0}, "step_minutes must be"),
+        ({"context_length": "48"}, "context_length must be"),
+        ({"prediction_length": 0}, "prediction_length must be"),
+        ({"columns": []}, "columns must be names"),
+        ({"columns": ["a"], "mean": [0.0], "std": [1.0]}, "of different models"),
+        ({"context_length": 60}, "of different models"),
+    ],
+    ids=str,
+)
+def test_facts_that_cannot_be_used_are_told_in_one_line(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    folder = save_small(tmp_path / "saved")
+    content = json.loads((folder / FACTS).read_text())
+    (folder / FACTS).write_text(json.dumps(content | changes))
+    with pytest.raises(ValueError, match=expected) as caught:
+        Forecaster(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("config.json", None), ("model.safetensors", None), (FACTS, None), ("config.json", "{"), (FACTS, "{"),
+     ("model.safetensors", "weights")],
+)  # fmt: skip
+def test_a_folder_that_holds_no_whole_model_is_told_in_one_line(file: str, text: str | None, tmp_path: Path) -> None:
+    folder = save_small(tmp_path / "saved")
+    if text is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(text)
+    with pytest.raises(ValueError, match="fetch it again|fetch the model again|give the folder") as caught:
+        Forecaster(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_beside_the_weights_is_never_opened(tmp_path: Path) -> None:
+    folder = save_small(tmp_path / "saved")
+    before = Forecaster(folder).forecast(np.zeros((L, 2)))
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    np.testing.assert_array_equal(Forecaster(folder).forecast(np.zeros((L, 2))), before)
+
+
+def test_a_model_is_never_saved_over_another(tmp_path: Path) -> None:
+    folder = save_small(tmp_path / "saved")
+    with pytest.raises(OSError):
+        save_model(small_model(), folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
