@@ -8,10 +8,27 @@ from types import MappingProxyType
 
 from model.attention.base import Backend, Workload
 from model.attention.eager import Eager
+from model.attention.flash_attention_2 import FlashAttention2
+from model.attention.flash_attention_3 import FlashAttention3
+from model.attention.flash_attention_4 import FlashAttention4
+from model.attention.flex import Flex
+from model.attention.sdpa_cudnn import SdpaCudnn
 from model.attention.sdpa_efficient import SdpaEfficient
 from model.attention.sdpa_flash import SdpaFlash
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Eager(), SdpaEfficient(), SdpaFlash())}
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Eager(),
+        SdpaEfficient(),
+        SdpaFlash(),
+        SdpaCudnn(),
+        FlashAttention2(),
+        FlashAttention3(),
+        FlashAttention4(),
+        Flex(),
+    )
+}
 
 # Other names that a user may give, with what they mean here.
 ALIASES: dict[str, str] = {"vanilla": "eager", "flash": "flash_attention_2"}

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # CUDA's limit for the second and third dimension of a kernel's grid, where the fused kernels put the sequences
 # (pytorch/pytorch#142228, #146704; CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
 MAX_GRID_YZ = 65_535
+# FlashAttention-2's backward pass finds its place in the dQ accumulator with a 32-bit product: q_offset() of
+# csrc/flash_attn/src/block_info.h takes the type of its arguments, and flash_bwd_kernel.h gives it ints. Past 2^31 it
+# reads outside (measured in PriorLabs/TabPFN#1184). The flash-attn package and PyTorch share this code.
+MAX_FA2_ACCUMULATOR = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +73,14 @@ class Backend(Protocol):
         """Installs the function in transformers' AttentionInterface; returns its `attn_implementation` name."""
 
 
-def package_reason(backend: str, module: str, install: str, *, importing: bool) -> str | None:
-    """Backend.missing_package for one that needs `module` (dotted), which the command `install` provides."""
-    top = module.partition(".")[0]
-    if importlib.util.find_spec(top) is None:
-        return f"{backend} needs the package {top}, which is not installed: use `{install}`, or another attention"
-    if not importing:
+def package_reason(backend: str, *, install: str, present: bool, module: str | None) -> str | None:
+    """Backend.missing_package for one that needs a package, which the command `install` provides.
+
+    `present`: is it installed at all. `module`: what to import (dotted), or None to leave it at that.
+    """
+    if not present:
+        return f"{backend} needs a package that is not installed: use `{install}`, or another attention"
+    if module is None:
         return None
     try:
         importlib.import_module(module)
@@ -81,3 +91,80 @@ def package_reason(backend: str, module: str, install: str, *, importing: bool) 
             "for this torch, or another attention"
         )
     return None
+
+
+def has_module(name: str) -> bool:
+    """Whether a top-level module is installed, without importing it."""
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+def half_precision_reason(backend: str, work: Workload) -> str | None:
+    """For kernels that compute in bf16 or fp16 only."""
+    if work.precision in ("bf16", "fp16"):
+        return None
+    return f"{backend} computes in bf16 or fp16 on CUDA and got {work.precision}: set train.precision=bf16"
+
+
+def capability_reason(backend: str, work: Workload, least: tuple[int, int], instead: str) -> str | None:
+    """For kernels that need a GPU generation; nothing is refused where it is unknown."""
+    if work.capability is None or work.capability >= least:
+        return None
+    return (
+        f"{backend} needs compute capability {least[0]}.{least[1]} and this GPU has "
+        f"{work.capability[0]}.{work.capability[1]}: use {instead}"
+    )
+
+
+def head_dim_reason(backend: str, work: Workload, *, multiple: int, least: int = 1, most: int) -> str | None:
+    """For kernels whose tiles take some widths E of a head only."""
+    if work.head_dim % multiple == 0 and least <= work.head_dim <= most:
+        return None
+    lower = f"of at least {least}, " if least > multiple else ""
+    return (
+        f"{backend} needs a head_dim {lower}divisible by {multiple} and at most {most} and got {work.head_dim}: "
+        "change model.d_model or model.num_heads, or use eager"
+    )
+
+
+def sequences_reason(backend: str, work: Workload) -> str | None:
+    """For kernels that put a batch's sequences on the grid's second or third axis."""
+    if work.sequences <= MAX_GRID_YZ:
+        return None
+    return (
+        f"{backend} trains at most {MAX_GRID_YZ:,} sequences (batch x channels) at once and got {work.sequences:,}: "
+        "lower train.batch_size, or use eager"
+    )
+
+
+def fa2_reason(backend: str, work: Workload) -> str | None:
+    """What FlashAttention-2's kernels cannot train, PyTorch's copy and the package's alike, beyond head_dim 256."""
+    capability = work.capability
+    small_shared_memory = capability is not None and ((8, 6) <= capability <= (8, 9) or capability >= (12, 0))
+    if small_shared_memory and work.head_dim > 192 and (work.head_dim <= 224 or work.attention_dropout > 0):
+        return (
+            f"{backend} cannot train with head_dim {work.head_dim} on this GPU generation: "
+            "raise model.num_heads so that head_dim is at most 192, or use sdpa_efficient"
+        )
+    if work.sequences > MAX_GRID_YZ or work.num_heads is None:
+        return sequences_reason(backend, work)
+    rows, width = -(-work.patches // 128) * 128, -(-work.head_dim // 32) * 32
+    accumulator = work.sequences * work.num_heads * rows * width
+    if accumulator > MAX_FA2_ACCUMULATOR:
+        return (
+            f"{backend}'s backward pass indexes at most 2^31 elements and {work.sequences:,} sequences of "
+            f"{work.num_heads} heads make {accumulator:,}: lower train.batch_size, or use sdpa_efficient or eager"
+        )
+    return None
+
+
+def no_dropout_reason(backend: str, work: Workload) -> str | None:
+    """For kernels that drop no attention weights."""
+    if work.attention_dropout == 0:
+        return None
+    return f"{backend} has no attention dropout: set model.attention_dropout=0, or use sdpa_efficient or eager"
+
+
+def refuse_mask(backend: str, mask: Tensor | None) -> None:
+    """ValueError for an attention mask, which PatchTST has none of and our kernels do not take."""
+    if mask is not None:
+        raise ValueError(f"{backend} got an attention mask, which PatchTST has none of: use transformers' eager")

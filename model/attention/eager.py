@@ -1,10 +1,22 @@
-"""eager: matrix product, softmax, matrix product, as transformers' PatchTST does it. The reference of every gate."""
+"""eager: matrix product, softmax, matrix product, as transformers' PatchTST does it. The reference of every gate.
+
+Not transformers' function itself: inductor's pattern matcher knows that sequence of operators and replaces it by
+F.scaled_dot_product_attention (torch/_inductor/fx_passes/fuse_attention.py, PyTorch 2.11), so that the compiled arm
+named eager would run another backend. Softmax over the scores seen as one matrix, a view that costs nothing, is the
+same arithmetic and matches none of its patterns; a test holds that for the installed PyTorch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from model.attention.base import Workload
+from model.attention.base import Workload, refuse_mask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TRANSFORMERS_NAME = "eager_unfused"
 
 
 @dataclass(frozen=True)
@@ -26,5 +38,28 @@ class Eager:
         return None
 
     def register(self) -> str:
-        """transformers knows it by this name already."""
-        return "eager"
+        """Installs the function under a name of ours; calling it again changes nothing."""
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(TRANSFORMERS_NAME, attend)
+        return TRANSFORMERS_NAME
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    import torch
+
+    refuse_mask("eager", attention_mask)
+    scores = torch.matmul(query, key.transpose(2, 3)) * (query.size(-1) ** -0.5 if scaling is None else scaling)
+    weights = torch.softmax(scores.flatten(0, 2), dim=-1)
+    weights = torch.nn.functional.dropout(weights, p=dropout, training=module.training).view(scores.shape)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None

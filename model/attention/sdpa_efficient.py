@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from model.attention.base import MAX_GRID_YZ, Workload
+from model.attention.base import Workload, refuse_mask, sequences_reason
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,12 +42,7 @@ class SdpaEfficient:
                 f"sdpa_efficient needs a head_dim divisible by {alignment} in {work.precision} and got "
                 f"{work.head_dim}: change model.d_model or model.num_heads, or use eager"
             )
-        if work.sequences > MAX_GRID_YZ:
-            return (
-                f"sdpa_efficient trains at most {MAX_GRID_YZ:,} sequences (batch x channels) at once and got "
-                f"{work.sequences:,}: lower train.batch_size, or use eager"
-            )
-        return None
+        return sequences_reason(self.name, work)
 
     def missing_package(self, *, importing: bool) -> str | None:
         """None: PyTorch has it."""
@@ -74,8 +69,7 @@ def attend(
     """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
     import torch
 
-    if attention_mask is not None:
-        raise ValueError("sdpa_efficient got an attention mask, which PatchTST has none of: use eager")
+    refuse_mask("sdpa_efficient", attention_mask)
     # The backward pass needs the log-sum-exp, in eval mode too: the gate takes gradients with dropout off.
     needs_backward = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     output = torch.ops.aten._scaled_dot_product_efficient_attention(

@@ -1,0 +1,89 @@
+"""flash_attention_2: FlashAttention-2 from the flash-attn package, whose build is newer than PyTorch's copy.
+
+Limits: csrc/flash_attn/flash_api.cpp and flash_attn/flash_attn_interface.py of flash-attn 2.8.3 (head_dim is padded to
+a multiple of 8 there; the grid has the sequences on its second axis); fa2_reason in base.py has those it shares with
+PyTorch's copy. The package wraps its kernels as operators of torch, so torch.compile sees one graph.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from model.attention.base import (
+    Workload,
+    capability_reason,
+    fa2_reason,
+    half_precision_reason,
+    has_module,
+    head_dim_reason,
+    package_reason,
+    refuse_mask,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Not "..flash..": transformers takes any name with "flash" in it for its own use of the package.
+TRANSFORMERS_NAME = "package_fa2"
+INSTALL = "pip install --no-build-isolation -r requirements-gpu.txt"
+
+
+@dataclass(frozen=True)
+class FlashAttention2:
+    """flash_attn.flash_attn_func: CUDA only, half precision only."""
+
+    name: str = "flash_attention_2"
+    description: str = "FlashAttention-2 of the flash-attn package; CUDA from capability 8.0, half precision"
+    # PyTorch's copy is in the namespace pytorch_flash.
+    kernel_patterns: tuple[str, ...] = (r"(?<!\w)flash::flash_fwd", r"(?<!\w)flash::flash_bwd")
+    cpu_patterns: tuple[str, ...] = ()
+
+    def unsupported_reason(self, work: Workload) -> str | None:
+        """fp16 or bf16, capability 8.0, head_dim at most 256, at most 65,535 sequences in a batch."""
+        if work.device_type != "cuda":
+            return "flash_attention_2 has no CPU kernel: use eager or sdpa_flash here, or a CUDA GPU"
+        return (
+            half_precision_reason(self.name, work)
+            or capability_reason(self.name, work, (8, 0), "sdpa_efficient or eager")
+            or head_dim_reason(self.name, work, multiple=1, most=256)
+            or fa2_reason(self.name, work)
+        )
+
+    def missing_package(self, *, importing: bool) -> str | None:
+        """What to do where flash-attn is absent or does not fit this torch; flash-attn-4 alone is not it."""
+        module = "flash_attn.flash_attn_interface" if importing else None
+        return package_reason(self.name, install=INSTALL, present=has_module("flash_attn_2_cuda"), module=module)
+
+    def register(self) -> str:
+        """Installs the function under a name of ours; calling it again changes nothing.
+
+        ImportError where the package is there and broken; where it is absent, calling the function raises it.
+        """
+        from transformers import AttentionInterface
+
+        if self.missing_package(importing=False) is None:
+            importlib.import_module("flash_attn")  # here, so that no import happens while a model is traced
+        AttentionInterface.register(TRANSFORMERS_NAME, attend)
+        return TRANSFORMERS_NAME
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    refuse_mask("flash_attention_2", attention_mask)
+    from flash_attn import flash_attn_func
+
+    # The package takes (B*C, N, K, E), the layout that the projections wrote.
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    output = flash_attn_func(query, key, value, dropout_p=dropout, softmax_scale=scaling, causal=False)
+    return output.contiguous(), None

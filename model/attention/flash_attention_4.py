@@ -1,0 +1,153 @@
+"""flash_attention_4: FlashAttention-4, written in CuTe-DSL (package flash-attn-4, module flash_attn.cute).
+
+Limits: flash_attn/cute/interface.py of flash-attn-4 4.0.0b36 (_validate_head_dims, dtypes; there is no dropout) and
+tile_scheduler.py (sequences on the grid's third axis). Its functions compile kernels in Python when they are called,
+which torch.compile cannot trace: forward and backward are wrapped as two operators of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from model.attention.base import (
+    Workload,
+    half_precision_reason,
+    head_dim_reason,
+    no_dropout_reason,
+    package_reason,
+    refuse_mask,
+    sequences_reason,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Not "..flash..": transformers takes any name with "flash" in it for its own use of the package.
+TRANSFORMERS_NAME = "package_fa4"
+INSTALL = 'pip install --pre "flash-attn-4[cu13]"'
+FORWARD = "(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor, Tensor)"
+BACKWARD = (
+    "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale) -> (Tensor, Tensor, Tensor)"
+)
+
+
+@dataclass(frozen=True)
+class FlashAttention4:
+    """flash_attn.cute: Hopper and Blackwell, half precision, no dropout."""
+
+    name: str = "flash_attention_4"
+    description: str = "FlashAttention-4 of the flash-attn-4 package; Hopper (9.0) and Blackwell (10.x), no dropout"
+    # kernel_cutlass_kernel_flash_attncuteflash_fwd_sm90FlashAttentionForwardSm90_object_at__tensor...
+    kernel_patterns: tuple[str, ...] = (r"FlashAttentionForwardSm", r"FlashAttentionBackwardSm")
+    cpu_patterns: tuple[str, ...] = ()
+
+    def unsupported_reason(self, work: Workload) -> str | None:
+        """fp16 or bf16, capability 9.0 or 10.x, head_dim a multiple of 8 up to 256 (10.x: 128), no dropout."""
+        if work.device_type != "cuda":
+            return "flash_attention_4 has no CPU kernel: use eager or sdpa_flash here, or a Hopper or Blackwell GPU"
+        if work.capability is not None and work.capability != (9, 0) and work.capability[0] != 10:
+            return (
+                "flash_attention_4 trains on compute capability 9.0 and 10.x and this GPU has "
+                f"{work.capability[0]}.{work.capability[1]}: use flash_attention_2 or sdpa_efficient"
+            )
+        widest = 256 if work.capability is None or work.capability == (9, 0) else 128
+        return (
+            half_precision_reason(self.name, work)
+            or head_dim_reason(self.name, work, multiple=8, most=widest)
+            or no_dropout_reason(self.name, work)
+            or sequences_reason(self.name, work)
+        )
+
+    def missing_package(self, *, importing: bool) -> str | None:
+        """What to do where flash-attn-4 is absent or broken; the flash_attn.cute inside of flash-attn 2.8 is not it."""
+        module = "flash_attn.cute.interface" if importing else None
+        return package_reason(self.name, install=INSTALL, present=_is_installed(), module=module)
+
+    def register(self) -> str:
+        """Installs the function under a name of ours; calling it again changes nothing."""
+        from transformers import AttentionInterface
+
+        _operator()
+        AttentionInterface.register(TRANSFORMERS_NAME, attend)
+        return TRANSFORMERS_NAME
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    import torch
+
+    refuse_mask("flash_attention_4", attention_mask)
+    if dropout:
+        raise ValueError("flash_attention_4 has no attention dropout: set model.attention_dropout=0")
+    scaling = query.size(-1) ** -0.5 if scaling is None else scaling
+    # The package takes (B*C, N, K, E), the layout that the projections wrote.
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    output, _log_sum_exp = torch.ops.patch_attention.fa4_forward(query, key, value, scaling)
+    return output, None
+
+
+def _is_installed() -> bool:
+    if "flash_attn.cute.interface" in sys.modules:
+        return True
+    try:
+        importlib.metadata.version("flash-attn-4")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@functools.cache
+def _operator() -> Any:
+    """Defines patch_attention::fa4_forward and ::fa4_backward once: opaque to torch.compile, with their gradients."""
+    import torch
+
+    @torch.library.custom_op("patch_attention::fa4_forward", mutates_args=(), schema=FORWARD)
+    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        from flash_attn.cute.interface import _flash_attn_fwd
+
+        output, log_sum_exp = _flash_attn_fwd(q, k, v, softmax_scale=scale, causal=False, return_lse=True)[:2]
+        return output, log_sum_exp
+
+    @forward.register_fake
+    def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        sequences, patches, heads, _width = q.shape
+        return q.new_empty(q.shape), q.new_empty((sequences, heads, patches), dtype=torch.float32)
+
+    @torch.library.custom_op("patch_attention::fa4_backward", mutates_args=(), schema=BACKWARD)
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        from flash_attn.cute.interface import _flash_attn_bwd
+
+        dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+        _flash_attn_bwd(q, k, v, out, grad.contiguous(), lse, softmax_scale=scale, causal=False, dq=dq, dk=dk, dv=dv)
+        return dq, dk, dv
+
+    @backward.register_fake
+    def _(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:3], *output)
+        ctx.scale = inputs[3]
+
+    def differentiate(ctx: Any, grad: Tensor, _grad_lse: Tensor) -> tuple[Any, ...]:
+        return (*backward(grad, *ctx.saved_tensors, ctx.scale), None)
+
+    forward.register_autograd(differentiate, setup_context=save)
+    return forward
