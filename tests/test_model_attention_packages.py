@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AttentionInterface  # before the stand-ins, which transformers' own search must not find
 
 from model.attention import BACKENDS, flash_attention_2, flash_attention_3, flash_attention_4, flex
 from model.attention.base import has_module, package_reason
@@ -117,7 +118,7 @@ def _gradients(attend: Any, *, scaling: float | None = 0.2, compiling: bool = Fa
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_package_is_given_its_own_layout_without_a_copy_and_gives_eagers_gradients(name: str, calls: Calls) -> None:
-    BACKENDS[name].register()
+    assert AttentionInterface()[BACKENDS[name].register()] is ATTEND[name]
     ours, reference = _gradients(ATTEND[name]), _gradients(eager)
     assert len(ours) == len(reference) == 4
     for mine, theirs in zip(ours, reference, strict=True):
@@ -163,6 +164,28 @@ def test_flex_is_the_same_function_and_is_traced_with_the_model() -> None:
     reference, _ = eager(torch.nn.Module(), query, key, value, None, scaling=0.2)
     torch.testing.assert_close(output, reference, rtol=1e-5, atol=1e-5)
     assert output.shape == (S, N, K, E) and output.is_contiguous()
+
+
+def test_flex_is_compiled_once_for_more_shapes_than_dynamo_allows_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a compiled model, with dynamo's own backend in place of inductor, which takes seconds a shape."""
+    compiled: list[Any] = []
+
+    def compile_plainly(function: Any, **options: Any) -> Any:
+        compiled.append(options)
+        return real(function, backend="eager", **options)
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_plainly)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    flex._compiled.cache_clear()
+    torch._dynamo.reset()
+    for heads in range(1, 12):
+        query, key, value = (torch.randn(S, heads, N, E) for _ in range(3))
+        output, _ = flex.attend(torch.nn.Module(), query, key, value, None, scaling=0.2)
+        reference, _ = eager(torch.nn.Module(), query, key, value, None, scaling=0.2)
+        torch.testing.assert_close(output, reference, rtol=1e-5, atol=1e-5)
+    assert compiled == [{"fullgraph": True, "dynamic": False}]
+    flex._compiled.cache_clear()
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -119,9 +119,9 @@ def head_dim_reason(backend: str, work: Workload, *, multiple: int, least: int =
     """For kernels whose tiles take some widths E of a head only."""
     if work.head_dim % multiple == 0 and least <= work.head_dim <= most:
         return None
-    lower = f"of at least {least}, " if least > multiple else ""
+    allowed = f"divisible by {multiple} and at most {most}" if multiple > 1 else f"from {least} to {most}"
     return (
-        f"{backend} needs a head_dim {lower}divisible by {multiple} and at most {most} and got {work.head_dim}: "
+        f"{backend} needs a head_dim {allowed} and got {work.head_dim}: "
         "change model.d_model or model.num_heads, or use eager"
     )
 

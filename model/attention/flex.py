@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 TRANSFORMERS_NAME = "inductor_flex"
 # The one fused kernel at every length: left to itself it takes a decoding kernel for fewer than 128 queries.
 KERNEL_OPTIONS = {"BACKEND": "TRITON"}
+# Gradual pruning changes a layer's number of heads at every stage, and evaluation has a last batch of another size:
+# each is a compilation, and dynamo gives up after 8 of one function.
+SHAPES = 64
 
 
 @dataclass(frozen=True)
@@ -92,4 +95,5 @@ def _compiled() -> Any:
     import torch
     from torch.nn.attention.flex_attention import flex_attention
 
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)
