@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from tune.cli import data_parser, report_parser, sweep_parser
+from tune.cli import data_parser, doctor_parser, list_parser, report_parser, runs_parser, sweep_parser
 from tune.errors import INTERRUPTED, WRONG_INPUT, WrongInput, unknown_name
 from tune.mlflow_store import TrackingError
 
@@ -37,7 +37,28 @@ def data_command(arguments: argparse.Namespace) -> int:
     return commands.show_data(arguments)
 
 
+def list_command(arguments: argparse.Namespace) -> int:
+    from tune import listing
+
+    return listing.show_registries(arguments)
+
+
+def runs_command(arguments: argparse.Namespace) -> int:
+    from tune import listing
+
+    return listing.show_runs(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def doctor_command(arguments: argparse.Namespace) -> int:
+    from tune import doctor
+
+    return doctor.doctor(arguments, tracking_uri(arguments.tracking_uri))
+
+
 COMMANDS = {
+    ("list", "runs"): (runs_parser, runs_command),
+    ("list",): (list_parser, list_command),
+    ("doctor",): (doctor_parser, doctor_command),
     ("report",): (report_parser, report_command),
     ("data", "show"): (data_parser, data_command),
     (): (sweep_parser, run_command),

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 
 def _device(series: Series, **options: Any) -> Feed:
+    """The whole series in device memory; a batch is gathered there."""
     from data_pipeline.device_feed import DeviceFeed
 
     return DeviceFeed(series, **options)
 
 
 def _arrow(series: Series, **options: Any) -> Feed:
+    """Windows cut from the memory-mapped Arrow file by loader workers, copied to the device."""
     from data_pipeline.arrow_feed import ArrowFeed
 
     return ArrowFeed(series, **options)
 
 
 def _tsfm(series: Series, **options: Any) -> Feed:
+    """The data set of tsfm_public, item by item: the old way, kept as a baseline."""
     from data_pipeline.tsfm_feed import TsfmFeed
 
     return TsfmFeed(series, **options)

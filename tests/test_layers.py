@@ -27,6 +27,8 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("cluster", "callback"),
     ("launch",),
     ("runner",),
+    ("listing",),
+    ("doctor",),
     ("commands",),
 )
 STAGE_OF = {name: index for index, names in enumerate(STAGES) for name in names}

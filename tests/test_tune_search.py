@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from model.attention import BACKENDS
+from model.presets import PRESETS
 from tune.engines import ENGINES
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
@@ -105,6 +106,12 @@ def test_defaults_follow_the_device() -> None:
 def test_the_stride_is_the_patch_length_unless_given() -> None:
     assert _one({"model.patch_length": 24}).config.model.patch_stride == 24
     assert _one({"model.patch_length": 16, "model.patch_stride": 8}).config.model.patch_stride == 8
+
+
+def test_a_presets_stride_belongs_to_its_own_patches() -> None:
+    assert (_one({"model.preset": "ettm"}).config.model.patch_length, PRESETS["ettm"]["model.patch_stride"]) == (16, 8)
+    assert _one({"model.preset": "ettm"}).config.model.patch_stride == 8
+    assert _one({"model.preset": "ettm", "model.patch_length": 24}).config.model.patch_stride == 24
 
 
 def test_an_alias_becomes_the_backends_own_name() -> None:

@@ -96,6 +96,26 @@ def data_parser() -> Parser:
     return parser
 
 
+def list_parser() -> Parser:
+    parser = Parser(prog="experiments.py list", description="What can be named, in one line each.", allow_abbrev=False)
+    parser.add_argument("--json", metavar="FILE", help="also as JSON; - for stdout")
+    return parser
+
+
+def runs_parser() -> Parser:
+    parser = Parser(prog="experiments.py list runs", description="The latest sweeps in MLflow.", allow_abbrev=False)
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
+    _add_shared(parser)
+    return parser
+
+
+def doctor_parser() -> Parser:
+    parser = Parser(prog="experiments.py doctor", description="What works on this machine.", allow_abbrev=False)
+    _add_folders(parser)
+    _add_shared(parser)
+    return parser
+
+
 def _add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
     text = "folder with NAME.csv[.gz], downloaded into it where missing (default data)"
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)

@@ -11,17 +11,18 @@ from tune.cluster import assumed_facts, check_gpus_per_trial
 from tune.config_file import write_config
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WRONG_INPUT, WrongInput
 from tune.gpu_models import gpu_facts
-from tune.mlflow_store import is_server, redacted
+from tune.mlflow_store import check_store, is_server, redacted
 from tune.output import check_file_target, check_json_target, write_json
 from tune.plan_text import print_plan
 from tune.prepare import cache_dir, fetch_if_missing, prepare_data
 from tune.request import Request, build_request
 from tune.search import Plan, make_plan, plan_rows
-from tune.sweep_dir import check_storage
+from tune.sweep_dir import check_known, check_storage
 
 if TYPE_CHECKING:
     from tune.runner import Outcome
 
+STORE_ANSWERS_WITHIN_S = 10.0
 GOOD = ("done", "stopped", "unsupported")
 
 
@@ -44,6 +45,11 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
         write_json(arguments.json, {"sweep": request.sweep.name, "trials": plan_rows(plan.trials)})
         return DONE if plan.runnable else WRONG_INPUT
     check_storage(arguments.storage_path)
+    if arguments.resume is not None:
+        if arguments.fresh:
+            raise WrongInput(f"--fresh and --resume {arguments.resume}: the one starts anew, the other goes on; give one")
+        check_known(arguments.storage_path, arguments.resume)
+    check_store(tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     if arguments.address is None:  # wrong input and missing data are told before Ray starts
         data = _assumed_plan(request, arguments, gpu_model=None).trials[0].config.data
         prepare_data(data, data_dir=arguments.data_dir, storage_path=arguments.storage_path, quiet=arguments.quiet)

@@ -46,13 +46,17 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSummary:
-    """One sweep's parent run; `status` is running, done, failed or interrupted; `started_ms` since the epoch."""
+    """One sweep's parent run; `status` is running, done, failed or interrupted; `started_ms` since the epoch.
+
+    `trials` is the number planned, None where the store does not have it.
+    """
 
     sweep_id: str
     run_id: str
     name: str
     status: str
     started_ms: int
+    trials: int | None
     tags: dict[str, str]
 
 
@@ -116,6 +120,10 @@ def _experiment_id(client: MlflowClient, experiment: str) -> str:
     return str(found.experiment_id)
 
 
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
 def _summaries(client: MlflowClient, experiment: str) -> tuple[SweepSummary, ...]:
     runs = find_runs(client, _experiment_id(client, experiment), "tags.role = 'sweep'")
     return tuple(
@@ -125,6 +133,7 @@ def _summaries(client: MlflowClient, experiment: str) -> tuple[SweepSummary, ...
             name=run.info.run_name,
             status=run.data.tags.get("status", "running"),
             started_ms=run.info.start_time,
+            trials=_whole(run.data.params.get("trials")),
             tags=dict(run.data.tags),
         )
         for run in runs

@@ -167,6 +167,8 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
         "train.precision": "bf16" if on_gpu else "fp32",
         "train.engine": "compile" if on_gpu else "eager",
     }
+    if "model.patch_length" in given:  # a preset's stride belongs to its own patches
+        fields.pop("model.patch_stride", None)
     fields |= given
     fields.setdefault("model.patch_stride", fields["model.patch_length"])
     return fields
@@ -209,7 +211,10 @@ def _resolve_attention(config: TrialConfig, device: DeviceFacts, channels: int) 
     """Aliases and `auto` become the name of one backend."""
     name = config.model.attention
     work = _workload(config, device, channels)
-    chosen = resolve_auto(work, device.missing or {}) if name == "auto" else _backend_name(name)
+    try:
+        chosen = resolve_auto(work, device.missing or {}) if name == "auto" else _backend_name(name)
+    except ValueError as error:  # no backend of AUTO_ORDER can do it
+        raise WrongInput(str(error)) from None
     return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen})})
 
 

@@ -148,11 +148,16 @@ def choose(
     return latest, f"resuming {latest.sweep_id}, which did not finish (use --fresh to start anew)"
 
 
-def _named(storage: Path, sweep_id: str, key: str) -> SweepDir:
+def check_known(storage: Path, sweep_id: str) -> None:
+    """Raises WrongInput if `storage` holds no sweep of this id, naming the latest ones."""
     known = [sweep.sweep_id for sweep in every(storage)]
     if sweep_id not in known:
         latest = ", ".join(known[-3:]) or "none"
         raise WrongInput(f"--resume {sweep_id}: no such sweep in {storage}; the latest are: {latest}")
+
+
+def _named(storage: Path, sweep_id: str, key: str) -> SweepDir:
+    check_known(storage, sweep_id)
     chosen = SweepDir(storage / sweep_id)
     if chosen.read()["key"] != key:
         raise WrongInput(

@@ -1,0 +1,116 @@
+"""`list` and `list runs`: what can be named on the command line, and the sweeps that MLflow has."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from data_pipeline.datasets import DATASETS, DatasetSpec
+from data_pipeline.feeds import FEEDS
+from model.attention import ALIASES, BACKENDS
+from model.presets import PRESETS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from tune.engines import ENGINES
+from tune.errors import DONE, WrongInput
+from tune.gpu_models import GPU_MODELS
+from tune.lr import LR_SCHEDULES
+from tune.output import check_json_target, write_json
+from tune.sweeps import SWEEPS
+
+
+def registries() -> dict[str, dict[str, str]]:
+    """Kind of thing -> name -> what it is, in one line: everything that a command line can name."""
+    return {
+        "sweeps": {name: sweep().question for name, sweep in SWEEPS.items()},
+        "attention": {name: backend.description for name, backend in BACKENDS.items()}
+        | {alias: f"another name of {name}" for alias, name in ALIASES.items() if name in BACKENDS},
+        "data sets": {name: _dataset(spec) for name, spec in DATASETS.items()},
+        "feeds": _documented(FEEDS),
+        "engines": {name: engine.description for name, engine in ENGINES.items()},
+        "presets": {name: _preset(fields) for name, fields in PRESETS.items()},
+        "pruning scores": _documented(SCORES),
+        "pruning schedules": _documented(SCHEDULES),
+        "learning rates": _documented(LR_SCHEDULES),
+        "GPU models": {name: _gpu(model.capability, model.memory_gib) for name, model in GPU_MODELS.items()},
+    }
+
+
+def _documented(functions: Mapping[str, Any]) -> dict[str, str]:
+    return {name: (inspect.getdoc(function) or "").partition("\n")[0] for name, function in functions.items()}
+
+
+def _dataset(spec: DatasetSpec) -> str:
+    columns = "" if spec.columns is None else f"{len(spec.columns)} columns, "
+    step = "" if spec.step_minutes is None else f"every {spec.step_minutes:g} min, "
+    return f"{columns}{step}{spec.citation}"
+
+
+def _preset(fields: Mapping[str, Any]) -> str:
+    words = {
+        "data.context_length": "context", "model.patch_length": "patch", "model.d_model": "d_model",
+        "model.num_heads": "heads", "model.num_layers": "layers", "model.ffn_dim": "ffn",
+        "train.learning_rate": "learning rate", "train.schedule": "schedule",
+    }  # fmt: skip
+    return ", ".join(f"{word} {fields[name]}" for name, word in words.items() if name in fields)
+
+
+def _gpu(capability: tuple[int, int], memory_gib: float | None) -> str:
+    memory = "several memory sizes" if memory_gib is None else f"{memory_gib:g} GiB"
+    return f"compute capability {capability[0]}.{capability[1]}, {memory}"
+
+
+def show_registries(arguments: argparse.Namespace) -> int:
+    """`list`."""
+    check_json_target(arguments.json)
+    found = registries()
+    text = sys.stderr if arguments.json == "-" else sys.stdout
+    for line in _lines(found):
+        print(line, file=text)
+    write_json(arguments.json, found)
+    return DONE
+
+
+def _lines(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    width = max(len(name) for members in found.values() for name in members)
+    for kind, members in found.items():
+        yield f"{kind}:"
+        for name, what in members.items():
+            yield f"  {name:{width}}  {what}".rstrip()
+
+
+def show_runs(arguments: argparse.Namespace, tracking_uri: str) -> int:
+    """`list runs`: the latest sweeps of the MLflow store, newest first. TrackingError where it cannot be read."""
+    from tune.runner import PROJECT
+    from tune.tracking import list_sweeps
+
+    check_json_target(arguments.json)
+    if arguments.limit < 1:
+        raise WrongInput(f"--limit {arguments.limit}: give 1 or more")
+    sweeps = list_sweeps(tracking_uri, PROJECT, limit=arguments.limit, timeout_s=10.0)
+    rows = [
+        {
+            "sweep_id": sweep.sweep_id,
+            "status": sweep.status,
+            "trials": sweep.trials,
+            "device": sweep.tags.get("device"),
+            "started": datetime.fromtimestamp(sweep.started_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+        for sweep in sweeps
+    ]
+    text = sys.stderr if arguments.json == "-" else sys.stdout
+    for line in table(["sweep_id", "status", "trials", "device", "started"], rows):
+        print(line, file=text)
+    write_json(arguments.json, {"sweeps": rows})
+    return DONE
+
+
+def table(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """Lines of a plain table, columns as wide as they need to be; what is None is left empty."""
+    texts = [columns, *(["" if row[name] is None else str(row[name]) for name in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in texts) for index in range(len(columns))]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in texts]
