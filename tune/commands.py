@@ -47,7 +47,7 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     check_storage(arguments.storage_path)
     if arguments.resume is not None:
         if arguments.fresh:
-            raise WrongInput(f"--fresh and --resume {arguments.resume}: the one starts anew, the other goes on; give one")
+            raise WrongInput(f"--fresh and --resume {arguments.resume}: one starts anew, one goes on; give one")
         check_known(arguments.storage_path, arguments.resume)
     check_store(tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     if arguments.address is None:  # wrong input and missing data are told before Ray starts
