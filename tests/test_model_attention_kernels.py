@@ -68,6 +68,7 @@ KERNELS = {
         "triton_tem_fused_flex_attention_backward_zeros_1",
         "triton_poi_fused_flex_attention_backward_transpose_3",
     ],
+    "patch": ["patch_attention_forward", "patch_attention_backward"],
 }  # fmt: skip
 OTHERS = [
     "void cutlass::Kernel2<cutlass_80_wmma_tensorop_bf16_s161616gemm_bf16_16x16_128x2_tn_align8>(Params)",
@@ -75,6 +76,13 @@ OTHERS = [
     "nvjet_tst_128x64_64x8_1x2_h_bz_coopA_TNT",
     "void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl>(int)",
     "triton_poi_fused_gelu_view_9",
+    # Inductor names the kernels beside an operator after it too.
+    "triton_poi_fused__scaled_dot_product_efficient_attention_view_3",
+    "triton_poi_fused__scaled_dot_product_efficient_attention_backward_transpose_5",
+    "triton_poi_fused__scaled_dot_product_flash_attention_clone_view_3",
+    "triton_poi_fused__scaled_dot_product_cudnn_attention_backward_transpose_5",
+    "triton_poi_fused__flash_attn_forward_transpose_view_2",
+    "triton_poi_fused_fa4_backward_transpose_view_2",
     "void cudnn::bn_fw_tr_1C11_kernel_NCHW<float, float, int, 512, true, 1, true>(cudnnTensorStruct)",
 ]
 

@@ -26,7 +26,7 @@ class Eager:
     name: str = "eager"
     description: str = "matmul, softmax, matmul in plain PyTorch; runs everywhere; the reference"
     # Without compilation softmax_warp_forward/backward; compiled, inductor names its kernel triton_..._softmax_...
-    kernel_patterns: tuple[str, ...] = (r"(?i)softmax",)
+    kernel_patterns: tuple[str, ...] = (r"(?i)softmax(?!\w*backward)", r"(?i)softmax\w*backward")
     cpu_patterns: tuple[str, ...] = (r"aten::_softmax$", r"aten::_softmax_backward_data$")
 
     def unsupported_reason(self, work: Workload) -> str | None:

@@ -95,7 +95,7 @@ def attend(
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
     # The package takes (B*C, N, K, E), the layout that the projections wrote.
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    output, _log_sum_exp = torch.ops.patch_attention.fa4_forward(query, key, value, scaling)
+    output, _log_sum_exp = torch.ops.attention_package.fa4_forward(query, key, value, scaling)
     return output, None
 
 
@@ -111,10 +111,10 @@ def _is_installed() -> bool:
 
 @functools.cache
 def _operator() -> Any:
-    """Defines patch_attention::fa4_forward and ::fa4_backward once: opaque to torch.compile, with their gradients."""
+    """Defines attention_package::fa4_forward and ::fa4_backward once: opaque to torch.compile, with their gradients."""
     import torch
 
-    @torch.library.custom_op("patch_attention::fa4_forward", mutates_args=(), schema=FORWARD)
+    @torch.library.custom_op("attention_package::fa4_forward", mutates_args=(), schema=FORWARD)
     def forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         from flash_attn.cute.interface import _flash_attn_fwd
 
@@ -126,7 +126,7 @@ def _operator() -> Any:
         sequences, patches, heads, _width = q.shape
         return q.new_empty(q.shape), q.new_empty((sequences, heads, patches), dtype=torch.float32)
 
-    @torch.library.custom_op("patch_attention::fa4_backward", mutates_args=(), schema=BACKWARD)
+    @torch.library.custom_op("attention_package::fa4_backward", mutates_args=(), schema=BACKWARD)
     def backward(
         grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
