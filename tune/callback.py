@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from tune.progress import Progress
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker
 
+Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
+
 
 class Collector(ray_tune.Callback):
     """Appends and returns: nothing here waits for MLflow or for the disk of another node."""
@@ -18,6 +21,8 @@ class Collector(ray_tune.Callback):
     def __init__(self, folder: SweepDir, tracker: Tracker, progress: Progress) -> None:
         self._folder, self._tracker, self._progress = folder, tracker, progress
         self._checkpoints = folder.checkpoints()
+        self._tags: dict[str, dict[str, str]] = {}  # of each trial, from its newest report
+        self.ending: Ending = lambda trial_id: None  # how a trial ends that Tune completes without its own word
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks beside its state; ours is never read back
@@ -33,12 +38,19 @@ class Collector(ray_tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         trial_id = _trial_id(trial)
+        self._tags[trial_id] = result.get("tags", {})
         if "status" in result:
             self._end(trial, result)
         elif "epoch" in result and self._tracker.log_epoch(
             trial_id=trial_id, epoch=result["epoch"], metrics=result["metrics"], timestamp_ms=result["timestamp_ms"]
         ):
             self._progress.epoch(trial_id, result["epoch"], result["metrics"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial has said how it ended, or a scheduler stopped it after an epoch."""
+        trial_id = _trial_id(trial)
+        if trial_id not in self._tracker.ended and (result := self.ending(trial_id)):
+            self._end(trial, {"tags": self._tags.get(trial_id, {}), **result})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process was lost more often than it may be retried, or Tune could not start it."""

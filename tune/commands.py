@@ -16,7 +16,8 @@ from tune.output import check_file_target, check_json_target, write_json
 from tune.plan_text import print_plan
 from tune.prepare import cache_dir, fetch_if_missing, prepare_data
 from tune.request import Request, build_request
-from tune.search import Plan, make_plan, plan_rows
+from tune.search import Plan, plan_rows
+from tune.space import plan_sweep
 from tune.sweep_dir import check_known, check_storage
 
 if TYPE_CHECKING:
@@ -60,8 +61,13 @@ def _assumed_plan(request: Request, arguments: argparse.Namespace, **given: Any)
     """The plan for the GPU model that was named, else for this machine's own device."""
     gpu_model = given.get("gpu_model", arguments.gpu_model)
     facts = assumed_facts(arguments.gpus_per_trial) if gpu_model is None else gpu_facts(gpu_model)
-    return make_plan(
-        request.sweep, overrides=request.overrides, repeats=request.repeats, seed=request.seed, device=facts
+    return plan_sweep(
+        request.sweep,
+        draws=request.trials,
+        overrides=request.overrides,
+        repeats=request.repeats,
+        seed=request.seed,
+        device=facts,
     )
 
 

@@ -1,15 +1,15 @@
 """`--config FILE` and `--save-config FILE`: what to run, as YAML in the words of the command line.
 
-    sweep: attention
-    dataset: ETTm1
-    epochs: 5
-    seed: 1
-    repeats: 3
-    trials: 50            # of a sweep that draws its trials
-    set:
-      model.d_model: 64
-    over:
-      model.patch_length: [12, 24]
+sweep: attention
+dataset: ETTm1
+epochs: 5
+seed: 1
+repeats: 3
+trials: 50            # of a sweep that draws its trials
+set:
+  model.d_model: 64
+over:
+  model.patch_length: [12, 24]
 """
 
 from __future__ import annotations

@@ -124,6 +124,20 @@ def _parse(line: bytes) -> Record:
     return {"kind": "unreadable", "text": line[:200].decode(errors="replace")}
 
 
+KEPT = ("loss/val_mse", "time/train_s")  # of an epoch's metrics: what a search chooses by
+
+
+@dataclass(kw_only=True)
+class TrialLog:
+    """What an outbox holds of one trial."""
+
+    tags: dict[str, str] = field(default_factory=dict)  # as planned, and as it ended
+    epochs: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch from 1 -> its metrics in KEPT
+    status: str | None = None  # None: it has not ended
+    reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)  # of its end
+
+
 @dataclass(kw_only=True)
 class Index:
     """What an outbox already holds, rebuilt from its records on opening.
@@ -135,6 +149,7 @@ class Index:
     epochs: set[tuple[str, int]] = field(default_factory=set)
     trials: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)  # how each ended trial ended
+    logs: dict[str, TrialLog] = field(default_factory=dict)
     records: int = 0
 
     def absorb(self, record: Record) -> None:
@@ -145,13 +160,22 @@ class Index:
             self.sweep_id = record["sweep_id"]
         elif kind == "plan":
             self.trials[record["trial_id"]] = "running" if record["tags"]["status"] == "running" else "planned"
+            log = self.logs.setdefault(record["trial_id"], TrialLog())
+            log.tags.update(record["tags"])
+            log.status = None
         elif kind == "epoch":
             self.epochs.add((record["trial_id"], record["epoch"]))
+            kept = {name: value for name, value in record.get("metrics", {}).items() if name in KEPT}
+            self.logs.setdefault(record["trial_id"], TrialLog()).epochs[record["epoch"]] = kept
             if record["starts"]:
                 self.trials[record["trial_id"]] = "running"
         elif kind == "end":
             self.trials[record["trial_id"]] = "ended"
             self.statuses[record["trial_id"]] = record["status"]
+            log = self.logs.setdefault(record["trial_id"], TrialLog())
+            log.tags.update(record.get("tags", {}))
+            log.status, log.reason = record["status"], record.get("reason", "")
+            log.metrics = record.get("metrics", {})
         elif kind == "end_sweep":
             self.trials.update(dict.fromkeys(record["open_trials"], "planned"))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from tune.search import Plan, PlannedTrial
+from tune.space import SearchPlan, describe
 
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
 LONG = 40  # a plan of more trials says each reason once, at its end
@@ -39,6 +40,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     )
     yield f"  device {plan.device.name}{_how_known(plan)}"
     yield f"  ratios against the arm {plan.sweep.baseline}"
+    if isinstance(plan, SearchPlan):
+        yield from describe(plan)
     yield f"  {len(plan.trials)} trials, {len(plan.runnable)} can run:"
     yield from _trial_lines(plan)
 

@@ -20,6 +20,10 @@ class Progress:
     _done_here: dict[str, int] = field(default_factory=dict)  # epochs of a trial reported in this session
     _ended: set[str] = field(default_factory=set)
 
+    def expect(self, left: int) -> None:
+        """So many trials are left to run in this session."""
+        self.total = len(self._ended) + left
+
     def say(self, text: str) -> None:
         if not self.quiet:
             print(text, file=self.stream, flush=True)

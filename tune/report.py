@@ -15,13 +15,14 @@ from typing import IO, Any
 
 from tune.config import parse_params
 from tune.tracking import SweepRecord, TrialRecord
+from tune.verdict import verdict
 
 TIMING_REMARKS = {"true": "", "false": " (shared)", "unknown": " (not known to be alone)"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRow:
-    """One arm over its seeds. Means over the finished trials; None where no trial gave the value."""
+    """One arm over its seeds. Means over the trials that are done or stopped; None where no trial gave the value."""
 
     arm: str
     status: str  # "done", or each status with its count where they differ
@@ -33,6 +34,7 @@ class ArmRow:
     test_mse: float | None
     median_epoch_s: float | None  # of the training part
     speedup: float | None  # over the baseline; None without a pair on one GPU
+    pairs: int  # of equal seed on one GPU, which `speedup` is the mean of
     split_pairs: int  # pairs left out of `speedup` because their two trials ran on different GPUs
     train_total_s: float | None
     timing_valid: str  # a key of TIMING_REMARKS: "true" only if every finished trial had its device to itself
@@ -70,12 +72,13 @@ def _row(arm: str, trials: list[TrialRecord], baseline: Mapping[str, TrialRecord
     statuses = [trial.status for trial in trials]
     kinds = sorted(set(statuses))
     done = [trial for trial in trials if trial.status == "done"]
+    measured = [trial for trial in trials if trial.status in ("done", "stopped")]
     pairs = [(first, trial) for trial in done if (first := baseline.get(trial.tags.get("seed", ""))) is not None]
     timed = [pair for pair in pairs if all(_is_timed(trial) for trial in pair)]
     ratios = [_epoch_s(first) / _epoch_s(trial) for first, trial in timed if _on_one_device(first, trial)]
 
     def mean(metric: str) -> float | None:
-        values = [trial.metrics[metric] for trial in done if metric in trial.metrics]
+        values = [trial.metrics[metric] for trial in measured if metric in trial.metrics]
         return fmean(values) if values else None
 
     return ArmRow(
@@ -89,9 +92,10 @@ def _row(arm: str, trials: list[TrialRecord], baseline: Mapping[str, TrialRecord
         test_mse=mean("final/test_mse"),
         median_epoch_s=mean("final/median_epoch_s"),
         speedup=geometric_mean(ratios) if ratios else None,
+        pairs=len(ratios),
         split_pairs=len(timed) - len(ratios),
         train_total_s=mean("final/train_total_s"),
-        timing_valid=_timing([trial.tags.get("timing_valid", "unknown") for trial in done]),
+        timing_valid=_timing([trial.tags.get("timing_valid", "unknown") for trial in measured]),
         same_as=next((trial.tags["same_as"] for trial in trials if "same_as" in trial.tags), ""),
     )
 
@@ -103,8 +107,10 @@ def _timing(tags: list[str]) -> str:
 
 
 def _is_timed(trial: TrialRecord) -> bool:
-    """Whether the trial is done and has an epoch time that it measured alone on its device."""
+    """Whether the trial is done, is no trial of a search, and has an epoch time measured alone on its device."""
     time_s = _epoch_s(trial)
+    if trial.tags.get("stage") == "search":  # it ran at another time than its baseline, in no block of pairs
+        return False
     return trial.status == "done" and trial.tags.get("timing_valid") == "true" and 0 < time_s < math.inf
 
 
@@ -199,8 +205,13 @@ def print_report(record: SweepRecord, stream: IO[str]) -> None:
     for row in summarise(record):
         table.add_row(*(cell(row) for _, cell in COLUMNS))
     console.print(table)
-    for line in notes(record):
+    for line in [*notes(record), *_verdict(record)]:
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _verdict(record: SweepRecord) -> list[str]:
+    line = verdict(record, summarise(record))
+    return [line] if line else []
 
 
 def _told(record: SweepRecord, tag: str) -> str:
@@ -213,7 +224,7 @@ def markdown(record: SweepRecord) -> str:
     lines = [f"# {record.sweep_id}", "", _told(record, "question"), "", f"Device: {_told(record, 'device')}", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(cell(row) for _, cell in COLUMNS) + " |" for row in summarise(record)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(record)), ""])
+    return "\n".join([*lines, "", *(f"- {note}" for note in [*notes(record), *_verdict(record)]), ""])
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:

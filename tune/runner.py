@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune import cluster, sweep_dir
+from tune import adaptive, cluster, sweep_dir
 from tune.callback import Collector
 from tune.errors import WrongInput
 from tune.hardware import code_identity
@@ -23,10 +23,12 @@ from tune.mlflow_store import redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.report import markdown, parent_metrics
-from tune.search import Plan, PlannedTrial, make_plan, plan_rows
+from tune.search import Plan, PlannedTrial, plan_rows
+from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
 from tune.tracking import Tracker, check_store, read_sweep
+from tune.verdict import as_settings
 
 PROJECT = "patchtst-sweeps"  # MLflow experiment
 STORE_ANSWERS_WITHIN_S = 15.0
@@ -70,8 +72,6 @@ def run_sweep(
     show_plan: Callable[[Plan], None],
 ) -> Outcome:
     """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run."""
-    if sweep.space:
-        raise WrongInput(f"the {sweep.name} sweep cannot run yet, only be planned with --plan; run another one")
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     with cluster.connected(options.address) as ray:
         share = cluster.choose_share(
@@ -82,21 +82,15 @@ def run_sweep(
             gpu_model=options.gpu_model,
         )
         device, environment = cluster.probe(ray, share)
-        plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=device)
+        asked: dict[str, Any] = {"draws": options.trials, "overrides": overrides, "repeats": repeats, "seed": seed}
+        plan = plan_sweep(sweep, **asked, device=device)
         series = prepare_data(
             plan.trials[0].config.data,
             data_dir=options.data_dir,
             storage_path=options.storage_path,
             quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
         )
-        plan = make_plan(
-            sweep,
-            overrides=overrides,
-            repeats=repeats,
-            seed=seed,
-            device=device,
-            channels=len(series.columns),
-        )
+        plan = plan_sweep(sweep, **asked, device=device, channels=len(series.columns))
         show_plan(plan)
         if not plan.runnable:
             raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
@@ -138,19 +132,35 @@ class _Run:
 
     def __init__(self, plan: Plan, folder: SweepDir, launcher: Launcher, options: Options) -> None:
         self.plan, self.folder, self.launcher, self.options = plan, folder, launcher, options
+        self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
     def run(self) -> Outcome:
         with self._tracker() as tracker:
-            self._announce(tracker)
-            left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
+            self._begin(tracker)
             epochs = self.plan.trials[0].config.train.epochs
-            progress = Progress(total=len(left), epochs=epochs, quiet=self.options.quiet)
+            progress = Progress(total=0, epochs=epochs, quiet=self.options.quiet)
+            collector = Collector(self.folder, tracker, progress)
+            if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
+                return self._close(tracker, progress)
+            self._announce(tracker, self.plan.trials)
+            left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
+            progress.expect(len(left))
             if len(left) < len(self.plan.runnable):
                 progress.say(_what_is_left(tracker.ended, left))
-            collector = Collector(self.folder, tracker, progress)
             if left:
                 self.launcher.run(left, collector)
             return self._close(tracker, progress)
+
+    def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
+        """The stage that draws the final's arms; True once the plan holds them."""
+        self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
+        progress.expect(adaptive.trials_left(plan, tracker))
+        tags = {"sweep": plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
+        if not adaptive.Search(plan, tracker, self.launcher, progress, tags).run(collector):
+            return False
+        self.plan = adaptive.final_plan(plan, tracker, quiet=self.options.quiet)
+        self._begin(tracker)  # now with all arms
+        return True
 
     def _tracker(self) -> Tracker:
         local = self.options.tracking_uri.startswith("sqlite")
@@ -165,7 +175,7 @@ class _Run:
         except ValueError as error:
             raise WrongInput(f"{self.folder.sweep_id} cannot be opened, it may be running elsewhere: {error}") from None
 
-    def _announce(self, tracker: Tracker) -> None:
+    def _begin(self, tracker: Tracker) -> None:
         plan, content = self.plan, self.folder.read()
         device, environment = plan.device, json.dumps(content["environment"])
         tracker.begin_sweep(
@@ -179,16 +189,22 @@ class _Run:
                 "device": device.name,
                 "environment": environment,
             },
-            params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": len(plan.trials)},
+            params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
             files={
                 "plan.json": json.dumps(content["trials"], indent=1),
                 "environment.json": json.dumps(content["environment"], indent=1),
             },
         )
-        for trial in plan.trials:
-            tags = {"arm": trial.arm, "seed": str(trial.seed), "sweep": plan.sweep.name, "environment": environment}
+
+    def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:
+        shared = {"sweep": self.plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
+        arms = {arm.label: arm for arm in self.plan.sweep.arms}
+        for trial in trials:
+            tags = {**shared, "arm": trial.arm, "seed": str(trial.seed)}
             if trial.same_as is not None:
                 tags["same_as"] = trial.same_as
+            if trial.arm in arms and isinstance(self.plan, SearchPlan):
+                tags |= {"stage": "final", "settings": as_settings(arms[trial.arm].changes)}
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
             if trial.unsupported and trial.trial_id not in tracker.ended:
                 tracker.end_trial(
@@ -203,7 +219,7 @@ class _Run:
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
         """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
         statuses = tracker.ended
-        interrupted = len(statuses) < len(self.plan.trials)
+        interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
         pending = tracker.flush(FLUSH_S)
         if interrupted or pending:
             tracker.end_sweep(status="interrupted", metrics={}, files={})

@@ -186,7 +186,7 @@ def full() -> SweepConfig:
     pruned = [_prune(score, count, schedule) for score in SCORES for schedule in SCHEDULES for count in (1, 2, 5, 8)]
     return SweepConfig(
         name="full",
-        question="Which attention, patch, batch, loader and pruning together reach the lowest error, and how fast?",
+        question="Which attention, patch, batch, loader and pruning together train fastest without losing accuracy?",
         baseline="baseline",
         arms=(Arm(label="baseline", changes=baseline),),
         space={

@@ -19,13 +19,14 @@ from tune.mlflow_reader import SweepRecord, SweepSummary, TrialRecord, list_swee
 from tune.mlflow_runs import RunBook
 from tune.mlflow_store import TrackingError, check_store, settled_uri
 from tune.mlflow_writer import OPEN_STATUSES, SWEEP_STATUSES, TRIAL_STATUSES, MlflowWriter
-from tune.outbox import Index, Outbox, Position, Record, beside
+from tune.outbox import Index, Outbox, Position, Record, TrialLog, beside
 
 __all__ = [
     "SweepRecord",
     "SweepSummary",
     "Tracker",
     "TrackingError",
+    "TrialLog",
     "TrialRecord",
     "check_store",
     "list_sweeps",
@@ -84,6 +85,12 @@ class Tracker:
         """Trials that have ended, with their status; a trial opened again is left out."""
         with self._mutex:
             return {trial: self._index.statuses[trial] for trial, at in self._index.trials.items() if at == "ended"}
+
+    @property
+    def trials(self) -> dict[str, TrialLog]:
+        """What the outbox holds of each trial, in the order of planning; whether MLflow has it or not."""
+        with self._mutex:
+            return dict(self._index.logs)
 
     @property
     def pending(self) -> int:

@@ -58,7 +58,7 @@ class Progress:
 def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None) -> None:
     """Train, evaluate and report one trial; go on from `checkpoint` if there is one.
 
-    Reports after each epoch {"epoch", "metrics", "timestamp_ms"} with a checkpoint folder, and at the end
+    Reports after each epoch {"epoch", "metrics", "tags", "timestamp_ms"} with a checkpoint folder, and at the end
     {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/`.
     """
     started_s = time.perf_counter()
@@ -82,7 +82,8 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
             session.progress.not_finite = _not_finite(metrics)
             folder = Path(tmp) / f"epoch-{session.progress.epoch}"
             session.save(folder)
-            report({"epoch": session.progress.epoch, "metrics": metrics, "timestamp_ms": _now_ms()}, folder)
+            epoch = {"epoch": session.progress.epoch, "metrics": metrics, "tags": session.tags()}  # may be its last
+            report(epoch | {"timestamp_ms": _now_ms()}, folder)
         reason = session.progress.not_finite
         final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
         folder = Path(tmp) / "final"

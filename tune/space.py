@@ -1,0 +1,250 @@
+"""The space of a sweep that draws its arms: which of its cells can run, what cannot and why, how one is drawn.
+
+Planning-safe. A cell has one choice of each dimension. Every cell is planned once, so that what is drawn later can run:
+what a dimension offers depends on the choices before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any
+
+from tune.errors import WrongInput
+from tune.hardware import DeviceFacts
+from tune.search import Plan, PlannedTrial, make_plan, plan_trial
+from tune.sweeps import Arm, SweepConfig
+
+MOST_CELLS = 200_000
+Labels = tuple[str, ...]  # one choice of each dimension, in the order of the space
+Choose = Callable[[str, tuple[str, ...]], str]  # (name, options) -> one of the options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Cells that cannot run, named by the fewest choices that they have in common."""
+
+    choices: Mapping[str, str]  # dimension -> choice; empty: nothing in common but the reason
+    reason: str
+    cells: int
+    example: PlannedTrial | None  # None: together the choices are no valid configuration, so there is no such trial
+
+    @property
+    def name(self) -> str:
+        """As part of a trial id."""
+        return "-".join(f"{dimension}-{choice}" for dimension, choice in self.choices.items()) or "other-cells"
+
+    def line(self) -> str:
+        what = ", ".join(f"{dimension}={choice}" for dimension, choice in self.choices.items()) or "others"
+        kind = "UNSUPPORTED" if self.example else "left out"
+        return f"{what}  {kind} ({_counted(self.cells, 'cell')}): {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """The cells that can run, as a tree with a level for each dimension."""
+
+    dimensions: tuple[str, ...]
+    tree: Mapping[str, Any]  # choice of the first dimension -> tree of the others; {} below the last
+    offers: tuple[tuple[str, ...], ...]  # the longest list of options at each level
+    cells: int  # that can run
+    refusals: tuple[Refusal, ...]
+
+    def draw(self, choose: Choose) -> Labels:
+        """A cell that can run. `choose` is asked in the order of the dimensions, and only where there is a choice.
+
+        A name always comes with the same options: where earlier choices leave fewer, the name lists them.
+        """
+        node, drawn = self.tree, []
+        for level, dimension in enumerate(self.dimensions):
+            options = tuple(node)
+            name = dimension if options == self.offers[level] else f"{dimension}[{','.join(options)}]"
+            drawn.append(options[0] if len(options) == 1 else choose(name, options))
+            node = node[drawn[-1]]
+        return tuple(drawn)
+
+    def every(self) -> Iterator[Labels]:
+        """All cells that can run."""
+        return _leaves(self.tree, len(self.dimensions))
+
+
+def _offers(tree: Mapping[str, Any], depth: int) -> tuple[tuple[str, ...], ...]:
+    longest: list[tuple[str, ...]] = []
+    level = [tree]
+    for _ in range(depth):
+        longest.append(max((tuple(node) for node in level), key=len))
+        level = [child for node in level for child in node.values()]
+    return tuple(longest)
+
+
+def _leaves(tree: Mapping[str, Any], depth: int) -> Iterator[Labels]:
+    if depth == 0:
+        yield ()
+        return
+    for choice, below in tree.items():
+        for rest in _leaves(below, depth - 1):
+            yield (choice, *rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan(Plan):
+    """A plan whose arms are drawn while it runs. `trials` holds the final's, of which the baseline's are known."""
+
+    space: Space
+    draws: int  # trials of the search
+    overrides: Mapping[str, Any]
+    seed: int  # of every trial of the search, and the first of the final
+    channels: int | None
+
+    def key(self, *, data_sha256: str, tracking_uri: str) -> str:
+        """As of a plan; the number of draws and the cells that can run count too."""
+        every = hashlib.sha256(json.dumps(self.space.tree).encode()).hexdigest()
+        content = [super().key(data_sha256=data_sha256, tracking_uri=tracking_uri), self.draws, every]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def arm(self, labels: Labels) -> Arm:
+        """The arm that these choices make."""
+        return self.sweep.drawn(dict(zip(self.space.dimensions, labels, strict=True)))
+
+    def search_trial(self, labels: Labels, number: int) -> PlannedTrial:
+        """The `number`-th trial of the search, from 1."""
+        name, arm = f"search-{number:03d}", self.arm(labels)
+        planned = plan_trial(self.sweep, arm, self.overrides, self.seed, self.device, self.channels)
+        return replace(planned, trial_id=f"{self.sweep.name}-{name}-s{self.seed}", arm=f"{name}-{arm.label}")
+
+
+def plan_sweep(
+    sweep: SweepConfig,
+    *,
+    draws: int | None,
+    overrides: Mapping[str, Any],
+    repeats: int,
+    seed: int,
+    device: DeviceFacts,
+    channels: int | None = None,
+) -> Plan:
+    """`make_plan` for a sweep of fixed arms; a SearchPlan of `draws` trials for one with a space.
+
+    Raises WrongInput as `make_plan` does, and where no cell of the space can run.
+    """
+    plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=device, channels=channels)
+    if not sweep.space:
+        return plan
+    space = build_space(
+        sweep, plan_cell=lambda arm: plan_trial(sweep, arm, overrides, seed, device, channels), seed=seed
+    )
+    refused = [refusal.example for refusal in space.refusals if refusal.example]
+    whole = {field.name: getattr(plan, field.name) for field in fields(Plan)} | {"trials": (*plan.trials, *refused)}
+    return SearchPlan(**whole, space=space, draws=draws or 1, overrides=dict(overrides), seed=seed, channels=channels)
+
+
+def build_space(sweep: SweepConfig, *, plan_cell: Callable[[Arm], PlannedTrial], seed: int) -> Space:
+    """Plan every cell of the sweep's space. Raises WrongInput if none can run."""
+    dimensions = tuple(sweep.space)
+    tree: dict[str, Any] = {}
+    refused: dict[Labels, tuple[str, PlannedTrial | None]] = {}
+    cells, count = 0, prod(len(choices) for choices in sweep.space.values())
+    if count > MOST_CELLS:
+        raise WrongInput(
+            f"the {sweep.name} sweep's space has {count:,} cells, at most {MOST_CELLS:,} can be looked at: give --over "
+            "fewer values"
+        )
+    for labels in itertools.product(*([choice.label for choice in choices] for choices in sweep.space.values())):
+        try:
+            trial = plan_cell(sweep.drawn(dict(zip(dimensions, labels, strict=True))))
+        except WrongInput as error:  # not a configuration at all, for example a patch longer than the context
+            refused[labels] = (str(error), None)
+            continue
+        if trial.unsupported:
+            refused[labels] = (trial.unsupported, trial)
+            continue
+        cells += 1
+        node = tree
+        for label in labels:
+            node = node.setdefault(label, {})
+    if not cells:
+        reason, _ = next(iter(refused.values()))
+        raise WrongInput(f"no cell of the {sweep.name} sweep's space can run here, the first because: {reason}")
+    found = _refusals(dimensions, refused, {name: len(choices) for name, choices in sweep.space.items()})
+    named = (_as_trial(refusal, sweep.name, seed) for refusal in found)
+    offers = _offers(tree, len(dimensions))
+    return Space(dimensions=dimensions, tree=tree, offers=offers, cells=cells, refusals=tuple(named))
+
+
+def _as_trial(refusal: Refusal, sweep: str, seed: int) -> Refusal:
+    """The refusal with its example as the one trial that stands for all its cells."""
+    if refusal.example is None:
+        return refusal
+    return replace(
+        refusal,
+        example=replace(refusal.example, trial_id=f"{sweep}-{refusal.name}-s{seed}", arm=refusal.name),
+    )
+
+
+def _refusals(
+    dimensions: tuple[str, ...], refused: Mapping[Labels, tuple[str, PlannedTrial | None]], sizes: Mapping[str, int]
+) -> list[Refusal]:
+    """The refused cells, told by single choices and pairs of choices no cell of which can run, then by reason."""
+    groups = _dead(dimensions, refused, sizes)
+    members: dict[tuple[int, ...], list[Labels]] = {}
+    for cell in refused:
+        members.setdefault(tuple(n for n, group in enumerate(groups) if _has(cell, group)), []).append(cell)
+    found = []
+    for number, group in enumerate(groups):
+        cells = [cell for numbers, part in members.items() if number in numbers for cell in part]
+        told = members.get((number,), cells)  # those with no other thing against them say why best
+        found.append(_refusal({dimensions[level]: label for level, label in group.items()}, told, len(cells), refused))
+    for reason in dict.fromkeys(refused[cell][0] for cell in members.get((), [])):
+        cells = [cell for cell in members[()] if refused[cell][0] == reason]
+        found.append(_refusal({}, cells, len(cells), refused))
+    return found
+
+
+def _dead(dimensions: tuple[str, ...], refused: Mapping[Labels, Any], sizes: Mapping[str, int]) -> list[dict[int, str]]:
+    """Single choices and then pairs (level -> choice) all cells of which are refused; no pair with a dead choice."""
+    groups: list[dict[int, str]] = []
+    for levels in [*itertools.combinations(range(len(dimensions)), 1), *itertools.combinations(range(len(sizes)), 2)]:
+        whole = prod(size for level, size in enumerate(sizes.values()) if level not in levels)
+        counts = Counter(tuple(cell[level] for level in levels) for cell in refused)
+        for labels, count in counts.items():
+            group = dict(zip(levels, labels, strict=True))
+            if count == whole and not any(known.items() <= group.items() for known in groups):
+                groups.append(group)
+    return groups
+
+
+def _has(cell: Labels, group: Mapping[int, str]) -> bool:
+    return all(cell[level] == label for level, label in group.items())
+
+
+def _refusal(
+    choices: Mapping[str, str],
+    told: list[Labels],
+    cells: int,
+    refused: Mapping[Labels, tuple[str, PlannedTrial | None]],
+) -> Refusal:
+    reason, _ = Counter(refused[cell][0] for cell in told).most_common(1)[0]
+    example = next(refused[cell][1] for cell in told if refused[cell][0] == reason)
+    return Refusal(choices=choices, reason=reason, cells=cells, example=example)
+
+
+def describe(plan: SearchPlan) -> list[str]:
+    """The space, for people: what each dimension offers, what cannot run and why, how many cells and trials."""
+    space = plan.space
+    return [
+        "  space",
+        *(f"    {name}: {', '.join(choice.label for choice in choices)}" for name, choices in plan.sweep.space.items()),
+        *(f"    {refusal.line()}" for refusal in space.refusals),
+        f"  search: {_counted(min(plan.draws, space.cells), 'trial')} of the {_counted(space.cells, 'cell')} that can "
+        f"run, seed {plan.seed}, the worse ones stopped early; then the best and the baseline again in "
+        f"{_counted(plan.repeats, 'pair')} each:",
+    ]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
