@@ -41,8 +41,7 @@ class Refusal:
 
     def line(self) -> str:
         what = ", ".join(f"{dimension}={choice}" for dimension, choice in self.choices.items()) or "others"
-        kind = "UNSUPPORTED" if self.example else "left out"
-        return f"{what}  {kind} ({_counted(self.cells, 'cell')}): {self.reason}"
+        return f"{what}: left out, {_counted(self.cells, 'cell')}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,12 +233,15 @@ def _refusal(
 
 
 def describe(plan: SearchPlan) -> list[str]:
-    """The space, for people: what each dimension offers, what cannot run and why, how many cells and trials."""
+    """The space, for people: what each dimension offers, what is no valid configuration, how many cells and trials.
+
+    What is unsupported is among the plan's trials.
+    """
     space = plan.space
     return [
         "  space",
         *(f"    {name}: {', '.join(choice.label for choice in choices)}" for name, choices in plan.sweep.space.items()),
-        *(f"    {refusal.line()}" for refusal in space.refusals),
+        *(f"    {refusal.line()}" for refusal in space.refusals if refusal.example is None),
         f"  search: {_counted(min(plan.draws, space.cells), 'trial')} of the {_counted(space.cells, 'cell')} that can "
         f"run, seed {plan.seed}, the worse ones stopped early; then the best and the baseline again in "
         f"{_counted(plan.repeats, 'pair')} each:",
