@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
 from data_pipeline.batches import Batch, BatchPlan, shared_tensor, window_view
 from data_pipeline.errors import DataError
 from data_pipeline.store import Series
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowStarts:
+    """A training batch before its gather, for a step that gathers its windows itself."""
+
+    starts: torch.Tensor
+    """[B] int64 on the device: first rows of the windows."""
+    gather: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    """starts [B] -> past [B, L, C], future [B, H, C]; device operators only, no synchronisation."""
+    ready: torch.cuda.Event | None = None
+
+    def arrived(self) -> WindowStarts:
+        """This batch: nothing has to arrive."""
+        return self
 
 
 class DeviceFeed:
@@ -54,6 +70,11 @@ class DeviceFeed:
         for starts in self._plan.train(epoch).to(self._device):
             yield self._gather(starts, len(starts))
 
+    def train_starts(self, epoch: int) -> Iterator[WindowStarts]:
+        """The batches of `train_batches` that are still to be gathered."""
+        for starts in self._plan.train(epoch).to(self._device):
+            yield WindowStarts(starts=starts, gather=self._windows)
+
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """See `Feed`."""
         rows, valid = self._plan.evaluation(split)
@@ -65,8 +86,11 @@ class DeviceFeed:
         del self._past, self._future
 
     def _gather(self, starts: torch.Tensor, valid: int) -> Batch:
-        return Batch(
-            past=self._past.index_select(0, starts).view(len(starts), -1, self.channels),
-            future=self._future.index_select(0, starts).view(len(starts), -1, self.channels),
-            valid=valid,
+        past, future = self._windows(starts)
+        return Batch(past=past, future=future, valid=valid)
+
+    def _windows(self, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            self._past.index_select(0, starts).view(len(starts), -1, self.channels),
+            self._future.index_select(0, starts).view(len(starts), -1, self.channels),
         )

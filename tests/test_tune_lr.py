@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from tune.lr import LR_SCHEDULES, Course, Rate, rate_of
+from tune.lr import LR_SCHEDULES, Course, Rate, Rates
 
 
 def _course(epochs: int = 6, steps: int = 7, pct_start: float = 0.4) -> Course:
@@ -16,7 +16,7 @@ def _course(epochs: int = 6, steps: int = 7, pct_start: float = 0.4) -> Course:
 
 
 def _ours(schedule: str, course: Course) -> list[Rate]:
-    return [rate_of(schedule, course)(step) for step in range(course.epochs * course.steps_per_epoch)]
+    return [Rates(schedule=schedule, course=course)(step) for step in range(course.epochs * course.steps_per_epoch)]
 
 
 def _official(lradj: str, course: Course) -> Iterator[Rate]:
@@ -59,6 +59,11 @@ def test_type3_is_what_the_official_loop_trains_with() -> None:
 
 def test_constant_is_adam_with_its_defaults() -> None:
     assert set(_ours("constant", _course())) == {Rate(1e-4, 0.9)}
+
+
+def test_only_one_cycle_moves_beta1() -> None:
+    moving = [name for name in LR_SCHEDULES if Rates(schedule=name, course=_course()).beta1_moves]
+    assert moving == ["one_cycle"]
 
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)

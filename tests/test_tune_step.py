@@ -9,7 +9,7 @@ import torch
 
 from data_pipeline.batches import Batch
 from model.patchtst import build_model
-from tune.lr import Course, rate_of
+from tune.lr import Course, Rates
 from tune.step import Stepper, make_optimizer, make_scaler, preserving
 
 B, L, H, C = 4, 48, 8, 2
@@ -43,7 +43,7 @@ def _adam(model: Any, lr: float = 1e-3) -> torch.optim.Optimizer:
 
 def test_each_step_takes_the_rate_and_beta1_of_its_number_as_with_torchs_scheduler() -> None:
     course = Course(learning_rate=1e-2, steps_per_epoch=5, epochs=2, pct_start=0.4)
-    rate = rate_of("one_cycle", course)
+    rate = Rates(schedule="one_cycle", course=course)
     ours = _model().train()
     stepper = Stepper(ours, make_optimizer(ours, learning_rate=1e-2), precision="fp32", rate=rate)
     theirs = _model().train()

@@ -55,4 +55,19 @@ class Compile:
         return CompiledStepper(model, optimizer, **options)
 
 
-ENGINES: dict[str, Engine] = {"eager": Eager(), "compile": Compile()}
+class Graph:
+    name = "graph"
+    description = "the whole step, and the forecast, compiled and captured once as a CUDA graph; replayed by one launch"
+
+    def unsupported_reason(self, *, device_type: str) -> str | None:
+        if device_type != "cuda":
+            return "graph replays a CUDA graph, which a CPU has none of; use compile or eager"
+        return None
+
+    def build(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> Stepper:
+        from tune.graph import CudaCapture, GraphStepper
+
+        return GraphStepper(model, optimizer, capture=CudaCapture(), **options)
+
+
+ENGINES: dict[str, Engine] = {"eager": Eager(), "compile": Compile(), "graph": Graph()}

@@ -8,7 +8,6 @@ exp/exp_main.py, utils/tools.py), which always builds torch's OneCycleLR, for `t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -77,7 +76,19 @@ def _cosine(start: float, end: float, done: float) -> float:
 LR_SCHEDULES: dict[str, Schedule] = {"constant": constant, "type3": type3, "one_cycle": one_cycle}
 
 
-def rate_of(schedule: str, course: Course) -> Callable[[int], Rate]:
-    """The named schedule as a function of the step's number alone."""
-    function = LR_SCHEDULES[schedule]
-    return lambda step: function(step, course)
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """A named schedule as a function of the step's number alone."""
+
+    schedule: str  # a name in LR_SCHEDULES
+    course: Course
+
+    def __call__(self, step: int) -> Rate:
+        return LR_SCHEDULES[self.schedule](step, self.course)
+
+    @property
+    def beta1_moves(self) -> bool:
+        """Whether beta1 is not the same in all steps."""
+        steps = self.course.epochs * self.course.steps_per_epoch
+        first = self(0).beta1
+        return any(self(step).beta1 != first for step in range(steps))

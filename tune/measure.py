@@ -188,13 +188,16 @@ class GpuMeter:
             torch.cuda.reset_peak_memory_stats()
             self._energy_mj = self._read("nvmlDeviceGetTotalEnergyConsumption")
 
-    def peak_memory_gib(self) -> float | None:
-        """Most memory that tensors held since `begin`."""
+    def peak_memory_gib(self, *, at_least_bytes: int = 0) -> float | None:
+        """Most memory that tensors held since `begin`.
+
+        at_least_bytes: what a step needed while it was captured: when it is replayed the allocator does not count it.
+        """
         if not self._cuda:
             return None
         import torch
 
-        return torch.cuda.max_memory_allocated() / GIB
+        return max(torch.cuda.max_memory_allocated(), at_least_bytes) / GIB
 
     def energy_j(self) -> float | None:
         """Energy of the whole GPU since `begin`."""

@@ -30,7 +30,7 @@ from tune.engines import ENGINES
 from tune.errors import Unsupported
 from tune.evaluate import evaluate, naive_forecasts
 from tune.hardware import missing_packages, node_facts
-from tune.lr import Course, rate_of
+from tune.lr import Course, Rates
 from tune.measure import EpochTimer, EpochTimes, GpuMeter
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.saving import save_forecaster
@@ -154,7 +154,7 @@ class Session:
             self.model,
             self.optimizer,
             precision=train.precision,
-            rate=rate_of(train.schedule, self._course()),
+            rate=Rates(schedule=train.schedule, course=self._course()),
             first_step=self.progress.epoch * self.feed.steps_per_epoch,
             scaler=self.scaler,
         )
@@ -188,7 +188,7 @@ class Session:
         gpu = {
             "gpu/sm_clock_mhz": self.meter.sm_clock_mhz(),
             "gpu/throttle_reasons": self.meter.throttle_reasons(),
-            "gpu/peak_memory_gib": self.meter.peak_memory_gib(),
+            "gpu/peak_memory_gib": self.meter.peak_memory_gib(at_least_bytes=self._stepper.captured_peak_bytes),
             "gpu/energy_j": self.meter.energy_j(),
         }
         self._note_neighbours()

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_pipeline.batches import Batch, Feed
-from tune.lr import Rate
+from data_pipeline.batches import Feed
+from tune.lr import Rates
 
 WARM_UP_STEPS = 3
 
@@ -39,7 +39,7 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         *,
         precision: str,
-        rate: Callable[[int], Rate] | None = None,
+        rate: Rates | None = None,
         first_step: int = 0,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
@@ -67,11 +67,11 @@ class Stepper:
         with autocast(self.device.type, self.precision):
             return self.model(past_values=past_BLC, return_dict=True).prediction_outputs
 
-    def batches(self, feed: Feed, epoch: int) -> Iterator[Batch]:
-        """The epoch's training batches, as `step` wants them."""
+    def batches(self, feed: Feed, epoch: int) -> Iterator[Any]:
+        """The epoch's training batches, as `step` and `warm_up` want them."""
         return feed.train_batches(epoch)
 
-    def step(self, batch: Batch) -> None:
+    def step(self, batch: Any) -> None:
         """Train on one batch that has arrived. The model must be in training mode."""
         self.train_step(batch.past, batch.future)
 
@@ -134,7 +134,7 @@ class Stepper:
         """Forecast [B, H, C]. The model must be in evaluation mode and gradients off."""
         return self._forecast(past_BLC)
 
-    def warm_up(self, batch: Batch, eval_past_BLC: Tensor) -> None:
+    def warm_up(self, batch: Any, eval_past_BLC: Tensor) -> None:
         """Compile and warm every kernel on real shapes; training is afterwards where it was."""
         with self.preserved():
             self.model.train()
