@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from data_pipeline.datasets import DATASETS
 from model.attention import BACKENDS
 from model.presets import PRESETS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
 from tune.engines import ENGINES
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
@@ -135,6 +138,21 @@ def test_a_cell_that_cannot_run_stays_in_the_plan_with_its_reason_and_keeps_its_
 )
 def test_a_precision_that_the_device_lacks_is_unsupported(precision: str, device: DeviceFacts, reason: str) -> None:
     assert reason in str(_one({"train.precision": precision}, device).unsupported)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_can_be_planned_and_says_whose_it_is_and_where_it_comes_from(name: str) -> None:
+    spec = DATASETS[name]
+    plan = _plan(overrides={"data.dataset": name})
+    assert plan.runnable and plan.trials[0].config.data.dataset == name == spec.name
+    assert spec.citation and (spec.generate is not None) != bool(spec.urls)
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_score_can_be_planned_with_every_schedule(name: str, schedule: str) -> None:
+    heads = {"pruning.score": name, "pruning.schedule": schedule, "pruning.heads_per_layer": 2}
+    assert _one(heads).unsupported is None
 
 
 @pytest.mark.parametrize("name", BACKENDS)
