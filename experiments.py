@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from tune.cli import data_parser, doctor_parser, list_parser, report_parser, runs_parser, sweep_parser
+from tune.cli import (
+    data_parser,
+    doctor_parser,
+    list_parser,
+    predict_parser,
+    report_parser,
+    runs_parser,
+    sweep_parser,
+)
 from tune.errors import INTERRUPTED, WRONG_INPUT, WrongInput, unknown_name
 from tune.mlflow_store import TrackingError
 
@@ -29,6 +37,12 @@ def report_command(arguments: argparse.Namespace) -> int:
     from tune import commands
 
     return commands.report(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def predict_command(arguments: argparse.Namespace) -> int:
+    from tune.predict import predict
+
+    return predict(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def data_command(arguments: argparse.Namespace) -> int:
@@ -60,6 +74,7 @@ COMMANDS = {
     ("list",): (list_parser, list_command),
     ("doctor",): (doctor_parser, doctor_command),
     ("report",): (report_parser, report_command),
+    ("predict",): (predict_parser, predict_command),
     ("data", "show"): (data_parser, data_command),
     (): (sweep_parser, run_command),
 }
@@ -68,6 +83,7 @@ COMMANDS = {
 def main(argv: Sequence[str]) -> int:
     for setting in ("MLFLOW_DISABLE_TELEMETRY=true", "RAY_USAGE_STATS_ENABLED=0"):
         os.environ.setdefault(*setting.split("="))  # nobody but the user hears of a sweep
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # stderr has our own progress
     try:
         words = command_words(argv)
         parser, command = COMMANDS[words]

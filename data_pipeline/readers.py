@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Chunk:
     timestamps: np.ndarray
     """[n] int64, microseconds since 1970, UTC where the file names a zone."""
     values: np.ndarray
-    """[n, C] float32, finite."""
+    """[n, C] float32, finite; NaN where a value is missing and `only` columns were asked for."""
 
 
 class HashingStream:
@@ -105,8 +105,8 @@ def unreadable(path: Path, error: BaseException) -> DataError:
 class CsvSource:
     """A CSV file, plain or gzipped: UTF-8, comma-separated, one header line, one timestamp column, numbers."""
 
-    def __init__(self, path: Path, timestamp_column: str | None) -> None:
-        self.path = path
+    def __init__(self, path: Path, timestamp_column: str | None, only: Sequence[str] | None = None) -> None:
+        self.path, self.keeps_missing = path, only is not None
         try:
             with open(path, "rb") as raw, gzip.open(raw) if path.name.endswith(".gz") else raw as stream:
                 head = stream.read(HEAD_BYTES)
@@ -116,7 +116,7 @@ class CsvSource:
         self._names = names
         index = _timestamp_index(path, names, first, timestamp_column)
         self.timestamp_column = names[index]
-        self.columns = tuple(name for at, name in enumerate(names) if at != index)
+        self.columns = _chosen(path, names, self.timestamp_column, only)
         self.zoned = first is not None and index < len(first) and has_zone(first[index])
         self._header_bytes = len(head.split(b"\n", 1)[0])
 
@@ -137,7 +137,7 @@ class CsvSource:
         return digest
 
     def _chunks(self, stream: HashingStream) -> Iterator[Chunk]:
-        types = {name: pa.string() if name == self.timestamp_column else pa.float32() for name in self._names}
+        types = {name: pa.float32() for name in self.columns} | {self.timestamp_column: pa.string()}
         reader = pa_csv.open_csv(
             pa.PythonFile(stream, mode="r"),
             read_options=pa_csv.ReadOptions(
@@ -147,7 +147,11 @@ class CsvSource:
                 skip_rows=1,
             ),
             convert_options=pa_csv.ConvertOptions(
-                column_types=types, null_values=MISSING, strings_can_be_null=False, check_utf8=True
+                column_types=types,
+                include_columns=list(types),
+                null_values=MISSING,
+                strings_can_be_null=False,
+                check_utf8=True,
             ),
         )
         rows = 0
@@ -184,8 +188,8 @@ class CsvSource:
 class ParquetSource:
     """A Parquet file: one timestamp column, numeric columns."""
 
-    def __init__(self, path: Path, timestamp_column: str | None) -> None:
-        self.path = path
+    def __init__(self, path: Path, timestamp_column: str | None, only: Sequence[str] | None = None) -> None:
+        self.path, self.keeps_missing = path, only is not None
         try:
             with pa_parquet.ParquetFile(path) as file:
                 schema = file.schema_arrow
@@ -198,7 +202,7 @@ class ParquetSource:
         self.timestamp_column = schema.names[index]
         kind = schema.field(index).type
         self.zoned = kind.tz is not None if pa.types.is_timestamp(kind) else has_zone(first[index] if first else "")
-        self.columns = tuple(name for at, name in enumerate(schema.names) if at != index)
+        self.columns = _chosen(path, schema.names, self.timestamp_column, only)
         for name in self.columns:
             kind = schema.field(name).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
@@ -213,7 +217,7 @@ class ParquetSource:
         try:
             with pa_parquet.ParquetFile(self.path) as file:
                 size = max(1, BLOCK_BYTES // (4 * len(self.columns)))
-                for batch in file.iter_batches(batch_size=size):
+                for batch in file.iter_batches(batch_size=size, columns=[self.timestamp_column, *self.columns]):
                     yield _chunk(self, batch, rows)
                     rows += batch.num_rows
         except READ_ERRORS as error:
@@ -227,10 +231,21 @@ class ParquetSource:
 Source = CsvSource | ParquetSource
 
 
-def open_source(path: Path, timestamp_column: str | None) -> Source:
-    """The reader for `path` by its ending. Raises DataError where the head of the file is wrong."""
+def open_source(path: Path, timestamp_column: str | None, only: Sequence[str] | None = None) -> Source:
+    """The reader for `path` by its ending; with `only`, of these columns in this order, missing values read as NaN.
+
+    Raises DataError where the head of the file is wrong.
+    """
     kind = ParquetSource if path.name.endswith(".parquet") else CsvSource
-    return kind(path, timestamp_column)
+    return kind(path, timestamp_column, only)
+
+
+def _chosen(path: Path, names: Sequence[str], timestamp_column: str, only: Sequence[str] | None) -> tuple[str, ...]:
+    if only is None:
+        return tuple(name for name in names if name != timestamp_column)
+    if missing := [name for name in only if name not in names or name == timestamp_column]:
+        raise DataError(f"{path}: no column {', '.join(map(repr, missing[:8]))}: there are {', '.join(names[:12])}")
+    return tuple(only)
 
 
 def _chunk(source: Source, batch: pa.RecordBatch, rows: int) -> Chunk:
@@ -240,6 +255,8 @@ def _chunk(source: Source, batch: pa.RecordBatch, rows: int) -> Chunk:
     )
     numbers = [batch.column(name).cast(pa.float32(), safe=False) for name in columns]
     values = pa.record_batch(numbers, names=[str(at) for at in range(len(columns))])
+    if source.keeps_missing:
+        return Chunk(timestamps=times, values=values.to_tensor(null_to_nan=True, row_major=True).to_numpy())
     if sum(number.null_count for number in numbers):
         at = next(at for at, number in enumerate(numbers) if number.null_count)
         row = int(np.argmax(numbers[at].is_null().to_numpy(zero_copy_only=False)))
@@ -313,7 +330,7 @@ def _timestamp_index(path: Path, names: list[str], first: list[str] | None, want
             return at
     raise DataError(
         f"{path}: no timestamp column among {', '.join(names[:12])}: call it {TIMESTAMP_NAMES[0]!r}, or name "
-        "it: --set data.timestamp_column=NAME (or --timestamp-column NAME for data show)"
+        "it: --set data.timestamp_column=NAME (or --timestamp-column NAME for data show and predict)"
     )
 
 

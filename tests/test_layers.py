@@ -28,9 +28,9 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("halving", "launch", "proposer"),
     ("adaptive",),
     ("runner",),
-    ("listing",),
+    ("listing", "model_lookup"),
     ("doctor",),
-    ("commands",),
+    ("commands", "predict"),
 )
 STAGE_OF = {name: index for index, names in enumerate(STAGES) for name in names}
 # Imported inside a function, to break the one circle that is meant: a trial opens its session.

@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   python experiments.py --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100
   python experiments.py --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
   python experiments.py report SWEEP_ID                               the table of an earlier sweep
+  python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
   python experiments.py data show ETTh1                               what is in a data set
   python experiments.py list                                          sweeps, backends, engines, data sets, ...
   python experiments.py doctor                                        what works here, and what to do about the rest
@@ -85,6 +86,22 @@ def report_parser() -> Parser:
     return parser
 
 
+def predict_parser() -> Parser:
+    text = "The rows after the last of a file, by a model that a sweep has saved, in the units of the file."
+    parser = Parser(prog="experiments.py predict", description=text, allow_abbrev=False)
+    text = "a sweep id (its best trial), a trial id (of the newest sweep that has it), an MLflow run id, or a folder"
+    parser.add_argument("run", metavar="RUN", help=text)
+    text = "CSV (also .gz) or Parquet with a time column and the model's columns"
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help=text)
+    text = "CSV (also .gz) or Parquet to write, by its ending"
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=text)
+    parser.add_argument("--force", action="store_true", help="replace --output if it is there")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)")
+    parser.add_argument("--timestamp-column", metavar="NAME", help="of --input; without it, it is found")
+    _add_tracking_uri(parser)
+    return parser
+
+
 def data_parser() -> Parser:
     parser = Parser(prog="experiments.py data show", description="What is in a series.", allow_abbrev=False)
     parser.add_argument("name", metavar="NAME", help="a data set, or the path of a CSV or Parquet file")
@@ -123,9 +140,13 @@ def _add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
 
 
-def _add_shared(parser: Parser) -> None:
+def _add_tracking_uri(parser: Parser) -> None:
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )
+
+
+def _add_shared(parser: Parser) -> None:
+    _add_tracking_uri(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON; - for stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

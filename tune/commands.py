@@ -11,7 +11,7 @@ from tune.cluster import assumed_facts, check_gpus_per_trial
 from tune.config_file import write_config
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WRONG_INPUT, WrongInput
 from tune.gpu_models import gpu_facts
-from tune.mlflow_store import check_store, is_server, redacted
+from tune.mlflow_store import PROJECT, check_store, is_server, redacted
 from tune.output import check_file_target, check_json_target, write_json
 from tune.plan_text import print_plan
 from tune.prepare import cache_dir, fetch_if_missing, prepare_data
@@ -164,7 +164,6 @@ def show_data(arguments: argparse.Namespace) -> int:
 
 def _show(sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str]) -> None:
     from tune.report import as_json, print_report
-    from tune.runner import PROJECT
     from tune.tracking import read_sweep
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)

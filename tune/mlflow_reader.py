@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from tune.errors import WrongInput
 from tune.mlflow_runs import find_runs
 from tune.mlflow_store import TrackingError, check_store, one_line, open_client, redacted, settled_uri, sqlite_file
 
@@ -82,7 +83,7 @@ def list_sweeps(
     Raises:
         TrackingError: the store or the experiment cannot be reached.
     """
-    return _asked(tracking_uri, timeout_s, lambda client: _summaries(client, experiment)[:limit])
+    return ask_store(tracking_uri, timeout_s, lambda client: summaries(client, experiment)[:limit])
 
 
 def read_sweep(tracking_uri: str, experiment: str, sweep_id: str, *, timeout_s: float = 5.0) -> SweepRecord:
@@ -94,10 +95,15 @@ def read_sweep(tracking_uri: str, experiment: str, sweep_id: str, *, timeout_s: 
     Raises:
         TrackingError: the sweep is unknown (the message names the latest ones), or the store cannot be reached.
     """
-    return _asked(tracking_uri, timeout_s, lambda client: _sweep(client, experiment, sweep_id))
+    return ask_store(tracking_uri, timeout_s, lambda client: _sweep(client, experiment, sweep_id))
 
 
-def _asked(tracking_uri: str, timeout_s: float, question: Callable[[MlflowClient], T]) -> T:
+def ask_store(tracking_uri: str, timeout_s: float, question: Callable[[MlflowClient], T]) -> T:
+    """The answer to `question`, with every error of the store as one line. A store that is not there is not made.
+
+    Raises:
+        TrackingError: the store cannot be reached, or what `question` itself raised.
+    """
     uri = settled_uri(tracking_uri)
     check_store(uri, timeout_s)
     if uri.startswith("sqlite") and not sqlite_file(uri).exists():
@@ -106,13 +112,14 @@ def _asked(tracking_uri: str, timeout_s: float, question: Callable[[MlflowClient
         )
     try:
         return question(open_client(uri))
-    except TrackingError:
+    except (TrackingError, WrongInput):
         raise
     except Exception as error:
         raise TrackingError(f"MLflow store {redacted(uri)} cannot be read: {one_line(error)}") from error
 
 
-def _experiment_id(client: MlflowClient, experiment: str) -> str:
+def experiment_id(client: MlflowClient, experiment: str) -> str:
+    """The id of an experiment. Raises TrackingError where there is none."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
         names = ", ".join(repr(other.name) for other in client.search_experiments(max_results=10))
@@ -124,8 +131,9 @@ def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _summaries(client: MlflowClient, experiment: str) -> tuple[SweepSummary, ...]:
-    runs = find_runs(client, _experiment_id(client, experiment), "tags.role = 'sweep'")
+def summaries(client: MlflowClient, experiment: str) -> tuple[SweepSummary, ...]:
+    """All sweeps of an experiment, newest first. Raises TrackingError where there is no such experiment."""
+    runs = find_runs(client, experiment_id(client, experiment), "tags.role = 'sweep'")
     return tuple(
         SweepSummary(
             sweep_id=run.data.tags["sweep_id"],
@@ -141,12 +149,11 @@ def _summaries(client: MlflowClient, experiment: str) -> tuple[SweepSummary, ...
 
 
 def _sweep(client: MlflowClient, experiment: str, sweep_id: str) -> SweepRecord:
-    experiment_id = _experiment_id(client, experiment)
     quoted = sweep_id.replace("'", "")
-    runs = find_runs(client, experiment_id, f"tags.sweep_id = '{quoted}'")
+    runs = find_runs(client, experiment_id(client, experiment), f"tags.sweep_id = '{quoted}'")
     parents = [run for run in runs if run.data.tags.get("role") == "sweep"]
     if not parents:
-        latest = [summary.sweep_id for summary in _summaries(client, experiment)[:_LATEST_SHOWN]]
+        latest = [summary.sweep_id for summary in summaries(client, experiment)[:_LATEST_SHOWN]]
         known = f"the latest are {', '.join(latest)}" if latest else "it holds no sweep yet"
         raise TrackingError(f"no sweep {sweep_id!r} in experiment {experiment!r}; {known}")
     # Of two runs of one trial the older: the same choice as the writer's.

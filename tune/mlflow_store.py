@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["retry", "reject", "missing", "unknown"]
 
+PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"}
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}

@@ -19,7 +19,7 @@ from tune.callback import Collector
 from tune.errors import WrongInput
 from tune.hardware import code_identity
 from tune.launch import Launcher
-from tune.mlflow_store import redacted
+from tune.mlflow_store import PROJECT, redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.report import markdown, parent_metrics
@@ -30,7 +30,6 @@ from tune.sweeps import SweepConfig
 from tune.tracking import Tracker, check_store, read_sweep
 from tune.verdict import as_settings
 
-PROJECT = "patchtst-sweeps"  # MLflow experiment
 STORE_ANSWERS_WITHIN_S = 15.0
 FLUSH_S = 60.0
 
