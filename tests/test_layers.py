@@ -21,7 +21,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("tracking",),
     ("axes", "config_file"),
     ("search", "pruner", "prepare", "request", "finalists", "verdict", "report"),
-    ("space", "plan_text"),
+    ("space", "plan_text", "estimate"),
     ("trial",),
     ("checkpoint", "session", "saving"),
     ("cluster", "callback"),

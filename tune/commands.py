@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 from tune.cluster import assumed_facts, check_gpus_per_trial
 from tune.config_file import write_config
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WRONG_INPUT, WrongInput
+from tune.estimate import time_line
 from tune.gpu_models import gpu_facts
 from tune.mlflow_store import PROJECT, check_store, is_server, redacted
 from tune.output import check_file_target, check_json_target, write_json
@@ -43,6 +44,7 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
         plan = _assumed_plan(request, arguments)
         _settle(request, arguments)
         print_plan(plan, text)
+        print(f"  time   {time_line(plan, arguments.storage_path)}", file=text)
         write_json(arguments.json, {"sweep": request.sweep.name, "trials": plan_rows(plan.trials)})
         return DONE if plan.runnable else WRONG_INPUT
     check_storage(arguments.storage_path)

@@ -1,0 +1,81 @@
+"""The time that a plan will take comes from earlier trials that did the same work, or is not known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune import sweep_dir
+from tune.estimate import time_line
+from tune.hardware import DeviceFacts
+from tune.search import Plan, make_plan, plan_rows
+from tune.sweeps import get_sweep
+
+CPU = DeviceFacts(device_type="cpu", name="some CPU")
+NOT_KNOWN = "not known (no earlier trial like these here)"
+
+
+def _plan(device: DeviceFacts = CPU, **fields: Any) -> Plan:
+    overrides = {"data.dataset": "demo"} | {name.replace("__", "."): value for name, value in fields.items()}
+    return make_plan(get_sweep("patch_size"), overrides=overrides, repeats=1, seed=1, device=device)
+
+
+def _ran(storage: Path, plan: Plan, epoch_s: float, status: str = "done") -> sweep_dir.SweepDir:
+    content = {"key": "k", "created_s": 1.0, "code": {}, "trials": plan_rows(plan.trials),
+               "environment": {"device": plan.device.as_dict()}}  # fmt: skip
+    folder = sweep_dir.create(storage, "patch_size", content)
+    records: list[dict[str, Any]] = [{"kind": "begin_sweep"}]
+    for trial in plan.trials:
+        records += [
+            {"kind": "epoch", "trial_id": trial.trial_id, "metrics": {"time/epoch_s": factor * epoch_s}}
+            for factor in (1, 1, 50)
+        ]
+        ends = {"final/startup_s": 2.0, "final/compile_s": 1.0}
+        records.append({"kind": "end", "trial_id": trial.trial_id, "status": status, "metrics": ends})
+    folder.outbox.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def test_without_earlier_trials_nothing_is_known_and_nothing_is_made(tmp_path: Path) -> None:
+    assert time_line(_plan(), tmp_path / "runs") == NOT_KNOWN
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_is_start_and_compiling_and_the_planned_number_of_median_epochs(tmp_path: Path) -> None:
+    _ran(tmp_path, _plan(train__epochs=3), epoch_s=2.0)
+    expected = f"about {5 * (3 + 2 * 7)} s for 5 of 5 trials, one after another, as earlier ones like them took"
+    assert time_line(_plan(train__epochs=7, train__learning_rate=1e-3), tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    "changed", [{"model__d_model": 32}, {"train__batch_size": 64}, {"data__context_length": 256},
+                {"device": DeviceFacts(device_type="cpu", name="another CPU")}], ids=str,
+)  # fmt: skip
+def test_other_work_and_another_device_say_nothing(tmp_path: Path, changed: dict[str, Any]) -> None:
+    _ran(tmp_path, _plan(), epoch_s=2.0)
+    assert time_line(_plan(**changed), tmp_path) == NOT_KNOWN
+
+
+def test_failed_trials_say_nothing(tmp_path: Path) -> None:
+    _ran(tmp_path, _plan(), epoch_s=2.0, status="failed")
+    assert time_line(_plan(), tmp_path) == NOT_KNOWN
+
+
+def test_trials_of_which_nothing_is_known_are_counted(tmp_path: Path) -> None:
+    _ran(tmp_path, _plan(), epoch_s=2.0)
+    sweep = get_sweep("attention")
+    plan = make_plan(sweep, overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
+    assert len(plan.runnable) > 1 and f" for 1 of {len(plan.runnable)} trials, " in time_line(plan, tmp_path)
+
+
+@pytest.mark.parametrize("tail", ['{"kind": "ep', "[]\n", '{"kind": "epoch"}\n', "\n"])
+def test_a_damaged_outbox_gives_what_it_holds(tmp_path: Path, tail: str) -> None:
+    folder = _ran(tmp_path, _plan(), epoch_s=2.0)
+    with folder.outbox.open("a") as file:
+        file.write(tail)
+    assert "for 5 of 5 trials" in time_line(_plan(), tmp_path)
+    folder.update(trials=5, environment=[])
+    assert time_line(_plan(), tmp_path) == NOT_KNOWN

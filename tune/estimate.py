@@ -1,0 +1,84 @@
+"""How long a plan will take, from earlier trials on the same device that did the same work. Never a guess.
+
+Only sweeps under the storage folder are read. A trial is like another if all fields agree that decide how much work an
+epoch is; heads that are pruned away on the way are not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tune import sweep_dir
+from tune.search import Plan
+from tune.sweep_dir import SweepDir
+
+MOST_SWEEPS = 20  # the latest, of those on this device
+# Fields that change neither the work of an epoch nor what it is done with.
+NO_WORK = frozenset(
+    {"model.preset", "data.timestamp_column", "train.epochs", "train.learning_rate", "train.schedule",
+     "train.pct_start", "train.patience", "train.seed"}
+)  # fmt: skip
+
+
+def time_line(plan: Plan, storage: Path) -> str:
+    """One line for a plan: what its trials take one after another, for those of which that is known."""
+    known = _seconds(plan, storage)
+    if not known:
+        return "not known (no earlier trial like these here)"
+    share = f"{len(known)} of {len(plan.runnable)} trials"
+    return f"about {_words(sum(known))} for {share}, one after another, as earlier ones like them took"
+
+
+def _seconds(plan: Plan, storage: Path) -> list[float]:
+    """For each trial that can run and has a like: its expected seconds, without the start of its process."""
+    measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    sweeps = [folder for folder in reversed(sweep_dir.every(storage)) if _device(folder) == plan.device.name]
+    for folder in sweeps[:MOST_SWEEPS]:
+        for key, once_s, epoch_s in _measured(folder):
+            measured[key].append((once_s, epoch_s))
+    found = []
+    for trial in plan.runnable:
+        if likes := measured.get(_work(trial.config.flat())):
+            once_s, epoch_s = (median(values) for values in zip(*likes, strict=True))
+            found.append(once_s + epoch_s * trial.config.train.epochs)
+    return found
+
+
+def _device(folder: SweepDir) -> str | None:
+    environment = folder.read().get("environment")
+    device = environment.get("device") if isinstance(environment, dict) else None
+    return device.get("name") if isinstance(device, dict) else None
+
+
+def _measured(folder: SweepDir) -> Iterator[tuple[str, float, float]]:
+    """(work, seconds once, seconds an epoch) of each trial that was done; nothing of a folder that is not ours."""
+    try:
+        params = {row["trial_id"]: row["params"] for row in folder.read()["trials"]}
+        epochs: dict[str, list[float]] = defaultdict(list)
+        with folder.outbox.open() as file:
+            for line in file:
+                record = json.loads(line)
+                trial_id = record.get("trial_id")
+                if record["kind"] == "epoch" and "time/epoch_s" in record["metrics"]:
+                    epochs[trial_id].append(record["metrics"]["time/epoch_s"])
+                elif record["kind"] == "end" and record["status"] == "done" and epochs[trial_id]:
+                    once = (record["metrics"].get(name, 0.0) for name in ("final/startup_s", "final/compile_s"))
+                    yield _work(params[trial_id]), sum(once), median(epochs[trial_id])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # half a line, or of another version
+        return
+
+
+def _work(params: Mapping[str, Any]) -> str:
+    work = {name: value for name, value in params.items() if name not in NO_WORK and not name.startswith("pruning.")}
+    return json.dumps(work, sort_keys=True)
+
+
+def _words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
