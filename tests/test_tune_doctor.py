@@ -1,0 +1,78 @@
+"""`doctor` says what works and what does not, and its exit code whether the default sweep can run; `list runs`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import main
+from model.attention import BACKENDS
+from tune import doctor
+from tune.engines import ENGINES
+from tune.errors import DONE, WRONG_INPUT
+from tune.runner import PROJECT
+from tune.tracking import Tracker
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "file").write_text("x")
+
+
+def _json(capsys: pytest.CaptureFixture[str], expected: int, *arguments: str) -> Any:
+    assert main([*arguments, "--json", "-"]) == expected
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_backend_and_engine_has_a_line_and_what_does_not_work_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = _json(capsys, DONE, "doctor")
+    lines = {(check["kind"], check["name"]): check for check in found["checks"]}
+    assert {name for kind, name in lines if kind == "attention"} == set(BACKENDS)
+    assert {name for kind, name in lines if kind == "engine"} == set(ENGINES)
+    assert found["ready"] and all(len(check["found"]) > 10 for check in found["checks"] if check["works"] is False)
+    assert list(Path().iterdir()) == [Path("file")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["--storage-path", "file"], "storage"),
+        (["--tracking-uri", "http://127.0.0.1:9"], "MLflow store"),
+        (["--tracking-uri", "sqlite:///nowhere/x.db"], "MLflow store"),
+    ],
+)
+def test_what_the_default_sweep_needs_and_lacks_is_exit_code_2(
+    arguments: list[str], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = _json(capsys, WRONG_INPUT, "doctor", *arguments)
+    assert not found["ready"]
+    assert [check["kind"] for check in found["checks"] if check["needed"] and not check["works"]] == [kind]
+    assert doctor.STORE_ANSWERS_WITHIN_S <= 15
+
+
+def test_a_password_in_the_stores_address_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--tracking-uri", "http://ann:secret@127.0.0.1:9"]) == WRONG_INPUT
+    said = capsys.readouterr()
+    assert "127.0.0.1:9" in said.out and "secret" not in said.out + said.err
+
+
+def test_list_runs_shows_the_sweeps_of_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    root = (tmp_path / "artifacts").as_uri()
+    with Tracker(
+        outbox_path=tmp_path / "outbox.jsonl", tracking_uri=uri, experiment=PROJECT, artifact_root=root
+    ) as tracker:
+        tracker.begin_sweep(sweep_id="s-1", name="s-1", tags={"device": "some CPU"}, params={"trials": 3}, files={})
+        tracker.end_sweep(status="done", metrics={}, files={})
+    (row,) = _json(capsys, DONE, "list", "runs", "--tracking-uri", uri)["sweeps"]
+    assert row["started"].endswith("UTC")
+    assert row | {"started": ""} == {
+        "sweep_id": "s-1", "status": "done", "trials": 3, "device": "some CPU", "started": "",
+    }  # fmt: skip
