@@ -37,6 +37,7 @@ SMALL = {
     "model.num_heads": 4, "model.ffn_dim": 16, "model.attention": "eager", "train.batch_size": 256, "train.epochs": 2,
 }  # fmt: skip
 PRUNED = {"pruning.score": "magnitude", "pruning.heads_per_layer": 2}
+PRUNED_ID = "custom-score=magnitude-s1"
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -55,7 +56,7 @@ class Trained:
         self.folder, self.uri = folder, f"sqlite:///{folder}/mlflow.db"
         self.final: dict[str, dict[str, Any]] = {}
         self._train("whole", _config())
-        self._train("pruned", _config(**PRUNED))
+        self._train(PRUNED_ID, _config(**PRUNED))
         self._record()
         runs = open_client(self.uri).search_runs(["1"], "tags.trial_id LIKE '%'")
         self.run_ids = {run.data.tags["trial_id"]: run.info.run_id for run in runs}
@@ -88,7 +89,7 @@ class Trained:
             artifact_root=str(self.folder / "artifacts"),
         ) as tracker:  # fmt: skip
             tracker.begin_sweep(sweep_id=self.sweep_id, name=self.sweep_id, tags={}, params={}, files={})
-            for trial_id in ("whole", "pruned", "failed"):
+            for trial_id in ("whole", PRUNED_ID, "failed"):
                 tracker.plan_trial(trial_id=trial_id, run_name=trial_id, params={}, tags={})
             for trial_id, final in self.final.items():
                 tracker.end_trial(
@@ -139,7 +140,7 @@ def _save(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("trial_id", ["whole", "pruned"])
+@pytest.mark.parametrize("trial_id", ["whole", PRUNED_ID])
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 def test_a_forecast_is_what_the_trials_evaluation_computes_for_that_window(
     trained: Trained, frame: pd.DataFrame, command: Command, tmp_path: Path, trial_id: str, ending: str
@@ -159,9 +160,10 @@ def test_a_forecast_is_what_the_trials_evaluation_computes_for_that_window(
     start = trained.series.bounds["test"][0]
     assert list(pd.to_datetime(found["date"])) == list(pd.to_datetime(trained.series.timestamps[start : start + H]))
     assert f"out.{ending}: 24 rows x 7 columns" in out and f"trial {trial_id} of {trained.sweep_id}" in out
+    assert command(trial_id, source, "--force", target=f"out.{ending}")[1] == out  # found by its name too
 
 
-@pytest.mark.parametrize("trial_id", ["whole", "pruned"])
+@pytest.mark.parametrize("trial_id", ["whole", PRUNED_ID])
 def test_the_saved_models_forecasts_have_the_error_that_the_trial_reported(trained: Trained, trial_id: str) -> None:
     series = trained.series
     forecaster = Forecaster(trained.folder / trial_id)
@@ -174,13 +176,13 @@ def test_the_saved_models_forecasts_have_the_error_that_the_trial_reported(train
 
 
 def test_the_saved_facts_name_the_series_and_the_trial(trained: Trained) -> None:
-    facts = Forecaster(trained.folder / "pruned").facts
+    facts = Forecaster(trained.folder / PRUNED_ID).facts
     assert facts.columns == trained.series.columns and facts.step_minutes == 60
     assert facts.mean == tuple(trained.series.mean) and facts.std == tuple(trained.series.std)
     assert facts.dataset["source_sha256"] == trained.series.source_sha256
-    assert (facts.trial["sweep_id"], facts.trial["trial_id"]) == (trained.sweep_id, "pruned")
+    assert (facts.trial["sweep_id"], facts.trial["trial_id"]) == (trained.sweep_id, PRUNED_ID)
     assert TrialConfig.model_validate(facts.trial["config"]) == _config(**PRUNED)
-    assert facts.trial["val_mse"] == trained.final["pruned"]["metrics"]["final/val_mse"]
+    assert facts.trial["val_mse"] == trained.final[PRUNED_ID]["metrics"]["final/val_mse"]
     assert "torch" in facts.versions
 
 
@@ -267,7 +269,7 @@ def test_a_file_that_cannot_be_forecast_from_is_told_in_one_line(
     [
         ("hole", "no folder, MLflow run, sweep or trial of this name; the latest sweeps are .* Did you mean 'whole'"),
         ("0" * 32, "no folder, MLflow run, sweep or trial of this name"),
-        ("it's", "no folder, MLflow run, sweep or trial of this name"),
+        ('it\'s "so"', "no folder, MLflow run, sweep or trial of this name"),
         ("failed", r"trial failed of .* is 'failed' \(no luck\) and has no model"),
         ("./nowhere", "there is no such folder"),
         ("{tmp}", "it holds no forecasting.json"),

@@ -81,7 +81,7 @@ def _find_run(client: MlflowClient, name: str) -> tuple[Run, str]:
     sweeps = [summary.sweep_id for summary in summaries(client, PROJECT)]
     if name in sweeps:
         return _winner(name, _trials(client, f"tags.sweep_id = '{name}'"))
-    known = _trials(client, f"tags.trial_id = '{name}'") if re.fullmatch(r"[\w.:-]+", name) else []
+    known = _trials(client, f"tags.trial_id = '{name}'") if not set(name) & set("'\"`\\") else []  # what a query quotes
     by_sweep = {run.data.tags.get("sweep_id"): run for run in reversed(known)}  # of two runs of one trial the older
     for sweep_id in sweeps:
         if sweep_id in by_sweep:
