@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 DONE, TRIAL_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
@@ -14,6 +14,14 @@ class WrongInput(ValueError):
 
 class Unsupported(Exception):
     """A trial found on its own device that it cannot run there; the message is the reason."""
+
+
+class GateFailed(Exception):
+    """An arm is not the function it should be, or did not run its own kernels; the message is the reason, one line."""
+
+    def __init__(self, reason: str, *, metrics: Mapping[str, float | None] | None = None) -> None:
+        super().__init__(reason)
+        self.metrics = dict(metrics or {})
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> WrongInput:

@@ -42,6 +42,7 @@ class Launcher:
             cpus=self.share.cpus,
             exclusive=self.share.exclusive,
             data_sha256=self.data_sha256,
+            gate_dir=str(self.folder.path.parent / "gate"),
             resume_from=self.folder.checkpoints().get(trial.trial_id),
             sweep_id=self.folder.sweep_id,
         )

@@ -37,6 +37,10 @@ class Pruner:
         """First epoch that runs with the final number of heads."""
         return 1 + self._removed.index(self._removed[-1])
 
+    def heads_at_ends(self, heads: int) -> list[int]:
+        """How many of `heads` a layer has in the first and in the last epoch; one number where that is the same."""
+        return [heads - gone for gone in dict.fromkeys((self._removed[0], self._removed[-1]))]
+
     def prune_before(
         self,
         epoch: int,

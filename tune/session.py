@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +33,7 @@ from tune.evaluate import evaluate, naive_forecasts
 from tune.hardware import missing_packages, node_facts
 from tune.lr import Course, Rates
 from tune.measure import EpochTimer, EpochTimes, GpuMeter
+from tune.proof import Proof
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.saving import save_forecaster
 from tune.search import unsupported_reason
@@ -60,6 +62,7 @@ class Session:
         self.model = build_model(**self._model_fields(len(series.columns))).to(self.device)
         self.optimizer = make_optimizer(self.model, learning_rate=config.train.learning_rate)
         self.scaler = make_scaler(job.device_type, config.train.precision)
+        self.proof = Proof(job.gate_dir, self.device)
         self.feed = self._open_feed(series)  # last: from here on there is something to close
 
     def __enter__(self) -> Self:
@@ -110,6 +113,34 @@ class Session:
             "context_length": data.context_length,
             "prediction_length": data.prediction_length,
         }
+
+    def pass_gate(self) -> None:
+        """Raises GateFailed unless the arm is the same function as the reference, at its first and last shapes."""
+        with self._proving():
+            self.proof.pass_gate(
+                self._model_fields(self.feed.channels),
+                self.config.train,
+                heads=self.pruner.heads_at_ends(self.config.model.num_heads),
+                batch_size=min(self.config.train.batch_size, self.feed.num_windows("train")),
+            )
+
+    def prove_kernels(self) -> None:
+        """Raises GateFailed unless a step of the finished training runs the backend's kernels. After the last epoch."""
+        if self._stepper is None:
+            self._build_stepper()
+        assert self._stepper is not None
+        with self._proving():
+            batch = next(iter(self._stepper.batches(self.feed, 1))).arrived()
+            self.proof.prove_kernels(self._stepper, batch, self.config.model.attention, self.config.train.engine)
+
+    @contextmanager
+    def _proving(self) -> Iterator[None]:
+        """Its time counts as the gate's, and neither as start-up nor as anything else."""
+        began_s = time.perf_counter()
+        yield
+        took_s = time.perf_counter() - began_s
+        self.progress.gate_s += took_s
+        self._started_s += took_s
 
     @property
     def finished(self) -> bool:
@@ -262,9 +293,11 @@ class Session:
                 "final/median_epoch_s": median_after(progress.epoch_train_s, self.pruner.final_from_epoch),
                 "final/train_total_s": sum(progress.epoch_train_s),
                 "final/compile_s": progress.compile_s,
+                "final/gate_s": progress.gate_s,
                 "final/prune_s": progress.prune_s,
                 "final/startup_s": self._startup_s,
             }
+            | self.proof.metrics
             | {name.replace("model/", "final/"): value for name, value in self._size_metrics().items()}
         )
 
@@ -284,7 +317,7 @@ class Session:
             "process": str(os.getpid()),
             "heads_kept": json.dumps(heads_per_layer(self.model)),
         }
-        return {name: value for name, value in known.items() if value is not None}
+        return {name: value for name, value in known.items() if value is not None} | self.proof.tags
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to go on exactly from here."""

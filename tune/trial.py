@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.config import TrialConfig
-from tune.errors import Unsupported
+from tune.errors import GateFailed, Unsupported
 
 Report = Callable[[dict[str, Any], Path | None], None]
 
@@ -34,6 +34,7 @@ class TrialJob:
     cpus: int  # threads the trial may use
     exclusive: bool = True  # whether the trial has the device to itself
     data_sha256: str | None = None  # of the source that the sweep was planned on; None: not checked
+    gate_dir: str | None = None  # where verdicts of the gate are kept; None: nowhere, every trial measures
     resume_from: str | None = None  # checkpoint of an earlier run of this sweep
     sweep_id: str | None = None  # goes into the saved model
 
@@ -50,6 +51,7 @@ class Progress:
     best_val_mse: float = math.inf
     epoch_train_s: list[float] = field(default_factory=list)  # raw training time of each epoch
     compile_s: float = 0.0  # compiling and warming up, apart from the epochs
+    gate_s: float = 0.0  # proving the arm, before and after the epochs
     prune_s: float = 0.0  # scoring and surgery, apart from the epochs
     shared: bool | None = False  # whether another process computed on the device in any epoch; None: not known
     not_finite: str | None = None  # what stopped being a number
@@ -77,6 +79,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
     ):
         if checkpoint is not None:
             session.restore(checkpoint)
+        session.pass_gate()
         while session.progress.not_finite is None and not session.finished:
             metrics = session.run_epoch()
             session.progress.not_finite = _not_finite(metrics)
@@ -93,6 +96,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
 
 
 def _finish(session: Any) -> dict[str, Any]:
+    session.prove_kernels()
     return {"status": "done", "reason": None, "metrics": session.final_metrics()}
 
 
@@ -113,6 +117,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _failure(error: Exception) -> dict[str, Any]:
     if isinstance(error, Unsupported):
         return {"status": "unsupported", "reason": str(error), "metrics": {}, "tags": {}}
+    if isinstance(error, GateFailed):
+        return {"status": "failed_gate", "reason": str(error), "metrics": error.metrics, "tags": {"gate": "failed"}}
     status = "oom" if _is_out_of_memory(error) else "failed"
     reason = f"{type(error).__name__}: {_first_words(error)}"
     return {"status": status, "reason": reason, "metrics": {}, "tags": {"traceback": traceback.format_exc()[-4000:]}}

@@ -1,0 +1,58 @@
+"""What one trial has to prove, and what it tells of it: the gate before its epochs, its kernels after them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_pipeline.batches import Batch
+from tune import gate, kernels
+from tune.config import TrainConfig
+from tune.errors import GateFailed
+from tune.numerics import Subject
+from tune.step import Stepper
+
+MOST_NAMES = 20  # kernels in the tag: a store shortens what is longer than it allows
+
+
+class Proof:
+    """One trial's verdicts and kernels. `gate_dir`: where verdicts are kept; None: nowhere."""
+
+    def __init__(self, gate_dir: str | None, device: torch.device) -> None:
+        self._folder, self._device = Path(gate_dir) if gate_dir else None, device
+        self.metrics: dict[str, float | None] = {}
+        self.tags: dict[str, str] = {}
+
+    def pass_gate(self, model: Mapping[str, Any], train: TrainConfig, *, heads: Sequence[int], batch_size: int) -> None:
+        """Raises GateFailed where the arm is not the reference's function with each of these numbers of `heads`.
+
+        The metrics are those of the number that comes nearest to its limit.
+        """
+        verdicts = [
+            gate.require(
+                Subject(
+                    model=model, heads=count, engine=train.engine, precision=train.precision, batch_size=batch_size
+                ),
+                self._device,
+                self._folder,
+            )
+            for count in heads
+        ]
+        worst = max(verdicts, key=lambda verdict: verdict.relative_error)
+        self.metrics = worst.metrics
+        gated_at = min(verdict.measured.batch_size for verdict in verdicts)
+        self.tags["gate"] = "passed" if gated_at == batch_size else f"passed, gated at batch {gated_at} of {batch_size}"
+
+    def prove_kernels(self, stepper: Stepper, batch: Batch, attention: str, engine: str) -> None:
+        """Raises GateFailed where a step did not run the backend's kernels, or ran another's too."""
+        try:
+            names = kernels.prove(stepper, batch, attention=attention, engine=engine)
+        except GateFailed as error:
+            error.metrics |= self.metrics
+            raise
+        unseen = f"not visible on CPU with engine {engine}"
+        self.tags["kernels"] = unseen if names is None else json.dumps(names[:MOST_NAMES])
