@@ -4,83 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from trial_kit import run_small as _run
 
 from model.patchtst import load_model
 from tune import session as session_module
-from tune.config import TrialConfig
-from tune.hardware import DeviceFacts
-from tune.search import make_plan
-from tune.sweeps import Arm, SweepConfig
-from tune.trial import TrialJob, median_after, run_trial
-
-CPU = DeviceFacts(device_type="cpu", name="some CPU")
-SMALL = {
-    "data.dataset": "demo",
-    "data.context_length": 48,
-    "data.prediction_length": 24,
-    "model.d_model": 16,
-    "model.num_heads": 4,
-    "model.ffn_dim": 16,
-    "train.batch_size": 256,
-}
-
-
-class Recorder:
-    """Stands where Tune stands: keeps the reports and the folders that came with them."""
-
-    def __init__(self, folder: Path, stop_after: int | None = None) -> None:
-        self.folder, self.stop_after = folder, stop_after
-        self.reports: list[dict[str, Any]] = []
-
-    def __call__(self, result: dict[str, Any], folder: Path | None) -> None:
-        self.reports.append(result)
-        if folder is not None:
-            shutil.copytree(folder, self.folder / f"report-{len(self.reports)}")
-        if self.stop_after == len(self.reports):
-            raise KeyboardInterrupt  # not an Exception: leaves the trial as a killed process would
-
-    @property
-    def epochs(self) -> list[dict[str, Any]]:
-        return [report for report in self.reports if "epoch" in report]
-
-    @property
-    def final(self) -> dict[str, Any]:
-        return self.reports[-1]
-
-    def weights(self, number: int) -> dict[str, torch.Tensor]:
-        return load_model(self.folder / f"report-{number}" / "model").state_dict()
-
-
-def _config(**fields: Any) -> TrialConfig:
-    sweep = SweepConfig(name="one", question="?", baseline="a", arms=(Arm(label="a", changes={}),))
-    return make_plan(sweep, overrides={**SMALL, **fields}, repeats=1, seed=1, device=CPU).trials[0].config
-
-
-def _run(
-    folder: Path,
-    checkpoint: Path | None = None,
-    stop_after: int | None = None,
-    exclusive: bool = True,
-    data_sha256: str | None = None,
-    **fields: Any,
-) -> Recorder:
-    folder.mkdir(exist_ok=True)
-    config = _config(**{name.replace("__", "."): value for name, value in fields.items()})
-    job = TrialJob(
-        trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=str(folder),
-        cache_dir=str(folder.parent / "arrow"), cpus=1,
-        exclusive=exclusive, data_sha256=data_sha256,
-    )  # fmt: skip
-    recorder = Recorder(folder, stop_after)
-    run_trial(job, recorder, checkpoint)
-    return recorder
-
+from tune.trial import median_after
 
 GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
 

@@ -84,6 +84,10 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def short(name: str) -> str:
-    """A kernel's name without its result, arguments, template arguments and outer namespaces; at most 80 characters."""
-    bare = re.sub(r"[<(].*", "", name.removeprefix("void ").replace("(anonymous namespace)::", ""))
-    return "::".join(bare.split("::")[-2:])[:80]
+    """What tells a kernel from others, at most 80 characters: the first name in it that sounds like attention.
+
+    A template's own name may say nothing; for a kernel of nothing like attention it is all there is.
+    """
+    words = re.findall(r"[\w:.]+", name.removeprefix("void ").replace("(anonymous namespace)::", ""))
+    telling = next((word for word in words if re.search(ATTENTION_LIKE, word.split("::")[-1])), words[0])
+    return "::".join(telling.split("::")[-2:])[:80]
