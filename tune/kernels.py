@@ -89,5 +89,5 @@ def short(name: str) -> str:
     A template's own name may say nothing; for a kernel of nothing like attention it is all there is.
     """
     words = re.findall(r"[\w:.]+", name.removeprefix("void ").replace("(anonymous namespace)::", ""))
-    telling = next((word for word in words if re.search(ATTENTION_LIKE, word.split("::")[-1])), words[0])
+    telling = next((word for word in words if re.search(ATTENTION_LIKE, word.split("::")[-1])), (words or [name])[0])
     return "::".join(telling.split("::")[-2:])[:80]
