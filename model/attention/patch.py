@@ -1,0 +1,94 @@
+"""patch: our own Triton kernels for PatchTST's short sequences, up to 128 patches of narrow heads.
+
+The fused kernels of other backends work in tiles of 64 or 128 rows and one block per (sequence, head), which suits
+long sequences; PatchTST has 3 to 64 rows. Here a whole sequence is one program's, a few heads at a time: the forward
+pass reads q, k, v and writes o, the backward pass reads q, k, v, do and writes dq, dk, dv, each once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from model.attention.base import (
+    Workload,
+    capability_reason,
+    has_module,
+    no_dropout_reason,
+    package_reason,
+    refuse_mask,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TRANSFORMERS_NAME = "triton_patch"
+MAX_PATCHES = 128
+MAX_HEAD_DIM = 64
+
+
+@dataclass(frozen=True)
+class Patch:
+    """torch.ops.patchtst.patch_attention (model/attention/patch_op.py): CUDA, fp32, tf32, bf16, fp16; no dropout."""
+
+    name: str = "patch"
+    description: str = "our own Triton kernels for up to 128 patches of narrow heads; CUDA only"
+    kernel_patterns: tuple[str, ...] = (r"^patch_attention_forward", r"^patch_attention_backward")
+    cpu_patterns: tuple[str, ...] = ()
+
+    def unsupported_reason(self, work: Workload) -> str | None:
+        """CUDA of capability 8.0, no attention dropout, at most 128 patches of heads of at most 64."""
+        if work.device_type != "cuda":
+            return "patch needs a CUDA GPU: use eager or sdpa_flash here"
+        if reason := capability_reason(self.name, work, (8, 0), "sdpa_efficient or eager"):
+            return reason
+        if reason := no_dropout_reason(self.name, work):
+            return reason
+        if work.patches > MAX_PATCHES:
+            return (
+                f"patch takes at most {MAX_PATCHES} patches and got {work.patches}: raise model.patch_length or "
+                "model.patch_stride, or use sdpa_efficient or eager"
+            )
+        if work.head_dim > MAX_HEAD_DIM:
+            return (
+                f"patch takes a head_dim of at most {MAX_HEAD_DIM} and got {work.head_dim}: raise model.num_heads, or "
+                "use sdpa_efficient or eager"
+            )
+        return None
+
+    def missing_package(self, *, importing: bool) -> str | None:
+        """triton, which comes with torch's builds for CUDA on Linux."""
+        module = "triton.language" if importing else None
+        return package_reason(self.name, install="pip install triton", present=has_module("triton"), module=module)
+
+    def register(self) -> str:
+        """Installs the function under a name of ours; calling it again changes nothing."""
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(TRANSFORMERS_NAME, attend)
+        return TRANSFORMERS_NAME
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights.
+
+    ValueError for a mask, for dropout, and for what patch_op.patch_attention refuses.
+    """
+    refuse_mask("patch", attention_mask)
+    if dropout > 0:
+        raise ValueError(f"patch has no attention dropout and got {dropout}: use eager")
+    from model.attention.patch_op import patch_attention
+
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Back to (B*C, N, K, E), as the projections lie in memory: views, no copies.
+    output, _lse = patch_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scale)
+    return output, None

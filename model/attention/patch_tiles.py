@@ -1,0 +1,227 @@
+"""Variant "tiles": a program computes a few neighbouring heads of one sequence with 2-D matrix products.
+
+Tensors q k v o: S sequences x N patches x K heads x E head width, contiguous; lse: S x K x N in fp32, log2 of the sum
+of 2^(score * scale * log2(e)). A row of q holds all heads of one patch, and one head of width 8 is only 16 bytes of
+it. So a program loads HEADS neighbouring heads as one tile of COLUMNS >= 16 columns and gets each head's product by
+setting the other heads' columns of one factor to zero: tensor cores need 16 columns anyway.
+
+The keys are held in two pieces, A and B, of a power of two rows each (B may be absent): 42 patches are 32 + 16, not 64.
+The queries are taken ROWS at a time. The backward pass computes the scores transposed, keys x queries: the products
+that make dv and dk then take them as they are, and only the one for dq needs them turned.
+Rows past N are read as zeros; scores of keys past N are minus infinity.
+
+lse is as exact as a number of its size, so p = 2^(score - lse) is too: right for half precision, while for fp32 the
+backward pass takes maximum and sum again (RECOMPUTE): with scores of 100 it would be 20 times less exact than eager.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _operand(x: tl.tensor, like: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
+    """x rounded to the inputs' type, as a matrix product takes it; the interpreter multiplies bf16 only as fp32."""
+    x = x.to(like.dtype.element_ty)
+    if UPCAST:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def _tile(
+    start: tl.tensor,
+    ROWS: tl.constexpr,
+    columns: tl.tensor,
+    inside: tl.tensor,
+    N: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> tl.tensor:
+    """Offsets and mask of ROWS patches from `start`, within one sequence, at these columns."""
+    rows = start + tl.arange(0, ROWS)
+    return rows[:, None] * WIDTH + columns[None, :], (rows < N)[:, None] & inside[None, :]
+
+
+@triton.jit
+def _scores(
+    left: tl.tensor,
+    right: tl.tensor,
+    start: tl.constexpr,
+    N: tl.constexpr,
+    KEY_AXIS: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> tl.tensor:
+    """left @ right^T with minus infinity for keys past N; keys begin at `start` and lie along KEY_AXIS."""
+    scores = tl.dot(left, tl.trans(right), input_precision=PRECISION)
+    if start + scores.shape[KEY_AXIS] > N:
+        known = start + tl.arange(0, scores.shape[KEY_AXIS]) < N
+        scores = tl.where(tl.expand_dims(known, 1 - KEY_AXIS), scores, float("-inf"))
+    return scores
+
+
+@triton.jit
+def patch_attention_forward_tiles(
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    o: tl.tensor,
+    lse: tl.tensor,
+    scale_log2: tl.tensor,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    E: tl.constexpr,
+    HEADS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS_A: tl.constexpr,
+    KEYS_B: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+) -> None:
+    """o = softmax(q k^T scale) v and its log-sum-exp. Grid: S * ceil(K / HEADS)."""
+    WIDTH: tl.constexpr = K * E
+    tiles: tl.constexpr = (K + HEADS - 1) // HEADS
+    program = tl.program_id(0)
+    sequence = (program // tiles).to(tl.int64)
+    first = (program % tiles) * HEADS
+    base = sequence * N * WIDTH
+    lane = tl.arange(0, COLUMNS)
+    columns = first * E + lane
+    inside = (lane < HEADS * E) & (columns < WIDTH)
+
+    at_a, in_a = _tile(0, KEYS_A, columns, inside, N, WIDTH)
+    k_a = _operand(tl.load(k + base + at_a, mask=in_a, other=0.0), k, UPCAST)
+    v_a = _operand(tl.load(v + base + at_a, mask=in_a, other=0.0), v, UPCAST)
+    if KEYS_B > 0:
+        at_b, in_b = _tile(KEYS_A, KEYS_B, columns, inside, N, WIDTH)
+        k_b = _operand(tl.load(k + base + at_b, mask=in_b, other=0.0), k, UPCAST)
+        v_b = _operand(tl.load(v + base + at_b, mask=in_b, other=0.0), v, UPCAST)
+
+    for start in range(0, N, ROWS):
+        at, there = _tile(start, ROWS, columns, inside, N, WIDTH)
+        rows = start + tl.arange(0, ROWS)
+        q_all = _operand(tl.load(q + base + at, mask=there, other=0.0), q, UPCAST)
+        out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+        for head in tl.static_range(HEADS):
+            mine = (lane // E == head)[None, :]
+            q_head = tl.where(mine, q_all, 0.0).to(q_all.dtype) if HEADS > 1 else q_all
+            s_a = _scores(q_head, k_a, 0, N, 1, PRECISION)
+            top = tl.max(s_a, 1)
+            if KEYS_B > 0:
+                s_b = _scores(q_head, k_b, KEYS_A, N, 1, PRECISION)
+                top = tl.maximum(top, tl.max(s_b, 1))
+            top = top * scale_log2
+            p_a = tl.exp2(s_a * scale_log2 - top[:, None])
+            total = tl.sum(p_a, 1)
+            part = tl.dot(_operand(p_a, v, UPCAST), v_a, input_precision=PRECISION)
+            if KEYS_B > 0:
+                p_b = tl.exp2(s_b * scale_log2 - top[:, None])
+                total += tl.sum(p_b, 1)
+                part = tl.dot(_operand(p_b, v, UPCAST), v_b, acc=part, input_precision=PRECISION)
+            part = part * (1.0 / total)[:, None]
+            out = tl.where(mine, part, out) if HEADS > 1 else part
+            at_lse = (sequence * K + first + head) * N + rows
+            tl.store(lse + at_lse, top + tl.log2(total), mask=(rows < N) & (first + head < K))
+        tl.store(o + base + at, out.to(o.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def patch_attention_backward_tiles(
+    grad: tl.tensor,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    lse: tl.tensor,
+    dq: tl.tensor,
+    dk: tl.tensor,
+    dv: tl.tensor,
+    scale: tl.tensor,
+    scale_log2: tl.tensor,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    E: tl.constexpr,
+    HEADS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS_A: tl.constexpr,
+    KEYS_B: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    RECOMPUTE: tl.constexpr,
+) -> None:
+    """dq, dk, dv from the gradient of o; each is written once, by one program. Grid: S * ceil(K / HEADS)."""
+    WIDTH: tl.constexpr = K * E
+    tiles: tl.constexpr = (K + HEADS - 1) // HEADS
+    program = tl.program_id(0)
+    sequence = (program // tiles).to(tl.int64)
+    first = (program % tiles) * HEADS
+    base = sequence * N * WIDTH
+    lane = tl.arange(0, COLUMNS)
+    columns = first * E + lane
+    inside = (lane < HEADS * E) & (columns < WIDTH)
+
+    at_a, in_a = _tile(0, KEYS_A, columns, inside, N, WIDTH)
+    k_a = _operand(tl.load(k + base + at_a, mask=in_a, other=0.0), k, UPCAST)
+    v_a = _operand(tl.load(v + base + at_a, mask=in_a, other=0.0), v, UPCAST)
+    dk_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
+    dv_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
+    if KEYS_B > 0:
+        at_b, in_b = _tile(KEYS_A, KEYS_B, columns, inside, N, WIDTH)
+        k_b = _operand(tl.load(k + base + at_b, mask=in_b, other=0.0), k, UPCAST)
+        v_b = _operand(tl.load(v + base + at_b, mask=in_b, other=0.0), v, UPCAST)
+        dk_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
+        dv_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
+
+    for start in range(0, N, ROWS):
+        at, there = _tile(start, ROWS, columns, inside, N, WIDTH)
+        rows = start + tl.arange(0, ROWS)
+        q_all = _operand(tl.load(q + base + at, mask=there, other=0.0), q, UPCAST)
+        do_all = _operand(tl.load(grad + base + at, mask=there, other=0.0), q, UPCAST)
+        out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+        for head in tl.static_range(HEADS):
+            mine = (lane // E == head)[None, :]
+            q_head = tl.where(mine, q_all, 0.0).to(q_all.dtype) if HEADS > 1 else q_all
+            do_head = tl.where(mine, do_all, 0.0).to(do_all.dtype) if HEADS > 1 else do_all
+            s_a = _scores(k_a, q_head, 0, N, 0, PRECISION)
+            dp_a = tl.dot(v_a, tl.trans(do_head), input_precision=PRECISION)
+            if KEYS_B > 0:
+                s_b = _scores(k_b, q_head, KEYS_A, N, 0, PRECISION)
+                dp_b = tl.dot(v_b, tl.trans(do_head), input_precision=PRECISION)
+            if RECOMPUTE:
+                shift = tl.max(s_a, 0)
+                if KEYS_B > 0:
+                    shift = tl.maximum(shift, tl.max(s_b, 0))
+                shift = shift * scale_log2
+            else:  # 0 for a query past N, whose do is 0
+                at_lse = (sequence * K + first + head) * N + rows
+                shift = tl.load(lse + at_lse, mask=(rows < N) & (first + head < K), other=0.0)
+            p_a = tl.exp2(s_a * scale_log2 - shift[None, :])
+            if KEYS_B > 0:
+                p_b = tl.exp2(s_b * scale_log2 - shift[None, :])
+            if RECOMPUTE:
+                total = tl.sum(p_a, 0)
+                if KEYS_B > 0:
+                    total += tl.sum(p_b, 0)
+                    p_b = p_b * (1.0 / total)[None, :]
+                p_a = p_a * (1.0 / total)[None, :]
+            delta = tl.sum(p_a * dp_a, 0)
+            if KEYS_B > 0:
+                delta += tl.sum(p_b * dp_b, 0)
+            ds_a = _operand(p_a * (dp_a - delta[None, :]), q, UPCAST)
+            dv_a = tl.dot(_operand(p_a, q, UPCAST), do_head, acc=dv_a, input_precision=PRECISION)
+            dk_a = tl.dot(ds_a, q_head, acc=dk_a, input_precision=PRECISION)
+            dq_head = tl.dot(tl.trans(ds_a), k_a, input_precision=PRECISION)
+            if KEYS_B > 0:
+                ds_b = _operand(p_b * (dp_b - delta[None, :]), q, UPCAST)
+                dv_b = tl.dot(_operand(p_b, q, UPCAST), do_head, acc=dv_b, input_precision=PRECISION)
+                dk_b = tl.dot(ds_b, q_head, acc=dk_b, input_precision=PRECISION)
+                dq_head = tl.dot(tl.trans(ds_b), k_b, acc=dq_head, input_precision=PRECISION)
+            out = tl.where(mine, dq_head, out) if HEADS > 1 else dq_head
+        tl.store(dq + base + at, (out * scale).to(dq.dtype.element_ty), mask=there)
+
+    tl.store(dk + base + at_a, (dk_a * scale).to(dk.dtype.element_ty), mask=in_a)
+    tl.store(dv + base + at_a, dv_a.to(dv.dtype.element_ty), mask=in_a)
+    if KEYS_B > 0:
+        tl.store(dk + base + at_b, (dk_b * scale).to(dk.dtype.element_ty), mask=in_b)
+        tl.store(dv + base + at_b, dv_b.to(dv.dtype.element_ty), mask=in_b)
