@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from capture_kit import RecordingCapture
 
 from model.attention import BACKENDS
 from model.attention.base import Workload
 from model.attention.eager import Eager, attend
 from tune import gate, numerics
+from tune.engines import ENGINES
 from tune.errors import GateFailed
+from tune.graph import GraphStepper
 from tune.numerics import Errors, Measured, Subject, measure
 
 CPU = torch.device("cpu")
@@ -169,6 +172,22 @@ def test_its_own_batches_and_weights_do_not_depend_on_the_random_state_around_it
     first = measure(SUBJECT, CPU)
     torch.manual_seed(2)
     assert measure(SUBJECT, CPU) == first
+
+
+def test_the_graph_engine_is_gated_as_it_replays_its_captured_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tape of operators stands for the CUDA graph."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    built: list[GraphStepper] = []
+
+    def build(model: Any, optimizer: Any, **options: Any) -> GraphStepper:
+        built.append(GraphStepper(model, optimizer, capture=RecordingCapture(), **options))
+        return built[-1]
+
+    monkeypatch.setattr(ENGINES["graph"], "build", build)
+    for attention in ("eager", "sdpa_flash"):
+        assert gate.require(_with(attention, engine="graph"), CPU, None).relative_error <= 1
+    assert len(built) == 2
+    assert all(stepper.next_step == numerics.BATCHES for stepper in built)
 
 
 # The verdict on disk

@@ -19,7 +19,7 @@ from trial_kit import Recorder, run_small
 from model.attention import BACKENDS, eager, sdpa_flash
 from model.attention.eager import Eager
 from model.attention.sdpa_flash import SdpaFlash
-from tune import gate, kernels, session
+from tune import gate, kernel_names, kernels, session
 from tune.errors import GateFailed
 from tune.proof import Proof
 
@@ -251,28 +251,28 @@ def test_the_compile_engine_is_gated_through_the_compiler_and_claims_no_kernel_o
 def test_a_backends_own_gpu_kernels_prove_it(attention: str) -> None:
     if attention not in KERNELS:
         pytest.skip(f"no recorded kernel names of {attention}")
-    proven = kernels.check([*OTHERS, *KERNELS[attention]], attention=attention, device_type="cuda")
+    proven = kernel_names.check([*OTHERS, *KERNELS[attention]], attention=attention, device_type="cuda")
     assert proven
-    assert set(proven) <= {name[: kernels.NAME_LENGTH] for name in KERNELS[attention]}
+    assert set(proven) <= {name[: kernel_names.NAME_LENGTH] for name in KERNELS[attention]}
 
 
 @pytest.mark.parametrize("attention", KERNELS)
 def test_the_kernels_of_another_backend_prove_nothing_whoever_asks(attention: str) -> None:
     for other in KERNELS.keys() - {attention}:
         with pytest.raises(GateFailed, match=f"matches {attention}'s"):
-            kernels.check(KERNELS[other], attention=attention, device_type="cuda")
+            kernel_names.check(KERNELS[other], attention=attention, device_type="cuda")
         with pytest.raises(GateFailed, match=f"a training step of {attention} ran a kernel of {other}"):
-            kernels.check([*KERNELS[attention], *KERNELS[other]], attention=attention, device_type="cuda")
+            kernel_names.check([*KERNELS[attention], *KERNELS[other]], attention=attention, device_type="cuda")
 
 
 def test_a_step_without_any_kernel_proves_nothing() -> None:
     with pytest.raises(GateFailed, match="seen: none among 0 kernels"):
-        kernels.check([], attention="eager", device_type="cuda")
+        kernel_names.check([], attention="eager", device_type="cuda")
 
 
 def test_a_backend_that_names_no_operator_is_not_proven_by_running() -> None:
     with pytest.raises(GateFailed, match="flex names no kernel that would prove it on cpu"):
-        kernels.check(["aten::softmax"], attention="flex", device_type="cpu")
+        kernel_names.check(["aten::softmax"], attention="flex", device_type="cpu")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_backend_that_names_no_operator_is_not_proven_by_running() -> None:
     ],
 )
 def test_a_short_name_still_says_which_kernel_it_is(name: str, short: str) -> None:
-    assert kernels.short(name) == short
+    assert kernel_names.short(name) == short
 
 
 def test_the_profile_has_the_operators_of_a_whole_step_forward_and_backward() -> None:

@@ -176,7 +176,7 @@ class _Recorder(torch.optim.Optimizer):
     def __init__(self, model: nn.Module) -> None:
         true = {name: value for name, value in model.named_parameters() if not name.endswith(NO_TRUE_GRADIENT)}
         self._recorded = [parameter for parameter in true.values() if parameter.requires_grad]
-        super().__init__(model.parameters(), {"lr": 0.0, "betas": (0.0, 0.0)})
+        super().__init__(model.parameters(), {"lr": 0.0, "betas": (0.0, 0.0), "fused": True})  # what engines look at
         for parameter in self._recorded:
             self.state[parameter]["gradient"] = torch.full_like(parameter, math.nan)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from data_pipeline.batches import Batch
 from tune import gate, kernels
 from tune.config import TrainConfig
 from tune.errors import GateFailed
@@ -47,7 +46,7 @@ class Proof:
         gated_at = min(verdict.measured.batch_size for verdict in verdicts)
         self.tags["gate"] = "passed" if gated_at == batch_size else f"passed, gated at batch {gated_at} of {batch_size}"
 
-    def prove_kernels(self, stepper: Stepper, batch: Batch, attention: str, engine: str) -> None:
+    def prove_kernels(self, stepper: Stepper, batch: Any, attention: str, engine: str) -> None:
         """Raises GateFailed where a step did not run the backend's kernels, or ran another's too."""
         try:
             names = kernels.prove(stepper, batch, attention=attention, engine=engine)
