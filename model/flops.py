@@ -9,7 +9,7 @@ utilisation is defined (Chowdhery et al. 2022, "PaLM", appendix B): no softmax, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 FP32_BYTES = 4
@@ -111,3 +111,39 @@ def minimal_step_bytes(shape: StepShape, *, activation_bytes: int) -> int:
 
 def _embedding_flops(shape: StepShape) -> int:
     return 2 * shape.sequences * shape.patches * shape.patch_length * shape.d_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuPeak:
+    """What a GPU can do at most, dense (no sparsity)."""
+
+    flops: Mapping[str, float]  # by precision, of the units that matrix products in it run on [FLOP/s]
+    bandwidth: float  # memory [bytes/s]
+
+
+_HOPPER = {"bf16": 989.4e12, "fp16": 989.4e12, "tf32": 494.7e12, "fp32": 66.9e12}
+# By the GPU's name as the driver tells it. NVIDIA's whitepapers "H100 Tensor Core GPU Architecture" (SXM5) and "A100
+# Tensor Core GPU Architecture"; bandwidths from the data sheets of H100 SXM, H200 SXM and A100 80GB SXM.
+GPU_PEAKS: dict[str, GpuPeak] = {
+    "NVIDIA H100 80GB HBM3": GpuPeak(flops=_HOPPER, bandwidth=3.35e12),
+    "NVIDIA H200": GpuPeak(flops=_HOPPER, bandwidth=4.8e12),
+    "NVIDIA A100-SXM4-80GB": GpuPeak(
+        flops={"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12}, bandwidth=2.039e12
+    ),
+}
+
+
+def mfu_pct(shape: StepShape, *, step_s: float, gpu: str | None, precision: str) -> float | None:
+    """Model FLOPs utilisation of a training step that takes `step_s`, in percent; None for a GPU not in GPU_PEAKS."""
+    peak = GPU_PEAKS.get(gpu or "")
+    return None if peak is None else 100 * train_step_flops(shape) / step_s / peak.flops[precision]
+
+
+def floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> float | None:
+    """No training step can be shorter: its FLOPs at the peak, or its least bytes at full bandwidth. None if unknown."""
+    peak = GPU_PEAKS.get(gpu or "")
+    if peak is None:
+        return None
+    width = 2 if precision in ("bf16", "fp16") else 4
+    least_bytes = minimal_step_bytes(shape, activation_bytes=width)
+    return max(train_step_flops(shape) / peak.flops[precision], least_bytes / peak.bandwidth)

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.flops import StepShape, forward_flops, minimal_step_bytes, parameter_count, train_step_flops
+from model.flops import (
+    GPU_PEAKS,
+    StepShape,
+    floor_s,
+    forward_flops,
+    mfu_pct,
+    minimal_step_bytes,
+    parameter_count,
+    train_step_flops,
+)
 from model.patchtst import build_model, count_parameters
 from model.presets import build_fields
 from model.pruning.surgery import remove_heads
@@ -91,3 +100,22 @@ def test_the_study_step_at_batch_128_is_about_150_gflop() -> None:
     )
     assert (shape.sequences, shape.patches) == (896, 42)
     assert 1.3e11 < train_step_flops(shape) < 1.8e11
+
+
+def test_utilisation_and_floor_are_known_only_for_a_gpu_whose_peak_is_known() -> None:
+    name = next(iter(GPU_PEAKS))
+    for gpu in (None, "some GPU"):
+        assert mfu_pct(SMALL, step_s=1.0, gpu=gpu, precision="bf16") is None
+        assert floor_s(SMALL, gpu=gpu, precision="bf16") is None
+    at_peak = train_step_flops(SMALL) / GPU_PEAKS[name].flops["bf16"]
+    assert mfu_pct(SMALL, step_s=at_peak, gpu=name, precision="bf16") == pytest.approx(100)
+    assert mfu_pct(SMALL, step_s=2 * at_peak, gpu=name, precision="bf16") == pytest.approx(50)
+
+
+@pytest.mark.parametrize("gpu", GPU_PEAKS)
+def test_the_floor_is_the_longer_of_computing_and_moving(gpu: str) -> None:
+    for precision, width in (("bf16", 2), ("fp16", 2), ("tf32", 4), ("fp32", 4)):
+        floor = floor_s(SMALL, gpu=gpu, precision=precision)
+        assert floor is not None
+        assert floor >= train_step_flops(SMALL) / GPU_PEAKS[gpu].flops[precision]
+        assert floor >= minimal_step_bytes(SMALL, activation_bytes=width) / GPU_PEAKS[gpu].bandwidth

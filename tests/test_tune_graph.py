@@ -181,9 +181,12 @@ def test_every_window_of_a_split_is_evaluated_exactly_with_its_padded_last_batch
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_after_heads_left_a_new_capture_goes_on_as_the_eager_engine_does(series: Series, device: str) -> None:
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_after_heads_left_a_new_capture_goes_on_as_the_eager_engine_does(
+    series: Series, schedule: str, device: str
+) -> None:
     feed = _feed(series, device)
-    rate = _rates("one_cycle")
+    rate = _rates(schedule)
     graph, eager = _graph(device, rate=rate), Stepper(*_parts(device), precision="fp32", rate=rate)
     _warm(graph, feed)
     for stepper in (graph, eager):

@@ -174,10 +174,12 @@ class GpuMeter:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self.uuid: str | None = None
+        self.name: str | None = None
         if self._cuda:
             import torch
 
-            self.uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+            properties = torch.cuda.get_device_properties(device)
+            self.uuid, self.name = f"GPU-{properties.uuid}", properties.name
         self._energy_mj: int | None = None
 
     def begin(self) -> None:

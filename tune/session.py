@@ -24,6 +24,7 @@ from data_pipeline.batches import Feed
 from data_pipeline.errors import DataUnsupported
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import Series, open_series
+from model.flops import StepShape, mfu_pct
 from model.patchtst import build_model, count_parameters, heads_per_layer
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
@@ -256,7 +257,7 @@ class Session:
             yield functools.partial(stepper.loss, batch.past, batch.future)
 
     def _time_metrics(self, times: EpochTimes, validation_s: float) -> dict[str, float | None]:
-        windows = len(times.step_ms) * min(self.config.train.batch_size, self.feed.num_windows("train"))
+        shape, steps, precision = self._step_shape(), len(times.step_ms), self.config.train.precision
         return {
             "time/epoch_s": times.train_s + validation_s,
             "time/train_s": times.train_s,
@@ -268,8 +269,25 @@ class Session:
             "time/feed_host_s": times.feed_host_s,
             "time/unexplained_pct": times.unexplained_pct,
             "time/validation_s": validation_s,
-            "speed/windows_per_s": windows / times.train_s,
+            "speed/windows_per_s": steps * shape.batch_size / times.train_s,
+            "speed/mfu_pct": mfu_pct(shape, step_s=times.train_s / steps, gpu=self.meter.name, precision=precision),
         }
+
+    def _step_shape(self) -> StepShape:
+        data, model = self.config.data, self.config.model
+        return StepShape(
+            batch_size=min(self.config.train.batch_size, self.feed.num_windows("train")),
+            num_channels=self.feed.channels,
+            context_length=data.context_length,
+            prediction_length=data.prediction_length,
+            patch_length=model.patch_length,
+            patch_stride=model.patch_stride,
+            d_model=model.d_model,
+            num_heads=model.num_heads,
+            num_layers=model.num_layers,
+            ffn_dim=model.ffn_dim,
+            heads_kept=[len(heads) for heads in heads_per_layer(self.model)],
+        )
 
     def _size_metrics(self) -> dict[str, float | None]:
         heads = sum(len(layer) for layer in heads_per_layer(self.model))

@@ -1,0 +1,203 @@
+"""Milliseconds of one training step: backend x engine x batch size x patch length.
+
+    python benchmarks/step.py                                       # the study's model, every backend and engine, bf16
+    python benchmarks/step.py --engines graph --batches 32,128,512 --patches 12,24,96 --json step.json
+    python benchmarks/step.py --engines eager --batches 8 --steps 5 --set model.d_model=16 --set model.num_heads=2
+
+Each cell is built, warmed up (and captured) on the device feed of generated data of ETT's 7 channels, and stepped; the
+time of a step is from the end of one to the end of the next, so that gaps between steps count. `host ms` is how long
+the host was busy with a step. Medians of all steps after the first tenth; --json has the raw values. MFU and floor are
+of model/flops.py: empty for a GPU whose peak is not listed there. Cells that cannot run are listed with their reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+@dataclass(kw_only=True)
+class Cell:
+    """One row of the table."""
+
+    attention: str
+    engine: str
+    batch_size: int
+    patch_length: int
+    reason: str | None = None  # why there are no figures
+    step_ms: list[float] | None = None  # raw, the first tenth left out
+    host_ms: list[float] | None = None
+    windows_per_s: float | None = None
+    mfu_pct: float | None = None
+    floor_pct: float | None = None  # shortest possible step in percent of the measured one
+    peak_memory_gib: float | None = None
+    compile_s: float | None = None  # compiling, warming up, capturing
+
+
+def main() -> None:
+    """Measure every cell, print each as it comes and the table at the end, write the raw values."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backends", help="comma-separated (default: all)")
+    parser.add_argument("--engines", help="comma-separated (default: all)")
+    parser.add_argument("--batches", default="128", help="comma-separated (default 128)")
+    parser.add_argument("--patches", default="12", help="comma-separated patch lengths (default 12)")
+    parser.add_argument("--precision", help="default bf16 on a GPU, fp32 on a CPU")
+    parser.add_argument("--steps", type=int, default=200, help="per cell (default 200)")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every cell")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    from model.attention import BACKENDS
+    from tune.engines import ENGINES
+    from tune.hardware import environment, has_gpu, node_facts
+
+    facts = node_facts(use_gpu=has_gpu())
+    axes = (
+        options.backends.split(",") if options.backends else list(BACKENDS),
+        options.engines.split(",") if options.engines else list(ENGINES),
+        [int(batch) for batch in options.batches.split(",")],
+        [int(patch) for patch in options.patches.split(",")],
+    )
+    cells = []
+    with tempfile.TemporaryDirectory() as folder:
+        for backend, engine, batch, patch in itertools.product(*axes):
+            cell = Cell(attention=backend, engine=engine, batch_size=batch, patch_length=patch)
+            measure(cell, options, facts, Path(folder))
+            print(f"{backend} {engine} {batch} {patch}: {cell.reason or _median(cell.step_ms)}", file=sys.stderr)
+            cells.append(cell)
+    print_table(cells, facts)
+    if options.json:
+        content = {"device": facts.as_dict(), "environment": environment(), "cells": [vars(cell) for cell in cells]}
+        options.json.write_text(json.dumps(content, indent=1))
+
+
+def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -> None:
+    """Fill in a cell's figures, or its reason."""
+    from tune.search import make_plan
+    from tune.sweeps import Arm, SweepConfig
+
+    given = {"data.dataset": "demo", "model.preset": "study", "train.epochs": 10_000}
+    if options.precision:
+        given["train.precision"] = options.precision
+    given |= {"model.attention": cell.attention, "train.engine": cell.engine, "train.batch_size": cell.batch_size}
+    given |= {"model.patch_length": cell.patch_length} | dict(item.split("=", 1) for item in options.set)
+    sweep = SweepConfig(name="step", question="", baseline="cell", arms=(Arm(label="cell", changes={}),))
+    try:
+        trial = make_plan(sweep, overrides=given, repeats=1, seed=1, device=facts).trials[0]
+        cell.reason = trial.unsupported
+        if cell.reason is None:
+            run(cell, trial.config, options.steps, facts, folder)
+    except Exception as error:  # the other cells are still to be measured
+        cell.reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def run(cell: Cell, config: Any, steps: int, facts: Any, folder: Path) -> None:
+    """Train for `steps` steps as a trial's session does."""
+    from model.flops import floor_s, mfu_pct
+    from tune.session import Session
+    from tune.trial import TrialJob
+
+    job = TrialJob(
+        trial_id="step",
+        config=config.model_dump(mode="json"),
+        device_type=facts.device_type,
+        data_dir=str(folder),
+        cache_dir=str(folder / "cache"),
+        cpus=facts.cpus,
+    )
+    with Session(job, config, time.perf_counter()) as session:
+        session.meter.begin()
+        session._build_stepper()
+        stepper = session._stepper
+        assert stepper is not None
+        session.model.train()
+        try:
+            step_ms, host_ms = _timed(stepper, session.feed, steps, facts.device_type)
+            shape, precision = session._step_shape(), config.train.precision
+            cell.compile_s = session.progress.compile_s
+            cell.peak_memory_gib = session.meter.peak_memory_gib(at_least_bytes=stepper.captured_peak_bytes)
+        finally:
+            stepper.close()
+    skip = len(step_ms) // 10
+    cell.step_ms, cell.host_ms = step_ms[skip:], host_ms[skip:]
+    seconds = statistics.median(cell.step_ms) / 1e3
+    cell.windows_per_s = shape.batch_size / seconds
+    cell.mfu_pct = mfu_pct(shape, step_s=seconds, gpu=facts.name, precision=precision)
+    floor = floor_s(shape, gpu=facts.name, precision=precision)
+    cell.floor_pct = None if floor is None else 100 * floor / seconds
+
+
+def _timed(stepper: Any, feed: Any, steps: int, device_type: str) -> tuple[list[float], list[float]]:
+    """Milliseconds from the end of each step to the end of the next, and those the host was busy with it."""
+    import torch
+
+    batches = itertools.islice(_endless(stepper, feed), steps + 1)
+    ends: list[Any] = []
+    host_ms = []
+    for batch in batches:
+        began_s = time.perf_counter()
+        stepper.step(batch.arrived())
+        host_ms.append(1e3 * (time.perf_counter() - began_s))
+        if device_type == "cuda":
+            end = torch.cuda.Event(enable_timing=True)
+            end.record()
+            ends.append(end)
+        else:
+            ends.append(time.perf_counter())
+    if device_type == "cuda":
+        torch.cuda.synchronize()
+        return [one.elapsed_time(two) for one, two in itertools.pairwise(ends)], host_ms[1:]
+    return [1e3 * (two - one) for one, two in itertools.pairwise(ends)], host_ms[1:]
+
+
+def _endless(stepper: Any, feed: Any) -> Iterator[Any]:
+    for epoch in itertools.count(1):
+        yield from stepper.batches(feed, epoch)
+
+
+def print_table(cells: list[Cell], facts: Any) -> None:
+    """To stdout, with the reasons of what did not run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"One training step on {facts.name}")
+    figures = ("batch", "patch", "ms", "host ms", "windows/s", "MFU %", "floor %", "GiB", "compile s")
+    for name in ("attention", "engine", *figures):
+        table.add_column(name, justify="left" if name in ("attention", "engine") else "right")
+    for cell in cells:
+        first = (cell.attention, cell.engine, str(cell.batch_size), str(cell.patch_length))
+        if cell.reason:
+            table.add_row(*first, "-")
+            continue
+        values = (
+            _median(cell.step_ms), _median(cell.host_ms), _text(cell.windows_per_s, ",.0f"), _text(cell.mfu_pct, ".1f"),
+            _text(cell.floor_pct, ".1f"), _text(cell.peak_memory_gib, ".2f"), _text(cell.compile_s, ".1f"),
+        )  # fmt: skip
+        table.add_row(*first, *values)
+    console = Console(width=140)
+    console.print(table)
+    for cell in cells:
+        if cell.reason:
+            console.print(f"{cell.attention} {cell.engine}: {cell.reason}", markup=False)
+
+
+def _median(values: list[float] | None) -> str:
+    return _text(statistics.median(values) if values else None, ".3f")
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+if __name__ == "__main__":
+    main()
