@@ -123,7 +123,7 @@ def run(cell: Cell, config: Any, steps: int, facts: Any, folder: Path) -> None:
         session.model.train()
         try:
             step_ms, host_ms = _timed(stepper, session.feed, steps, facts.device_type)
-            shape, precision = session._step_shape(), config.train.precision
+            shape, precision = session.step_shape(), config.train.precision
             cell.compile_s = session.progress.compile_s
             cell.peak_memory_gib = session.meter.peak_memory_gib(at_least_bytes=stepper.captured_peak_bytes)
         finally:

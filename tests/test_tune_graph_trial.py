@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 from capture_kit import RecordingCapture
-from test_tune_trial import GRADUAL, ONE_CYCLE, Recorder, _run
+from trial_kit import Recorder
+from trial_kit import run_small as _run
 
 from tune import checkpoint, session
 from tune.engines import ENGINES, Eager, Graph
 
+GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
+ONE_CYCLE = {"train__schedule": "one_cycle", "train__pct_start": 0.4}
 SHORT = {"train__epochs": 3, "train__batch_size": 1024, "model__head_dropout": 0.2}
 
 
@@ -28,8 +31,10 @@ class TapeEngine(Graph):
     def build(self, model: Any, optimizer: Any, **options: Any) -> Any:
         from tune.graph import GraphStepper
 
-        self.captures.append(RecordingCapture())
-        return GraphStepper(model, optimizer, capture=self.captures[-1], **options)
+        capture = RecordingCapture()
+        if "rate" in options:  # not the gate's
+            self.captures.append(capture)
+        return GraphStepper(model, optimizer, capture=capture, **options)
 
 
 @pytest.fixture

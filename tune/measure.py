@@ -17,11 +17,13 @@ None of these is a remainder: `train_s` is measured on its own and `unexplained_
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from model.flops import StepShape
+from tune.config import TrialConfig
 from tune.hardware import GIB, nvml
 
 if TYPE_CHECKING:
@@ -46,6 +48,24 @@ class EpochTimes:
         """How far the parts' sum is from `train_s`, in percent of it."""
         parts = self.step_s + self.h2d_s + self.data_wait_s + self.launch_s + self.other_s
         return 100 * abs(parts - self.train_s) / self.train_s
+
+
+def step_shape(config: TrialConfig, *, channels: int, windows: int, heads: Sequence[int]) -> StepShape:
+    """The shape of a trial's training step; windows: of the training split; heads: left in each layer."""
+    data, model = config.data, config.model
+    return StepShape(
+        batch_size=min(config.train.batch_size, windows),
+        num_channels=channels,
+        context_length=data.context_length,
+        prediction_length=data.prediction_length,
+        patch_length=model.patch_length,
+        patch_stride=model.patch_stride,
+        d_model=model.d_model,
+        num_heads=model.num_heads,
+        num_layers=model.num_layers,
+        ffn_dim=model.ffn_dim,
+        heads_kept=heads,
+    )
 
 
 class Mark(Protocol):

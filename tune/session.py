@@ -33,7 +33,7 @@ from tune.errors import Unsupported
 from tune.evaluate import evaluate, naive_forecasts
 from tune.hardware import missing_packages, node_facts
 from tune.lr import Course, Rates
-from tune.measure import EpochTimer, EpochTimes, GpuMeter
+from tune.measure import EpochTimer, EpochTimes, GpuMeter, step_shape
 from tune.proof import Proof
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.saving import save_forecaster
@@ -257,7 +257,7 @@ class Session:
             yield functools.partial(stepper.loss, batch.past, batch.future)
 
     def _time_metrics(self, times: EpochTimes, validation_s: float) -> dict[str, float | None]:
-        shape, steps, precision = self._step_shape(), len(times.step_ms), self.config.train.precision
+        shape, steps, precision = self.step_shape(), len(times.step_ms), self.config.train.precision
         return {
             "time/epoch_s": times.train_s + validation_s,
             "time/train_s": times.train_s,
@@ -273,20 +273,13 @@ class Session:
             "speed/mfu_pct": mfu_pct(shape, step_s=times.train_s / steps, gpu=self.meter.name, precision=precision),
         }
 
-    def _step_shape(self) -> StepShape:
-        data, model = self.config.data, self.config.model
-        return StepShape(
-            batch_size=min(self.config.train.batch_size, self.feed.num_windows("train")),
-            num_channels=self.feed.channels,
-            context_length=data.context_length,
-            prediction_length=data.prediction_length,
-            patch_length=model.patch_length,
-            patch_stride=model.patch_stride,
-            d_model=model.d_model,
-            num_heads=model.num_heads,
-            num_layers=model.num_layers,
-            ffn_dim=model.ffn_dim,
-            heads_kept=[len(heads) for heads in heads_per_layer(self.model)],
+    def step_shape(self) -> StepShape:
+        """What a training step costs now depends on this."""
+        return step_shape(
+            self.config,
+            channels=self.feed.channels,
+            windows=self.feed.num_windows("train"),
+            heads=[len(heads) for heads in heads_per_layer(self.model)],
         )
 
     def _size_metrics(self) -> dict[str, float | None]:
