@@ -23,7 +23,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("gate",),
     ("proof",),
     ("axes", "config_file"),
-    ("search", "pruner", "prepare", "request", "finalists", "verdict", "report"),
+    ("search", "pruner", "prepare", "request", "finalists", "verdict", "report_proof", "report"),
     ("space", "plan_text", "estimate"),
     ("trial",),
     ("checkpoint", "session", "saving"),

@@ -14,6 +14,7 @@ from statistics import fmean, geometric_mean
 from typing import IO, Any
 
 from tune.config import parse_params
+from tune.report_proof import kernel_list, proof_note
 from tune.tracking import SweepRecord, TrialRecord
 from tune.verdict import verdict
 
@@ -46,11 +47,16 @@ def summarise(record: SweepRecord) -> list[ArmRow]:
 
     A trial that MLflow knows no arm of gets a row of its own under its id.
     """
+    arms = _by_arm(record)
+    baseline = {trial.tags["seed"]: trial for trial in arms.get(record.tags.get("baseline", ""), []) if _known(trial)}
+    return [_row(arm, trials, baseline) for arm, trials in arms.items()]
+
+
+def _by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
     arms: dict[str, list[TrialRecord]] = {}
     for trial in sorted(record.trials, key=lambda trial: _definition_order(record, trial)):
         arms.setdefault(_arm(trial), []).append(trial)
-    baseline = {trial.tags["seed"]: trial for trial in arms.get(record.tags.get("baseline", ""), []) if _known(trial)}
-    return [_row(arm, trials, baseline) for arm, trials in arms.items()]
+    return arms
 
 
 def _known(trial: TrialRecord) -> bool:
@@ -161,7 +167,7 @@ def notes(record: SweepRecord) -> list[str]:
         for row in rows
         if row.same_as
     ]
-    return lines + _pairing_notes(rows)
+    return lines + proof_note(_by_arm(record)) + _pairing_notes(rows)
 
 
 def _naive_note(record: SweepRecord) -> list[str]:
@@ -257,6 +263,7 @@ def as_json(record: SweepRecord) -> dict[str, Any]:
                 "reason": trial.reason or None,
                 "params": parse_params(trial.params),
                 "metrics": trial.metrics,
+                "kernels": kernel_list(trial),
             }
             for trial in record.trials
         ],
