@@ -57,7 +57,7 @@ def choose(n: int, e: int, dtype: torch.dtype, *, backward: bool) -> Choice:
     """
     heads = max(1, 16 // e)
     if dtype == torch.float32:  # products without tensor cores: a tile's factors must be spread over more threads
-        return Choice(variant="tiles", heads=heads, rows=16, warps=4, recompute=backward)
+        return Choice(variant="tiles", heads=heads, rows=16, warps=4 if n <= 64 else 8, recompute=backward)
     if n > 64 or e > 32:
         return Choice(variant="tiles", heads=heads, rows=32 if backward else 64, warps=4)
     return Choice(variant="tiles", heads=heads, rows=16, warps=2 if backward and (n > 48 or e > 16) else 1)

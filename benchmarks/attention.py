@@ -1,0 +1,247 @@
+"""Attention alone, forward and backward in a CUDA graph: every backend at PatchTST's shapes. Needs a GPU.
+
+    python benchmarks/attention.py --json attention.json          # the table
+    python benchmarks/attention.py --quick                        # fewer samples, the first two shapes
+    python benchmarks/attention.py --tune --budget-s 240 --json tune.json
+                                              # which launch of our own kernels is fastest at each shape
+
+"warm": the same inputs again and again, in the L2 cache as far as they fit. "cold": the inputs rotate over enough sets
+that three times the cache lies between two uses of one. Times are medians in ms of one forward and backward pass.
+Floor: 11 passes over a tensor of S * N * K * E elements (forward reads q k v and writes o; backward reads q k v do and
+writes dq dk dv), and 15 as a backward pass makes them that also reads o and writes and reads a sum, at --bandwidth-tbs.
+A cell that fails keeps its error and the others go on. Before a backend is timed its output and gradients are compared
+with eager in fp64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# Sequences x patches x heads x head width: S, N, K, E.
+Shape = tuple[int, int, int, int]
+# The study's model at batch 128, and at batch 512 (3,584), with other patch lengths, and with fewer and wider heads.
+SHAPES: tuple[Shape, ...] = (
+    (896, 42, 16, 8), (896, 21, 16, 8), (896, 5, 16, 8), (896, 64, 16, 8), (3584, 42, 16, 8), (896, 42, 8, 16),
+    (896, 42, 4, 32),
+)  # fmt: skip
+# One program per (sequence, head), warm, on an H100 on 2026-11-22: what our kernels are to beat.
+NAIVE_MS = dict(zip(SHAPES, (0.167, 0.062, 0.027, 0.325, 1.039, 0.085, 0.063), strict=True))
+PASSES = (11, 15)
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "tf32": 4}
+
+
+def main() -> None:
+    """Parse, measure, print; exit 2 without a GPU and for wrong options."""
+    options = parse(sys.argv[1:])
+    import torch
+
+    if not torch.cuda.is_available():
+        print(
+            "benchmarks/attention.py needs a CUDA GPU and finds none: run it on a machine with one (--help says what "
+            "it measures)",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
+    shapes = SHAPES[:2] if options.quick else SHAPES
+    results: dict[str, Any] = {"environment": environment(), "options": vars(options), "cells": []}
+    print(f"{results['environment']['gpu']}, torch {torch.__version__}, {options.precision}")
+    if options.tune:
+        from benchmarks.attention_tune import tune
+
+        tune(shapes, options, results, lambda: write(options.json, results))
+    else:
+        measure_all(shapes, options, results)
+        print_table(results["cells"], shapes, options)
+    write(options.json, results)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=sorted(BYTES), default="bf16")
+    parser.add_argument("--backends", help="comma-separated (default: all)")
+    parser.add_argument("--samples", type=int, help="of each time (default 25, with --quick 7)")
+    parser.add_argument("--quick", action="store_true", help="fewer samples, the first two shapes")
+    parser.add_argument("--bandwidth-tbs", type=float, default=3.0, help="of the floors, in TB/s (default 3.0)")
+    parser.add_argument("--tune", action="store_true", help="time our own kernels' launches instead")
+    parser.add_argument("--budget-s", type=float, default=300.0, help="for --tune, in all (default 300)")
+    parser.add_argument("--workers", type=int, help="processes that compile for --tune (default: cores, at most 12)")
+    parser.add_argument("--json", type=Path, help="write everything there")
+    options = parser.parse_args(arguments)
+    options.samples = options.samples or (7 if options.quick else 25)
+    if options.backends:
+        wanted, known = options.backends.split(","), list(backends())
+        if unknown := sorted(set(wanted) - set(known)):
+            parser.error(f"unknown backend {unknown[0]!r}: choose of {', '.join(known)}")
+    return options
+
+
+def backends() -> dict[str, Any]:
+    """All of BACKENDS, and patch where it is not among them."""
+    from model.attention import BACKENDS
+    from model.attention.patch import Patch
+
+    return {"patch": Patch()} | BACKENDS
+
+
+def floor_ms(shape: Shape, passes: int, precision: str, bandwidth_tbs: float) -> float:
+    """Time to move `passes` tensors of this shape."""
+    s, n, k, e = shape
+    return passes * s * n * k * e * BYTES[precision] / (bandwidth_tbs * 1e9)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and the GPU."""
+    import torch
+
+    versions = {}
+    for name in ("torch", "triton", "transformers", "flash-attn"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "gpu": gpu.name, "capability": [gpu.major, gpu.minor], "multiprocessors": gpu.multi_processor_count,
+        "l2_bytes": gpu.L2_cache_size, "cuda": torch.version.cuda, "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"), "versions": versions,
+    }  # fmt: skip
+
+
+def measure_all(shapes: tuple[Shape, ...], options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """One cell for each shape and backend, written to the JSON as it comes."""
+    wanted = options.backends.split(",") if options.backends else None
+    for shape in shapes:
+        for name, backend in backends().items():
+            if wanted is not None and name not in wanted:
+                continue
+            cell: dict[str, Any] = {"shape": list(shape), "backend": name}
+            reason = unsupported(backend, shape, options.precision)
+            try:
+                cell |= {"unsupported": reason} if reason else measure(backend, shape, options)
+            except Exception as error:  # a cell keeps its error, the others go on
+                cell["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            results["cells"].append(cell)
+            write(options.json, results)
+            print(f"{'x'.join(map(str, shape))} {name}: {_short(cell)}", file=sys.stderr)
+
+
+def unsupported(backend: Any, shape: Shape, precision: str) -> str | None:
+    """The backend's own reason."""
+    import torch
+
+    from model.attention.base import Workload
+
+    s, n, k, e = shape
+    work = Workload(
+        device_type="cuda", capability=torch.cuda.get_device_capability(), precision=precision, head_dim=e,
+        attention_dropout=0.0, sequences=s, patches=n, num_heads=k,
+    )  # fmt: skip
+    return backend.unsupported_reason(work) or backend.missing_package(importing=True)
+
+
+def measure(backend: Any, shape: Shape, options: argparse.Namespace) -> dict[str, Any]:
+    """Errors and times of one backend at one shape."""
+    from transformers import AttentionInterface
+    from transformers.models.patchtst.modeling_patchtst import eager_attention_forward
+
+    from benchmarks.graph_timing import sets_to_flush, time_in_graph
+
+    attend = AttentionInterface().get_interface(backend.register(), eager_attention_forward)
+    bytes_of_a_set = 4 * shape[0] * shape[1] * shape[2] * shape[3] * BYTES[options.precision]
+    errors = check(attend, shape, options.precision)
+    inputs = [make_inputs(shape, options.precision, seed) for seed in range(sets_to_flush(bytes_of_a_set))]
+    calls = [one_pass(attend, *each) for each in inputs]
+    warm = time_in_graph(calls[:1] * 10, samples=options.samples, kernels=True)
+    cold = time_in_graph(calls, samples=options.samples)
+    return {"errors": errors, "warm": dataclasses.asdict(warm), "cold": dataclasses.asdict(cold), "sets": len(inputs)}
+
+
+def make_inputs(shape: Shape, precision: str, seed: int) -> tuple[list[Any], Any]:
+    """q, k, v as (S, K, N, E) views of (S, N, K * E) projections, and the gradient of the output (S, N, K, E)."""
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    generator = torch.Generator("cuda").manual_seed(seed)
+    tensors = [torch.randn(shape, generator=generator, device="cuda").to(dtype) for _ in range(4)]
+    return [tensor.transpose(1, 2).requires_grad_() for tensor in tensors[:3]], tensors[3]
+
+
+def one_pass(attend: Any, leaves: list[Any], gradient: Any) -> Callable[[], Any]:
+    """Forward and backward as a function without arguments; it returns the output and the gradients."""
+    import torch
+
+    module = torch.nn.Module().train()
+
+    def call() -> tuple[Any, ...]:
+        output, _ = attend(module, *leaves, None, dropout=0.0, scaling=leaves[0].shape[-1] ** -0.5)
+        return output, *torch.autograd.grad(output, leaves, gradient.view_as(output))
+
+    return call
+
+
+def check(attend: Any, shape: Shape, precision: str) -> dict[str, float]:
+    """Relative errors of output and gradients against eager in fp64, at up to 64 sequences; ValueError if wrong."""
+    import torch
+
+    leaves, gradient = make_inputs((min(64, shape[0]), *shape[1:]), precision, 0)
+    ours = one_pass(attend, leaves, gradient)()
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    weights = torch.softmax(exact[0] @ exact[1].transpose(2, 3) * shape[3] ** -0.5, -1)
+    output = (weights @ exact[2]).transpose(1, 2)
+    true = output, *torch.autograd.grad(output, exact, gradient.double())
+    names = ("output", "dq", "dk", "dv")
+    errors = {
+        name: ((mine.double() - right).norm() / right.norm()).item()
+        for name, mine, right in zip(names, ours, true, strict=True)
+    }
+    limit = {"bf16": 2e-2, "fp16": 3e-3, "tf32": 5e-3, "fp32": 1e-5}[precision]
+    if not max(errors.values()) <= limit:
+        raise ValueError(f"the result is wrong: relative errors {errors}, allowed {limit}")
+    return errors
+
+
+def print_table(cells: list[dict[str, Any]], shapes: tuple[Shape, ...], options: argparse.Namespace) -> None:
+    """One row for each shape: floors, then "warm / cold" of each backend."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(dict.fromkeys(cell["backend"] for cell in cells))
+    table = Table(title=f"attention, forward + backward, {options.precision}, ms: warm / cold (floors, naive: warm)")
+    heads = ("S x N x K x E", *(f"floor {count}" for count in PASSES), "naive", *names)
+    for head in heads:
+        table.add_column(head)
+    for shape in shapes:
+        row = {cell["backend"]: _short(cell) for cell in cells if tuple(cell["shape"]) == shape}
+        floors = [f"{floor_ms(shape, count, options.precision, options.bandwidth_tbs):.3f}" for count in PASSES]
+        naive = f"{NAIVE_MS[shape]:.3f}" if options.precision == "bf16" else "-"
+        table.add_row(" x ".join(map(str, shape)), *floors, naive, *(row.get(name, "-") for name in names))
+    Console(width=200).print(table)
+
+
+def _short(cell: dict[str, Any]) -> str:
+    if "warm" in cell:
+        return f"{cell['warm']['median_ms']:.3f} / {cell['cold']['median_ms']:.3f}"
+    return "-" if "unsupported" in cell else f"failed: {cell['error'][:60]}"
+
+
+def write(path: Path | None, results: dict[str, Any]) -> None:
+    """The JSON so far, if one was asked for."""
+    if path is not None:
+        path.write_text(json.dumps(results, indent=1, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Which launch of our own attention kernels is fastest at each shape: `python benchmarks/attention.py --tune`.
+
+For each shape and direction a grid of choices is compiled and checked on a few sequences in processes of their own: a
+kernel that does not compile, computes wrongly or breaks its process is listed and left out. Those that pass are timed
+with cold inputs; the best few are varied once more (loads ahead, registers, recomputed sums) and timed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+DIRECTIONS = ("forward", "backward")
+BEST = 5  # printed, and varied once more
+# Scores (batched) or elements of q (sums) that one thread may hold: beyond, kernels spill and take a minute to compile.
+MAX_SCORES, MAX_ELEMENTS = 96, 64
+
+
+def candidates(shape: tuple[int, int, int, int]) -> list[Any]:
+    """The grid of Choices for a shape (S, N, K, E)."""
+    from model.attention.patch_op import Choice
+
+    _, n, k, e = shape
+    keys = max(16, 1 << (n - 1).bit_length())
+    width = 1 << (e - 1).bit_length()
+    found = [
+        Choice(variant="tiles", heads=heads, rows=rows, warps=warps)
+        for heads in (1, 2, 4, 8) if heads <= k and (heads == 1 or heads * e <= 64)
+        for rows in (16, 32, 64) if rows <= keys
+        for warps in (1, 2, 4) if rows * keys // (32 * warps) <= MAX_SCORES
+    ]  # fmt: skip
+    found += [
+        Choice(variant="batched", heads=heads, warps=warps)
+        for heads in (1, 2, 4, 8, 16)
+        for warps in (1, 2, 4, 8) if heads * keys * keys // (32 * warps) <= MAX_SCORES
+    ]  # fmt: skip
+    if n <= 32:
+        rows = 1 << (n - 1).bit_length()
+        found += [
+            Choice(variant="sums", heads=heads, warps=warps)
+            for heads in (1, 2, 4, 8, 16, 32)
+            for warps in (1, 2, 4) if 4 <= heads * rows * width // (32 * warps) <= MAX_ELEMENTS
+        ]  # fmt: skip
+    return found
+
+
+def variations(choice: Any, direction: str) -> list[Any]:
+    """What may still help a good choice."""
+    changes: list[dict[str, Any]] = [{"registers": count} for count in (64, 96, 128, 168)]
+    if choice.variant == "tiles":
+        changes += [{"stages": 2}, {"stages": 3}]
+    if direction == "backward" and choice.variant != "sums":
+        changes.append({"recompute": True})
+    return [dataclasses.replace(choice, **change) for change in changes]
+
+
+def tune(
+    shapes: tuple[tuple[int, int, int, int], ...],
+    options: argparse.Namespace,
+    results: dict[str, Any],
+    save: Callable[[], None],
+) -> None:
+    """Time the grid at every shape as long as the budget lasts; adds to results["cells"] and prints the best."""
+    begun = time.monotonic()
+    jobs = [(shape, direction) for shape in shapes for direction in DIRECTIONS]
+    with Compiler(options.workers or min(12, os.cpu_count() or 1)) as compiler:
+        for at, (shape, direction) in enumerate(jobs):
+            left = options.budget_s - (time.monotonic() - begun)
+            cell: dict[str, Any] = {"shape": list(shape), "direction": direction, "tried": [], "failed": []}
+            results["cells"].append(cell)
+            if left < 5:
+                cell["skipped"] = f"the budget of {options.budget_s:.0f} s was used up"
+            else:
+                try:
+                    tune_one(shape, direction, options, compiler, cell, time.monotonic() + left / (len(jobs) - at))
+                except Exception as error:  # a cell keeps its error, the others go on
+                    cell["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            print_cell(cell)
+            save()
+
+
+def tune_one(
+    shape: tuple[int, int, int, int],
+    direction: str,
+    options: argparse.Namespace,
+    compiler: Compiler,
+    cell: dict[str, Any],
+    until: float,
+) -> None:
+    """Two rounds: the fixed choice and the grid, then variations of the best."""
+    import torch
+
+    from benchmarks.attention import make_inputs
+    from model.attention.patch_op import choose
+
+    dtype = make_inputs((1, 2, 1, 4), options.precision, 0)[1].dtype
+    fixed = choose(shape[1], shape[3], dtype, backward=direction == "backward")
+    time_launch = Launches(shape, direction, options)
+    tried: dict[Any, float] = {}
+    for turn in (0, 1):
+        best = sorted(tried, key=lambda choice: tried[choice])[:BEST]
+        grid = [fixed, *candidates(shape)] if turn == 0 else [new for old in best for new in variations(old, direction)]
+        fresh = [choice for choice in dict.fromkeys(grid) if choice not in tried]
+        span = (until - time.monotonic()) * (0.7 if turn == 0 else 0.8)
+        for choice, reason in compiler.check(shape, direction, options.precision, fresh, span).items():
+            if reason is None and (time.monotonic() < until or choice == fixed):
+                try:
+                    tried[choice] = time_launch(choice)
+                    continue
+                except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+                    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            cell["failed"].append({"choice": dataclasses.asdict(choice), "reason": reason or "no time was left"})
+    order = sorted(tried, key=lambda choice: tried[choice])
+    cell["tried"] = [{"choice": dataclasses.asdict(choice), "cold_ms": tried[choice]} for choice in order]
+    cell["fixed_ms"] = tried.get(fixed)
+
+
+class Launches:
+    """Times one kernel at one shape, with inputs that rotate."""
+
+    def __init__(self, shape: tuple[int, int, int, int], direction: str, options: argparse.Namespace) -> None:
+        from benchmarks.attention import make_inputs
+        from benchmarks.graph_timing import sets_to_flush
+
+        self.direction = direction
+        self.scale = shape[3] ** -0.5
+        self.samples = min(options.samples, 7)
+        first = make_inputs(shape, options.precision, 0)
+        count = sets_to_flush(4 * first[1].numel() * first[1].element_size())
+        sets = [first, *(make_inputs(shape, options.precision, seed) for seed in range(1, count))]
+        self.sets = [(*(leaf.detach().transpose(1, 2) for leaf in leaves), grad) for leaves, grad in sets]
+        self.lse = [_lse(q, k, self.scale) for q, k, _, _ in self.sets] if direction == "backward" else []
+
+    def __call__(self, choice: Any) -> float:
+        """Median ms of the kernel launched as `choice` says."""
+        from benchmarks.graph_timing import time_in_graph
+
+        calls = [lambda at=at: self._launch(at, choice) for at in range(len(self.sets))]
+        return time_in_graph(calls, samples=self.samples).median_ms
+
+    def _launch(self, at: int, choice: Any) -> Any:
+        from model.attention import patch_op
+
+        q, k, v, grad = self.sets[at]
+        if self.direction == "forward":
+            return patch_op.forward(q, k, v, self.scale, choice)
+        return patch_op.backward(grad, q, k, v, self.lse[at], self.scale, choice)
+
+
+class Compiler:
+    """Processes that compile and check choices, so that one that breaks takes no timing with it."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.pool = self._start()
+
+    def __enter__(self) -> Compiler:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.pool.terminate()
+
+    def check(
+        self, shape: tuple[int, int, int, int], direction: str, precision: str, choices: list[Any], seconds: float
+    ) -> dict[Any, str | None]:
+        """choice -> None where it is right, else why not; what is not ready after `seconds` is left out with that."""
+        until = time.monotonic() + seconds
+        job_of = self.pool.apply_async
+        jobs = {choice: job_of(check_choice, (shape, direction, precision, choice)) for choice in choices}
+        found: dict[Any, str | None] = {}
+        for choice, job in jobs.items():
+            try:
+                found[choice] = job.get(max(0.01, until - time.monotonic()))
+            except multiprocessing.TimeoutError:
+                found[choice] = "not compiled within its share of the budget, or its process ended"
+        if any(reason and ("share of the budget" in reason or "CUDA error" in reason) for reason in found.values()):
+            self.pool.terminate()  # busy, or its CUDA context is gone
+            self.pool = self._start()
+        return found
+
+    def _start(self) -> Any:
+        return multiprocessing.get_context("spawn").Pool(self.workers)
+
+
+def check_choice(shape: tuple[int, int, int, int], direction: str, precision: str, choice: Any) -> str | None:
+    """Compiles (Triton keeps it on disk for all processes) and compares with fp64 at 16 sequences; why not, or None."""
+    import torch
+
+    from benchmarks.attention import make_inputs
+    from model.attention import patch_op
+
+    try:
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        leaves, grad = make_inputs((16, *shape[1:]), precision, 0)
+        q, k, v = (leaf.detach().transpose(1, 2) for leaf in leaves)
+        scale = shape[3] ** -0.5
+        exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+        output = (torch.softmax(exact[0] @ exact[1].transpose(2, 3) * scale, -1) @ exact[2]).transpose(1, 2)
+        if direction == "forward":
+            ours, true = patch_op.forward(q, k, v, scale, choice)[:1], [output]
+        else:
+            gradients = torch.autograd.grad(output, exact, grad.double())
+            ours = patch_op.backward(grad, q, k, v, _lse(q, k, scale), scale, choice)
+            true = [gradient.transpose(1, 2) for gradient in gradients]
+        error = max(
+            ((mine.double() - right).norm() / right.norm()).item() for mine, right in zip(ours, true, strict=True)
+        )
+    except Exception as failure:  # the reason is listed
+        return f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
+    limit = {"bf16": 2e-2, "fp16": 3e-3, "tf32": 5e-3, "fp32": 1e-5}[precision]
+    return None if error <= limit else f"wrong: relative error {error:.2e}"
+
+
+def _lse(q: Any, k: Any, scale: float) -> Any:
+    """(S, K, N): what the forward kernel leaves, from (S, N, K, E) factors."""
+    import math
+
+    import torch
+
+    scores = q.detach().transpose(1, 2).float() @ k.detach().permute(0, 2, 3, 1).float() * scale
+    return (torch.logsumexp(scores, -1) / math.log(2)).contiguous()
+
+
+def print_cell(cell: dict[str, Any]) -> None:
+    """The best few, and how many failed."""
+    name = f"{'x'.join(map(str, cell['shape']))} {cell['direction']}"
+    if "skipped" in cell or "error" in cell:
+        print(f"\n{name}: {cell.get('skipped') or cell['error']}", flush=True)
+        return
+    fixed = f"{cell['fixed_ms']:.4f} ms" if cell["fixed_ms"] is not None else "failed"
+    print(f"\n{name}: {len(cell['tried'])} timed, {len(cell['failed'])} left out; the fixed choice {fixed}", flush=True)
+    for entry in cell["tried"][:BEST]:
+        shown = ", ".join(f"{key}={value}" for key, value in entry["choice"].items() if value not in (None, False))
+        print(f"  {entry['cold_ms']:.4f} ms  {shown}", flush=True)
+    for entry in cell["failed"][:3]:
+        print(f"  left out {entry['choice']['variant']}: {entry['reason'][:160]}", file=sys.stderr, flush=True)
