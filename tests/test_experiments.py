@@ -109,10 +109,12 @@ def test_the_model_in_mlflow_is_the_one_whose_test_error_is_reported(swept: Ran,
     from data_pipeline.store import open_series
     from model.patchtst import heads_per_layer, load_model
     from tune.evaluate import evaluate
+    from tune.mlflow_model import download_model
 
     trial = next(trial for trial in swept.record().trials if trial.tags["arm"] == "static-4-8")
     client = MlflowClient(swept.uri)
-    model = load_model(Path(client.download_artifacts(trial.run_id, "model", str(tmp_path))))
+    download_model(client, trial.run_id, tmp_path / "model")
+    model = load_model(tmp_path / "model")
     assert all(4 not in layer and 8 not in layer for layer in heads_per_layer(model))
     series = open_series("demo", None, tmp_path)
     feed = FEEDS["device"](

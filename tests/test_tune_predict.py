@@ -89,7 +89,7 @@ class Trained:
             artifact_root=str(self.folder / "artifacts"),
         ) as tracker:  # fmt: skip
             tracker.begin_sweep(sweep_id=self.sweep_id, name=self.sweep_id, tags={}, params={}, files={})
-            for trial_id in ("whole", PRUNED_ID, "failed"):
+            for trial_id in ("whole", PRUNED_ID, "failed", "stopped"):
                 tracker.plan_trial(trial_id=trial_id, run_name=trial_id, params={}, tags={})
             for trial_id, final in self.final.items():
                 tracker.end_trial(
@@ -97,6 +97,10 @@ class Trained:
                     model_dir=self.folder / trial_id,
                 )  # fmt: skip
             tracker.end_trial(trial_id="failed", status="failed", reason="no luck", metrics={}, tags={}, model_dir=None)
+            better = {"final/val_mse": 1e-9}
+            tracker.end_trial(
+                trial_id="stopped", status="stopped", reason="too slow", metrics=better, tags={}, model_dir=None
+            )
             assert tracker.flush(60) == 0 and tracker.problems == []
 
     def first_test_windows(self, rows: int) -> torch.Tensor:
@@ -271,6 +275,7 @@ def test_a_file_that_cannot_be_forecast_from_is_told_in_one_line(
         ("0" * 32, "no folder, MLflow run, sweep or trial of this name"),
         ('it\'s "so"', "no folder, MLflow run, sweep or trial of this name"),
         ("failed", r"trial failed of .* is 'failed' \(no luck\) and has no model"),
+        ("stopped", r"trial stopped of .* is 'stopped' \(too slow\) and has no model"),
         ("./nowhere", "there is no such folder"),
         ("{tmp}", "it holds no forecasting.json"),
         ("{tmp}/broken", "this model cannot be used: .* holds no whole model"),

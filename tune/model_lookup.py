@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 STORE_ANSWERS_WITHIN_S = 15.0
-HAS_MODEL = ("done", "stopped")
+HAS_MODEL = ("done",)  # a scheduler that stops a trial leaves it no best model
 RANKED_BY = "final/val_mse"
 
 
