@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
+from sweep_kit import Driver, Ran, ended, epochs, run
 
-from tune.runner import PROJECT
-from tune.tracking import SweepRecord, list_sweeps, read_sweep
+from tune.tracking import SweepRecord
 
-ROOT = Path(__file__).resolve().parents[1]
 ARMS = 11
 EPOCHS = 3
 SMALL = (  # noqa: SIM905
@@ -28,41 +20,10 @@ SMALL = (  # noqa: SIM905
 ).split()
 
 
-@dataclass
-class Ran:
-    folder: Path
-    code: int
-    out: str
-    err: str
-
-    @property
-    def uri(self) -> str:
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
-
-    @property
-    def sweep_ids(self) -> list[str]:
-        return [summary.sweep_id for summary in list_sweeps(self.uri, PROJECT)]
-
-    def record(self, sweep_id: str | None = None) -> SweepRecord:
-        return read_sweep(self.uri, PROJECT, sweep_id or self.sweep_ids[0])
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-
-
-def _run(folder: Path, *arguments: str) -> Ran:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "experiments.py"), *arguments],
-        cwd=folder, env=_environment(), capture_output=True, text=True, timeout=540,
-    )  # fmt: skip
-    return Ran(folder, done.returncode, done.stdout, done.stderr)
-
-
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """The whole pruning sweep, once."""
-    return _run(tmp_path_factory.mktemp("swept"), *SMALL, "--json", "result.json")
+    return run(tmp_path_factory.mktemp("swept"), *SMALL, "--json", "result.json")
 
 
 def _epochs_once(record: SweepRecord) -> None:
@@ -147,7 +108,7 @@ def test_progress_with_an_estimate_goes_to_stderr_and_the_table_to_stdout(swept:
 
 
 def test_report_prints_the_same_table_again(swept: Ran) -> None:
-    again = _run(swept.folder, "report", swept.sweep_ids[0])
+    again = run(swept.folder, "report", swept.sweep_ids[0])
     assert again.code == 0, again.err
     table = [line for line in swept.out.splitlines() if line.startswith("│")]
     assert table and all(line in again.out for line in table)
@@ -155,49 +116,6 @@ def test_report_prints_the_same_table_again(swept: Ran) -> None:
 
 def test_each_trial_has_a_process_of_its_own(swept: Ran) -> None:
     assert len({trial.tags["process"] for trial in swept.record().trials}) == ARMS
-
-
-def _outbox(folder: Path) -> list[dict[str, Any]]:
-    files = list((folder / "runs").glob("*/outbox.jsonl"))
-    text = files[0].read_text() if files else ""
-    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-
-
-def _ended(folder: Path) -> set[str]:
-    return {record["trial_id"] for record in _outbox(folder) if record["kind"] == "end"}
-
-
-def _epochs(folder: Path) -> list[tuple[str, int]]:
-    return [(record["trial_id"], record["epoch"]) for record in _outbox(folder) if record["kind"] == "epoch"]
-
-
-class Driver:
-    """The sweep in the background, watched through its outbox."""
-
-    def __init__(self, folder: Path, log: str) -> None:
-        self.folder, self.log = folder, folder / log
-        with open(self.log, "wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "experiments.py"), *SMALL],
-                cwd=folder, env=_environment(), stdout=file, stderr=file,
-            )  # fmt: skip
-
-    def until(self, happened: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if found := happened():
-                return found
-            time.sleep(0.02)
-        raise AssertionError(f"did not happen: {self.log.read_text()}")
-
-    def until_a_trial_is_between_epochs(self) -> None:
-        """Some trial has reported an epoch since now and has not ended."""
-        before = set(_epochs(self.folder))
-        self.until(lambda: {trial for trial, _ in set(_epochs(self.folder)) - before} - _ended(self.folder))
-
-    def trial_processes(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "ImplicitFunc" in " ".join(child.cmdline())]
 
 
 @dataclass
@@ -213,20 +131,20 @@ class Battered:
 @pytest.fixture(scope="module")
 def battered(tmp_path_factory: pytest.TempPathFactory) -> Battered:
     folder = tmp_path_factory.mktemp("battered")
-    first = Driver(folder, "first.log")
+    first = Driver(folder, "first.log", *SMALL)
     first.until_a_trial_is_between_epochs()
     first.process.send_signal(signal.SIGINT)
     code = first.process.wait(timeout=120)
-    second = Driver(folder, "second.log")
+    second = Driver(folder, "second.log", *SMALL)
     second.until_a_trial_is_between_epochs()
     for process in second.trial_processes():
         process.kill()
-    second.until(lambda: len(_ended(folder)) >= 3)
+    second.until(lambda: len(ended(folder)) >= 3)
     second.until_a_trial_is_between_epochs()
-    ended = _ended(folder)
+    before_kill = ended(folder)
     second.process.send_signal(signal.SIGKILL)
     second.process.wait()
-    return Battered(code, first.log.read_text(), ended, _run(folder, *SMALL))
+    return Battered(code, first.log.read_text(), before_kill, run(folder, *SMALL))
 
 
 def test_an_interrupted_sweep_exits_130_and_says_how_to_go_on(battered: Battered) -> None:
@@ -252,8 +170,8 @@ def test_no_trial_that_had_ended_runs_again(battered: Battered) -> None:
 
 def test_every_epoch_is_there_once_whatever_was_lost(battered: Battered) -> None:
     _epochs_once(battered.last.record())
-    epochs = _epochs(battered.last.folder)
-    assert len(epochs) == len(set(epochs)) == ARMS * EPOCHS
+    seen = epochs(battered.last.folder)
+    assert len(seen) == len(set(seen)) == ARMS * EPOCHS
 
 
 def test_losing_processes_changes_no_result(battered: Battered, swept: Ran) -> None:
@@ -262,7 +180,7 @@ def test_losing_processes_changes_no_result(battered: Battered, swept: Ran) -> N
 
 
 def test_the_plan_names_every_trial_and_runs_nothing(tmp_path: Path) -> None:
-    planned = _run(tmp_path, "--sweep", "pruning", "--dataset", "demo", "--plan", "--json", "-")
+    planned = run(tmp_path, "--sweep", "pruning", "--dataset", "demo", "--plan", "--json", "-")
     assert planned.code == 0
     result = json.loads(planned.out)
     assert len(result["trials"]) == ARMS
@@ -295,7 +213,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
 def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = _run(tmp_path, *arguments, *([] if arguments[:1] == ["report"] else ["--quiet"]))
+    done = run(tmp_path, *arguments, *([] if arguments[:1] == ["report"] else ["--quiet"]))
     assert done.code == 2, done.err
     lines = [line for line in done.err.splitlines() if line]
     assert len(lines) == 1 and lines[0].startswith("error: "), done.err

@@ -88,6 +88,28 @@ def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
     assert (end["status"], end["reason"]) == ("failed", reason)
 
 
+def test_a_trial_that_a_scheduler_stopped_ends_with_its_reason_and_what_it_said_of_itself(
+    collector: Collector, tmp_path: Path
+) -> None:
+    trial = _trial(tmp_path)
+    _result(collector, trial, epoch=1, tags={"device": "G"})
+    collector.on_trial_complete(1, [trial], trial)
+    assert _records(tmp_path, "end") == []  # nobody says that it was stopped: the driver is going down
+    collector.ending = lambda trial_id: {"status": "stopped", "reason": f"{trial_id} is behind", "metrics": {"m": 1.0}}
+    collector.on_trial_complete(1, [trial], trial)
+    (end,) = _records(tmp_path, "end")
+    assert (end["status"], end["reason"], end["tags"]) == ("stopped", "t is behind", {"device": "G"})
+    assert (end["metrics"], end["model_dir"]) == ({"m": 1.0}, None)
+
+
+def test_a_trial_that_said_how_it_ended_is_not_stopped_afterwards(collector: Collector, tmp_path: Path) -> None:
+    trial = _trial(tmp_path)
+    _result(collector, trial, status="done", reason=None)
+    collector.ending = lambda trial_id: {"status": "stopped", "reason": "late", "metrics": {}}
+    collector.on_trial_complete(1, [trial], trial)
+    assert [end["status"] for end in _records(tmp_path, "end")] == ["done"]
+
+
 def test_tune_pickles_nothing_of_it(collector: Collector) -> None:
     assert pickle.loads(pickle.dumps(collector)).__dict__ == {}
 
@@ -98,3 +120,10 @@ def test_the_time_left_is_unknown_at_first_and_then_follows_the_work_done_here()
     progress._began_s -= 10
     progress.epoch("t", 1, METRICS)
     assert progress.eta() == "0:30"  # a quarter of the work took 10 s
+
+
+def test_the_number_of_trials_follows_what_is_found_to_be_left() -> None:
+    progress = Progress(total=9, epochs=2, stream=io.StringIO())
+    progress.ended("t", "done", None)
+    progress.expect(3)
+    assert progress.total == 4

@@ -100,8 +100,9 @@ def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan
     found = drawn(tracker)
     best = _best(plan, found)
     if not best:
-        reasons = "; ".join(dict.fromkeys(log.reason for _, log in found.values()))
-        print(f"no trial of the search gave a result, there is no final: {reasons}", file=sys.stderr)
+        reasons = "; ".join(dict.fromkeys(log.reason for _, log in found.values() if log.reason))
+        why = reasons or "its one cell is the baseline itself"
+        print(f"no trial of the search gave a result to compare, there is no final: {why}", file=sys.stderr)
         return replace(plan, trials=refused)
     if not quiet:
         print(f"final: the baseline and {_named(best, found)} ({RULE})", file=sys.stderr)

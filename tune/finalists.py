@@ -20,7 +20,7 @@ MARGIN = 0.01  # validation errors that differ by less, relative to the better o
 FINALISTS = 3
 RULE = (
     f"of the finished trials whose validation MSE is within {MARGIN:.0%} of the best, the fastest by their median "
-    "training time of an epoch; where these are too few, the next by validation MSE"
+    "training time of an epoch; where these are too few, the next finished ones by validation MSE"
 )
 
 
@@ -38,23 +38,25 @@ class Candidate:
 def choose(candidates: Iterable[Candidate], *, leave_out: Any = None) -> list[Candidate]:
     """At most FINALISTS candidates by RULE, no two of them the same computation, and none `leave_out`'s.
 
-    Trials that were stopped early are taken last: nobody knows how far they would have come.
+    A trial that was stopped early was behind by more than the margin: it is taken only where no trial finished.
     """
-    ranked = sorted(candidates, key=lambda one: (one.status != "done", one.val_mse, one.trial_id))
+    found = [one for one in candidates if one.computation != leave_out]
+    ranked = sorted(
+        [one for one in found if one.status == "done"] or found, key=lambda one: (one.val_mse, one.trial_id)
+    )
     fast = sorted(
         (one for one in _within_margin(ranked) if one.epoch_s is not None),
         key=lambda one: (one.epoch_s, one.val_mse, one.trial_id),
     )
     chosen: list[Candidate] = []
     for one in [*fast, *ranked]:
-        if one.computation != leave_out and all(one.computation != other.computation for other in chosen):
+        if all(one.computation != other.computation for other in chosen):
             chosen.append(one)
     return chosen[:FINALISTS]
 
 
 def _within_margin(ranked: Sequence[Candidate]) -> list[Candidate]:
-    finished = [one for one in ranked if one.status == "done"]
-    return [one for one in finished if one.val_mse <= finished[0].val_mse * (1 + MARGIN)]
+    return [one for one in ranked if one.val_mse <= ranked[0].val_mse * (1 + MARGIN)]
 
 
 def candidate(trial_id: str, log: TrialLog, computation: Any) -> Candidate | None:

@@ -23,7 +23,7 @@ from tune.mlflow_store import PROJECT, redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.report import markdown, parent_metrics
-from tune.search import Plan, PlannedTrial, plan_rows
+from tune.search import Plan, PlannedTrial, make_plan, plan_rows
 from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
@@ -81,15 +81,15 @@ def run_sweep(
             gpu_model=options.gpu_model,
         )
         device, environment = cluster.probe(ray, share)
-        asked: dict[str, Any] = {"draws": options.trials, "overrides": overrides, "repeats": repeats, "seed": seed}
-        plan = plan_sweep(sweep, **asked, device=device)
+        asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed, "device": device}
+        plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
         series = prepare_data(
             plan.trials[0].config.data,
             data_dir=options.data_dir,
             storage_path=options.storage_path,
             quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
         )
-        plan = plan_sweep(sweep, **asked, device=device, channels=len(series.columns))
+        plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
         show_plan(plan)
         if not plan.runnable:
             raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")

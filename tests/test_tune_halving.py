@@ -1,0 +1,105 @@
+"""ASHA with a memory: who is stopped at a rung, who is left alone, and that a restart forgets nothing."""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from tune.halving import Halving, halving
+from tune.outbox import TrialLog
+
+GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
+def _trial(name: str) -> Any:
+    return SimpleNamespace(config={"job": {"trial_id": name}}, trial_id=f"tune-{name}")
+
+
+def _report(scheduler: Halving, name: str, epoch: int, val_mse: float) -> str:
+    trial = _trial(name)
+    if epoch == 1:
+        scheduler.on_trial_add(None, trial)
+    return scheduler.on_trial_result(None, trial, {"epoch": epoch, "metrics/loss/val_mse": val_mse})
+
+
+def _filled(epochs: int = 10) -> Halving:
+    """Three trials are past the first rung of ten epochs, which is epoch 2."""
+    scheduler = Halving(epochs)
+    for name, val_mse in (("a", 0.30), ("b", 0.29), ("c", 0.28)):
+        assert [_report(scheduler, name, epoch, val_mse) for epoch in (1, 2)] == [GO, GO]
+    return scheduler
+
+
+def test_a_trial_outside_the_best_third_at_a_rung_is_stopped_with_the_reason() -> None:
+    scheduler = _filled()
+    assert [_report(scheduler, "d", epoch, 0.41) for epoch in (1, 2)] == [GO, STOP]
+    assert scheduler.stopped == {
+        "d": "stopped after epoch 2 by ASHA: validation MSE 0.41 is not in the best third of the 4 trials seen there, "
+        "and more than 1% above the best of them, 0.28"
+    }
+
+
+def test_a_trial_within_the_margin_of_the_best_goes_on() -> None:
+    scheduler = _filled()
+    _report(scheduler, "e", 1, 0.2800)
+    assert _report(scheduler, "d", 1, 0.5) == GO
+    assert _report(scheduler, "d", 2, 0.2827) == GO  # not in the best third, and 0.96 % above 0.28
+    assert scheduler.stopped == {}
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 4, 7, 10, 28, 100])
+def test_no_trial_is_stopped_at_its_last_epoch_and_the_best_one_never(epochs: int) -> None:
+    scheduler = Halving(epochs)
+    for epoch in range(1, epochs + 1):
+        assert _report(scheduler, "best", epoch, 0.1) == GO
+    for name in ("x", "y"):
+        found = [_report(scheduler, name, epoch, 0.9) for epoch in range(1, epochs + 1)]
+        assert STOP in found and found[-1] == GO
+
+
+def test_one_epoch_leaves_nothing_to_stop() -> None:
+    assert halving(1) is None
+    assert isinstance(halving(2), Halving)
+
+
+def test_a_report_without_an_epoch_or_a_number_decides_nothing() -> None:
+    scheduler = _filled()
+    scheduler.on_trial_add(None, _trial("d"))
+    assert scheduler.on_trial_result(None, _trial("d"), {"status": "failed"}) == GO
+    assert _report(scheduler, "d", 2, float("nan")) == GO
+    assert [_report(scheduler, "e", epoch, 0.5) for epoch in (1, 2)] == [GO, STOP]
+
+
+def test_what_trials_of_an_earlier_run_reported_counts_after_a_restart() -> None:
+    past = {
+        name: TrialLog(epochs={epoch: {"loss/val_mse": val_mse} for epoch in (1, 2)})
+        for name, val_mse in (("a", 0.30), ("b", 0.29), ("c", 0.28))
+    }
+    again = Halving(10)
+    again.replay(past)
+    assert again.stopped == {}
+    assert [_report(again, "d", epoch, 0.41) for epoch in (1, 2)] == [GO, STOP]
+    assert again.stopped == _stopped_without_a_restart()
+
+
+def _stopped_without_a_restart() -> dict[str, str]:
+    scheduler = _filled()
+    for epoch in (1, 2):
+        _report(scheduler, "d", epoch, 0.41)
+    return scheduler.stopped
+
+
+def test_a_trial_that_goes_on_after_a_restart_is_not_judged_again_at_a_rung_it_passed() -> None:
+    scheduler = _filled()
+    scheduler.on_trial_add(None, _trial("a"))  # the same trial, with another name of Tune's
+    assert _report(scheduler, "a", 2, 0.30) == GO
+    scheduler.on_trial_remove(None, _trial("a"))
+    scheduler.on_trial_complete(None, _trial("a"), {"epoch": 2})
+
+
+def test_tune_pickles_nothing_of_it() -> None:
+    assert pickle.loads(pickle.dumps(_filled())).__dict__ == {}

@@ -1,0 +1,151 @@
+"""The space of a sweep that draws its arms: what it leaves out, and that nothing else is ever drawn."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune.errors import WrongInput
+from tune.hardware import DeviceFacts
+from tune.space import SearchPlan, Space, build_space, describe, plan_sweep
+from tune.sweeps import Arm, SweepConfig, get_sweep
+
+CPU = DeviceFacts(device_type="cpu", name="some CPU")
+SMALL = {"data.dataset": "demo", "data.context_length": 96, "data.prediction_length": 24}
+
+
+def _fewer(count: int = 2) -> SweepConfig:
+    """The full sweep with all backends and patch lengths, and `count` choices of each other dimension."""
+    full = get_sweep("full")
+    whole = ("attention", "patch_length")
+    return replace(full, space={name: found if name in whole else found[:count] for name, found in full.space.items()})
+
+
+def _plan(sweep: SweepConfig | None = None, **given: Any) -> SearchPlan:
+    choices = {"draws": 5, "overrides": SMALL, "repeats": 2, "seed": 1, "device": CPU} | given
+    plan = plan_sweep(sweep or _fewer(), **choices)
+    assert isinstance(plan, SearchPlan)
+    return plan
+
+
+def _sweep(**space: tuple[str, ...]) -> SweepConfig:
+    """A sweep over made-up dimensions, each choice of which sets a field that any value fits."""
+    fields = ("model.dropout", "model.head_dropout", "train.learning_rate", "train.batch_size")
+    dimensions = {
+        name: tuple(
+            Arm(label=label, changes={field: 1 + number if field == "train.batch_size" else 0.1 * (1 + number)})
+            for number, label in enumerate(labels)
+        )
+        for (name, labels), field in zip(space.items(), fields, strict=False)
+    }
+    baseline = Arm(label="baseline", changes={})
+    return SweepConfig(name="made", question="?", baseline="baseline", arms=(baseline,), space=dimensions)
+
+
+def _space(sweep: SweepConfig, refused: dict[tuple[str, ...], str]) -> Space:
+    """The space of `sweep` on a device that runs all cells but those."""
+    plan = plan_sweep(sweep, draws=1, overrides=SMALL, repeats=1, seed=1, device=CPU)
+
+    def plan_cell(arm: Arm) -> Any:
+        reason = refused.get(tuple(arm.label.split("-")))
+        if reason and reason.startswith("wrong"):
+            raise WrongInput(reason)
+        return replace(plan.trials[0], unsupported=reason)
+
+    return build_space(sweep, plan_cell=plan_cell, seed=1)
+
+
+CELLS = list(itertools.product(("a1", "a2"), ("b1", "b2", "b3"), ("c1", "c2")))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.sampled_from(CELLS), max_size=len(CELLS) - 1), st.randoms(use_true_random=False))
+def test_no_cell_that_cannot_run_is_ever_drawn_and_every_other_one_can_be(refused: set[Any], random: Any) -> None:
+    sweep = _sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2"))
+    reasons = {cell: random.choice(("wrong: it does not fit", "the device cannot")) for cell in refused}
+    space = _space(sweep, reasons)
+    assert set(space.every()) == set(CELLS) - refused
+    assert space.cells == len(CELLS) - len(refused)
+    asked: dict[str, tuple[str, ...]] = {}
+
+    def choose(name: str, options: tuple[str, ...]) -> str:
+        assert len(options) > 1
+        assert asked.setdefault(name, options) == options  # a sampler refuses a name with other options
+        return random.choice(options)
+
+    for _ in range(20):
+        assert space.draw(choose) not in refused
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.sampled_from(CELLS), max_size=len(CELLS) - 1))
+def test_every_cell_that_cannot_run_is_told_with_a_reason(refused: set[Any]) -> None:
+    space = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), dict.fromkeys(refused, "it cannot"))
+    told = [set(refusal.choices.values()) for refusal in space.refusals if refusal.choices]
+    others = sum(refusal.cells for refusal in space.refusals if not refusal.choices)
+    left = [cell for cell in refused if not any(choices <= set(cell) for choices in told)]
+    assert others == len(left)
+    assert all(cell in refused for cell in CELLS for choices in told if choices <= set(cell))
+
+
+def test_a_choice_that_never_runs_is_told_once_and_for_its_own_reason() -> None:
+    dead = {cell: "a1 is not there" for cell in CELLS if cell[0] == "a1"}
+    both = dead | {cell: dead.get(cell, "c2 is not there") for cell in CELLS if cell[2] == "c2"}
+    found = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), both).refusals
+    assert [(dict(refusal.choices), refusal.reason, refusal.cells) for refusal in found] == [
+        ({"a": "a1"}, "a1 is not there", 6),
+        ({"c": "c2"}, "c2 is not there", 6),
+    ]
+
+
+def test_choices_that_do_not_go_together_are_told_as_a_pair() -> None:
+    refused = {cell: "wrong: they exclude each other" for cell in CELLS if cell[:2] == ("a1", "b3")}
+    (refusal,) = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), refused).refusals
+    assert (dict(refusal.choices), refusal.cells, refusal.example) == ({"a": "a1", "b": "b3"}, 2, None)
+
+
+def test_what_is_unsupported_is_one_trial_of_the_plan_for_each_reason_and_what_is_no_configuration_is_none() -> None:
+    plan = _plan()
+    refused = {trial.arm: trial for trial in plan.trials if trial.unsupported}
+    assert "attention-sdpa_efficient" in refused and "attention-eager" not in refused
+    assert refused["attention-sdpa_efficient"].trial_id == "full-attention-sdpa_efficient-s1"
+    assert refused["attention-sdpa_efficient"].config.model.attention == "sdpa_efficient"
+    assert not any(arm.startswith("patch_length") for arm in refused)
+    text = "\n".join(describe(plan))
+    assert "patch_length=patch-96: left out" in text and "must be shorter than data.context_length=96" in text
+    assert f"{plan.space.cells:,} cells" in text and "5 trials" in text
+
+
+def test_every_cell_of_full_that_is_offered_can_run() -> None:
+    plan = _plan(get_sweep("full"))
+    assert plan.space.cells == sum(1 for _ in plan.space.every()) > 100
+    drawn = [plan.search_trial(labels, 7) for labels in itertools.islice(plan.space.every(), 0, None, 97)]
+    assert {trial.unsupported for trial in drawn} == {None}
+    assert {trial.trial_id for trial in drawn} == {"full-search-007-s1"}
+    assert all(trial.arm.startswith("search-007-") and trial.seed == 1 for trial in drawn)
+
+
+def test_the_finals_known_trials_are_the_baselines() -> None:
+    assert [trial.trial_id for trial in _plan().runnable] == ["full-baseline-s1", "full-baseline-s2"]
+
+
+def test_a_space_without_a_cell_that_runs_is_refused_with_the_reason() -> None:
+    sweep = _sweep(a=("a1", "a2"))
+    with pytest.raises(WrongInput, match="no cell of the made sweep's space can run here.*it is broken"):
+        _space(sweep, {("a1",): "it is broken", ("a2",): "it is broken"})
+
+
+def test_the_identity_of_a_search_follows_its_draws_and_its_cells() -> None:
+    def key(plan: SearchPlan) -> str:
+        return plan.key(data_sha256="d", tracking_uri="sqlite:///m.db")
+
+    longer = SMALL | {"data.context_length": 128}
+    keys = [key(_plan()), key(_plan(draws=6)), key(_plan(seed=2)), key(_plan(repeats=3)), key(_plan(overrides=longer))]
+    keys.append(key(_plan(_fewer(3))))
+    assert len(set(keys)) == len(keys)
+    assert key(_plan()) == keys[0]
