@@ -15,6 +15,7 @@ from typing import Any
 
 from tune import sweep_dir
 from tune.search import Plan
+from tune.space import SearchPlan
 from tune.sweep_dir import SweepDir
 
 MOST_SWEEPS = 20  # the latest, of those on this device
@@ -27,6 +28,8 @@ NO_WORK = frozenset(
 
 def time_line(plan: Plan, storage: Path) -> str:
     """One line for a plan: what its trials take one after another, for those of which that is known."""
+    if isinstance(plan, SearchPlan):
+        return "not known (its trials are drawn while it runs)"
     known = _seconds(plan, storage)
     if not known:
         return "not known (no earlier trial like these here)"

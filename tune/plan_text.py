@@ -42,7 +42,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield f"  ratios against the arm {plan.sweep.baseline}"
     if isinstance(plan, SearchPlan):
         yield from describe(plan)
-    yield f"  {len(plan.trials)} trials, {len(plan.runnable)} can run:"
+    known = "known before the search: " if isinstance(plan, SearchPlan) else ""
+    yield f"  {known}{len(plan.trials)} trials, {len(plan.runnable)} can run:"
     yield from _trial_lines(plan)
 
 
