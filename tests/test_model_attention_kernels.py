@@ -94,6 +94,8 @@ def test_a_backends_patterns_each_match_a_kernel_of_its_own_and_none_of_another(
     for pattern in patterns:
         others = [kernel for other, kernels in KERNELS.items() if other != name for kernel in kernels]
         assert not [kernel for kernel in [*others, *OTHERS] if re.search(pattern, kernel)]
+    if name not in KERNELS:
+        pytest.skip(f"no kernel names of {name} are recorded yet: add them to KERNELS once it has been profiled")
     assert all(any(re.search(pattern, kernel) for kernel in KERNELS[name]) for pattern in patterns)
 
 

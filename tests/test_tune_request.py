@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments import main
 from tune.axes import MOST_ARMS, lay_over, split_values
 from tune.cli import sweep_parser
 from tune.config_file import read_config, write_config
-from tune.errors import WrongInput
+from tune.errors import DONE, WrongInput
 from tune.hardware import DeviceFacts
 from tune.request import DRAWN, Request, build_request
 from tune.search import Plan, make_plan
@@ -253,3 +254,15 @@ def test_a_configuration_that_cannot_be_saved_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(WrongInput, match="--save-config"):
         write_config(tmp_path / "folder", {"sweep": "custom"})
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_plan_counts_the_channels_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """862 channels at batch 128 are more sequences than the fused kernels' grids take; at batch 64 they fit."""
+    wide = tmp_path / "wide.csv"
+    names = ",".join(f"c{at}" for at in range(862))
+    wide.write_text(f"date,{names}\n2020-01-01 00:00:00,{','.join(['1.5'] * 862)}\n")
+    asked = ["--sweep", "attention", "--dataset", str(wide), "--gpu-model", "H100", "--plan"]
+    assert main(asked) == DONE
+    assert "at most 65,535 sequences (batch x channels) at once and got 110,336" in capsys.readouterr().out
+    assert main([*asked, "--set", "train.batch_size=64"]) == DONE
+    assert "65,535" not in capsys.readouterr().out

@@ -102,7 +102,7 @@ def test_arms_differ_only_in_what_they_say_they_change() -> None:
 def test_defaults_follow_the_device() -> None:
     on_cpu, on_gpu = _one({}).config, _one({}, H100).config
     assert (on_cpu.model.preset, on_cpu.train.precision, on_cpu.train.engine) == ("tiny", "fp32", "eager")
-    assert (on_gpu.model.preset, on_gpu.train.precision, on_gpu.train.engine) == ("study", "bf16", "compile")
+    assert (on_gpu.model.preset, on_gpu.train.precision, on_gpu.train.engine) == ("study", "bf16", "graph")
     assert (on_cpu.model.attention, on_gpu.model.attention) == ("eager", "sdpa_efficient")
 
 

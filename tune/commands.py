@@ -15,7 +15,7 @@ from tune.gpu_models import gpu_facts
 from tune.mlflow_store import PROJECT, check_store, is_server, redacted
 from tune.output import check_file_target, check_json_target, write_json
 from tune.plan_text import print_plan
-from tune.prepare import cache_dir, fetch_if_missing, prepare_data
+from tune.prepare import cache_dir, channels_of, fetch_if_missing, prepare_data
 from tune.request import Request, build_request
 from tune.search import Plan, plan_rows
 from tune.space import plan_sweep
@@ -41,7 +41,7 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
         check_file_target("--save-config", str(arguments.save_config))
     text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
     if arguments.plan:
-        plan = _assumed_plan(request, arguments)
+        plan = _assumed_plan(request, arguments, channels=_channels(request))
         _settle(request, arguments)
         print_plan(plan, text)
         print(f"  time   {time_line(plan, arguments.storage_path)}", file=text)
@@ -59,6 +59,12 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     return _run(request, arguments, tracking_uri, text)
 
 
+def _channels(request: Request) -> int | None:
+    dataset, column = (request.overrides.get(f"data.{name}") for name in ("dataset", "timestamp_column"))
+    known = isinstance(dataset, str) and (column is None or isinstance(column, str))
+    return channels_of(str(dataset), column) if known else None  # what is of another type, the plan refuses
+
+
 def _assumed_plan(request: Request, arguments: argparse.Namespace, **given: Any) -> Plan:
     """The plan for the GPU model that was named, else for this machine's own device."""
     gpu_model = given.get("gpu_model", arguments.gpu_model)
@@ -70,6 +76,7 @@ def _assumed_plan(request: Request, arguments: argparse.Namespace, **given: Any)
         repeats=request.repeats,
         seed=request.seed,
         device=facts,
+        channels=given.get("channels"),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.datasets import get_dataset
+from data_pipeline.datasets import FILE_ENDINGS, get_dataset
 from data_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,6 +41,18 @@ def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet:
         for note in series.notes:
             print(f"{data.dataset}: {note}", file=sys.stderr)
     return series
+
+
+def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
+    """Columns of a file, read from its head, for a plan; None for a named data set, whose definition knows them.
+
+    Raises DataError for a file that is not there or whose head is wrong.
+    """
+    if not dataset.endswith(FILE_ENDINGS):
+        return None
+    from data_pipeline.readers import open_source
+
+    return len(open_source(Path(dataset), timestamp_column).columns)
 
 
 def fetch_if_missing(dataset: str, data_dir: Path, *, quiet: bool) -> None:

@@ -165,7 +165,7 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
     fields = PRESETS[preset] | {
         "model.preset": preset,
         "train.precision": "bf16" if on_gpu else "fp32",
-        "train.engine": "compile" if on_gpu else "eager",
+        "train.engine": "graph" if on_gpu else "eager",
     }
     if "model.patch_length" in given:  # a preset's stride belongs to its own patches
         fields.pop("model.patch_stride", None)
