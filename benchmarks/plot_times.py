@@ -40,7 +40,7 @@ def draw(result: dict[str, Any], picture: Path) -> None:
     trials = [trial for trial in result["trials"] if trial["status"] == "done"]
     trials.sort(key=lambda trial: trial["metrics"]["time/train_s"], reverse=True)
     names = [trial["trial_id"].removeprefix(f"{result['sweep']}-") for trial in trials]
-    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.3 * len(trials)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7, 1.0 + 0.3 * len(trials)), layout="constrained")
     left = [0.0] * len(trials)
     for part, colour in PARTS.items():
         seconds = [trial["metrics"][f"time/{part}_s"] for trial in trials]
@@ -48,7 +48,7 @@ def draw(result: dict[str, Any], picture: Path) -> None:
         left = [start + length for start, length in zip(left, seconds, strict=True)]
     axes.set_xlabel(f"seconds of training in the last epoch, {result['environment']['device']['name']}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(PARTS))
     figure.savefig(picture, dpi=110)
 
 

@@ -22,6 +22,7 @@ from model.attention.eager import attend
 # (aten/src/ATen/native/cuda/PersistentSoftmax.cuh, fmha_cutlass*.cu, flash_attn/src, torch/_inductor/utils.py); flex
 # from meta-pytorch/tritonbench#939 and #940; cuDNN from published profiles of H100s; the packages' from
 # flash-attention's csrc/flash_attn/src and hopper/*_launch_template.h, and FA4's from Dao-AILab/flash-attention#2564.
+# Seen since on an H100, eager and compiled: those of eager, the three sdpa_*, flash_attention_2 and flex.
 KERNELS = {
     "eager": [
         "void (anonymous namespace)::softmax_warp_forward<float, float, float, 6, false, false>(float*, float const*)",
@@ -29,6 +30,8 @@ KERNELS = {
         "void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float, float, float>(float*, int)",
         "triton_per_fused__softmax__to_copy_mul_view_7",
         "triton_per_fused__softmax_backward_data__to_copy_mul_view_21",
+        "triton_per_fused__softmax__to_copy_exp_mul_prepare_softmax_online_sub_view_16",
+        "triton_per_fused__softmax__softmax_backward_data__to_copy_mul_view_20",
     ],
     "sdpa_efficient": [
         "fmha_cutlassF_bf16_aligned_64x64_rf_sm80(PyTorchMemEffAttention::AttentionKernel<cutlass::bfloat16_t>::Params)",
@@ -42,6 +45,7 @@ KERNELS = {
     "sdpa_cudnn": [
         "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1_cga1x1x1_kernel0_0",
         "cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_26_64x64x128_1x4x1_cga1x1x1_kernel0_0",
+        "void cudnn::fusion::compute_dot_do_o<true>(void const*, void const*, void*, void*, unsigned int)",
         "cudnn_generated_fort_native_sdpa_sm80_flash_fprop_wmma_f16_knob_3_64x64x64_4x1x1_kernel0_0",
         "cudnn_generated_fort_native_sdpa_sm80_flash_bprop_wmma_f16_knob_3_64x64x64_4x1x1_kernel0_0",
     ],
@@ -67,6 +71,9 @@ KERNELS = {
         "triton_tem_fused__to_copy_flex_attention_transpose_view_4",
         "triton_tem_fused_flex_attention_backward_zeros_1",
         "triton_poi_fused_flex_attention_backward_transpose_3",
+        "triton_tem_fused_flex_attention_transpose_view_7",
+        "triton_tem_fused_flex_attention_backward_transpose_view_5",
+        "triton_per_fused_flex_attention_backward_transpose_view_4",
     ],
     "patch": ["patch_attention_forward", "patch_attention_backward"],
 }  # fmt: skip
