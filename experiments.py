@@ -19,8 +19,9 @@ from tune.cli import (
     runs_parser,
     sweep_parser,
 )
-from tune.errors import INTERRUPTED, WRONG_INPUT, WrongInput, unknown_name
+from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, unknown_name
 from tune.mlflow_store import TrackingError
+from tune.streams import OutputClosed, lasting_stderr, watched_stdout
 
 
 def tracking_uri(given: str | None) -> str:
@@ -84,10 +85,18 @@ def main(argv: Sequence[str]) -> int:
     for setting in ("MLFLOW_DISABLE_TELEMETRY=true", "RAY_USAGE_STATS_ENABLED=0"):
         os.environ.setdefault(*setting.split("="))  # nobody but the user hears of a sweep
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # stderr has our own progress
+    with lasting_stderr():
+        return _answer(argv)
+
+
+def _answer(argv: Sequence[str]) -> int:
     try:
-        words = command_words(argv)
-        parser, command = COMMANDS[words]
-        return command(parser().parse_args(argv[len(words) :]))
+        with watched_stdout():
+            words = command_words(argv)
+            parser, command = COMMANDS[words]
+            return command(parser().parse_args(argv[len(words) :]))
+    except OutputClosed:
+        return OUTPUT_CLOSED
     except (WrongInput, DataError, TrackingError) as error:
         line = " ".join(str(error).split())
         print(f"error: {line.encode(errors='backslashreplace').decode()}", file=sys.stderr)

@@ -225,7 +225,13 @@ BROKEN = [
     ("a: 2024-13-45", "not YAML that can be read"),
     ("a: " + "9" * 5000, "not YAML that can be read"),
     ("[" * 5000, "not YAML that can be read"),
-    ("a: &a [*a]\n\t", "line 2"),
+    ("a: [1]\n\tb", "line 2"),
+    ("set: {pruning.heads: &a [1, *a]}", r"line 1: '\*a' refers to another value"),
+    ("set: {pruning.heads: " + "[" * 200 + "]" * 200 + "}", "set: pruning.heads holds lists in lists"),
+    ("over: {pruning.heads: " + "[" * 300 + "]" * 300 + "}", "over: pruning.heads holds lists in lists"),
+    ("set: {train.epochs: 1:30}", "line 1: 1:30 is another number in YAML 1.1"),
+    ("set: {train.learning_rate: 1:30.5}", "line 1: 1:30.5 is another number"),
+    ("epochs: 010", "line 1: 010 is another number"),
 ]  # fmt: skip
 
 

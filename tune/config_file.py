@@ -14,6 +14,7 @@ over:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,28 @@ KINDS: dict[str, tuple[type, str]] = {
 }
 
 
+DEEPEST = 2  # lists in a value: the values of an axis may be lists
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys without a word; here they are an error."""
+    """PyYAML takes the last of two equal keys and 1:30 for 90 without a word; here these and references are errors."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"'*{event.anchor}' refers to another value; write the value itself", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        if ":" in node.value or re.match(r"[-+]?0[\d_]", node.value):  # YAML 1.1: base 60, base 8
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value} is another number in YAML 1.1 than it seems; write it plainly, or as "
+                f"'{node.value}' where it is a name", node.start_mark,
+            )  # fmt: skip
+        whole = node.tag == "tag:yaml.org,2002:int"
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -47,6 +68,10 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -105,10 +130,12 @@ def _checked(content: Any) -> dict[str, Any]:
     return content
 
 
-def _check_value(where: str, value: Any) -> None:
+def _check_value(where: str, value: Any, depth: int = 0) -> None:
+    if isinstance(value, list) and depth == DEEPEST:
+        raise WrongInput(f"{where} holds lists in lists in lists; give numbers, names or lists of them")
     if isinstance(value, list):
         for item in value:
-            _check_value(where, item)
+            _check_value(where, item, depth + 1)
     elif not isinstance(value, str | int | float | None):
         raise WrongInput(f"{where} holds {_kind(value)}; give numbers, names, true, false, null or lists of them")
 

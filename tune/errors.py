@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 DONE, TRIAL_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+OUTPUT_CLOSED = 141  # what a shell shows for a program whose reader has quit: 128 + SIGPIPE
 
 
 class WrongInput(ValueError):
