@@ -33,8 +33,11 @@ def _ran(storage: Path, plan: Plan, epoch_s: float, status: str = "done") -> swe
             {"kind": "epoch", "trial_id": trial.trial_id, "metrics": {"time/epoch_s": factor * epoch_s}}
             for factor in (1, 1, 50)
         ]
-        ends = {"final/startup_s": 2.0, "final/compile_s": 1.0}
+        ends = {"final/startup_s": 1.0, "final/gate_s": 1.0, "final/compile_s": 0.75, "final/prune_s": 0.25}
         records.append({"kind": "end", "trial_id": trial.trial_id, "status": status, "metrics": ends})
+    search = [{"kind": kind, "trial_id": "drawn", "status": "done", "metrics": {}} for kind in ("epoch", "end")]
+    search[0]["metrics"] = {"time/epoch_s": 1.0}
+    records[1:1] = search  # a trial that was drawn by a search: the plan holds no such one
     folder.outbox.write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -257,16 +258,23 @@ def test_another_version_device_or_source_asks_for_a_new_verdict(
 
 
 def test_the_sources_that_decide_a_verdict_are_part_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {str(path.relative_to(gate.REPO_ROOT)) for pattern in gate.SOURCES for path in gate.REPO_ROOT.glob(pattern)}
+    """Each package on its own, as Ray ships them to a worker that does not share the driver's disk."""
+    found = {
+        f"{package}/{path.relative_to(gate.package_dir(package))}"
+        for package, pattern in gate.SOURCES
+        for path in gate.package_dir(package).glob(pattern)
+    }
     assert {"model/attention/eager.py", "model/patchtst.py", "tune/step.py", "tune/engines.py", "tune/gate.py"} <= found
-    (tmp_path / "model").mkdir()
-    source = tmp_path / "model" / "a.py"
-    monkeypatch.setattr(gate, "REPO_ROOT", tmp_path)
-    hashes = []
-    for text in ("1", "2"):
-        source.write_text(text)
-        hashes.append(gate._sources_sha256())
-    assert hashes[0] != hashes[1]
+    here = gate._sources_sha256()
+    for package in ("model", "tune"):
+        shutil.copytree(gate.package_dir(package), tmp_path / f"shipped-{package}" / package)
+    monkeypatch.setattr(gate, "package_dir", lambda package: tmp_path / f"shipped-{package}" / package)
+    assert gate._sources_sha256() == here
+    (tmp_path / "shipped-model" / "model" / "attention" / "eager.py").write_text("changed")
+    assert gate._sources_sha256() != here
+    shutil.rmtree(tmp_path / "shipped-model" / "model")
+    with pytest.raises(RuntimeError, match=r"has no \*\*/\*.py, on which the gate's verdicts depend"):
+        gate._sources_sha256()
 
 
 def test_dropout_is_no_part_of_the_key_for_the_gate_has_none(tmp_path: Path, counted: Counted) -> None:

@@ -69,3 +69,11 @@ def test_only_one_cycle_moves_beta1() -> None:
 @pytest.mark.parametrize("name", LR_SCHEDULES)
 def test_no_schedule_leaves_what_adam_allows(name: str) -> None:
     assert all(0 < rate.learning_rate <= 1e-4 and 0 <= rate.beta1 < 1 for rate in _ours(name, _course()))
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+@pytest.mark.parametrize("pct_start", [0.01, 0.4, 1.0])
+def test_a_rehearsal_after_the_last_step_takes_that_steps_rate(name: str, pct_start: float) -> None:
+    """The kernels are proven after the training: one step more than the schedule has."""
+    rates = Rates(schedule=name, course=Course(learning_rate=0.1, steps_per_epoch=3, epochs=2, pct_start=pct_start))
+    assert rates(6) == rates(7) == rates(5)

@@ -165,6 +165,7 @@ def test_a_trial_trains_the_same_with_its_gate_measured_cached_or_left_out(
 ) -> None:
     fields: dict[str, Any] = {"train__epochs": 3, "pruning__score": "taylor", "pruning__heads_per_layer": 1}
     measured = _run(tmp_path / "a", "eager", gate_dir=tmp_path / "gate", **fields)
+    assert measured.final["tags"]["gate_verdict"] == "measured"
     verdicts = sorted((tmp_path / "gate").glob("*.json"))
     cached = _run(tmp_path / "b", "eager", gate_dir=tmp_path / "gate", **fields)
     assert len(verdicts) == 2  # with all heads and with those of the last epoch

@@ -9,8 +9,9 @@ import torch
 
 from data_pipeline.batches import Batch
 from model.patchtst import build_model
+from tune.errors import Unsupported
 from tune.lr import Course, Rates
-from tune.step import Stepper, make_optimizer, make_scaler, preserving
+from tune.step import Stepper, make_optimizer, make_scaler, preserving, refuse_a_disabled_compiler
 
 B, L, H, C = 4, 48, 8, 2
 
@@ -132,3 +133,19 @@ def test_warming_up_leaves_the_loss_scale() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_no_loss_is_scaled_but_fp16s(precision: str) -> None:
     assert make_scaler("cpu", precision) is None
+
+
+@pytest.mark.parametrize("setting", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
+def test_a_compiler_that_is_switched_off_is_unsupported_and_not_eager(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(setting, "1")
+    with pytest.raises(Unsupported, match=f"{setting} is set, .*unset it, or use eager"):
+        refuse_a_disabled_compiler()
+
+
+@pytest.mark.parametrize("setting", ["disable", "suppress_errors"])
+def test_a_compiler_whose_failures_are_hidden_is_unsupported(setting: str) -> None:
+    with torch._dynamo.config.patch({setting: True}), pytest.raises(Unsupported, match="switches torch.compile off"):
+        refuse_a_disabled_compiler()
+    refuse_a_disabled_compiler()

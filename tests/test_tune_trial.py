@@ -13,6 +13,7 @@ from trial_kit import run_small as _run
 
 from model.patchtst import load_model
 from tune import session as session_module
+from tune.hardware import packages_sha256
 from tune.trial import median_after
 
 GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
@@ -227,3 +228,11 @@ def test_the_compile_engine_trains_to_the_eager_engines_result(tmp_path: Path) -
     assert compiled.final["metrics"]["final/compile_s"] > 0
     ours, theirs = (run.final["metrics"]["final/test_mse"] for run in (compiled, eager))
     assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_worker_with_other_code_than_the_drivers_fails_and_says_so(tmp_path: Path) -> None:
+    trial = _run(tmp_path / "t", packages_sha256="0" * 64)
+    assert trial.final["status"] == "failed" and not trial.epochs
+    assert "imports other code than the driver" in trial.final["reason"]
+    same = _run(tmp_path / "s", packages_sha256=packages_sha256(), train__epochs=1)
+    assert same.final["status"] == "done"

@@ -65,6 +65,7 @@ def run_small(
     exclusive: bool = True,
     data_sha256: str | None = None,
     gate_dir: Path | None = None,
+    packages_sha256: str | None = None,
     **fields: Any,
 ) -> Recorder:
     folder.mkdir(exist_ok=True)
@@ -73,6 +74,7 @@ def run_small(
         trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=str(folder),
         cache_dir=str(folder.parent / "arrow"), cpus=1,
         gate_dir=None if gate_dir is None else str(gate_dir), exclusive=exclusive, data_sha256=data_sha256,
+        packages_sha256=packages_sha256,
     )  # fmt: skip
     recorder = Recorder(folder, stop_after)
     run_trial(job, recorder, checkpoint)

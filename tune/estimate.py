@@ -18,6 +18,7 @@ from tune.search import Plan
 from tune.space import SearchPlan
 from tune.sweep_dir import SweepDir
 
+ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial beside its epochs
 MOST_SWEEPS = 20  # the latest, of those on this device
 # Fields that change neither the work of an epoch nor what it is done with.
 NO_WORK = frozenset(
@@ -61,7 +62,7 @@ def _device(folder: SweepDir) -> str | None:
 def _measured(folder: SweepDir) -> Iterator[tuple[str, float, float]]:
     """(work, seconds once, seconds an epoch) of each trial that was done; nothing of a folder that is not ours."""
     try:
-        params = {row["trial_id"]: row["params"] for row in folder.read()["trials"]}
+        params = {row["trial_id"]: row["params"] for row in folder.read()["trials"]}  # not of a search's trials
         epochs: dict[str, list[float]] = defaultdict(list)
         with folder.outbox.open() as file:
             for line in file:
@@ -69,8 +70,8 @@ def _measured(folder: SweepDir) -> Iterator[tuple[str, float, float]]:
                 trial_id = record.get("trial_id")
                 if record["kind"] == "epoch" and "time/epoch_s" in record["metrics"]:
                     epochs[trial_id].append(record["metrics"]["time/epoch_s"])
-                elif record["kind"] == "end" and record["status"] == "done" and epochs[trial_id]:
-                    once = (record["metrics"].get(name, 0.0) for name in ("final/startup_s", "final/compile_s"))
+                elif record["kind"] == "end" and record["status"] == "done" and epochs[trial_id] and trial_id in params:
+                    once = (record["metrics"].get(name, 0.0) for name in ONCE)
                     yield _work(params[trial_id]), sum(once), median(epochs[trial_id])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # half a line, or of another version
         return

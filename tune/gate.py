@@ -22,13 +22,16 @@ import filelock
 import torch
 
 from tune.errors import GateFailed
-from tune.hardware import REPO_ROOT, node_facts, versions
+from tune.hardware import node_facts, package_dir, versions
 from tune.numerics import BATCHES, DROPOUTS, Errors, Measured, Subject, measure
 from tune.sweep_dir import write_atomically
 
 FACTOR, SLACK = 2.0, 1e-6  # design, measurement rule 2
 NO_NUMERICS = frozenset({"python", "granite-tsfm", "ray", "mlflow", "pandas", "pyarrow", "numpy"})
-SOURCES = ("model/**/*.py", "tune/step*.py", "tune/engine*.py", "tune/graph*.py", "tune/numerics.py", "tune/gate.py")
+SOURCES = (
+    ("model", "**/*.py"),
+    *(("tune", name) for name in ("step.py", "engines.py", "graph.py", "lr.py", "numerics.py", "gate.py")),
+)
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # environment variables that change numerics
 LONGEST_WAIT_S = 900.0  # for another trial that measures the same
 
@@ -140,6 +143,7 @@ def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
         "model": {name: value for name, value in subject.model.items() if name not in DROPOUTS},
         "heads": subject.heads,
         "engine": subject.engine,
+        "beta1_moves": subject.beta1_moves,
         "precision": subject.precision,
         "batch_size": subject.batch_size,
         "device": node_facts(use_gpu=device.type == "cuda").name,
@@ -153,9 +157,14 @@ def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
 
 def _sources_sha256() -> str:
     digest = hashlib.sha256()
-    for source in sorted({path for pattern in SOURCES for path in REPO_ROOT.glob(pattern)}):
-        digest.update(f"{source.relative_to(REPO_ROOT)}\0".encode())
-        digest.update(source.read_bytes() + b"\0")
+    for package, pattern in SOURCES:
+        folder = package_dir(package)
+        sources = sorted(folder.glob(pattern))
+        if not sources:
+            raise RuntimeError(f"{folder} has no {pattern}, on which the gate's verdicts depend")
+        for source in sources:
+            digest.update(f"{package}/{source.relative_to(folder)}\0".encode())
+            digest.update(source.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

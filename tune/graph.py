@@ -74,6 +74,8 @@ class CudaCapture:
             graph.reset()
         self._graphs.clear()
         gc.collect()
+        # cuBLAS keeps a workspace for the stream of this capture: every stage of gradual pruning would add one
+        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
 
 

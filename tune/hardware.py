@@ -5,7 +5,9 @@ Planning-safe: GPU facts come from NVML (nvidia-ml-py), versions from importlib.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
 import math
 import os
 import platform
@@ -20,13 +22,16 @@ from typing import Any, Literal
 from model.attention import BACKENDS
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
-CODE = ("experiments.py", "tune", "model", "data_pipeline")
+OURS = ("tune", "model", "data_pipeline")  # packages
+CODE = ("experiments.py", *OURS)
 PACKAGES = (
     "torch",
     "triton",
     "transformers",
     "granite-tsfm",
     "flash-attn",
+    "flash_attn_3",
+    "flash-attn-4",
     "ray",
     "mlflow",
     "pandas",
@@ -198,6 +203,26 @@ def _code_sha256() -> str:
         path = REPO_ROOT / entry
         for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(f"{source.relative_to(REPO_ROOT)}\0".encode())
+            digest.update(source.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def package_dir(name: str) -> Path:
+    """Where this process imports the package `name` of ours from: Ray may ship each to a folder of its own."""
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise RuntimeError(f"the package {name} is not there: {REPO_ROOT} is no whole copy of the project")
+    return Path(found.submodule_search_locations[0])
+
+
+@functools.cache
+def packages_sha256() -> str:
+    """Hash of our packages as this process imports them: the same in the driver and in all of its workers."""
+    digest = hashlib.sha256()
+    for name in OURS:
+        folder = package_dir(name)
+        for source in sorted(folder.rglob("*.py")):
+            digest.update(f"{name}/{source.relative_to(folder)}\0".encode())
             digest.update(source.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune.callback import Collector
 from tune.cluster import Share
+from tune.hardware import packages_sha256
 from tune.search import PlannedTrial
 from tune.sweep_dir import SweepDir
 from tune.trial import TrialJob
@@ -45,6 +46,7 @@ class Launcher:
             gate_dir=str(self.folder.path.parent / "gate"),
             resume_from=self.folder.checkpoints().get(trial.trial_id),
             sweep_id=self.folder.sweep_id,
+            packages_sha256=packages_sha256(),
         )
 
     def run(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:

@@ -84,11 +84,15 @@ class Rates:
     course: Course
 
     def __call__(self, step: int) -> Rate:
-        return LR_SCHEDULES[self.schedule](step, self.course)
+        """The step's rate; the last step's for every later one, which only a rehearsal takes."""
+        return LR_SCHEDULES[self.schedule](min(step, self._last), self.course)
+
+    @property
+    def _last(self) -> int:
+        return self.course.epochs * self.course.steps_per_epoch - 1
 
     @property
     def beta1_moves(self) -> bool:
         """Whether beta1 is not the same in all steps."""
-        steps = self.course.epochs * self.course.steps_per_epoch
         first = self(0).beta1
-        return any(self(step).beta1 != first for step in range(steps))
+        return any(self(step).beta1 != first for step in range(self._last + 1))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from data_pipeline.batches import Batch
 from model.patchtst import build_model, cut_to_kept_heads
 from tune.engines import ENGINES
+from tune.lr import Course, Rates
 from tune.step import Stepper, set_matmul_precision
 
 BATCHES = 3
@@ -33,6 +34,7 @@ DROPOUTS = ("dropout", "head_dropout", "attention_dropout")
 SHARPNESS = 1.5  # of queries and keys: scores with a deviation of about 2, so that a wrong softmax shows
 MEMORY_SHARE = 0.25  # of a GPU's memory that the fp64 reference may need
 CPU_MEMORY = 2 * 2**30  # bytes
+MOVING = Rates(schedule="one_cycle", course=Course(learning_rate=1e-4, steps_per_epoch=10, epochs=1))
 LARGEST_SCALE = 2.0**16
 
 
@@ -45,6 +47,7 @@ class Subject:
     engine: str  # a name in ENGINES
     precision: str  # fp32 tf32 bf16 fp16
     batch_size: int  # windows in a training step
+    beta1_moves: bool = False  # the trial's schedule changes Adam's beta1: the graph engine then updates outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,8 @@ def _measure(subject: Subject, device: torch.device) -> Measured:
     weights = _fixed_weights(_build(plain, subject.heads))
     reference = _Arm(_build(plain, subject.heads), weights, device, "eager", "fp64")
     eager = _Arm(_build(plain, subject.heads), weights, device, "eager", subject.precision)
-    arm = _Arm(_build(subject.model, subject.heads), weights, device, subject.engine, subject.precision)
+    rate = MOVING if subject.beta1_moves else None
+    arm = _Arm(_build(subject.model, subject.heads), weights, device, subject.engine, subject.precision, rate)
     of_eager, of_arm = _Sums(), _Sums()
     batch_size = _batch_that_fits(subject, device)
     try:
@@ -205,7 +209,13 @@ class _Arm:
     """One model on the device, with its engine's stepper."""
 
     def __init__(
-        self, model: nn.Module, weights: dict[str, Tensor], device: torch.device, engine: str, precision: str
+        self,
+        model: nn.Module,
+        weights: dict[str, Tensor],
+        device: torch.device,
+        engine: str,
+        precision: str,
+        rate: Rates | None = None,
     ) -> None:
         model.load_state_dict(weights)
         self._dtype = torch.float64 if precision == "fp64" else torch.float32
@@ -213,6 +223,7 @@ class _Arm:
         self._recorder = _Recorder(self._model)
         self._engine, self._precision = engine, precision
         self._stepper: Stepper | None = None
+        self._rate = rate  # the recorder trains nothing with it
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Forecasts [B, H, C] and all gradients [P], both in fp64."""
@@ -232,7 +243,9 @@ class _Arm:
         scaler = None
         if scale is not None:
             scaler = torch.amp.GradScaler(batch.past.device.type, init_scale=scale, growth_interval=2**31 - 1)
-        stepper = ENGINES[self._engine].build(self._model, self._recorder, precision=self._precision, scaler=scaler)
+        stepper = ENGINES[self._engine].build(
+            self._model, self._recorder, precision=self._precision, scaler=scaler, rate=self._rate
+        )
         if self._engine != "eager":
             stepper.warm_up(batch, batch.past)
         return stepper

@@ -12,6 +12,7 @@ import torch
 from tune import gate, kernels
 from tune.config import TrainConfig
 from tune.errors import GateFailed
+from tune.lr import Course, Rates
 from tune.numerics import Subject
 from tune.step import Stepper
 
@@ -34,7 +35,12 @@ class Proof:
         verdicts = [
             gate.require(
                 Subject(
-                    model=model, heads=count, engine=train.engine, precision=train.precision, batch_size=batch_size
+                    model=model,
+                    heads=count,
+                    engine=train.engine,
+                    precision=train.precision,
+                    batch_size=batch_size,
+                    beta1_moves=_beta1_moves(train),
                 ),
                 self._device,
                 self._folder,
@@ -43,6 +49,8 @@ class Proof:
         ]
         worst = max(verdicts, key=lambda verdict: verdict.relative_error)
         self.metrics = worst.metrics
+        # Measuring fills the compiler's caches: a trial that measured compiles faster than one that read the verdict.
+        self.tags["gate_verdict"] = "cached" if all(verdict.cached for verdict in verdicts) else "measured"
         gated_at = min(verdict.measured.batch_size for verdict in verdicts)
         self.tags["gate"] = "passed" if gated_at == batch_size else f"passed, gated at batch {gated_at} of {batch_size}"
 
@@ -55,3 +63,10 @@ class Proof:
             raise
         unseen = f"not visible on CPU with engine {engine}"
         self.tags["kernels"] = unseen if names is None else json.dumps(names[:MOST_NAMES])
+
+
+def _beta1_moves(train: TrainConfig) -> bool:
+    course = Course(
+        learning_rate=train.learning_rate, steps_per_epoch=2, epochs=max(train.epochs, 2), pct_start=train.pct_start
+    )
+    return Rates(schedule=train.schedule, course=course).beta1_moves

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, L context, H horizon.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline.batches import Feed
+from tune.errors import Unsupported
 from tune.lr import Rates
 
 WARM_UP_STEPS = 3
@@ -164,10 +166,20 @@ class CompiledStepper(Stepper):
     """Forward and backward through torch.compile."""
 
     def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        refuse_a_disabled_compiler()
         return torch.compile(function, dynamic=False, fullgraph=True)
 
     def close(self) -> None:
         torch._dynamo.reset()  # every stage of gradual pruning would count as a recompilation; dynamo gives up after 8
+
+
+def refuse_a_disabled_compiler() -> None:
+    """Raises Unsupported where torch.compile would silently run the plain operators."""
+    settings = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
+    if given := [name for name in settings if os.environ.get(name, "0") not in ("", "0")]:
+        raise Unsupported(f"{given[0]} is set, so that torch.compile would compile nothing: unset it, or use eager")
+    if torch._dynamo.config.disable or torch._dynamo.config.suppress_errors:
+        raise Unsupported("torch._dynamo.config switches torch.compile off: set disable and suppress_errors to False")
 
 
 @contextmanager

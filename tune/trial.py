@@ -18,6 +18,7 @@ from typing import Any
 
 from tune.config import TrialConfig
 from tune.errors import GateFailed, Unsupported
+from tune.hardware import package_dir, packages_sha256
 
 Report = Callable[[dict[str, Any], Path | None], None]
 
@@ -37,6 +38,7 @@ class TrialJob:
     gate_dir: str | None = None  # where verdicts of the gate are kept; None: nowhere, every trial measures
     resume_from: str | None = None  # checkpoint of an earlier run of this sweep
     sweep_id: str | None = None  # goes into the saved model
+    packages_sha256: str | None = None  # of the driver's code; None: not checked
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +75,11 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None) -> 
 def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: float) -> None:
     from tune.session import Session
 
+    if job.packages_sha256 not in (None, packages_sha256()):
+        raise RuntimeError(
+            f"this node imports other code than the driver ({package_dir('tune')}): one sweep's results come from one "
+            "program; update that copy, or start the sweep anew"
+        )
     with (
         Session(job, TrialConfig.model_validate(job.config), started_s) as session,
         tempfile.TemporaryDirectory() as tmp,
