@@ -83,20 +83,33 @@ def connected(address: str | None) -> Iterator[Any]:
 
 def _check_address(address: str) -> None:
     """Raises WrongInput within CONNECT_S seconds where nothing listens; finding a cluster for `auto` is left to Ray."""
-    target = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "auto"
-    if target == "auto":
+    given, place = _place(address)
+    if place is None:
         return
-    given = f"--address {address}" if target == address else f"--address {address} (RAY_ADDRESS={target})"
-    host, _, port = target.removeprefix("ray://").rpartition(":")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise WrongInput(f"{given}: write HOST:PORT, ray://HOST:PORT or auto; without --address Ray starts here")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        socket.create_connection(place, timeout=CONNECT_S).close()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or _first_line(error)
         raise WrongInput(
             f"{given}: nothing answers there ({reason}); is a Ray cluster running? Without --address Ray starts here"
         ) from None
+
+
+def check_address_form(address: str) -> None:
+    """Raises WrongInput for an address that is none; asks nobody."""
+    _place(address)
+
+
+def _place(address: str) -> tuple[str, tuple[str, int] | None]:
+    """The address in words, and its host and port; None for `auto`. WrongInput for what is no address."""
+    target = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "auto"
+    given = f"--address {address}" if target == address else f"--address {address} (RAY_ADDRESS={target})"
+    if target == "auto":
+        return given, None
+    host, _, port = target.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise WrongInput(f"{given}: write HOST:PORT, ray://HOST:PORT or auto; without --address Ray starts here")
+    return given, (host.strip("[]"), int(port))
 
 
 def _first_line(error: BaseException) -> str:

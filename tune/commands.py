@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tune.cluster import assumed_facts, check_gpus_per_trial
+from tune.cluster import assumed_facts, check_address_form, check_gpus_per_trial
+from tune.config import check_value
 from tune.config_file import write_config
-from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WRONG_INPUT, WrongInput
+from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.estimate import time_line
 from tune.gpu_models import gpu_facts
 from tune.mlflow_store import PROJECT, check_store, is_server, redacted
@@ -19,7 +20,7 @@ from tune.prepare import cache_dir, channels_of, fetch_if_missing, prepare_data
 from tune.request import Request, build_request
 from tune.search import Plan, plan_rows
 from tune.space import plan_sweep
-from tune.sweep_dir import check_known, check_storage
+from tune.sweep_dir import check_idle, check_known, check_storage, running
 
 if TYPE_CHECKING:
     from tune.runner import Outcome
@@ -31,32 +32,60 @@ GOOD = ("done", "stopped", "unsupported")
 def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     """Plan a sweep; run it unless only the plan was asked for; print the table."""
     request = build_request(arguments)
+    _check_options(arguments)
+    text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
+    if arguments.plan:
+        return _show_plan(request, arguments, text)
+    check_storage(arguments.storage_path)
+    check_store(tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    if arguments.address is None:
+        _check_here(request, arguments, tracking_uri)
+    return _run(request, arguments, tracking_uri, text)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raises WrongInput for what is wrong with how to run it, as far as that can be told on the spot."""
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
     check_gpus_per_trial(arguments.gpus_per_trial)
     if arguments.gpu_model is not None and arguments.gpus_per_trial == 0:
         raise WrongInput(f"--gpu-model {arguments.gpu_model} and --gpus-per-trial 0, which is the CPU: leave one out")
-    check_json_target(arguments.json)
-    if arguments.save_config is not None:
-        check_file_target("--save-config", str(arguments.save_config))
-    text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
-    if arguments.plan:
-        plan = _assumed_plan(request, arguments, channels=_channels(request))
-        _settle(request, arguments)
-        print_plan(plan, text)
-        print(f"  time   {time_line(plan, arguments.storage_path)}", file=text)
-        write_json(arguments.json, {"sweep": request.sweep.name, "trials": plan_rows(plan.trials)})
-        return DONE if plan.runnable else WRONG_INPUT
-    check_storage(arguments.storage_path)
+    if arguments.address is not None:
+        check_address_form(arguments.address)
     if arguments.resume is not None:
         if arguments.fresh:
             raise WrongInput(f"--fresh and --resume {arguments.resume}: one starts anew, one goes on; give one")
         check_known(arguments.storage_path, arguments.resume)
-    check_store(tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
-    if arguments.address is None:  # wrong input and missing data are told before Ray starts
-        data = _assumed_plan(request, arguments, gpu_model=None).trials[0].config.data
-        prepare_data(data, data_dir=arguments.data_dir, storage_path=arguments.storage_path, quiet=arguments.quiet)
-    return _run(request, arguments, tracking_uri, text)
+    check_json_target(arguments.json)
+    if arguments.save_config is not None:
+        check_file_target("--save-config", str(arguments.save_config))
+
+
+def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -> int:
+    plan = _assumed_plan(request, arguments, channels=_channels(request))
+    _settle(request, arguments)
+    print_plan(plan, text)
+    print(f"  time   {time_line(plan, arguments.storage_path)}", file=text)
+    if arguments.address is not None:
+        planned_for = "this machine" if arguments.gpu_model is None else arguments.gpu_model
+        print(f"--address {arguments.address}: --plan asks no cluster; this plan is for {planned_for}", file=sys.stderr)
+    write_json(arguments.json, {"sweep": request.sweep.name, "trials": plan_rows(plan.trials)})
+    if not plan.runnable:
+        raise WrongInput(f"no trial of this plan can run: {plan.trials[0].unsupported}")
+    return DONE
+
+
+def _check_here(request: Request, arguments: argparse.Namespace, tracking_uri: str) -> None:
+    """Tell wrong input, missing data and the same sweep running already before Ray starts on this machine."""
+    data = _assumed_plan(request, arguments, gpu_model=None).trials[0].config.data
+    storage = arguments.storage_path
+    series = prepare_data(data, data_dir=arguments.data_dir, storage_path=storage, quiet=arguments.quiet)
+    if not arguments.fresh and (busy := running(storage)):
+        plan = _assumed_plan(request, arguments, gpu_model=None, channels=len(series.columns))
+        key = plan.key(data_sha256=series.source_sha256, tracking_uri=tracking_uri)
+        for sweep in busy:
+            if sweep.read()["key"] == key:
+                check_idle(sweep)
 
 
 def _channels(request: Request) -> int | None:
@@ -158,6 +187,8 @@ def show_data(arguments: argparse.Namespace) -> int:
     from data_pipeline.describe import describe, render
 
     check_storage(arguments.storage_path)
+    for name in ("context_length", "prediction_length"):
+        check_value(f"data.{name}", getattr(arguments, name), given=f"--{name.replace('_', '-')}")
     fetch_if_missing(arguments.name, arguments.data_dir, quiet=arguments.quiet)
     found = describe(
         arguments.name,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tune.errors import WrongInput, unknown_name
 
@@ -159,6 +159,18 @@ def check_field(name: str) -> str:
     if name not in FIELDS:
         raise unknown_name("field", name, FIELDS)
     return name
+
+
+def check_value(name: str, value: Any, *, given: str) -> None:
+    """Raises WrongInput for a value that does not fit one field; `given` is what the user calls the field."""
+    group, field = check_field(name).split(".", 1)
+    info = GROUPS[group].model_fields[field]
+    kind: Any = Annotated[(info.annotation, *info.metadata)]
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        text = error.errors(include_url=False)[0]["msg"]
+        raise WrongInput(f"{given} {value}: {text[0].lower()}{text[1:]}") from None
 
 
 def is_text(name: str) -> bool:

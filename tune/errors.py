@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 DONE, TRIAL_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
@@ -28,6 +29,12 @@ class GateFailed(Exception):
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> WrongInput:
     """The error for a name that is not in a registry, suggesting the nearest one."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return WrongInput(f"unknown {kind} '{given}'; allowed: {', '.join(names)}.{hint}")
+    return WrongInput(f"unknown {kind} '{given}'; allowed: {', '.join(names)}.{did_you_mean(given, names)}")
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """" Did you mean 'NAME'?" for the name that is a word of what was given or else the nearest, case aside; or ""."""
+    by_lower = {name.lower(): name for name in names}
+    words = [name for name in by_lower if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", given.lower())]
+    near = sorted(words, key=len)[-1:] or difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[near[0]]}'?" if near else ""

@@ -90,13 +90,28 @@ def _claim(path: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        pid = holder.read_text().strip() if holder.exists() else ""
-        who = f"process {pid}" if pid else "another process"
         raise ValueError(
-            f"{path} is in use by {who}: one process at a time may record a sweep; wait for it or stop it"
+            f"{path} is in use by {_who(path)}: one process at a time may record a sweep; wait for it or stop it"
         ) from None
     holder.write_text(str(os.getpid()))
     return lock
+
+
+def in_use_by(path: Path) -> str | None:
+    """Who holds the outbox at `path`, in words; None if nobody does."""
+    if not beside(path, "lock").exists():
+        return None
+    try:
+        with FileLock(beside(path, "lock"), timeout=0):
+            return None
+    except Timeout:
+        return _who(path)
+
+
+def _who(path: Path) -> str:
+    holder = beside(path, "holder")
+    pid = holder.read_text().strip() if holder.exists() else ""
+    return f"process {pid}" if pid else "another process"
 
 
 def _cut_torn_line(fd: int) -> int:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
+from tune.config import TrialConfig
 from tune.search import Plan, PlannedTrial
 from tune.space import SearchPlan, describe
 
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
+SHOWN = (
+    "data.dataset", "data.context_length", "data.prediction_length", "data.feed",
+    "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
+    "model.attention", "train.epochs", "train.batch_size", "train.precision", "train.engine",
+)  # fmt: skip
 LONG = 40  # a plan of more trials says each reason once, at its end
 
 
@@ -22,8 +28,9 @@ def print_plan(plan: Plan, stream: IO[str]) -> None:
 def plan_lines(plan: Plan) -> Iterator[str]:
     """What `print_plan` prints."""
     first = plan.trials[0].config
-    fields = first.flat() | dict.fromkeys(plan.sweep.swept, "(swept)")
-    patches = "" if PATCHING & plan.sweep.swept else f" ({first.num_patches} patches)"
+    varying = _varying(plan)
+    fields = {name: _value(first, name) for name in SHOWN} | dict.fromkeys(varying, "(swept)")
+    patches = "" if PATCHING & varying else f" ({first.num_patches} patches)"
     yield f"{plan.sweep.name}: {plan.sweep.question}"
     yield (
         f"  data   {fields['data.dataset']}, {fields['data.context_length']} -> {fields['data.prediction_length']} "
@@ -45,6 +52,22 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     known = "known before the search: " if isinstance(plan, SearchPlan) else ""
     yield f"  {known}{len(plan.trials)} trials, {len(plan.runnable)} can run:"
     yield from _trial_lines(plan)
+
+
+def _varying(plan: Plan) -> set[str]:
+    """The shown fields that the sweep changes, or that come out different for its trials: a preset fills several."""
+    first = plan.trials[0].config
+    configs = [trial.config for trial in plan.trials]
+    return {
+        name
+        for name in SHOWN
+        if name in plan.sweep.swept or any(_value(config, name) != _value(first, name) for config in configs)
+    }
+
+
+def _value(config: TrialConfig, name: str) -> Any:
+    group, field = name.split(".")
+    return getattr(getattr(config, group), field)
 
 
 def _how_known(plan: Plan) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.errors import WrongInput
+from tune.outbox import in_use_by
 
 RUNNING, FINISHED = "running", "finished"
 
@@ -139,6 +140,7 @@ def choose(
     latest = same[-1]
     if latest.read()["state"] == FINISHED:
         return None, f"{latest.sweep_id} ran this same plan to its end; starting a new sweep"
+    check_idle(latest)
     theirs = latest.read()["code"]
     if theirs["code_sha256"] != code["code_sha256"]:
         raise WrongInput(
@@ -148,12 +150,24 @@ def choose(
     return latest, f"resuming {latest.sweep_id}, which did not finish (use --fresh to start anew)"
 
 
+def check_idle(sweep: SweepDir) -> None:
+    """Raises WrongInput if a process runs this sweep at the moment."""
+    if who := in_use_by(sweep.outbox):
+        raise WrongInput(f"{sweep.sweep_id} is running as {who}; wait for it or stop it, its command then goes on")
+
+
+def running(storage: Path) -> list[SweepDir]:
+    """The sweeps under `storage` that a process runs at the moment."""
+    return [sweep for sweep in every(storage) if in_use_by(sweep.outbox)]
+
+
 def check_known(storage: Path, sweep_id: str) -> None:
-    """Raises WrongInput if `storage` holds no sweep of this id, naming the latest ones."""
+    """Raises WrongInput if `storage` holds no sweep of this id, naming the latest ones, or if it is running."""
     known = [sweep.sweep_id for sweep in every(storage)]
     if sweep_id not in known:
         latest = ", ".join(known[-3:]) or "none"
         raise WrongInput(f"--resume {sweep_id}: no such sweep in {storage}; the latest are: {latest}")
+    check_idle(SweepDir(storage / sweep_id))
 
 
 def _named(storage: Path, sweep_id: str, key: str) -> SweepDir:

@@ -1,0 +1,90 @@
+"""The command as its user meets it, through main(), in this process. Nothing here starts Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments import main
+from tune import cluster, sweep_dir
+from tune.errors import DONE, WRONG_INPUT, WrongInput
+from tune.outbox import Outbox
+from tune.search import Plan
+
+CUSTOM = ["--sweep", "custom", "--dataset", "demo"]
+PLAN = [*CUSTOM, "--plan"]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_plan_of_which_nothing_can_run_is_shown_and_says_why_in_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN, "--gpus-per-trial", "0", "--set", "train.engine=graph"]) == WRONG_INPUT
+    said = capsys.readouterr()
+    assert "0 can run" in said.out
+    assert said.err == (
+        "error: no trial of this plan can run: graph replays a CUDA graph, which a CPU has none of; use compile or "
+        "eager\n"
+    )
+
+
+def test_a_plan_shows_a_value_only_where_all_its_trials_have_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A preset fills fields that the command line does not name."""
+    assert main([*PLAN, "--over", "model.preset=study,tiny", "--gpu-model", "H100"]) == DONE
+    header = capsys.readouterr().out
+    assert "preset (swept), patch 12 (42 patches)" in header and "512 -> 96 steps" in header
+    assert "(swept) layers" in header
+    assert main([*PLAN, "--over", "model.preset=study,etth", "--gpu-model", "H100"]) == DONE
+    header = capsys.readouterr().out
+    assert "(swept) -> 96 steps" in header and "patches" not in header
+
+
+def test_a_plan_says_that_it_asks_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN, "--address", "10.1.2.3:6379"]) == DONE
+    assert "--address 10.1.2.3:6379: --plan asks no cluster; this plan is for this machine" in capsys.readouterr().err
+    assert main([*PLAN, "--address", "auto", "--gpu-model", "H100"]) == DONE
+    assert "this plan is for H100" in capsys.readouterr().err
+
+
+class Started(Exception):
+    """Ray would have started."""
+
+
+def test_the_same_sweep_a_second_time_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys: list[str] = []
+    real = Plan.key
+
+    def key(plan: Plan, **given: str) -> str:
+        keys.append(real(plan, **given))
+        return keys[-1]
+
+    def no_ray(address: str | None) -> None:
+        raise Started
+
+    monkeypatch.setattr(cluster, "connected", no_ray)
+    monkeypatch.setattr(Plan, "key", key)
+    storage = tmp_path / "runs"
+    sweep = sweep_dir.create(storage, "custom", {"key": "another", "created_s": 1.0, "code": {}})
+    running = Outbox(sweep.outbox)
+    with pytest.raises(Started):  # what runs is another sweep
+        main(CUSTOM)
+    sweep.update(key=keys[-1])
+    capsys.readouterr()
+    for arguments in (CUSTOM, [*CUSTOM, "--resume", sweep.sweep_id]):
+        assert main(arguments) == WRONG_INPUT
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{sweep.sweep_id} is running as process {os.getpid()}" in line
+    with pytest.raises(WrongInput, match="is running as process"):  # where the cluster had to be asked for the plan
+        sweep_dir.choose(storage, key=keys[-1], code={}, fresh=False, resume=None)
+    with pytest.raises(Started):
+        main([*CUSTOM, "--fresh"])
+    running.close()
+    with pytest.raises(Started):
+        main(CUSTOM)
