@@ -179,14 +179,14 @@ def test_flex_is_compiled_once_for_more_shapes_than_dynamo_allows_by_default(mon
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", compile_plainly)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     flex._compiled.cache_clear()
     torch._dynamo.reset()
-    for heads in range(1, 12):
-        query, key, value = (torch.randn(S, heads, N, E) for _ in range(3))
-        output, _ = flex.attend(torch.nn.Module(), query, key, value, None, scaling=0.2)
-        reference, _ = eager(torch.nn.Module(), query, key, value, None, scaling=0.2)
-        torch.testing.assert_close(output, reference, rtol=1e-5, atol=1e-5)
+    with torch._dynamo.config.patch(recompile_limit=8):  # not by monkeypatch: its undoing hides the setting for good
+        for heads in range(1, 12):
+            query, key, value = (torch.randn(S, heads, N, E) for _ in range(3))
+            output, _ = flex.attend(torch.nn.Module(), query, key, value, None, scaling=0.2)
+            reference, _ = eager(torch.nn.Module(), query, key, value, None, scaling=0.2)
+            torch.testing.assert_close(output, reference, rtol=1e-5, atol=1e-5)
     assert compiled == [{"fullgraph": True, "dynamic": False}]
     flex._compiled.cache_clear()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments import main
@@ -152,7 +152,7 @@ def test_a_saved_configuration_asks_for_the_same_plan(arguments: list[str], tmp_
     assert _key(read) == _key(typed)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])  # the first text of all reads Unicode's tables
 @given(
     fields=st.dictionaries(
         st.sampled_from(["train.learning_rate", "data.timestamp_column", "model.preset", "pruning.heads"]),
