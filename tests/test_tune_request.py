@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments import main
-from tune.axes import MOST_ARMS, lay_over, split_values
+from tune.axes import LONGEST_LABEL, MOST_ARMS, lay_over, split_values
 from tune.cli import sweep_parser
 from tune.config_file import read_config, write_config
 from tune.errors import DONE, WrongInput
@@ -88,6 +88,30 @@ def test_an_axis_over_a_space_is_one_more_dimension_of_it() -> None:
     ]  # fmt: skip
     assert [arm.changes["train.learning_rate"] for arm in request.sweep.arms] == [1e-4]
     assert request.sweep.baseline == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("axis", "why"),
+    [
+        ("train.epochs=5,10", "trainings of different length cannot be told apart early"),
+        ("data.prediction_length=96,192", "errors at different horizons are of different tasks"),
+    ],
+)
+def test_what_makes_errors_incomparable_is_no_axis_of_a_search(axis: str, why: str) -> None:
+    with pytest.raises(WrongInput, match=f"^--over {axis.split('=')[0]}: the full sweep searches, and {why}; run one"):
+        _request("--sweep", "full", "--over", axis)
+    assert len(_request(*CUSTOM, "--over", axis).sweep.arms) == 2
+    assert "data.context_length" in _request("--sweep", "full", "--over", "data.context_length=336,512").sweep.space
+
+
+def test_a_drawn_arms_longest_name_is_checked_before_anything_runs() -> None:
+    axes = ["model.dropout=0.1", "model.head_dropout=0.1", "model.attention_dropout=0.1", "train.learning_rate=1e-4"]
+    arguments = [part for axis in axes for part in ("--over", axis)]
+    with pytest.raises(WrongInput, match="^--over: the arm .* has a name of 1[0-9]{2} letters, at most 120 fit"):
+        _request("--sweep", "full", *arguments)
+    request = _request("--sweep", "full", *arguments[:2])
+    longest = "-".join(max((c.label for c in choices), key=len) for choices in request.sweep.space.values())
+    assert len(longest) <= LONGEST_LABEL
 
 
 @pytest.mark.parametrize("name", SWEEPS)

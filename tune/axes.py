@@ -26,6 +26,11 @@ NO_AXES = {
     "data.dataset": "a sweep runs on one data set; run one sweep for each",
     "data.timestamp_column": "a sweep runs on one data set; run one sweep for each",
 }
+# fields by which the trials of one search cannot differ: it ranks them by one error
+NO_DIMENSIONS = {
+    "train.epochs": "trainings of different length cannot be told apart early",
+    "data.prediction_length": "errors at different horizons are of different tasks",
+}
 
 
 def split_values(text: str) -> list[str]:
@@ -57,8 +62,8 @@ def check_axis(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
 def lay_over(sweep: SweepConfig, axes: Mapping[str, Sequence[Any]]) -> SweepConfig:
     """`sweep` with its arms at every combination of the axes; an axis of a sweep with a space is one more dimension.
 
-    Raises WrongInput for a field that the sweep itself changes, for more than MOST_ARMS arms, and for labels that
-    come out too long.
+    Raises WrongInput for a field that the sweep itself changes, for one of NO_DIMENSIONS over a space, for more than
+    MOST_ARMS arms, and for labels that come out too long.
     """
     for name in axes:
         if name in sweep.swept:
@@ -75,17 +80,27 @@ def lay_over(sweep: SweepConfig, axes: Mapping[str, Sequence[Any]]) -> SweepConf
     combinations = [_combine(parts) for parts in itertools.product(*(_axis(*item) for item in axes.items()))]
     arms = tuple(_combine((arm, point)) if axes else arm for arm in sweep.arms for point in combinations)
     first = next(index for index, arm in enumerate(sweep.arms) if arm.label == sweep.baseline) * len(combinations)
-    longest = max(arms, key=lambda arm: len(arm.label)).label
+    _check_label(max((arm.label for arm in arms), key=len))
+    return replace(sweep, arms=arms, baseline=arms[first].label)
+
+
+def _check_label(longest: str) -> None:
     if len(longest) > LONGEST_LABEL:
         raise WrongInput(
             f"--over: the arm {longest} has a name of {len(longest)} letters, at most {LONGEST_LABEL} fit; "
             "give fewer axes"
         )
-    return replace(sweep, arms=arms, baseline=arms[first].label)
 
 
 def _into_space(sweep: SweepConfig, axes: Mapping[str, Sequence[Any]]) -> SweepConfig:
+    for name in axes:
+        if name in NO_DIMENSIONS:
+            raise WrongInput(
+                f"--over {name}: the {sweep.name} sweep searches, and {NO_DIMENSIONS[name]}; run one search for each"
+            )
     points = {name: _axis(name, values) for name, values in axes.items()}
+    dimensions = (*sweep.space.values(), *points.values())
+    _check_label("-".join(max((choice.label for choice in choices), key=len) for choices in dimensions))
     first = {name: values[0] for name, values in axes.items()}
     arms = tuple(replace(arm, changes={**arm.changes, **first}) for arm in sweep.arms)
     return replace(sweep, arms=arms, space={**sweep.space, **points})

@@ -189,6 +189,7 @@ def full() -> SweepConfig:
         question="Which attention, patch, batch, loader and pruning together train fastest without losing accuracy?",
         baseline="baseline",
         arms=(Arm(label="baseline", changes=baseline),),
+        shared=TIMED,
         space={
             "attention": _choices("model.attention", BACKENDS),
             "patch_length": _choices("model.patch_length", PATCH_LENGTHS, "patch-{}"),
