@@ -54,6 +54,31 @@ def test_the_fastest_arm_that_keeps_its_accuracy_is_to_be_used() -> None:
     )
 
 
+def _of_seeds(arms: dict[str, dict[int, float]], epoch_s: dict[str, float]) -> str:
+    """`arms`: arm -> seed -> validation MSE."""
+    trials = [_trial(arm, seed, epoch_s[arm], error) for arm, errors in arms.items() for seed, error in errors.items()]
+    record = _record(*trials, arms=",".join(arms))
+    line = verdict(record, summarise(record))
+    assert line is not None
+    return line
+
+
+def test_accuracy_is_compared_over_common_seeds_only() -> None:
+    even = {1: 0.30, 2: 0.30, 3: 0.30}
+    line = _of_seeds({"baseline": even | {4: 0.90}, "a": dict.fromkeys(even, 0.31)}, {"baseline": 2.0, "a": 1.0})
+    assert "the baseline: no faster arm keeps its accuracy" in line and "0.3100 against 0.3000" in line
+    line = _of_seeds({"baseline": even | {4: 0.01}, "a": dict.fromkeys(even, 0.30)}, {"baseline": 2.0, "a": 1.0})
+    assert line.startswith("use this: --set model.attention=a ")
+
+
+def test_each_seed_counts_by_its_relative_difference() -> None:
+    baseline, speeds = {1: 0.1, 2: 0.1, 3: 1.0}, {"baseline": 2.0, "a": 1.0}
+    worse = _of_seeds({"baseline": baseline, "a": {1: 0.11, 2: 0.11, 3: 0.98}}, speeds)  # 6 % on average, equal means
+    assert "the baseline: no faster arm keeps its accuracy" in worse
+    fine = _of_seeds({"baseline": baseline, "a": {1: 0.09, 2: 0.09, 3: 1.05}}, speeds)  # -5 %, the mean is 2.5 % above
+    assert fine.startswith("use this: --set model.attention=a ")
+
+
 def test_an_arm_with_a_clearly_lower_error_is_mentioned() -> None:
     line = _verdict({"baseline": (2.0, 0.3), "a": (1.0, 0.3), "b": (1.8, 0.2)})
     assert line is not None
