@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 
 from tune import commands, runner, sweep_dir
+from tune.cluster import Share
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED
 from tune.hardware import DeviceFacts
+from tune.launch import Launcher
 from tune.progress import Progress
 from tune.request import Request
 from tune.runner import Options, Outcome
 from tune.search import make_plan
+from tune.space import plan_sweep
 from tune.sweeps import get_sweep
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
@@ -78,6 +82,32 @@ def test_a_sweep_with_trials_left_is_interrupted(run: Any) -> None:
     outcome, tracker = _close(run, [0, 0], ended=3)
     assert [status for status, _, _ in tracker.ends] == ["interrupted"]
     assert outcome.interrupted and run.folder.read()["state"] == sweep_dir.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("share", "at_a_time"),
+    [
+        (Share(cpus=2, gpus=1, at_a_time=4), 1),
+        (Share(cpus=2, gpus=1, at_a_time=1), 1),
+        (Share(cpus=2, gpus=0.5, at_a_time=2), 2),  # one GPU, and no pairs to compare
+        (Share(cpus=2, gpus=0, at_a_time=1), 1),
+    ],
+)
+def test_the_final_of_a_search_runs_one_trial_at_a_time_where_there_are_several_gpus(
+    share: Share, at_a_time: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sweep_dir.create(tmp_path, "full", {"key": "k", "created_s": 1.0})
+    launcher = Launcher(
+        folder=folder, share=share, device_type="cuda", data_dir=tmp_path, cache_dir=tmp_path, data_sha256="d"
+    )
+    options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
+    given: dict[str, Any] = {"overrides": {"data.dataset": "demo"}, "repeats": 1, "seed": 1, "device": CPU}
+    full = plan_sweep(get_sweep("full"), draws=2, **given)
+    found = runner._Run(full, folder, launcher, options)._launcher_of_arms(Progress(total=0, epochs=1))
+    assert found.share == replace(share, at_a_time=at_a_time)
+    assert ("final: one trial at a time" in capsys.readouterr().err) == (share.at_a_time != at_a_time)
+    arms = plan_sweep(get_sweep("pruning"), draws=None, **given)
+    assert runner._Run(arms, folder, launcher, options)._launcher_of_arms(Progress(total=0, epochs=1)) is launcher
 
 
 @pytest.mark.parametrize(

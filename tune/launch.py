@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,15 @@ class Launcher:
     data_dir: Path  # absolute
     cache_dir: Path  # absolute
     data_sha256: str  # of the source the sweep was planned on
+
+    @property
+    def in_pairs(self) -> Launcher:
+        """For trials to be compared one by one: on several GPUs one runs at a time, so that all get the same GPU.
+
+        Ray gives the first free GPU; a cluster that others use too may still split a pair, which the table then says.
+        """
+        several = self.share.gpus * self.share.at_a_time > 1
+        return replace(self, share=replace(self.share, at_a_time=1)) if several else self
 
     def job(self, trial: PlannedTrial) -> TrialJob:
         """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one."""
