@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tune.adaptive import drawn, final_plan, trials_left
+from tune.adaptive import Search, drawn, final_plan, trials_left
 from tune.finalists import FINALISTS
 from tune.hardware import DeviceFacts
 from tune.outbox import TrialLog
+from tune.progress import Progress
 from tune.space import Labels, SearchPlan, plan_sweep
 from tune.sweeps import get_sweep
+from tune.tracking import Tracker
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 
@@ -55,7 +60,7 @@ def test_the_final_is_the_baseline_and_the_chosen_cells_in_blocks_of_one_seed(pl
     cells = [labels for labels, _ in drawn(tracker).values()]
     chosen = {"-".join(cells[index]) for index in (0, 1, 2)}
     assert {trial.arm for trial in runnable} == chosen | {"baseline"}
-    assert sorted(trial.seed for trial in runnable) == [1] * 4 + [2] * 4
+    assert sorted(trial.seed for trial in runnable) == [2] * 4 + [3] * 4  # 1 is the search's
     assert [arm.label for arm in final.sweep.arms] == ["baseline", *("-".join(cells[index]) for index in (1, 2, 0))]
     assert {trial.trial_id for trial in plan.runnable} < {trial.trial_id for trial in runnable}
     for trial in runnable:
@@ -79,7 +84,7 @@ def test_a_search_of_the_baseline_alone_has_no_final(plan: SearchPlan, capsys: p
     tracker = _search(same, ("done", 0.3, 1.0))
     tracker.trials["full-search-001-s1"].reason = ""
     assert final_plan(same, tracker, quiet=True).runnable == ()
-    assert "its one cell is the baseline itself" in capsys.readouterr().err
+    assert "all that ran was the baseline itself" in capsys.readouterr().err
 
 
 def test_a_search_in_which_every_trial_failed_has_no_final_and_says_why(
@@ -89,6 +94,63 @@ def test_a_search_in_which_every_trial_failed_has_no_final_and_says_why(
     assert final.runnable == ()
     said = capsys.readouterr().err
     assert said == "no trial of the search gave a result to compare, there is no final: oom because; failed because\n"
+
+
+def test_a_search_of_two_trials_has_a_final_of_the_one_beside_the_baseline(plan: SearchPlan) -> None:
+    tracker, cells = FakeTracker(), [cell for cell in plan.space.every() if cell != plan.baseline_cell]
+    assert plan.baseline_cell is not None
+    tracker.ended("full-search-001-s1", plan.baseline_cell, "done", 0.5, 1.0)
+    tracker.ended("full-search-002-s1", cells[0], "done", 0.6, 2.0)
+    final = final_plan(plan, tracker, quiet=True)  # type: ignore[arg-type]
+    assert {trial.arm for trial in final.runnable} == {"baseline", "-".join(cells[0])}
+
+
+@dataclass
+class FakeLauncher:
+    """Remembers what it is asked to run."""
+
+    asked: list[tuple[list[str], int]] = field(default_factory=list)
+
+    def search(self, proposer: Any, scheduler: Any, trials: int, collector: Any) -> None:
+        self.asked.append(([trial.trial_id for trial, _ in proposer._waiting], trials))
+
+
+def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped(
+    plan: SearchPlan, tmp_path: Path
+) -> None:
+    overrides = plan.overrides | {"train.epochs": 5}
+    found = plan_sweep(plan.sweep, draws=6, overrides=overrides, repeats=2, seed=1, device=CPU)
+    assert isinstance(found, SearchPlan) and found.baseline_cell is not None
+    cells = [cell for cell in found.space.every() if cell[-1] == "none" and cell != found.baseline_cell]
+    store = {"outbox_path": tmp_path / "outbox.jsonl", "tracking_uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    errors = (0.28, 0.29, 0.30, 0.41, 0.42)  # of the first epoch, which is the first rung
+    with Tracker(**store, experiment="e", artifact_root=None) as tracker:
+        tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
+        for number, (labels, error) in enumerate(zip([found.baseline_cell, *cells], errors, strict=False), 1):
+            trial_id = f"full-search-{number:03d}-s1"
+            tracker.plan_trial(trial_id=trial_id, run_name="r", params={}, tags={"stage": "search",
+                               "cell": json.dumps(labels)})  # fmt: skip
+            epochs = {4: 1, 5: 0}.get(number, 5)  # of which the last two had not ended
+            for epoch in range(1, epochs + 1):
+                metrics = {"loss/val_mse": error, "time/train_s": 2.0}
+                tracker.log_epoch(trial_id=trial_id, epoch=epoch, metrics=metrics, timestamp_ms=1)
+            if number < 4:
+                tracker.end_trial(trial_id=trial_id, status="done", reason="", metrics={"final/val_mse": error},
+                                  tags={}, model_dir=None)  # fmt: skip
+    launcher, said = FakeLauncher(), io.StringIO()
+    with Tracker(**store, experiment="e", artifact_root=None) as tracker:
+        progress = Progress(total=9, epochs=5, stream=said)
+        Search(found, tracker, launcher, progress, {}).run(SimpleNamespace())  # type: ignore[arg-type]
+        log = tracker.trials["full-search-004-s1"]
+    assert (log.status, log.reason) == (
+        "stopped",
+        "stopped after epoch 1 by ASHA: validation MSE 0.41 is not in the best third of the 4 trials seen there, and "
+        "more than 1% above the best of them, 0.28",
+    )
+    assert log.metrics == {"final/val_mse": 0.41, "final/best_epoch": 1.0, "final/median_epoch_s": 2.0,
+                           "final/train_total_s": 2.0}  # fmt: skip
+    assert launcher.asked == [(["full-search-005-s1"], 2)]  # the one that had not begun, and one that is not drawn yet
+    assert "full-search-004-s1 stopped: stopped after epoch 1" in said.getvalue()
 
 
 def test_what_is_left_counts_both_stages(plan: SearchPlan) -> None:

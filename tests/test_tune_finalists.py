@@ -49,7 +49,21 @@ def test_a_stopped_trial_goes_on_only_where_none_finished() -> None:
 
 def test_the_same_computation_goes_on_once_and_the_baselines_not_at_all() -> None:
     found = [_one("first", 0.3, 1.0, same="x"), _one("again", 0.3, 2.0, same="x"), _one("baseline", 0.3, 0.1)]
-    assert _names(choose(found, leave_out="baseline")) == ["first"]
+    assert _names(choose(found, baseline="baseline")) == ["first"]
+
+
+def test_what_is_faster_and_more_accurate_than_the_baseline_goes_on_before_the_slow_and_most_accurate() -> None:
+    slow = [_one(f"slow{n}", val_mse, 3.0) for n, val_mse in enumerate((0.446, 0.447, 0.448))]
+    found = [*slow, _one("fast", 0.490, 0.12), _one("faster", 0.500, 0.10), _one("baseline", 0.516, 1.0)]
+    assert _names(choose(found, baseline="baseline")) == ["faster", "fast", "slow0"]
+    assert _names(choose(found[:-1], baseline="baseline")) == ["slow0", "slow1", "slow2"]  # it did not run
+
+
+def test_the_margin_is_the_baselines_only_where_it_is_worse_than_the_best_and_has_finished() -> None:
+    others = [_one("best", 0.300, 2.0), _one("near", 0.302, 1.0), _one("far", 0.304, 0.1)]
+    for baseline in (_one("baseline", 0.2), _one("baseline", 0.4, status="stopped")):
+        assert _names(choose([*others, baseline], baseline="baseline")) == ["near", "best", "far"]
+    assert _names(choose([*others, _one("baseline", 0.302)], baseline="baseline")) == ["far", "near", "best"]
 
 
 CANDIDATES = st.lists(

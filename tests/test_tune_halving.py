@@ -51,6 +51,18 @@ def test_a_trial_within_the_margin_of_the_best_goes_on() -> None:
     assert scheduler.stopped == {}
 
 
+def test_a_trial_as_good_as_the_baseline_goes_on_and_the_baseline_itself_always() -> None:
+    scheduler = Halving(10, baseline="base")
+    for name, val_mse in (("base", 0.50), ("b", 0.29), ("a", 0.28)):
+        assert [_report(scheduler, name, epoch, val_mse) for epoch in (1, 2)] == [GO, GO]
+    assert [_report(scheduler, "d", epoch, 0.504) for epoch in (1, 2)] == [GO, GO]
+    assert [_report(scheduler, "e", epoch, 0.506) for epoch in (1, 2)] == [GO, STOP]
+    assert scheduler.stopped["e"].endswith("and more than 1% above the baseline, 0.5")
+    late = Halving(10, baseline="base")
+    for name, val_mse in (("b", 0.29), ("a", 0.28), ("base", 0.50)):
+        assert [_report(late, name, epoch, val_mse) for epoch in (1, 2)] == [GO, GO]
+
+
 @pytest.mark.parametrize("epochs", [2, 3, 4, 7, 10, 28, 100])
 def test_no_trial_is_stopped_at_its_last_epoch_and_the_best_one_never(epochs: int) -> None:
     scheduler = Halving(epochs)
@@ -84,6 +96,40 @@ def test_what_trials_of_an_earlier_run_reported_counts_after_a_restart() -> None
     assert again.stopped == {}
     assert [_report(again, "d", epoch, 0.41) for epoch in (1, 2)] == [GO, STOP]
     assert again.stopped == _stopped_without_a_restart()
+
+
+def _past(**reports: tuple[list[float], list[int], Any]) -> dict[str, TrialLog]:
+    """name -> (validation MSE of each epoch, the number of its record, status)."""
+    return {
+        name: TrialLog(
+            epochs={epoch: {"loss/val_mse": value} for epoch, value in enumerate(values, 1)},
+            recorded=dict(enumerate(records, 1)),
+            status=status,
+        )
+        for name, (values, records, status) in reports.items()
+    }
+
+
+FIRST = {"a": ([0.30] * 2, [1, 2], "done"), "b": ([0.29] * 2, [3, 4], "done"), "c": ([0.28] * 2, [5, 6], "done")}
+
+
+def test_a_stop_whose_end_was_never_recorded_is_known_after_a_restart() -> None:
+    again = Halving(10)
+    again.replay(_past(**FIRST, d=([0.41, 0.41], [10, 11], None)))
+    assert again.stopped == _stopped_without_a_restart()
+
+
+def test_what_went_on_or_has_ended_is_not_stopped_by_a_restart() -> None:
+    for late in (([0.41] * 3, [10, 11, 12], None), ([0.41] * 2, [10, 11], "stopped"), ([0.41], [10], None)):
+        again = Halving(10)
+        again.replay(_past(**FIRST, d=late))
+        assert again.stopped == {}
+
+
+def test_a_restart_judges_in_the_order_of_the_records_and_not_of_the_trials() -> None:
+    again = Halving(10)
+    again.replay(_past(a=([0.28] * 2, [8, 9], "done"), b=([0.29] * 2, [6, 7], "done"), d=([0.41] * 2, [1, 2], None)))
+    assert again.stopped == {}  # nothing was there to compare it with
 
 
 def _stopped_without_a_restart() -> dict[str, str]:

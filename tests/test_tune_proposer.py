@@ -88,6 +88,24 @@ def test_trials_are_numbered_as_they_are_proposed() -> None:
     assert study.run(3) == ["full-search-001-s1", "full-search-002-s1", "full-search-003-s1"]
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_baseline_runs_first_once_and_not_again_after_a_restart(seed: int) -> None:
+    study = Study(_plan(seed, batch_size=5, patch_length=3, loader=6))
+    study.run(3)
+    baseline = study.plan.baseline_cell
+    assert baseline is not None and next(iter(study.drawn.values())) == baseline
+    assert next(iter(study.drawn)) == study.plan.baseline_trial
+    study.proposer = study.start()
+    study.run(3, first=10)
+    assert list(study.drawn.values()).count(baseline) == 1 and len(study.drawn) == 6
+
+
+def test_a_search_whose_space_lacks_the_baseline_draws_from_the_beginning() -> None:
+    study = Study(_plan(batch_size=1))
+    assert study.plan.baseline_cell is None
+    assert study.run(3) == ["full-search-001-s1"]
+
+
 def test_a_search_ends_when_no_cell_is_left() -> None:
     study = Study(_plan(batch_size=5))
     assert len(study.run(12)) == 5

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.presets import PRESETS
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
 from tune.space import SearchPlan, Space, build_space, describe, plan_sweep
@@ -131,7 +132,37 @@ def test_every_cell_of_full_that_is_offered_can_run() -> None:
 
 
 def test_the_finals_known_trials_are_the_baselines() -> None:
-    assert [trial.trial_id for trial in _plan().runnable] == ["full-baseline-s1", "full-baseline-s2"]
+    assert [trial.trial_id for trial in _plan().runnable] == ["full-baseline-s2", "full-baseline-s3"]
+
+
+def test_the_final_has_no_seed_of_the_search_and_says_so_where_there_is_none_left() -> None:
+    plan = _plan(seed=7, repeats=3)
+    assert [trial.seed for trial in plan.runnable] == [8, 9, 10]
+    assert plan.search_trial(next(plan.space.every()), 1).seed == 7
+    assert _plan(seed=2**31 - 3).runnable[-1].seed == 2**31 - 1
+    for seed in (-1, 2**31 - 2):
+        with pytest.raises(WrongInput, match=f"--seed {seed} with --repeats 2: the final has the seeds after"):
+            _plan(seed=seed)
+
+
+def test_the_baselines_own_cell_is_known_where_it_can_run() -> None:
+    plan = _plan(get_sweep("full"))
+    assert plan.baseline_cell == ("eager", "patch-12", "batch-128", "device-0", "none")
+    assert plan.baseline_trial == "full-search-001-s1"
+    full = get_sweep("full")
+    without = replace(full, space=full.space | {"batch_size": full.space["batch_size"][:1]})
+    assert _plan(without).baseline_cell is None and _plan(without).baseline_trial is None
+    other = replace(full, arms=(replace(full.arms[0], changes={**full.arms[0].changes, "model.dropout": 0.37}),))
+    assert _plan(other).baseline_cell is None  # its choices, and something else
+
+
+def test_every_trial_of_full_trains_all_its_epochs_also_where_a_preset_has_a_patience() -> None:
+    gpu = DeviceFacts(device_type="cuda", name="some GPU", capability=(9, 0))
+    overrides = {"data.dataset": "demo", "model.preset": "ettm"}
+    plan = _plan(get_sweep("full"), overrides=overrides, device=gpu)
+    assert PRESETS["ettm"]["train.patience"] == 20
+    assert {trial.config.train.patience for trial in plan.trials} == {None}
+    assert plan.search_trial(next(plan.space.every()), 1).config.train.patience is None
 
 
 def test_a_space_without_a_cell_that_runs_is_refused_with_the_reason() -> None:

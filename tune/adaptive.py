@@ -14,13 +14,13 @@ from typing import Any
 
 from tune.callback import Collector
 from tune.finalists import FINALISTS, RULE, Candidate, candidate, choose, summary
-from tune.halving import halving
+from tune.halving import Halving, halving
 from tune.launch import Launcher
 from tune.outbox import TrialLog
 from tune.progress import Progress
 from tune.proposer import Proposer
 from tune.search import PlannedTrial, computation, make_plan
-from tune.space import Labels, SearchPlan
+from tune.space import Labels, SearchPlan, final_seed
 from tune.tracking import Tracker
 from tune.verdict import as_settings
 
@@ -37,6 +37,7 @@ class Search:
 
     def run(self, collector: Collector) -> bool:
         """Run what is left of the search; True once it is complete."""
+        scheduler = self._scheduler()
         past = drawn(self._tracker)
         proposer = Proposer(self._plan, past=past, logs=lambda: self._tracker.trials, start=self._start)
         unfinished = sum(log.status is None for _, log in past.values())
@@ -44,13 +45,27 @@ class Search:
         if past:
             self._progress.say(f"search: {len(past) - unfinished} trials have ended, up to {left} are left")
         if left and proposer.has_more:
-            scheduler = halving(self._plan.trials[0].config.train.epochs)
             if scheduler is not None:
-                scheduler.replay({trial_id: log for trial_id, (_, log) in past.items()})
                 collector.ending = lambda trial_id: self._stopped(trial_id, scheduler.stopped)
             self._launcher.search(proposer, scheduler, left, collector)
         logs = [log for _, log in drawn(self._tracker).values()]
         return all(log.status for log in logs) and (len(logs) >= self._plan.draws or not proposer.has_more)
+
+    def _scheduler(self) -> Halving | None:
+        """ASHA with all that was reported; ends what it had stopped just before the driver was killed."""
+        scheduler = halving(self._plan.trials[0].config.train.epochs, baseline=self._plan.baseline_trial)
+        if scheduler is None:
+            return None
+        past = drawn(self._tracker)
+        scheduler.replay({trial_id: log for trial_id, (_, log) in past.items()})
+        for trial_id, reason in scheduler.stopped.items():
+            labels, log = past[trial_id]
+            metrics = summary(self._plan.search_trial(labels, 0).config, log)
+            self._tracker.end_trial(
+                trial_id=trial_id, status="stopped", reason=reason, metrics=metrics, tags={}, model_dir=None
+            )
+            self._progress.ended(trial_id, "stopped", reason)
+        return scheduler
 
     def _start(self, trial: PlannedTrial, labels: Labels) -> dict[str, Any]:
         """Put a proposed trial on record, then hand out its job."""
@@ -101,7 +116,7 @@ def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan
     best = _best(plan, found)
     if not best:
         reasons = "; ".join(dict.fromkeys(log.reason for _, log in found.values() if log.reason))
-        why = reasons or "its one cell is the baseline itself"
+        why = reasons or "all that ran was the baseline itself"
         print(f"no trial of the search gave a result to compare, there is no final: {why}", file=sys.stderr)
         return replace(plan, trials=refused)
     if not quiet:
@@ -111,7 +126,7 @@ def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan
         replace(plan.sweep, arms=(*plan.sweep.arms, *arms)),
         overrides=plan.overrides,
         repeats=plan.repeats,
-        seed=plan.seed,
+        seed=final_seed(plan.seed, plan.repeats),
         device=plan.device,
         channels=plan.channels,
     )
@@ -121,8 +136,7 @@ def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan
 def _best(plan: SearchPlan, found: dict[str, tuple[Labels, TrialLog]]) -> list[Candidate]:
     configs = {trial_id: plan.search_trial(labels, 0).config for trial_id, (labels, _) in found.items()}
     candidates = [candidate(trial_id, log, computation(configs[trial_id])) for trial_id, (_, log) in found.items()]
-    baseline = next(trial for trial in plan.trials if trial.seed == plan.seed and not trial.unsupported)
-    return choose([one for one in candidates if one], leave_out=computation(baseline.config))
+    return choose([one for one in candidates if one], baseline=plan.baseline_computation())
 
 
 def _named(best: list[Candidate], found: dict[str, tuple[Labels, TrialLog]]) -> str:

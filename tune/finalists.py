@@ -16,11 +16,12 @@ from model.pruning.schedules import SCHEDULES
 from tune.config import TrialConfig
 from tune.outbox import TrialLog
 
-MARGIN = 0.01  # validation errors that differ by less, relative to the better one, count as equal
+MARGIN = 0.01  # a validation error at most this much above another, relative to that one, counts as equal to it
 FINALISTS = 3
 RULE = (
-    f"of the finished trials whose validation MSE is within {MARGIN:.0%} of the best, the fastest by their median "
-    "training time of an epoch; where these are too few, the next finished ones by validation MSE"
+    f"of the finished trials whose validation MSE is at most {MARGIN:.0%} above the baseline's (the best one's, where "
+    "that is higher), the fastest by their median training time of an epoch; where these are too few, the next "
+    "finished ones by validation MSE"
 )
 
 
@@ -35,17 +36,22 @@ class Candidate:
     epoch_s: float | None  # median training time of those epochs; None: not measured alone on the device
 
 
-def choose(candidates: Iterable[Candidate], *, leave_out: Any = None) -> list[Candidate]:
-    """At most FINALISTS candidates by RULE, no two of them the same computation, and none `leave_out`'s.
+def choose(candidates: Iterable[Candidate], *, baseline: Any = None) -> list[Candidate]:
+    """At most FINALISTS candidates by RULE, no two of them the same computation.
 
-    A trial that was stopped early was behind by more than the margin: it is taken only where no trial finished.
+    baseline: the baseline's computation. Its own trial sets the margin, as in the verdict, and is not among those
+    chosen: it is in the final anyway. Where it has not finished the margin is the best one's.
+
+    A trial that was stopped early was behind by more than the margin: it is taken only where no other finished.
     """
-    found = [one for one in candidates if one.computation != leave_out]
+    candidates = list(candidates)
+    found = [one for one in candidates if one.computation != baseline]
+    own = [one.val_mse for one in candidates if one.computation == baseline and one.status == "done"]
     ranked = sorted(
         [one for one in found if one.status == "done"] or found, key=lambda one: (one.val_mse, one.trial_id)
     )
     fast = sorted(
-        (one for one in _within_margin(ranked) if one.epoch_s is not None),
+        (one for one in _within_margin(ranked, own) if one.epoch_s is not None),
         key=lambda one: (one.epoch_s, one.val_mse, one.trial_id),
     )
     chosen: list[Candidate] = []
@@ -55,8 +61,9 @@ def choose(candidates: Iterable[Candidate], *, leave_out: Any = None) -> list[Ca
     return chosen[:FINALISTS]
 
 
-def _within_margin(ranked: Sequence[Candidate]) -> list[Candidate]:
-    return [one for one in ranked if one.val_mse <= ranked[0].val_mse * (1 + MARGIN)]
+def _within_margin(ranked: Sequence[Candidate], own: Sequence[float]) -> list[Candidate]:
+    limit = max([*(one.val_mse for one in ranked[:1]), *own], default=math.nan) * (1 + MARGIN)
+    return [one for one in ranked if one.val_mse <= limit]
 
 
 def candidate(trial_id: str, log: TrialLog, computation: Any) -> Candidate | None:

@@ -17,21 +17,25 @@ REDUCTION = 3  # the best third goes on
 FIRST_RUNG = 5  # one fifth of the epochs is trained before anything is stopped
 
 
-def halving(epochs: int) -> Halving | None:
-    """The scheduler for trials of so many epochs; None for one epoch, which leaves nothing to stop."""
-    return Halving(epochs) if epochs > 1 else None
+def halving(epochs: int, *, baseline: str | None = None) -> Halving | None:
+    """The scheduler for trials of so many epochs; None for one epoch, which leaves nothing to stop.
+
+    baseline: id of the baseline's trial, where the search has one.
+    """
+    return Halving(epochs, baseline=baseline) if epochs > 1 else None
 
 
 class Halving(AsyncHyperBandScheduler):
     """Ray's ASHA with a memory that outlives the driver, and reasons.
 
-    Two things are left alone: a trial at its last epoch, and a trial within MARGIN of the best one at its epoch. Cells
-    that differ only in speed have nearly the same error, and must not be told apart by its last digits.
+    Three things are left alone: the baseline, a trial at its last epoch, and a trial that is not more than MARGIN above
+    the best one or the baseline at its epoch. Cells that differ only in speed have nearly the same error, and must not
+    be told apart by its last digits; and what is as good as the baseline may be chosen for its speed.
 
     Ray's names for trials change with each run of the driver, ours do not: rungs are kept by our ids.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, *, baseline: str | None = None) -> None:
         super().__init__(
             time_attr="epoch",
             metric=DEFAULT_METRIC,  # Tune raises where a report lacks a named metric; a failed trial has none
@@ -43,18 +47,26 @@ class Halving(AsyncHyperBandScheduler):
         )
         self.stopped: dict[str, str] = {}  # trial id -> why
         self._seen: dict[int, dict[str, float]] = {}  # epoch -> trial id -> validation MSE
-        self._epochs = epochs
+        self._epochs, self._baseline = epochs, baseline
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles it beside its state; ours is never read back
 
     def replay(self, past: Mapping[str, TrialLog]) -> None:
-        """Take in what trials of earlier runs of this sweep have reported."""
-        for trial_id, log in past.items():
-            trial = SimpleNamespace(config={"job": {"trial_id": trial_id}})
-            self.on_trial_add(None, trial)
-            for epoch, metrics in sorted(log.epochs.items()):
-                self.judge(trial_id, epoch, metrics.get("loss/val_mse", math.nan))
+        """Take in what trials of earlier runs of this sweep have reported, in the order in which it was recorded.
+
+        A trial that has not ended and whose last report was judged to be its end is in `stopped` then: the driver was
+        killed between the two.
+        """
+        for trial_id in past:
+            self.on_trial_add(None, SimpleNamespace(config={"job": {"trial_id": trial_id}}))
+        reports = [(log.recorded.get(epoch, 0), trial_id, epoch) for trial_id, log in past.items()
+                   for epoch in sorted(log.epochs)]  # fmt: skip
+        for _, trial_id, epoch in sorted(reports, key=lambda report: report[0]):
+            log = past[trial_id]
+            reason = self.judge(trial_id, epoch, log.epochs[epoch].get("loss/val_mse", math.nan))
+            if reason is not None and log.status is None and epoch == max(log.epochs):
+                self.stopped[trial_id] = reason
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, _named(_trial_id(trial)))
@@ -80,11 +92,13 @@ class Halving(AsyncHyperBandScheduler):
             return None
         action = super().on_trial_result(None, _named(trial_id), {"epoch": epoch, DEFAULT_METRIC: val_mse})
         best = min(seen.values())
-        if action != TrialScheduler.STOP or val_mse <= best * (1 + MARGIN):
+        spared = max(best, seen.get(self._baseline or "", best))
+        if action != TrialScheduler.STOP or trial_id == self._baseline or val_mse <= spared * (1 + MARGIN):
             return None
+        whose = "the best of them" if spared == best else "the baseline"
         return (
             f"stopped after epoch {epoch} by ASHA: validation MSE {val_mse:.4g} is not in the best third of the "
-            f"{len(seen)} trials seen there, and more than {MARGIN:.0%} above the best of them, {best:.4g}"
+            f"{len(seen)} trials seen there, and more than {MARGIN:.0%} above {whose}, {spared:.4g}"
         )
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

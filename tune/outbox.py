@@ -148,6 +148,7 @@ class TrialLog:
 
     tags: dict[str, str] = field(default_factory=dict)  # as planned, and as it ended
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch from 1 -> its metrics in KEPT
+    recorded: dict[int, int] = field(default_factory=dict)  # epoch -> number of its record in the outbox, from 1
     status: str | None = None  # None: it has not ended
     reason: str = ""
     metrics: dict[str, float] = field(default_factory=dict)  # of its end
@@ -181,7 +182,8 @@ class Index:
         elif kind == "epoch":
             self.epochs.add((record["trial_id"], record["epoch"]))
             kept = {name: value for name, value in record.get("metrics", {}).items() if name in KEPT}
-            self.logs.setdefault(record["trial_id"], TrialLog()).epochs[record["epoch"]] = kept
+            log = self.logs.setdefault(record["trial_id"], TrialLog())
+            log.epochs[record["epoch"]], log.recorded[record["epoch"]] = kept, self.records
             if record["starts"]:
                 self.trials[record["trial_id"]] = "running"
         elif kind == "end":

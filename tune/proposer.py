@@ -23,7 +23,7 @@ Start = Callable[[PlannedTrial, Labels], dict[str, Any]]  # announces a trial an
 
 
 class Proposer(OptunaSearch):
-    """Suggests {"job": ...}: first what an earlier run of the driver left unfinished, then new cells.
+    """Suggests {"job": ...}: first what an earlier run of the driver left unfinished, then the baseline, then others.
 
     A seeded TPE sampler over what the space offers, define-by-run. A cell, or another with the same computation, is
     never run twice: its known result is told again and the sampler asked anew.
@@ -124,6 +124,9 @@ class Proposer(OptunaSearch):
 
     def _new(self, trial_id: str) -> tuple[str, Labels] | None:
         """A cell that is not known yet, with the id under which Optuna knows it; None if there is none."""
+        baseline = self._plan.baseline_cell
+        if baseline is not None and self._known_as(baseline) is None:
+            return self._ask_for(trial_id, baseline), baseline
         for attempt in range(TRIES):
             ask_id = f"{trial_id}-{attempt}"
             labels = tuple(super().suggest(ask_id)["labels"])

@@ -17,7 +17,7 @@ from typing import Any
 
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
-from tune.search import Plan, PlannedTrial, make_plan, plan_trial
+from tune.search import Plan, PlannedTrial, computation, make_plan, plan_trial
 from tune.sweeps import Arm, SweepConfig
 
 MOST_CELLS = 200_000
@@ -97,8 +97,9 @@ class SearchPlan(Plan):
     space: Space
     draws: int  # trials of the search
     overrides: Mapping[str, Any]
-    seed: int  # of every trial of the search, and the first of the final
+    seed: int  # of every trial of the search; the final has the `repeats` seeds after it
     channels: int | None
+    baseline_cell: Labels | None  # the first to run in the search; None: the baseline is no cell that can run
 
     def key(self, *, data_sha256: str, tracking_uri: str) -> str:
         """As of a plan; the number of draws and the cells that can run count too."""
@@ -109,6 +110,16 @@ class SearchPlan(Plan):
     def arm(self, labels: Labels) -> Arm:
         """The arm that these choices make."""
         return self.sweep.drawn(dict(zip(self.space.dimensions, labels, strict=True)))
+
+    @property
+    def baseline_trial(self) -> str | None:
+        """Id of the search's trial of the baseline; None if it has none."""
+        return None if self.baseline_cell is None else self.search_trial(self.baseline_cell, 1).trial_id
+
+    def baseline_computation(self) -> tuple[Any, ...]:
+        """What the baseline computes with the seed of the search."""
+        arm = next(arm for arm in self.sweep.arms if arm.label == self.sweep.baseline)
+        return computation(plan_trial(self.sweep, arm, self.overrides, self.seed, self.device, self.channels).config)
 
     def search_trial(self, labels: Labels, number: int) -> PlannedTrial:
         """The `number`-th trial of the search, from 1."""
@@ -131,15 +142,53 @@ def plan_sweep(
 
     Raises WrongInput as `make_plan` does, and where no cell of the space can run.
     """
-    plan = make_plan(sweep, overrides=overrides, repeats=repeats, seed=seed, device=device, channels=channels)
+    given: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "device": device, "channels": channels}
     if not sweep.space:
-        return plan
+        return make_plan(sweep, seed=seed, **given)
+    plan = make_plan(sweep, seed=final_seed(seed, repeats), **given)
     space = build_space(
         sweep, plan_cell=lambda arm: plan_trial(sweep, arm, overrides, seed, device, channels), seed=seed
     )
     refused = [refusal.example for refusal in space.refusals if refusal.example]
     whole = {field.name: getattr(plan, field.name) for field in fields(Plan)} | {"trials": (*plan.trials, *refused)}
-    return SearchPlan(**whole, space=space, draws=draws or 1, overrides=dict(overrides), seed=seed, channels=channels)
+    found = SearchPlan(
+        **whole,
+        space=space,
+        draws=draws or 1,
+        overrides=dict(overrides),
+        seed=seed,
+        channels=channels,
+        baseline_cell=_cell_of(plan.sweep, space),
+    )
+    return found if _computes_the_baseline(found) else replace(found, baseline_cell=None)
+
+
+def final_seed(seed: int, repeats: int) -> int:
+    """The first seed of the final: the one after the search's, which has chosen the arms. WrongInput out of range."""
+    if seed < 0 or seed + repeats >= 2**31:
+        raise WrongInput(
+            f"--seed {seed} with --repeats {repeats}: the final has the seeds after the search's; seeds go from 0 to "
+            f"{2**31 - 1}"
+        )
+    return seed + 1
+
+
+def _cell_of(sweep: SweepConfig, space: Space) -> Labels | None:
+    """The runnable cell whose choices are all the baseline's."""
+    changes = next(arm for arm in sweep.arms if arm.label == sweep.baseline).changes
+    node, labels = space.tree, []
+    for name in space.dimensions:
+        same = [choice.label for choice in sweep.space[name] if choice.changes.items() <= changes.items()]
+        if not same or same[0] not in node:
+            return None
+        labels.append(same[0])
+        node = node[same[0]]
+    return tuple(labels)
+
+
+def _computes_the_baseline(plan: SearchPlan) -> bool:
+    cell = plan.baseline_cell
+    return cell is not None and computation(plan.search_trial(cell, 1).config) == plan.baseline_computation()
 
 
 def build_space(sweep: SweepConfig, *, plan_cell: Callable[[Arm], PlannedTrial], seed: int) -> Space:
@@ -243,8 +292,8 @@ def describe(plan: SearchPlan) -> list[str]:
         *(f"    {name}: {', '.join(choice.label for choice in choices)}" for name, choices in plan.sweep.space.items()),
         *(f"    {refusal.line()}" for refusal in space.refusals if refusal.example is None),
         f"  search: {_counted(min(plan.draws, space.cells), 'trial')} of the {_counted(space.cells, 'cell')} that can "
-        f"run, seed {plan.seed}, the worse ones stopped early; then the best and the baseline again in "
-        f"{_counted(plan.repeats, 'pair')} each:",
+        f"run, seed {plan.seed}{', the baseline first' if plan.baseline_cell else ''}, the worse ones stopped early; "
+        f"then the best and the baseline again in {_counted(plan.repeats, 'pair')} each, with seeds of their own:",
     ]
 
 
