@@ -93,7 +93,7 @@ def test_an_axis_over_a_space_is_one_more_dimension_of_it() -> None:
 @pytest.mark.parametrize(
     ("axis", "why"),
     [
-        ("train.epochs=5,10", "trainings of different length cannot be told apart early"),
+        ("train.epochs=5,10", "errors after trainings of different length cannot be compared"),
         ("data.prediction_length=96,192", "errors at different horizons are of different tasks"),
     ],
 )

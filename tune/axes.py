@@ -28,7 +28,7 @@ NO_AXES = {
 }
 # fields by which the trials of one search cannot differ: it ranks them by one error
 NO_DIMENSIONS = {
-    "train.epochs": "trainings of different length cannot be told apart early",
+    "train.epochs": "errors after trainings of different length cannot be compared",
     "data.prediction_length": "errors at different horizons are of different tasks",
 }
 
