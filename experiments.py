@@ -9,19 +9,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.errors import DataError
-from tune.cli import (
-    data_parser,
-    doctor_parser,
-    list_parser,
-    predict_parser,
-    report_parser,
-    runs_parser,
-    sweep_parser,
-)
-from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, unknown_name
-from tune.mlflow_store import TrackingError
-from tune.streams import OutputClosed, lasting_stderr, watched_stdout
+try:
+    from data_pipeline.errors import DataError
+    from tune.cli import (
+        data_parser,
+        doctor_parser,
+        list_parser,
+        predict_parser,
+        report_parser,
+        runs_parser,
+        sweep_parser,
+    )
+    from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, unknown_name
+    from tune.mlflow_store import TrackingError
+    from tune.streams import OutputClosed, lasting_stderr, watched_stdout
+except KeyboardInterrupt:  # Ctrl-C before main() can answer it
+    sys.exit(130)
 
 
 def tracking_uri(given: str | None) -> str:
@@ -92,9 +95,9 @@ def main(argv: Sequence[str]) -> int:
 def _answer(argv: Sequence[str]) -> int:
     try:
         with watched_stdout():
-            words = command_words(argv)
+            words, options = split_command(argv)
             parser, command = COMMANDS[words]
-            return command(parser().parse_args(argv[len(words) :]))
+            return command(parser().parse_args(options))
     except OutputClosed:
         return OUTPUT_CLOSED
     except (WrongInput, DataError, TrackingError) as error:
@@ -102,18 +105,24 @@ def _answer(argv: Sequence[str]) -> int:
         print(f"error: {line.encode(errors='backslashreplace').decode()}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on from here", file=sys.stderr)
+        sweeps = "--plan" not in argv and not any(word in argv[:1] for word, *_ in filter(None, COMMANDS))
+        print(f"interrupted{'; the same command again goes on from here' if sweeps else ''}", file=sys.stderr)
         return INTERRUPTED
 
 
-def command_words(argv: Sequence[str]) -> tuple[str, ...]:
-    """The key in COMMANDS that the arguments begin with; WrongInput with the nearest for other words."""
+def split_command(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The key in COMMANDS that the arguments begin with, and the rest; WrongInput with the nearest for other words."""
+    given = tuple(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    longer = [words for words in COMMANDS if len(words) > 1 and words[:1] == given[:1]]
     for words in COMMANDS:
-        if tuple(argv[: len(words)]) == words and (words or not argv or argv[0].startswith("-")):
-            return words
-    several = any(words[:1] == (argv[0],) for words in COMMANDS)  # the first word is right
-    given = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), argv[: 2 if several else 1]))
-    raise unknown_name("command", given, (" ".join(words) for words in COMMANDS if words))
+        if given[: len(words)] == words and (words or not given):
+            if given[1:] and longer and len(words) == 1:  # the second word is wrong
+                break
+            return words, list(argv[len(words) :])
+    if longer and argv[1:2] in (["--help"], ["-h"]):
+        return longer[0], list(argv[1:])
+    shown = " ".join(given[: 2 if longer else 1])
+    raise unknown_name("command", shown, (" ".join(words) for words in COMMANDS if words))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DataError(ValueError):
     """Wrong data or a wrong request for data, told in one line: what was given, what is allowed, what to do.
@@ -22,3 +25,10 @@ def one_line(text: str, limit: int = 600) -> str:
     plain = "".join(c if c.isprintable() else " " for c in text)
     plain = " ".join(plain.split())
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """`; did you mean 'NAME'?` for the name that is most like what was given, case aside; nothing where none is."""
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(given.lower(), lowered, n=1)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""

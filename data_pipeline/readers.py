@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, nearest
 from data_pipeline.timestamps import has_zone, to_microseconds, to_microseconds_or_none
 
 HEAD_BYTES = 1 << 20
@@ -244,7 +244,8 @@ def _chosen(path: Path, names: Sequence[str], timestamp_column: str, only: Seque
     if only is None:
         return tuple(name for name in names if name != timestamp_column)
     if missing := [name for name in only if name not in names or name == timestamp_column]:
-        raise DataError(f"{path}: no column {', '.join(map(repr, missing[:8]))}: there are {', '.join(names[:12])}")
+        there = f"there are {', '.join(names[:12])}{nearest(missing[0], names)}"
+        raise DataError(f"{path}: no column {', '.join(map(repr, missing[:8]))}: {there}")
     return tuple(only)
 
 
@@ -320,7 +321,8 @@ def _timestamp_index(path: Path, names: list[str], first: list[str] | None, want
     if wanted is not None:
         if wanted in names:
             return names.index(wanted)
-        raise DataError(f"{path}: no column {wanted!r} for timestamps: there are {', '.join(names[:12])}")
+        there = f"there are {', '.join(names[:12])}{nearest(wanted, names)}"
+        raise DataError(f"{path}: no column {wanted!r} for timestamps: {there}")
     lowered = [name.strip().lower() for name in names]
     for name in TIMESTAMP_NAMES:
         if name in lowered:
@@ -328,8 +330,9 @@ def _timestamp_index(path: Path, names: list[str], first: list[str] | None, want
     for at, field in enumerate((first or [])[: len(names)]):
         if not _is_number(field) and to_microseconds_or_none(field) is not None:
             return at
+    other = next((f"; are the columns separated by {mark!r}?" for mark in ";\t|" if mark in names[0]), "")
     raise DataError(
-        f"{path}: no timestamp column among {', '.join(names[:12])}: call it {TIMESTAMP_NAMES[0]!r}, or name "
+        f"{path}: no timestamp column among {', '.join(names[:12])}{other}: call it {TIMESTAMP_NAMES[0]!r}, or name "
         "it: --set data.timestamp_column=NAME (or --timestamp-column NAME for data show and predict)"
     )
 

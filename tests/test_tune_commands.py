@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from experiments import main
 from tune import cluster, sweep_dir
-from tune.errors import DONE, WRONG_INPUT, WrongInput
+from tune.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.outbox import Outbox
 from tune.search import Plan
 
+ROOT = Path(__file__).resolve().parents[1]
 CUSTOM = ["--sweep", "custom", "--dataset", "demo"]
 PLAN = [*CUSTOM, "--plan"]
 
@@ -88,3 +92,63 @@ def test_the_same_sweep_a_second_time_is_refused_before_ray_starts(
     running.close()
     with pytest.raises(Started):
         main(CUSTOM)
+
+
+def test_the_help_of_a_command_of_two_words_needs_the_first_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["data", "--help"])
+    assert "usage: experiments.py data show" in capsys.readouterr().out
+
+
+def test_an_unknown_sweep_of_the_store_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match="Did you mean 'custom-1'"):
+        sweep = sweep_dir.create(tmp_path, "custom", {"key": "k", "created_s": 1.0, "code": {}})
+        sweep.path.rename(tmp_path / "custom-1")
+        sweep_dir.check_known(tmp_path, "custm-1")
+
+
+def _stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_only_a_sweep_that_is_interrupted_goes_on_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tune.listing.registries", _stop)
+    monkeypatch.setattr("tune.commands.build_request", _stop)
+    for arguments in (["list"], PLAN):
+        assert main(arguments) == INTERRUPTED
+        assert capsys.readouterr().err == "interrupted\n"
+    assert main(CUSTOM) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; the same command again goes on from here\n"
+
+
+def test_an_interrupt_in_the_first_imports_is_no_traceback() -> None:
+    code = (
+        "import runpy, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tune.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        f"runpy.run_path({str(ROOT / 'experiments.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+        ("sqlite:///a b.db", "mlflow ui --backend-store-uri 'sqlite:///a b.db'"),
+        (f"sqlite:///{ROOT}/mlflow.db", f"mlflow ui --backend-store-uri sqlite:///{ROOT}/mlflow.db   (or: make ui)"),
+    ],
+)
+def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_store(
+    uri: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = SimpleNamespace(pending=0, interrupted=False, statuses={}, sweep_id="custom-1")
+    monkeypatch.setattr("tune.runner.run_sweep", lambda *_, **__: outcome)
+    monkeypatch.setattr("tune.commands._show", lambda *_: None)
+    assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE
+    assert capsys.readouterr().out == f"MLflow UI: {said}\n"

@@ -43,6 +43,11 @@ def test_the_path_of_a_file_is_made_absolute_however_it_is_given(tmp_path: Path,
     for form in forms:
         assert _request("--sweep", "pruning", *form).overrides == {"data.dataset": str(tmp_path / "my.csv")}
     assert _request("--sweep", "pruning", "--dataset", "demo").overrides == {"data.dataset": "demo"}
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")  # a configuration names its data from where it lies
+    assert _request("--config", "../x.yaml").overrides == {"data.dataset": str(tmp_path / "folder" / ".." / "my.csv")}
+    monkeypatch.chdir("/")
+    assert _request("--config", str(tmp_path / "x.yaml")).overrides == {"data.dataset": str(tmp_path / "my.csv")}
     homeless = _request("--sweep", "pruning", "--dataset", "~nobody-of-this-name/my.csv")
     assert homeless.overrides["data.dataset"].startswith("/")
 

@@ -50,6 +50,8 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.yaml").write_text("sweep: pruning\nset: {model.d_model: 64\n")
     (tmp_path / "unknown.yaml").write_text("swep: pruning\n")
     (tmp_path / "trials.yaml").write_text("sweep: pruning\ntrials: 5\n")
+    (tmp_path / "some.csv").write_text("When,a\n2020-01-01 00:00:00,1\n")
+    (tmp_path / "semicolons.csv").write_text("day;load, kW\n2020-01-01 00:00:00;1\n")
     (tmp_path / "binary.yaml").write_bytes(b"\x80\x81\xfe")
 
 
@@ -114,6 +116,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "command": (["reprot", "x"], "unknown command 'reprot'.*Did you mean 'report'"),
     "two_word_command": (["data", "shwo"], "unknown command 'data shwo'.*Did you mean 'data show'"),
     "empty_command": ([""], "unknown command ''"),
+    "second_word_of_a_command": (["list", "run"], "unknown command 'list run'.*Did you mean 'list runs'"),
+    "first_word_of_a_command": (["data", "ETTh1"], "unknown command 'data ETTh1'.*'data show'"),
+    "option": (["--swep", "pruning", *DEMO], "unrecognized arguments.*; --swep: Did you mean '--sweep'"),
+    "option_with_its_value": ([*PLAN, "--datset=demo"], "--datset: Did you mean '--dataset'"),
+    "option_that_is_needed": (["predict", "x", "--inptu", "a.csv"], "required: --input.*--inptu: Did.*'--input'"),
+    "precision_nearly": (_set("train.precision=bf1"), "Did you mean 'bf16'"),
+    "true_for_a_number": (_set("train.learning_rate=true"), "train.learning_rate=true: true and false are no numbers"),
+    "true_in_a_list": (_set("pruning.score=static", "pruning.heads=[true]"), "pruning.heads=[true]: true and false"),
     "gpu_model": ([*PLAN, "--gpu-model", "H10"], "unknown GPU model 'H10'.*Did you mean 'H100'"),
     # given twice, or both ways
     "swept_and_set": ([*PRUNING, "--set", "pruning.score=taylor"], "the pruning sweep sets it"),
@@ -181,6 +191,13 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "storage_below_a_file": ([*CUSTOM, "--storage-path", "file/below"], "file is not a folder"),
     "storage_that_cannot_be_made": ([*CUSTOM, "--storage-path", "/proc/none/at-all"], "/proc/none"),
     "resume_of_no_sweep": ([*CUSTOM, "--resume", "pruning-1"], "--resume pruning-1: no such sweep"),
+    "time_column": (
+        ["--sweep", "custom", "--plan", "--dataset", "some.csv", "--set", "data.timestamp_column=when"],
+        "no column 'when' for timestamps: there are When, a; did you mean 'When'?",
+    ),
+    "semicolons_with_a_comma_in_a_name": (
+        ["--sweep", "custom", "--plan", "--dataset", "semicolons.csv"], "are the columns separated by ';'?",
+    ),
     "data_file_not_there": (["--sweep", "custom", "--dataset", "nowhere.csv"], "there is no file"),
     "no_window": (["data", "show", "demo", "--context-length", "-5"], "--context-length -5: input should be greater"),
     "no_horizon": (["data", "show", "demo", "--prediction-length", "0"], "--prediction-length 0: input should be"),

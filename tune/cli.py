@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from tune.errors import WrongInput
+from tune.errors import WrongInput, did_you_mean
 
 EXAMPLES = """examples:
   python experiments.py --sweep pruning --dataset demo --epochs 2     offline, on a laptop
@@ -23,10 +24,22 @@ The same command again resumes a sweep that did not finish.
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our error form: one line, exit code 2."""
+    """argparse with our error form: one line, exit code 2, with the nearest option for a misspelt one."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        self._given = args or ()
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise WrongInput(f"{message} (see --help)")
+        known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        words = [word.partition("=")[0].removeprefix("--") for word in self._given if word.startswith("--")]
+        if not message.startswith(("unrecognized arguments", "the following arguments are required")):
+            words = []
+        near = {word: did_you_mean(word, known, "--") for word in words if word not in known}
+        hints = [f" --{word}:{hint}" for word, hint in near.items() if hint]
+        raise WrongInput(f"{message} (see --help){';' if hints else ''}{''.join(hints)}")
 
 
 def sweep_parser() -> Parser:
@@ -60,7 +73,8 @@ def sweep_parser() -> Parser:
     text = "how often each arm runs, with its own seed (default 1; 3 in the final of full)"
     what.add_argument("--repeats", type=int, metavar="N", help=text)
     what.add_argument("--trials", type=int, metavar="N", help="how many trials the full sweep draws (default 50)")
-    what.add_argument("--config", type=Path, metavar="FILE", help="all of these as YAML; the command line wins")
+    text = "all of these as YAML, paths from its own folder; the command line wins"
+    what.add_argument("--config", type=Path, metavar="FILE", help=text)
     what.add_argument("--save-config", type=Path, metavar="FILE", help="write what is run as such a file")
     how = parser.add_argument_group("how to run it")
     how.add_argument("--plan", action="store_true", help="print the trials and run nothing")

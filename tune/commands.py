@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from tune.config_file import write_config
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.estimate import time_line
 from tune.gpu_models import gpu_facts
-from tune.mlflow_store import PROJECT, check_store, is_server, redacted
+from tune.hardware import REPO_ROOT
+from tune.mlflow_store import PROJECT, check_store, is_server, redacted, sqlite_file
 from tune.output import check_file_target, check_json_target, write_json
 from tune.plan_text import print_plan
 from tune.prepare import cache_dir, channels_of, fetch_if_missing, prepare_data
@@ -172,7 +174,8 @@ def _ui(tracking_uri: str) -> str:
     shown = redacted(tracking_uri)
     if is_server(tracking_uri):
         return shown
-    return f"mlflow ui --backend-store-uri {shown}" + ("   (or: make ui)" if shown.startswith("sqlite") else "")
+    ours = shown.startswith("sqlite") and sqlite_file(tracking_uri) == REPO_ROOT / "mlflow.db"  # as the Makefile has it
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown)}" + ("   (or: make ui)" if ours else "")
 
 
 def report(arguments: argparse.Namespace, tracking_uri: str) -> int:

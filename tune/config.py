@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from tune.errors import WrongInput, unknown_name
+from tune.errors import WrongInput, did_you_mean, unknown_name
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -214,11 +215,18 @@ def build_trial(flat: dict[str, Any]) -> TrialConfig:
     nested: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for name, value in flat.items():
         group, field = check_field(name).split(".", 1)
+        if _is_truth(value) and GROUPS[group].model_fields[field].annotation is not bool and not is_text(name):
+            raise WrongInput(f"{name}={json.dumps(value)}: true and false are no numbers; give a number")
         nested[group][field] = value
     try:
         return TrialConfig.model_validate(nested)
     except ValidationError as error:
         raise WrongInput(_one_line(error)) from None
+
+
+def _is_truth(value: Any) -> bool:
+    """True, False, or a list with one of them, which pydantic would take for 1 and 0."""
+    return any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else (value,)))
 
 
 def _one_line(error: ValidationError) -> str:
@@ -229,4 +237,7 @@ def _one_line(error: ValidationError) -> str:
         return text
     if first["type"] == "missing":
         return f"{where} is not set; give it with --set {where}=VALUE"
-    return f"{where}={first['input']!r}: {text[0].lower()}{text[1:]}"
+    near = ""
+    if first["type"] == "literal_error":
+        near = "." + did_you_mean(str(first["input"]), re.findall("'([^']*)'", first["ctx"]["expected"]))
+    return f"{where}={first['input']!r}: {text[0].lower()}{text[1:]}{near}"

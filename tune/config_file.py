@@ -10,6 +10,8 @@ set:
   model.d_model: 64
 over:
   model.patch_length: [12, 24]
+
+The path of a data file counts from the folder of the configuration.
 """
 
 from __future__ import annotations

@@ -32,9 +32,15 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> WrongInput:
     return WrongInput(f"unknown {kind} '{given}'; allowed: {', '.join(names)}.{did_you_mean(given, names)}")
 
 
-def did_you_mean(given: str, names: Iterable[str]) -> str:
-    """" Did you mean 'NAME'?" for the name that is a word of what was given or else the nearest, case aside; or ""."""
+def did_you_mean(given: str, names: Iterable[str], prefix: str = "") -> str:
+    """" Did you mean 'NAME'?" for a name much like what was given, one that is a word of it, or the nearest; or "".
+
+    Case counts for nothing.
+
+    `prefix`: what all names have in front when they are written, which does not make them alike.
+    """
     by_lower = {name.lower(): name for name in names}
     words = [name for name in by_lower if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", given.lower())]
-    near = sorted(words, key=len)[-1:] or difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.5)
-    return f" Did you mean '{by_lower[near[0]]}'?" if near else ""
+    almost, some = (difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=alike) for alike in (0.8, 0.5))
+    near = almost or sorted(words, key=len)[-1:] or some
+    return f" Did you mean '{prefix}{by_lower[near[0]]}'?" if near else ""

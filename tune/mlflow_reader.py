@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from tune.errors import WrongInput
+from tune.errors import WrongInput, did_you_mean
 from tune.mlflow_runs import find_runs
 from tune.mlflow_store import TrackingError, check_store, one_line, open_client, redacted, settled_uri, sqlite_file
 
@@ -153,9 +153,10 @@ def _sweep(client: MlflowClient, experiment: str, sweep_id: str) -> SweepRecord:
     runs = find_runs(client, experiment_id(client, experiment), f"tags.sweep_id = '{quoted}'")
     parents = [run for run in runs if run.data.tags.get("role") == "sweep"]
     if not parents:
-        latest = [summary.sweep_id for summary in summaries(client, experiment)[:_LATEST_SHOWN]]
-        known = f"the latest are {', '.join(latest)}" if latest else "it holds no sweep yet"
-        raise TrackingError(f"no sweep {sweep_id!r} in experiment {experiment!r}; {known}")
+        known = [summary.sweep_id for summary in summaries(client, experiment)]
+        latest = f"the latest are {', '.join(known[:_LATEST_SHOWN])}" if known else "it holds no sweep yet"
+        near = did_you_mean(sweep_id, known)
+        raise TrackingError(f"no sweep {sweep_id!r} in experiment {experiment!r}; {latest}.{near}")
     # Of two runs of one trial the older: the same choice as the writer's.
     children: dict[str, Run] = {}
     for run in sorted(reversed(runs), key=lambda run: int(run.data.tags.get("trial_number", 0))):

@@ -125,6 +125,9 @@ def _filed(path: Path) -> _Given:
             if check_field(name) in fields:
                 raise WrongInput(f"{name} is given twice, by its own key and under set")
             fields[name] = _from_yaml(name, value)
+        dataset = fields.get("data.dataset")
+        if isinstance(dataset, str) and dataset.endswith(FILE_ENDINGS):
+            fields["data.dataset"] = str(path.absolute().parent / os.path.expanduser(dataset))
         axes = {
             name: check_axis(name, [_from_yaml(name, value) for value in values])
             for name, values in content.get("over", {}).items()

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tune.errors import WrongInput
+from tune.errors import WrongInput, did_you_mean
 from tune.outbox import in_use_by
 
 RUNNING, FINISHED = "running", "finished"
@@ -166,7 +166,8 @@ def check_known(storage: Path, sweep_id: str) -> None:
     known = [sweep.sweep_id for sweep in every(storage)]
     if sweep_id not in known:
         latest = ", ".join(known[-3:]) or "none"
-        raise WrongInput(f"--resume {sweep_id}: no such sweep in {storage}; the latest are: {latest}")
+        near = did_you_mean(sweep_id, known)
+        raise WrongInput(f"--resume {sweep_id}: no such sweep in {storage}; the latest are: {latest}.{near}")
     check_idle(SweepDir(storage / sweep_id))
 
 
