@@ -44,6 +44,7 @@ def test_every_backend_and_engine_has_a_line_and_what_does_not_work_says_why(
     ("arguments", "kind"),
     [
         (["--storage-path", "file"], "storage"),
+        (["--storage-path", "/proc/x"], "storage"),
         (["--tracking-uri", "http://127.0.0.1:9"], "MLflow store"),
         (["--tracking-uri", "sqlite:///nowhere/x.db"], "MLflow store"),
     ],
@@ -55,6 +56,12 @@ def test_what_the_default_sweep_needs_and_lacks_is_exit_code_2(
     assert not found["ready"]
     assert [check["kind"] for check in found["checks"] if check["needed"] and not check["works"]] == [kind]
     assert doctor.STORE_ANSWERS_WITHIN_S <= 15
+
+
+def test_a_store_that_no_sweep_has_made_yet_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    for file, said in (("new.db", "not there yet, made by the first sweep"), ("file", "answers")):
+        checks = _json(capsys, DONE, "doctor", "--tracking-uri", f"sqlite:///{file}")["checks"]
+        assert [check["found"] for check in checks if check["kind"] == "MLflow store"] == [said]
 
 
 def test_a_password_in_the_stores_address_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:

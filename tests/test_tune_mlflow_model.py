@@ -24,6 +24,7 @@ from tracking_kit import (  # noqa: F401 (fixtures)
 from model.forecaster import Forecaster
 from tune.mlflow_model import FILES_PATH, NotAModel, download_model, pack, requirements
 from tune.mlflow_store import open_client
+from tune.model_lookup import find_model
 from tune.outbox import beside
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
@@ -81,6 +82,12 @@ def test_mlflow_loads_the_model_of_a_run_with_nothing_of_ours_at_hand_and_foreca
     found = np.load(tmp_path / "out.npy")
     assert found.shape == (H, len(COLUMNS))
     np.testing.assert_array_equal(found, Forecaster(folder).forecast(values))
+    for name, uri in {"of_model": model_uri, "of_run": model_uri.removesuffix("/model")}.items():
+        scratch = tmp_path / name
+        scratch.mkdir()
+        model = find_model(uri, tracking_uri=shared_store, scratch=scratch)
+        assert model.words.startswith("trial a of ")
+        np.testing.assert_array_equal(Forecaster(model.folder).forecast(values), found)
 
 
 def test_a_run_has_one_model_however_often_its_end_is_sent(

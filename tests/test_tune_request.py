@@ -14,7 +14,7 @@ from experiments import main
 from tune.axes import LONGEST_LABEL, MOST_ARMS, lay_over, split_values
 from tune.cli import sweep_parser
 from tune.config_file import read_config, write_config
-from tune.errors import DONE, WrongInput
+from tune.errors import DONE, WRONG_INPUT, WrongInput
 from tune.hardware import DeviceFacts
 from tune.request import DRAWN, Request, build_request
 from tune.search import Plan, make_plan
@@ -289,6 +289,20 @@ def test_a_configuration_that_cannot_be_saved_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(WrongInput, match="--save-config"):
         write_config(tmp_path / "folder", {"sweep": "custom"})
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_configuration_can_be_saved_again_and_over_the_one_it_came_from(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the same command again goes on, so it says the same again
+        assert main([*CUSTOM, "--plan", "--save-config", "a.yaml"]) == DONE
+    changed = ["--plan", "--config", "a.yaml", "--epochs", "7", "--save-config"]
+    assert main([*changed, "a.yaml"]) == DONE
+    assert read_config(Path("a.yaml"))["epochs"] == 7
+    assert main([*CUSTOM, "--plan", "--save-config", "b.yaml"]) == DONE
+    assert main([*changed, "b.yaml"]) == WRONG_INPUT
+    assert "epochs" not in read_config(Path("b.yaml"))
 
 
 def test_a_plan_counts_the_channels_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trials.yaml").write_text("sweep: pruning\ntrials: 5\n")
     (tmp_path / "some.csv").write_text("When,a\n2020-01-01 00:00:00,1\n")
     (tmp_path / "semicolons.csv").write_text("day;load, kW\n2020-01-01 00:00:00;1\n")
+    (tmp_path / "link.csv").symlink_to("nowhere")
     (tmp_path / "binary.yaml").write_bytes(b"\x80\x81\xfe")
 
 
@@ -179,6 +180,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "json_below_a_file": (["list", "--json", "file/x.json"], "there is no folder file"),
     "doctors_json_into_a_folder": (["doctor", "--json", "folder"], "--json folder: not a file"),
     "save_config_into_a_folder": ([*PLAN, "--save-config", "folder"], "--save-config folder: not a file"),
+    "save_config_over_another_file": ([*PLAN, "--save-config", "list.yaml"], "it is there with other content"),
+    "save_config_over_no_configuration": ([*PLAN, "--save-config", "binary.yaml"], "it is there with other content"),
+    "save_config_to_stdout": ([*PLAN, "--save-config", "-"], "--save-config -: name a file"),
+    "save_config_and_json_in_one": ([*PLAN, "--save-config", "new", "--json", "./new"], "--json ./new: the same file"),
+    "forecast_into_a_dangling_link": (
+        ["predict", "x", "--input", "some.csv", "--output", "link.csv", "--force"], "link.csv: it is not a file",
+    ),
+    "forecast_by_no_run": (["predict", "runs:/x", "--input", "some.csv", "--output", "a.csv"], "write runs:/RUN_ID/"),
     "config_not_there": (["--config", "none.yaml", "--plan"], "--config none.yaml: No such file"),
     "config_folder": (["--config", "folder", "--plan"], "--config folder: Is a directory"),
     "config_list": (["--config", "list.yaml", "--plan"], "holds a list"),

@@ -67,13 +67,13 @@ def sweep_parser() -> Parser:
         default=[],
         metavar="FIELD=V1,V2",
         help="run every arm at each of these values, repeatable (all combinations); ratios are against the sweep's own "
-        "baseline arm at the first value of each",
+        "baseline arm at the first value of each; over the full sweep: one more dimension of the search",
     )
     what.add_argument("--seed", type=int, metavar="N", help="seed of the first repeat (default 1)")
     text = "how often each arm runs, with its own seed (default 1; 3 in the final of full)"
     what.add_argument("--repeats", type=int, metavar="N", help=text)
     what.add_argument("--trials", type=int, metavar="N", help="how many trials the full sweep draws (default 50)")
-    text = "all of these as YAML, paths from its own folder; the command line wins"
+    text = "all of these as YAML, a data file's path from its folder; the command line wins"
     what.add_argument("--config", type=Path, metavar="FILE", help=text)
     what.add_argument("--save-config", type=Path, metavar="FILE", help="write what is run as such a file")
     how = parser.add_argument_group("how to run it")
@@ -103,7 +103,8 @@ def report_parser() -> Parser:
 def predict_parser() -> Parser:
     text = "The rows after the last of a file, by a model that a sweep has saved, in the units of the file."
     parser = Parser(prog="experiments.py predict", description=text, allow_abbrev=False)
-    text = "a sweep id (its best trial), a trial id (of the newest sweep that has it), an MLflow run id, or a folder"
+    text = "a sweep id (its best trial), a trial id (of the newest sweep that has it), an MLflow run (its id, or "
+    text += "runs:/ID/model), or a folder"
     parser.add_argument("run", metavar="RUN", help=text)
     text = "CSV (also .gz) or Parquet with a time column and the model's columns"
     parser.add_argument("--input", type=Path, required=True, metavar="FILE", help=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tune.cluster import assumed_facts, check_address_form, check_gpus_per_trial
 from tune.config import check_value
-from tune.config_file import write_config
+from tune.config_file import check_new_config, write_config
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.estimate import time_line
 from tune.gpu_models import gpu_facts
@@ -34,7 +35,7 @@ GOOD = ("done", "stopped", "unsupported")
 def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     """Plan a sweep; run it unless only the plan was asked for; print the table."""
     request = build_request(arguments)
-    _check_options(arguments)
+    _check_options(request, arguments)
     text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
     if arguments.plan:
         return _show_plan(request, arguments, text)
@@ -45,7 +46,7 @@ def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
     return _run(request, arguments, tracking_uri, text)
 
 
-def _check_options(arguments: argparse.Namespace) -> None:
+def _check_options(request: Request, arguments: argparse.Namespace) -> None:
     """Raises WrongInput for what is wrong with how to run it, as far as that can be told on the spot."""
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
@@ -60,7 +61,19 @@ def _check_options(arguments: argparse.Namespace) -> None:
         check_known(arguments.storage_path, arguments.resume)
     check_json_target(arguments.json)
     if arguments.save_config is not None:
-        check_file_target("--save-config", str(arguments.save_config))
+        _check_new_config(request, arguments)
+
+
+def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
+    """Raises WrongInput for a file that --save-config should leave alone; it may replace the --config it came from."""
+    target = arguments.save_config
+    if str(target) == "-":
+        raise WrongInput("--save-config -: name a file; stdout is for results")
+    check_file_target("--save-config", str(target))
+    if arguments.json not in (None, "-") and os.path.abspath(arguments.json) == os.path.abspath(target):
+        raise WrongInput(f"--save-config {target} and --json {arguments.json}: the same file; name two")
+    if arguments.config is None or os.path.abspath(arguments.config) != os.path.abspath(target):
+        check_new_config(target, request.as_config())
 
 
 def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -> int:

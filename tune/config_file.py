@@ -148,10 +148,26 @@ def _kind(value: Any) -> str:
     return (names | numbers).get(type(value), f"of kind {type(value).__name__}")
 
 
+def check_new_config(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises WrongInput where `write_config` would replace a file that holds something else."""
+    try:
+        other = path.exists() and path.read_bytes() != config_text(content).encode()
+    except (OSError, ValueError) as error:  # ValueError: a name that is no text
+        problem = getattr(error, "strerror", None) or error
+        raise WrongInput(f"--save-config {path}: {problem}; name another file") from None
+    if other:
+        raise WrongInput(f"--save-config {path}: it is there with other content; name another file, or remove it")
+
+
+def config_text(content: Mapping[str, Any]) -> str:
+    """What `read_config` reads, as YAML."""
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+
+
 def write_config(path: Path, content: Mapping[str, Any]) -> None:
     """Write what `read_config` reads, whole or not at all. WrongInput where it cannot be written."""
     try:
-        write_atomically(path, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+        write_atomically(path, config_text(content))
     except (OSError, ValueError) as error:  # ValueError: a name that is no text, or that no file can have
         problem = getattr(error, "strerror", None) or error
         raise WrongInput(f"--save-config {path}: {problem}; name a file that can be written") from None

@@ -18,7 +18,7 @@ from data_pipeline.errors import DataError
 from tune.errors import DONE, WRONG_INPUT, WrongInput
 from tune.hardware import DeviceFacts, has_gpu, missing_packages, node_facts, versions
 from tune.listing import table
-from tune.mlflow_store import TrackingError, check_store, redacted
+from tune.mlflow_store import TrackingError, check_store, redacted, settled_uri, sqlite_file
 from tune.output import check_json_target, write_json
 from tune.search import make_plan
 from tune.sweep_dir import check_storage
@@ -115,7 +115,10 @@ def _store(tracking_uri: str) -> Check:
         check_store(tracking_uri, STORE_ANSWERS_WITHIN_S)
     except TrackingError as error:
         return Check(kind="MLflow store", name=shown, works=False, found=str(error), needed=True)
-    return Check(kind="MLflow store", name=shown, works=True, found="answers", needed=True)
+    settled = settled_uri(tracking_uri)
+    there = not settled.startswith("sqlite") or sqlite_file(settled).exists()
+    found = "answers" if there else "not there yet, made by the first sweep"
+    return Check(kind="MLflow store", name=shown, works=True, found=found, needed=True)
 
 
 def _storage(storage: Path) -> Check:

@@ -39,15 +39,21 @@ class FoundModel:
 def find_model(name: str, *, tracking_uri: str, scratch: Path) -> FoundModel:
     """The model that `name` means; one in MLflow is fetched into `scratch`, an existing folder.
 
-    `name` is a folder (a saved model, or an MLflow model or checkpoint that holds one), the id of an MLflow run, a
-    sweep id (its done trial with the smallest validation MSE) or a trial id (of the newest sweep that has one). A
-    folder that holds a model comes first. Raises WrongInput; TrackingError where the store does not answer.
+    `name` is a folder (a saved model, or an MLflow model or checkpoint that holds one), the id of an MLflow run
+    (or runs:/ID/model), a sweep id (its done trial with the smallest validation MSE) or a trial id (of the newest sweep
+    that has one). A folder that holds a model comes first. Raises WrongInput; TrackingError where the store does not
+    answer.
     """
     path = Path(name).expanduser()
     for folder in (path, path / "model", path / FILES_PATH, path / "model" / FILES_PATH):
         if (folder / FACTS).is_file():
             return FoundModel(folder=folder, words=str(folder))
-    if "/" in name or path.is_dir():
+    if name.startswith("runs:"):
+        uri = re.fullmatch(r"runs:/+([0-9a-f]{32})(/model)?/?", name)
+        if uri is None:
+            raise WrongInput(f"RUN {name}: write runs:/RUN_ID/model, with the 32 hexadecimal digits of an MLflow run")
+        name = uri[1]
+    elif "/" in name or path.is_dir():
         problem = f"it holds no {FACTS}" if path.is_dir() else "there is no such folder"
         raise WrongInput(f"RUN {name}: {problem}; give the folder of a saved model, an MLflow run id, or a sweep id")
     return ask_store(tracking_uri, STORE_ANSWERS_WITHIN_S, lambda client: _fetch(client, name, scratch / "model"))

@@ -64,10 +64,10 @@ def check_files(source: Path, target: Path, *, force: bool) -> None:
         raise WrongInput(f"--output {target}: there is no folder {folder}; make it or name another")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise WrongInput(f"--output {target}: the folder {folder} is not writable; name a file in another")
-    if not target.exists():
+    if not os.path.lexists(target):
         return
     if not target.is_file():
-        raise WrongInput(f"--output {target}: it is not a file; name another")
+        raise WrongInput(f"--output {target}: it is not a file, or a link to none; name another")
     if target.samefile(source):
         raise WrongInput(f"--output {target}: this is the input; name another file")
     if not force:

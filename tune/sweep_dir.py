@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,12 +87,16 @@ def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
 
 
 def check_storage(storage: Path) -> None:
-    """Raises WrongInput if nothing can be written in `storage`, there or yet to be made. Makes nothing itself."""
+    """Raises WrongInput if nothing can be written in `storage`, there or yet to be made. Leaves nothing behind."""
     there = next(path for path in (storage.absolute(), *storage.absolute().parents) if os.path.lexists(path))
     if not os.path.isdir(there):
         raise WrongInput(_unwritable(storage, f"{there} is not a folder"))
     if not os.access(there, os.W_OK | os.X_OK):
         raise WrongInput(_unwritable(storage, f"{there} is not writable"))
+    try:  # /proc says of itself that it is writable, and so does every folder to root
+        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
+    except OSError as error:
+        raise WrongInput(_unwritable(storage, f"nothing can be made in {there} ({error.strerror})")) from None
 
 
 def _unwritable(storage: Path, problem: str) -> str:
