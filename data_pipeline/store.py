@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -17,6 +18,7 @@ from data_pipeline.convert import SCHEMA_VERSION, convert, generator_sha256, spl
 from data_pipeline.datasets import DatasetSpec, get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.readers import content_sha256
+from data_pipeline.windows import split_bounds
 
 SETTLED_S = 2.0
 """A file younger than this may change again without its time stamp changing: its content is hashed instead."""
@@ -83,6 +85,26 @@ def open_series(name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_
     target = cache_dir / f"{cache_key(spec, source)}.arrow"
     mapped = _reuse(spec, source, target) or _convert_once(spec, source, target)
     return _series(spec, target, mapped)
+
+
+def known_bounds(
+    name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_column: str | None = None
+) -> dict[str, tuple[int, int]] | None:
+    """Rows [start, stop) of each split, where that is known without converting or downloading anything; else None.
+
+    Raises DataError for a generated series that is too short for its split.
+    """
+    spec = get_dataset(name, timestamp_column)
+    if spec.generate is not None and spec.step_minutes is not None:
+        return split_bounds(spec.split, len(spec.generate()[0]), spec.step_minutes)
+    try:
+        source = locate(spec, data_dir)
+        known = map_file(cache_dir / f"{cache_key(spec, source)}.arrow", check=False).metadata
+    except (DataError, DamagedFile, OSError):
+        return None
+    stamp = None if source is None else _stamp(source)
+    current = known.get("schema_version") == SCHEMA_VERSION and known.get("split") == split_as_json(spec)
+    return _bounds(known) if current and stamp is not None and stamp == known["source_stamp"] else None
 
 
 def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> MappedFile:
@@ -157,11 +179,15 @@ def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
         mean=np.array(known["mean"]),
         std=np.array(known["std"]),
         step_minutes=known["step_minutes"],
-        bounds={split: (int(start), int(stop)) for split, (start, stop) in known["bounds"].items()},
+        bounds=_bounds(known),
         source_sha256=known["source_sha256"],
         path=path,
         notes=tuple(known["notes"]),
     )
+
+
+def _bounds(known: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {split: (int(start), int(stop)) for split, (start, stop) in known["bounds"].items()}
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -152,3 +152,22 @@ def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_
     monkeypatch.setattr("tune.commands._show", lambda *_: None)
     assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE
     assert capsys.readouterr().out == f"MLflow UI: {said}\n"
+
+
+def test_a_plan_looks_at_the_windows_of_data_that_are_converted_and_says_where_they_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (f"2020-01-{day:02} {hour:02}:00:00,{hour}" for day in range(1, 29) for hour in range(24))
+    file = tmp_path / "mine.csv"
+    file.write_text("\n".join(["date,load", *rows]))
+    monkeypatch.setattr("data_pipeline.store.SETTLED_S", 0.0)  # else a file this young is never trusted by its times
+    wide = ["--sweep", "custom", "--dataset", str(file), "--plan", "--set", "data.prediction_length=300"]
+    before = sorted(tmp_path.rglob("*"))
+    assert main(wide) == DONE
+    assert "data   not read yet" in capsys.readouterr().out
+    assert main(PLAN) == DONE
+    assert "not read yet" not in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before  # a plan converts nothing
+    assert main(["data", "show", str(file)]) == DONE
+    assert main(wide) == WRONG_INPUT
+    assert "split holds no window" in capsys.readouterr().err

@@ -152,6 +152,11 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "axis_of_seeds": (_over("train.seed=1,2"), "use --seed and --repeats"),
     "axis_of_data_sets": (["--sweep", "pruning", "--plan", "--over", "data.dataset=demo,ETTh1"], "run one sweep for"),
     "axis_with_a_wrong_value": (_over("model.patch_length=12,512"), "must be shorter"),
+    "axes_that_do_not_combine": (
+        _over("data.feed=device,arrow", "data.num_workers=0,2"),
+        "the device feed has no workers.*the arm feed=device-num_workers=2: 1 of 4 combinations",
+    ),
+    "window_of_a_plan": (_set("data.context_length=65536"), "the train split holds no window"),
     "axes_too_many": (
         _over(*(f"{name}={','.join(map(str, range(2, 60)))}" for name in ("train.epochs", "train.batch_size",
               "model.ffn_dim"))), "195,112 arms; a sweep has at most 10,000",

@@ -19,7 +19,7 @@ from tune.hardware import REPO_ROOT
 from tune.mlflow_store import PROJECT, check_store, is_server, redacted, sqlite_file
 from tune.output import check_file_target, check_json_target, write_json
 from tune.plan_text import print_plan
-from tune.prepare import cache_dir, channels_of, fetch_if_missing, prepare_data
+from tune.prepare import cache_dir, channels_of, check_windows, fetch_if_missing, prepare_data
 from tune.request import Request, build_request
 from tune.search import Plan, plan_rows
 from tune.space import plan_sweep
@@ -78,8 +78,12 @@ def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
 
 def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -> int:
     plan = _assumed_plan(request, arguments, channels=_channels(request))
+    first = plan.trials[0].config.data
+    looked_at = check_windows(first, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
     _settle(request, arguments)
     print_plan(plan, text)
+    if not looked_at:
+        print("  data   not read yet: whether the windows fit shows when the sweep starts", file=text)
     print(f"  time   {time_line(plan, arguments.storage_path)}", file=text)
     if arguments.address is not None:
         planned_for = "this machine" if arguments.gpu_model is None else arguments.gpu_model

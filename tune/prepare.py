@@ -43,6 +43,20 @@ def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet:
     return series
 
 
+def check_windows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> bool:
+    """Whether the data's rows are known without converting or downloading anything.
+
+    Raises DataError as `prepare_data` does where they are, and a split holds no window.
+    """
+    from data_pipeline.store import known_bounds
+    from data_pipeline.windows import window_starts
+
+    bounds = known_bounds(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=data.timestamp_column)
+    if bounds is not None:
+        window_starts(bounds, data.context_length, data.prediction_length)
+    return bounds is not None
+
+
 def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
     """Columns of a file, read from its head, for a plan; None for a named data set, whose definition knows them.
 

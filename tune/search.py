@@ -98,10 +98,30 @@ def make_plan(
             raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
     trials: list[PlannedTrial] = []
     for block_seed in range(seed, seed + repeats):
-        block = _mark_same([plan_trial(sweep, arm, overrides, block_seed, device, channels) for arm in sweep.arms])
+        block = _mark_same(_plan_block(sweep, overrides, block_seed, device, channels))
         random.Random(f"{sweep.name} {block_seed}").shuffle(block)
         trials.extend(block)
     return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device)
+
+
+def _plan_block(
+    sweep: SweepConfig, overrides: Mapping[str, Any], seed: int, device: DeviceFacts, channels: int | None
+) -> list[PlannedTrial]:
+    planned, wrong = [], []
+    for arm in sweep.arms:
+        try:
+            planned.append(plan_trial(sweep, arm, overrides, seed, device, channels))
+        except WrongInput as error:
+            wrong.append((arm, error))
+    if not wrong:
+        return planned
+    arm, first = wrong[0]
+    if not planned or len(arm.changes) < 2:
+        raise first
+    raise WrongInput(
+        f"{first} (the arm {arm.label}: {len(wrong)} of {len(sweep.arms)} combinations are none that can be "
+        "configured; run the others as sweeps of their own)"
+    )
 
 
 def _check_size(arms: int, repeats: int, seed: int) -> None:
