@@ -32,7 +32,7 @@ class TapeEngine(Graph):
         from tune.graph import GraphStepper
 
         capture = RecordingCapture()
-        if "rate" in options:  # not the gate's
+        if isinstance(optimizer, torch.optim.Adam):  # not the gate's, which only records
             self.captures.append(capture)
         return GraphStepper(model, optimizer, capture=capture, **options)
 

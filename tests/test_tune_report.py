@@ -272,7 +272,7 @@ def test_a_json_target_may_be_stdout_a_new_file_or_one_to_overwrite(
     [
         ("http://ann:secret@host:5000", "http://host:5000"),
         ("postgresql://ann:secret@host/db", "mlflow ui --backend-store-uri postgresql://host/db"),
-        ("sqlite:////tmp/mlflow.db", "mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db   (or: make ui)"),
+        ("sqlite:////tmp/mlflow.db", "mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db"),
     ],
 )
 def test_the_address_of_the_ui_is_shown_without_credentials(uri: str, shown: str) -> None:
