@@ -43,6 +43,7 @@ class Cell:
     floor_pct: float | None = None  # shortest possible step in percent of the measured one
     peak_memory_gib: float | None = None
     compile_s: float | None = None  # compiling, warming up, capturing
+    kernels: dict[str, tuple[float, float]] | None = None  # name -> ms of a step, launches of a step; longest first
 
 
 def main() -> None:
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--patches", default="12", help="comma-separated patch lengths (default 12)")
     parser.add_argument("--precision", help="default bf16 on a GPU, fp32 on a CPU")
     parser.add_argument("--steps", type=int, default=200, help="per cell (default 200)")
+    parser.add_argument("--kernels", type=int, default=0, metavar="N", help="profile too, print the N longest kernels")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every cell")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -74,6 +76,8 @@ def main() -> None:
             cell = Cell(attention=backend, engine=engine, batch_size=batch, patch_length=patch)
             measure(cell, options, facts, Path(folder))
             print(f"{backend} {engine} {batch} {patch}: {cell.reason or _median(cell.step_ms)}", file=sys.stderr)
+            if cell.kernels:
+                _print_kernels(cell, options.kernels)
             cells.append(cell)
     print_table(cells, facts)
     if options.json:
@@ -96,13 +100,13 @@ def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -
         trial = make_plan(sweep, overrides=given, repeats=1, seed=1, device=facts).trials[0]
         cell.reason = trial.unsupported
         if cell.reason is None:
-            run(cell, trial.config, options.steps, facts, folder)
+            run(cell, trial.config, options, facts, folder)
     except Exception as error:  # the other cells are still to be measured
         cell.reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def run(cell: Cell, config: Any, steps: int, facts: Any, folder: Path) -> None:
-    """Train for `steps` steps as a trial's session does."""
+def run(cell: Cell, config: Any, options: argparse.Namespace, facts: Any, folder: Path) -> None:
+    """Train for `options.steps` steps as a trial's session does."""
     from model.flops import floor_s, mfu_pct
     from tune.session import Session
     from tune.trial import TrialJob
@@ -122,9 +126,11 @@ def run(cell: Cell, config: Any, steps: int, facts: Any, folder: Path) -> None:
         assert stepper is not None
         session.model.train()
         try:
-            step_ms, host_ms = _timed(stepper, session.feed, steps, facts.device_type)
+            step_ms, host_ms = _timed(stepper, session.feed, options.steps, facts.device_type)
             shape, precision = session.step_shape(), config.train.precision
             cell.compile_s = session.progress.compile_s
+            if options.kernels:
+                cell.kernels = _kernels(stepper, session.feed, facts.device_type)
             cell.peak_memory_gib = session.meter.peak_memory_gib(at_least_bytes=stepper.captured_peak_bytes)
         finally:
             stepper.close()
@@ -158,6 +164,34 @@ def _timed(stepper: Any, feed: Any, steps: int, device_type: str) -> tuple[list[
         torch.cuda.synchronize()
         return [one.elapsed_time(two) for one, two in itertools.pairwise(ends)], host_ms[1:]
     return [1e3 * (two - one) for one, two in itertools.pairwise(ends)], host_ms[1:]
+
+
+def _kernels(stepper: Any, feed: Any, device_type: str, steps: int = 3) -> dict[str, tuple[float, float]]:
+    """Milliseconds and launches of each kernel (on a CPU: of each operator) in one step."""
+    import torch
+
+    activity = torch.profiler.ProfilerActivity
+    batches = [batch.arrived() for batch in itertools.islice(_endless(stepper, feed), steps)]
+    with torch.profiler.profile(activities=[getattr(activity, device_type.upper())], acc_events=True) as profile:
+        for batch in batches:
+            stepper.step(batch)
+        if device_type == "cuda":
+            torch.cuda.synchronize()
+    sums: dict[str, tuple[float, float]] = {}
+    for event in profile.events():
+        if device_type == "cpu" or event.device_type == torch.autograd.DeviceType.CUDA:
+            took = event.device_time if device_type == "cuda" else event.self_cpu_time_total
+            ms, launches = sums.get(event.name, (0.0, 0.0))
+            sums[event.name] = (ms + took / 1e3 / steps, launches + 1 / steps)
+    return dict(sorted(sums.items(), key=lambda item: -item[1][0]))
+
+
+def _print_kernels(cell: Cell, most: int) -> None:
+    assert cell.kernels is not None
+    total, count = (sum(column) for column in zip(*cell.kernels.values(), strict=True))
+    print(f"\n{cell.attention} {cell.engine} {cell.batch_size} {cell.patch_length}: {total:.3f} ms in {count:.0f} launches")
+    for name, (ms, launches) in list(cell.kernels.items())[:most]:
+        print(f"  {ms:8.4f} ms {launches:6.1f} x  {name[:150]}")
 
 
 def _endless(stepper: Any, feed: Any) -> Iterator[Any]:

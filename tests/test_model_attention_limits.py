@@ -118,4 +118,4 @@ def test_auto_is_the_first_of_its_order_that_runs() -> None:
     on_gpu = next(name for name in AUTO_ORDER if name in BACKENDS)
     assert resolve_auto(Workload(**H100)) == on_gpu
     assert resolve_auto(Workload(**CPU)) == "eager"
-    assert resolve_auto(Workload(**H100 | {"head_dim": 3})) == "eager"
+    assert resolve_auto(Workload(**H100 | {"patches": 129, "head_dim": 3})) == "eager"

@@ -12,6 +12,7 @@ from model.attention.flash_attention_2 import FlashAttention2
 from model.attention.flash_attention_3 import FlashAttention3
 from model.attention.flash_attention_4 import FlashAttention4
 from model.attention.flex import Flex
+from model.attention.patch import Patch
 from model.attention.sdpa_cudnn import SdpaCudnn
 from model.attention.sdpa_efficient import SdpaEfficient
 from model.attention.sdpa_flash import SdpaFlash
@@ -27,6 +28,7 @@ BACKENDS: dict[str, Backend] = {
         FlashAttention3(),
         FlashAttention4(),
         Flex(),
+        Patch(),
     )
 }
 
