@@ -18,8 +18,7 @@ from typing import Any
 
 DIRECTIONS = ("forward", "backward")
 BEST = 5  # printed, and varied once more
-# Scores (batched) or elements of q (sums) that one thread may hold: beyond, kernels spill and take a minute to compile.
-MAX_SCORES, MAX_ELEMENTS = 96, 64
+MAX_SCORES = 96  # that one thread may hold: beyond, kernels spill and take a minute to compile
 
 
 def candidates(shape: tuple[int, int, int, int]) -> list[Any]:
@@ -28,34 +27,19 @@ def candidates(shape: tuple[int, int, int, int]) -> list[Any]:
 
     _, n, k, e = shape
     keys = max(16, 1 << (n - 1).bit_length())
-    width = 1 << (e - 1).bit_length()
-    found = [
-        Choice(variant="tiles", heads=heads, rows=rows, warps=warps)
+    return [
+        Choice(heads=heads, rows=rows, warps=warps)
         for heads in (1, 2, 4, 8) if heads <= k and (heads == 1 or heads * e <= 64)
         for rows in (16, 32, 64) if rows <= keys
         for warps in (1, 2, 4) if rows * keys // (32 * warps) <= MAX_SCORES
     ]  # fmt: skip
-    found += [
-        Choice(variant="batched", heads=heads, warps=warps)
-        for heads in (1, 2, 4, 8, 16)
-        for warps in (1, 2, 4, 8) if heads * keys * keys // (32 * warps) <= MAX_SCORES
-    ]  # fmt: skip
-    if n <= 32:
-        rows = 1 << (n - 1).bit_length()
-        found += [
-            Choice(variant="sums", heads=heads, warps=warps)
-            for heads in (1, 2, 4, 8, 16, 32)
-            for warps in (1, 2, 4) if 4 <= heads * rows * width // (32 * warps) <= MAX_ELEMENTS
-        ]  # fmt: skip
-    return found
 
 
 def variations(choice: Any, direction: str) -> list[Any]:
     """What may still help a good choice."""
     changes: list[dict[str, Any]] = [{"registers": count} for count in (64, 96, 128, 168)]
-    if choice.variant == "tiles":
-        changes += [{"stages": 2}, {"stages": 3}]
-    if direction == "backward" and choice.variant != "sums":
+    changes += [{"stages": 2}, {"stages": 3}]
+    if direction == "backward":
         changes.append({"recompute": True})
     return [dataclasses.replace(choice, **change) for change in changes]
 
@@ -135,6 +119,7 @@ class Launches:
         count = sets_to_flush(4 * first[1].numel() * first[1].element_size())
         sets = [first, *(make_inputs(shape, options.precision, seed) for seed in range(1, count))]
         self.sets = [(*(leaf.detach().transpose(1, 2) for leaf in leaves), grad) for leaves, grad in sets]
+        self.into = tuple(self.sets[0][3].new_empty(shape) for _ in range(3))
         self.lse = [_lse(q, k, self.scale) for q, k, _, _ in self.sets] if direction == "backward" else []
 
     def __call__(self, choice: Any) -> float:
@@ -150,7 +135,7 @@ class Launches:
         q, k, v, grad = self.sets[at]
         if self.direction == "forward":
             return patch_op.forward(q, k, v, self.scale, choice)
-        return patch_op.backward(grad, q, k, v, self.lse[at], self.scale, choice)
+        return patch_op.backward(grad, q, k, v, self.lse[at], self.scale, choice, self.into)
 
 
 class Compiler:
@@ -206,7 +191,8 @@ def check_choice(shape: tuple[int, int, int, int], direction: str, precision: st
             ours, true = patch_op.forward(q, k, v, scale, choice)[:1], [output]
         else:
             gradients = torch.autograd.grad(output, exact, grad.double())
-            ours = patch_op.backward(grad, q, k, v, _lse(q, k, scale), scale, choice)
+            ours = [torch.empty_like(grad) for _ in range(3)]
+            patch_op.backward(grad, q, k, v, _lse(q, k, scale), scale, choice, tuple(ours))
             true = [gradient.transpose(1, 2) for gradient in gradients]
         error = max(
             ((mine.double() - right).norm() / right.norm()).item() for mine, right in zip(ours, true, strict=True)
@@ -239,4 +225,4 @@ def print_cell(cell: dict[str, Any]) -> None:
         shown = ", ".join(f"{key}={value}" for key, value in entry["choice"].items() if value not in (None, False))
         print(f"  {entry['cold_ms']:.4f} ms  {shown}", flush=True)
     for entry in cell["failed"][:3]:
-        print(f"  left out {entry['choice']['variant']}: {entry['reason'][:160]}", file=sys.stderr, flush=True)
+        print(f"  left out {entry['choice']}: {entry['reason'][:160]}", file=sys.stderr, flush=True)

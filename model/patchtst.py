@@ -41,12 +41,14 @@ def build_model(
     norm_type: str,
     pre_norm: bool,
     attention: str,
+    layers: str = "transformers",
 ) -> PatchTSTForPrediction:
     """A freshly initialised model; torch's random state decides the weights, the attention backend does not.
 
     Forecasts future [B, H, C] from past [B, L, C] in the units of its input: windows are scaled to mean 0, std 1 per
     channel inside and scaled back. `dropout` is used after the positions, on the residual paths and in the
-    feed-forward layers. Raises ValueError for an unknown attention.
+    feed-forward layers. `layers` says who computes the encoder: transformers' code, or the fused kernels of ours.
+    Raises ValueError for an unknown attention, and for a model that the fused layers are not written for.
     """
     config = PatchTSTConfig(
         num_input_channels=num_channels,
@@ -71,7 +73,15 @@ def build_model(
         do_mask_input=False,
     )
     config._attn_implementation = get_backend(attention).register()
-    return PatchTSTForPrediction(config)
+    return _with_layers(PatchTSTForPrediction(config), layers)
+
+
+def _with_layers(model: PatchTSTForPrediction, layers: str) -> PatchTSTForPrediction:
+    if layers == "transformers":
+        return model
+    from model.fused.encoder import fuse  # imports triton
+
+    return fuse(model)
 
 
 def attention_layers(model: nn.Module) -> list[PatchTSTAttention]:
@@ -118,7 +128,7 @@ def save_model(model: PatchTSTForPrediction, folder: Path, files: Mapping[str, s
         raise
 
 
-def load_model(folder: Path, attention: str | None = None) -> PatchTSTForPrediction:
+def load_model(folder: Path, attention: str | None = None, layers: str = "transformers") -> PatchTSTForPrediction:
     """The model that `save_model` wrote, pruned or not, in evaluation mode; `attention` defaults to eager."""
     from safetensors.torch import load_file
 
@@ -127,7 +137,7 @@ def load_model(folder: Path, attention: str | None = None) -> PatchTSTForPredict
     model = PatchTSTForPrediction(config)
     cut_to_kept_heads(model)
     model.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    return model.eval()
+    return _with_layers(model, layers).eval()
 
 
 def cut_to_kept_heads(model: PatchTSTForPrediction) -> None:

@@ -22,16 +22,12 @@ from model.patchtst import attention_layers, build_model
 from model.pruning.surgery import remove_heads
 
 CHOICES = [
-    Choice(variant="tiles", heads=1, rows=16),
-    Choice(variant="tiles", heads=2, rows=32),
-    Choice(variant="tiles", heads=4, rows=64, recompute=True),
-    Choice(variant="batched", heads=1),
-    Choice(variant="batched", heads=4, recompute=True),
-    Choice(variant="sums", heads=2),
-    Choice(variant="sums", heads=8),
+    Choice(heads=1, rows=16),
+    Choice(heads=2, rows=32),
+    Choice(heads=4, rows=64, recompute=True),
 ]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-ids = {"ids": lambda choice: f"{choice.variant}-{choice.heads}"}
+ids = {"ids": lambda choice: f"{choice.heads}-{choice.rows}"}
 
 
 def _inputs(s: int, n: int, k: int, e: int, dtype: torch.dtype, seed: int = 0, boost: float = 1.0) -> list[Tensor]:
@@ -57,7 +53,8 @@ def _kernels(inputs: list[Tensor], there: Choice, back: Choice) -> tuple[Tensor,
     q, k, v, grad = inputs
     scale, upcast = q.shape[-1] ** -0.5, q.dtype == torch.bfloat16
     output, lse = patch_op.forward(q, k, v, scale, there, upcast=upcast)
-    gradients = patch_op.backward(grad, q, k, v, lse, scale, back, upcast=upcast)
+    gradients = tuple(torch.full_like(q, torch.nan) for _ in range(3))
+    patch_op.backward(grad, q, k, v, lse, scale, back, gradients, upcast=upcast)
     return output.double(), torch.cat([gradient.double().flatten() for gradient in gradients])
 
 
@@ -91,8 +88,7 @@ def test_any_shape_is_computed_right(
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(n=st.integers(41, 128), e=st.integers(4, 64), precision=st.sampled_from(sorted(DTYPES)), data=st.data())
 def test_long_sequences_are_computed_right(n: int, e: int, precision: str, data: st.DataObject) -> None:
-    fast = [choice for choice in CHOICES if choice.variant != "sums"]
-    there, back = data.draw(st.sampled_from(fast)), data.draw(st.sampled_from(fast))
+    there, back = data.draw(st.sampled_from(CHOICES)), data.draw(st.sampled_from(CHOICES))
     _hold_the_gate(_inputs(1, n, 2, e, DTYPES[precision]), there, back, max(1e-6, torch.finfo(DTYPES[precision]).eps))
 
 

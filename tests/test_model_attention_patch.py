@@ -86,14 +86,13 @@ def test_the_limits_that_planning_knows_are_the_kernels() -> None:
 
 
 def test_the_patterns_tell_our_kernels_from_all_others() -> None:
-    from model.attention.patch_op import VARIANTS
+    from model.attention.patch_kernels import patch_attention_backward, patch_attention_forward
 
-    for variant in VARIANTS.values():
-        names = variant.forward.__name__, variant.backward.__name__
-        for other in (backend for name, backend in BACKENDS.items() if name != "patch"):
-            assert not any(re.search(pattern, name) for pattern in other.kernel_patterns for name in names)
-        ours = [[bool(re.search(pattern, name)) for name in names] for pattern in Patch().kernel_patterns]
-        assert ours == [[True, False], [False, True]]
+    names = patch_attention_forward.__name__, patch_attention_backward.__name__
+    for other in (backend for name, backend in BACKENDS.items() if name != "patch"):
+        assert not any(re.search(pattern, name) for pattern in other.kernel_patterns for name in names)
+    ours = [[bool(re.search(pattern, name)) for name in names] for pattern in Patch().kernel_patterns]
+    assert ours == [[True, False], [False, True]]
     # Inductor puts the names of operators into those of the kernels around them.
     fused = "triton_poi_fused_patch_attention_forward_patch_attention_backward_view_0"
     assert not any(re.search(pattern, fused) for pattern in Patch().kernel_patterns)
@@ -162,14 +161,16 @@ def _compiled(direction: str, shape: tuple[int, int, int], dtype: torch.dtype, c
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from model.attention import patch_op
+    from model.attention import patch_kernels, patch_op
 
     n, _, e = shape
     choice = patch_op.choose(n, e, dtype, backward=direction == "backward")
-    kernel = getattr(patch_op.VARIANTS[choice.variant], direction)
-    fixed = patch_op.constants(direction, torch.empty(1, *shape, dtype=dtype, device="meta"), choice)
+    kernel = getattr(patch_kernels, f"patch_attention_{direction}")
+    fixed = patch_op.constants(torch.empty(1, *shape, dtype=dtype, device="meta"), choice)
+    if direction == "backward":
+        fixed["RECOMPUTE"] = choice.recompute
     element = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
-    special = {"lse": "*fp32", "scale": "fp32", "scale_log2": "fp32", "PAIRS": "i32"}
+    special = {"lse": "*fp32", "scale": "fp32", "scale_log2": "fp32"}
     types = {name: "constexpr" if name in fixed else special.get(name, element) for name in kernel.arg_names}
     aligned = [at for at, name in enumerate(kernel.arg_names) if types[name].startswith("*")]
     source = ASTSource(

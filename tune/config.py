@@ -39,6 +39,7 @@ class ModelConfig(_Frozen):
 
     preset: str  # a name in model.presets.PRESETS; fills the fields not given
     attention: str = "auto"  # a name in model.attention.BACKENDS
+    layers: Literal["auto", "transformers", "fused"] = "auto"  # who computes the encoder; auto: fused where it can
     patch_length: int = Field(ge=1)  # time steps in a patch
     patch_stride: int = Field(ge=1)  # time steps between patch starts
     d_model: int = Field(ge=2, le=16_384)  # even

@@ -77,7 +77,7 @@ def measure(subject: Subject, device: torch.device) -> Measured:
 
 
 def _measure(subject: Subject, device: torch.device) -> Measured:
-    plain = dict(subject.model) | {"attention": "eager"}
+    plain = dict(subject.model) | {"attention": "eager", "layers": "transformers"}
     weights = _fixed_weights(_build(plain, subject.heads))
     reference = _Arm(_build(plain, subject.heads), weights, device, "eager", "fp64")
     eager = _Arm(_build(plain, subject.heads), weights, device, "eager", subject.precision)

@@ -15,6 +15,7 @@ from typing import Any
 
 from data_pipeline.datasets import get_dataset
 from data_pipeline.feeds import FEEDS
+from model import fused
 from model.attention import BACKENDS, get_backend, resolve_auto
 from model.attention.base import Workload
 from model.presets import PRESETS
@@ -166,7 +167,7 @@ def plan_trial(
     _check_names(config)
     if channels is None:
         channels = len(get_dataset(config.data.dataset).columns or ())
-    config = _resolve_attention(config, device, channels)
+    config = _resolve_auto(config, device, channels)
     return PlannedTrial(
         trial_id=f"{sweep.name}-{arm.label}-s{seed}",
         arm=arm.label,
@@ -227,15 +228,35 @@ def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Worklo
     )
 
 
-def _resolve_attention(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
-    """Aliases and `auto` become the name of one backend."""
+def _resolve_auto(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
+    """Aliases and `auto` become the name of one backend, and of who computes the layers around it."""
     name = config.model.attention
     work = _workload(config, device, channels)
     try:
         chosen = resolve_auto(work, device.missing or {}) if name == "auto" else _backend_name(name)
     except ValueError as error:  # no backend of AUTO_ORDER can do it
         raise WrongInput(str(error)) from None
-    return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen})})
+    layers = config.model.layers
+    if layers == "auto":
+        layers = "transformers" if _layers_reason(config, device) else "fused"
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"attention": chosen, "layers": layers})}
+    )
+
+
+def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
+    """Why the fused layers cannot be `config`'s on `device`; None where they can."""
+    model = config.model
+    return fused.unsupported_reason(
+        d_model=model.d_model,
+        ffn_dim=model.ffn_dim,
+        norm_type=model.norm_type,
+        pre_norm=model.pre_norm,
+        dropout=model.dropout,
+        precision=config.train.precision,
+        device_type=device.device_type,
+        capability=device.capability,
+    )
 
 
 def _backend_name(name: str) -> str:
@@ -254,7 +275,8 @@ def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) 
     attention = config.model.attention
     backend = BACKENDS[attention].unsupported_reason(_workload(config, device, channels))
     missing = (device.missing or {}).get(attention)
-    return backend or missing or ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
+    layers = _layers_reason(config, device) if config.model.layers == "fused" else None
+    return backend or missing or layers or ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
 
 
 def _precision_reason(config: TrialConfig, device: DeviceFacts) -> str | None:

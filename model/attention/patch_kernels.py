@@ -1,6 +1,7 @@
-"""Variant "tiles": a program computes a few neighbouring heads of one sequence with 2-D matrix products.
+"""The kernels of patch: a program computes a few neighbouring heads of one sequence with 2-D matrix products.
 
-Tensors q k v o: S sequences x N patches x K heads x E head width, contiguous; lse: S x K x N in fp32, log2 of the sum
+Tensors q k v o: S sequences x N patches x K heads x E head width. o and its gradient are contiguous; q k v and their
+gradients may be parts of wider rows, ROW elements from one patch to the next, as one projection leaves them. lse: S x K x N in fp32, log2 of the sum
 of 2^(score * scale * log2(e)). A row of q holds all heads of one patch, and one head of width 8 is only 16 bytes of
 it. So a program loads HEADS neighbouring heads as one tile of COLUMNS >= 16 columns and gets each head's product by
 setting the other heads' columns of one factor to zero: tensor cores need 16 columns anyway.
@@ -61,7 +62,7 @@ def _scores(
 
 
 @triton.jit
-def patch_attention_forward_tiles(
+def patch_attention_forward(
     q: tl.tensor,
     k: tl.tensor,
     v: tl.tensor,
@@ -71,6 +72,7 @@ def patch_attention_forward_tiles(
     N: tl.constexpr,
     K: tl.constexpr,
     E: tl.constexpr,
+    ROW: tl.constexpr,
     HEADS: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -86,22 +88,24 @@ def patch_attention_forward_tiles(
     sequence = (program // tiles).to(tl.int64)
     first = (program % tiles) * HEADS
     base = sequence * N * WIDTH
+    wide = sequence * N * ROW
     lane = tl.arange(0, COLUMNS)
     columns = first * E + lane
     inside = (lane < HEADS * E) & (columns < WIDTH)
 
-    at_a, in_a = _tile(0, KEYS_A, columns, inside, N, WIDTH)
-    k_a = _operand(tl.load(k + base + at_a, mask=in_a, other=0.0), k, UPCAST)
-    v_a = _operand(tl.load(v + base + at_a, mask=in_a, other=0.0), v, UPCAST)
+    at_a, in_a = _tile(0, KEYS_A, columns, inside, N, ROW)
+    k_a = _operand(tl.load(k + wide + at_a, mask=in_a, other=0.0), k, UPCAST)
+    v_a = _operand(tl.load(v + wide + at_a, mask=in_a, other=0.0), v, UPCAST)
     if KEYS_B > 0:
-        at_b, in_b = _tile(KEYS_A, KEYS_B, columns, inside, N, WIDTH)
-        k_b = _operand(tl.load(k + base + at_b, mask=in_b, other=0.0), k, UPCAST)
-        v_b = _operand(tl.load(v + base + at_b, mask=in_b, other=0.0), v, UPCAST)
+        at_b, in_b = _tile(KEYS_A, KEYS_B, columns, inside, N, ROW)
+        k_b = _operand(tl.load(k + wide + at_b, mask=in_b, other=0.0), k, UPCAST)
+        v_b = _operand(tl.load(v + wide + at_b, mask=in_b, other=0.0), v, UPCAST)
 
     for start in range(0, N, ROWS):
         at, there = _tile(start, ROWS, columns, inside, N, WIDTH)
+        at_wide, _ = _tile(start, ROWS, columns, inside, N, ROW)
         rows = start + tl.arange(0, ROWS)
-        q_all = _operand(tl.load(q + base + at, mask=there, other=0.0), q, UPCAST)
+        q_all = _operand(tl.load(q + wide + at_wide, mask=there, other=0.0), q, UPCAST)
         out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         for head in tl.static_range(HEADS):
             mine = (lane // E == head)[None, :]
@@ -127,7 +131,7 @@ def patch_attention_forward_tiles(
 
 
 @triton.jit
-def patch_attention_backward_tiles(
+def patch_attention_backward(
     grad: tl.tensor,
     q: tl.tensor,
     k: tl.tensor,
@@ -141,6 +145,7 @@ def patch_attention_backward_tiles(
     N: tl.constexpr,
     K: tl.constexpr,
     E: tl.constexpr,
+    ROW: tl.constexpr,
     HEADS: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -157,26 +162,28 @@ def patch_attention_backward_tiles(
     sequence = (program // tiles).to(tl.int64)
     first = (program % tiles) * HEADS
     base = sequence * N * WIDTH
+    wide = sequence * N * ROW
     lane = tl.arange(0, COLUMNS)
     columns = first * E + lane
     inside = (lane < HEADS * E) & (columns < WIDTH)
 
-    at_a, in_a = _tile(0, KEYS_A, columns, inside, N, WIDTH)
-    k_a = _operand(tl.load(k + base + at_a, mask=in_a, other=0.0), k, UPCAST)
-    v_a = _operand(tl.load(v + base + at_a, mask=in_a, other=0.0), v, UPCAST)
+    at_a, in_a = _tile(0, KEYS_A, columns, inside, N, ROW)
+    k_a = _operand(tl.load(k + wide + at_a, mask=in_a, other=0.0), k, UPCAST)
+    v_a = _operand(tl.load(v + wide + at_a, mask=in_a, other=0.0), v, UPCAST)
     dk_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
     dv_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
     if KEYS_B > 0:
-        at_b, in_b = _tile(KEYS_A, KEYS_B, columns, inside, N, WIDTH)
-        k_b = _operand(tl.load(k + base + at_b, mask=in_b, other=0.0), k, UPCAST)
-        v_b = _operand(tl.load(v + base + at_b, mask=in_b, other=0.0), v, UPCAST)
+        at_b, in_b = _tile(KEYS_A, KEYS_B, columns, inside, N, ROW)
+        k_b = _operand(tl.load(k + wide + at_b, mask=in_b, other=0.0), k, UPCAST)
+        v_b = _operand(tl.load(v + wide + at_b, mask=in_b, other=0.0), v, UPCAST)
         dk_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
         dv_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
 
     for start in range(0, N, ROWS):
         at, there = _tile(start, ROWS, columns, inside, N, WIDTH)
+        at_wide, _ = _tile(start, ROWS, columns, inside, N, ROW)
         rows = start + tl.arange(0, ROWS)
-        q_all = _operand(tl.load(q + base + at, mask=there, other=0.0), q, UPCAST)
+        q_all = _operand(tl.load(q + wide + at_wide, mask=there, other=0.0), q, UPCAST)
         do_all = _operand(tl.load(grad + base + at, mask=there, other=0.0), q, UPCAST)
         out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         for head in tl.static_range(HEADS):
@@ -218,10 +225,10 @@ def patch_attention_backward_tiles(
                 dk_b = tl.dot(ds_b, q_head, acc=dk_b, input_precision=PRECISION)
                 dq_head = tl.dot(tl.trans(ds_b), k_b, acc=dq_head, input_precision=PRECISION)
             out = tl.where(mine, dq_head, out) if HEADS > 1 else dq_head
-        tl.store(dq + base + at, (out * scale).to(dq.dtype.element_ty), mask=there)
+        tl.store(dq + wide + at_wide, (out * scale).to(dq.dtype.element_ty), mask=there)
 
-    tl.store(dk + base + at_a, (dk_a * scale).to(dk.dtype.element_ty), mask=in_a)
-    tl.store(dv + base + at_a, dv_a.to(dv.dtype.element_ty), mask=in_a)
+    tl.store(dk + wide + at_a, (dk_a * scale).to(dk.dtype.element_ty), mask=in_a)
+    tl.store(dv + wide + at_a, dv_a.to(dv.dtype.element_ty), mask=in_a)
     if KEYS_B > 0:
-        tl.store(dk + base + at_b, (dk_b * scale).to(dk.dtype.element_ty), mask=in_b)
-        tl.store(dv + base + at_b, dv_b.to(dv.dtype.element_ty), mask=in_b)
+        tl.store(dk + wide + at_b, (dk_b * scale).to(dk.dtype.element_ty), mask=in_b)
+        tl.store(dv + wide + at_b, dv_b.to(dv.dtype.element_ty), mask=in_b)

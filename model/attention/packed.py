@@ -1,0 +1,21 @@
+"""Attention functions that take q, k and v as one projection leaves them, by transformers' name: no copies between.
+
+A function takes (S, N, 3, K, E) and the scale, and gives (S, N, K, E). Backends without one get three views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from model.attention import patch
+
+
+def _patch(qkv: Tensor, scale: float) -> Tensor:
+    from model.attention.patch_op import patch_attention_packed
+
+    return patch_attention_packed(qkv, scale)[0]
+
+
+PACKED: dict[str, Callable[[Tensor, float], Tensor]] = {patch.TRANSFORMERS_NAME: _patch}

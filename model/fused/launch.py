@@ -1,0 +1,176 @@
+"""Launches of the fused kernels: tile sizes, grids and scratch memory. No autograd here; importing this imports triton.
+
+Shapes: M rows (batch x channels x patches), D model width, I and O inputs and outputs of a linear layer, F FFN width.
+Activations are of the autocast type, weights are cast to it here; statistics, sums and gradients of weights are fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from model.fused import feed_forward_kernels, linear_kernels, norm_kernels
+
+STAT_ROWS = 128  # rows of a block of statistics: every kernel that makes them takes its rows so
+PARTS = 132  # shares of a sum over rows, about one for each multiprocessor of an H100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """Batch norm as a prologue: statistics and affine parameters, each (D,) fp32."""
+
+    mean: Tensor
+    var: Tensor
+    gamma: Tensor
+    beta: Tensor
+    eps: float
+
+    def at(self) -> tuple[Tensor, ...]:
+        return self.mean, self.var, self.gamma, self.beta
+
+
+def precision(x: Tensor) -> str:
+    """How fp32 factors are multiplied; half precision does not ask."""
+    return "tf32" if x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
+
+
+def partials(x: Tensor) -> Tensor:
+    """Statistics of x (M, D) by blocks of STAT_ROWS rows: (blocks, 2, D) of mean and M2."""
+    m, d = x.shape
+    blocks = triton.cdiv(m, STAT_ROWS)
+    out = x.new_empty((blocks, 2, d), dtype=torch.float32)
+    norm_kernels.fused_norm_partials[(blocks,)](x, out, m, D=d, ROWS=STAT_ROWS, COLUMNS=_pad(d), num_warps=8)
+    return out
+
+
+def unite(parts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (D,) of all rows from their blocks."""
+    blocks, _, d = parts.shape
+    mean, var = (parts.new_empty(d) for _ in range(2))
+    norm_kernels.fused_norm_unite[(triton.cdiv(d, 16),)](
+        parts, mean, var, rows, PARTS=blocks, D=d, ROWS=STAT_ROWS, COLUMNS=16, BLOCKS=128, num_warps=4
+    )
+    return mean, var
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor, norm: Norm | None = None, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """norm(x) weight^T + bias + residual, and its statistics by blocks (empty without residual)."""
+    (m, i), o = x.shape, weight.shape[0]
+    y = x.new_empty((m, o))
+    columns = _pad(o) if residual is not None else min(128, _pad(o))
+    parts = x.new_empty((triton.cdiv(m, STAT_ROWS) if residual is not None else 0, 2, o), dtype=torch.float32)
+    statistics = norm.at() if norm is not None else (bias,) * 4  # never read without a norm
+    grid = (triton.cdiv(m, STAT_ROWS), triton.cdiv(o, columns))
+    linear_kernels.fused_linear_forward[grid](
+        x, weight, bias, *statistics, residual if residual is not None else x, y, parts, norm.eps if norm else 0.0, m,
+        I=i, O=o, ROWS=STAT_ROWS, INNER=min(128, _pad(i)), COLUMNS=columns, NORM=norm is not None,
+        RESIDUAL=residual is not None, PRECISION=precision(x), num_warps=8, num_stages=1,
+    )  # fmt: skip
+    return y, parts
+
+
+def linear_backward_input(
+    dy: Tensor, weight: Tensor, x: Tensor | None = None, norm: Norm | None = None
+) -> tuple[Tensor, Tensor]:
+    """dy weight (M, I), and with a norm the sums (2, I) over all rows of it and of its product with xhat."""
+    (m, o), i = dy.shape, weight.shape[1]
+    dx = dy.new_empty((m, i))
+    columns = _pad(i) if norm is not None else min(128, _pad(i))
+    blocks = triton.cdiv(m, STAT_ROWS)
+    parts = dy.new_empty((blocks if norm is not None else 0, 2 * i), dtype=torch.float32)
+    statistics = (norm.mean, norm.var) if norm is not None else (weight, weight)
+    linear_kernels.fused_linear_backward_input[(blocks, triton.cdiv(i, columns))](
+        dy, weight, x if x is not None else dy, *statistics, dx, parts, norm.eps if norm else 0.0, m,
+        I=i, O=o, ROWS=STAT_ROWS, INNER=min(64, _pad(o)), COLUMNS=columns, NORM=norm is not None,
+        PRECISION=precision(dy), num_warps=8, num_stages=3,
+    )  # fmt: skip
+    return dx, (add_up(parts).view(2, i) if norm is not None else parts)
+
+
+def linear_backward_weight(dy: Tensor, x: Tensor, norm: Norm | None = None) -> Tensor:
+    """Gradients of weight and bias, one after the other, (O I + O,) in fp32."""
+    (m, o), i = dy.shape, x.shape[1]
+    rows, columns, inner = 64, min(128, _pad(o)), min(128, _pad(i))
+    tiles = triton.cdiv(o, columns) * triton.cdiv(i, inner)
+    parts, each = _split(m, rows, max(1, PARTS // tiles))
+    partial = dy.new_empty((parts, o * i + o), dtype=torch.float32)
+    statistics = norm.at() if norm is not None else (dy,) * 4
+    grid = (parts, triton.cdiv(o, columns), triton.cdiv(i, inner))
+    linear_kernels.fused_linear_backward_weight[grid](
+        dy, x, *statistics, partial, norm.eps if norm else 0.0, m,
+        EACH=each, I=i, O=o, ROWS=rows, INNER=inner, COLUMNS=columns, NORM=norm is not None,
+        PRECISION=precision(dy), num_warps=8, num_stages=3,
+    )  # fmt: skip
+    return add_up(partial)
+
+
+def norm_backward(
+    dxn: Tensor, x: Tensor, residual: Tensor | None, norm: Norm, sums: Tensor, *, training: bool
+) -> Tensor:
+    """Gradient of x (M, D) from that of norm(x), plus the residual's."""
+    m, d = x.shape
+    dx = torch.empty_like(x)
+    norm_kernels.fused_norm_backward[(triton.cdiv(m, 64),)](
+        dxn, x, residual if residual is not None else dxn, norm.mean, norm.var, norm.gamma, sums, dx, norm.eps, m,
+        D=d, ROWS=64, COLUMNS=_pad(d), TRAINING=training, RESIDUAL=residual is not None, num_warps=8,
+    )  # fmt: skip
+    return dx
+
+
+def feed_forward(x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    """x + w2 gelu(w1 norm(x) + b1) + b2, and its statistics by blocks."""
+    (m, d), f = x.shape, w1.shape[0]
+    y = torch.empty_like(x)
+    blocks = triton.cdiv(m, STAT_ROWS)
+    parts = x.new_empty((blocks, 2, d), dtype=torch.float32)
+    feed_forward_kernels.fused_feed_forward[(blocks,)](
+        x, *norm.at(), w1, b1, w2, b2, y, parts, norm.eps, m,
+        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(64, _pad(f)), PRECISION=precision(x),
+        num_warps=8, num_stages=2,
+    )  # fmt: skip
+    return y, parts
+
+
+def feed_forward_backward(
+    dy: Tensor, x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """dh (M, F) before w1, and fp32 gradients of w1 (F, D), w2 (D, F), b1 (F,) and b2 (D,), one after the other."""
+    (m, d), f = x.shape, w1.shape[0]
+    rows, width = 64, min(64, _pad(f))
+    slices = triton.cdiv(f, width)
+    parts, each = _split(m, rows, max(1, 2 * PARTS // slices))
+    dh = x.new_empty((m, f))
+    partial = x.new_empty((parts, 2 * f * d + f + d), dtype=torch.float32)
+    feed_forward_kernels.fused_feed_forward_backward[(parts, slices)](
+        dy, x, *norm.at(), w1, b1, w2, dh, partial, norm.eps, m,
+        EACH=each, D=d, F=f, ROWS=rows, COLUMNS=_pad(d), SLICE=width, PRECISION=precision(x), num_warps=8, num_stages=2,
+    )  # fmt: skip
+    return dh, add_up(partial)
+
+
+def add_up(partial: Tensor) -> Tensor:
+    """Sum over the first dimension of (parts, size), fp32, always in the same order."""
+    parts, size = partial.shape
+    total = partial.new_empty(size)
+    columns: Any = 128 if size >= 8192 else 16
+    norm_kernels.fused_sum_partials[(triton.cdiv(size, columns),)](
+        partial, total, PARTS=parts, SIZE=size, BLOCK=32 if columns == 128 else 128, COLUMNS=columns, num_warps=4
+    )
+    return total
+
+
+def _split(rows: int, block: int, most: int) -> tuple[int, int]:
+    """Parts that cover all rows, and blocks of a part."""
+    blocks = triton.cdiv(rows, block)
+    each = triton.cdiv(blocks, min(most, blocks))
+    return triton.cdiv(blocks, each), each
+
+
+def _pad(size: int) -> int:
+    return max(16, triton.next_power_of_2(size))

@@ -1,0 +1,166 @@
+"""Batch norm around fused layers, in pieces: statistics by blocks of rows, their union, and the backward pass.
+
+Tensors x dx dxn dy: M rows x D columns, contiguous. A block's statistics are its mean and M2, the sum of squared
+distances from it; blocks are united as in Chan, Golub and LeVeque (1979), so nothing cancels whatever the mean is.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def block_statistics(
+    values: tl.tensor, valid: tl.tensor, start: tl.tensor, M: tl.tensor, ROWS: tl.constexpr
+) -> tl.tensor:
+    """Mean and M2 of the columns of a tile (ROWS, D) whose rows from M on are not valid."""
+    count = tl.minimum(M - start, ROWS).to(tl.float32)
+    mean = tl.sum(tl.where(valid, values, 0.0), 0) / count
+    away = tl.where(valid, values - mean[None, :], 0.0)
+    return mean, tl.sum(away * away, 0)
+
+
+@triton.jit
+def store_statistics(
+    partial: tl.tensor,
+    values: tl.tensor,
+    valid: tl.tensor,
+    start: tl.tensor,
+    M: tl.tensor,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """Write the statistics of block start / ROWS to partial (blocks, 2, D)."""
+    mean, m2 = block_statistics(values, valid, start, M, ROWS)
+    column = tl.arange(0, COLUMNS)
+    at = (start // ROWS) * (2 * D) + column
+    tl.store(partial + at, mean, mask=column < D)
+    tl.store(partial + at + D, m2, mask=column < D)
+
+
+@triton.jit
+def fused_norm_partials(
+    x: tl.tensor,
+    partial: tl.tensor,
+    M: tl.tensor,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """Statistics of each block of ROWS rows. Grid: ceil(M / ROWS)."""
+    start = tl.program_id(0) * ROWS
+    row = start + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    valid = (row < M)[:, None] & (column < D)[None, :]
+    values = tl.load(x + row.to(tl.int64)[:, None] * D + column[None, :], mask=valid, other=0.0).to(tl.float32)
+    store_statistics(partial, values, valid, start, M, D, ROWS, COLUMNS)
+
+
+@triton.jit
+def fused_norm_unite(
+    partial: tl.tensor,
+    mean_out: tl.tensor,
+    var_out: tl.tensor,
+    M: tl.tensor,
+    PARTS: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+) -> None:
+    """Mean and biased variance of all M rows from their blocks. Grid: ceil(D / COLUMNS)."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (column < D)[None, :]
+    total = tl.zeros((BLOCKS, COLUMNS), dtype=tl.float32)
+    for first in range(0, PARTS, BLOCKS):
+        block = first + tl.arange(0, BLOCKS)
+        count = tl.maximum(tl.minimum(M - block * ROWS, ROWS), 0).to(tl.float32)
+        there = (block < PARTS)[:, None] & inside
+        total += count[:, None] * tl.load(partial + block[:, None] * (2 * D) + column[None, :], mask=there, other=0.0)
+    mean = tl.sum(total, 0) / M
+    squares = tl.zeros((BLOCKS, COLUMNS), dtype=tl.float32)
+    for first in range(0, PARTS, BLOCKS):
+        block = first + tl.arange(0, BLOCKS)
+        count = tl.maximum(tl.minimum(M - block * ROWS, ROWS), 0).to(tl.float32)
+        there = (block < PARTS)[:, None] & inside
+        at = partial + block[:, None] * (2 * D) + column[None, :]
+        away = tl.load(at, mask=there, other=0.0) - mean[None, :]
+        squares += tl.load(at + D, mask=there, other=0.0) + count[:, None] * away * away
+    tl.store(mean_out + column, mean, mask=column < D)
+    tl.store(var_out + column, tl.sum(squares, 0) / M, mask=column < D)
+
+
+@triton.jit
+def normalised(
+    values: tl.tensor,
+    column: tl.tensor,
+    inside: tl.tensor,
+    mean: tl.tensor,
+    var: tl.tensor,
+    eps: tl.tensor,
+) -> tl.tensor:
+    """(values - mean) / sqrt(var + eps) by column, and 1 / sqrt(var + eps)."""
+    rstd = 1.0 / tl.sqrt(tl.load(var + column, mask=inside, other=1.0) + eps)
+    centre = tl.load(mean + column, mask=inside, other=0.0)
+    return (values - centre[None, :]) * rstd[None, :], rstd
+
+
+@triton.jit
+def fused_norm_backward(
+    dxn: tl.tensor,
+    x: tl.tensor,
+    residual: tl.tensor,
+    mean: tl.tensor,
+    var: tl.tensor,
+    gamma: tl.tensor,
+    sums: tl.tensor,
+    dx: tl.tensor,
+    eps: tl.tensor,
+    M: tl.tensor,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TRAINING: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+) -> None:
+    """dx = gamma rstd (dxn - mean(dxn) - xhat mean(dxn xhat)), plus the residual's gradient. Grid: ceil(M / ROWS).
+
+    sums (2, D): of dxn and of dxn xhat, over all rows. Not TRAINING: statistics were constants. Ioffe and Szegedy 2015.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = column < D
+    there = (row < M)[:, None] & inside[None, :]
+    at = row.to(tl.int64)[:, None] * D + column[None, :]
+    grad = tl.load(dxn + at, mask=there, other=0.0).to(tl.float32)
+    values = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    xhat, rstd = normalised(values, column, inside, mean, var, eps)
+    if TRAINING:
+        first = tl.load(sums + column, mask=inside, other=0.0) / M
+        second = tl.load(sums + D + column, mask=inside, other=0.0) / M
+        grad = grad - first[None, :] - xhat * second[None, :]
+    grad = grad * (rstd * tl.load(gamma + column, mask=inside, other=0.0))[None, :]
+    if RESIDUAL:
+        grad += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
+    tl.store(dx + at, grad.to(dx.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def fused_sum_partials(
+    partial: tl.tensor,
+    total: tl.tensor,
+    PARTS: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """total (SIZE,) = sum of partial (PARTS, SIZE), in a fixed order. Grid: ceil(SIZE / COLUMNS)."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    found = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
+    for first in range(0, PARTS, BLOCK):
+        part = first + tl.arange(0, BLOCK)
+        there = (part < PARTS)[:, None] & (column < SIZE)[None, :]
+        found += tl.load(partial + part.to(tl.int64)[:, None] * SIZE + column[None, :], mask=there, other=0.0)
+    tl.store(total + column, tl.sum(found, 0), mask=column < SIZE)

@@ -1,0 +1,191 @@
+"""The fused kernels as operators with autograd: torch.ops.patchtst.norm_statistics, norm_linear, linear_add, feed_forward.
+
+Shapes: M rows, D model width, I and O inputs and outputs of a linear layer, F FFN width. x and y are contiguous, of the
+autocast type; weights, biases, gamma and beta are fp32, as the model has them, and so are their gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.fused import launch
+from model.fused.launch import Norm
+
+
+@torch.library.custom_op("patchtst::norm_partials", mutates_args=())
+def norm_partials(x: Tensor) -> Tensor:
+    """Statistics of x (M, D) by blocks of rows, (blocks, 2, D); takes no gradient."""
+    return launch.partials(x)
+
+
+@norm_partials.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((_blocks(x), 2, x.shape[1]), dtype=torch.float32)
+
+
+@torch.library.custom_op("patchtst::norm_unite", mutates_args=())
+def norm_unite(partials: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (D,) of all `rows` rows. Their gradient is part of the operators that take them."""
+    return launch.unite(partials, rows)
+
+
+@norm_unite.register_fake
+def _(partials: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    return partials.new_empty(partials.shape[2]), partials.new_empty(partials.shape[2])
+
+
+@torch.library.custom_op("patchtst::norm_linear", mutates_args=())
+def norm_linear(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, eps: float,
+    training: bool,
+) -> Tensor:  # fmt: skip
+    """Batch norm of x (M, I), then weight (O, I) and bias: (M, O). `training`: mean and var are those of x."""
+    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    return launch.linear(x, weight.to(x.dtype), bias, norm)[0]
+
+
+@norm_linear.register_fake
+def _(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, eps: float,
+    training: bool,
+) -> Tensor:  # fmt: skip
+    return x.new_empty((x.shape[0], weight.shape[0]))
+
+
+@torch.library.custom_op("patchtst::norm_linear_backward", mutates_args=())
+def norm_linear_backward(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradient of x, those of beta and gamma (2, I), and those of weight and bias, one after the other (O I + O,)."""
+    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    dy = dy.contiguous()
+    dxn, sums = launch.linear_backward_input(dy, weight.to(x.dtype), x, norm)
+    dx = launch.norm_backward(dxn, x, None, norm, sums, training=training)
+    return dx, sums, launch.linear_backward_weight(dy, x, norm)
+
+
+@norm_linear_backward.register_fake
+def _(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(x), gamma.new_empty((2, x.shape[1])), weight.new_empty(weight.numel() + weight.shape[0])
+
+
+def _norm_linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, mean, var, gamma, beta, weight, _, ctx.eps, ctx.training = inputs
+    ctx.save_for_backward(x, mean, var, gamma, beta, weight)
+
+
+def _norm_linear_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, mean, var, gamma, beta, weight = ctx.saved_tensors
+    dx, sums, flat = norm_linear_backward(dy, x, mean, var, gamma, beta, weight, ctx.eps, ctx.training)
+    dweight, dbias = flat.split([weight.numel(), weight.shape[0]])
+    return dx, None, None, sums[1], sums[0], dweight.view_as(weight), dbias, None, None
+
+
+norm_linear.register_autograd(_norm_linear_gradient, setup_context=_norm_linear_context)
+
+
+@torch.library.custom_op("patchtst::linear_add", mutates_args=())
+def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """x (M, I) weight^T + bias + residual (M, O), and the statistics of it by blocks of rows."""
+    return launch.linear(x.contiguous(), weight.to(x.dtype), bias, None, residual)
+
+
+@linear_add.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(residual), x.new_empty((_blocks(x), 2, weight.shape[0]), dtype=torch.float32)
+
+
+@torch.library.custom_op("patchtst::linear_backward", mutates_args=())
+def linear_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of x, and those of weight and bias, one after the other (O I + O,)."""
+    dy, x = dy.contiguous(), x.contiguous()
+    dx, _ = launch.linear_backward_input(dy, weight.to(x.dtype))
+    return dx, launch.linear_backward_weight(dy, x)
+
+
+@linear_backward.register_fake
+def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.numel() + weight.shape[0])
+
+
+def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, _, _ = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
+    x, weight = ctx.saved_tensors
+    dx, flat = linear_backward(dy, x, weight)
+    dweight, dbias = flat.split([weight.numel(), weight.shape[0]])
+    return dx, dweight.view_as(weight), dbias, dy
+
+
+linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_context)
+
+
+@torch.library.custom_op("patchtst::feed_forward", mutates_args=())
+def feed_forward(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+    eps: float, training: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """x + w2 gelu(w1 norm(x) + b1) + b2 for x (M, D), and the statistics of it by blocks of rows."""
+    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    return launch.feed_forward(x, norm, w1.to(x.dtype), b1, w2.to(x.dtype), b2)
+
+
+@feed_forward.register_fake
+def _(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+    eps: float, training: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(x), x.new_empty((_blocks(x), 2, x.shape[1]), dtype=torch.float32)
+
+
+@torch.library.custom_op("patchtst::feed_forward_backward", mutates_args=())
+def feed_forward_backward(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
+    eps: float, training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradient of x, those of beta and gamma (2, D), and those of w1, w2, b1 and b2, one after the other."""
+    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    dy, w1 = dy.contiguous(), w1.to(x.dtype)
+    dh, flat = launch.feed_forward_backward(dy, x, norm, w1, b1, w2.to(x.dtype))
+    dxn, sums = launch.linear_backward_input(dh, w1, x, norm)
+    return launch.norm_backward(dxn, x, dy, norm, sums, training=training), sums, flat
+
+
+@feed_forward_backward.register_fake
+def _(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
+    eps: float, training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    f, d = w1.shape
+    return torch.empty_like(x), gamma.new_empty((2, d)), w1.new_empty(2 * f * d + f + d)
+
+
+def _feed_forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, _, ctx.eps, ctx.training = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _feed_forward_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    dx, sums, flat = feed_forward_backward(dy, *ctx.saved_tensors, ctx.eps, ctx.training)
+    w1, w2 = ctx.saved_tensors[5], ctx.saved_tensors[7]
+    dw1, dw2, db1, db2 = flat.split([w1.numel(), w2.numel(), w1.shape[0], w2.shape[0]])
+    return dx, None, None, sums[1], sums[0], dw1.view_as(w1), db1, dw2.view_as(w2), db2, None, None
+
+
+feed_forward.register_autograd(_feed_forward_gradient, setup_context=_feed_forward_context)
+
+
+def _blocks(x: Tensor) -> int:
+    return -(-x.shape[0] // launch.STAT_ROWS)
