@@ -47,7 +47,7 @@ def choose(n: int, e: int, dtype: torch.dtype, *, backward: bool) -> Choice:
     if n > 64 or e > 32:
         return Choice(heads=heads, rows=32 if backward else 64, warps=4)
     if backward:
-        return Choice(heads=heads, rows=16, stages=3) if e > 8 else Choice(heads=heads, rows=32)
+        return Choice(heads=heads, rows=16 if n <= 48 else 32, stages=3)
     if e > 8 or n > 48:
         return Choice(heads=heads, rows=64, warps=4)
     return Choice(heads=heads, rows=16, stages=3)

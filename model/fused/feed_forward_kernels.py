@@ -1,7 +1,8 @@
 """The feed-forward sublayer in two kernels: x + W2 gelu(W1 norm(x) + b1) + b2, and its backward pass.
 
-Tensors: x y dy M x D, w1 F x D, w2 D x F. The M x F activations are never written: the backward pass computes them
-again from x, a slice of F at a time, and leaves only their gradient dh (M x F) for the product with w1.
+Tensors: x y dy dxn xn M x D, g dh M x F, w1 F x D, w2 D x F; a slice of F is computed at a time. The forward pass writes
+none of the M x F activations; the backward pass computes them again from x and leaves g and dh for the two products
+over all rows that give the gradients of the weights, which cuBLAS computes as fast as memory allows.
 
 GELU is the exact one, h Phi(h), as in transformers. Phi comes from Abramowitz and Stegun 7.1.26 (absolute error of erf
 at most 1.5e-7): one exponential serves Phi and its derivative.
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 
 from model.fused.linear_kernels import load_normalised
-from model.fused.norm_kernels import store_statistics
+from model.fused.norm_kernels import store_norm_sums, store_statistics
 
 
 @triton.jit
@@ -60,6 +61,8 @@ def fused_feed_forward(
     column = tl.arange(0, COLUMNS)
     inside = column < D
     xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, True)
+    there = (row < M)[:, None] & inside[None, :]
+    at = row.to(tl.int64)[:, None] * D + column[None, :]
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, F, SLICE):
         f = first + tl.arange(0, SLICE)
@@ -71,8 +74,6 @@ def fused_feed_forward(
         down = tl.load(w2 + column[None, :] * F + f[:, None], mask=known, other=0.0)
         acc = tl.dot(g.to(x.dtype.element_ty), down, acc=acc, input_precision=PRECISION)
     acc += tl.load(b2 + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    there = (row < M)[:, None] & inside[None, :]
-    at = row.to(tl.int64)[:, None] * D + column[None, :]
     rounded = (acc + tl.load(x + at, mask=there, other=0.0).to(tl.float32)).to(y.dtype.element_ty)
     tl.store(y + at, rounded, mask=there)
     store_statistics(partial, rounded.to(tl.float32), there, start, M, D, ROWS, COLUMNS)
@@ -89,11 +90,13 @@ def fused_feed_forward_backward(
     w1: tl.tensor,
     b1: tl.tensor,
     w2: tl.tensor,
-    dh: tl.tensor,
+    dxn: tl.tensor,
+    xn_out: tl.tensor,
+    g_out: tl.tensor,
+    dh_out: tl.tensor,
     partial: tl.tensor,
     eps: tl.tensor,
     M: tl.tensor,
-    EACH: tl.constexpr,
     D: tl.constexpr,
     F: tl.constexpr,
     ROWS: tl.constexpr,
@@ -101,41 +104,37 @@ def fused_feed_forward_backward(
     SLICE: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """dh, and this part's share of dw1 (F x D), dw2 (D x F), db1 (F) and db2 (D), in this order, to partial.
+    """dxn = dh w1, what the gradients of the weights are products of (xn, g, dh), and sums over rows. Grid: blocks.
 
-    Grid: parts, ceil(F / SLICE); a part is EACH blocks of ROWS rows.
+    partial (blocks, 3 D + F): of dxn and of dxn xhat, for the norm; of dy, the gradient of b2; of dh, that of b1.
     """
-    part = tl.program_id(0)
-    f = tl.program_id(1) * SLICE + tl.arange(0, SLICE)
+    block = tl.program_id(0)
+    row = block * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = column < D
-    known = inside[:, None] & (f < F)[None, :]
-    up = tl.load(w1 + f[None, :] * D + column[:, None], mask=known, other=0.0)
-    down = tl.load(w2 + column[:, None] * F + f[None, :], mask=known, other=0.0)
-    shift = tl.load(b1 + f, mask=f < F, other=0.0).to(tl.float32)
-    dw1 = tl.zeros((SLICE, COLUMNS), dtype=tl.float32)
-    dw2 = tl.zeros((COLUMNS, SLICE), dtype=tl.float32)
-    db1 = tl.zeros((SLICE,), dtype=tl.float32)
-    db2 = tl.zeros((COLUMNS,), dtype=tl.float32)
-    for block in range(0, EACH):
-        row = (part * EACH + block) * ROWS + tl.arange(0, ROWS)
-        xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, True)
-        there = (row < M)[:, None] & inside[None, :]
-        grad = tl.load(dy + row.to(tl.int64)[:, None] * D + column[None, :], mask=there, other=0.0)
-        g, slope = gelu_and_slope(tl.dot(xn, up, input_precision=PRECISION) + shift[None, :])
-        slope = slope * tl.dot(grad, down, input_precision=PRECISION)
-        rounded = slope.to(x.dtype.element_ty)
+    there = (row < M)[:, None] & inside[None, :]
+    at = row.to(tl.int64)[:, None] * D + column[None, :]
+    base = partial + block * (3 * D + F)
+    xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, True)
+    tl.store(xn_out + at, xn, mask=there)
+    grad = tl.load(dy + at, mask=there, other=0.0)
+    tl.store(base + 2 * D + column, tl.sum(grad.to(tl.float32), 0), mask=inside)
+    acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for first in range(0, F, SLICE):
+        f = first + tl.arange(0, SLICE)
+        factor = tl.load(
+            w1 + f[:, None] * D + column[None, :], mask=(f < F)[:, None] & inside[None, :], other=0.0
+        )
+        down = tl.load(w2 + column[:, None] * F + f[None, :], mask=inside[:, None] & (f < F)[None, :], other=0.0)
+        h = tl.dot(xn, tl.trans(factor), input_precision=PRECISION)
+        g, slope = gelu_and_slope(h + tl.load(b1 + f, mask=f < F, other=0.0).to(tl.float32)[None, :])
+        dh = slope * tl.dot(grad, down, input_precision=PRECISION)
+        rounded = dh.to(x.dtype.element_ty)
+        wide = row.to(tl.int64)[:, None] * F + f[None, :]
         known = (row < M)[:, None] & (f < F)[None, :]
-        tl.store(dh + row.to(tl.int64)[:, None] * F + f[None, :], rounded, mask=known)
-        dw1 = tl.dot(tl.trans(rounded), xn, acc=dw1, input_precision=PRECISION)
-        dw2 = tl.dot(tl.trans(grad), g.to(x.dtype.element_ty), acc=dw2, input_precision=PRECISION)
-        db1 += tl.sum(slope, 0)
-        db2 += tl.sum(grad.to(tl.float32), 0)
-    base = partial + part.to(tl.int64) * (2 * F * D + F + D)
-    known = (f < F)[:, None] & inside[None, :]
-    tl.store(base + f[:, None] * D + column[None, :], dw1, mask=known)
-    known = inside[:, None] & (f < F)[None, :]
-    tl.store(base + F * D + column[:, None] * F + f[None, :], dw2, mask=known)
-    tl.store(base + 2 * F * D + f, db1, mask=f < F)
-    if tl.program_id(1) == 0:
-        tl.store(base + 2 * F * D + F + column, db2, mask=inside)
+        tl.store(g_out + wide, g.to(x.dtype.element_ty), mask=known)
+        tl.store(dh_out + wide, rounded, mask=known)
+        tl.store(base + 3 * D + f, tl.sum(dh, 0), mask=f < F)
+        acc = tl.dot(rounded, factor, acc=acc, input_precision=PRECISION)
+    tl.store(dxn + at, acc.to(dxn.dtype.element_ty), mask=there)
+    store_norm_sums(base, acc, x, at, there, column, inside, mean, var, eps, D)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from model.fused import feed_forward_kernels, linear_kernels, norm_kernels
 
-STAT_ROWS = 128  # rows of a block of statistics: every kernel that makes them takes its rows so
-PARTS = 132  # shares of a sum over rows, about one for each multiprocessor of an H100
+STAT_ROWS = 64  # rows of a block of statistics: every kernel that makes them takes its rows so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ def partials(x: Tensor) -> Tensor:
     m, d = x.shape
     blocks = triton.cdiv(m, STAT_ROWS)
     out = x.new_empty((blocks, 2, d), dtype=torch.float32)
-    norm_kernels.fused_norm_partials[(blocks,)](x, out, m, D=d, ROWS=STAT_ROWS, COLUMNS=_pad(d), num_warps=8)
+    norm_kernels.fused_norm_partials[(blocks,)](x, out, m, D=d, ROWS=STAT_ROWS, COLUMNS=_pad(d), num_warps=4)
     return out
 
 
@@ -70,50 +69,40 @@ def linear(
     linear_kernels.fused_linear_forward[grid](
         x, weight, bias, *statistics, residual if residual is not None else x, y, parts, norm.eps if norm else 0.0, m,
         I=i, O=o, ROWS=STAT_ROWS, INNER=min(128, _pad(i)), COLUMNS=columns, NORM=norm is not None,
-        RESIDUAL=residual is not None, PRECISION=precision(x), num_warps=8, num_stages=1,
+        RESIDUAL=residual is not None, PRECISION=precision(x), num_warps=4, num_stages=1,
     )  # fmt: skip
     return y, parts
 
 
-def linear_backward_input(
-    dy: Tensor, weight: Tensor, x: Tensor | None = None, norm: Norm | None = None
-) -> tuple[Tensor, Tensor]:
-    """dy weight (M, I), and with a norm the sums (2, I) over all rows of it and of its product with xhat."""
+def linear_backward(
+    dy: Tensor, weight: Tensor, x: Tensor, norm: Norm | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dy weight (M, I); sums over rows, with a norm its own (2 I) before the bias' gradient (O,); the weight's (O, I)."""
     (m, o), i = dy.shape, weight.shape[1]
+    blocks, sums = triton.cdiv(m, STAT_ROWS), 2 * i if norm is not None else 0
     dx = dy.new_empty((m, i))
-    columns = _pad(i) if norm is not None else min(128, _pad(i))
-    blocks = triton.cdiv(m, STAT_ROWS)
-    parts = dy.new_empty((blocks if norm is not None else 0, 2 * i), dtype=torch.float32)
-    statistics = (norm.mean, norm.var) if norm is not None else (weight, weight)
-    linear_kernels.fused_linear_backward_input[(blocks, triton.cdiv(i, columns))](
-        dy, weight, x if x is not None else dy, *statistics, dx, parts, norm.eps if norm else 0.0, m,
-        I=i, O=o, ROWS=STAT_ROWS, INNER=min(64, _pad(o)), COLUMNS=columns, NORM=norm is not None,
-        PRECISION=precision(dy), num_warps=8, num_stages=3,
+    xn = torch.empty_like(x) if norm is not None else x
+    partial = dy.new_empty((blocks, sums + o), dtype=torch.float32)
+    statistics = norm.at() if norm is not None else (weight,) * 4  # never read without a norm
+    linear_kernels.fused_linear_backward[(blocks,)](
+        dy, weight, x, *statistics, dx, xn, partial, norm.eps if norm else 0.0, m,
+        I=i, O=o, ROWS=STAT_ROWS, INNER=min(64, _pad(o)), COLUMNS=_pad(i), NORM=norm is not None,
+        PRECISION=precision(dy), num_warps=4, num_stages=3,
     )  # fmt: skip
-    return dx, (add_up(parts).view(2, i) if norm is not None else parts)
+    return dx, add_up(partial), over_rows(dy, xn)
 
 
-def linear_backward_weight(dy: Tensor, x: Tensor, norm: Norm | None = None) -> Tensor:
-    """Gradients of weight and bias, one after the other, (O I + O,) in fp32."""
-    (m, o), i = dy.shape, x.shape[1]
-    rows, columns, inner = 64, min(128, _pad(o)), min(128, _pad(i))
-    tiles = triton.cdiv(o, columns) * triton.cdiv(i, inner)
-    parts, each = _split(m, rows, max(1, PARTS // tiles))
-    partial = dy.new_empty((parts, o * i + o), dtype=torch.float32)
-    statistics = norm.at() if norm is not None else (dy,) * 4
-    grid = (parts, triton.cdiv(o, columns), triton.cdiv(i, inner))
-    linear_kernels.fused_linear_backward_weight[grid](
-        dy, x, *statistics, partial, norm.eps if norm else 0.0, m,
-        EACH=each, I=i, O=o, ROWS=rows, INNER=inner, COLUMNS=columns, NORM=norm is not None,
-        PRECISION=precision(dy), num_warps=8, num_stages=3,
-    )  # fmt: skip
-    return add_up(partial)
+def over_rows(left: Tensor, right: Tensor) -> Tensor:
+    """left^T right for (M, A) and (M, B): (A, B) in fp32."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.mm(left.t(), right, out_dtype=torch.float32)
+    return left.t().float() @ right.float()
 
 
 def norm_backward(
     dxn: Tensor, x: Tensor, residual: Tensor | None, norm: Norm, sums: Tensor, *, training: bool
 ) -> Tensor:
-    """Gradient of x (M, D) from that of norm(x), plus the residual's."""
+    """Gradient of x (M, D) from that of norm(x), plus the residual's; `sums` begins with the norm's (2 D)."""
     m, d = x.shape
     dx = torch.empty_like(x)
     norm_kernels.fused_norm_backward[(triton.cdiv(m, 64),)](
@@ -131,27 +120,27 @@ def feed_forward(x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, b2: 
     parts = x.new_empty((blocks, 2, d), dtype=torch.float32)
     feed_forward_kernels.fused_feed_forward[(blocks,)](
         x, *norm.at(), w1, b1, w2, b2, y, parts, norm.eps, m,
-        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(64, _pad(f)), PRECISION=precision(x),
-        num_warps=8, num_stages=2,
+        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(32, _pad(f)), PRECISION=precision(x),
+        num_warps=4, num_stages=2,
     )  # fmt: skip
     return y, parts
 
 
 def feed_forward_backward(
     dy: Tensor, x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor
-) -> tuple[Tensor, Tensor]:
-    """dh (M, F) before w1, and fp32 gradients of w1 (F, D), w2 (D, F), b1 (F,) and b2 (D,), one after the other."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradient of the norm's output (M, D); sums over rows: the norm's (2 D), db2 (D,), db1 (F,); those of w1 and w2."""
     (m, d), f = x.shape, w1.shape[0]
-    rows, width = 64, min(64, _pad(f))
-    slices = triton.cdiv(f, width)
-    parts, each = _split(m, rows, max(1, 2 * PARTS // slices))
-    dh = x.new_empty((m, f))
-    partial = x.new_empty((parts, 2 * f * d + f + d), dtype=torch.float32)
-    feed_forward_kernels.fused_feed_forward_backward[(parts, slices)](
-        dy, x, *norm.at(), w1, b1, w2, dh, partial, norm.eps, m,
-        EACH=each, D=d, F=f, ROWS=rows, COLUMNS=_pad(d), SLICE=width, PRECISION=precision(x), num_warps=8, num_stages=2,
+    blocks = triton.cdiv(m, STAT_ROWS)
+    dxn, xn = torch.empty_like(x), torch.empty_like(x)
+    g, dh = x.new_empty((m, f)), x.new_empty((m, f))
+    partial = x.new_empty((blocks, 3 * d + f), dtype=torch.float32)
+    feed_forward_kernels.fused_feed_forward_backward[(blocks,)](
+        dy, x, *norm.at(), w1, b1, w2, dxn, xn, g, dh, partial, norm.eps, m,
+        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(32, _pad(f)), PRECISION=precision(x),
+        num_warps=4, num_stages=2,
     )  # fmt: skip
-    return dh, add_up(partial)
+    return dxn, add_up(partial), over_rows(dh, xn), over_rows(dy, g)
 
 
 def add_up(partial: Tensor) -> Tensor:
@@ -163,13 +152,6 @@ def add_up(partial: Tensor) -> Tensor:
         partial, total, PARTS=parts, SIZE=size, BLOCK=32 if columns == 128 else 128, COLUMNS=columns, num_warps=4
     )
     return total
-
-
-def _split(rows: int, block: int, most: int) -> tuple[int, int]:
-    """Parts that cover all rows, and blocks of a part."""
-    blocks = triton.cdiv(rows, block)
-    each = triton.cdiv(blocks, min(most, blocks))
-    return triton.cdiv(blocks, each), each
 
 
 def _pad(size: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.fused.norm_kernels import normalised, store_statistics
+from model.fused.norm_kernels import normalised, store_norm_sums, store_statistics
 
 
 @triton.jit
@@ -87,13 +87,16 @@ def fused_linear_forward(
 
 
 @triton.jit
-def fused_linear_backward_input(
+def fused_linear_backward(
     dy: tl.tensor,
     weight: tl.tensor,
     x: tl.tensor,
     mean: tl.tensor,
     var: tl.tensor,
+    gamma: tl.tensor,
+    beta: tl.tensor,
     dx: tl.tensor,
+    xn_out: tl.tensor,
     partial: tl.tensor,
     eps: tl.tensor,
     M: tl.tensor,
@@ -105,72 +108,29 @@ def fused_linear_backward_input(
     NORM: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """dx = dy weight, before the norm's own backward pass. Grid: ceil(M / ROWS), ceil(I / COLUMNS).
+    """dx = dy weight, before the norm's own backward pass, and sums over the block's rows. Grid: ceil(M / ROWS).
 
-    With NORM also the sums over the block's rows of dx and of dx xhat, to partial (blocks, 2, I); then COLUMNS >= I.
+    partial (blocks, 2 I + O) with NORM: of dx and of dx xhat, for the norm; of dy, the gradient of the bias; then the
+    norm's output is left in xn_out for the gradient of the weight. Without: (blocks, O), of dy. COLUMNS >= I.
     """
     block = tl.program_id(0)
     row = block * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    column = tl.arange(0, COLUMNS)
     inside = column < I
+    base = partial + block * ((2 * I + O) if NORM else O)
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, O, INNER):
         inner = first + tl.arange(0, INNER)
         known = (row < M)[:, None] & (inner < O)[None, :]
         tile = tl.load(dy + row.to(tl.int64)[:, None] * O + inner[None, :], mask=known, other=0.0)
-        known = (inner < O)[:, None] & inside[None, :]
-        factor = tl.load(weight + inner[:, None] * I + column[None, :], mask=known, other=0.0)
+        factor = tl.load(
+            weight + inner[:, None] * I + column[None, :], mask=(inner < O)[:, None] & inside[None, :], other=0.0
+        )
         acc = tl.dot(tile, factor, acc=acc, input_precision=PRECISION)
+        tl.store(base + (2 * I if NORM else 0) + inner, tl.sum(tile.to(tl.float32), 0), mask=inner < O)
     there = (row < M)[:, None] & inside[None, :]
     at = row.to(tl.int64)[:, None] * I + column[None, :]
-    rounded = acc.to(dx.dtype.element_ty)
-    tl.store(dx + at, rounded, mask=there)
+    tl.store(dx + at, acc.to(dx.dtype.element_ty), mask=there)
     if NORM:
-        grad = rounded.to(tl.float32)
-        values = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
-        xhat, _ = normalised(values, column, inside, mean, var, eps)
-        tl.store(partial + block * (2 * I) + column, tl.sum(grad, 0), mask=inside)
-        tl.store(partial + block * (2 * I) + I + column, tl.sum(tl.where(there, grad * xhat, 0.0), 0), mask=inside)
-
-
-@triton.jit
-def fused_linear_backward_weight(
-    dy: tl.tensor,
-    x: tl.tensor,
-    mean: tl.tensor,
-    var: tl.tensor,
-    gamma: tl.tensor,
-    beta: tl.tensor,
-    partial: tl.tensor,
-    eps: tl.tensor,
-    M: tl.tensor,
-    EACH: tl.constexpr,
-    I: tl.constexpr,
-    O: tl.constexpr,
-    ROWS: tl.constexpr,
-    INNER: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    NORM: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
-    """This part's share of dweight = dy^T norm(x) and dbias = sum of dy, to partial (parts, O I + O).
-
-    Grid: parts, ceil(O / COLUMNS), ceil(I / INNER); a part is EACH blocks of ROWS rows.
-    """
-    part = tl.program_id(0)
-    out = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inner = tl.program_id(2) * INNER + tl.arange(0, INNER)
-    acc = tl.zeros((COLUMNS, INNER), dtype=tl.float32)
-    total = tl.zeros((COLUMNS,), dtype=tl.float32)
-    for block in range(0, EACH):
-        row = (part * EACH + block) * ROWS + tl.arange(0, ROWS)
-        there = (row < M)[:, None] & (out < O)[None, :]
-        grad = tl.load(dy + row.to(tl.int64)[:, None] * O + out[None, :], mask=there, other=0.0)
-        tile = load_normalised(x, row, inner, mean, var, gamma, beta, eps, M, I, NORM)
-        acc = tl.dot(tl.trans(grad), tile, acc=acc, input_precision=PRECISION)
-        total += tl.sum(grad.to(tl.float32), 0)
-    base = partial + part.to(tl.int64) * (O * I + O)
-    known = (out < O)[:, None] & (inner < I)[None, :]
-    tl.store(base + out[:, None] * I + inner[None, :], acc, mask=known)
-    if tl.program_id(2) == 0:
-        tl.store(base + O * I + out, total, mask=out < O)
+        store_norm_sums(base, acc, x, at, there, column, inside, mean, var, eps, I)
+        tl.store(xn_out + at, load_normalised(x, row, column, mean, var, gamma, beta, eps, M, I, True), mask=there)

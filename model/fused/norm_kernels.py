@@ -108,6 +108,26 @@ def normalised(
 
 
 @triton.jit
+def store_norm_sums(
+    base: tl.tensor,
+    grad: tl.tensor,
+    x: tl.tensor,
+    at: tl.tensor,
+    there: tl.tensor,
+    column: tl.tensor,
+    inside: tl.tensor,
+    mean: tl.tensor,
+    var: tl.tensor,
+    eps: tl.tensor,
+    D: tl.constexpr,
+) -> None:
+    """A block's sums over its rows of grad and of grad xhat, to base and base + D."""
+    xhat, _ = normalised(tl.load(x + at, mask=there, other=0.0).to(tl.float32), column, inside, mean, var, eps)
+    tl.store(base + column, tl.sum(grad, 0), mask=inside)
+    tl.store(base + D + column, tl.sum(tl.where(there, grad * xhat, 0.0), 0), mask=inside)
+
+
+@triton.jit
 def fused_norm_backward(
     dxn: tl.tensor,
     x: tl.tensor,

@@ -1,4 +1,4 @@
-"""The fused kernels as operators with autograd: torch.ops.patchtst.norm_statistics, norm_linear, linear_add, feed_forward.
+"""The fused kernels as operators with autograd, under torch.ops.patchtst: norm_linear, linear_add, feed_forward.
 
 Shapes: M rows, D model width, I and O inputs and outputs of a linear layer, F FFN width. x and y are contiguous, of the
 autocast type; weights, biases, gamma and beta are fp32, as the model has them, and so are their gradients.
@@ -60,12 +60,10 @@ def norm_linear_backward(
     dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradient of x, those of beta and gamma (2, I), and those of weight and bias, one after the other (O I + O,)."""
+    """Gradients of x and weight, and those of beta, gamma and bias, one after the other (2 I + O,)."""
     norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
-    dy = dy.contiguous()
-    dxn, sums = launch.linear_backward_input(dy, weight.to(x.dtype), x, norm)
-    dx = launch.norm_backward(dxn, x, None, norm, sums, training=training)
-    return dx, sums, launch.linear_backward_weight(dy, x, norm)
+    dxn, sums, dweight = launch.linear_backward(dy.contiguous(), weight.to(x.dtype), x, norm)
+    return launch.norm_backward(dxn, x, None, norm, sums, training=training), dweight, sums
 
 
 @norm_linear_backward.register_fake
@@ -73,7 +71,7 @@ def _(
     dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(x), gamma.new_empty((2, x.shape[1])), weight.new_empty(weight.numel() + weight.shape[0])
+    return torch.empty_like(x), torch.empty_like(weight), gamma.new_empty(2 * x.shape[1] + weight.shape[0])
 
 
 def _norm_linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -83,9 +81,9 @@ def _norm_linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> N
 
 def _norm_linear_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, mean, var, gamma, beta, weight = ctx.saved_tensors
-    dx, sums, flat = norm_linear_backward(dy, x, mean, var, gamma, beta, weight, ctx.eps, ctx.training)
-    dweight, dbias = flat.split([weight.numel(), weight.shape[0]])
-    return dx, None, None, sums[1], sums[0], dweight.view_as(weight), dbias, None, None
+    dx, dweight, sums = norm_linear_backward(dy, x, mean, var, gamma, beta, weight, ctx.eps, ctx.training)
+    dbeta, dgamma, dbias = sums.split([*[x.shape[1]] * 2, weight.shape[0]])
+    return dx, None, None, dgamma, dbeta, dweight, dbias, None, None
 
 
 norm_linear.register_autograd(_norm_linear_gradient, setup_context=_norm_linear_context)
@@ -103,16 +101,15 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tuple[Tensor
 
 
 @torch.library.custom_op("patchtst::linear_backward", mutates_args=())
-def linear_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of x, and those of weight and bias, one after the other (O I + O,)."""
-    dy, x = dy.contiguous(), x.contiguous()
-    dx, _ = launch.linear_backward_input(dy, weight.to(x.dtype))
-    return dx, launch.linear_backward_weight(dy, x)
+def linear_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias."""
+    dx, sums, dweight = launch.linear_backward(dy.contiguous(), weight.to(x.dtype), x.contiguous())
+    return dx, dweight, sums
 
 
 @linear_backward.register_fake
-def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.numel() + weight.shape[0])
+def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), torch.empty_like(weight), weight.new_empty(weight.shape[0])
 
 
 def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -122,10 +119,7 @@ def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
-    x, weight = ctx.saved_tensors
-    dx, flat = linear_backward(dy, x, weight)
-    dweight, dbias = flat.split([weight.numel(), weight.shape[0]])
-    return dx, dweight.view_as(weight), dbias, dy
+    return *linear_backward(dy, *ctx.saved_tensors), dy
 
 
 linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_context)
@@ -153,22 +147,21 @@ def _(
 def feed_forward_backward(
     dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
     eps: float, training: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradient of x, those of beta and gamma (2, D), and those of w1, w2, b1 and b2, one after the other."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, w1 and w2, and those of beta, gamma, b2 and b1, one after the other (3 D + F,)."""
     norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
-    dy, w1 = dy.contiguous(), w1.to(x.dtype)
-    dh, flat = launch.feed_forward_backward(dy, x, norm, w1, b1, w2.to(x.dtype))
-    dxn, sums = launch.linear_backward_input(dh, w1, x, norm)
-    return launch.norm_backward(dxn, x, dy, norm, sums, training=training), sums, flat
+    dy = dy.contiguous()
+    dxn, sums, dw1, dw2 = launch.feed_forward_backward(dy, x, norm, w1.to(x.dtype), b1, w2.to(x.dtype))
+    return launch.norm_backward(dxn, x, dy, norm, sums, training=training), dw1, dw2, sums
 
 
 @feed_forward_backward.register_fake
 def _(
     dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
     eps: float, training: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     f, d = w1.shape
-    return torch.empty_like(x), gamma.new_empty((2, d)), w1.new_empty(2 * f * d + f + d)
+    return torch.empty_like(x), torch.empty_like(w1), torch.empty_like(w2), w1.new_empty(3 * d + f)
 
 
 def _feed_forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -178,10 +171,10 @@ def _feed_forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tenso
 
 
 def _feed_forward_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    dx, sums, flat = feed_forward_backward(dy, *ctx.saved_tensors, ctx.eps, ctx.training)
-    w1, w2 = ctx.saved_tensors[5], ctx.saved_tensors[7]
-    dw1, dw2, db1, db2 = flat.split([w1.numel(), w2.numel(), w1.shape[0], w2.shape[0]])
-    return dx, None, None, sums[1], sums[0], dw1.view_as(w1), db1, dw2.view_as(w2), db2, None, None
+    dx, dw1, dw2, sums = feed_forward_backward(dy, *ctx.saved_tensors, ctx.eps, ctx.training)
+    f, d = dw1.shape
+    dbeta, dgamma, db2, db1 = sums.split([d, d, d, f])
+    return dx, None, None, dgamma, dbeta, dw1, db1, dw2, db2, None, None
 
 
 feed_forward.register_autograd(_feed_forward_gradient, setup_context=_feed_forward_context)
