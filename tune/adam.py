@@ -1,6 +1,6 @@
 """Adam's update of all parameters in one kernel launch. Importing this file imports triton.
 
-torch's fused Adam spreads 1.1 M numbers in 53 tensors over so few blocks that most of a GPU waits; here a program takes
+torch's fused Adam spreads 1.1 M numbers in 52 tensors over so few blocks that most of a GPU waits; here a program takes
 1,024 numbers of one tensor, and finds them through a table of addresses in GPU memory.
 
 Shapes: T tensors.
