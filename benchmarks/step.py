@@ -189,7 +189,8 @@ def _kernels(stepper: Any, feed: Any, device_type: str, steps: int = 3) -> dict[
 def _print_kernels(cell: Cell, most: int) -> None:
     assert cell.kernels is not None
     total, count = (sum(column) for column in zip(*cell.kernels.values(), strict=True))
-    print(f"\n{cell.attention} {cell.engine} {cell.batch_size} {cell.patch_length}: {total:.3f} ms in {count:.0f} launches")
+    title = f"{cell.attention} {cell.engine} {cell.batch_size} {cell.patch_length}"
+    print(f"\n{title}: {total:.3f} ms in {count:.0f} launches")
     for name, (ms, launches) in list(cell.kernels.items())[:most]:
         print(f"  {ms:8.4f} ms {launches:6.1f} x  {name[:150]}")
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES: tuple[tuple[str, ...], ...] = (
     ("errors", "kernel_names", "hardware", "sweep_dir", "progress", "outbox"),
     ("gpu_models", "output", "cli", "streams"),
-    ("config", "sweeps", "lr", "engines", "step", "graph", "measure", "evaluate"),
+    ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate"),
     ("mlflow_store", "mlflow_runs", "mlflow_model"),
     ("mlflow_writer",),
     ("mlflow_flusher", "mlflow_reader"),

@@ -44,7 +44,7 @@ class Eager:
 
 class Compile:
     name = "compile"
-    description = "forward and backward through torch.compile; the optimizer is PyTorch's own"
+    description = "forward and backward through torch.compile; the update is the eager engine's"
 
     def unsupported_reason(self, *, device_type: str) -> str | None:
         return None

@@ -30,7 +30,7 @@ FACTOR, SLACK = 2.0, 1e-6  # design, measurement rule 2
 NO_NUMERICS = frozenset({"python", "granite-tsfm", "ray", "mlflow", "pandas", "pyarrow", "numpy"})
 SOURCES = (
     ("model", "**/*.py"),
-    *(("tune", name) for name in ("step.py", "engines.py", "graph.py", "lr.py", "numerics.py", "gate.py")),
+    *(("tune", name) for name in ("adam.py", "step.py", "engines.py", "graph.py", "lr.py", "numerics.py", "gate.py")),
 )
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # environment variables that change numerics
 LONGEST_WAIT_S = 900.0  # for another trial that measures the same

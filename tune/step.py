@@ -237,9 +237,13 @@ def set_matmul_precision(precision: str) -> None:
 
 
 def make_optimizer(model: nn.Module, *, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam over all trainable parameters; the fused kernel on a GPU."""
+    """Adam over all trainable parameters; on a GPU in one launch."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trainable, lr=learning_rate, fused=True if trainable[0].is_cuda else None)
+    if not trainable[0].is_cuda:
+        return torch.optim.Adam(trainable, lr=learning_rate)
+    from tune.adam import OneLaunchAdam  # imports triton, which a CPU may lack
+
+    return OneLaunchAdam(trainable, lr=learning_rate)
 
 
 def make_scaler(device_type: str, precision: str) -> torch.amp.GradScaler | None:
