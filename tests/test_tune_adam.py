@@ -148,6 +148,7 @@ def _captured(optimizer: torch.optim.Optimizer, warm: bool = True) -> torch.cuda
         step()
     for group in optimizer.param_groups:
         group["capturable"] = False
+    graph.reads = step  # type: ignore[attr-defined]  # its targets must live as long as the graph
     return graph
 
 

@@ -239,9 +239,7 @@ def _resolve_auto(config: TrialConfig, device: DeviceFacts, channels: int) -> Tr
     layers = config.model.layers
     if layers == "auto":
         layers = "transformers" if _layers_reason(config, device) else "fused"
-    return config.model_copy(
-        update={"model": config.model.model_copy(update={"attention": chosen, "layers": layers})}
-    )
+    return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen, "layers": layers})})
 
 
 def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
@@ -276,7 +274,8 @@ def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) 
     backend = BACKENDS[attention].unsupported_reason(_workload(config, device, channels))
     missing = (device.missing or {}).get(attention)
     layers = _layers_reason(config, device) if config.model.layers == "fused" else None
-    return backend or missing or layers or ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
+    engine = ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
+    return backend or missing or layers or engine
 
 
 def _precision_reason(config: TrialConfig, device: DeviceFacts) -> str | None:

@@ -1,10 +1,10 @@
 """The kernels of patch: a program computes a few neighbouring heads of one sequence with 2-D matrix products.
 
 Tensors q k v o: S sequences x N patches x K heads x E head width. o and its gradient are contiguous; q k v and their
-gradients may be parts of wider rows, ROW elements from one patch to the next, as one projection leaves them. lse: S x K x N in fp32, log2 of the sum
-of 2^(score * scale * log2(e)). A row of q holds all heads of one patch, and one head of width 8 is only 16 bytes of
-it. So a program loads HEADS neighbouring heads as one tile of COLUMNS >= 16 columns and gets each head's product by
-setting the other heads' columns of one factor to zero: tensor cores need 16 columns anyway.
+gradients may be parts of wider rows, ROW elements from one patch to the next, as one projection leaves them. lse:
+S x K x N in fp32, log2 of the sum of 2^(score * scale * log2(e)). A row of q holds all heads of one patch, and one head
+of width 8 is only 16 bytes of it. So a program loads HEADS neighbouring heads as one tile of COLUMNS >= 16 columns and
+gets each head's product by setting the other heads' columns of one factor to zero: tensor cores need 16 columns anyway.
 
 The keys are held in two pieces, A and B, of a power of two rows each (B may be absent): 42 patches are 32 + 16, not 64.
 The queries are taken ROWS at a time. The backward pass computes the scores transposed, keys x queries: the products

@@ -56,7 +56,7 @@ def choose(n: int, e: int, dtype: torch.dtype, *, backward: bool) -> Choice:
 def forward(
     q: Tensor, k: Tensor, v: Tensor, scale: float, choice: Choice, *, upcast: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(o, lse) for q k v as `_same_rows` wants them; lse is the log2 of the sum of 2^(score * scale * log2 e), (S, K, N).
+    """(o, lse) for q k v as `_same_rows` gives them; lse (S, K, N): log2 of the sum of 2^(score * scale * log2 e).
 
     `upcast` multiplies half-precision factors as fp32, for Triton's interpreter, whose bf16 product is wrong.
     """
@@ -102,26 +102,26 @@ def _launch(kernel: Any, tensors: tuple[Any, ...], q: Tensor, choice: Choice, up
         kernel[(s * triton.cdiv(heads, fixed["HEADS"]),)](*tensors, **fixed, **options)
 
 
-def _same_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors (S, N, K, E) as they are where they lie alike, head beside head in rows of one length; else copies."""
-    first = tensors[0]
-    s, n, _, e = first.shape
-    row = first.stride(1)
-    if all(tensor.stride() == (n * row, row, e, 1) for tensor in tensors):
-        return tensors
-    return tuple(tensor.contiguous() for tensor in tensors)
+def _same_rows(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tensors (S, N, K, E) as they are where they lie alike, head beside head in rows of one length; or copies."""
+    _, n, _, e = q.shape
+    row = q.stride(1)
+    if all(tensor.stride() == (n * row, row, e, 1) for tensor in (q, k, v)):
+        return q, k, v
+    return q.contiguous(), k.contiguous(), v.contiguous()
 
 
 @torch.library.custom_op("patchtst::patch_attention", mutates_args=())
 def patch_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """softmax(q k^T * scale) v for (S, N, K, E) tensors, heads apart; (o (S, N, K, E), lse (S, K, N) in fp32).
 
-    Parts of one projection's rows are read where they are, other layouts are copied first. lse takes no gradient. ValueError for shapes, types or a scale that
-    the kernels were not written for.
+    Parts of one projection's rows are read where they are, other layouts are copied first. lse takes no gradient.
+    ValueError for shapes, types or a scale that the kernels were not written for.
     """
     _check(q, k, v, scale)
     choice = choose(q.shape[1], q.shape[3], q.dtype, backward=False)
-    return forward(*_same_rows(q, k, v), scale, choice)
+    q, k, v = _same_rows(q, k, v)
+    return forward(q, k, v, scale, choice)
 
 
 @patch_attention.register_fake
@@ -171,7 +171,8 @@ def patch_attention_packed(qkv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
 
 @patch_attention_packed.register_fake
 def _(qkv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    _check(*qkv.unbind(2), scale)
+    q, k, v = qkv.unbind(2)
+    _check(q, k, v, scale)
     s, n, _, heads, e = qkv.shape
     return qkv.new_empty((s, n, heads, e)), qkv.new_empty((s, heads, n), dtype=torch.float32)
 

@@ -1,8 +1,8 @@
 """The feed-forward sublayer in two kernels: x + W2 gelu(W1 norm(x) + b1) + b2, and its backward pass.
 
-Tensors: x y dy dxn xn M x D, g dh M x F, w1 F x D, w2 D x F; a slice of F is computed at a time. The forward pass writes
-none of the M x F activations; the backward pass computes them again from x and leaves g and dh for the two products
-over all rows that give the gradients of the weights, which cuBLAS computes as fast as memory allows.
+Tensors: x y dy dxn xn M x D, g dh M x F, w1 F x D, w2 D x F; a slice of F is computed at a time. The forward pass
+writes none of the M x F activations; the backward pass computes them again from x and leaves g and dh for the two
+products over all rows that give the gradients of the weights, which cuBLAS computes as fast as memory allows.
 
 GELU is the exact one, h Phi(h), as in transformers. Phi comes from Abramowitz and Stegun 7.1.26 (absolute error of erf
 at most 1.5e-7): one exponential serves Phi and its derivative.
@@ -122,9 +122,7 @@ def fused_feed_forward_backward(
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, F, SLICE):
         f = first + tl.arange(0, SLICE)
-        factor = tl.load(
-            w1 + f[:, None] * D + column[None, :], mask=(f < F)[:, None] & inside[None, :], other=0.0
-        )
+        factor = tl.load(w1 + f[:, None] * D + column[None, :], mask=(f < F)[:, None] & inside[None, :], other=0.0)
         down = tl.load(w2 + column[:, None] * F + f[None, :], mask=inside[:, None] & (f < F)[None, :], other=0.0)
         h = tl.dot(xn, tl.trans(factor), input_precision=PRECISION)
         g, slope = gelu_and_slope(h + tl.load(b1 + f, mask=f < F, other=0.0).to(tl.float32)[None, :])

@@ -7,7 +7,6 @@ Activations are of the autocast type, weights are cast to it here; statistics, s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -50,8 +49,8 @@ def unite(parts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (D,) of all rows from their blocks."""
     blocks, _, d = parts.shape
     mean, var = (parts.new_empty(d) for _ in range(2))
-    norm_kernels.fused_norm_unite[(triton.cdiv(d, 16),)](
-        parts, mean, var, rows, PARTS=blocks, D=d, ROWS=STAT_ROWS, COLUMNS=16, BLOCKS=128, num_warps=4
+    norm_kernels.fused_norm_unite[(triton.cdiv(d, 4),)](
+        parts, mean, var, rows, PARTS=blocks, D=d, ROWS=STAT_ROWS, COLUMNS=4, BLOCKS=256, num_warps=4
     )
     return mean, var
 
@@ -68,16 +67,14 @@ def linear(
     grid = (triton.cdiv(m, STAT_ROWS), triton.cdiv(o, columns))
     linear_kernels.fused_linear_forward[grid](
         x, weight, bias, *statistics, residual if residual is not None else x, y, parts, norm.eps if norm else 0.0, m,
-        I=i, O=o, ROWS=STAT_ROWS, INNER=min(128, _pad(i)), COLUMNS=columns, NORM=norm is not None,
+        IN=i, OUT=o, ROWS=STAT_ROWS, INNER=min(128, _pad(i)), COLUMNS=columns, NORM=norm is not None,
         RESIDUAL=residual is not None, PRECISION=precision(x), num_warps=4, num_stages=1,
     )  # fmt: skip
     return y, parts
 
 
-def linear_backward(
-    dy: Tensor, weight: Tensor, x: Tensor, norm: Norm | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dy weight (M, I); sums over rows, with a norm its own (2 I) before the bias' gradient (O,); the weight's (O, I)."""
+def linear_backward(dy: Tensor, weight: Tensor, x: Tensor, norm: Norm | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """dy weight (M, I); sums over rows, a norm's own (2 I) before the bias' gradient (O,); the weight's (O, I)."""
     (m, o), i = dy.shape, weight.shape[1]
     blocks, sums = triton.cdiv(m, STAT_ROWS), 2 * i if norm is not None else 0
     dx = dy.new_empty((m, i))
@@ -86,7 +83,7 @@ def linear_backward(
     statistics = norm.at() if norm is not None else (weight,) * 4  # never read without a norm
     linear_kernels.fused_linear_backward[(blocks,)](
         dy, weight, x, *statistics, dx, xn, partial, norm.eps if norm else 0.0, m,
-        I=i, O=o, ROWS=STAT_ROWS, INNER=min(64, _pad(o)), COLUMNS=_pad(i), NORM=norm is not None,
+        IN=i, OUT=o, ROWS=STAT_ROWS, INNER=min(64, _pad(o)), COLUMNS=_pad(i), NORM=norm is not None,
         PRECISION=precision(dy), num_warps=4, num_stages=3,
     )  # fmt: skip
     return dx, add_up(partial), over_rows(dy, xn)
@@ -121,7 +118,7 @@ def feed_forward(x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, b2: 
     feed_forward_kernels.fused_feed_forward[(blocks,)](
         x, *norm.at(), w1, b1, w2, b2, y, parts, norm.eps, m,
         D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(32, _pad(f)), PRECISION=precision(x),
-        num_warps=4, num_stages=2,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     return y, parts
 
@@ -129,7 +126,7 @@ def feed_forward(x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, b2: 
 def feed_forward_backward(
     dy: Tensor, x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradient of the norm's output (M, D); sums over rows: the norm's (2 D), db2 (D,), db1 (F,); those of w1 and w2."""
+    """Gradient of the norm's output (M, D); sums over rows: the norm's (2 D), db2 (D,), db1 (F,); then dw1 and dw2."""
     (m, d), f = x.shape, w1.shape[0]
     blocks = triton.cdiv(m, STAT_ROWS)
     dxn, xn = torch.empty_like(x), torch.empty_like(x)
@@ -137,8 +134,8 @@ def feed_forward_backward(
     partial = x.new_empty((blocks, 3 * d + f), dtype=torch.float32)
     feed_forward_kernels.fused_feed_forward_backward[(blocks,)](
         dy, x, *norm.at(), w1, b1, w2, dxn, xn, g, dh, partial, norm.eps, m,
-        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(32, _pad(f)), PRECISION=precision(x),
-        num_warps=4, num_stages=2,
+        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(64, _pad(f)), PRECISION=precision(x),
+        num_warps=4, num_stages=1,
     )  # fmt: skip
     return dxn, add_up(partial), over_rows(dh, xn), over_rows(dy, g)
 
@@ -147,9 +144,9 @@ def add_up(partial: Tensor) -> Tensor:
     """Sum over the first dimension of (parts, size), fp32, always in the same order."""
     parts, size = partial.shape
     total = partial.new_empty(size)
-    columns: Any = 128 if size >= 8192 else 16
-    norm_kernels.fused_sum_partials[(triton.cdiv(size, columns),)](
-        partial, total, PARTS=parts, SIZE=size, BLOCK=32 if columns == 128 else 128, COLUMNS=columns, num_warps=4
+    block = min(1024, _pad(parts))
+    norm_kernels.fused_sum_partials[(triton.cdiv(size, 16),)](
+        partial, total, PARTS=parts, SIZE=size, BLOCK=block, COLUMNS=16, num_warps=8
     )
     return total
 

@@ -1,7 +1,7 @@
 """Linear layers of narrow models with what surrounds them: batch norm before, bias, residual and statistics after.
 
-Tensors: x M x I, y M x O, weight O x I, all contiguous. M is the number of rows (batch x channels x patches), I and O
-are at most a few hundred, so a tile of rows meets the whole weight and nothing between two layers goes to memory twice.
+Tensors: x M x IN, y M x OUT, weight OUT x IN, all contiguous. M is the number of rows (batch x channels x patches), IN
+and OUT are at most a few hundred, so a tile of rows meets the whole weight.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def load_normalised(
     beta: tl.tensor,
     eps: tl.tensor,
     M: tl.tensor,
-    I: tl.constexpr,
+    IN: tl.constexpr,
     NORM: tl.constexpr,
 ) -> tl.tensor:
     """A tile of x, as it is or after batch norm, in the type of x; zero outside."""
-    inside = column < I
+    inside = column < IN
     there = (row < M)[:, None] & inside[None, :]
-    tile = tl.load(x + row.to(tl.int64)[:, None] * I + column[None, :], mask=there, other=0.0)
+    tile = tl.load(x + row.to(tl.int64)[:, None] * IN + column[None, :], mask=there, other=0.0)
     if NORM:
         xhat, _ = normalised(tile.to(tl.float32), column, inside, mean, var, eps)
         scale = tl.load(gamma + column, mask=inside, other=0.0)
@@ -52,8 +52,8 @@ def fused_linear_forward(
     partial: tl.tensor,
     eps: tl.tensor,
     M: tl.tensor,
-    I: tl.constexpr,
-    O: tl.constexpr,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
     ROWS: tl.constexpr,
     INNER: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -61,29 +61,29 @@ def fused_linear_forward(
     RESIDUAL: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """y = norm(x) weight^T + bias (+ residual, and y's statistics by blocks). Grid: ceil(M / ROWS), ceil(O / COLUMNS).
+    """y = norm(x) weight^T + bias (+ residual, and y's statistics by blocks).
 
-    RESIDUAL asks for COLUMNS >= O.
+    Grid: ceil(M / ROWS), ceil(OUT / COLUMNS). RESIDUAL asks for COLUMNS >= OUT.
     """
     start = tl.program_id(0) * ROWS
     row = start + tl.arange(0, ROWS)
     out = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for first in range(0, I, INNER):
+    for first in range(0, IN, INNER):
         inner = first + tl.arange(0, INNER)
-        tile = load_normalised(x, row, inner, mean, var, gamma, beta, eps, M, I, NORM)
-        known = (inner < I)[:, None] & (out < O)[None, :]
-        factor = tl.load(weight + out[None, :] * I + inner[:, None], mask=known, other=0.0)
+        tile = load_normalised(x, row, inner, mean, var, gamma, beta, eps, M, IN, NORM)
+        known = (inner < IN)[:, None] & (out < OUT)[None, :]
+        factor = tl.load(weight + out[None, :] * IN + inner[:, None], mask=known, other=0.0)
         acc = tl.dot(tile, factor, acc=acc, input_precision=PRECISION)
-    acc += tl.load(bias + out, mask=out < O, other=0.0).to(tl.float32)[None, :]
-    there = (row < M)[:, None] & (out < O)[None, :]
-    at = row.to(tl.int64)[:, None] * O + out[None, :]
+    acc += tl.load(bias + out, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
+    there = (row < M)[:, None] & (out < OUT)[None, :]
+    at = row.to(tl.int64)[:, None] * OUT + out[None, :]
     if RESIDUAL:
         acc += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
     rounded = acc.to(y.dtype.element_ty)
     tl.store(y + at, rounded, mask=there)
     if RESIDUAL:
-        store_statistics(partial, rounded.to(tl.float32), there, start, M, O, ROWS, COLUMNS)
+        store_statistics(partial, rounded.to(tl.float32), there, start, M, OUT, ROWS, COLUMNS)
 
 
 @triton.jit
@@ -100,8 +100,8 @@ def fused_linear_backward(
     partial: tl.tensor,
     eps: tl.tensor,
     M: tl.tensor,
-    I: tl.constexpr,
-    O: tl.constexpr,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
     ROWS: tl.constexpr,
     INNER: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -110,27 +110,27 @@ def fused_linear_backward(
 ) -> None:
     """dx = dy weight, before the norm's own backward pass, and sums over the block's rows. Grid: ceil(M / ROWS).
 
-    partial (blocks, 2 I + O) with NORM: of dx and of dx xhat, for the norm; of dy, the gradient of the bias; then the
-    norm's output is left in xn_out for the gradient of the weight. Without: (blocks, O), of dy. COLUMNS >= I.
+    partial (blocks, 2 IN + OUT) with NORM: of dx and of dx xhat, for the norm; of dy, the gradient of the bias; then
+    the norm's output is left in xn_out for the gradient of the weight. Else (blocks, OUT), of dy. COLUMNS >= IN.
     """
     block = tl.program_id(0)
     row = block * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
-    inside = column < I
-    base = partial + block * ((2 * I + O) if NORM else O)
+    inside = column < IN
+    base = partial + block * ((2 * IN + OUT) if NORM else OUT)
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for first in range(0, O, INNER):
+    for first in range(0, OUT, INNER):
         inner = first + tl.arange(0, INNER)
-        known = (row < M)[:, None] & (inner < O)[None, :]
-        tile = tl.load(dy + row.to(tl.int64)[:, None] * O + inner[None, :], mask=known, other=0.0)
+        known = (row < M)[:, None] & (inner < OUT)[None, :]
+        tile = tl.load(dy + row.to(tl.int64)[:, None] * OUT + inner[None, :], mask=known, other=0.0)
         factor = tl.load(
-            weight + inner[:, None] * I + column[None, :], mask=(inner < O)[:, None] & inside[None, :], other=0.0
+            weight + inner[:, None] * IN + column[None, :], mask=(inner < OUT)[:, None] & inside[None, :], other=0.0
         )
         acc = tl.dot(tile, factor, acc=acc, input_precision=PRECISION)
-        tl.store(base + (2 * I if NORM else 0) + inner, tl.sum(tile.to(tl.float32), 0), mask=inner < O)
+        tl.store(base + (2 * IN if NORM else 0) + inner, tl.sum(tile.to(tl.float32), 0), mask=inner < OUT)
     there = (row < M)[:, None] & inside[None, :]
-    at = row.to(tl.int64)[:, None] * I + column[None, :]
+    at = row.to(tl.int64)[:, None] * IN + column[None, :]
     tl.store(dx + at, acc.to(dx.dtype.element_ty), mask=there)
     if NORM:
-        store_norm_sums(base, acc, x, at, there, column, inside, mean, var, eps, I)
-        tl.store(xn_out + at, load_normalised(x, row, column, mean, var, gamma, beta, eps, M, I, True), mask=there)
+        store_norm_sums(base, acc, x, at, there, column, inside, mean, var, eps, IN)
+        tl.store(xn_out + at, load_normalised(x, row, column, mean, var, gamma, beta, eps, M, IN, True), mask=there)
