@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import queue
 import statistics
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,8 +29,8 @@ OLD = {
     "train.precision": "fp32",
     "train.engine": "eager",
     "model.attention": "eager",
+    "model.layers": "transformers",
 }
-OLD_WORKERS = (2, 4, 8)
 STEPS: tuple[tuple[str, dict[str, Any]], ...] = (  # each row: what it changes against the row above
     ("feed: device", {"data.feed": "device", "data.num_workers": 0}),
     ("precision: bf16", {"train.precision": "bf16"}),
@@ -38,6 +38,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (  # each row: what it changes a
     ("engine: graph", {"train.engine": "graph"}),
     ("attention: sdpa_efficient", {"model.attention": "sdpa_efficient"}),
     ("attention: patch", {"model.attention": "patch"}),
+    ("layers: fused", {"model.layers": "fused"}),
 )
 
 
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--batches", default="128,512,32", help="comma-separated (default 128,512,32)")
     parser.add_argument("--epochs", type=int, default=3, help="per row (default 3)")
+    parser.add_argument("--old-workers", default="2,4,8", help="loader workers of the old way's rows (default 2,4,8)")
     parser.add_argument("--skip-old", action="store_true", help="without the old way's rows, which take minutes")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every row")
     parser.add_argument("--json", type=Path)
@@ -81,11 +83,11 @@ def climb(batch_size: int, options: argparse.Namespace, facts: Any, cache: Path)
     given = {"data.dataset": options.dataset, "train.batch_size": batch_size, "train.epochs": options.epochs}
     given |= dict(item.split("=", 1) for item in options.set)
     rows: list[Row] = []
-    fields = given | OLD | {"data.num_workers": OLD_WORKERS[0]}
+    fields = given | OLD
     if not options.skip_old:
         old = [
             run_row(f"old: tsfm, {n} workers, fp32, eager", fields | {"data.num_workers": n}, options, facts, cache)
-            for n in OLD_WORKERS
+            for n in map(int, options.old_workers.split(","))
         ]
         for row in old:
             print_row(row, None, None)
@@ -102,37 +104,44 @@ def climb(batch_size: int, options: argparse.Namespace, facts: Any, cache: Path)
 
 
 def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, facts: Any, cache: Path) -> Row:
-    """One trial in a process of its own."""
+    """One trial in a process of its own, as a row."""
+    batch_size = fields["train.batch_size"]
+    *epochs, last = run_trial_alone(fields, 1, options.data_dir, facts, cache)
+    seconds = tuple(epoch["metrics"]["time/train_s"] for epoch in epochs)
+    median = statistics.median(seconds) if last["status"] == "done" else None
+    return Row(label, batch_size, median, seconds, last["reason"])
+
+
+def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> list[dict[str, Any]]:
+    """All reports of a trial of these fields in a process of its own; the last has its status and reason."""
     from tune.search import make_plan
     from tune.sweeps import Arm, SweepConfig
     from tune.trial import TrialJob
 
-    batch_size = fields["train.batch_size"]
     try:
-        sweep = SweepConfig(name="epoch", question=label, baseline="row", arms=(Arm(label="row", changes={}),))
-        trial = make_plan(sweep, overrides=fields, repeats=1, seed=1, device=facts).trials[0]
+        sweep = SweepConfig(name="alone", question="", baseline="row", arms=(Arm(label="row", changes={}),))
+        trial = make_plan(sweep, overrides=fields, repeats=1, seed=seed, device=facts).trials[0]
     except ValueError as error:
-        return Row(label, batch_size, None, (), str(error))
+        return [{"status": "failed", "reason": str(error), "metrics": {}}]
     if trial.unsupported:
-        return Row(label, batch_size, None, (), trial.unsupported)
+        return [{"status": "unsupported", "reason": trial.unsupported, "metrics": {}}]
     job = TrialJob(
-        trial_id=label,
+        trial_id=f"{trial.trial_id}",
         config=trial.config.model_dump(mode="json"),
         device_type=facts.device_type,
-        data_dir=str(options.data_dir.absolute()),
+        data_dir=str(data_dir.absolute()),
         cache_dir=str(cache),
         cpus=facts.cpus,
     )
     context = multiprocessing.get_context("spawn")
-    reports = context.Queue()
-    process = context.Process(target=_trial, args=(job, reports))
+    queue = context.Queue()
+    process = context.Process(target=_trial, args=(job, queue))
     process.start()
-    epochs: list[float] = []
-    while "status" not in (report := _next(reports, process)):
-        epochs.append(report["metrics"]["time/train_s"])
+    reports = [_next(queue, process)]
+    while "status" not in reports[-1]:
+        reports.append(_next(queue, process))
     process.join()
-    median = statistics.median(epochs) if report["status"] == "done" else None
-    return Row(label, batch_size, median, tuple(epochs), report["reason"])
+    return reports
 
 
 def _next(reports: Any, process: Any) -> dict[str, Any]:
@@ -140,9 +149,10 @@ def _next(reports: Any, process: Any) -> dict[str, Any]:
     while True:
         try:
             return reports.get(timeout=1.0)
-        except queue.Empty:
+        except Empty:
             if not process.is_alive():
-                return {"status": "failed", "reason": f"the trial's process ended with code {process.exitcode}"}
+                reason = f"the trial's process ended with code {process.exitcode}"
+                return {"status": "failed", "reason": reason, "metrics": {}}
 
 
 def _trial(job: Any, reports: Any) -> None:
