@@ -1,7 +1,7 @@
-"""The Ray actor's side of a trial: it computes nothing, but owns the process that does and the one made ready for the next.
+"""The Ray actor's side of a trial: it computes nothing, but owns the process that does and the one ready for the next.
 
 A trial gets a fresh process. While a trial starts (loads, passes its gate, compiles), before its first timed epoch, the
-process of the next one is forked from a template that has imported everything, and brings up its device context; the
+process of the next one is forked from a template that has imported everything, and brings up its device's context; the
 trial's epochs wait until that process lies still. It serves one trial, then ends. Where none is ready, the trial starts
 a process itself and its tag `warm_start` says `cold`.
 """
@@ -22,7 +22,7 @@ from multiprocessing.reduction import send_handle
 from pathlib import Path
 from typing import Any, Self
 
-from tune.hardware import alive
+from tune.hardware import OURS, alive, package_dir
 from tune.private import make_private
 from tune.trial import Report, TrialJob
 
@@ -68,6 +68,12 @@ class Serving:
             self.problem = f"it was not ready within {within_s:g} s"
         return self._ready
 
+    def wakes(self, within_s: float) -> bool:
+        """The same, asked of the process itself: a pipe does not tell at once that its other end was killed."""
+        self._ready = False
+        self.send("wake")
+        return self.ready(within_s)
+
     def messages(self) -> Iterator[tuple[str, Any]]:
         """What its trial says, up to its end. Raises ProcessLost."""
         while True:
@@ -77,7 +83,7 @@ class Serving:
                 raise ProcessLost(f"the trial's process {self.pid} was lost before the trial ended") from None
             if kind == "end":
                 return
-            if kind != "pid":
+            if kind not in ("pid", "ready"):
                 yield kind, content
 
     def __enter__(self) -> Self:
@@ -115,7 +121,8 @@ def start_cold() -> Serving:
 
 def _python(kind: str, pipe: Connection) -> subprocess.Popen[bytes]:
     """Imports what this process imports, from the same places: Ray may have shipped our packages."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    places = [str(package_dir(name).parent) for name in OURS] + [path for path in sys.path if path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
     command = [sys.executable, "-P", "-m", "tune.standby", kind, str(pipe.fileno())]
     return subprocess.Popen(command, pass_fds=[pipe.fileno()], stdin=subprocess.DEVNULL, env=environment)
 
@@ -139,6 +146,11 @@ class Template:
             send_handle(self._control, theirs.fileno(), self._popen.pid)
         return Serving(ours)
 
+    def end(self) -> None:
+        """The template ends with the pipe to it; what it has forked does not."""
+        self._control.close()
+        self._popen.wait()
+
 
 @dataclass
 class Nursery:
@@ -148,7 +160,7 @@ class Nursery:
     standby: Serving | None = None
 
     def run(self, job: TrialJob, report: Report, checkpoint: str | None) -> None:
-        """Compute one trial in a process of its own. Raises ProcessLost, and what `report` raises: it is killed then."""
+        """Compute one trial in a process of its own, which is killed if `report` raises. Raises ProcessLost."""
         serving, how = self._take(job)
         if job.prepare_next and not job.isolate:
             self._prepare(job)
@@ -167,7 +179,7 @@ class Nursery:
     def _take(self, job: TrialJob) -> tuple[Serving, str]:
         standby, self.standby = self.standby, None
         if standby is not None and not job.isolate:
-            if standby.ready(READY_WITHIN_S):
+            if standby.wakes(READY_WITHIN_S):
                 return standby, PREPARED
             _give_up(standby)
         elif standby is not None:

@@ -330,7 +330,11 @@ class Session:
             "heads_kept": json.dumps(heads_per_layer(self.model)),
             "spans": self.spans.as_tag(),
         }
-        return {name: value for name, value in known.items() if value is not None} | self.proof.tags | self._host.tags
+        return (
+            {name: value for name, value in known.items() if value is not None}
+            | self.proof.tags
+            | dict(self._host.tags)
+        )
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to go on exactly from here."""

@@ -1,11 +1,11 @@
 """The process that computes one trial, and the template that such processes are forked from.
 
     python -m tune.standby serve FD      computes one trial and ends
-    python -m tune.standby template FD   imports everything once, then forks a process like that for each that is asked for
+    python -m tune.standby template FD   imports everything once, then forks such a process whenever it is asked to
 
 FD is one end of a pipe to the Ray actor (`tune.nursery`). A process that serves is told ("prepare", job) while another
-trial runs, or not at all, and then ("run", order). It ends with its trial, and when the other end of the pipe closes:
-nothing outlives the actor. Here nothing of the trial is known to Ray.
+trial runs and ("wake", None) to see if it lives, or neither of them, and then ("run", order). It ends with its trial,
+and when the other end of the pipe closes: nothing outlives the actor. It knows nothing of Ray.
 
 The template must never initialise CUDA, or nothing that it forks could use it.
 """
@@ -65,7 +65,8 @@ def serve(line: Line) -> None:
         if kind == "run":
             return _run(line, content)
         try:
-            prepare(TrialJob(**content))
+            if kind == "prepare":
+                prepare(TrialJob(**content))
         except Exception as error:  # the next trial then starts a process itself, and says so
             return line.send("failed", f"{type(error).__name__}: {error}")
         line.send("ready")
