@@ -40,6 +40,7 @@ class Row:
     reason: str
     device: str
     warm_start: str | None
+    cold_because: str | None
     gate_verdict: str | None
     timing_valid: str | None
     first_of_arm: bool
@@ -141,6 +142,7 @@ def rows_of(trials: Any) -> list[Row]:
                 reason=trial.reason,
                 device=device,
                 warm_start=trial.tags.get("warm_start"),
+                cold_because=trial.tags.get("cold_because"),
                 gate_verdict=trial.tags.get("gate_verdict"),
                 timing_valid=trial.tags.get("timing_valid"),
                 first_of_arm=trial.tags["arm"] not in {row.arm for row in rows},
@@ -229,6 +231,9 @@ def print_rows(rows: list[Row]) -> None:
         print("".join(_cell(value, width) for value, width in zip(parts, widths, strict=True)), end="")
         print(f"{_cell(row.idle_before_s, 13)}{'  *' if row.first_of_arm else '   '} {row.timing_valid}")
     print("* first of its backend; all in seconds")
+    for row in rows:
+        if row.cold_because:
+            print(f"{row.trial_id} started cold: {row.cold_because}")
 
 
 def _cell(value: float | None, width: int, digits: int = 2) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import pytest

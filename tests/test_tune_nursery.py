@@ -105,17 +105,18 @@ def test_where_the_prepared_process_was_killed_the_trial_starts_one_and_says_so(
     os.kill(nursery.standby.pid, signal.SIGKILL)
     trial = _run(nursery, tmp_path / "b")
     assert (trial.final["status"], trial.final["tags"]["warm_start"]) == ("done", "cold")
+    assert trial.final["tags"]["cold_because"].endswith("it was lost")
     assert _run(nursery, tmp_path / "c").final["tags"]["warm_start"] == "prepared"
 
 
 def test_where_nothing_could_be_prepared_the_next_trial_starts_a_process_itself(
-    nursery: Nursery, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    nursery: Nursery, tmp_path: Path
 ) -> None:
     job = _job(tmp_path / "a", data_dir="nowhere")
     broken = replace(job, config=job.config | {"data": job.config["data"] | {"dataset": "/nowhere.csv"}})
     nursery.run(broken, Recorder(tmp_path / "a"), None)
-    assert _run(nursery, tmp_path / "b").final["tags"]["warm_start"] == "cold"
-    assert "nowhere.csv" in capfd.readouterr().err
+    tags = _run(nursery, tmp_path / "b").final["tags"]
+    assert tags["warm_start"] == "cold" and "nowhere.csv" in tags["cold_because"]
 
 
 def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(nursery: Nursery, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class EpochTimes:
 
 
 def time_metrics(
-    times: EpochTimes, *, validation_s: float, shape: StepShape, gpu: str | None, precision: str
+    times: EpochTimes, validation_s: float, shape: StepShape, *, gpu: str | None, precision: str
 ) -> dict[str, float | None]:
     """An epoch's times and what follows from them, by MLflow name."""
     steps = len(times.step_ms)

@@ -3,7 +3,7 @@
 A trial gets a fresh process. While a trial starts (loads, passes its gate, compiles), before its first timed epoch, the
 process of the next one is forked from a template that has imported everything, and brings up its device's context; the
 trial's epochs wait until that process lies still. It serves one trial, then ends. Where none is ready, the trial starts
-a process itself and its tag `warm_start` says `cold`.
+a process itself; its tag `warm_start` says `cold`, and `cold_because` why.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
@@ -152,21 +151,24 @@ class Template:
         self._popen.wait()
 
 
-@dataclass
 class Nursery:
     """One actor's processes: the template, and at most one that stands by."""
 
-    template: Template | None = None
-    standby: Serving | None = None
+    def __init__(self) -> None:
+        self.template: Template | None = None
+        self.standby: Serving | None = None
+        self._backends: set[str] = set()  # attention of the trials so far: the next one is likely among them
+        self._lost = ""  # why the process prepared last cannot be used
 
     def run(self, job: TrialJob, report: Report, checkpoint: str | None) -> None:
         """Compute one trial in a process of its own, which is killed if `report` raises. Raises ProcessLost."""
-        serving, how = self._take(job)
+        serving, tags = self._take(job)
+        self._backends.add(job.config["model"]["attention"])
         if job.prepare_next and not job.isolate:
             self._prepare(job)
         with _own_cache(job) as own, serving:
             told = job.as_dict() | ({} if own is None else {"compile_dir": own})
-            order = {"job": told, "folder": os.getcwd(), "checkpoint": checkpoint, "warm_start": how}
+            order = {"job": told, "folder": os.getcwd(), "checkpoint": checkpoint, "tags": tags}
             serving.send("run", order)
             for kind, content in serving.messages():
                 if kind == "settle":
@@ -176,41 +178,41 @@ class Nursery:
                     report(result, None if folder is None else Path(folder))
                     serving.send("reported")
 
-    def _take(self, job: TrialJob) -> tuple[Serving, str]:
+    def _take(self, job: TrialJob) -> tuple[Serving, dict[str, str]]:
+        """A process for `job`, and what the trial is to tell of it."""
         standby, self.standby = self.standby, None
-        if standby is not None and not job.isolate:
-            if standby.wakes(READY_WITHIN_S):
-                return standby, PREPARED
-            _give_up(standby)
-        elif standby is not None:
-            standby.end(0.0)
-        return start_cold(), COLD
+        if standby is not None:
+            if not job.isolate and standby.wakes(READY_WITHIN_S):
+                return standby, {"warm_start": PREPARED}
+            self._give_up(standby)
+        why = "isolated" if job.isolate else self._lost or "no trial ran before it in this actor"
+        return start_cold(), {"warm_start": COLD, "cold_because": why}
 
     def _prepare(self, job: TrialJob) -> None:
         if self.template is None or not self.template.lives:
             self.template = Template()
+        self._lost = ""
         try:
             self.standby = self.template.fork()
         except OSError as error:
-            _say(f"no process was prepared for the next trial: {error}")
+            self._lost = f"the template was lost: {error}"
         else:
-            self.standby.send("prepare", job.as_dict())
+            self.standby.send("prepare", {"job": job.as_dict(), "backends": sorted(self._backends)})
 
     def _settle(self) -> list[int]:
         """Wait for the process that is being prepared: its number, or none where there is none."""
         if self.standby is None:
             return []
         if not self.standby.ready(READY_WITHIN_S):
-            _give_up(self.standby)
+            self._give_up(self.standby)
             self.standby = None
             return []
         assert self.standby.pid is not None
         return [self.standby.pid]
 
-
-def _give_up(standby: Serving) -> None:
-    _say(f"the process prepared for the next trial is of no use, that trial starts one itself: {standby.problem}")
-    standby.end(0.0)
+    def _give_up(self, standby: Serving) -> None:
+        self._lost = f"the prepared process is of no use: {standby.problem}"
+        standby.end(0.0)
 
 
 def _own_cache(job: TrialJob) -> AbstractContextManager[str | None]:
@@ -219,10 +221,6 @@ def _own_cache(job: TrialJob) -> AbstractContextManager[str | None]:
         return nullcontext()
     make_private(Path(job.compile_dir), "compiled programs")
     return tempfile.TemporaryDirectory(prefix=f"{job.trial_id}-", dir=job.compile_dir, ignore_cleanup_errors=True)
-
-
-def _say(text: str) -> None:
-    print(f"warm start: {text}", file=sys.stderr, flush=True)
 
 
 _NURSERY: list[Nursery] = []

@@ -156,7 +156,7 @@ class Session:
 
     def run_epoch(self) -> dict[str, float | None]:
         """Prune what is due, train one epoch, validate. Returns the epoch's metrics by MLflow name."""
-        epoch, train = self.progress.epoch + 1, self.config.train
+        epoch = self.progress.epoch + 1
         began_s = time.perf_counter()
         pruned = self.pruner.prune_before(epoch, self.model, self.optimizer, self._training_losses)
         self.progress.prune_s += time.perf_counter() - began_s
@@ -176,9 +176,8 @@ class Session:
         losses = {"loss/train_mse": train_mse, "loss/val_mse": errors.mse, "loss/val_mae": errors.mae}
         losses |= {"train/learning_rate": self._stepper.last_learning_rate, "train/skipped_steps": skipped}
         self.spans.work_ended()
-        costs = time_metrics(
-            times, validation_s=validation_s, shape=self.step_shape(), gpu=self.meter.name, precision=train.precision
-        )
+        gpu_name, precision = self.meter.name, self.config.train.precision
+        costs = time_metrics(times, validation_s, self.step_shape(), gpu=gpu_name, precision=precision)
         return losses | costs | gpu | self._size_metrics()
 
     def _build_stepper(self) -> None:
@@ -239,8 +238,7 @@ class Session:
         """Before the first timed epoch: what is being prepared for the next trial gets ready, and lies still."""
         if self._idle is None:
             began_s = time.perf_counter()
-            self._idle = self._host.settle()
-            self._standby_wait_s = time.perf_counter() - began_s
+            self._idle, self._standby_wait_s = self._host.settle(), time.perf_counter() - began_s
 
     def _note_neighbours(self) -> None:
         """Once shared, or once unknown, a trial's timings stay so, over interruptions too."""

@@ -3,7 +3,7 @@
     python -m tune.standby serve FD      computes one trial and ends
     python -m tune.standby template FD   imports everything once, then forks such a process whenever it is asked to
 
-FD is one end of a pipe to the Ray actor (`tune.nursery`). A process that serves is told ("prepare", job) while another
+FD is one end of a pipe to the Ray actor (`tune.nursery`). A process that serves is told ("prepare", ...) while another
 trial runs and ("wake", None) to see if it lives, or neither of them, and then ("run", order). It ends with its trial,
 and when the other end of the pipe closes: nothing outlives the actor. It knows nothing of Ray.
 
@@ -66,7 +66,7 @@ def serve(line: Line) -> None:
             return _run(line, content)
         try:
             if kind == "prepare":
-                prepare(TrialJob(**content))
+                prepare(TrialJob(**content["job"]), content["backends"])
         except Exception as error:  # the next trial then starts a process itself, and says so
             return line.send("failed", f"{type(error).__name__}: {error}")
         line.send("ready")
@@ -81,9 +81,13 @@ def _run(line: Line, order: dict[str, Any]) -> None:
     def settle() -> Sequence[int]:
         return line.ask("settle")
 
+    job = TrialJob(**order["job"])
+    if "torch._inductor" in sys.modules and job.config["train"]["engine"] != "eager":
+        from torch._inductor.async_compile import maybe_warm_pool
+
+        maybe_warm_pool()  # its workers, as importing the compiler starts them: the template has none to hand on
     checkpoint = None if order["checkpoint"] is None else Path(order["checkpoint"])
-    host = Host(tags={"warm_start": order["warm_start"]}, settle=settle)
-    run_trial(TrialJob(**order["job"]), report, checkpoint, host)
+    run_trial(job, report, checkpoint, Host(tags=order["tags"], settle=settle))
     line.send("end")
 
 
@@ -98,15 +102,16 @@ def preload() -> None:
     import tune.session  # noqa: F401
 
 
-def prepare(job: TrialJob) -> None:
-    """Bring up what the trial after `job` needs too: imports, the device's context and libraries, the mapped data."""
+def prepare(job: TrialJob, backends: Sequence[str]) -> None:
+    """Bring up what the trial after `job` needs too: the packages of the attention `backends`, the device's context and
+    libraries, the mapped data."""
     import torch
 
     from data_pipeline.store import open_series
     from tune.config import TrialConfig
     from tune.hardware import missing_packages
 
-    missing_packages(importing=True)
+    missing_packages(backends, importing=True)
     data = TrialConfig.model_validate(job.config).data
     open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), timestamp_column=data.timestamp_column)
     if job.device_type == "cuda":
