@@ -118,6 +118,12 @@ def test_each_trial_has_a_process_of_its_own(swept: Ran) -> None:
     assert len({trial.tags["process"] for trial in swept.record().trials}) == ARMS
 
 
+def test_every_process_but_the_first_was_prepared_while_the_trial_before_it_started(swept: Ran) -> None:
+    tags = [trial.tags for trial in swept.record().trials]
+    assert sorted(one["warm_start"] for one in tags) == ["cold"] + ["prepared"] * (ARMS - 1)
+    assert {one["compile_cache"] for one in tags} == {"shared"}
+
+
 @dataclass
 class Battered:
     """One sweep that was interrupted, lost a trial's process, lost its driver, and was then left to finish."""

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A stage may import itself and the stages before it. tune/ modules in one line are one stage.
 STAGES: tuple[tuple[str, ...], ...] = (
-    ("errors", "kernel_names", "hardware", "sweep_dir", "progress", "outbox"),
+    ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox"),
     ("gpu_models", "output", "cli", "streams"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate"),
     ("mlflow_store", "mlflow_runs", "mlflow_model"),
@@ -21,13 +21,13 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("tracking",),
     ("kernels", "numerics"),
     ("gate",),
-    ("proof",),
+    ("proof", "compile_cache"),
     ("axes", "config_file"),
     ("search", "pruner", "prepare", "request", "finalists", "verdict", "report_proof", "report"),
     ("space", "plan_text", "estimate"),
     ("trial",),
     ("checkpoint", "session", "saving"),
-    ("cluster", "callback"),
+    ("cluster", "callback", "nursery", "standby"),
     ("halving", "launch", "proposer"),
     ("adaptive",),
     ("runner",),

@@ -79,5 +79,5 @@ def test_an_epoch_without_a_step_is_all_other(clock: FakeClock) -> None:
 def test_on_a_cpu_memory_energy_and_neighbours_are_unknown_and_therefore_none() -> None:
     meter = GpuMeter(torch.device("cpu"))
     meter.begin()
-    readings = (meter.peak_memory_gib(), meter.energy_j(), meter.compute_processes(), meter.sm_clock_mhz())
+    readings = (meter.peak_memory_gib(), meter.energy_j(), meter.other_processes(), meter.sm_clock_mhz())
     assert (meter.uuid, meter.throttle_reasons(), *readings) == (None,) * 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,23 @@ def run_small(
     data_sha256: str | None = None,
     gate_dir: Path | None = None,
     packages_sha256: str | None = None,
+    compile_dir: Path | None = None,
     **fields: Any,
 ) -> Recorder:
     folder.mkdir(exist_ok=True)
-    config = small_config(**{name.replace("__", "."): value for name, value in fields.items()})
-    job = TrialJob(
-        trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=str(folder),
-        cache_dir=str(folder.parent / "arrow"), cpus=1,
+    job = replace(
+        small_job(folder, **fields),
         gate_dir=None if gate_dir is None else str(gate_dir), exclusive=exclusive, data_sha256=data_sha256,
-        packages_sha256=packages_sha256,
+        packages_sha256=packages_sha256, compile_dir=None if compile_dir is None else str(compile_dir),
     )  # fmt: skip
     recorder = Recorder(folder, stop_after)
     run_trial(job, recorder, checkpoint)
     return recorder
+
+
+def small_job(folder: Path, **fields: Any) -> TrialJob:
+    config = small_config(**{name.replace("__", "."): value for name, value in fields.items()})
+    return TrialJob(
+        trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=str(folder),
+        cache_dir=str(folder.parent / "arrow"), cpus=1,
+    )  # fmt: skip

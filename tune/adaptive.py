@@ -83,7 +83,7 @@ class Search:
                 "settings": as_settings(self._plan.arm(labels).changes),
             },
         )
-        return self._launcher.job(trial).as_dict()
+        return self._launcher.job(trial, prepare_next=True).as_dict()
 
     def _stopped(self, trial_id: str, reasons: dict[str, str]) -> dict[str, Any] | None:
         """How a trial ends that Tune completes without its own word: stopped, if it was the scheduler."""

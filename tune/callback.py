@@ -55,6 +55,7 @@ class Collector(ray_tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process was lost more often than it may be retried, or Tune could not start it."""
         error = trial.get_pickled_error()
+        error = getattr(error, "cause", None) or error  # RayTaskError's own message is a traceback
         lines = str(error).strip().splitlines() if error else []
         reason = f"{type(error).__name__}: {lines[0]}" if lines else "the trial's process was lost"
         self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": {}})

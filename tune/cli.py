@@ -89,6 +89,8 @@ def sweep_parser() -> Parser:
     how.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time (default: one per GPU)")
     how.add_argument("--fresh", action="store_true", help="start anew even if the same sweep is unfinished")
     how.add_argument("--resume", metavar="SWEEP_ID", help="go on with this sweep, also after a change of code")
+    text = "start each trial's process anew, with empty caches of compiled code and gate results: slower"
+    how.add_argument("--isolate", action="store_true", help=text)
     _add_shared(parser)
     return parser
 

@@ -150,6 +150,7 @@ def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, tex
         trials=request.trials,
         fresh=arguments.fresh,
         resume=arguments.resume,
+        isolate=arguments.isolate,
         quiet=arguments.quiet,
     )
 

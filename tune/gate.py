@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import stat
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from tune.errors import GateFailed
 from tune.hardware import node_facts, package_dir, versions
 from tune.numerics import BATCHES, DROPOUTS, Errors, Measured, Subject, measure
+from tune.private import make_private
 from tune.sweep_dir import write_atomically
 
 FACTOR, SLACK = 2.0, 1e-6  # design, measurement rule 2
@@ -116,7 +116,7 @@ def judge(subject: Subject, device: torch.device, folder: Path | None) -> Verdic
     fresh = Verdict(key=key, subject=subject, measured=_UNMEASURED, file=None, cached=False)
     if folder is None:
         return replace(fresh, measured=measure(subject, device))
-    _make_private(folder)
+    make_private(folder, "verdicts")
     file = folder / f"{key}.json"
     lock = filelock.FileLock(folder / f"{key}.lock")
     try:
@@ -146,12 +146,18 @@ def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
         "beta1_moves": subject.beta1_moves,
         "precision": subject.precision,
         "batch_size": subject.batch_size,
+        "rule": [FACTOR, SLACK, BATCHES],
+    } | platform_identity(device)
+
+
+def platform_identity(device: torch.device) -> dict[str, Any]:
+    """The device, versions, settings and sources that numerics and compiled code depend on."""
+    return {
         "device": node_facts(use_gpu=device.type == "cuda").name,
         "versions": {name: version for name, version in versions().items() if name not in NO_NUMERICS}
         | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()},
         "settings": {name: os.environ.get(name) for name in SETTINGS},
         "sources_sha256": _sources_sha256(),
-        "rule": [FACTOR, SLACK, BATCHES],
     }
 
 
@@ -166,14 +172,6 @@ def _sources_sha256() -> str:
             digest.update(f"{package}/{source.relative_to(folder)}\0".encode())
             digest.update(source.read_bytes() + b"\0")
     return digest.hexdigest()
-
-
-def _make_private(folder: Path) -> None:
-    """RuntimeError where others could write verdicts."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise RuntimeError(f"{folder} can be written by others, so its verdicts are not trusted: chmod 700 {folder}")
 
 
 def _read(file: Path, about: dict[str, Any]) -> Measured | None:

@@ -166,6 +166,16 @@ def visible_gpus(lib: Any) -> list[Any]:
     return chosen
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs under this number; one that has ended and waits to be collected does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = len(os.listdir(f"/proc/{pid}/task"))  # its memory is there until the last of them has ended
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X") or threads > 1
+
+
 def versions() -> dict[str, str | None]:
     """Installed versions of the packages a result depends on; None where one is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}

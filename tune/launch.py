@@ -1,8 +1,11 @@
-"""Planned trials -> Ray Tune trials: one fresh process each, under a fixed list or under a search."""
+"""Planned trials -> Ray Tune trials, under a fixed list or under a search."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,7 @@ class Launcher:
     data_dir: Path  # absolute
     cache_dir: Path  # absolute
     data_sha256: str  # of the source the sweep was planned on
+    isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
 
     @property
     def in_pairs(self) -> Launcher:
@@ -41,8 +45,9 @@ class Launcher:
         several = self.share.gpus * self.share.at_a_time > 1
         return replace(self, share=replace(self.share, at_a_time=1)) if several else self
 
-    def job(self, trial: PlannedTrial) -> TrialJob:
+    def job(self, trial: PlannedTrial, *, prepare_next: bool) -> TrialJob:
         """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one."""
+        storage = self.folder.path.parent
         return TrialJob(
             trial_id=trial.trial_id,
             config=trial.config.model_dump(mode="json"),
@@ -52,17 +57,27 @@ class Launcher:
             cpus=self.share.cpus,
             exclusive=self.share.exclusive,
             data_sha256=self.data_sha256,
-            gate_dir=str(self.folder.path.parent / "gate"),
+            gate_dir=None if self.isolate else str(storage / "gate"),
             resume_from=self.folder.checkpoints().get(trial.trial_id),
             sweep_id=self.folder.sweep_id,
             packages_sha256=packages_sha256(),
+            compile_dir=str(self._isolated if self.isolate else storage / "compile"),
+            isolate=self.isolate,
+            prepare_next=prepare_next,
         )
+
+    @property
+    def _isolated(self) -> Path:
+        """Holds each isolated trial's own cache while it runs."""
+        return self.folder.path / "isolated"
 
     def run(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
         """Run `trials` in their order (FIFO)."""
         from ray import tune as ray_tune
 
-        jobs = ray_tune.grid_search([self.job(trial).as_dict() for trial in trials])
+        followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
+        listed = [self.job(trial, prepare_next=at < followed).as_dict() for at, trial in enumerate(trials)]
+        jobs = ray_tune.grid_search(listed)
         self._fit(collector, param_space={"job": jobs})
 
     def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
@@ -80,6 +95,7 @@ class Launcher:
                 max_concurrent_trials=self.share.at_a_time,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
+                reuse_actors=True,  # an actor computes nothing: each trial has a process of its own (tune.nursery)
                 **how,
             ),
             run_config=ray_tune.RunConfig(
@@ -91,7 +107,11 @@ class Launcher:
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
             ),
         )
-        tuner.fit()
+        shutil.rmtree(self._isolated, ignore_errors=True)  # what a killed run has left
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(self._isolated, ignore_errors=True)
 
 
 def _trial_name(trial: Any) -> str:
@@ -99,11 +119,13 @@ def _trial_name(trial: Any) -> str:
 
 
 def trial_entry(config: dict[str, Any]) -> None:
-    """What Ray runs on a worker: one trial, reported through Tune."""
+    """What Ray runs on a worker: one trial, in a process of its own, reported through Tune."""
     from ray import tune as ray_tune
 
-    from tune.trial import run_trial
+    from tune import nursery
 
+    # A trial that a scheduler stops is over once its process has given its memory back; Tune waits 2 s by itself
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     job = TrialJob(**config["job"])
 
     def report(result: dict[str, Any], folder: Path | None) -> None:
@@ -111,7 +133,5 @@ def trial_entry(config: dict[str, Any]) -> None:
         ray_tune.report(result, checkpoint=checkpoint)
 
     retried = ray_tune.get_checkpoint()
-    if retried is not None:
-        with retried.as_directory() as folder:
-            return run_trial(job, report, Path(folder))
-    return run_trial(job, report, Path(job.resume_from) if job.resume_from else None)
+    with nullcontext(job.resume_from) if retried is None else retried.as_directory() as folder:
+        nursery.here().run(job, report, folder)

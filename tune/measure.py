@@ -16,15 +16,16 @@ None of these is a remainder: `train_s` is measured on its own and `unexplained_
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model.flops import StepShape
+from model.flops import StepShape, mfu_pct
 from tune.config import TrialConfig
-from tune.hardware import GIB, nvml
+from tune.hardware import GIB, alive, nvml
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,27 @@ class EpochTimes:
         """How far the parts' sum is from `train_s`, in percent of it."""
         parts = self.step_s + self.h2d_s + self.data_wait_s + self.launch_s + self.other_s
         return 100 * abs(parts - self.train_s) / self.train_s
+
+
+def time_metrics(
+    times: EpochTimes, validation_s: float, shape: StepShape, *, gpu: str | None, precision: str
+) -> dict[str, float | None]:
+    """An epoch's times and what follows from them, by MLflow name."""
+    steps = len(times.step_ms)
+    return {
+        "time/epoch_s": times.train_s + validation_s,
+        "time/train_s": times.train_s,
+        "time/step_s": times.step_s,
+        "time/h2d_s": times.h2d_s,
+        "time/data_wait_s": times.data_wait_s,
+        "time/launch_s": times.launch_s,
+        "time/other_s": times.other_s,
+        "time/feed_host_s": times.feed_host_s,
+        "time/unexplained_pct": times.unexplained_pct,
+        "time/validation_s": validation_s,
+        "speed/windows_per_s": steps * shape.batch_size / times.train_s,
+        "speed/mfu_pct": mfu_pct(shape, step_s=times.train_s / steps, gpu=gpu, precision=precision),
+    }
 
 
 def step_shape(config: TrialConfig, *, channels: int, windows: int, heads: Sequence[int]) -> StepShape:
@@ -188,6 +210,16 @@ class EpochTimer:
             torch.cuda.synchronize()
 
 
+def count_others(pids: Sequence[int], *, own: int, idle: Collection[int]) -> int:
+    """How many of the processes `pids` on a GPU are neither this one nor one of `idle`, which do nothing there.
+
+    In a container NVML may give the host's numbers, which are of no use inside: then processes are only counted.
+    """
+    if own in pids:
+        return len(set(pids) - {own} - set(idle))
+    return max(len(pids) - 1 - len(idle), 0)
+
+
 class GpuMeter:
     """Memory, energy, clock and neighbours of the GPU this process computes on, by UUID. On a CPU all are None."""
 
@@ -234,10 +266,12 @@ class GpuMeter:
         """NVML's bit mask of why the clock is held down now (bit 0: idle)."""
         return self._read("nvmlDeviceGetCurrentClocksThrottleReasons")
 
-    def compute_processes(self) -> int | None:
-        """How many processes compute on this GPU now, this one included."""
+    def other_processes(self, idle: Collection[int] = ()) -> int | None:
+        """How many processes hold this GPU now, beside this one and those of `idle` that still live."""
         running = self._read("nvmlDeviceGetComputeRunningProcesses")
-        return None if running is None else len(running)
+        if running is None:
+            return None
+        return count_others([found.pid for found in running], own=os.getpid(), idle=set(filter(alive, idle)))
 
     def _read(self, function: str, *constants: str) -> Any:
         if self.uuid is None:

@@ -48,6 +48,7 @@ class Options:
     trials: int | None = None  # of a sweep with a space: how many arms are drawn from it; None elsewhere
     fresh: bool = False
     resume: str | None = None
+    isolate: bool = False  # every trial in a process that nothing was prepared in, with empty caches
     quiet: bool = False
 
 
@@ -101,6 +102,7 @@ def run_sweep(
             data_dir=options.data_dir,
             cache_dir=cache_dir(options.storage_path),
             data_sha256=series.source_sha256,
+            isolate=options.isolate,
         )
         return _Run(plan, folder, launcher, options).run()
 

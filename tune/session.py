@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from data_pipeline.batches import Feed
 from data_pipeline.errors import DataUnsupported
 from data_pipeline.feeds import FEEDS
 from data_pipeline.store import Series, open_series
-from model.flops import StepShape, mfu_pct
+from model.flops import StepShape
 from model.patchtst import build_model, count_parameters, heads_per_layer
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
@@ -33,22 +33,25 @@ from tune.errors import Unsupported
 from tune.evaluate import evaluate, naive_forecasts
 from tune.hardware import missing_packages, node_facts
 from tune.lr import Course, Rates
-from tune.measure import EpochTimer, EpochTimes, GpuMeter, step_shape
+from tune.measure import EpochTimer, EpochTimes, GpuMeter, step_shape, time_metrics
 from tune.proof import Proof
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.saving import save_forecaster
 from tune.search import unsupported_reason
 from tune.step import Stepper, make_optimizer, make_scaler
-from tune.trial import Progress, TrialJob, median_after
+from tune.trial import ALONE, Host, Progress, Spans, TrialJob, median_after
 
 
 class Session:
     """One trial while it runs. Use as a context manager: it closes the feed."""
 
-    def __init__(self, job: TrialJob, config: TrialConfig, started_s: float) -> None:
+    def __init__(self, job: TrialJob, config: TrialConfig, started_s: float, host: Host = ALONE) -> None:
         # Beside a GPU one thread: sixteen made the gather of a batch slower, not faster (docs/measurements.md)
         torch.set_num_threads(max(1, job.cpus) if job.device_type == "cpu" else 1)
-        self.job, self.config, self._started_s = job, config, started_s
+        self.job, self.config, self._started_s, self._host = job, config, started_s, host
+        self.spans = Spans()
+        self._idle: Sequence[int] | None = None  # processes of ours that wait beside this one; None: not asked yet
+        self._standby_wait_s = 0.0
         self.device = torch.device(job.device_type)
         self.meter = GpuMeter(self.device)
         self.progress = Progress()
@@ -172,7 +175,10 @@ class Session:
             self.best_state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         losses = {"loss/train_mse": train_mse, "loss/val_mse": errors.mse, "loss/val_mae": errors.mae}
         losses |= {"train/learning_rate": self._stepper.last_learning_rate, "train/skipped_steps": skipped}
-        return losses | self._time_metrics(times, validation_s) | gpu | self._size_metrics()
+        self.spans.work_ended()
+        gpu_name, precision = self.meter.name, self.config.train.precision
+        costs = time_metrics(times, validation_s, self.step_shape(), gpu=gpu_name, precision=precision)
+        return losses | costs | gpu | self._size_metrics()
 
     def _build_stepper(self) -> None:
         """Compile and warm up for the present shapes, timed apart from the epochs."""
@@ -208,10 +214,12 @@ class Session:
 
     def _train(self, epoch: int) -> tuple[EpochTimes, dict[str, float | None]]:
         assert self._stepper is not None
+        self._settle()
         self.model.train()
         timer = EpochTimer(self.device)
         self.meter.begin()
         self._note_neighbours()
+        self.spans.epoch_began()
         with timer.epoch():
             batches = self._stepper.batches(self.feed, epoch)
             for batch in timer.batches(batches, gathered_on_device=self.feed.gathered_on_device):
@@ -226,13 +234,19 @@ class Session:
         self._note_neighbours()
         return timer.times(), gpu
 
+    def _settle(self) -> None:
+        """Before the first timed epoch: what is being prepared for the next trial gets ready, and lies still."""
+        if self._idle is None:
+            began_s = time.perf_counter()
+            self._idle, self._standby_wait_s = self._host.settle(), time.perf_counter() - began_s
+
     def _note_neighbours(self) -> None:
         """Once shared, or once unknown, a trial's timings stay so, over interruptions too."""
         if not self.job.exclusive:
             self.progress.shared = True
         elif self.device.type == "cuda" and self.progress.shared is False:
-            running = self.meter.compute_processes()
-            self.progress.shared = None if running is None else running > 1
+            others = self.meter.other_processes(self._idle or ())
+            self.progress.shared = None if others is None else others > 0
 
     def _evaluate(self, split: str, naive: bool = False) -> dict[str, Any]:
         assert self._stepper is not None
@@ -256,23 +270,6 @@ class Session:
             batch.arrived()
             yield functools.partial(stepper.loss, batch.past, batch.future)
 
-    def _time_metrics(self, times: EpochTimes, validation_s: float) -> dict[str, float | None]:
-        shape, steps, precision = self.step_shape(), len(times.step_ms), self.config.train.precision
-        return {
-            "time/epoch_s": times.train_s + validation_s,
-            "time/train_s": times.train_s,
-            "time/step_s": times.step_s,
-            "time/h2d_s": times.h2d_s,
-            "time/data_wait_s": times.data_wait_s,
-            "time/launch_s": times.launch_s,
-            "time/other_s": times.other_s,
-            "time/feed_host_s": times.feed_host_s,
-            "time/unexplained_pct": times.unexplained_pct,
-            "time/validation_s": validation_s,
-            "speed/windows_per_s": steps * shape.batch_size / times.train_s,
-            "speed/mfu_pct": mfu_pct(shape, step_s=times.train_s / steps, gpu=self.meter.name, precision=precision),
-        }
-
     def step_shape(self) -> StepShape:
         """What a training step costs now depends on this."""
         return step_shape(
@@ -292,6 +289,7 @@ class Session:
         if self._stepper is None:
             self._build_stepper()
         errors = self._evaluate("test", naive=True)
+        self.spans.work_ended()
         progress = self.progress
         naive = {f"final/naive_{name}_mse": found.mse for name, found in errors.items() if name != "model"}
         return (
@@ -307,6 +305,7 @@ class Session:
                 "final/gate_s": progress.gate_s,
                 "final/prune_s": progress.prune_s,
                 "final/startup_s": self._startup_s,
+                "final/standby_wait_s": self._standby_wait_s,
             }
             | self.proof.metrics
             | {name.replace("model/", "final/"): value for name, value in self._size_metrics().items()}
@@ -327,8 +326,13 @@ class Session:
             "hostname": platform.node(),
             "process": str(os.getpid()),
             "heads_kept": json.dumps(heads_per_layer(self.model)),
+            "spans": self.spans.as_tag(),
         }
-        return {name: value for name, value in known.items() if value is not None} | self.proof.tags
+        return (
+            {name: value for name, value in known.items() if value is not None}
+            | self.proof.tags
+            | dict(self._host.tags)
+        )
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to go on exactly from here."""

@@ -6,13 +6,14 @@ inside a trial (no memory, NaN, a failure): it reports the status with its reaso
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ class TrialJob:
     resume_from: str | None = None  # checkpoint of an earlier run of this sweep
     sweep_id: str | None = None  # goes into the saved model
     packages_sha256: str | None = None  # of the driver's code; None: not checked
+    compile_dir: str | None = None  # where compiled code is kept (tune.compile_cache); None: where PyTorch likes
+    isolate: bool = False  # a process that nothing was prepared in, and an empty cache
+    prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,7 +63,37 @@ class Progress:
     not_finite: str | None = None  # what stopped being a number
 
 
-def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What a trial is told, and can ask, of the process that hosts it."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)  # beside the trial's own
+    settle: Callable[[], Sequence[int]] = lambda: ()
+    """Returns once nothing is being prepared beside the trial: the processes of ours that idle on its device."""
+
+
+ALONE = Host()
+
+
+@dataclass
+class Spans:
+    """When a trial's process began and worked, by the wall clock in ms: the gaps between trials are read from these."""
+
+    started_ms: int = field(default_factory=lambda: _now_ms())
+    first_epoch_ms: int | None = None  # the first training work in this process
+    work_ended_ms: int | None = None  # the device's last work: training, validation or the test set
+
+    def epoch_began(self) -> None:
+        self.first_epoch_ms = self.first_epoch_ms or _now_ms()
+
+    def work_ended(self) -> None:
+        self.work_ended_ms = _now_ms()
+
+    def as_tag(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, host: Host = ALONE) -> None:
     """Train, evaluate and report one trial; go on from `checkpoint` if there is one.
 
     Reports after each epoch {"epoch", "metrics", "tags", "timestamp_ms"} with a checkpoint folder, and at the end
@@ -67,21 +101,24 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None) -> 
     """
     started_s = time.perf_counter()
     try:
-        _run(job, report, checkpoint, started_s)
+        _run(job, report, checkpoint, started_s, host)
     except Exception as error:  # reported with its reason, never hidden
         report(_failure(error) | {"timestamp_ms": _now_ms()}, None)
 
 
-def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: float) -> None:
+def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: float, host: Host) -> None:
     from tune.session import Session
 
+    config = TrialConfig.model_validate(job.config)
+    if job.compile_dir is not None:
+        host = _with_cache(host, job, config)
     if job.packages_sha256 not in (None, packages_sha256()):
         raise RuntimeError(
             f"this node imports other code than the driver ({package_dir('tune')}): one sweep's results come from one "
             "program; update that copy, or start the sweep anew"
         )
     with (
-        Session(job, TrialConfig.model_validate(job.config), started_s) as session,
+        Session(job, config, started_s, host) as session,
         tempfile.TemporaryDirectory() as tmp,
     ):
         if checkpoint is not None:
@@ -100,6 +137,16 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
         folder.mkdir()
         session.save_best(folder / "model")
         report(final | {"tags": session.tags(), "timestamp_ms": _now_ms()}, folder)
+
+
+def _with_cache(host: Host, job: TrialJob, config: TrialConfig) -> Host:
+    import torch
+
+    from tune import compile_cache
+
+    assert job.compile_dir is not None
+    used = compile_cache.use(Path(job.compile_dir), config, torch.device(job.device_type), isolated=job.isolate)
+    return replace(host, tags={**host.tags, "compile_cache": used})
 
 
 def _finish(session: Any) -> dict[str, Any]:

@@ -1,0 +1,274 @@
+"""What a sweep costs beside training: the seconds between two trials, and the share of the time the device trains.
+
+    python benchmarks/overhead.py --data-dir DIR --json overhead.json               # 4 backends x 4 seeds, 40 epochs
+    python benchmarks/overhead.py --data-dir DIR --compare-isolated --backends eager --seeds 3 --json isolated.json
+    python benchmarks/overhead.py --dataset demo --backends eager --seeds 2 --epochs 2 --engine eager   # a CPU, dry run
+
+Runs a real sweep through the real runner, in a storage folder of its own whose caches are empty at the start, and reads
+the trials' own times from MLflow. Idle is from the device's last work of a trial (training, validation or the test set)
+to the first training step of the next one on the same device. The first trial of each backend measures the gate's
+verdict and compiles; the median is over those after it. Busy is the device's time in training steps, and beside it that
+in whole epochs with validation, over the time from the first trial's start to the last one's end, for each device used.
+
+--compare-isolated runs the same trials as usual and with --isolate: times and peak memory side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+BACKENDS = "eager,sdpa_efficient,sdpa_cudnn,patch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trial's times; None: not known, or it did not get there."""
+
+    trial_id: str
+    arm: str
+    seed: str
+    status: str
+    reason: str
+    device: str
+    warm_start: str | None
+    cold_because: str | None
+    gate_verdict: str | None
+    timing_valid: str | None
+    first_of_arm: bool
+    started_ms: int | None
+    first_epoch_ms: int | None
+    work_ended_ms: int | None
+    idle_before_s: float | None
+    startup_s: float | None
+    gate_s: float | None
+    compile_s: float | None
+    standby_wait_s: float | None
+    train_s: float
+    step_s: float
+    validation_s: float
+    epochs_s: tuple[float, ...]
+    peak_memory_gib: float | None
+
+
+def main() -> None:
+    """Run, print the tables, write the raw values."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backends", default=BACKENDS, help=f"comma-separated (default {BACKENDS})")
+    parser.add_argument("--seeds", type=int, default=4, help="trials of each backend (default 4)")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--engine", help="default: graph on a GPU, else eager")
+    parser.add_argument("--dataset", default="ETTm1")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every trial")
+    parser.add_argument("--compare-isolated", action="store_true", help="the same trials with and without --isolate")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    from tune.hardware import environment, has_gpu, node_facts
+
+    facts = node_facts(use_gpu=has_gpu())
+    print(f"{facts.name}, {environment()['versions']}")
+    content: dict[str, Any] = {"device": facts.as_dict(), "environment": environment(), "options": _plain(options)}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = run_sweep_here(options, Path(folder) / "warm", isolate=False)
+        content |= {"rows": [asdict(row) for row in rows], "summary": summary(rows)}
+        print_rows(rows)
+        print_summary(content["summary"])
+        if options.compare_isolated:
+            isolated = run_sweep_here(options, Path(folder) / "isolated", isolate=True)
+            content |= {"isolated": [asdict(row) for row in isolated], "comparison": comparison(rows, isolated)}
+            print_comparison(content["comparison"])
+    if options.json:
+        options.json.write_text(json.dumps(content, indent=1))
+
+
+def _plain(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def run_sweep_here(options: argparse.Namespace, storage: Path, *, isolate: bool) -> list[Row]:
+    """One sweep over the backends, run to its end; its trials in the order in which they ran."""
+    from dataclasses import replace
+
+    from tune.config import parse_value
+    from tune.runner import PROJECT, Options, run_sweep
+    from tune.sweeps import get_sweep
+    from tune.tracking import read_sweep
+
+    attention = get_sweep("attention")
+    wanted = options.backends.split(",")
+    arms = {arm.label: arm for arm in attention.arms}
+    sweep = replace(attention, baseline=wanted[0], arms=tuple(arms[label] for label in wanted))
+    fields = {"data.dataset": options.dataset, "train.epochs": options.epochs, "train.batch_size": options.batch}
+    if options.engine:
+        fields["train.engine"] = options.engine
+    for item in options.set:
+        name, _, text = item.partition("=")
+        fields[name] = parse_value(name, text)
+    storage.mkdir()
+    how = Options(
+        storage_path=storage,
+        tracking_uri=f"sqlite:///{storage / 'mlflow.db'}",
+        data_dir=options.data_dir.absolute(),
+        isolate=isolate,
+    )
+    done = run_sweep(sweep, overrides=fields, repeats=options.seeds, seed=1, options=how, show_plan=lambda plan: None)
+    return rows_of(read_sweep(how.tracking_uri, PROJECT, done.sweep_id).trials)
+
+
+def rows_of(trials: Any) -> list[Row]:
+    """The trials of a sweep, in the order of their starts; those that never started come last."""
+    spans = {trial.trial_id: json.loads(trial.tags.get("spans", "{}")) for trial in trials}
+    rows: list[Row] = []
+    ended: dict[str, int] = {}  # device -> when its last work ended
+    for trial in sorted(trials, key=lambda trial: spans[trial.trial_id].get("started_ms", float("inf"))):
+        span, device = spans[trial.trial_id], trial.tags.get("gpu_uuid") or trial.tags.get("hostname", "?")
+        began, before = span.get("first_epoch_ms"), ended.get(device)
+        rows.append(
+            Row(
+                trial_id=trial.trial_id,
+                arm=trial.tags["arm"],
+                seed=trial.tags["seed"],
+                status=trial.status,
+                reason=trial.reason,
+                device=device,
+                warm_start=trial.tags.get("warm_start"),
+                cold_because=trial.tags.get("cold_because"),
+                gate_verdict=trial.tags.get("gate_verdict"),
+                timing_valid=trial.tags.get("timing_valid"),
+                first_of_arm=trial.tags["arm"] not in {row.arm for row in rows},
+                started_ms=span.get("started_ms"),
+                first_epoch_ms=began,
+                work_ended_ms=span.get("work_ended_ms"),
+                idle_before_s=None if began is None or before is None else (began - before) / 1e3,
+                **{name: trial.metrics.get(f"final/{name}") for name in PARTS},
+                train_s=sum(_values(trial, "time/train_s")),
+                step_s=sum(_values(trial, "time/step_s")),
+                validation_s=sum(_values(trial, "time/validation_s")),
+                epochs_s=_values(trial, "time/train_s"),
+                peak_memory_gib=max(_values(trial, "gpu/peak_memory_gib"), default=None),
+            )
+        )
+        if span.get("work_ended_ms"):
+            ended[device] = span["work_ended_ms"]
+    return rows
+
+
+PARTS = ("startup_s", "gate_s", "compile_s", "standby_wait_s")
+
+
+def _values(trial: Any, name: str) -> tuple[float, ...]:
+    return tuple(value for _, value in trial.history.get(name, []))
+
+
+def summary(rows: list[Row]) -> dict[str, float | None]:
+    """The two numbers that the sweep is judged by, with what they are made of."""
+    ran = [row for row in rows if row.started_ms and row.work_ended_ms]
+    later = [row.idle_before_s for row in ran if row.idle_before_s is not None and not row.first_of_arm]
+    first = [row.idle_before_s for row in ran if row.idle_before_s is not None and row.first_of_arm]
+    if not ran:
+        return {}
+    wall_s = (max(row.work_ended_ms or 0 for row in ran) - min(row.started_ms or 0 for row in ran)) / 1e3
+    available_s = wall_s * len({row.device for row in ran})
+    epochs_s = sum(row.train_s + row.validation_s for row in ran)
+    return {
+        "trials": len(ran),
+        "median_idle_s": statistics.median(later) if later else None,
+        "largest_idle_s": max(later, default=None),
+        "median_idle_first_of_arm_s": statistics.median(first) if first else None,
+        "wall_s": wall_s,
+        "busy_pct": 100 * sum(row.step_s for row in ran) / available_s,
+        "busy_epochs_pct": 100 * epochs_s / available_s,
+        "gate_s": sum(row.gate_s or 0 for row in ran),
+        "compile_s": sum(row.compile_s or 0 for row in ran),
+    }
+
+
+def comparison(usual: list[Row], isolated: list[Row]) -> list[dict[str, Any]]:
+    """Each trial as usual and isolated: median epoch and peak memory, with the spread of the epochs within each."""
+    others = {row.trial_id: row for row in isolated}
+    return [
+        {
+            "trial_id": row.trial_id,
+            "warm_start": row.warm_start,
+            "epoch_s": statistics.median(row.epochs_s),
+            "isolated_epoch_s": statistics.median(others[row.trial_id].epochs_s),
+            "ratio": statistics.median(row.epochs_s) / statistics.median(others[row.trial_id].epochs_s),
+            "spread_pct": _spread_pct(row.epochs_s),
+            "isolated_spread_pct": _spread_pct(others[row.trial_id].epochs_s),
+            "peak_memory_gib": row.peak_memory_gib,
+            "isolated_peak_memory_gib": others[row.trial_id].peak_memory_gib,
+        }
+        for row in usual
+        if row.epochs_s and others[row.trial_id].epochs_s
+    ]
+
+
+def _spread_pct(values: tuple[float, ...]) -> float | None:
+    """Standard deviation of the epochs in percent of their mean."""
+    return 100 * statistics.stdev(values) / statistics.mean(values) if len(values) > 1 else None
+
+
+def print_rows(rows: list[Row]) -> None:
+    print(f"\n{'trial':34}{'process':>9}{'gate':>9}{'startup':>9}{'gate s':>8}{'compile':>9}{'waited':>8}", end="")
+    print(f"{'train':>8}{'valid.':>8}{'idle before':>13}  valid")
+    for row in rows:
+        if row.started_ms is None or row.status != "done":
+            print(f"{row.trial_id:34}  {row.status}: {row.reason}")
+            continue
+        parts = [row.startup_s, row.gate_s, row.compile_s, row.standby_wait_s, row.train_s, row.validation_s]
+        widths = (9, 8, 9, 8, 8, 8)
+        print(f"{row.trial_id:34}{row.warm_start:>9}{row.gate_verdict or '-':>9}", end="")
+        print("".join(_cell(value, width) for value, width in zip(parts, widths, strict=True)), end="")
+        print(f"{_cell(row.idle_before_s, 13)}{'  *' if row.first_of_arm else '   '} {row.timing_valid}")
+    print("* first of its backend; all in seconds")
+    for row in rows:
+        if row.cold_because:
+            print(f"{row.trial_id} started cold: {row.cold_because}")
+
+
+def _cell(value: float | None, width: int, digits: int = 2) -> str:
+    return f"{'-' if value is None else f'{value:.{digits}f}':>{width}}"
+
+
+def print_summary(found: dict[str, float | None]) -> None:
+    if not found:
+        print("no trial ran")
+        return
+    print(f"\n{found['trials']:.0f} trials in {found['wall_s']:.1f} s")
+    idle, largest, first = (found[name] for name in ("median_idle_s", "largest_idle_s", "median_idle_first_of_arm_s"))
+    print(
+        f"idle between two trials after the first of each backend: median{_cell(idle, 7)} s, most{_cell(largest, 7)} s"
+    )
+    print(f"idle before the first of a backend: median{_cell(first, 7)} s")
+    print(
+        f"busy: {found['busy_pct']:.1f} % in training steps, {found['busy_epochs_pct']:.1f} % in epochs with validation"
+    )
+    print(f"gate {found['gate_s']:.1f} s and compiling {found['compile_s']:.1f} s in all")
+
+
+def print_comparison(found: list[dict[str, Any]]) -> None:
+    print(
+        f"\n{'trial':34}{'process':>9}{'s/epoch':>10}{'isolated':>10}{'ratio':>8}{'spread %':>10}{'isolated':>10}",
+        end="",
+    )
+    print(f"{'peak GiB':>10}{'isolated':>10}")
+    for row in found:
+        print(f"{row['trial_id']:34}{row['warm_start']:>9}", end="")
+        cells = [(row["epoch_s"], 10, 4), (row["isolated_epoch_s"], 10, 4), (row["ratio"], 8, 4)]
+        cells += [(row["spread_pct"], 10, 2), (row["isolated_spread_pct"], 10, 2)]
+        cells += [(row["peak_memory_gib"], 10, 4), (row["isolated_peak_memory_gib"], 10, 4)]
+        print("".join(_cell(*cell) for cell in cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Every trial has a fresh process, made ready while the trial before it starts up; none of them is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from trial_kit import Recorder, small_job
+
+from tune.measure import count_others
+from tune.nursery import Nursery, ProcessLost, Serving
+from tune.trial import TrialJob
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _job(folder: Path, **changes: Any) -> TrialJob:
+    folder.mkdir(exist_ok=True)
+    return replace(small_job(folder, train__epochs=2), prepare_next=True, **changes)
+
+
+def _run(nursery: Nursery, folder: Path, **changes: Any) -> Recorder:
+    recorder = Recorder(folder)
+    nursery.run(_job(folder, **changes), recorder, None)
+    return recorder
+
+
+def _until(happened: Callable[[], Any], within_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if found := happened():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("did not happen")
+
+
+def _processes(parent: int) -> list[psutil.Process]:
+    children = psutil.Process(parent).children(recursive=True)
+    return [child for child in children if "tune.standby" in " ".join(child.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """One actor's, with its template warm; its processes end with the tests."""
+    one = Nursery()
+    yield one
+    if one.standby is not None:
+        one.standby.end(0.0)
+    if one.template is not None:
+        one.template.end()
+
+
+@pytest.fixture(scope="module")
+def in_turn(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> list[Recorder]:
+    """Three trials, one after another."""
+    return [_run(nursery, tmp_path_factory.mktemp("in-turn") / name) for name in "abc"]
+
+
+def test_the_first_trial_starts_its_process_and_the_next_ones_are_prepared(in_turn: list[Recorder]) -> None:
+    assert [trial.final["status"] for trial in in_turn] == ["done"] * 3, in_turn[0].final
+    assert [trial.final["tags"]["warm_start"] for trial in in_turn] == ["cold", "prepared", "prepared"]
+
+
+def test_each_trial_has_a_process_of_its_own_which_is_gone_when_the_trial_is(in_turn: list[Recorder]) -> None:
+    pids = {int(trial.final["tags"]["process"]) for trial in in_turn}
+    assert len(pids | {os.getpid()}) == 4
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_cold_and_prepared_processes_compute_the_same(in_turn: list[Recorder]) -> None:
+    errors = [trial.final["metrics"]["final/test_mse"] for trial in in_turn]
+    assert errors == errors[:1] * 3
+
+
+def test_a_trial_times_no_epoch_before_the_next_process_lies_still(nursery: Nursery, tmp_path: Path) -> None:
+    standing: list[tuple[str, psutil.Process]] = []
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        assert nursery.standby is not None and nursery.standby.pid is not None and nursery.standby.ready(0.0)
+        standing.append((result["tags"]["process"], psutil.Process(nursery.standby.pid)))
+
+    nursery.run(_job(tmp_path / "a"), report, None)
+    assert len(standing) == 3
+    (own,), (waiting,) = {pid for pid, _ in standing}, {process for _, process in standing}
+    assert int(own) != waiting.pid
+    before = waiting.cpu_times()
+    time.sleep(1.0)
+    assert waiting.cpu_times()[:2] == before[:2]
+
+
+def test_where_the_prepared_process_was_killed_the_trial_starts_one_and_says_so(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    _run(nursery, tmp_path / "a")
+    assert nursery.standby is not None and nursery.standby.pid is not None
+    os.kill(nursery.standby.pid, signal.SIGKILL)
+    trial = _run(nursery, tmp_path / "b")
+    assert (trial.final["status"], trial.final["tags"]["warm_start"]) == ("done", "cold")
+    assert trial.final["tags"]["cold_because"].endswith("it was lost")
+    assert _run(nursery, tmp_path / "c").final["tags"]["warm_start"] == "prepared"
+
+
+def test_where_nothing_could_be_prepared_the_next_trial_starts_a_process_itself(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    job = _job(tmp_path / "a", data_dir="nowhere")
+    broken = replace(job, config=job.config | {"data": job.config["data"] | {"dataset": "/nowhere.csv"}})
+    nursery.run(broken, Recorder(tmp_path / "a"), None)
+    tags = _run(nursery, tmp_path / "b").final["tags"]
+    assert tags["warm_start"] == "cold" and "nowhere.csv" in tags["cold_because"]
+
+
+def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(nursery: Nursery, tmp_path: Path) -> None:
+    def kill(result: dict[str, Any], folder: Path | None) -> None:
+        os.kill(int(result["tags"]["process"]), signal.SIGKILL)
+
+    with pytest.raises(ProcessLost, match=r"process \d+ was lost"):
+        nursery.run(_job(tmp_path / "a"), kill, None)
+
+
+def test_a_trial_that_is_stopped_leaves_no_process(nursery: Nursery, tmp_path: Path) -> None:
+    pids = []
+
+    def stop(result: dict[str, Any], folder: Path | None) -> None:
+        pids.append(int(result["tags"]["process"]))
+        raise SystemExit  # as Tune ends a trial that a scheduler stopped
+
+    with pytest.raises(SystemExit):
+        nursery.run(_job(tmp_path / "a"), stop, None)
+    assert not psutil.pid_exists(pids[0])
+
+
+def test_an_isolated_trial_has_a_cold_process_and_an_empty_cache_that_is_removed(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    caches = tmp_path / "isolated"
+    seen: list[list[Path]] = []
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        seen.append(list(caches.iterdir()))
+        recorder(result, folder)
+
+    _run(nursery, tmp_path / "a")  # leaves a prepared process, which is not used
+    recorder = Recorder(tmp_path / "b")
+    nursery.run(_job(tmp_path / "b", isolate=True, compile_dir=str(caches)), report, None)
+    tags = recorder.final["tags"]
+    assert (tags["warm_start"], tags["compile_cache"]) == ("cold", "isolated")
+    assert [len(folders) for folders in seen] == [1, 1, 1]
+    assert list(caches.iterdir()) == []
+
+
+OWNER = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+from test_tune_nursery import Nursery, _job
+from tune.trial import TrialJob
+Nursery().run(_job(Path(sys.argv[1])), lambda result, folder: print("epoch", flush=True) or sys.stdin.read(), None)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> None:
+    code = OWNER.format(tests=str(ROOT / "tests"))
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as actor:
+        assert actor.stdout is not None and actor.stdout.readline() == b"epoch\n"
+        processes = _until(lambda: (found := _processes(actor.pid)) and len(found) == 3 and found)
+        actor.send_signal(how)
+        actor.wait(timeout=60)
+    _until(lambda: not [process for process in processes if process.is_running() and process.status() != "zombie"])
+
+
+def test_a_process_that_ended_is_not_taken_for_ready() -> None:
+    from multiprocessing import Pipe
+
+    ours, theirs = Pipe()
+    process = Serving(ours)
+    theirs.send(("ready", None))
+    assert process.ready(1.0)
+    theirs.close()
+    assert not process.ready(1.0)
+    assert process.problem == "it was lost"
+
+
+@pytest.mark.parametrize(
+    ("pids", "idle", "others"),
+    [
+        ([10], (), 0),
+        ([10, 11], (11,), 0),  # our own that stands by
+        ([10, 12], (11,), 1),  # ours is gone from the list, a foreign one is there
+        ([10, 11, 12], (11,), 1),
+        ([10, 12, 13], (), 2),
+        ([901, 902], (11,), 0),  # numbers of the host, unknown in here
+        ([901, 902, 903], (11,), 1),
+        ([901, 902], (), 1),
+        ([], (11,), 0),
+    ],
+)
+def test_our_own_standby_is_no_neighbour_and_any_other_process_is(
+    pids: list[int], idle: tuple[int, ...], others: int
+) -> None:
+    assert count_others(pids, own=10, idle=idle) == others

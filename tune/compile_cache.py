@@ -1,0 +1,59 @@
+"""Compiled code on disk, shared by the trials of a storage folder.
+
+COMPILE_DIR/KEY/about.json   in clear what the key is a hash of
+COMPILE_DIR/KEY/inductor     PyTorch's compiler (generated code, FX graphs, AOTAutograd)
+COMPILE_DIR/KEY/triton       Triton's kernels
+
+PyTorch keys what it keeps by the graph and its own settings. Two backends can have the same graph and differ in a
+context manager that no key has, so each (backend, engine, precision) gets a folder of its own here, and so does every
+version, GPU model, setting and state of our sources. The folders hold pickles: they must be their owner's only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tune.config import TrialConfig
+from tune.gate import platform_identity
+from tune.private import make_private
+from tune.sweep_dir import write_atomically
+
+SHARED, ISOLATED = "shared", "isolated"  # values of the tag compile_cache
+FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}  # environment variable -> folder
+COMPILER_SETTINGS = ("TORCHINDUCTOR_", "TORCH_COMPILE", "TORCHDYNAMO_", "TRITON_")  # first words of variables
+
+
+def identity(config: TrialConfig, device: torch.device) -> dict[str, Any]:
+    """All that compiled code depends on, beside what PyTorch's own keys hold; its hash is the folder's name."""
+    settings = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(COMPILER_SETTINGS)}
+    return platform_identity(device) | {
+        "attention": config.model.attention,
+        "engine": config.train.engine,
+        "precision": config.train.precision,
+        "compiler": {name: value for name, value in settings.items() if name not in FOLDERS},
+    }
+
+
+def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolated: bool) -> str:
+    """Let this process compile into its folder under `compile_dir`; into that itself if it is `isolated`.
+
+    Returns the tag compile_cache. Call before anything is compiled. RuntimeError where others can write in there.
+    """
+    make_private(compile_dir, "compiled programs")
+    folder = compile_dir
+    if not isolated:
+        about = identity(config, device)
+        text = json.dumps(about, sort_keys=True, indent=1)
+        folder = compile_dir / hashlib.sha256(text.encode()).hexdigest()[:24]
+        make_private(folder, "compiled programs")
+        write_atomically(folder / "about.json", text)
+    for variable, name in FOLDERS.items():
+        make_private(folder / name, "compiled programs")
+        os.environ[variable] = str(folder / name)
+    return ISOLATED if isolated else SHARED

@@ -1,0 +1,169 @@
+"""The process that computes one trial, and the template that such processes are forked from.
+
+    python -m tune.standby serve FD      computes one trial and ends
+    python -m tune.standby template FD   imports everything once, then forks such a process whenever it is asked to
+
+FD is one end of a pipe to the Ray actor (`tune.nursery`). A process that serves is told ("prepare", ...) while another
+trial runs and ("wake", None) to see if it lives, or neither of them, and then ("run", order). It ends with its trial,
+and when the other end of the pipe closes: nothing outlives the actor. It knows nothing of Ray.
+
+The template must never initialise CUDA, or nothing that it forks could use it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tune.trial import Host, TrialJob, run_trial
+
+# In the template only: PyTorch asks NVML, not CUDA, whether there is a GPU; its compiler starts no workers on import.
+TEMPLATE_SETTINGS = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_WARM_POOL": "0"}
+
+
+class Line:
+    """Our end of the pipe. A thread reads it all the time, so that its closing ends this process whatever it does."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._inbox.put(self._pipe.recv())
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def send(self, kind: str, content: Any = None) -> None:
+        self._pipe.send((kind, content))
+
+    def receive(self) -> tuple[str, Any]:
+        return self._inbox.get()
+
+    def ask(self, kind: str, content: Any = None) -> Any:
+        """Send, and wait for the answer's content."""
+        self.send(kind, content)
+        return self.receive()[1]
+
+
+def serve(line: Line) -> None:
+    """Prepare if told to, then compute one trial. What fails while preparing is told, and ends the process."""
+    line.send("pid", os.getpid())
+    while True:
+        kind, content = line.receive()
+        if kind == "run":
+            return _run(line, content)
+        try:
+            if kind == "prepare":
+                prepare(TrialJob(**content["job"]), content["backends"])
+        except Exception as error:  # the next trial then starts a process itself, and says so
+            return line.send("failed", f"{type(error).__name__}: {error}")
+        line.send("ready")
+
+
+def _run(line: Line, order: dict[str, Any]) -> None:
+    os.chdir(order["folder"])
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        line.ask("report", (result, None if folder is None else str(folder)))
+
+    def settle() -> Sequence[int]:
+        return line.ask("settle")
+
+    job = TrialJob(**order["job"])
+    if "torch._inductor" in sys.modules and job.config["train"]["engine"] != "eager":
+        from torch._inductor.async_compile import maybe_warm_pool
+
+        maybe_warm_pool()  # its workers, as importing the compiler starts them: the template has none to hand on
+    checkpoint = None if order["checkpoint"] is None else Path(order["checkpoint"])
+    run_trial(job, report, checkpoint, Host(tags=order["tags"], settle=settle))
+    line.send("end")
+
+
+def preload() -> None:
+    """Import what every trial needs. Nothing here may initialise CUDA, or start a thread that a fork would lack."""
+    import torch._inductor.compile_fx  # noqa: F401
+    import transformers.models.patchtst.modeling_patchtst  # noqa: F401
+
+    import data_pipeline.feeds  # noqa: F401
+    import tune.compile_cache  # noqa: F401
+    import tune.graph  # noqa: F401
+    import tune.session  # noqa: F401
+
+
+def prepare(job: TrialJob, backends: Sequence[str]) -> None:
+    """Bring up what the trial after `job` needs too: the packages of the attention `backends`, the device's context and
+    libraries, the mapped data."""
+    import torch
+
+    from data_pipeline.store import open_series
+    from tune.config import TrialConfig
+    from tune.hardware import missing_packages
+
+    missing_packages(backends, importing=True)
+    data = TrialConfig.model_validate(job.config).data
+    open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), timestamp_column=data.timestamp_column)
+    if job.device_type == "cuda":
+        square = torch.ones(64, 64, device="cuda")
+        (square @ square).sum().item()
+        del square
+        torch._C._cuda_clearCublasWorkspaces()  # or the trial's peak memory would count them
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _template(control: Connection) -> None:
+    ours = {name: value for name, value in TEMPLATE_SETTINGS.items() if name not in os.environ}
+    os.environ |= ours
+    preload()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for what is forked
+    while True:
+        try:
+            handle = recv_handle(control)
+        except (EOFError, OSError):
+            return
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            for name in ours:
+                del os.environ[name]
+            _serve_and_exit(Connection(handle))
+        os.close(handle)
+
+
+def _serve_and_exit(pipe: Connection) -> NoReturn:
+    """Without an interpreter's long way down: everything that must be closed is closed by then."""
+    code = 1
+    try:
+        serve(Line(pipe))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main(arguments: Sequence[str]) -> None:
+    kind, number = arguments
+    pipe = Connection(int(number))
+    if kind == "template":
+        _template(pipe)
+    else:
+        _serve_and_exit(pipe)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
