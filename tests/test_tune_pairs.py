@@ -98,7 +98,7 @@ def test_holm_by_hand(p: Sequence[float], p_holm: Sequence[float], levels: Seque
 
 
 def _times_with(p: float) -> list[float]:
-    """Three times whose logarithms have deviation 0.1 and differ from 0 with `p`: P(|t| > x) = 1 - x / sqrt(2 + x^2)."""
+    """Three times whose logarithms have deviation 0.1 and mean has this `p`: P(|t| > x) = 1 - x / sqrt(2 + x^2)."""
     t = math.sqrt(2 * (1 - p) ** 2 / (1 - (1 - p) ** 2))
     return [math.exp(t * 0.1 / math.sqrt(3) + shift) for shift in (-0.1, 0.0, 0.1)]
 
