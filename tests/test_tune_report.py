@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tune import commands, output
+from tune.compare import read_side
 from tune.errors import WrongInput
 from tune.mlflow_writer import MlflowWriter
 from tune.report import ArmRow, as_json, markdown, notes, parent_metrics, print_report, summarise
@@ -287,6 +288,14 @@ def test_the_json_holds_each_comparison_with_its_verdict() -> None:
     assert (found["ratio"], found["interval"], found["verdict"]) == (1.0, (1.0, 1.0), "no difference shown")
     assert found["accuracy"]["verdict"] == "not worse"
     assert json.loads(json.dumps(found))["count"] == 3
+
+
+def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
+    output.write_json(str(tmp_path / "x.json"), as_json(record))
+    side = read_side(str(tmp_path / "x.json"), "sqlite:///none.db")
+    assert (side.device, list(side.arms), side.tells_alone) == ("NVIDIA H100", ["none", "fast"], True)
+    assert [(run.seed, run.epoch_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
 
 
 def test_an_environment_that_was_shortened_stays_a_text() -> None:

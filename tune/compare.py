@@ -105,7 +105,7 @@ def _side(name: str, content: Any) -> Side:
         trials = [trial for trial in content["trials"] if trial.get("stage") != "search"]
         tells_alone = all("timing_valid" in trial for trial in trials)
         for trial in trials:
-            seed = trial["params"].get("train.seed")
+            seed = trial.get("seed") or trial["params"].get("train.seed")
             arm = trial.get("arm") or _arm_of(trial["trial_id"], content["sweep"], seed)
             arms.setdefault(arm, []).append(_run(trial, seed))
             fields.setdefault(arm, {key: value for key, value in trial["params"].items() if key != "train.seed"})
