@@ -83,7 +83,7 @@ def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
     if any(one.ratio is not None for one in found.values()):
         family = f", Holm over {tested} arms" if tested > 1 else ""
         lines.append(
-            "'x baseline' is the geometric mean over pairs of equal seed on one GPU, with its t interval "
+            "'x baseline' is the geometric mean over pairs of equal seed on one device, with its t interval "
             f"(95 %{family}); 'no difference shown' does not say that two arms are equal."
         )
     if any(one.accuracy is not None for one in found.values()):
