@@ -11,7 +11,7 @@ setup: .venv/.installed  ## create .venv with everything that running, checking 
 	touch $@
 
 demo: setup  ## the pruning sweep on generated data, offline, on a CPU or a GPU
-	$(BIN)/python experiments.py --sweep pruning --dataset demo --epochs 4
+	$(BIN)/python experiments.py --sweep pruning --dataset demo --epochs 4 --repeats 1
 
 check: setup  ## what CI checks before the tests
 	$(BIN)/ruff check .

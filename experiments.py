@@ -12,6 +12,7 @@ from pathlib import Path
 try:
     from data_pipeline.errors import DataError
     from tune.cli import (
+        compare_parser,
         data_parser,
         doctor_parser,
         list_parser,
@@ -41,6 +42,12 @@ def report_command(arguments: argparse.Namespace) -> int:
     from tune import commands
 
     return commands.report(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def compare_command(arguments: argparse.Namespace) -> int:
+    from tune import compare
+
+    return compare.compare(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def predict_command(arguments: argparse.Namespace) -> int:
@@ -78,6 +85,7 @@ COMMANDS = {
     ("list",): (list_parser, list_command),
     ("doctor",): (doctor_parser, doctor_command),
     ("report",): (report_parser, report_command),
+    ("compare",): (compare_parser, compare_command),
     ("predict",): (predict_parser, predict_command),
     ("data", "show"): (data_parser, data_command),
     (): (sweep_parser, run_command),

@@ -15,8 +15,8 @@ from tune.tracking import SweepRecord
 ARMS = 11
 EPOCHS = 3
 SMALL = (  # noqa: SIM905
-    "--sweep pruning --dataset demo --epochs 3 --set data.context_length=96 --set data.prediction_length=24 "
-    "--set model.d_model=32 --set model.ffn_dim=32 --set train.learning_rate=0.001"
+    "--sweep pruning --dataset demo --epochs 3 --repeats 1 --set data.context_length=96 "
+    "--set data.prediction_length=24 --set model.d_model=32 --set model.ffn_dim=32 --set train.learning_rate=0.001"
 ).split()
 
 

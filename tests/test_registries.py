@@ -65,12 +65,12 @@ def _said(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 @pytest.mark.usefixtures("added")
 def test_the_attention_sweep_and_the_plan_know_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert "twin" in {arm.label for arm in get_sweep("attention").arms}
-    planned = _said(capsys, "--sweep", "attention", "--dataset", "sample", "--plan", "--set", "pruning.score=lightest",
-                    "--set", "pruning.heads_per_layer=2")  # fmt: skip
+    planned = _said(capsys, "--sweep", "attention", "--dataset", "sample", "--repeats", "1", "--plan", "--set",
+                    "pruning.score=lightest", "--set", "pruning.heads_per_layer=2")  # fmt: skip
     (trial,) = [trial for trial in planned["trials"] if trial["arm"] == "twin"]
     assert trial["unsupported"] is None
     assert (trial["params"]["model.attention"], trial["params"]["data.dataset"]) == ("twin", "sample")
-    assert len(_said(capsys, "--sweep", "narrow", "--dataset", "demo", "--plan")["trials"]) == 2
+    assert len(_said(capsys, "--sweep", "narrow", "--dataset", "demo", "--repeats", "1", "--plan")["trials"]) == 2
     assert "lightest-2-gradual" in {choice.label for choice in get_sweep("full").space["pruning"]}
 
 

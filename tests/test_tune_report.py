@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tune import commands, output
+from tune.compare import read_side
 from tune.errors import WrongInput
-from tune.mlflow_writer import MlflowWriter
 from tune.report import ArmRow, as_json, markdown, notes, parent_metrics, print_report, summarise
 from tune.tracking import SweepRecord, TrialRecord
 
@@ -64,6 +64,15 @@ def _row(record: SweepRecord, arm: str = "fast") -> ArmRow:
     return next(row for row in summarise(record) if row.arm == arm)
 
 
+def _ratio(record: SweepRecord, arm: str = "fast") -> float | None:
+    compared = _row(record, arm).compared
+    return compared.ratio if compared else None
+
+
+def _notes(record: SweepRecord) -> list[str]:
+    return notes(record, summarise(record))
+
+
 def _table(record: SweepRecord) -> str:
     stream = io.StringIO()
     print_report(record, stream)
@@ -89,8 +98,9 @@ def test_the_ratio_is_the_geometric_mean_over_pairs_of_equal_seeds() -> None:
         _trial("none", 1, s=4.0), _trial("none", 2, s=9.0), _trial("fast", 1, s=2.0), _trial("fast", 2, s=1.0),
         _trial("fast", 3, s=0.001),  # no baseline of this seed
     )  # fmt: skip
-    assert _row(record).speedup == pytest.approx(math.sqrt(2 * 9))
-    assert _row(record, "none").speedup == 1
+    assert _ratio(record) == pytest.approx(math.sqrt(2 * 9))
+    row = _row(record, "none")
+    assert row.is_baseline and row.compared is None
 
 
 @pytest.mark.parametrize(
@@ -106,9 +116,9 @@ def test_the_ratio_is_the_geometric_mean_over_pairs_of_equal_seeds() -> None:
 )
 def test_a_pair_is_two_trials_on_one_device(first: dict[str, str], second: dict[str, str], paired: bool) -> None:
     record = _sweep(_trial("none", s=4.0, tags=first), _trial("fast", s=2.0, tags=second))
-    assert _row(record).speedup == (2.0 if paired else None)
-    note = "No 'x baseline' for fast: no pair with the baseline ran on one GPU."
-    assert (note in notes(record)) is not paired
+    assert _ratio(record) == (pytest.approx(2.0) if paired else None)
+    note = "Pairs that 'x baseline' leaves out: fast: 1 on different GPUs."
+    assert (note in _notes(record)) is not paired
 
 
 def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> None:
@@ -116,23 +126,61 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
         _trial("none", 1, s=4.0), _trial("fast", 1, s=2.0),
         _trial("none", 2, s=4.0), _trial("fast", 2, s=0.1, tags=ON_B),
     )  # fmt: skip
-    assert _row(record).speedup == 2.0
-    assert "'x baseline' leaves out pairs that ran on different GPUs: fast (1)." in notes(record)
+    assert _ratio(record) == pytest.approx(2.0)
+    assert "Pairs that 'x baseline' leaves out: fast: 1 on different GPUs." in _notes(record)
 
 
 @pytest.mark.parametrize(
-    "unfit",
+    ("unfit", "why"),
     [
-        {"tags": {"timing_valid": "false"}}, {"tags": {"timing_valid": "unknown"}}, {"status": "failed"},
-        {"s": None}, {"s": math.nan}, {"s": 0.0},
+        ({"tags": {"timing_valid": "false"}}, "on a shared device"),
+        ({"tags": {"timing_valid": "unknown"}}, "not known to be alone on their device"),
+        ({"status": "failed"}, "not done"),
+        ({"s": None}, "without an epoch time"),
+        ({"s": math.nan}, "without an epoch time"),
+        ({"s": 0.0}, "without an epoch time"),
     ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("side", ["none", "fast"])
-def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(side: str, unfit: dict[str, Any]) -> None:
+def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(
+    side: str, unfit: dict[str, Any], why: str
+) -> None:
     record = _sweep(*(_trial(arm, **(unfit if arm == side else {})) for arm in ("none", "fast")))
-    assert _row(record).speedup is None
-    assert not any("ran on" in note and "GPUs" in note for note in notes(record))
+    compared = _row(record).compared
+    assert compared is not None and compared.ratio is None and compared.left_out == {why: 1}
+
+
+def test_arms_with_the_same_to_say_of_what_was_left_out_are_named_together() -> None:
+    shared = {"timing_valid": "false"}
+    record = _sweep(*(_trial(arm, tags=shared if arm != "none" else {}) for arm in ("none", "fast", "other")))
+    assert "Pairs that 'x baseline' leaves out: fast, other: 1 on a shared device." in _notes(record)
+
+
+def test_a_verdict_has_its_interval_beside_the_ratio_and_its_accuracy() -> None:
+    """Log ratios 1.40, 1.43, 1.46: by scipy.stats.ttest_1samp(...).confidence_interval(0.95) 1.357 to 1.506."""
+    times = {"none": (1.40, 1.43, 1.46), "fast": (1.0, 1.0, 1.0)}
+    record = _sweep(*(_trial(arm, seed, s=s) for arm, row in times.items() for seed, s in enumerate(row)))
+    assert "| 1.43x (1.36-1.51) | faster | not worse (+0 %, at most +0 %) |" in markdown(record)
+    assert "| baseline | - | - |" in markdown(record)
+
+
+def test_two_pairs_are_a_ratio_without_an_interval_and_no_verdict() -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2)))
+    assert "| 1.00x | no verdict (2 pairs, 3 needed) | not shown (+0 %) |" in markdown(record)
+
+
+def test_the_family_of_holm_and_what_no_difference_means_are_in_a_note() -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast", "other") for seed in (1, 2, 3)))
+    (note,) = (note for note in _notes(record) if note.startswith("'x baseline'"))
+    assert "Holm over 2 arms" in note and "does not say that two arms are equal" in note
+
+
+def test_a_bootstrap_stands_in_a_note_from_ten_pairs() -> None:
+    times = {arm: [base + 0.01 * (seed % 3) for seed in range(10)] for arm, base in (("none", 2.0), ("fast", 1.0))}
+    trials = [_trial(arm, seed, s=s) for arm, row in times.items() for seed, s in enumerate(row)]
+    assert any(note.startswith("Bootstrap intervals (BCa") and "fast 1.9" in note for note in _notes(_sweep(*trials)))
+    assert not any(note.startswith("Bootstrap") for note in _notes(_sweep(*trials[:9], *trials[10:])))
 
 
 @pytest.mark.parametrize(
@@ -153,31 +201,31 @@ def test_a_time_says_unless_every_trial_was_alone(tags: list[str], shown: str) -
 def test_the_column_and_the_note_say_that_the_time_is_of_training_only() -> None:
     record = _sweep(_trial())
     assert "median train s/epoch" in _table(record)
-    assert any("training part of an epoch, without validation" in note for note in notes(record))
+    assert any("training part of an epoch, without validation" in note for note in _notes(record))
 
 
 @pytest.mark.parametrize(("naive", "verb"), [(0.5, "beats"), (0.39, "does not beat all of")])
 def test_the_notes_compare_the_baseline_with_the_naive_forecasts(naive: float, verb: str) -> None:
     metrics = {"final/naive_last_value_mse": naive, "final/naive_last_day_mse": 0.9}
-    (note,) = (note for note in notes(_sweep(_trial(metrics=metrics))) if "naive" in note)
+    (note,) = (note for note in _notes(_sweep(_trial(metrics=metrics))) if "naive" in note)
     assert note.startswith(f"Test MSE of 'none' 0.4000 {verb} the naive forecasts: ")
 
 
 def test_the_notes_give_the_reason_of_what_did_not_run() -> None:
     record = _sweep(_trial(), _trial("fast", status="unsupported", reason="needs a GPU"))
-    assert "fast: unsupported: needs a GPU" in notes(record)
+    assert "fast: unsupported: needs a GPU" in _notes(record)
     assert _row(record).median_epoch_s is None
 
 
 def test_an_arm_that_computes_the_same_as_another_says_so() -> None:
     record = _sweep(_trial("fast"), _trial("other", tags={"same_as": "fast"}))
-    assert "other is the same computation as fast: same removals at 3 epochs." in notes(record)
+    assert "other is the same computation as fast: same removals at 3 epochs." in _notes(record)
 
 
 def test_a_trial_without_its_tags_has_a_row_and_a_note_of_its_own() -> None:
     record = _sweep(_trial("none"), _trial("fast"), _bare(_trial("other")))
     assert [row.arm for row in summarise(record)] == ["none", "fast", "pruning-other-s1"]
-    assert any("no arm or seed of pruning-other-s1" in note for note in notes(record))
+    assert any("no arm or seed of pruning-other-s1" in note for note in _notes(record))
     assert "pruning-other-s1" in _table(record)
 
 
@@ -185,9 +233,9 @@ def test_a_sweep_without_its_tags_is_still_told_and_its_gaps_are_named() -> None
     whole = _sweep(_trial("none"), _trial("fast"))
     record = SweepRecord(**{**{name: getattr(whole, name) for name in whole.__dataclass_fields__}, "tags": {}})
     assert "(device not recorded)" in _table(record) and "(question not recorded)" in markdown(record)
-    assert any("which arm is the baseline" in note for note in notes(record))
+    assert any("which arm is the baseline" in note for note in _notes(record))
     assert as_json(record)["environment"] is None and as_json(record)["sweep"] is None
-    assert {row.speedup for row in summarise(record)} == {None}
+    assert {row.compared for row in summarise(record)} == {None}
 
 
 def test_the_table_is_not_cut_where_there_is_no_terminal() -> None:
@@ -201,14 +249,24 @@ def test_markdown_holds_the_question_a_row_per_arm_and_each_note_as_an_item() ->
     lines = markdown(record).splitlines()
     assert "How fast?" in lines
     assert sum(line.startswith(("| none |", "| fast |")) for line in lines) == 2
-    assert [line[2:] for line in lines if line.startswith("- ")] == notes(record)
+    assert [line[2:] for line in lines if line.startswith("- ")] == _notes(record)
 
 
 def test_the_parent_run_gets_each_arms_summary_and_none_where_there_is_none() -> None:
     found = parent_metrics(_sweep(_trial("none", s=4.0), _trial("fast", s=2.0), _trial("other", status="oom")))
     assert (found["test_mse/fast"], found["val_mse/fast"]) == (0.4, 0.3)
-    assert (found["median_epoch_s/fast"], found["speedup/fast"]) == (2.0, 2.0)
-    assert found["speedup/other"] is None and found["test_mse/other"] is None
+    assert (found["median_epoch_s/fast"], found["final/speedup/fast"]) == (2.0, pytest.approx(2.0))
+    assert found["final/speedup/none"] == 1.0
+    assert found["final/speedup/other"] is None and found["test_mse/other"] is None
+    assert found["final/speedup_low/fast"] is None  # one pair has no interval
+
+
+def test_the_parent_run_gets_the_interval_of_a_speedup() -> None:
+    times = {"none": (1.40, 1.43, 1.46), "fast": (1.0, 1.0, 1.0)}
+    record = _sweep(*(_trial(arm, seed, s=s) for arm, row in times.items() for seed, s in enumerate(row)))
+    found = parent_metrics(record)
+    bounds = (found["final/speedup_low/fast"], found["final/speedup_high/fast"])
+    assert bounds == (pytest.approx(1.357, abs=1e-3), pytest.approx(1.506, abs=1e-3))
 
 
 def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
@@ -219,6 +277,24 @@ def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
     assert (found["params"]["train.learning_rate"], found["params"]["train.patience"]) == (1e-5, None)
     assert found["metrics"]["final/test_mse"] == 0.4
     assert as_json(_sweep())["environment"] == {"gpus": 1}
+    assert (found["arm"], found["seed"], found["timing_valid"], found["gpu_uuid"]) == ("none", "1", "true", GPU_A)
+    assert found["stage"] is None
+
+
+def test_the_json_holds_each_comparison_with_its_verdict() -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
+    found = as_json(record)["comparisons"]["fast"]
+    assert (found["ratio"], found["interval"], found["verdict"]) == (1.0, (1.0, 1.0), "no difference shown")
+    assert found["accuracy"]["verdict"] == "not worse"
+    assert json.loads(json.dumps(found))["count"] == 3
+
+
+def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
+    output.write_json(str(tmp_path / "x.json"), as_json(record))
+    side = read_side(str(tmp_path / "x.json"), "sqlite:///none.db")
+    assert (side.device, list(side.arms), side.tells_alone) == ("NVIDIA H100", ["none", "fast"], True)
+    assert [(run.seed, run.epoch_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
 
 
 def test_an_environment_that_was_shortened_stays_a_text() -> None:
@@ -277,62 +353,3 @@ def test_a_json_target_may_be_stdout_a_new_file_or_one_to_overwrite(
 )
 def test_the_address_of_the_ui_is_shown_without_credentials(uri: str, shown: str) -> None:
     assert commands._ui(uri) == shown
-
-
-PLAN = {
-    "kind": "plan", "sweep_id": "s", "trial_id": "t", "run_name": "t", "time_ms": 1, "params": {},
-    "tags": {"arm": "fast", "seed": "1", "status": "planned", "reason": ""},
-}  # fmt: skip
-BEGIN = {
-    "kind": "begin_sweep", "sweep_id": "s", "name": "s", "time_ms": 1, "params": {}, "files": {},
-    "tags": {"baseline": "none", "device": "cpu"},
-}  # fmt: skip
-
-
-class _Book:
-    """A RunBook whose store keeps nothing but how runs were created, and refuses the tags named in `refused`."""
-
-    def __init__(self, *, dies: bool = False, refused: frozenset[str] = frozenset()) -> None:
-        self.dies, self.refused = dies, refused
-        self.created: list[dict[str, str]] = []
-        self.client = SimpleNamespace(log_batch=self._log_batch, log_text=lambda *_: None)
-
-    def find(self, sweep_id: str, trial_id: str) -> str:
-        return "parent"
-
-    def set_status(self, *_: Any) -> None:
-        pass
-
-    def find_or_create(self, sweep_id: str, trial_id: str, *, tags: dict[str, str], **_: Any) -> str:
-        self._check(tags)
-        self.created.append(tags)
-        if self.dies:
-            raise SystemExit("killed")
-        return "run"
-
-    def _log_batch(self, run_id: str, *, tags: Any, **_: Any) -> None:
-        self._check({tag.key for tag in tags})
-
-    def _check(self, keys: Any) -> None:
-        from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
-
-        if self.refused & set(keys):
-            raise MlflowException("refused", error_code=INVALID_PARAMETER_VALUE)
-
-
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-@pytest.mark.parametrize("record", [PLAN, BEGIN], ids=["trial", "sweep"])
-def test_a_run_has_all_its_tags_from_its_creation_even_if_the_driver_dies_then(record: dict[str, Any]) -> None:
-    book = _Book(dies=True)
-    with pytest.raises(SystemExit):
-        MlflowWriter(book).apply(record)  # type: ignore[arg-type]
-    assert record["tags"].items() <= book.created[0].items()
-
-
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-def test_a_tag_that_mlflow_refuses_costs_a_run_only_that_tag() -> None:
-    book = _Book(refused=frozenset({"arm"}))
-    writer = MlflowWriter(book)  # type: ignore[arg-type]
-    writer.apply(PLAN)
-    assert book.created == [{"role": "trial", "mlflow.parentRunId": "parent"}]
-    assert [rejection.record["tags"] for rejection in writer.rejections] == [{"arm": "fast"}]

@@ -16,7 +16,7 @@ from tune.cli import sweep_parser
 from tune.config_file import read_config, write_config
 from tune.errors import DONE, WRONG_INPUT, WrongInput
 from tune.hardware import DeviceFacts
-from tune.request import DRAWN, Request, build_request
+from tune.request import DRAWN, REPEATS, Request, build_request
 from tune.search import Plan, make_plan
 from tune.sweeps import SWEEPS, get_sweep
 
@@ -153,6 +153,13 @@ def test_the_trials_of_a_space_are_drawn_as_often_as_asked_for() -> None:
     assert _request("--sweep", "full").trials == DRAWN
     assert _request("--sweep", "full", "--trials", "7").trials == 7
     assert _request("--sweep", "pruning").trials is None
+
+
+def test_arms_that_are_compared_run_five_times_and_a_single_one_once() -> None:
+    assert _request("--sweep", "pruning").repeats == _request("--sweep", "full").repeats == REPEATS == 5
+    assert _request(*CUSTOM, "--over", "train.learning_rate=1e-4,1e-3").repeats == 5
+    assert _request(*CUSTOM).repeats == 1
+    assert _request("--sweep", "pruning", "--repeats", "2").repeats == 2
 
 
 def test_most_arms_can_be_planned_and_no_more() -> None:

@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   python experiments.py --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100
   python experiments.py --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
   python experiments.py report SWEEP_ID                               the table of an earlier sweep
+  python experiments.py compare SWEEP_ID other.json                   did an arm get slower or less accurate?
   python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
   python experiments.py data show ETTh1                               what is in a data set
   python experiments.py list                                          sweeps, backends, engines, data sets, ...
@@ -70,7 +71,7 @@ def sweep_parser() -> Parser:
         "baseline arm at the first value of each; over the full sweep: one more dimension of the search",
     )
     what.add_argument("--seed", type=int, metavar="N", help="seed of the first repeat (default 1)")
-    text = "how often each arm runs, with its own seed (default 1; 3 in the final of full)"
+    text = "how often each arm runs, each time with another seed (default 5; 1 where there is one arm only)"
     what.add_argument("--repeats", type=int, metavar="N", help=text)
     what.add_argument("--trials", type=int, metavar="N", help="how many trials the full sweep draws (default 50)")
     text = "all of these as YAML, a data file's path from its folder; the command line wins"
@@ -98,6 +99,18 @@ def sweep_parser() -> Parser:
 def report_parser() -> Parser:
     parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    _add_margin(parser)
+    _add_shared(parser)
+    return parser
+
+
+def compare_parser() -> Parser:
+    text = "Did an arm get slower or less accurate? Exit code 1 if one did from A to B, 0 if not."
+    parser = Parser(prog="experiments.py compare", description=text, allow_abbrev=False)
+    text = "a sweep id, or a file as --json writes it"
+    parser.add_argument("before", metavar="A", help=f"{text}: what is held against")
+    parser.add_argument("after", metavar="B", help=text)
+    _add_margin(parser)
     _add_shared(parser)
     return parser
 
@@ -155,6 +168,11 @@ def _add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)
     text = "sweeps and converted data (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
+
+
+def _add_margin(parser: Parser) -> None:
+    text = "how much larger a validation error may be and count as not worse (default 1)"
+    parser.add_argument("--margin-pct", type=float, default=1.0, metavar="PCT", help=text)
 
 
 def _add_tracking_uri(parser: Parser) -> None:

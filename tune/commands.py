@@ -14,6 +14,7 @@ from tune.config import check_value
 from tune.config_file import check_new_config, write_config
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.estimate import time_line
+from tune.finalists import MARGIN, margin_of
 from tune.gpu_models import gpu_facts
 from tune.hardware import REPO_ROOT
 from tune.mlflow_store import PROJECT, check_store, is_server, redacted, sqlite_file
@@ -199,7 +200,8 @@ def _ui(tracking_uri: str) -> str:
 def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
     """Print the table of an earlier sweep."""
     check_json_target(arguments.json)
-    _show(arguments.sweep_id, tracking_uri, arguments.json, sys.stderr if arguments.json == "-" else sys.stdout)
+    text = sys.stderr if arguments.json == "-" else sys.stdout
+    _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin_of(arguments.margin_pct))
     return DONE
 
 
@@ -223,10 +225,12 @@ def show_data(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _show(sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str]) -> None:
+def _show(
+    sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str], *, margin: float = MARGIN
+) -> None:
     from tune.report import as_json, print_report
     from tune.tracking import read_sweep
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)
-    print_report(record, text)
-    write_json(json_target, as_json(record))
+    print_report(record, text, margin=margin)
+    write_json(json_target, as_json(record, margin=margin))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 DONE, TRIAL_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+REGRESSED = 1  # of `compare`: an arm is slower or less accurate than it was
 OUTPUT_CLOSED = 141  # what a shell shows for a program whose reader has quit: 128 + SIGPIPE
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.config import TrialConfig
+from tune.errors import WrongInput
 from tune.outbox import TrialLog
 
 MARGIN = 0.01  # a validation error at most this much above another, relative to that one, counts as equal to it
@@ -23,6 +24,13 @@ RULE = (
     "that is higher), the fastest by their median training time of an epoch; where these are too few, the next "
     "finished ones by validation MSE"
 )
+
+
+def margin_of(percent: float) -> float:
+    """--margin-pct as a fraction. WrongInput unless it is above 0 and at most 100."""
+    if not 0 < percent <= 100:
+        raise WrongInput(f"--margin-pct {percent:g}: give a number above 0, at most 100; a sweep itself takes 1")
+    return percent / 100
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,20 @@
 """MLflow runs -> the table a reader sees. Every number comes from the MLflow store.
 
-A ratio is the geometric mean, over pairs of the same seed on the same GPU, of baseline over arm in the median of an
-epoch's training time. It carries no interval yet and is therefore no verdict, and says so.
+Ratios, intervals and verdicts are those of tune/pairs.py over the medians of an epoch's training time.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from statistics import fmean, geometric_mean
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import IO, Any
 
 from tune.config import parse_params
+from tune.finalists import MARGIN
+from tune.pairs import Comparison
+from tune.report_pairs import accuracy_text, comparisons, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
 from tune.tracking import SweepRecord, TrialRecord
 from tune.verdict import verdict
@@ -34,22 +35,22 @@ class ArmRow:
     val_mse: float | None
     test_mse: float | None
     median_epoch_s: float | None  # of the training part
-    speedup: float | None  # over the baseline; None without a pair on one GPU
-    pairs: int  # of equal seed on one GPU, which `speedup` is the mean of
-    split_pairs: int  # pairs left out of `speedup` because their two trials ran on different GPUs
+    compared: Comparison | None  # with the baseline; None for the baseline itself and for what is in no pairs
+    is_baseline: bool
     train_total_s: float | None
     timing_valid: str  # a key of TIMING_REMARKS: "true" only if every finished trial had its device to itself
     same_as: str  # the arm whose heads leave at the same epochs; "" where there is none
 
 
-def summarise(record: SweepRecord) -> list[ArmRow]:
+def summarise(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
     """One row per arm, in the order of the sweep's definition where known, else of planning.
 
-    A trial that MLflow knows no arm of gets a row of its own under its id.
+    A trial that MLflow knows no arm of gets a row of its own under its id. `margin`: how much larger an error may be,
+    relative to the baseline's, and count as equal to it.
     """
-    arms = _by_arm(record)
-    baseline = {trial.tags["seed"]: trial for trial in arms.get(record.tags.get("baseline", ""), []) if _known(trial)}
-    return [_row(arm, trials, baseline) for arm, trials in arms.items()]
+    arms, baseline = _by_arm(record), record.tags.get("baseline")
+    found = comparisons(arms, baseline, margin)
+    return [_row(arm, trials, found.get(arm), arm == baseline) for arm, trials in arms.items()]
 
 
 def _by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
@@ -74,14 +75,10 @@ def _definition_order(record: SweepRecord, trial: TrialRecord) -> int:
     return order.index(arm) if arm in order else len(order)
 
 
-def _row(arm: str, trials: list[TrialRecord], baseline: Mapping[str, TrialRecord]) -> ArmRow:
+def _row(arm: str, trials: list[TrialRecord], compared: Comparison | None, is_baseline: bool) -> ArmRow:
     statuses = [trial.status for trial in trials]
     kinds = sorted(set(statuses))
-    done = [trial for trial in trials if trial.status == "done"]
     measured = [trial for trial in trials if trial.status in ("done", "stopped")]
-    pairs = [(first, trial) for trial in done if (first := baseline.get(trial.tags.get("seed", ""))) is not None]
-    timed = [pair for pair in pairs if all(_is_timed(trial) for trial in pair)]
-    ratios = [_epoch_s(first) / _epoch_s(trial) for first, trial in timed if _on_one_device(first, trial)]
 
     def mean(metric: str) -> float | None:
         values = [trial.metrics[metric] for trial in measured if metric in trial.metrics]
@@ -91,15 +88,14 @@ def _row(arm: str, trials: list[TrialRecord], baseline: Mapping[str, TrialRecord
         arm=arm,
         status=kinds[0] if len(kinds) == 1 else ", ".join(f"{kind} {statuses.count(kind)}" for kind in kinds),
         reason=next((trial.reason for trial in trials if trial.reason), ""),
-        trials=len(done),
+        trials=statuses.count("done"),
         heads=mean("final/heads"),
         parameters=mean("final/parameters"),
         val_mse=mean("final/val_mse"),
         test_mse=mean("final/test_mse"),
         median_epoch_s=mean("final/median_epoch_s"),
-        speedup=geometric_mean(ratios) if ratios else None,
-        pairs=len(ratios),
-        split_pairs=len(timed) - len(ratios),
+        compared=compared,
+        is_baseline=is_baseline,
         train_total_s=mean("final/train_total_s"),
         timing_valid=_timing([trial.tags.get("timing_valid", "unknown") for trial in measured]),
         same_as=next((trial.tags["same_as"] for trial in trials if "same_as" in trial.tags), ""),
@@ -110,26 +106,6 @@ def _timing(tags: list[str]) -> str:
     if "false" in tags:
         return "false"
     return "true" if all(tag == "true" for tag in tags) else "unknown"
-
-
-def _is_timed(trial: TrialRecord) -> bool:
-    """Whether the trial is done, is no trial of a search, and has an epoch time measured alone on its device."""
-    time_s = _epoch_s(trial)
-    if trial.tags.get("stage") == "search":  # it ran at another time than its baseline, in no block of pairs
-        return False
-    return trial.status == "done" and trial.tags.get("timing_valid") == "true" and 0 < time_s < math.inf
-
-
-def _epoch_s(trial: TrialRecord) -> float:
-    return trial.metrics.get("final/median_epoch_s", math.nan)
-
-
-def _on_one_device(first: TrialRecord, second: TrialRecord) -> bool:
-    """Whether both ran on the very same GPU; on a CPU, which has no UUID, on the same kind of device."""
-    uuids = [trial.tags.get("gpu_uuid", "None") for trial in (first, second)]
-    if uuids == ["None", "None"]:
-        return first.tags.get("device") == second.tags.get("device") is not None
-    return uuids[0] == uuids[1]
 
 
 Column = tuple[str, Callable[[ArmRow], str]]
@@ -147,14 +123,21 @@ COLUMNS: tuple[Column, ...] = (
     ("val MSE", lambda row: _number(".4f", row.val_mse)),
     ("test MSE", lambda row: _number(".4f", row.test_mse)),
     ("median train s/epoch", lambda row: _number(".3f", row.median_epoch_s) + TIMING_REMARKS[row.timing_valid]),
-    ("x baseline", lambda row: _number(".2f", row.speedup)),
+    ("x baseline", lambda row: "baseline" if row.is_baseline else ratio_text(row.compared)),
+    ("speed", lambda row: row.compared.verdict if row.compared and row.trials else "-"),
+    ("accuracy", lambda row: accuracy_text(row.compared.accuracy if row.compared else None)),
     ("train total s", lambda row: _number(".2f", row.train_total_s)),
 )
 
+FOLDED = ("speed", "accuracy")  # on a narrow terminal
+WIDEST = 260  # characters, where there is no terminal
 
-def notes(record: SweepRecord) -> list[str]:
-    """What a reader must know beside the table: naive errors, what did not run or is missing, what the ratio is."""
-    rows = summarise(record)
+
+def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
+    """What a reader must know beside the table: naive errors, what did not run or is missing, what the ratio is.
+
+    The last line is what a search says to use. `rows` and `margin` are those of `summarise`.
+    """
     lines = _naive_note(record)
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
     if unknown := [trial.trial_id for trial in record.trials if not _known(trial)]:
@@ -167,7 +150,10 @@ def notes(record: SweepRecord) -> list[str]:
         for row in rows
         if row.same_as
     ]
-    return lines + proof_note(_by_arm(record)) + _pairing_notes(rows)
+    lines += [*proof_note(_by_arm(record)), TIME_NOTE]
+    lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
+    line = verdict(record, rows)
+    return [*lines, line] if line else lines
 
 
 def _naive_note(record: SweepRecord) -> list[str]:
@@ -184,40 +170,28 @@ def _naive_note(record: SweepRecord) -> list[str]:
     return [f"Test MSE of '{baseline.tags['arm']}' {test_mse:.4f} {verb} the naive forecasts: {text}."]
 
 
-def _pairing_notes(rows: list[ArmRow]) -> list[str]:
-    lines = [
-        "'median train s/epoch' is the training part of an epoch, without validation: the median over the epochs after "
-        "the last head left. 'x baseline' pairs equal seeds on one GPU and has no interval: it is no verdict."
-    ]
-    if never := [row.arm for row in rows if row.split_pairs and row.speedup is None]:
-        lines.append(f"No 'x baseline' for {', '.join(never)}: no pair with the baseline ran on one GPU.")
-    if partly := [f"{row.arm} ({row.split_pairs})" for row in rows if row.split_pairs and row.speedup is not None]:
-        lines.append(f"'x baseline' leaves out pairs that ran on different GPUs: {', '.join(partly)}.")
-    return lines
-
-
+TIME_NOTE = (
+    "'median train s/epoch' is the training part of an epoch, without validation: the median over the epochs after the "
+    "last head left."
+)
 NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}
 
 
-def print_report(record: SweepRecord, stream: IO[str]) -> None:
+def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN) -> None:
     """The table and its notes, for a terminal or a pipe."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=stream, width=None if stream.isatty() else 200, highlight=False)
+    console = Console(file=stream, width=None if stream.isatty() else WIDEST, highlight=False)
     table = Table(title=f"{record.sweep_id} on {_told(record, 'device')}")
     for index, (name, _) in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
-    for row in summarise(record):
+        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=name not in FOLDED)
+    rows = summarise(record, margin=margin)
+    for row in rows:
         table.add_row(*(cell(row) for _, cell in COLUMNS))
     console.print(table)
-    for line in [*notes(record), *_verdict(record)]:
+    for line in notes(record, rows, margin=margin):
         console.print(line, soft_wrap=True, markup=False)
-
-
-def _verdict(record: SweepRecord) -> list[str]:
-    line = verdict(record, summarise(record))
-    return [line] if line else []
 
 
 def _told(record: SweepRecord, tag: str) -> str:
@@ -229,8 +203,9 @@ def markdown(record: SweepRecord) -> str:
     head = [name for name, _ in COLUMNS]
     lines = [f"# {record.sweep_id}", "", _told(record, "question"), "", f"Device: {_told(record, 'device')}", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell(row) for _, cell in COLUMNS) + " |" for row in summarise(record)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in [*notes(record), *_verdict(record)]), ""])
+    rows = summarise(record)
+    lines += ["| " + " | ".join(cell(row) for _, cell in COLUMNS) + " |" for row in rows]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes(record, rows)), ""])
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
@@ -242,23 +217,37 @@ def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
             f"test_mse/{arm}": row.test_mse,
             f"val_mse/{arm}": row.val_mse,
             f"median_epoch_s/{arm}": row.median_epoch_s,
-            f"speedup/{arm}": row.speedup,
-        }
+        } | _speedup(row, arm)
     return found
 
 
-def as_json(record: SweepRecord) -> dict[str, Any]:
+def _speedup(row: ArmRow, arm: str) -> dict[str, float | None]:
+    ratio = row.compared.ratio if row.compared else None
+    low, high = (row.compared and row.compared.interval) or (None, None)
+    return {
+        f"final/speedup/{arm}": 1.0 if row.is_baseline else ratio,
+        f"final/speedup_low/{arm}": low,
+        f"final/speedup_high/{arm}": high,
+    }
+
+
+def as_json(record: SweepRecord, *, margin: float = MARGIN) -> dict[str, Any]:
     """The machine-readable result: params by field name, as `--plan --json` writes them, metrics by metric name.
 
-    What MLflow does not hold is None, as is a param that is None.
+    What MLflow does not hold is None, as is a param that is None. `compare` reads this form.
     """
+    compared = {row.arm: row.compared for row in summarise(record, margin=margin) if row.compared}
     return {
         "sweep_id": record.sweep_id,
         "sweep": record.tags.get("sweep"),
+        "baseline": record.tags.get("baseline"),
+        "device": record.tags.get("device"),
         "environment": _environment(record),
+        "comparisons": {arm: _comparison(found) for arm, found in compared.items()},
         "trials": [
             {
                 "trial_id": trial.trial_id,
+                **{name: trial.tags.get(name) for name in TOLD_TAGS},
                 "status": trial.status,
                 "reason": trial.reason or None,
                 "params": parse_params(trial.params),
@@ -268,6 +257,16 @@ def as_json(record: SweepRecord) -> dict[str, Any]:
             for trial in record.trials
         ],
     }
+
+
+TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device")
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    told = asdict(found) | {"verdict": found.verdict}
+    if found.accuracy is not None:
+        told["accuracy"] |= {"verdict": found.accuracy.verdict}
+    return told
 
 
 def _environment(record: SweepRecord) -> Any:

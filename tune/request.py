@@ -21,7 +21,7 @@ from tune.sweeps import SweepConfig, get_sweep
 
 DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: without --trials, and at most
 OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials")  # what is no field
-FINAL_REPEATS = 3  # pairs of each arm in the final of such a sweep, without --repeats
+REPEATS = 5  # of each arm without --repeats, where arms are compared
 SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with an option of their own
 
 
@@ -75,12 +75,13 @@ def build_request(arguments: argparse.Namespace) -> Request:
     if "sweep" not in options:
         raise WrongInput("the following arguments are required: --sweep (see --help)")
     sweep = get_sweep(options["sweep"])
-    repeats = options.get("repeats", FINAL_REPEATS if sweep.space else 1)
+    sweep = lay_over(sweep, axes) if axes else sweep
+    repeats = options.get("repeats", REPEATS if sweep.space or len(sweep.arms) > 1 else 1)
     if repeats < 1:
         raise WrongInput(f"--repeats {repeats}: give 1 or more")
     note = f"--config {arguments.config}: the command line's {', '.join(replaced)} is used instead of the file's"
     return Request(
-        sweep=lay_over(sweep, axes) if axes else sweep,
+        sweep=sweep,
         overrides=fields,
         axes=axes,
         repeats=repeats,

@@ -1,24 +1,22 @@
 """What a finished search says to use: one line, from the pairs of its final only.
 
-It compares validation errors of equal seeds, never the test set's. A ratio has no interval here, and the line says so.
+It compares validation errors of equal seeds, never the test set's, by the rules of tune/pairs.py: an arm is to be used
+that is shown to be faster and shown not to be worse.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from tune.finalists import MARGIN
+from tune.pairs import ENOUGH, FASTER, NOT_WORSE, Accuracy, Comparison, counted
+from tune.report_pairs import accuracy_text, ratio_text
 
 if TYPE_CHECKING:
     from tune.mlflow_reader import SweepRecord
     from tune.report import ArmRow
-
-PAIRS = 3  # fewer are no verdict
 
 
 def as_settings(changes: Mapping[str, Any]) -> str:
@@ -32,23 +30,28 @@ def as_settings(changes: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Compared:
-    """An arm of the final beside the baseline, over the seeds that both have finished."""
+    """An arm of the final that has enough pairs with the baseline."""
 
     arm: str
-    speedup: float
-    pairs: int  # that `speedup` is the mean of: equal seeds on one GPU
-    excess: float  # mean over the common seeds of (validation MSE - baseline's) / baseline's, whatever GPU they ran on
-    val_mse: float  # means over the same seeds
-    baseline_mse: float
+    found: Comparison
+    accuracy: Accuracy
+
+    @property
+    def is_faster(self) -> bool:
+        return self.found.verdict == FASTER
 
     @property
     def is_as_good(self) -> bool:
-        return self.excess <= MARGIN
+        return self.accuracy.verdict == NOT_WORSE
+
+    @property
+    def ratio(self) -> float:
+        return self.found.ratio or 0.0
 
     def __str__(self) -> str:
         return (
-            f"{self.speedup:.2f}x the baseline's epoch speed, a ratio without an interval, validation MSE "
-            f"{self.val_mse:.4f} against {self.baseline_mse:.4f}; {_pairs(self.pairs)}"
+            f"{ratio_text(self.found)} the baseline's epoch speed, {self.found.verdict}; validation MSE "
+            f"{accuracy_text(self.accuracy)}; {counted(self.found.count, 'pair')}"
         )
 
 
@@ -61,57 +64,39 @@ def verdict(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
     }
     if not settings:
         return None
-    errors, baseline = _errors(record), record.tags.get("baseline", "")
-    if baseline not in errors:
+    baseline = record.tags.get("baseline", "")
+    final = [row for row in rows if row.arm in settings]
+    if not any(row.is_baseline and row.trials for row in final):
         return "no verdict: the baseline has not finished"
-    final = [row for row in rows if row.arm in settings and row.arm != baseline]
-    timed = [one for row in final if (one := _compare(row, errors.get(row.arm, {}), errors[baseline]))]
-    if not timed:
+    most = max((row.compared.count for row in final if row.compared), default=0)
+    if not most:
         return "no verdict: no arm of the final has a pair with the baseline"
-    sure = [one for one in timed if one.pairs >= PAIRS]
+    sure = [
+        _Compared(arm=row.arm, found=row.compared, accuracy=row.compared.accuracy)
+        for row in final
+        if row.compared and row.compared.accuracy and row.compared.count >= ENOUGH
+    ]
+    if not sure and most >= ENOUGH:
+        return "no verdict: no arm of the final has a validation error to compare with the baseline's"
     if not sure:
-        most = max(one.pairs for one in timed)
-        return f"no verdict, {_pairs(most)} only, {PAIRS} are needed: --repeats {PAIRS} or more"
-    best = max(sure, key=lambda one: (one.is_as_good, one.speedup))
-    if best.is_as_good and best.speedup > 1:
-        return f"use this: {settings[best.arm]} ({best}){_more_accurate(best.excess, sure)}"
-    why = "no faster arm keeps its accuracy" if best.speedup > 1 else "no arm that keeps its accuracy is faster"
-    return f"use this: {settings[baseline]} (the baseline: {why}; {best.arm}: {best}){_more_accurate(0.0, sure)}"
+        return f"no verdict, {counted(most, 'pair')} only, {ENOUGH} are needed: --repeats {ENOUGH} or more"
+    best = max(sure, key=lambda one: (one.is_faster and one.is_as_good, one.ratio))
+    if best.is_faster and best.is_as_good:
+        return f"use this: {settings[best.arm]} ({best}){_more_accurate(best.accuracy, sure)}"
+    none = Accuracy(difference=0.0, bounds=None, count=0, margin=best.accuracy.margin)  # the baseline beside itself
+    why = _why_the_baseline(sure)
+    return f"use this: {settings[baseline]} (the baseline: {why}; {best.arm}: {best}){_more_accurate(none, sure)}"
 
 
-def _errors(record: SweepRecord) -> dict[str, dict[str, float]]:
-    """Arm of the final -> seed -> validation MSE, of the finished trials that have one."""
-    found: dict[str, dict[str, float]] = {}
-    for trial in record.trials:
-        val_mse = trial.metrics.get("final/val_mse", math.nan)
-        final = trial.tags.get("stage") == "final" and {"arm", "seed"} <= trial.tags.keys()
-        if final and trial.status == "done" and math.isfinite(val_mse):
-            found.setdefault(trial.tags["arm"], {})[trial.tags["seed"]] = val_mse
-    return found
+def _why_the_baseline(compared: Sequence[_Compared]) -> str:
+    if any(one.is_faster for one in compared):
+        return "no faster arm is shown to keep its accuracy"
+    return "no arm is shown to be faster"
 
 
-def _compare(row: ArmRow, own: Mapping[str, float], baseline: Mapping[str, float]) -> _Compared | None:
-    """None without a timed pair or without a common seed."""
-    seeds = sorted(seed for seed in own.keys() & baseline.keys() if baseline[seed] > 0)
-    if row.speedup is None or not seeds:
-        return None
-    return _Compared(
-        arm=row.arm,
-        speedup=row.speedup,
-        pairs=row.pairs,
-        excess=fmean(own[seed] / baseline[seed] - 1 for seed in seeds),
-        val_mse=fmean(own[seed] for seed in seeds),
-        baseline_mse=fmean(baseline[seed] for seed in seeds),
-    )
-
-
-def _more_accurate(excess: float, compared: Sequence[_Compared]) -> str:
-    """A remark where another arm of the final has a clearly lower error than the one with this excess."""
-    best = min(compared, key=lambda one: one.excess)
-    if (1 + best.excess) * (1 + MARGIN) >= 1 + excess:
+def _more_accurate(accuracy: Accuracy, compared: Sequence[_Compared]) -> str:
+    """A remark where another arm of the final has an error that is lower than this one by more than the margin."""
+    best = min(compared, key=lambda one: one.accuracy.difference)
+    if (1 + best.accuracy.difference) * (1 + accuracy.margin) >= 1 + accuracy.difference:
         return ""
     return f"; lower in error: {best.arm} ({best})"
-
-
-def _pairs(count: int) -> str:
-    return f"{count} pair{'' if count == 1 else 's'}"

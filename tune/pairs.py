@@ -1,0 +1,294 @@
+"""How arms are compared: pairs of one seed on one device, a t interval, Holm over the arms. Pure arithmetic.
+
+Times are compared as logarithms, so a ratio is a geometric mean: the reference's time over the arm's, above 1 where the
+arm is faster. Inside a sweep the reference is the baseline arm, pair by pair; across two sweeps it is the same arm
+earlier, and since nothing pairs them the interval is Welch's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from scipy.special import stdtr, stdtrit
+
+ENOUGH = 3  # pairs; fewer are no verdict
+BOOTSTRAP_FROM = 10  # pairs
+RESAMPLES = 9_999
+ALPHA = 0.05  # chance of a false difference in time over all arms together, of a false loss, of a false "not worse"
+FASTER, SLOWER, SAME = "faster", "slower", "no difference shown"
+NOT_WORSE, WORSE, NOT_SHOWN = "not worse", "worse", "not shown"
+NO_PARTNER, TWO_DEVICES = "without a finished partner", "on different GPUs"
+
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One trial as a comparison sees it."""
+
+    seed: str
+    device: str = ""  # equal for two trials exactly if they ran on the very same device
+    epoch_s: float | None = None  # median training time of an epoch; None: it does not count
+    unfit: str = ""  # why it does not count
+    mse: float | None = None  # validation error; None: unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """An arm's validation error beside the reference's. Differences are relative: 0.01 is 1 % more."""
+
+    difference: float
+    bounds: Bounds | None  # the upper holds with 95 %, the lower with 95 % for all arms together; None below ENOUGH
+    count: int  # common seeds, on whatever GPU they ran; unpaired: trials of the side that has fewer
+    margin: float
+
+    @property
+    def verdict(self) -> str:
+        """NOT_WORSE: the upper bound is under the margin. WORSE: it is not, and the lower one is above 0."""
+        if self.bounds is None:
+            return NOT_SHOWN
+        low, high = self.bounds
+        return NOT_WORSE if high < self.margin else WORSE if low > 0 else NOT_SHOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An arm's speed and error beside the reference's."""
+
+    ratio: float | None  # None where there is nothing to compare
+    interval: Bounds | None  # at `level`; None below ENOUGH. It leaves out 1 exactly if p_holm is under ALPHA
+    level: float | None  # the error that Holm's step allows this interval: ALPHA / (arms not yet found different)
+    p: float | None
+    p_holm: float | None
+    count: int  # pairs; unpaired: trials of the side that has fewer
+    unit: str  # what is counted: pair or trial
+    bootstrap: Bounds | None  # BCa at the same level, from BOOTSTRAP_FROM pairs
+    left_out: Mapping[str, int]  # reason -> seeds
+    accuracy: Accuracy | None  # None without a common seed whose error is known
+
+    @property
+    def verdict(self) -> str:
+        if self.ratio is None or self.p_holm is None:
+            return f"no verdict ({counted(self.count, self.unit)}, {ENOUGH} needed)"
+        if self.p_holm >= ALPHA:
+            return SAME
+        return FASTER if self.ratio > 1 else SLOWER
+
+
+def counted(count: int, unit: str) -> str:
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def compare_arms(baseline: Sequence[Run], arms: Mapping[str, Sequence[Run]], *, margin: float) -> dict[str, Comparison]:
+    """Each arm against the baseline of the same sweep, in pairs; the arms with ENOUGH of them are one Holm family."""
+    logs, left_out = {}, {}
+    for arm, runs in arms.items():
+        logs[arm], left_out[arm] = _log_ratios(baseline, runs)
+    times = {arm: _mean(values) for arm, values in logs.items()}
+    errors = {arm: _mean(_excess(baseline, runs)) for arm, runs in arms.items()}
+    steps, family = _holm(times), _family(errors)
+    return {
+        arm: _comparison(
+            times[arm],
+            steps.get(arm),
+            unit="pair",
+            left_out=left_out[arm],
+            accuracy=_accuracy(errors[arm], margin, family),
+            bootstrap=_bootstrap(logs[arm], steps[arm].level) if len(logs[arm]) >= BOOTSTRAP_FROM else None,
+        )
+        for arm in arms
+    }
+
+
+def compare_sweeps(
+    before: Mapping[str, Sequence[Run]], after: Mapping[str, Sequence[Run]], *, margin: float
+) -> dict[str, Comparison]:
+    """Each arm that both sweeps have, after against before: Welch's t on the logarithms, one value per seed."""
+    both = {arm: (before[arm], after[arm]) for arm in before if arm in after}
+    times = {arm: _welch(*(_logs(run.epoch_s for run in runs) for runs in pair)) for arm, pair in both.items()}
+    errors = {arm: _welch(*(_logs(run.mse for run in runs) for runs in reversed(pair))) for arm, pair in both.items()}
+    steps, family = _holm(times), _family(errors)
+    return {
+        arm: _comparison(
+            times[arm],
+            steps.get(arm),
+            unit="trial",
+            left_out=Counter(run.unfit for run in (*old, *new) if run.epoch_s is None),
+            accuracy=_accuracy(errors[arm], margin, family, relative=math.expm1),
+        )
+        for arm, (old, new) in both.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mean:
+    """A mean, or a difference of two, with its standard error."""
+
+    value: float
+    error: float
+    freedom: float
+    count: int
+
+    @property
+    def p(self) -> float:
+        """Two-sided, of the value being 0; without any scatter certain."""
+        if self.error == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.error))
+
+    def reach(self, tail: float) -> float:
+        """From the value to a bound that is passed with a chance of `tail`."""
+        return float(stdtrit(self.freedom, 1 - tail)) * self.error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    p_holm: float
+    level: float
+
+
+def _mean(values: Sequence[float]) -> _Mean | None:
+    """None without a value; with one the error is infinite."""
+    if not values:
+        return None
+    count = len(values)
+    error = math.sqrt(variance(values) / count) if count > 1 else math.inf
+    return _Mean(value=fmean(values), error=error, freedom=max(1, count - 1), count=count)
+
+
+def _welch(first: Sequence[float], second: Sequence[float]) -> _Mean | None:
+    """Mean of the first minus that of the second; each has a variance of its own (Welch, Biometrika 1947)."""
+    if not first or not second:
+        return None
+    count = min(len(first), len(second))
+    value = fmean(first) - fmean(second)
+    if count < 2:
+        return _Mean(value=value, error=math.inf, freedom=1, count=count)
+    parts = [variance(values) / len(values) for values in (first, second)]
+    spread = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
+    freedom = sum(parts) ** 2 / spread if spread > 0 else count - 1
+    return _Mean(value=value, error=math.sqrt(sum(parts)), freedom=freedom, count=count)
+
+
+def _holm(means: Mapping[str, _Mean | None]) -> dict[str, _Step]:
+    """Holm's adjusted p and the level of each interval, of the arms with ENOUGH (Scandinavian J. of Statistics 1979).
+
+    The k-th smallest of m p is held against ALPHA / (m - k + 1) until one is above; from there the level stays. An
+    interval at its arm's level so leaves out 0 exactly where Holm calls the arm different. It holds for its arm with
+    at least 95 %, not for all of them together.
+    """
+    ranked = sorted((mean.p, arm) for arm, mean in means.items() if mean is not None and mean.count >= ENOUGH)
+    found: dict[str, _Step] = {}
+    p_holm, level = 0.0, ALPHA
+    for index, (p, arm) in enumerate(ranked):
+        left = len(ranked) - index
+        if p_holm < ALPHA:  # all before are found different
+            level = ALPHA / left
+        p_holm = max(p_holm, min(1.0, left * p))
+        found[arm] = _Step(p_holm=p_holm, level=level)
+    return found
+
+
+def _comparison(
+    mean: _Mean | None,
+    step: _Step | None,
+    *,
+    unit: str,
+    left_out: Mapping[str, int],
+    accuracy: Accuracy | None,
+    bootstrap: Bounds | None = None,
+) -> Comparison:
+    return Comparison(
+        ratio=None if mean is None else math.exp(mean.value),
+        interval=_interval(mean, step.level) if mean and step else None,
+        level=step.level if step else None,
+        p=mean.p if mean and step else None,
+        p_holm=step.p_holm if step else None,
+        count=mean.count if mean else 0,
+        unit=unit,
+        bootstrap=bootstrap,
+        left_out=dict(left_out),
+        accuracy=accuracy,
+    )
+
+
+def _interval(mean: _Mean, level: float) -> Bounds:
+    reach = mean.reach(level / 2)
+    return _exp((mean.value - reach, mean.value + reach))
+
+
+def _exp(bounds: Bounds) -> Bounds:
+    """Where the scatter is so large that a bound is no number of Python's any more, it is 0 or infinite."""
+    low, high = (math.inf if bound > _LARGEST else math.exp(bound) for bound in bounds)
+    return low, high
+
+
+_LARGEST = 700.0  # math.exp(710) overflows
+
+
+def _family(means: Mapping[str, _Mean | None]) -> int:
+    return sum(mean is not None and mean.count >= ENOUGH for mean in means.values())
+
+
+def _accuracy(
+    mean: _Mean | None, margin: float, family: int, relative: Callable[[float], float] = lambda value: value
+) -> Accuracy | None:
+    """`relative` turns what the mean is of into a relative difference; `family`: how many arms are judged."""
+    if mean is None:
+        return None
+    bounds = None
+    if mean.count >= ENOUGH:
+        low, high = mean.value - mean.reach(ALPHA / family), mean.value + mean.reach(ALPHA)
+        bounds = relative(low), relative(high)
+    return Accuracy(difference=relative(mean.value), bounds=bounds, count=mean.count, margin=margin)
+
+
+def _log_ratios(baseline: Sequence[Run], runs: Sequence[Run]) -> tuple[list[float], Counter[str]]:
+    """log(baseline's time / arm's) of every pair that counts, in the order of seeds; and why others do not."""
+    first, second = ({run.seed: run for run in side} for side in (baseline, runs))
+    ratios, left_out = [], Counter[str]()
+    for seed in sorted(first.keys() | second.keys()):
+        pair = [side[seed] for side in (first, second) if seed in side]
+        times = [run.epoch_s for run in pair if run.epoch_s is not None]
+        if len(pair) < 2:
+            left_out[NO_PARTNER] += 1
+        elif len(times) < 2:
+            left_out[next(run.unfit for run in pair if run.epoch_s is None)] += 1
+        elif pair[0].device != pair[1].device:
+            left_out[TWO_DEVICES] += 1
+        else:
+            ratios.append(math.log(times[0] / times[1]))
+    return ratios, left_out
+
+
+def _excess(baseline: Sequence[Run], runs: Sequence[Run]) -> list[float]:
+    """How much larger the arm's error is than the baseline's, relative to that, seed by seed."""
+    own = {run.seed: run.mse for run in baseline}
+    pairs = [(own.get(run.seed), run.mse) for run in sorted(runs, key=lambda run: run.seed)]
+    return [second / first - 1 for first, second in pairs if first and second is not None]
+
+
+def _logs(values: Iterable[float | None]) -> list[float]:
+    return [math.log(value) for value in values if value]
+
+
+def _bootstrap(logs: Sequence[float], level: float) -> Bounds | None:
+    """BCa interval of the ratio (Efron, JASA 1987), the same for the same pairs; None where BCa has none.
+
+    It draws pairs, not epochs.
+    """
+    if len(set(logs)) == 1:
+        return _exp((logs[0], logs[0]))
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (np.asarray(logs),), np.mean, confidence_level=1 - level, n_resamples=RESAMPLES, method="BCa",
+        rng=np.random.default_rng(0), vectorized=True,
+    )  # fmt: skip
+    low, high = found.confidence_interval
+    return None if math.isnan(low) or math.isnan(high) else _exp((float(low), float(high)))

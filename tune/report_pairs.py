@@ -1,0 +1,108 @@
+"""The report's comparisons: MLflow's trials -> pairs, and how speed and accuracy are worded beside the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tune.pairs import BOOTSTRAP_FROM, Accuracy, Bounds, Comparison, Run, compare_arms
+from tune.tracking import TrialRecord
+
+UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
+
+
+def run_of(status: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> Run:
+    """What counts of a trial: only a done one has a time or an error. On a CPU, which has no UUID, its name stands."""
+    done, time_s, mse = status == "done", *(metrics.get(f"final/{name}") for name in ("median_epoch_s", "val_mse"))
+    alone = tags.get("timing_valid", "unknown")
+    timed = time_s is not None and 0 < time_s < math.inf
+    unfit = "not done" if not done else UNFIT.get(alone, "") or ("" if timed else "without an epoch time")
+    gpu = tags.get("gpu_uuid", "None")
+    return Run(
+        seed=tags.get("seed", ""),
+        device=f"cpu {tags.get('device')}" if gpu == "None" else gpu,
+        epoch_s=None if unfit else time_s,
+        unfit=unfit,
+        mse=mse if done and mse is not None and 0 < mse < math.inf else None,
+    )
+
+
+def comparisons(
+    arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None, margin: float
+) -> dict[str, Comparison]:
+    """Each arm but the baseline against it; nothing where the baseline is unknown.
+
+    Trials of a search are left out: they ran at another time than the baseline, in no block of pairs.
+    """
+    paired = {arm: runs for arm, trials in arms.items() if (runs := _runs(trials))}
+    if baseline is None or baseline not in paired:
+        return {}
+    others = {arm: runs for arm, runs in paired.items() if arm != baseline}
+    return compare_arms(paired[baseline], others, margin=margin)
+
+
+def _runs(trials: Sequence[TrialRecord]) -> list[Run]:
+    fit = [trial for trial in trials if "seed" in trial.tags and trial.tags.get("stage") != "search"]
+    return [run_of(trial.status, trial.tags, trial.metrics) for trial in fit]
+
+
+def ratio_text(found: Comparison | None) -> str:
+    """1.43x (1.40-1.46)"""
+    if found is None or found.ratio is None:
+        return "-"
+    return f"{found.ratio:.2f}x" + (f" ({range_text(found.interval)})" if found.interval else "")
+
+
+def range_text(bounds: Bounds) -> str:
+    return f"{bounds[0]:.2f}-{bounds[1]:.2f}"
+
+
+def accuracy_text(found: Accuracy | None) -> str:
+    """not worse (+0.1 %, at most +0.4 %)"""
+    if found is None:
+        return "-"
+    bounds = found.bounds
+    limit = "" if bounds is None else f", at {_limit(found)}"
+    return f"{found.verdict} ({_percent(found.difference)}{limit})"
+
+
+def _limit(found: Accuracy) -> str:
+    assert found.bounds is not None
+    low, high = found.bounds
+    return f"least {_percent(low)}" if found.verdict == "worse" else f"most {_percent(high)}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.2g} %" if abs(value) < 0.1 else f"{100 * value:+.0f} %"
+
+
+def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
+    """What a reader must know of the ratios: what they are of, what was left out."""
+    tested = sum(one.interval is not None for one in found.values())
+    lines = []
+    if any(one.ratio is not None for one in found.values()):
+        family = f", Holm over {tested} arms" if tested > 1 else ""
+        lines.append(
+            "'x baseline' is the geometric mean over pairs of equal seed on one device, with its t interval "
+            f"(95 %{family}); 'no difference shown' does not say that two arms are equal."
+        )
+    if any(one.accuracy is not None for one in found.values()):
+        lines.append(
+            "'accuracy' is the validation MSE beside the baseline's, seed by seed; 'not worse': its upper 95 % bound "
+            f"is under {100 * margin:+g} %."
+        )
+    if drawn := [f"{arm} {range_text(one.bootstrap)}" for arm, one in found.items() if one.bootstrap]:
+        lines.append(f"Bootstrap intervals (BCa over pairs, from {BOOTSTRAP_FROM}): {', '.join(drawn)}.")
+    return lines + _left_out(found)
+
+
+def _left_out(found: Mapping[str, Comparison]) -> list[str]:
+    """One line; arms with the same to say are named together. An arm of which nothing ran says so in its status."""
+    arms: dict[str, list[str]] = {}
+    for arm, one in found.items():
+        if one.left_out and one.accuracy is not None:
+            arms.setdefault(", ".join(f"{count} {why}" for why, count in sorted(one.left_out.items())), []).append(arm)
+    if not arms:
+        return []
+    told = "; ".join(f"{', '.join(names)}: {text}" for text, names in arms.items())
+    return [f"Pairs that 'x baseline' leaves out: {told}."]
