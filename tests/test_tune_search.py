@@ -103,7 +103,7 @@ def test_defaults_follow_the_device() -> None:
     on_cpu, on_gpu = _one({}).config, _one({}, H100).config
     assert (on_cpu.model.preset, on_cpu.train.precision, on_cpu.train.engine) == ("tiny", "fp32", "eager")
     assert (on_gpu.model.preset, on_gpu.train.precision, on_gpu.train.engine) == ("study", "bf16", "graph")
-    assert (on_cpu.model.attention, on_gpu.model.attention) == ("eager", "sdpa_efficient")
+    assert (on_cpu.model.attention, on_gpu.model.attention) == ("eager", "patch")
 
 
 def test_the_stride_is_the_patch_length_unless_given() -> None:
@@ -162,10 +162,10 @@ def test_every_backend_can_be_planned_on_an_h100_or_says_why_not(name: str) -> N
 
 
 def test_a_backend_whose_package_is_missing_is_unsupported_with_the_reason_and_auto_passes_it_over() -> None:
-    lacking = replace(H100, missing={"sdpa_efficient": "install it with pip"})
+    lacking = replace(H100, missing={"patch": "install it with pip", "sdpa_efficient": "install it with pip"})
     assert _one({"model.attention": "sdpa_efficient"}, lacking).unsupported == "install it with pip"
     assert _one({"model.attention": "auto"}, replace(H100, missing={})).config.model.attention != "eager"
-    assert _one({"model.attention": "auto"}, lacking).config.model.attention != "sdpa_efficient"
+    assert _one({"model.attention": "auto"}, lacking).config.model.attention == "eager"
     assert _one({"model.attention": "sdpa_efficient"}, replace(H100, missing=None)).unsupported is None
 
 
