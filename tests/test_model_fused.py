@@ -86,6 +86,15 @@ def test_auto_is_resolved_when_planning_and_does_not_depend_on_the_engine() -> N
     assert _layers(H100, model__layers="transformers") == ("transformers", None)
 
 
+def test_where_auto_would_give_the_arms_of_a_sweep_different_layers_all_get_transformers() -> None:
+    arms = tuple(Arm(label=precision, changes={"train.precision": precision}) for precision in ("bf16", "fp16", "fp32"))
+    for taken, layers in ((arms, "transformers"), (arms[:2], "fused")):
+        sweep = SweepConfig(name="one", question="", baseline="bf16", arms=taken)
+        trials = make_plan(sweep, overrides={"data.dataset": "demo"}, repeats=2, seed=1, device=H100).trials
+        assert {trial.config.model.layers for trial in trials} == {layers}
+        assert len(trials) == 2 * len(taken) and all(trial.unsupported is None for trial in trials)
+
+
 def test_fused_layers_that_were_asked_for_are_never_replaced() -> None:
     layers, reason = _layers(H100, model__layers="fused", model__dropout=0.1)
     assert layers == "fused" and reason and "model.dropout is 0.1" in reason

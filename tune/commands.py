@@ -225,9 +225,7 @@ def show_data(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _show(
-    sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str], *, margin: float = MARGIN
-) -> None:
+def _show(sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str], *, margin: float = MARGIN) -> None:
     from tune.report import as_json, print_report
     from tune.tracking import read_sweep
 

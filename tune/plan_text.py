@@ -14,7 +14,7 @@ PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_
 SHOWN = (
     "data.dataset", "data.context_length", "data.prediction_length", "data.feed",
     "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
-    "model.attention", "train.epochs", "train.batch_size", "train.precision", "train.engine",
+    "model.attention", "model.layers", "train.epochs", "train.batch_size", "train.precision", "train.engine",
 )  # fmt: skip
 LONG = 40  # a plan of more trials says each reason once, at its end
 
@@ -39,7 +39,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield (
         f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
         f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "
-        f"attention {fields['model.attention']}"
+        f"attention {fields['model.attention']}, layers {fields['model.layers']}"
     )
     yield (
         f"  train  {fields['train.epochs']} epochs, batch {fields['train.batch_size']}, {fields['train.precision']}, "

@@ -30,6 +30,7 @@ from tune.mlflow_store import redacted, settled_uri
 from tune.sweeps import Arm, SweepConfig
 
 MOST_TRIALS = 20_000  # of one sweep
+LAYERS = "model.layers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ def _plan_block(
         except WrongInput as error:
             wrong.append((arm, error))
     if not wrong:
-        return planned
+        return _in_equal_layers(planned, sweep, overrides, seed, device, channels)
     arm, first = wrong[0]
     if not planned or len(arm.changes) < 2:
         raise first
@@ -123,6 +124,21 @@ def _plan_block(
         f"{first} (the arm {arm.label}: {len(wrong)} of {len(sweep.arms)} combinations are none that can be "
         "configured; run the others as sweeps of their own)"
     )
+
+
+def _in_equal_layers(
+    planned: list[PlannedTrial],
+    sweep: SweepConfig,
+    overrides: Mapping[str, Any],
+    seed: int,
+    device: DeviceFacts,
+    channels: int | None,
+) -> list[PlannedTrial]:
+    """Arms differ in one thing: where `auto` came out as fused layers for some arms only, all get transformers'."""
+    chosen_by_hand = LAYERS in sweep.swept | sweep.shared.keys() or overrides.get(LAYERS, "auto") != "auto"
+    if chosen_by_hand or len({trial.config.model.layers for trial in planned if trial.unsupported is None}) < 2:
+        return planned
+    return _plan_block(sweep, {**overrides, LAYERS: "transformers"}, seed, device, channels)
 
 
 def _check_size(arms: int, repeats: int, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Launches of the fused kernels: tile sizes, grids and scratch memory. No autograd here; importing this imports triton.
 
 Shapes: M rows (batch x channels x patches), D model width, I and O inputs and outputs of a linear layer, F FFN width.
-Activations are of the autocast type, weights are cast to it here; statistics, sums and gradients of weights are fp32.
+Activations and weights come in the autocast type; statistics, sums over rows and gradients of weights are fp32.
 """
 
 from __future__ import annotations
