@@ -45,6 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(runner, "read_sweep", lambda *_: "the record")
     monkeypatch.setattr(runner, "parent_metrics", lambda record: {"test_mse/none": 0.5})
     monkeypatch.setattr(runner, "markdown", lambda record: "table")
+    monkeypatch.setattr(runner, "html_page", lambda record: "page")
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
     folder = sweep_dir.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
@@ -60,7 +61,7 @@ def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None
 @pytest.mark.parametrize(("status", "sweep"), [("done", "done"), ("unsupported", "done"), ("oom", "failed")])
 def test_a_sweep_is_finished_once_mlflow_has_its_trials_and_its_summary(run: Any, status: str, sweep: str) -> None:
     outcome, tracker = _close(run, [0, 0], status)
-    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["summary.md"])]
+    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["summary.md", "report.html"])]
     assert run.folder.read()["state"] == sweep_dir.FINISHED
     assert (outcome.interrupted, outcome.pending) == (False, 0)
 
