@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from tracking_kit import EXPERIMENT, MakeTracker, end, opened_fixture, settle, shared_store_fixture, sweep_id_fixture
 
-from tune import output, report_html
+from tune import commands, output, report_html
+from tune.cli import report_parser
 from tune.errors import WrongInput
-from tune.mlflow_store import PROJECT
 from tune.report import COLUMNS, summarise
 from tune.report_charts import PARTS, pareto_front
 from tune.report_html import html_page, script_json
@@ -223,15 +223,20 @@ def test_an_error_that_is_no_number_is_a_gap(opened: MakeTracker, shared_store: 
 
 
 def test_the_page_as_a_file_of_the_sweep_reaches_the_store_whole(
-    record: SweepRecord, page: str, opened: MakeTracker, shared_store: str
+    opened: MakeTracker, shared_store: str, sweep_id: str
 ) -> None:
     from mlflow import MlflowClient
 
     tracker = opened(begin=False)
+    _begin(tracker, sweep_id)
+    _ran(tracker, "none", 1, 2.0, 0.3)
+    settle(tracker)
+    record = read_sweep(shared_store, EXPERIMENT, sweep_id)
+    page = html_page(record)
     tracker.end_sweep(status="done", metrics={}, files={"report.html": page})
     settle(tracker)
-    client = MlflowClient(tracking_uri=shared_store)
-    assert Path(client.download_artifacts(record.run_id, "report.html")).read_text(encoding="utf-8") == page
+    stored = MlflowClient(tracking_uri=shared_store).download_artifacts(record.run_id, "report.html")
+    assert Path(stored).read_text(encoding="utf-8") == page
 
 
 def test_without_plotly_the_page_says_what_to_install(record: SweepRecord, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,14 +251,16 @@ def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_writes_the_page_beside_printing_the_table(
-    record: SweepRecord, page: str, shared_store: str, tmp_path: Path
+    record: SweepRecord, shared_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    assert EXPERIMENT == PROJECT
-    ran = _command(record.sweep_id, "--html", "page.html", "--tracking-uri", shared_store, cwd=tmp_path)
-    assert (ran.returncode, ran.stderr) == (0, "")
-    assert "fast" in ran.stdout and "<html" not in ran.stdout
-    assert (tmp_path / "page.html").read_text(encoding="utf-8") == page
-    assert not list(tmp_path.glob(".page.html*"))
+    monkeypatch.setattr(commands, "PROJECT", EXPERIMENT)
+    file = tmp_path / "page.html"
+    arguments = report_parser().parse_args([record.sweep_id, "--html", str(file), "--margin-pct", "2"])
+    assert commands.report(arguments, shared_store) == 0
+    told = capsys.readouterr()
+    assert "fast" in told.out and "<html" not in told.out and not told.err
+    assert file.read_text(encoding="utf-8") == html_page(record, margin=0.02) != html_page(record)
+    assert list(tmp_path.glob("*page.html*")) == [file]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ function draw() {
   const text = style.getPropertyValue("--text").trim(), line = style.getPropertyValue("--line").trim();
   for (const { key, data, layout } of charts) {
     const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
-    Plotly.react("chart-" + key, data, { ...layout,
+    Plotly.react("chart-" + key, data, { ...layout, uirevision: "kept",
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family: "system-ui" },
       xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
       shapes: (layout.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: text } })),
