@@ -12,7 +12,7 @@ import pytest
 
 from tune import commands, runner, sweep_dir
 from tune.cluster import Share
-from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED
+from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.hardware import DeviceFacts
 from tune.launch import Launcher
 from tune.progress import Progress
@@ -45,6 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(runner, "read_sweep", lambda *_: "the record")
     monkeypatch.setattr(runner, "parent_metrics", lambda record: {"test_mse/none": 0.5})
     monkeypatch.setattr(runner, "markdown", lambda record: "table")
+    monkeypatch.setattr(runner, "html_page", lambda record: "page")
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
     folder = sweep_dir.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
@@ -60,9 +61,21 @@ def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None
 @pytest.mark.parametrize(("status", "sweep"), [("done", "done"), ("unsupported", "done"), ("oom", "failed")])
 def test_a_sweep_is_finished_once_mlflow_has_its_trials_and_its_summary(run: Any, status: str, sweep: str) -> None:
     outcome, tracker = _close(run, [0, 0], status)
-    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["summary.md"])]
+    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["report.html", "summary.md"])]
     assert run.folder.read()["state"] == sweep_dir.FINISHED
     assert (outcome.interrupted, outcome.pending) == (False, 0)
+
+
+def test_a_page_that_cannot_be_made_leaves_no_sweep_open(
+    run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(record: object) -> str:
+        raise WrongInput("no plotly")
+
+    monkeypatch.setattr(runner, "html_page", refuse)
+    _, tracker = _close(run, [0, 0])
+    assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["summary.md"])]
+    assert "has no report.html: no plotly" in capsys.readouterr().err
 
 
 def test_while_mlflow_lacks_trials_the_sweep_stays_open_without_a_summary(run: Any) -> None:

@@ -99,6 +99,9 @@ def sweep_parser() -> Parser:
 def report_parser() -> Parser:
     parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    parser.add_argument(
+        "--html", metavar="FILE", help="also write table and charts as one HTML page that works offline"
+    )
     _add_margin(parser)
     _add_shared(parser)
     return parser

@@ -18,7 +18,7 @@ from tune.finalists import MARGIN, margin_of
 from tune.gpu_models import gpu_facts
 from tune.hardware import REPO_ROOT
 from tune.mlflow_store import PROJECT, check_store, is_server, redacted, sqlite_file
-from tune.output import check_file_target, check_json_target, write_json
+from tune.output import check_file_target, check_html_target, check_json_target, write_json, write_page
 from tune.plan_text import print_plan
 from tune.prepare import cache_dir, channels_of, check_windows, fetch_if_missing, prepare_data
 from tune.request import Request, build_request
@@ -28,6 +28,7 @@ from tune.sweep_dir import check_idle, check_known, check_storage, running
 
 if TYPE_CHECKING:
     from tune.runner import Outcome
+    from tune.tracking import SweepRecord
 
 STORE_ANSWERS_WITHIN_S = 10.0
 GOOD = ("done", "stopped", "unsupported")
@@ -198,10 +199,16 @@ def _ui(tracking_uri: str) -> str:
 
 
 def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
-    """Print the table of an earlier sweep."""
+    """Print the table of an earlier sweep, and write its page where that is asked for."""
     check_json_target(arguments.json)
+    check_html_target(arguments.html, arguments.json)
     text = sys.stderr if arguments.json == "-" else sys.stdout
-    _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin_of(arguments.margin_pct))
+    margin = margin_of(arguments.margin_pct)
+    record = _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin)
+    if arguments.html is not None:
+        from tune.report_html import html_page
+
+        write_page(arguments.html, html_page(record, margin=margin))
     return DONE
 
 
@@ -225,10 +232,13 @@ def show_data(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _show(sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str], *, margin: float = MARGIN) -> None:
+def _show(
+    sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str], *, margin: float = MARGIN
+) -> SweepRecord:
     from tune.report import as_json, print_report
     from tune.tracking import read_sweep
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)
     print_report(record, text, margin=margin)
     write_json(json_target, as_json(record, margin=margin))
+    return record

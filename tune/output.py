@@ -18,6 +18,17 @@ def check_json_target(target: str | None) -> None:
         check_file_target("--json", str(target))
 
 
+def check_html_target(target: str | None, json_target: str | None) -> None:
+    """Raises WrongInput unless --html names such a file, another one than --json."""
+    if target is None:
+        return
+    if target == "-":
+        raise WrongInput("--html -: name a file; stdout is for the table")
+    check_file_target("--html", target)
+    if json_target not in (None, "-") and os.path.realpath(str(json_target)) == os.path.realpath(target):
+        raise WrongInput(f"--html {target} and --json {json_target}: the same file; name two")
+
+
 def check_file_target(option: str, target: str) -> None:
     """Raises WrongInput unless `target` is a file, there or not, in a folder that can be written."""
     folder = os.path.dirname(target) or "."
@@ -44,6 +55,14 @@ def write_json(target: str | None, content: dict[str, Any]) -> None:
         write_atomically(Path(target), text + "\n")
     except OSError as error:
         raise WrongInput(f"--json {target}: {error.strerror}; use `report SWEEP_ID --json FILE`") from None
+
+
+def write_page(target: str, page: str) -> None:
+    """Write an HTML page to the file that --html names."""
+    try:
+        write_atomically(Path(target), page)
+    except OSError as error:
+        raise WrongInput(f"--html {target}: {error.strerror}") from None
 
 
 def _strict(content: Any) -> Any:

@@ -48,12 +48,13 @@ def summarise(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
     A trial that MLflow knows no arm of gets a row of its own under its id. `margin`: how much larger an error may be,
     relative to the baseline's, and count as equal to it.
     """
-    arms, baseline = _by_arm(record), record.tags.get("baseline")
+    arms, baseline = by_arm(record), record.tags.get("baseline")
     found = comparisons(arms, baseline, margin)
     return [_row(arm, trials, found.get(arm), arm == baseline) for arm, trials in arms.items()]
 
 
-def _by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
+def by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
+    """The trials of each arm, arms as `summarise` orders them."""
     arms: dict[str, list[TrialRecord]] = {}
     for trial in sorted(record.trials, key=lambda trial: _definition_order(record, trial)):
         arms.setdefault(_arm(trial), []).append(trial)
@@ -150,7 +151,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
         for row in rows
         if row.same_as
     ]
-    lines += [*proof_note(_by_arm(record)), TIME_NOTE]
+    lines += [*proof_note(by_arm(record)), TIME_NOTE]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
     line = verdict(record, rows)
     return [*lines, line] if line else lines
@@ -183,7 +184,7 @@ def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN
     from rich.table import Table
 
     console = Console(file=stream, width=None if stream.isatty() else WIDEST, highlight=False)
-    table = Table(title=f"{record.sweep_id} on {_told(record, 'device')}")
+    table = Table(title=f"{record.sweep_id} on {told(record, 'device')}")
     for index, (name, _) in enumerate(COLUMNS):
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=name not in FOLDED)
     rows = summarise(record, margin=margin)
@@ -194,14 +195,15 @@ def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _told(record: SweepRecord, tag: str) -> str:
+def told(record: SweepRecord, tag: str) -> str:
+    """What the sweep's run says under this tag, or that it says nothing."""
     return record.tags.get(tag, f"({tag} not recorded)")
 
 
 def markdown(record: SweepRecord) -> str:
     """The same as a Markdown document."""
     head = [name for name, _ in COLUMNS]
-    lines = [f"# {record.sweep_id}", "", _told(record, "question"), "", f"Device: {_told(record, 'device')}", ""]
+    lines = [f"# {record.sweep_id}", "", told(record, "question"), "", f"Device: {told(record, 'device')}", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     rows = summarise(record)
     lines += ["| " + " | ".join(cell(row) for _, cell in COLUMNS) + " |" for row in rows]
@@ -242,7 +244,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN) -> dict[str, Any]:
         "sweep": record.tags.get("sweep"),
         "baseline": record.tags.get("baseline"),
         "device": record.tags.get("device"),
-        "environment": _environment(record),
+        "environment": environment_of(record),
         "comparisons": {arm: _comparison(found) for arm, found in compared.items()},
         "trials": [
             {
@@ -269,7 +271,7 @@ def _comparison(found: Comparison) -> dict[str, Any]:
     return told
 
 
-def _environment(record: SweepRecord) -> Any:
+def environment_of(record: SweepRecord) -> Any:
     """What the driver saved of the machine; its text as it is where MLflow kept only the beginning."""
     text = record.tags.get("environment")
     try:

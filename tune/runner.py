@@ -23,6 +23,7 @@ from tune.mlflow_store import PROJECT, redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.report import markdown, parent_metrics
+from tune.report_html import html_page
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
 from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
@@ -245,9 +246,12 @@ class _Run:
         """End the sweep, with the arms' summary on the parent run: the numbers are MLflow's own."""
         record = read_sweep(self.options.tracking_uri, PROJECT, self.folder.sweep_id)
         bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
-        tracker.end_sweep(
-            status="failed" if bad else "done", metrics=parent_metrics(record), files={"summary.md": markdown(record)}
-        )
+        files = {"summary.md": markdown(record)}
+        try:
+            files["report.html"] = html_page(record)
+        except WrongInput as error:  # no page is no reason to leave a sweep open
+            print(f"{self.folder.sweep_id} has no report.html: {error}", file=sys.stderr)
+        tracker.end_sweep(status="failed" if bad else "done", metrics=parent_metrics(record), files=files)
 
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:

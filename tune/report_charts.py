@@ -1,0 +1,229 @@
+"""The charts of the HTML report as plain data in plotly's form: dicts, lists, strings and finite numbers.
+
+plotly.js reads a little HTML in texts, so every text from the store is escaped here too.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from tune.report import ArmRow
+from tune.tracking import TrialRecord
+
+Arms = Mapping[str, Sequence[TrialRecord]]
+# Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow (jfly.uni-koeln.de/color)
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one where the colours begin anew
+PARTS = ("step", "h2d", "data_wait", "launch", "other")  # time/NAME_s: their sum is the training part of an epoch
+PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")
+WARM_UP = 1  # epochs that the bars leave out, where there are more
+ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of what is around all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One figure with what it shows, in plain words. No data: nothing to show."""
+
+    key: str
+    title: str
+    caption: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+
+def charts(rows: Sequence[ArmRow], arms: Arms) -> list[Chart]:
+    """All charts of a sweep, of the rows of `summarise` and the trials of each arm."""
+    return [speed_chart(rows), pareto_chart(rows), curve_chart(arms), time_chart(arms)]
+
+
+def speed_chart(rows: Sequence[ArmRow]) -> Chart:
+    """Each arm's ratio to the baseline's time, with its interval where it has one."""
+    data: list[dict[str, Any]] = []
+    names: list[str] = []
+    for row, colour, _ in _styled(rows):
+        ratio = row.compared.ratio if row.compared else None
+        if ratio is None or not math.isfinite(ratio):
+            continue
+        names.append(_text(row.arm))
+        point: dict[str, Any] = {"type": "scatter", "mode": "markers", "x": [ratio], "y": names[-1:], "name": names[-1]}
+        low, high = (row.compared and row.compared.interval) or (math.nan, math.nan)
+        if math.isfinite(low) and math.isfinite(high):
+            reach = {"array": [high - ratio], "arrayminus": [ratio - low]}
+            point["error_x"] = {"type": "data", "symmetric": False, "thickness": 2, "width": 6, **reach}
+        data.append(
+            point | {"marker": {"color": colour, "size": 10}, "hovertemplate": "%{y}: %{x:.3f}x<extra></extra>"}
+        )
+    one = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dash", "width": 1}}
+    return Chart(
+        key="speed",
+        title="Speed-up over the baseline",
+        caption="Geometric mean of the pairs' median training time of an epoch, baseline's over arm's: above 1 the arm "
+        "is faster. Bars are the table's intervals; an arm without one has too few pairs.",
+        data=data,
+        layout={
+            "xaxis": _axis("x baseline"),
+            "yaxis": _names_axis(names),
+            "shapes": [one],
+            "showlegend": False,
+            "height": FRAME_PX + ROW_PX * len(names),
+        },
+    )
+
+
+def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
+    """Time against error, one point an arm; both are better where they are smaller."""
+    points = {row.arm: both for row in rows if (both := _time_and_error(row))}
+    front = pareto_front(points)
+    data: list[dict[str, Any]] = []
+    for row, colour, _ in _styled(rows):
+        if row.arm not in points:
+            continue
+        x, y = points[row.arm]
+        shape = ("diamond" if row.arm in front else "circle") + ("" if row.timing_valid == "true" else "-open")
+        marker = {"color": colour, "size": 13 if row.arm in front else 10, "symbol": shape}
+        hover = "%{fullData.name}: %{x:.4g} s, %{y:.4f}<extra></extra>"
+        point = {"type": "scatter", "mode": "markers", "x": [x], "y": [y], "name": _text(row.arm)}
+        data.append(point | {"marker": marker, "hovertemplate": hover})
+    if data:
+        x_front, y_front = zip(*(points[arm] for arm in front), strict=True)
+        line = {"type": "scatter", "mode": "lines", "x": list(x_front), "y": list(y_front), "name": "Pareto front"}
+        look = {"shape": "hv", "dash": "dot", "width": 1, "color": "#888888"}
+        data.append(line | {"line": look, "hoverinfo": "skip"})
+    return Chart(
+        key="pareto",
+        title="Time and accuracy",
+        caption="Mean of each arm; down and left is better. Diamonds are on the Pareto front: no other arm is better "
+        "in one and at least as good in the other. Hollow: not known to be alone on its device, so its time may be too "
+        "long.",
+        data=data,
+        layout={"xaxis": _axis("median training time of an epoch, s"), "yaxis": _axis("validation MSE")},
+    )
+
+
+def _time_and_error(row: ArmRow) -> tuple[float, float] | None:
+    """None where no trial is done or one of the two is no finite number."""
+    x, y = row.median_epoch_s, row.val_mse
+    if not row.trials or x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
+        return None
+    return x, y
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Fastest first, the names than which no other is smaller in one value and at most equal in the other."""
+    front: list[str] = []
+    for name in sorted(points, key=lambda name: points[name]):
+        if not front or points[name][1] < points[front[-1]][1] or points[name] == points[front[-1]]:
+            front.append(name)
+    return front
+
+
+def curve_chart(arms: Arms) -> Chart:
+    """Errors by epoch, one line a trial. The training error is there, switched off."""
+    validation: list[dict[str, Any]] = []
+    training: list[dict[str, Any]] = []
+    for index, (arm, trials) in enumerate(arms.items()):
+        colour, dash = _style(index)
+        for trial in trials:
+            if line := _curve(trial, "loss/val_mse"):
+                look = {"name": _text(arm), "legendgroup": f"arm {index}", "line": {"color": colour, "dash": dash}}
+                new = not any(other["legendgroup"] == f"arm {index}" for other in validation)
+                validation.append(line | look | {"showlegend": new})
+            if line := _curve(trial, "loss/train_mse"):
+                look = {"name": "training MSE of all", "legendgroup": "training", "visible": "legendonly"}
+                thin = {"color": colour, "dash": "dash", "width": 1}
+                training.append(line | look | {"line": thin, "showlegend": not training})
+    return Chart(
+        key="curves",
+        title="Error by epoch",
+        caption="Validation MSE, one line a trial, coloured by arm. A click on a name in the legend hides or shows it; "
+        "the training MSE is hidden at first.",
+        data=[*validation, *training],
+        layout={"xaxis": _axis("epoch", tickformat="d"), "yaxis": _axis("MSE")},
+    )
+
+
+def _curve(trial: TrialRecord, metric: str) -> dict[str, Any]:
+    """Nothing where the trial has no epoch; a gap where the error is no finite number."""
+    points = {epoch: value for epoch, value in trial.history.get(metric, []) if epoch > 0}
+    if not points:
+        return {}
+    values = [value if math.isfinite(value) else None for value in points.values()]
+    kind = {"type": "scatter", "mode": "lines+markers", "marker": {"size": 4}, "text": _text(trial.trial_id)}
+    return kind | {
+        "x": list(points),
+        "y": values,
+        "hovertemplate": "%{text}<br>epoch %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
+    }
+
+
+def time_chart(arms: Arms) -> Chart:
+    """Where an epoch's training time goes: parts of it, stacked."""
+    measured = {arm: times for arm, trials in arms.items() if (times := _parts(trials))}
+    names = [_text(arm) for arm in measured]
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": label,
+            "x": [times[part] for times in measured.values()],
+            "y": names,
+            "marker": {"color": COLOURS[index]},
+            "hovertemplate": "%{y}: %{x:.4g} s<extra>%{fullData.name}</extra>",
+        }
+        for index, (part, label) in enumerate(zip(PARTS, PART_NAMES, strict=True))
+    ]
+    return Chart(
+        key="times",
+        title="Where an epoch's training time goes",
+        caption="Mean over the arm's trials that are done and their epochs after the first; an epoch without "
+        "validation.",
+        data=data if names else [],
+        layout={
+            "barmode": "relative",
+            "xaxis": _axis("s"),
+            "yaxis": _names_axis(names),
+            "height": FRAME_PX + 30 + ROW_PX * len(names),
+            "legend": {"traceorder": "normal"},
+        },
+    )
+
+
+def _parts(trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """Seconds by part; nothing where no trial that is done has all of them."""
+    keys = [f"time/{part}_s" for part in PARTS]
+    fit = [trial for trial in trials if trial.status == "done" and all(trial.history.get(key) for key in keys)]
+    means = {part: [_settled(trial, key) for trial in fit] for part, key in zip(PARTS, keys, strict=True)}
+    found = {part: fmean(values) for part, values in means.items() if values}
+    return found if all(math.isfinite(value) for value in found.values()) else {}
+
+
+def _settled(trial: TrialRecord, key: str) -> float:
+    values = [value for _, value in trial.history[key]]
+    return fmean(values[WARM_UP:] or values)
+
+
+def _styled(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, str, str]]:
+    return [(row, *_style(index)) for index, row in enumerate(rows)]
+
+
+def _style(index: int) -> tuple[str, str]:
+    """Colour and dash of the arm at this place; one arm looks the same in all charts."""
+    return COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+
+
+def _axis(title: str, **more: Any) -> dict[str, Any]:
+    return {"title": {"text": title}, "automargin": True, **more}
+
+
+def _names_axis(names: Sequence[str]) -> dict[str, Any]:
+    """The first name on top; a name that looks like a number or a date stays a name."""
+    return {"type": "category", "categoryorder": "array", "categoryarray": list(names[::-1]), "automargin": True}
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

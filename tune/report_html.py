@@ -1,0 +1,166 @@
+"""A sweep as one HTML page that needs nothing else: no network, no other file. Every number is the table's or MLflow's.
+
+The page's own policy (Content-Security-Policy) forbids it to load anything from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from tune.errors import WrongInput
+from tune.finalists import MARGIN
+from tune.report import COLUMNS, ArmRow, by_arm, environment_of, notes, summarise, told
+from tune.report_charts import Chart, charts
+from tune.tracking import SweepRecord
+
+TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others are numbers, which stand to the right
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+STYLE = """
+:root { color-scheme: light dark; --text: #1f2328; --page: #ffffff; --line: #d0d7de; --soft: #59636e; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6edf3; --page: #0d1117; --line: #3d444d; --soft: #9198a1; }
+}
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: var(--text); background: var(--page);
+       font: 16px/1.5 system-ui, sans-serif; }
+h1, h2 { line-height: 1.25; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; }
+.wide { overflow-x: auto; } .soft, .none { color: var(--soft); } .chart { min-height: 1rem; }
+table { border-collapse: collapse; font-size: .875rem; }
+th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top; }
+td, li { overflow-wrap: anywhere; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+"""
+# The colours of the page are the charts' too, also when the reader switches between light and dark.
+DRAW = """
+const charts = JSON.parse(document.getElementById("charts").textContent);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+function draw() {
+  const style = getComputedStyle(document.documentElement);
+  const text = style.getPropertyValue("--text").trim(), line = style.getPropertyValue("--line").trim();
+  for (const { key, data, layout } of charts) {
+    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
+    Plotly.react("chart-" + key, data, { ...layout, uirevision: "kept",
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family: "system-ui" },
+      xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
+      shapes: (layout.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: text } })),
+    }, { displaylogo: false, responsive: true });
+  }
+}
+draw();
+dark.addEventListener("change", draw);
+"""
+
+
+def html_page(record: SweepRecord, *, margin: float = MARGIN) -> str:
+    """The page: table and notes of `print_report`, charts, environment, and what did not run and why.
+
+    Raises:
+        WrongInput: plotly is not installed.
+    """
+    rows, arms = summarise(record, margin=margin), by_arm(record)
+    figures = charts(rows, arms)
+    body = [
+        f"<h1>{escape(record.sweep_id)}</h1>",
+        f"<p>{escape(told(record, 'question'))}</p>",
+        f'<p class="soft">Device: {escape(told(record, "device"))}</p>',
+        _arm_table(rows),
+        _list(notes(record, rows, margin=margin)),
+        *(_section(figure) for figure in figures),
+        "<h2>Trials that are not done</h2>",
+        _not_done(record),
+        "<h2>Environment</h2>",
+        _environment(environment_of(record)),
+    ]
+    return _document(record.sweep_id, "\n".join(body), [figure for figure in figures if figure.data])
+
+
+def _document(title: str, body: str, figures: Sequence[Chart]) -> str:
+    drawn = [{"key": figure.key, "data": figure.data, "layout": _framed(figure.layout)} for figure in figures]
+    scripts = [_plotly_js(), DRAW] if drawn else []
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+            body,
+            f'<script type="application/json" id="charts">{script_json(drawn)}</script>',
+            *(f"<script>{script}</script>" for script in scripts),
+            "</body>\n</html>\n",
+        ]
+    )
+
+
+def script_json(content: Any) -> str:
+    """JSON that an HTML parser finds no tag, comment or entity in, so nothing in it can end the script element."""
+    text = json.dumps(content, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _plotly_js() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise WrongInput(
+            "the HTML report needs the package plotly, which is not installed: pip install -r requirements.txt"
+        ) from None
+    return str(get_plotlyjs())
+
+
+def _framed(layout: dict[str, Any]) -> dict[str, Any]:
+    return {"margin": {"t": 20, "r": 20, "b": 60, "l": 60}, "height": 460, "hovermode": "closest"} | layout
+
+
+def _arm_table(rows: Sequence[ArmRow]) -> str:
+    numeric = [name not in TEXT_COLUMNS for name, _ in COLUMNS]
+    return _table([name for name, _ in COLUMNS], ([cell(row) for _, cell in COLUMNS] for row in rows), numeric)
+
+
+def _not_done(record: SweepRecord) -> str:
+    """One row for each trial that is not done, with its reason where there is one."""
+    cells = [
+        [trial.trial_id, trial.tags.get("arm", "-"), trial.status, trial.reason or "-"]
+        for trial in record.trials
+        if trial.status != "done"
+    ]
+    if not cells:
+        return '<p class="none">Every trial is done.</p>' if record.trials else '<p class="none">There is no trial.</p>'
+    return _table(["trial", "arm", "status", "reason"], cells, [False] * 4)
+
+
+def _environment(environment: Any) -> str:
+    """What the driver saved, a row a value; as text where MLflow kept only the beginning."""
+    if not environment:
+        return '<p class="none">The environment was not recorded.</p>'
+    if not isinstance(environment, dict):
+        return f"<p>{escape(str(environment))}</p>"
+    return _table(["", "value"], ([name, value] for name, value in _flat(environment)), [False, False])
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
+
+
+def _section(chart: Chart) -> str:
+    shown = f'<div class="chart" id="chart-{chart.key}"></div>' if chart.data else '<p class="none">No data yet.</p>'
+    return f'<h2>{escape(chart.title)}</h2>\n<p class="soft">{escape(chart.caption)}</p>\n{shown}'
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool]) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        kinds = [' class="number"' if right else "" for right in numeric]
+        shown = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return f"<tr>{''.join(shown)}</tr>"
+
+    body = "\n".join(line("td", cells) for cells in rows)
+    return f'<div class="wide"><table>\n<thead>{line("th", head)}</thead>\n<tbody>{body}</tbody>\n</table></div>'
