@@ -11,7 +11,7 @@ import pytest
 from sweep_kit import Driver, Ran, ended, epochs, run
 
 SWEEP = (  # noqa: SIM905
-    "--sweep custom --over train.learning_rate=0.001,0.002,0.003 --dataset demo --epochs 3 "
+    "--sweep custom --over train.learning_rate=0.001,0.002,0.003 --dataset demo --epochs 3 --repeats 1 "
     "--set data.context_length=96 --set data.prediction_length=24 --set model.d_model=32 --set model.ffn_dim=32"
 ).split()
 

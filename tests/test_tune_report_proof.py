@@ -7,7 +7,7 @@ from typing import Any
 
 from test_tune_report import _sweep, _trial
 
-from tune.report import as_json, notes
+from tune.report import as_json, notes, summarise
 
 FLASH = ["void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<32>>(params)"]
 
@@ -23,8 +23,12 @@ def _proven(arm: str, seed: int, error: float, kernels: Any = FLASH, gate: str =
     return _trial(arm, seed, metrics=metrics, tags={"gate": gate, "kernels": tag})
 
 
+def _notes(record: Any) -> list[str]:
+    return notes(record, summarise(record))
+
+
 def _line(*trials: Any) -> str:
-    found = [line for line in notes(_sweep(*trials)) if line.startswith("Gate")]
+    found = [line for line in _notes(_sweep(*trials)) if line.startswith("Gate")]
     assert len(found) == 1
     return found[0]
 
@@ -47,14 +51,14 @@ def test_what_could_not_be_seen_or_was_gated_smaller_is_said() -> None:
 
 
 def test_a_sweep_from_before_the_gate_has_no_line_and_damaged_tags_break_nothing() -> None:
-    assert not [line for line in notes(_sweep(_trial("none"))) if line.startswith("Gate")]
+    assert not [line for line in _notes(_sweep(_trial("none"))) if line.startswith("Gate")]
     damaged = _trial("none", tags={"gate": "passed", "kernels": '["a", "b [shortened]'})
     assert "none (error not recorded)" in _line(damaged)
 
 
 def test_an_arm_that_failed_the_gate_is_listed_with_its_reason() -> None:
     failed = _trial("fast", status="failed_gate", reason="predictions are not finite", tags={"gate": "failed"})
-    lines = notes(_sweep(_proven("none", 1, 2e-3), failed))
+    lines = _notes(_sweep(_proven("none", 1, 2e-3), failed))
     assert "fast: failed_gate: predictions are not finite" in lines
     assert not [line for line in lines if line.startswith("Gate") and "fast" in line]
 
