@@ -10,7 +10,8 @@ to the first training step of the next one on the same device. The first trial o
 verdict and compiles; the median is over those after it. Busy is the device's time in training steps, and beside it that
 in whole epochs with validation, over the time from the first trial's start to the last one's end, for each device used.
 
---compare-isolated runs the same trials as usual and with --isolate: times and peak memory side by side.
+--compare-isolated runs the same trials as usual and with --isolate: times and peak memory side by side. Ctrl-C (SIGINT)
+ends a sweep early; the tables then show the trials that ended.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every trial")
     parser.add_argument("--compare-isolated", action="store_true", help="the same trials with and without --isolate")
+    parser.add_argument("--storage", type=Path, help="keep it there; the same command again goes on with what is left")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     from tune.hardware import environment, has_gpu, node_facts
@@ -79,12 +81,12 @@ def main() -> None:
     print(f"{facts.name}, {environment()['versions']}")
     content: dict[str, Any] = {"device": facts.as_dict(), "environment": environment(), "options": _plain(options)}
     with tempfile.TemporaryDirectory() as folder:
-        rows = run_sweep_here(options, Path(folder) / "warm", isolate=False)
+        rows = run_sweep_here(options, (options.storage or Path(folder)) / "warm", isolate=False)
         content |= {"rows": [asdict(row) for row in rows], "summary": summary(rows)}
         print_rows(rows)
         print_summary(content["summary"])
         if options.compare_isolated:
-            isolated = run_sweep_here(options, Path(folder) / "isolated", isolate=True)
+            isolated = run_sweep_here(options, (options.storage or Path(folder)) / "isolated", isolate=True)
             content |= {"isolated": [asdict(row) for row in isolated], "comparison": comparison(rows, isolated)}
             print_comparison(content["comparison"])
     if options.json:
@@ -114,7 +116,7 @@ def run_sweep_here(options: argparse.Namespace, storage: Path, *, isolate: bool)
     for item in options.set:
         name, _, text = item.partition("=")
         fields[name] = parse_value(name, text)
-    storage.mkdir()
+    storage.mkdir(parents=True, exist_ok=True)
     how = Options(
         storage_path=storage,
         tracking_uri=f"sqlite:///{storage / 'mlflow.db'}",

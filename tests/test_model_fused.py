@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import re
 import subprocess
@@ -123,12 +124,19 @@ def test_saving_and_loading_go_both_ways(tmp_path: Path) -> None:
             assert name == other and torch.equal(one, two)
 
 
+EVERY_CASE = itertools.product(
+    ["patch", "sdpa_efficient"], ["bf16", "fp16"], [16, 11, 8], ["eager", "compile", "graph"]
+)
+OTHER_BACKENDS = itertools.product(
+    ["eager", "sdpa_cudnn", "sdpa_flash", "flash_attention_2"], ["bf16"], [16], ["graph"]
+)
+
+
 @needs_gpu
-@pytest.mark.parametrize("engine", ["eager", "compile", "graph"])
-@pytest.mark.parametrize("heads", [16, 11, 8])
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("attention", ["patch", "sdpa_efficient"])
+@pytest.mark.parametrize(("attention", "precision", "heads", "engine"), [*EVERY_CASE, *OTHER_BACKENDS])
 def test_on_the_gpu_they_pass_the_gate(attention: str, precision: str, heads: int, engine: str) -> None:
+    if attention == "flash_attention_2":
+        pytest.importorskip("flash_attn", reason="flash-attn is not installed")
     model = STUDY | {"patch_stride": 12, "num_channels": 7, "context_length": 512, "prediction_length": 96}
     subject = Subject(
         model=model | {"attention": attention, "layers": "fused"},
