@@ -85,12 +85,17 @@ def main() -> None:
         content |= {"rows": [asdict(row) for row in rows], "summary": summary(rows)}
         print_rows(rows)
         print_summary(content["summary"])
+        write(content, options.json)
         if options.compare_isolated:
             isolated = run_sweep_here(options, (options.storage or Path(folder)) / "isolated", isolate=True)
             content |= {"isolated": [asdict(row) for row in isolated], "comparison": comparison(rows, isolated)}
             print_comparison(content["comparison"])
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=1))
+            write(content, options.json)
+
+
+def write(content: dict[str, Any], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(content, indent=1))
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:
