@@ -55,9 +55,9 @@ SHARES: dict[str, tuple[list[dict[str, float]], dict[str, Any], Share]] = {
     "one_at_a_time_on_cpu": ([{"CPU": 2}], {"joined": False, "max_concurrent": 1}, Share(cpus=2, gpus=0, at_a_time=1)),
 }  # fmt: skip
 
-NOT_YET = "the cluster has no GPU (nodes: 2, CPUs: 8): its GPU workers may not have joined yet (see `ray status`); "
+NOT_YET = "the cluster has no GPU (nodes: 2, CPUs: 8), also after --wait-for-gpus 0 seconds: see `ray status` "
 REFUSED: dict[str, tuple[list[dict[str, float]], dict[str, Any], str]] = {
-    "no_gpu_has_joined": ([HEAD, {"CPU": 8}], {}, NOT_YET + "--gpus-per-trial 0 runs on the CPU"),
+    "no_gpu_has_joined": ([HEAD, {"CPU": 8}], {}, "was refused; --gpus-per-trial 0 runs on the CPU"),
     "no_gpu_has_joined_and_one_is_asked_for": ([HEAD, {"CPU": 8}], {"gpus_per_trial": 1}, NOT_YET),
     "no_gpu_here": ([{"CPU": 2}], {"joined": False, "gpus_per_trial": 0.5}, "--gpus-per-trial 0.5: Ray sees no GPU"),
     "several_at_a_time_on_cpu": ([{"CPU": 2}], {"joined": False, "max_concurrent": 2}, "--max-concurrent 2: on a CPU"),

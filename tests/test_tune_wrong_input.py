@@ -142,6 +142,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "gpu_model_of_a_longer_name": ([*PLAN, "--gpu-model", "nvidia l40s-48q"], "Did you mean 'L40S'"),
     "fresh_and_resume_of_a_plan": ([*PLAN, "--fresh", "--resume", "x"], "--fresh and --resume x"),
     "resume_of_no_sweep_in_a_plan": ([*PLAN, "--resume", "pruning-1"], "--resume pruning-1: no such sweep"),
+    "waiting_for_ever": ([*PLAN, "--wait-for-gpus", "inf"], "--wait-for-gpus inf: give 0"),
+    "waiting_for_less_than_nothing": ([*PLAN, "--wait-for-gpus", "-1"], "--wait-for-gpus -1: give 0"),
     "address_of_no_form": ([*PLAN, "--address", "http://x"], "--address http://x: write HOST:PORT"),
     "cpu_and_gpu_model": ([*PLAN, "--gpu-model", "H100", "--gpus-per-trial", "0"], "leave one out"),
     # axes
@@ -202,6 +204,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "config_trials": (["--config", "trials.yaml", "--plan"], "for a sweep that draws its trials"),
     "config_without_a_sweep": (["--config", "/dev/null", "--plan"], "required: --sweep"),
     "storage_is_a_file": ([*CUSTOM, "--storage-path", "file"], "file is not a folder"),
+    "storage_in_a_bucket": ([*CUSTOM, "--storage-path", "s3://bucket/runs"], "s3:// is not supported"),
     "storage_below_a_file": ([*CUSTOM, "--storage-path", "file/below"], "file is not a folder"),
     "storage_that_cannot_be_made": ([*CUSTOM, "--storage-path", "/proc/none/at-all"], "/proc/none"),
     "resume_of_no_sweep": ([*CUSTOM, "--resume", "pruning-1"], "--resume pruning-1: no such sweep"),

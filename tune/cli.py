@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tune.errors import WrongInput, did_you_mean
 
+WAIT_FOR_GPUS_S = 600.0
+
 EXAMPLES = """examples:
   python experiments.py --sweep pruning --dataset demo --epochs 2     offline, on a laptop
   python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
@@ -87,7 +89,10 @@ def sweep_parser() -> Parser:
         help="the GPU model to use where a cluster has several; with --plan: the one to plan for, there or not",
     )
     how.add_argument("--gpus-per-trial", type=float, metavar="N", help="1 where there are GPUs; 0 runs on the CPU")
-    how.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time (default: one per GPU)")
+    text = "trials at a time (default: one per GPU); of a cluster's autoscaler as many GPUs are asked for"
+    how.add_argument("--max-concurrent", type=int, metavar="N", help=text)
+    text = "how long a cluster's workers may take to join, if need be started for it (default 600; 0: no waiting)"
+    how.add_argument("--wait-for-gpus", type=float, default=WAIT_FOR_GPUS_S, metavar="SECONDS", help=text)
     how.add_argument("--fresh", action="store_true", help="start anew even if the same sweep is unfinished")
     how.add_argument("--resume", metavar="SWEEP_ID", help="go on with this sweep, also after a change of code")
     text = "start each trial's process anew, with empty caches of compiled code and gate results: slower"

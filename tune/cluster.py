@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,11 +22,11 @@ from tune.hardware import (
     missing_packages,
     node_facts,
 )
+from tune.workers import ACCELERATOR, Node, Wanted, wait_for
 
 CONNECT_S = 4.0  # an address where nothing answers within this is refused
 PROBE_HINT_S = 120.0  # a probe that has not run by then says on stderr what it waits for
 PROBE_LIMIT_S = 600.0  # and is given up after this
-ACCELERATOR = "accelerator_type:"  # how Ray's resources name the GPU model of a node
 PACKAGE_DIRS = [str(REPO_ROOT / entry) for entry in CODE if not entry.endswith(".py")]
 
 
@@ -124,25 +125,29 @@ def choose_share(
     max_concurrent: int | None,
     joined: bool = False,
     gpu_model: str | None = None,
+    wait_s: float = 0.0,
 ) -> Share:
     """Split the cluster among trials: one GPU each where there are GPUs, else one trial at a time on the CPU.
 
-    `joined`: the cluster was there before us, so GPU workers may still be on their way to it. `gpu_model`: the one of
-    the cluster's GPU models to use.
+    `joined`: the cluster was there before us, so workers may still be on their way to it, or be started for us:
+    they are asked for, and waited for up to `wait_s` seconds. `gpu_model`: the one of the cluster's GPU models to use.
     Raises WrongInput for a request that the cluster can never meet (Tune would wait for ever), for a joined cluster
     without GPUs unless the CPU was asked for, for several trials at a time on a CPU, for a GPU model that the cluster
     lacks, and for GPUs of several models, whose times cannot be compared, where none of them was chosen.
     """
     per_trial = check_gpus_per_trial(gpus_per_trial)
-    nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if per_trial == 0:
+        _check_one_at_a_time(max_concurrent)
+    wanted = _wanted(per_trial, max_concurrent, gpu_model)
+    nodes = wait_for(ray, wanted, limit_s=wait_s if joined else 0.0)
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     if per_trial == 0 or (per_trial is None and gpu_model is None and not with_gpus and not joined):
-        return _cpu_share(nodes, max_concurrent)
+        return _cpu_share(nodes, max_concurrent, wait_s=wait_s)
     if not with_gpus and joined:
         seen = f"no GPU (nodes: {len(nodes)}, CPUs: {sum(node.get('CPU', 0) for node in nodes):g})"
         raise WrongInput(
-            f"the cluster has {seen}: its GPU workers may not have joined yet (see `ray status`); "
-            "--gpus-per-trial 0 runs on the CPU"
+            f"the cluster has {seen}, also after --wait-for-gpus {wait_s:g} seconds: see `ray status` for what is "
+            "starting or was refused; --gpus-per-trial 0 runs on the CPU"
         )
     if not with_gpus:
         asked = f"--gpus-per-trial {per_trial:g}" if per_trial is not None else f"--gpu-model {gpu_model}"
@@ -152,7 +157,19 @@ def choose_share(
     return share if gpu_model is None else replace(share, accelerator=gpu_model)
 
 
-def _of_one_model(nodes: list[Mapping[str, float]], wanted: str | None) -> list[Mapping[str, float]]:
+def _wanted(per_trial: float | None, max_concurrent: int | None, gpu_model: str | None) -> Wanted:
+    """What trials need to start: one GPU, or as many as trials are to run at a time; else one node with a CPU."""
+    if per_trial == 0:
+        return Wanted(gpu=False)
+    at_a_time = 1 if max_concurrent is None else max_concurrent
+    return Wanted(gpu=True, count=math.ceil(at_a_time / _trials_per_gpu(per_trial or 1.0)), model=gpu_model)
+
+
+def _trials_per_gpu(per_trial: float) -> int:
+    return int(1 / per_trial + 1e-9)  # a trial never spans two GPUs
+
+
+def _of_one_model(nodes: list[Node], wanted: str | None) -> list[Node]:
     """The nodes with GPUs of the wanted model; all of them where none is wanted and there is one model only."""
     models = sorted({key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)})
     known = ", ".join(models) or "of no model that Ray knows"
@@ -166,22 +183,29 @@ def _of_one_model(nodes: list[Mapping[str, float]], wanted: str | None) -> list[
     return nodes if wanted is None else [node for node in nodes if f"{ACCELERATOR}{wanted}" in node]
 
 
-def _cpu_share(nodes: list[Mapping[str, float]], max_concurrent: int | None) -> Share:
+def _cpu_share(nodes: list[Node], max_concurrent: int | None, *, wait_s: float) -> Share:
     """One trial at a time, with all CPUs of the largest node."""
+    _check_one_at_a_time(max_concurrent)
+    cpus = max((int(node.get("CPU", 0)) for node in nodes), default=0)
+    if cpus < 1:
+        raise WrongInput(
+            f"no node has a CPU for a trial, also after --wait-for-gpus {wait_s:g} seconds: see `ray status` for what "
+            "is starting or was refused"
+        )
+    return Share(cpus=cpus, gpus=0, at_a_time=1)
+
+
+def _check_one_at_a_time(max_concurrent: int | None) -> None:
     if max_concurrent is not None and max_concurrent > 1:
         raise WrongInput(
             f"--max-concurrent {max_concurrent}: on a CPU one trial runs at a time, or times would not be comparable; "
             "leave it out"
         )
-    cpus = max((int(node.get("CPU", 0)) for node in nodes), default=0)
-    if cpus < 1:
-        raise WrongInput("no node has a CPU for a trial: workers may not have joined yet (see `ray status`)")
-    return Share(cpus=cpus, gpus=0, at_a_time=1)
 
 
-def _gpu_share(nodes: list[Mapping[str, float]], per_trial: float, max_concurrent: int | None) -> Share:
+def _gpu_share(nodes: list[Node], per_trial: float, max_concurrent: int | None) -> Share:
     """The same CPUs for every trial: what the GPU node with the fewest CPUs per trial can give."""
-    trials_per_gpu = int(1 / per_trial + 1e-9)  # a trial never spans two GPUs
+    trials_per_gpu = _trials_per_gpu(per_trial)
     slots = [(int(node.get("CPU", 0)), int(node["GPU"]) * trials_per_gpu) for node in nodes]
     slots = [(cpus, trials) for cpus, trials in slots if cpus >= 1]
     if not slots:

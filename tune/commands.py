@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tune.tracking import SweepRecord
 
 STORE_ANSWERS_WITHIN_S = 10.0
+MOST_WAITED_S = 7 * 24 * 3600.0
 GOOD = ("done", "stopped", "unsupported")
 
 
@@ -52,6 +53,10 @@ def _check_options(request: Request, arguments: argparse.Namespace) -> None:
     """Raises WrongInput for what is wrong with how to run it, as far as that can be told on the spot."""
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
+    if not 0 <= arguments.wait_for_gpus <= MOST_WAITED_S:
+        raise WrongInput(
+            f"--wait-for-gpus {arguments.wait_for_gpus:g}: give 0, which does not wait, to {MOST_WAITED_S:g} seconds"
+        )
     check_gpus_per_trial(arguments.gpus_per_trial)
     if arguments.gpu_model is not None and arguments.gpus_per_trial == 0:
         raise WrongInput(f"--gpu-model {arguments.gpu_model} and --gpus-per-trial 0, which is the CPU: leave one out")
@@ -149,6 +154,7 @@ def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, tex
         gpu_model=arguments.gpu_model,
         gpus_per_trial=arguments.gpus_per_trial,
         max_concurrent=arguments.max_concurrent,
+        wait_for_gpus_s=arguments.wait_for_gpus,
         trials=request.trials,
         fresh=arguments.fresh,
         resume=arguments.resume,

@@ -34,7 +34,7 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> WrongInput:
 
 
 def did_you_mean(given: str, names: Iterable[str], prefix: str = "") -> str:
-    """" Did you mean 'NAME'?" for a name much like what was given, one that is a word of it, or the nearest; or "".
+    """ " Did you mean 'NAME'?" for a name much like what was given, one that is a word of it, or the nearest; or "".
 
     Case counts for nothing.
 

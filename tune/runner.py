@@ -46,6 +46,7 @@ class Options:
     gpu_model: str | None = None  # Ray's name of the one to use in a cluster with several
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
+    wait_for_gpus_s: float = 0.0  # how long the workers of a joined cluster may take to join
     trials: int | None = None  # of a sweep with a space: how many arms are drawn from it; None elsewhere
     fresh: bool = False
     resume: str | None = None
@@ -81,6 +82,7 @@ def run_sweep(
             max_concurrent=options.max_concurrent,
             joined=options.address is not None,
             gpu_model=options.gpu_model,
+            wait_s=options.wait_for_gpus_s,
         )
         device, environment = cluster.probe(ray, share)
         asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed, "device": device}

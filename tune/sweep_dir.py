@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sys
 import tempfile
@@ -88,6 +89,9 @@ def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
 
 def check_storage(storage: Path) -> None:
     """Raises WrongInput if nothing can be written in `storage`, there or yet to be made. Leaves nothing behind."""
+    if scheme := re.match(r"([a-z][a-z0-9+.-]*):/", str(storage)):  # as a folder it would be made here, unnoticed
+        problem = f"{scheme[1]}:// is not supported, trials share files with locks and appends"
+        raise WrongInput(f"--storage-path {storage}: {problem}; give a folder that all nodes mount (NFS, EFS)")
     there = next(path for path in (storage.absolute(), *storage.absolute().parents) if os.path.lexists(path))
     if not os.path.isdir(there):
         raise WrongInput(_unwritable(storage, f"{there} is not a folder"))
