@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo check test ui
+.PHONY: setup demo check test ui mlflow-server cluster-token lint-cluster
 
 setup: .venv/.installed  ## create .venv with everything that running, checking and testing needs
 
@@ -21,3 +21,14 @@ test: setup
 
 ui: setup  ## the MLflow UI over the local store
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+mlflow-server: setup  ## MLflow with basic auth on the loopback; launcher/mlflow-up sets its variables
+	$(BIN)/mlflow server --app-name basic-auth --host 127.0.0.1 --port 5000
+
+CLUSTER ?= cluster.yaml
+cluster-token: setup  ## the token that all nodes and drivers of a cluster share, made once
+	umask 077; RAY_AUTH_MODE=token $(BIN)/ray get-auth-token --generate > /dev/null
+	chmod 600 ~/.ray/auth_token
+
+lint-cluster: setup  ## what stands in the way of `ray up $(CLUSTER)`, one line each
+	$(BIN)/python -m launcher.lint $(CLUSTER)

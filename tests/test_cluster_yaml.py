@@ -1,8 +1,10 @@
-"""cluster.yaml is accepted by the loader that `ray up` uses, and keeps clear of Ray's AWS defaults."""
+"""cluster.yaml, cluster.local.yaml and their image: Ray's own loader accepts them, and what they name is there."""
 
 from __future__ import annotations
 
+import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +12,132 @@ import pytest
 import yaml
 
 from experiments import sweep_parser
+from launcher.lint import COMMANDS, START_COMMANDS
 
-CLUSTER = Path(__file__).resolve().parents[1] / "cluster.yaml"
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("cluster.yaml", "cluster.local.yaml")
 
 
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Any]:
+def loaded(name: str) -> dict[str, Any]:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = prepare_config(yaml.safe_load(CLUSTER.read_text()))
+    config = prepare_config(yaml.safe_load((ROOT / name).read_text()))
     validate_config(config)
     return config
 
 
-def test_rays_own_loader_accepts_it_and_a_typo_is_refused(loaded: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_rays_own_loader_accepts_it_and_a_typo_is_refused(name: str) -> None:
     from ray.autoscaler._private.util import validate_config
 
+    config = loaded(name)
     with pytest.raises(Exception, match="idle_timeout"):
-        validate_config({**loaded, "idle_timeout_minuets": 5})
+        validate_config({**config, "idle_timeout_minuets": 5})
 
 
-def test_trials_never_land_on_the_head(loaded: dict[str, Any]) -> None:
-    head = loaded["available_node_types"][loaded["head_node_type"]]
-    assert head["resources"] == {"CPU": 0, "GPU": 0}
+@pytest.mark.parametrize("name", FILES)
+def test_rays_defaults_add_no_command_to_ours(name: str) -> None:
+    ours, config = yaml.safe_load((ROOT / name).read_text()), loaded(name)
+    for key in START_COMMANDS:
+        assert config[key] == ours[key]
+    for kind in ("head", "worker"):  # Ray joins the common commands with the kind's own
+        assert config[f"{kind}_setup_commands"] == ours["setup_commands"] + ours[f"{kind}_setup_commands"]
+    assert set(COMMANDS) <= set(ours)
 
 
-def test_one_gpu_worker_is_always_there_and_more_are_bounded(loaded: dict[str, Any]) -> None:
-    workers = [node for name, node in loaded["available_node_types"].items() if name != loaded["head_node_type"]]
-    assert all(node["min_workers"] == 1 and node["max_workers"] <= loaded["max_workers"] for node in workers)
-    assert all(node["resources"]["GPU"] == 1 for node in workers)
+@pytest.mark.parametrize("name", FILES)
+def test_the_commands_in_its_header_run_where_the_whole_folder_is_mounted(name: str) -> None:
+    lines = (ROOT / name).read_text().splitlines()
+    (command,) = [line for line in lines if line.startswith(f"#   ray exec {name} ") and "experiments.py" in line]
+    (inner,) = shlex.split(command.removeprefix(f"#   ray exec {name} "))
+    program, *sweep = shlex.split(inner)
+    (folder,) = [remote for remote, local in loaded(name)["file_mounts"].items() if local == "."]
+    assert (ROOT / program.removeprefix(f"{folder}/")).stat().st_mode & 0o111
+    assert sweep[:2] == ["python", "experiments.py"]
+    assert sweep_parser().parse_args(sweep[2:]).address == "auto"
 
 
-def test_the_command_in_its_header_runs_where_the_whole_folder_is_mounted(loaded: dict[str, Any]) -> None:
-    (command,) = [line for line in CLUSTER.read_text().splitlines() if line.startswith("#   ray exec cluster.yaml ")]
-    (inner,) = shlex.split(command.removeprefix("#   ray exec cluster.yaml "))
-    folder, _, sweep = inner.partition(" && ")
-    home = f"/home/{loaded['auth']['ssh_user']}"
-    assert folder.removeprefix("cd ").replace("~", home) in loaded["file_mounts"]
-    assert sweep_parser().parse_args(shlex.split(sweep)[2:]).address == "auto"
+@pytest.mark.parametrize("name", FILES)
+def test_every_script_and_target_that_it_calls_is_there(name: str) -> None:
+    text = (ROOT / name).read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for script in set(re.findall(r"launcher/([\w-]+)", text)):
+        assert (ROOT / "launcher" / script).is_file(), script
+    assert {target for target in re.findall(r"\bmake (?:-C \S+ )?([a-z-]+)\b(?! ?,)", text)} - {"rsync"} <= targets
 
 
-def test_no_command_of_rays_defaults_is_left(loaded: dict[str, Any]) -> None:
-    commands = loaded["setup_commands"] + loaded["head_start_ray_commands"] + loaded["worker_start_ray_commands"]
-    text = "\n".join(commands)
-    assert "requirements.txt" in text
-    assert ".whl" not in text and "0.0.0.0" not in text
+@pytest.mark.parametrize("name", FILES)
+def test_every_setting_has_a_comment(name: str) -> None:
+    """At the top level, in its line or inside it; the commands have theirs in front of them all."""
+    lines = (ROOT / name).read_text().splitlines()
+    keys = [at for at, line in enumerate(lines) if re.match(r"[a-z_]+:", line)]
+    for at, end in zip(keys, [*keys[1:], len(lines)], strict=True):
+        key = lines[at].split(":")[0]
+        assert any("#" in line for line in lines[at:end]) or key in (*COMMANDS, *START_COMMANDS), key
+
+
+def test_workers_start_from_none_on_spot_and_the_head_takes_no_trial() -> None:
+    config = loaded("cluster.yaml")
+    types = config["available_node_types"]
+    head = types.pop(config["head_node_type"])
+    assert head["resources"] == {"CPU": 0, "GPU": 0} and "InstanceMarketOptions" not in head["node_config"]
+    for worker in types.values():
+        assert worker["min_workers"] == 0 and 1 <= worker["max_workers"] <= config["max_workers"]
+        assert worker["resources"]["GPU"] == 1
+        assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+def test_on_demand_is_one_comment_away() -> None:
+    lines = (ROOT / "cluster.yaml").read_text().splitlines()
+    (at,) = [at for at, line in enumerate(lines) if "InstanceMarketOptions:" in line]
+    assert "MarketType: spot" in lines[at + 1]
+    lines[at : at + 2] = ["#" + line for line in lines[at : at + 2]]
+    config = yaml.safe_load("\n".join(lines))
+    (worker,) = [node for name, node in config["available_node_types"].items() if name != config["head_node_type"]]
+    assert "InstanceMarketOptions" not in worker["node_config"] and "IamInstanceProfile" in worker["node_config"]
+
+
+def test_the_image_pins_its_base_its_python_and_every_package() -> None:
+    """flash-attn takes up to an hour to compile, and no machine here does: what can be told without is told."""
+    text = (ROOT / "launcher" / "Dockerfile").read_text()
+    assert re.search(r"^ARG CUDA=\d+\.\d+\.\d+$", text, re.M)
+    bases = re.findall(r"^FROM (\S+)", text, re.M)
+    assert bases and all(re.fullmatch(r"nvidia/cuda:\$\{CUDA\}-(devel|base)-ubuntu24\.04", base) for base in bases)
+    assert set(re.findall(r"\bpython3\.\d+", text)) == {"python3.12"}
+    for command in re.findall(r"pip install ((?:.|\\\n)*?)(?:&&|$)", text, re.M):
+        words = [word for word in command.split() if word not in ("\\",) and not word.startswith("--")]
+        files = [after for word, after in zip(words, words[1:], strict=False) if word == "-r"]
+        assert all((ROOT / file).is_file() for file in files)
+        assert all("==" in word for word in words if word != "-r" and word not in files), command
+    assert "requirements-gpu.txt" in text and "FLASH_ATTENTION_FORCE_BUILD=TRUE" in text
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("requirements*.txt")), ids=lambda file: file.name)
+def test_every_requirement_is_pinned(file: Path) -> None:
+    lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
+    assert all("==" in line or line.startswith("-r ") for line in lines if line)
+
+
+def test_the_images_context_holds_the_files_that_it_copies_and_nothing_else() -> None:
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert ignored == ["*", "!requirements*.txt"]
+    copied = re.findall(r"^COPY ((?!--from).*) \./$", (ROOT / "launcher" / "Dockerfile").read_text(), re.M)
+    assert copied and all((ROOT / name).match("requirements*.txt") for line in copied for name in line.split())
+
+
+@pytest.mark.parametrize("script", ["run", "with-mlflow", "mlflow-up"])
+def test_the_scripts_are_of_valid_bash(script: str) -> None:
+    done = subprocess.run(["bash", "-n", str(ROOT / "launcher" / script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_needs_mlflow_says_where_it_has_to_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(ROOT / "launcher" / "with-mlflow"), "true"],
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"error: {tmp_path}/.patchtst-sweeps/mlflow.env is not there: run this on the cluster's head"
+    )
