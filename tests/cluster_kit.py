@@ -1,4 +1,4 @@
-"""Three machines on this one, for `ray up`: an sshd each on 127.0.0.10, .11 and .12, cut off from everything else here.
+"""Two machines on this one, for `ray up`: an sshd each on 127.0.0.10 and .11, cut off from everything else here.
 
 All of it lives in one network and process namespace, whose first process ends when this one does or lets go of it: the
 kernel then ends everything inside, whatever it started. Each machine has in it a process namespace of its own, so that
@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ADDRESSES = ("127.0.0.10", "127.0.0.11", "127.0.0.12")
+ADDRESSES = ("127.0.0.10", "127.0.0.11")
 
 SSHD = """\
 ListenAddress {address}:22
@@ -90,8 +90,7 @@ class Machines:
         self._until(lambda: (self.folder / "ready").exists(), 30)
         (first,) = psutil.Process(self._outer.pid).children()
         self._enter = ["nsenter", "--target", str(first.pid), "--net", "--mount", "--pid", f"--wd={ROOT}"]
-        for address in ADDRESSES:
-            self._until(lambda: "listening" in self.log(address), 30)
+        self._until(lambda: all("listening" in self.log(address) for address in ADDRESSES), 30)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""cluster.local.yaml for real: `ray up`, a sweep on it, `ray down`, on three machines of the loopback."""
+"""cluster.local.yaml for real: `ray up`, a sweep on it, `ray down`, on two machines of the loopback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from cluster_kit import ADDRESSES, ROOT, Machines, lacking, need_system
 
-from launcher.lint import findings
 from tune.runner import PROJECT
 from tune.tracking import read_sweep
 
@@ -57,7 +56,7 @@ def ray_runs(machines: Machines, address: str) -> bool:
 
 
 def on_the_head(machines: Machines, file: Path, command: str) -> subprocess.CompletedProcess[str]:
-    return machines.run("ray", "exec", str(file), command)
+    return machines.run("ray", "exec", str(file), command, timeout_s=500)
 
 
 def what_happened(machines: Machines, done: subprocess.CompletedProcess[str]) -> str:
@@ -109,7 +108,7 @@ def test_ray_up_then_a_sweep_on_its_workers_whose_results_are_in_its_mlflow_then
     lint = machines.run("python", "-m", "launcher.lint", str(file))
     assert (lint.returncode, lint.stdout) == (0, ""), lint.stderr
 
-    up = machines.run("ray", "up", "--yes", str(file), timeout_s=400)
+    up = machines.run("ray", "up", "--yes", str(file), timeout_s=500)
     assert up.returncode == 0, what_happened(machines, up)
     refuses_strangers(machines, file)
     runs_a_sweep(machines, file)
