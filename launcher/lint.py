@@ -26,13 +26,13 @@ Findings = Iterator[str]
 PLACEHOLDER = "REPLACE-ME"
 TOKEN = "~/.ray/auth_token"
 # What Ray 2.60 reads of `provider` (autoscaler/_private: aws/, local/, commands.py); its schema takes any key.
-OF_EVERY_PROVIDER = ("type", "disable_node_updaters", "disable_launch_config_check", "foreground_node_launch")
-OF_EVERY_PROVIDER += ("worker_liveness_check",)
-OF_AWS = ("region", "availability_zone", "cache_stopped_nodes", "security_group", "key_pair", "cloudwatch")
-OF_AWS += ("use_internal_ips", "aws_credentials")
+OF_EVERY_PROVIDER = frozenset({"type", "worker_liveness_check", "foreground_node_launch"})
+OF_EVERY_PROVIDER |= {"disable_node_updaters", "disable_launch_config_check"}
+OF_AWS = frozenset({"region", "availability_zone", "use_internal_ips", "aws_credentials", "key_pair", "cloudwatch"})
+OF_AWS |= {"security_group", "cache_stopped_nodes"}
 PROVIDER_KEYS = {
-    "aws": (*OF_EVERY_PROVIDER, *OF_AWS),
-    "local": (*OF_EVERY_PROVIDER, "head_ip", "worker_ips", "external_head_ip"),
+    "aws": OF_EVERY_PROVIDER | OF_AWS,
+    "local": OF_EVERY_PROVIDER | {"head_ip", "worker_ips", "external_head_ip"},
 }
 COMMANDS = ("setup_commands", "head_setup_commands", "worker_setup_commands")
 START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")

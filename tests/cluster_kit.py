@@ -139,7 +139,7 @@ class Machines:
         folder, home = self.folder / address, self.home(address)
         for path in (folder / "ray", home / "patchtst-sweeps"):
             path.mkdir(parents=True)
-        (home / ".bashrc").touch()  # Ray sources it
+        (home / ".bashrc").touch()  # Ray sources it, there or not
         users = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
         lines = [":".join([*user[:5], str(home), "/bin/bash"] if user[0] == "root" else user) for user in users]
         (folder / "passwd").write_text("\n".join(lines) + "\n")
