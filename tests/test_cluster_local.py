@@ -100,6 +100,17 @@ def runs_a_sweep(machines: Machines, file: Path) -> None:
     assert list((machines.home(HEAD) / ".patchtst-sweeps" / "artifacts").rglob("report.html"))
 
 
+def test_what_is_missing_skips_with_its_reason_and_fails_where_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None if name == "sshd" else name)
+    assert lacking() == ["no sshd (install openssh-server)"]
+    monkeypatch.delenv("REQUIRE_SYSTEM", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no sshd"):
+        need_system(*lacking())
+    monkeypatch.setenv("REQUIRE_SYSTEM", "1")
+    with pytest.raises(pytest.fail.Exception, match="REQUIRE_SYSTEM=1, but no sshd"):
+        need_system(*lacking())
+
+
 @pytest.mark.timeout(1200)
 def test_ray_up_then_a_sweep_on_its_workers_whose_results_are_in_its_mlflow_then_ray_down(machines: Machines) -> None:
     file = as_filled_in(machines)
