@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,32 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
 
+Entry = Callable[[dict[str, Any]], None]  # what Ray runs on a worker; its argument holds the `job`
+
 MAX_RETRIES = 2  # after the loss of a trial's process or node
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["job"]["trial_id"])
+
+
+def trial_entry(config: dict[str, Any]) -> None:
+    """What Ray runs on a worker: one trial, in a process of its own, reported through Tune."""
+    from ray import tune as ray_tune
+
+    from tune import nursery
+
+    # A trial that a scheduler stops is over once its process has given its memory back; Tune waits 2 s by itself
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    job = TrialJob(**config["job"])
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        checkpoint = ray_tune.Checkpoint.from_directory(str(folder)) if folder else None
+        ray_tune.report(result, checkpoint=checkpoint)
+
+    retried = ray_tune.get_checkpoint()
+    with nullcontext(job.resume_from) if retried is None else retried.as_directory() as folder:
+        nursery.here().run(job, report, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +60,7 @@ class Launcher:
     cache_dir: Path  # absolute
     data_sha256: str  # of the source the sweep was planned on
     isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
+    entry: Entry = trial_entry
 
     @property
     def in_pairs(self) -> Launcher:
@@ -89,7 +115,7 @@ class Launcher:
 
         resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
         tuner = ray_tune.Tuner(
-            ray_tune.with_resources(trial_entry, resources),
+            ray_tune.with_resources(self.entry, resources),
             param_space=param_space or {},
             tune_config=ray_tune.TuneConfig(
                 max_concurrent_trials=self.share.at_a_time,
@@ -112,26 +138,3 @@ class Launcher:
             tuner.fit()
         finally:
             shutil.rmtree(self._isolated, ignore_errors=True)
-
-
-def _trial_name(trial: Any) -> str:
-    return str(trial.config["job"]["trial_id"])
-
-
-def trial_entry(config: dict[str, Any]) -> None:
-    """What Ray runs on a worker: one trial, in a process of its own, reported through Tune."""
-    from ray import tune as ray_tune
-
-    from tune import nursery
-
-    # A trial that a scheduler stops is over once its process has given its memory back; Tune waits 2 s by itself
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    job = TrialJob(**config["job"])
-
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        checkpoint = ray_tune.Checkpoint.from_directory(str(folder)) if folder else None
-        ray_tune.report(result, checkpoint=checkpoint)
-
-    retried = ray_tune.get_checkpoint()
-    with nullcontext(job.resume_from) if retried is None else retried.as_directory() as folder:
-        nursery.here().run(job, report, folder)

@@ -18,7 +18,7 @@ from tune import adaptive, cluster, sweep_dir
 from tune.callback import Collector
 from tune.errors import WrongInput
 from tune.hardware import code_identity
-from tune.launch import Launcher
+from tune.launch import Entry, Launcher, trial_entry
 from tune.mlflow_store import PROJECT, redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
@@ -71,8 +71,12 @@ def run_sweep(
     seed: int,
     options: Options,
     show_plan: Callable[[Plan], None],
+    entry: Entry = trial_entry,
 ) -> Outcome:
-    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run."""
+    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run.
+
+    entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
+    """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     with cluster.connected(options.address) as ray:
         share = cluster.choose_share(
@@ -104,6 +108,7 @@ def run_sweep(
             cache_dir=cache_dir(options.storage_path),
             data_sha256=series.source_sha256,
             isolate=options.isolate,
+            entry=entry,
         )
         return _Run(plan, folder, launcher, options).run()
 
