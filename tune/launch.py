@@ -26,6 +26,13 @@ Entry = Callable[[dict[str, Any]], None]  # what Ray runs on a worker; its argum
 MAX_RETRIES = 2  # after the loss of a trial's process or node
 
 
+class _Uncopied(list[dict[str, Any]]):
+    """Tune copies the whole grid for each of its trials, to put one value in its place: that grows as their square."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
+
+
 def _trial_name(trial: Any) -> str:
     return str(trial.config["job"]["trial_id"])
 
@@ -84,7 +91,7 @@ class Launcher:
             exclusive=self.share.exclusive,
             data_sha256=self.data_sha256,
             gate_dir=None if self.isolate else str(storage / "gate"),
-            resume_from=self.folder.checkpoints().get(trial.trial_id),
+            resume_from=self.folder.checkpoint(trial.trial_id),
             sweep_id=self.folder.sweep_id,
             packages_sha256=packages_sha256(),
             compile_dir=str(self._isolated if self.isolate else storage / "compile"),
@@ -103,7 +110,7 @@ class Launcher:
 
         followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
         listed = [self.job(trial, prepare_next=at < followed).as_dict() for at, trial in enumerate(trials)]
-        jobs = ray_tune.grid_search(listed)
+        jobs = ray_tune.grid_search(_Uncopied(listed))
         self._fit(collector, param_space={"job": jobs})
 
     def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
@@ -129,7 +136,6 @@ class Launcher:
                 storage_path=str(self.folder.path),
                 callbacks=[collector],
                 verbose=0,
-                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
             ),
         )
