@@ -124,7 +124,8 @@ def sweep_of(trials: int) -> SweepConfig:
 
 def measure(trials: int, epochs: int, folder: Path) -> Cost:
     """Run the sweep in `folder`, which is empty, and read its trials back."""
-    from tune.runner import PROJECT, Options, run_sweep
+    from tune.mlflow_store import PROJECT
+    from tune.runner import Options, run_sweep
     from tune.tracking import read_sweep
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
