@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import sqlite3
 import stat
@@ -114,6 +115,24 @@ def test_a_trial_s_points_and_its_model_arrive_through_the_proxy_and_the_databas
     assert fetched.read_bytes() == saved.read_bytes()
     assert fetched.name in {file.name for file in (server.folder / "artifacts").rglob("*")}
     assert stored_points(servers.uris[server.folder.name], trial.run_id) == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
+
+
+def test_another_account_records_its_sweeps_in_the_same_experiment(
+    server: PrivateServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, password = "ann", "a long enough one"
+    body = json.dumps({"username": name, "password": password}).encode()
+    headers = {"Authorization": basic("admin", server.password), "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server.uri}/api/2.0/mlflow/users/create", data=body, headers=headers)
+    urllib.request.urlopen(request, timeout=30).close()
+    open_client(server.uri).create_experiment("shared")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    outbox = tmp_path / "outbox.jsonl"
+    with Tracker(outbox_path=outbox, tracking_uri=server.uri, experiment="shared", artifact_root=None) as tracker:
+        tracker.begin_sweep(sweep_id="anns", name="anns", tags={}, params={}, files={"plan.json": "{}"})
+        assert tracker.flush(60) == 0, (tracker.outage, tracker.problems)
+    assert read_sweep(server.uri, "shared", "anns").status == "running"
 
 
 def stored_points(uri: str, run_id: str) -> list[tuple[int, float]]:

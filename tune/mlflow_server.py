@@ -128,7 +128,7 @@ def _auth_config(settings: Settings, password: str) -> str:
     accounts = str(settings.folder / "accounts.db").replace("%", "%%")  # a percent sign is special in such a file
     return (
         "[mlflow]\n"
-        "default_permission = READ\n"
+        "default_permission = EDIT\n"  # all sweeps share one experiment, which is of who made it
         f"database_uri = sqlite:///{accounts}\n"
         f"admin_username = {ADMIN}\n"
         f"admin_password = {password}\n"
