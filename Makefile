@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo check test ui
+.PHONY: setup demo check test ui mlflow-server
 
 setup: .venv/.installed  ## create .venv with everything that running, checking and testing needs
 
@@ -21,3 +21,7 @@ test: setup
 
 ui: setup  ## the MLflow UI over the local store
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+# BACKEND_STORE_URI HOST PORT SERVER_DIR ARTIFACTS_DESTINATION MLFLOW_SERVER_ALLOWED_HOSTS WORKERS: see the README
+mlflow-server: setup  ## an MLflow server with accounts, over SQLite or PostgreSQL
+	@$(BIN)/python -m tune.mlflow_server

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune import Checkpoint
 
 from tune.callback import Collector
 from tune.progress import Progress
@@ -70,7 +72,21 @@ def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, 
 def test_the_newest_whole_checkpoint_of_a_trial_is_remembered_on_disk(collector: Collector, tmp_path: Path) -> None:
     for number in (1, 2):
         collector.on_checkpoint(number, [], _trial(tmp_path), SimpleNamespace(path=f"/c/{number}"))
-    assert SweepDir(tmp_path).checkpoints() == {"t": "/c/2"}
+    assert SweepDir(tmp_path).checkpoint("t") == "/c/2"
+    assert SweepDir(tmp_path).checkpoint("another") is None
+
+
+def test_the_newest_two_checkpoints_of_each_trial_stay_and_one_that_is_gone_already_harms_nobody(
+    collector: Collector, tmp_path: Path
+) -> None:
+    other = _trial(tmp_path)
+    other.config = {"job": {"trial_id": "u"}}
+    for number in (1, 2, 3, 4):
+        for trial, name in ((_trial(tmp_path), "t"), (other, "u")):
+            (folder := tmp_path / f"{name}-{number}").mkdir()
+            collector.on_checkpoint(number, [], trial, Checkpoint.from_directory(str(folder)))
+        shutil.rmtree(tmp_path / "u-2", ignore_errors=True)
+    assert sorted(path.name for path in tmp_path.glob("[tu]-*")) == ["t-3", "t-4", "u-3", "u-4"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tune import commands, runner, sweep_dir
+from tune import closing, commands, runner, sweep_dir
 from tune.cluster import Share
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.hardware import DeviceFacts
@@ -29,11 +29,14 @@ class FakeTracker:
     """Says how many records MLflow lacks at each flush, and remembers how the sweep was ended."""
 
     problems: list[str] = []
+    outage = "no answer"
 
     def __init__(self, ended: Mapping[str, str], lacking: list[int]) -> None:
         self.ended, self._lacking, self.ends = dict(ended), lacking, []
+        self.waited_s = 0.0
 
     def flush(self, timeout_s: float) -> int:
+        self.waited_s += timeout_s
         return self._lacking.pop(0)
 
     def end_sweep(self, *, status: str, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
@@ -42,10 +45,10 @@ class FakeTracker:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(runner, "read_sweep", lambda *_: "the record")
-    monkeypatch.setattr(runner, "parent_metrics", lambda record: {"test_mse/none": 0.5})
-    monkeypatch.setattr(runner, "markdown", lambda record: "table")
-    monkeypatch.setattr(runner, "html_page", lambda record: "page")
+    monkeypatch.setattr(closing, "read_sweep", lambda *_: "the record")
+    monkeypatch.setattr(closing, "parent_metrics", lambda record: {"test_mse/none": 0.5})
+    monkeypatch.setattr(closing, "markdown", lambda record: "table")
+    monkeypatch.setattr(closing, "html_page", lambda record: "page")
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
     folder = sweep_dir.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
@@ -55,7 +58,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None = None) -> tuple[Outcome, FakeTracker]:
     trials = [trial.trial_id for trial in run.plan.trials][:ended]
     tracker = FakeTracker(dict.fromkeys(trials, status), lacking)
-    return run._close(tracker, Progress(total=0, epochs=1, quiet=True)), tracker
+    return run._close(tracker, Progress(total=0, epochs=1)), tracker
 
 
 @pytest.mark.parametrize(("status", "sweep"), [("done", "done"), ("unsupported", "done"), ("oom", "failed")])
@@ -72,22 +75,30 @@ def test_a_page_that_cannot_be_made_leaves_no_sweep_open(
     def refuse(record: object) -> str:
         raise WrongInput("no plotly")
 
-    monkeypatch.setattr(runner, "html_page", refuse)
+    monkeypatch.setattr(closing, "html_page", refuse)
     _, tracker = _close(run, [0, 0])
     assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["summary.md"])]
     assert "has no report.html: no plotly" in capsys.readouterr().err
 
 
 def test_while_mlflow_lacks_trials_the_sweep_stays_open_without_a_summary(run: Any) -> None:
-    outcome, tracker = _close(run, [7])
+    outcome, tracker = _close(run, [9, 7])
     assert tracker.ends == [("interrupted", {}, [])]
-    assert run.folder.read()["state"] == sweep_dir.RUNNING
-    assert outcome.pending == 7
+    assert run.folder.read()["state"] == sweep_dir.ENDED
+    assert outcome.pending == 8  # with the record of this end
+
+
+def test_the_end_waits_for_a_store_that_does_not_answer_as_long_as_it_says_and_no_longer(
+    run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, tracker = _close(run, [9, 7])
+    assert "MLflow lacks 9 records (no answer): waiting up to 60 s for it to take them" in capsys.readouterr().err
+    assert tracker.waited_s == 60
 
 
 def test_while_mlflow_lacks_the_summary_the_sweep_stays_open(run: Any) -> None:
-    outcome, _ = _close(run, [0, 1])
-    assert run.folder.read()["state"] == sweep_dir.RUNNING
+    outcome, _ = _close(run, [0, 1, 1])
+    assert run.folder.read()["state"] == sweep_dir.ENDED
     assert outcome.pending == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from tune.progress import Progress
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker
 
+# The newest, and the one that Tune itself still goes by while it hears of it. We remove the others, not Tune: told how
+# many to keep, it writes the state of all trials to disk with each of them, which grows as the square of their number.
+KEPT_CHECKPOINTS = 2
+
 Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
 
 
@@ -20,7 +25,7 @@ class Collector(ray_tune.Callback):
 
     def __init__(self, folder: SweepDir, tracker: Tracker, progress: Progress) -> None:
         self._folder, self._tracker, self._progress = folder, tracker, progress
-        self._checkpoints = folder.checkpoints()
+        self._older: dict[str, list[Any]] = {}  # of each trial, its checkpoints of this run that are still there
         self._tags: dict[str, dict[str, str]] = {}  # of each trial, from its newest report
         self.ending: Ending = lambda trial_id: None  # how a trial ends that Tune completes without its own word
 
@@ -31,8 +36,14 @@ class Collector(ray_tune.Callback):
         self._progress.started(_trial_id(trial))
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
-        self._checkpoints[_trial_id(trial)] = checkpoint.path
-        self._folder.save_checkpoints(self._checkpoints)
+        trial_id = _trial_id(trial)
+        self._folder.save_checkpoint(trial_id, checkpoint.path)
+        kept = self._older.setdefault(trial_id, [])
+        kept.append(checkpoint)
+        while len(kept) > KEPT_CHECKPOINTS:
+            gone = kept.pop(0)
+            with suppress(OSError):  # it costs room on the disk, and no sweep ends for that
+                gone.filesystem.delete_dir(gone.path)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -49,7 +60,7 @@ class Collector(ray_tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial has said how it ended, or a scheduler stopped it after an epoch."""
         trial_id = _trial_id(trial)
-        if trial_id not in self._tracker.ended and (result := self.ending(trial_id)):
+        if self._tracker.status_of(trial_id) is None and (result := self.ending(trial_id)):
             self._end(trial, {"tags": self._tags.get(trial_id, {}), **result})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   python experiments.py --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
   python experiments.py report SWEEP_ID                               the table of an earlier sweep
   python experiments.py compare SWEEP_ID other.json                   did an arm get slower or less accurate?
+  python experiments.py flush SWEEP_ID                                what MLflow lacks of it, once it answers again
   python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
   python experiments.py data show ETTh1                               what is in a data set
   python experiments.py list                                          sweeps, backends, engines, data sets, ...
@@ -115,6 +116,18 @@ def compare_parser() -> Parser:
     parser.add_argument("after", metavar="B", help=text)
     _add_margin(parser)
     _add_shared(parser)
+    return parser
+
+
+def flush_parser() -> Parser:
+    text = "Send what a sweep has recorded and MLflow lacks: it did not answer, or was too slow. May be repeated."
+    parser = Parser(prog="experiments.py flush", description=text, allow_abbrev=False)
+    parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    text = "where the sweep lies (default runs)"
+    parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
+    text = "the sweep's MLflow store (default MLFLOW_TRACKING_URI, else the one it was started with)"
+    parser.add_argument("--tracking-uri", metavar="URI", help=text)
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
 
 

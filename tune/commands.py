@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tune.cluster import assumed_facts, check_address_form, check_gpus_per_trial
@@ -27,7 +26,6 @@ from tune.space import plan_sweep
 from tune.sweep_dir import check_idle, check_known, check_storage, running
 
 if TYPE_CHECKING:
-    from tune.runner import Outcome
     from tune.tracking import SweepRecord
 
 STORE_ANSWERS_WITHIN_S = 10.0
@@ -60,7 +58,7 @@ def _check_options(request: Request, arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         if arguments.fresh:
             raise WrongInput(f"--fresh and --resume {arguments.resume}: one starts anew, one goes on; give one")
-        check_known(arguments.storage_path, arguments.resume)
+        check_known(arguments.storage_path, arguments.resume, given=f"--resume {arguments.resume}")
     check_json_target(arguments.json)
     if arguments.save_config is not None:
         _check_new_config(request, arguments)
@@ -139,6 +137,7 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
 
 
 def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, text: IO[str]) -> int:
+    from tune.closing import how_to_flush
     from tune.runner import Options, run_sweep
 
     options = Options(
@@ -170,7 +169,10 @@ def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, tex
         show_plan=show_plan,
     )
     if outcome.pending:
-        _say_pending(outcome, options.storage_path)
+        path = arguments.storage_path
+        print(how_to_flush(outcome.sweep_id, path, tracking_uri, outcome.pending), file=sys.stderr)
+        if outcome.interrupted:
+            print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
     _show(outcome.sweep_id, tracking_uri, arguments.json, text)
     print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
@@ -178,15 +180,6 @@ def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, tex
         print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
     return DONE if all(status in GOOD for status in outcome.statuses.values()) else TRIAL_FAILED
-
-
-def _say_pending(outcome: Outcome, storage_path: Path) -> None:
-    """Nothing is lost while MLflow does not answer; no table either, since its numbers are MLflow's."""
-    print(
-        f"MLflow lacks {outcome.pending} records of {outcome.sweep_id}, which wait in "
-        f"{storage_path / outcome.sweep_id}; the same command sends them and prints the table",
-        file=sys.stderr,
-    )
 
 
 def _ui(tracking_uri: str) -> str:

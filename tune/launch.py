@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,97 +21,16 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
 
+Entry = Callable[[dict[str, Any]], None]  # what Ray runs on a worker; its argument holds the `job`
+
 MAX_RETRIES = 2  # after the loss of a trial's process or node
 
 
-@dataclass(frozen=True, kw_only=True)
-class Launcher:
-    """Runs trials of one sweep's folder; what all of them have in common."""
+class _Uncopied(list[dict[str, Any]]):
+    """Tune copies the whole grid for each of its trials, to put one value in its place: that grows as their square."""
 
-    folder: SweepDir
-    share: Share  # what a trial gets, and how many run at a time
-    device_type: str
-    data_dir: Path  # absolute
-    cache_dir: Path  # absolute
-    data_sha256: str  # of the source the sweep was planned on
-    isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
-
-    @property
-    def in_pairs(self) -> Launcher:
-        """For trials to be compared one by one: on several GPUs one runs at a time, so that all get the same GPU.
-
-        Ray gives the first free GPU; a cluster that others use too may still split a pair, which the table then says.
-        """
-        several = self.share.gpus * self.share.at_a_time > 1
-        return replace(self, share=replace(self.share, at_a_time=1)) if several else self
-
-    def job(self, trial: PlannedTrial, *, prepare_next: bool) -> TrialJob:
-        """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one."""
-        storage = self.folder.path.parent
-        return TrialJob(
-            trial_id=trial.trial_id,
-            config=trial.config.model_dump(mode="json"),
-            device_type=self.device_type,
-            data_dir=str(self.data_dir),
-            cache_dir=str(self.cache_dir),
-            cpus=self.share.cpus,
-            exclusive=self.share.exclusive,
-            data_sha256=self.data_sha256,
-            gate_dir=None if self.isolate else str(storage / "gate"),
-            resume_from=self.folder.checkpoints().get(trial.trial_id),
-            sweep_id=self.folder.sweep_id,
-            packages_sha256=packages_sha256(),
-            compile_dir=str(self._isolated if self.isolate else storage / "compile"),
-            isolate=self.isolate,
-            prepare_next=prepare_next,
-        )
-
-    @property
-    def _isolated(self) -> Path:
-        """Holds each isolated trial's own cache while it runs."""
-        return self.folder.path / "isolated"
-
-    def run(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
-        """Run `trials` in their order (FIFO)."""
-        from ray import tune as ray_tune
-
-        followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
-        listed = [self.job(trial, prepare_next=at < followed).as_dict() for at, trial in enumerate(trials)]
-        jobs = ray_tune.grid_search(listed)
-        self._fit(collector, param_space={"job": jobs})
-
-    def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
-        """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""
-        self._fit(collector, search_alg=searcher, scheduler=scheduler, num_samples=trials)
-
-    def _fit(self, collector: Collector, *, param_space: dict[str, Any] | None = None, **how: Any) -> None:
-        from ray import tune as ray_tune
-
-        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
-        tuner = ray_tune.Tuner(
-            ray_tune.with_resources(trial_entry, resources),
-            param_space=param_space or {},
-            tune_config=ray_tune.TuneConfig(
-                max_concurrent_trials=self.share.at_a_time,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-                reuse_actors=True,  # an actor computes nothing: each trial has a process of its own (tune.nursery)
-                **how,
-            ),
-            run_config=ray_tune.RunConfig(
-                name=self.folder.next_attempt(),
-                storage_path=str(self.folder.path),
-                callbacks=[collector],
-                verbose=0,
-                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
-                failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
-            ),
-        )
-        shutil.rmtree(self._isolated, ignore_errors=True)  # what a killed run has left
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(self._isolated, ignore_errors=True)
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
 
 
 def _trial_name(trial: Any) -> str:
@@ -135,3 +54,93 @@ def trial_entry(config: dict[str, Any]) -> None:
     retried = ray_tune.get_checkpoint()
     with nullcontext(job.resume_from) if retried is None else retried.as_directory() as folder:
         nursery.here().run(job, report, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """Runs trials of one sweep's folder; what all of them have in common."""
+
+    folder: SweepDir
+    share: Share  # what a trial gets, and how many run at a time
+    device_type: str
+    data_dir: Path  # absolute
+    cache_dir: Path  # absolute
+    data_sha256: str  # of the source the sweep was planned on
+    isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
+    entry: Entry = trial_entry
+
+    @property
+    def in_pairs(self) -> Launcher:
+        """For trials to be compared one by one: on several GPUs one runs at a time, so that all get the same GPU.
+
+        Ray gives the first free GPU; a cluster that others use too may still split a pair, which the table then says.
+        """
+        several = self.share.gpus * self.share.at_a_time > 1
+        return replace(self, share=replace(self.share, at_a_time=1)) if several else self
+
+    def job(self, trial: PlannedTrial, *, prepare_next: bool) -> TrialJob:
+        """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one."""
+        storage = self.folder.path.parent
+        return TrialJob(
+            trial_id=trial.trial_id,
+            config=trial.config.model_dump(mode="json"),
+            device_type=self.device_type,
+            data_dir=str(self.data_dir),
+            cache_dir=str(self.cache_dir),
+            cpus=self.share.cpus,
+            exclusive=self.share.exclusive,
+            data_sha256=self.data_sha256,
+            gate_dir=None if self.isolate else str(storage / "gate"),
+            resume_from=self.folder.checkpoint(trial.trial_id),
+            sweep_id=self.folder.sweep_id,
+            packages_sha256=packages_sha256(),
+            compile_dir=str(self._isolated if self.isolate else storage / "compile"),
+            isolate=self.isolate,
+            prepare_next=prepare_next,
+        )
+
+    @property
+    def _isolated(self) -> Path:
+        """Holds each isolated trial's own cache while it runs."""
+        return self.folder.path / "isolated"
+
+    def run(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
+        """Run `trials` in their order (FIFO)."""
+        from ray import tune as ray_tune
+
+        followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
+        listed = [self.job(trial, prepare_next=at < followed).as_dict() for at, trial in enumerate(trials)]
+        jobs = ray_tune.grid_search(_Uncopied(listed))
+        self._fit(collector, param_space={"job": jobs})
+
+    def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
+        """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""
+        self._fit(collector, search_alg=searcher, scheduler=scheduler, num_samples=trials)
+
+    def _fit(self, collector: Collector, *, param_space: dict[str, Any] | None = None, **how: Any) -> None:
+        from ray import tune as ray_tune
+
+        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
+        tuner = ray_tune.Tuner(
+            ray_tune.with_resources(self.entry, resources),
+            param_space=param_space or {},
+            tune_config=ray_tune.TuneConfig(
+                max_concurrent_trials=self.share.at_a_time,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+                reuse_actors=True,  # an actor computes nothing: each trial has a process of its own (tune.nursery)
+                **how,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=self.folder.next_attempt(),
+                storage_path=str(self.folder.path),
+                callbacks=[collector],
+                verbose=0,
+                failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
+            ),
+        )
+        shutil.rmtree(self._isolated, ignore_errors=True)  # what a killed run has left
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(self._isolated, ignore_errors=True)

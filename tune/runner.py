@@ -16,23 +16,21 @@ from typing import Any
 
 from tune import adaptive, cluster, sweep_dir
 from tune.callback import Collector
+from tune.closing import GOOD, close_sweep, open_tracker
 from tune.errors import WrongInput
 from tune.hardware import code_identity
-from tune.launch import Launcher
-from tune.mlflow_store import PROJECT, redacted
+from tune.launch import Entry, Launcher, trial_entry
+from tune.mlflow_store import redacted, settled_uri
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
-from tune.report import markdown, parent_metrics
-from tune.report_html import html_page
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
 from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
-from tune.tracking import Tracker, check_store, read_sweep
+from tune.tracking import Tracker, check_store
 from tune.verdict import as_settings
 
 STORE_ANSWERS_WITHIN_S = 15.0
-FLUSH_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +69,12 @@ def run_sweep(
     seed: int,
     options: Options,
     show_plan: Callable[[Plan], None],
+    entry: Entry = trial_entry,
 ) -> Outcome:
-    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run."""
+    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run.
+
+    entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
+    """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     with cluster.connected(options.address) as ray:
         share = cluster.choose_share(
@@ -104,6 +106,7 @@ def run_sweep(
             cache_dir=cache_dir(options.storage_path),
             data_sha256=series.source_sha256,
             isolate=options.isolate,
+            entry=entry,
         )
         return _Run(plan, folder, launcher, options).run()
 
@@ -123,7 +126,7 @@ def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, opti
         "created_s": time.time(),
         "code": code,
         "environment": {"device": plan.device.as_dict(), **environment, **code},
-        "tracking_uri": redacted(options.tracking_uri),
+        "tracking_uri": redacted(settled_uri(options.tracking_uri)),
         "trials": plan_rows(plan.trials),
     }
     return sweep_dir.create(options.storage_path, plan.sweep.name, content)
@@ -137,7 +140,7 @@ class _Run:
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
     def run(self) -> Outcome:
-        with self._tracker() as tracker:
+        with open_tracker(self.folder, self.options.tracking_uri) as tracker:
             self._begin(tracker)
             epochs = self.plan.trials[0].config.train.epochs
             progress = Progress(total=0, epochs=epochs, quiet=self.options.quiet)
@@ -145,10 +148,11 @@ class _Run:
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
                 return self._close(tracker, progress)
             self._announce(tracker, self.plan.trials)
-            left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
+            ended = tracker.ended
+            left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
             progress.expect(len(left))
             if len(left) < len(self.plan.runnable):
-                progress.say(_what_is_left(tracker.ended, left))
+                progress.say(_what_is_left(ended, left))
             if left:
                 self._launcher_of_arms(progress).run(left, collector)
             return self._close(tracker, progress)
@@ -170,19 +174,6 @@ class _Run:
         self.plan = adaptive.final_plan(plan, tracker, quiet=self.options.quiet)
         self._begin(tracker)  # now with all arms
         return True
-
-    def _tracker(self) -> Tracker:
-        local = self.options.tracking_uri.startswith("sqlite")
-        root = (self.options.storage_path / "mlartifacts").as_uri() if local else None
-        try:
-            return Tracker(
-                outbox_path=self.folder.outbox,
-                tracking_uri=self.options.tracking_uri,
-                experiment=PROJECT,
-                artifact_root=root,
-            )
-        except ValueError as error:
-            raise WrongInput(f"{self.folder.sweep_id} cannot be opened, it may be running elsewhere: {error}") from None
 
     def _begin(self, tracker: Tracker) -> None:
         plan, content = self.plan, self.folder.read()
@@ -207,7 +198,7 @@ class _Run:
 
     def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:
         shared = {"sweep": self.plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
-        arms = {arm.label: arm for arm in self.plan.sweep.arms}
+        arms, ended = {arm.label: arm for arm in self.plan.sweep.arms}, tracker.ended
         for trial in trials:
             tags = {**shared, "arm": trial.arm, "seed": str(trial.seed)}
             if trial.same_as is not None:
@@ -215,7 +206,7 @@ class _Run:
             if trial.arm in arms and isinstance(self.plan, SearchPlan):
                 tags |= {"stage": "final", "settings": as_settings(arms[trial.arm].changes)}
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
-            if trial.unsupported and trial.trial_id not in tracker.ended:
+            if trial.unsupported and trial.trial_id not in ended:
                 tracker.end_trial(
                     trial_id=trial.trial_id,
                     status="unsupported",
@@ -229,32 +220,14 @@ class _Run:
         """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
         statuses = tracker.ended
         interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
-        pending = tracker.flush(FLUSH_S)
-        if interrupted or pending:
-            tracker.end_sweep(status="interrupted", metrics={}, files={})
-        else:
-            self._finish(tracker, statuses)
-        if not pending:
-            pending = tracker.flush(FLUSH_S)
-            if not interrupted and not pending:
-                self.folder.update(state=sweep_dir.FINISHED)
+        uri, say = self.options.tracking_uri, progress.say
+        pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)
         for problem in tracker.problems:
             print(f"tracking: {problem}", file=sys.stderr)
         return Outcome(sweep_id=self.folder.sweep_id, statuses=statuses, interrupted=interrupted, pending=pending)
 
-    def _finish(self, tracker: Tracker, statuses: Mapping[str, str]) -> None:
-        """End the sweep, with the arms' summary on the parent run: the numbers are MLflow's own."""
-        record = read_sweep(self.options.tracking_uri, PROJECT, self.folder.sweep_id)
-        bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
-        files = {"summary.md": markdown(record)}
-        try:
-            files["report.html"] = html_page(record)
-        except WrongInput as error:  # no page is no reason to leave a sweep open
-            print(f"{self.folder.sweep_id} has no report.html: {error}", file=sys.stderr)
-        tracker.end_sweep(status="failed" if bad else "done", metrics=parent_metrics(record), files=files)
-
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
-    bad = sum(status not in ("done", "stopped", "unsupported") for status in ended.values())
+    bad = sum(status not in GOOD for status in ended.values())
     unlucky = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
     return f"{len(ended)} trials have ended{unlucky}, {len(left)} are left"

@@ -93,6 +93,17 @@ class Tracker:
             return dict(self._index.logs)
 
     @property
+    def sweep_status(self) -> str | None:
+        """How the sweep was closed last: done, failed or interrupted; None while it is open."""
+        with self._mutex:
+            return self._index.sweep_status
+
+    def status_of(self, trial_id: str) -> str | None:
+        """How a trial ended; None while it has not."""
+        with self._mutex:
+            return self._index.statuses[trial_id] if self._index.trials.get(trial_id) == "ended" else None
+
+    @property
     def pending(self) -> int:
         """Records that MLflow does not have yet."""
         return self._flusher.pending
@@ -211,7 +222,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(30.0 if kind is None else 5.0)
+        self.close(5.0)  # who wants more waits with `flush` before
 
     def _rebuild_index(self, offset: int) -> int:
         sent = 0
