@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tune.verdict import as_settings
 
 STORE_ANSWERS_WITHIN_S = 15.0
 FLUSH_S = 60.0
+GOOD = ("done", "stopped", "unsupported")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class Outcome:
 
     sweep_id: str
     statuses: Mapping[str, str]  # trial_id -> status, for every planned trial that ended
+    failures: tuple[str, ...]  # trial ids of those that ended badly, but for arms whose failure is what they show
     interrupted: bool
     pending: int  # records that MLflow does not have yet
 
@@ -197,6 +199,7 @@ class _Run:
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
                 "device": device.name,
                 "environment": environment,
+                **_ladder(plan.sweep),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
             files={
@@ -212,6 +215,8 @@ class _Run:
             tags = {**shared, "arm": trial.arm, "seed": str(trial.seed)}
             if trial.same_as is not None:
                 tags["same_as"] = trial.same_as
+            if trial.config.as_published is not None:
+                tags["as_published"] = trial.config.as_published
             if trial.arm in arms and isinstance(self.plan, SearchPlan):
                 tags |= {"stage": "final", "settings": as_settings(arms[trial.arm].changes)}
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
@@ -227,34 +232,49 @@ class _Run:
 
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
         """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
-        statuses = tracker.ended
+        statuses, failures = tracker.ended, _failures(tracker)
         interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
         pending = tracker.flush(FLUSH_S)
         if interrupted or pending:
             tracker.end_sweep(status="interrupted", metrics={}, files={})
         else:
-            self._finish(tracker, statuses)
+            self._finish(tracker, failed=bool(failures))
         if not pending:
             pending = tracker.flush(FLUSH_S)
             if not interrupted and not pending:
                 self.folder.update(state=sweep_dir.FINISHED)
         for problem in tracker.problems:
             print(f"tracking: {problem}", file=sys.stderr)
-        return Outcome(sweep_id=self.folder.sweep_id, statuses=statuses, interrupted=interrupted, pending=pending)
+        return Outcome(
+            sweep_id=self.folder.sweep_id,
+            statuses=statuses,
+            failures=failures,
+            interrupted=interrupted,
+            pending=pending,
+        )
 
-    def _finish(self, tracker: Tracker, statuses: Mapping[str, str]) -> None:
+    def _finish(self, tracker: Tracker, *, failed: bool) -> None:
         """End the sweep, with the arms' summary on the parent run: the numbers are MLflow's own."""
         record = read_sweep(self.options.tracking_uri, PROJECT, self.folder.sweep_id)
-        bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
         files = {"summary.md": markdown(record)}
         try:
             files["report.html"] = html_page(record)
         except WrongInput as error:  # no page is no reason to leave a sweep open
             print(f"{self.folder.sweep_id} has no report.html: {error}", file=sys.stderr)
-        tracker.end_sweep(status="failed" if bad else "done", metrics=parent_metrics(record), files=files)
+        tracker.end_sweep(status="failed" if failed else "done", metrics=parent_metrics(record), files=files)
+
+
+def _ladder(sweep: SweepConfig) -> dict[str, str]:
+    return {"ladder": json.dumps([asdict(rung) for rung in sweep.ladder])} if sweep.ladder else {}
+
+
+def _failures(tracker: Tracker) -> tuple[str, ...]:
+    logs = tracker.trials
+    bad = (trial_id for trial_id, status in tracker.ended.items() if status not in GOOD)
+    return tuple(trial_id for trial_id in bad if logs[trial_id].tags.get("expected_failure") != "true")
 
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
-    bad = sum(status not in ("done", "stopped", "unsupported") for status in ended.values())
+    bad = sum(status not in GOOD for status in ended.values())
     unlucky = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
     return f"{len(ended)} trials have ended{unlucky}, {len(left)} are left"
