@@ -139,9 +139,7 @@ def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
     status: str, interrupted: bool, pending: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = ("t",) if status == "nan" else ()
-    outcome = Outcome(
-        sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending
-    )
+    outcome = Outcome(sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending)
     shown: list[str] = []
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))
