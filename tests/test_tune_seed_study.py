@@ -272,6 +272,24 @@ def test_under_three_pairs_a_rung_has_no_interval() -> None:
     assert any("flash-published): 3.00x in 1 pair; 2.00x by the study's timer" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("moved", "told"),
+    [
+        ((2, 3), "3.00x in 1 pair (left out: 2 on different GPUs); 2.00x by the study's timer"),
+        ((1, 2, 3), "not measured; 3 on different GPUs"),
+    ],
+)
+def test_pairs_on_two_gpus_are_left_out_of_a_rung_and_counted(moved: tuple[int, ...], told: str) -> None:
+    record = _sweep()
+    there = {f"seed_study-flash-published-s{seed}" for seed in moved}
+    trials = tuple(
+        TrialRecord(**vars(trial) | {"tags": trial.tags | {"gpu_uuid": "GPU-b"}}) if trial.trial_id in there else trial
+        for trial in record.trials
+    )
+    lines = _lines(SweepRecord(**vars(record) | {"trials": trials}))
+    assert f"flash as published, the study's claim (vanilla-published -> flash-published): {told}" in lines
+
+
 def test_a_sweep_without_a_ladder_says_nothing_of_the_study() -> None:
     record = _sweep()
     trials = tuple(trial for trial in record.trials if "as_published" not in trial.tags)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tune.config import SHOWN_AS
 from tune.errors import NOT_ENFORCED
-from tune.pairs import ENOUGH, Run, compare_arms
+from tune.pairs import ENOUGH, Run, compare_arms, counted
 from tune.report_pairs import ratio_text, runs_of
 from tune.tracking import SweepRecord, TrialRecord
 
@@ -87,10 +87,12 @@ def _rung_line(rung: Mapping[str, str], arms: Arms, margin: float) -> str:
     before, after = rung["before"], rung["after"]
     found = compare_arms(_runs(arms, before), {after: _runs(arms, after)}, margin=margin)[after]
     head = f"{rung['change']} ({before} -> {after}): "
+    left_out = [f"{count} {why}" for why, count in sorted(found.left_out.items())]
     if found.ratio is None:
-        return head + "not measured" + "".join(f"; {arm} is {_status(arms, arm)}" for arm in _unfinished(arms, rung))
+        return head + "; ".join(["not measured", *(_unfinished(arms, rung) or left_out)])
     study_s = [_mean(arms.get(arm, ()), "published/epoch_s", fmean) for arm in (before, after)]
-    told = f"{ratio_text(found)} in {found.count} pair{'' if found.count == 1 else 's'}"
+    told = f"{ratio_text(found)} in {counted(found.count, found.unit)}"
+    told += f" (left out: {', '.join(left_out)})" if left_out else ""
     if study_s[0] is None or study_s[1] is None:
         return head + told
     return f"{head}{told}; {study_s[0] / study_s[1]:.2f}x by the study's timer"
@@ -101,7 +103,8 @@ def _runs(arms: Arms, arm: str) -> list[Run]:
 
 
 def _unfinished(arms: Arms, rung: Mapping[str, str]) -> list[str]:
-    return [arm for arm in (rung["before"], rung["after"]) if _status(arms, arm) != "done"]
+    statuses = {arm: _status(arms, arm) for arm in (rung["before"], rung["after"])}
+    return [f"{arm} is {status}" for arm, status in statuses.items() if status != "done"]
 
 
 def _status(arms: Arms, arm: str) -> str:
