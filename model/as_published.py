@@ -72,11 +72,7 @@ def use_published_attention(model: nn.Module, name: str) -> None:
 
 def unread_parameters(model: nn.Module) -> set[nn.Parameter]:
     """Parameters that the forward pass leaves out, so that they get no gradient: the skipped output projections'."""
-    skipped = (
-        attention
-        for attention in attention_layers(model)
-        if isinstance(attention, PublishedFlash) and not attention.projects_out
-    )
+    skipped = (part for part in model.modules() if isinstance(part, PublishedFlash) and not part.projects_out)
     return {parameter for attention in skipped for parameter in attention.out_proj.parameters()}
 
 
