@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES: tuple[tuple[str, ...], ...] = (
     ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox"),
     ("gpu_models", "output", "cli", "streams"),
-    ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs"),
+    ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs", "study_clock"),
     ("mlflow_store", "mlflow_runs", "mlflow_model"),
     ("mlflow_writer", "mlflow_server"),
     ("mlflow_flusher", "mlflow_reader"),
@@ -23,7 +23,8 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("gate",),
     ("proof", "compile_cache"),
     ("axes", "config_file"),
-    ("search", "pruner", "prepare", "request", "finalists", "verdict", "report_pairs", "report_proof", "report"),
+    ("search", "pruner", "prepare", "request"),
+    ("finalists", "verdict", "report_pairs", "report_proof", "report_published", "report"),
     ("report_charts", "report_html"),
     ("space", "plan_text", "estimate"),
     ("trial",),

@@ -143,9 +143,7 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
     ids=str,
 )
 @pytest.mark.parametrize("side", ["none", "fast"])
-def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(
-    side: str, unfit: dict[str, Any], why: str
-) -> None:
+def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(side: str, unfit: dict[str, Any], why: str) -> None:
     record = _sweep(*(_trial(arm, **(unfit if arm == side else {})) for arm in ("none", "fast")))
     compared = _row(record).compared
     assert compared is not None and compared.ratio is None and compared.left_out == {why: 1}

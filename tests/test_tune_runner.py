@@ -15,6 +15,7 @@ from tune.cluster import Share
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.hardware import DeviceFacts
 from tune.launch import Launcher
+from tune.outbox import TrialLog
 from tune.progress import Progress
 from tune.request import Request
 from tune.runner import Options, Outcome
@@ -34,6 +35,7 @@ class FakeTracker:
     def __init__(self, ended: Mapping[str, str], lacking: list[int]) -> None:
         self.ended, self._lacking, self.ends = dict(ended), lacking, []
         self.waited_s = 0.0
+        self.trials = {trial: TrialLog(status=status) for trial, status in ended.items()}
 
     def flush(self, timeout_s: float) -> int:
         self.waited_s += timeout_s
@@ -147,7 +149,8 @@ def test_the_final_of_a_search_runs_one_trial_at_a_time_where_there_are_several_
 def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
     status: str, interrupted: bool, pending: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = Outcome(sweep_id="s", statuses={"t": status}, interrupted=interrupted, pending=pending)
+    failures = ("t",) if status == "nan" else ()
+    outcome = Outcome(sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending)
     shown: list[str] = []
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))

@@ -90,7 +90,7 @@ def _model_dir(trial: Any, result: dict[str, Any]) -> Path | None:
 
     Tune calls on_trial_result before it registers the report's checkpoint: `trial.checkpoint` is still an epoch's.
     """
-    name = result.get("checkpoint_dir_name")
+    name = None if "as_published" in result["tags"] else result.get("checkpoint_dir_name")  # those keep no model
     return Path(trial.storage.trial_fs_path) / name / "model" if name else None
 
 

@@ -77,13 +77,19 @@ def flush_while_moving(tracker: Tracker, limit_s: float, say: Say, *, say_every_
 def summarise(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> None:
     """End the sweep with the arms' summary on the parent run: the numbers are MLflow's own."""
     record = read_sweep(tracking_uri, PROJECT, folder.sweep_id)
-    bad = any(status not in GOOD for status in tracker.ended.values())
     files = {"summary.md": markdown(record)}
     try:
         files["report.html"] = html_page(record)
     except WrongInput as error:  # no page is no reason to leave a sweep open
         print(f"{folder.sweep_id} has no report.html: {error}", file=sys.stderr)
-    tracker.end_sweep(status="failed" if bad else "done", metrics=parent_metrics(record), files=files)
+    tracker.end_sweep(status="failed" if failures(tracker) else "done", metrics=parent_metrics(record), files=files)
+
+
+def failures(tracker: Tracker) -> tuple[str, ...]:
+    """Trials that failed, without those whose failure is what the sweep shows."""
+    logs = tracker.trials
+    bad = (trial_id for trial_id, status in tracker.ended.items() if status not in GOOD)
+    return tuple(trial_id for trial_id in bad if logs[trial_id].tags.get("expected_failure") != "true")
 
 
 def how_to_flush(sweep_id: str, storage_path: Path, tracking_uri: str, lacking: int) -> str:

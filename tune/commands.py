@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tune.tracking import SweepRecord
 
 STORE_ANSWERS_WITHIN_S = 10.0
-GOOD = ("done", "stopped", "unsupported")
 
 
 def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
@@ -179,7 +178,7 @@ def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, tex
     if outcome.interrupted:
         print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
-    return DONE if all(status in GOOD for status in outcome.statuses.values()) else TRIAL_FAILED
+    return TRIAL_FAILED if outcome.failures else DONE
 
 
 def _ui(tracking_uri: str) -> str:

@@ -16,6 +16,7 @@ from tune.finalists import MARGIN
 from tune.pairs import Comparison
 from tune.report_pairs import accuracy_text, comparisons, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
+from tune.report_published import TAG, published_notes, shown_as
 from tune.tracking import SweepRecord, TrialRecord
 from tune.verdict import verdict
 
@@ -40,6 +41,7 @@ class ArmRow:
     train_total_s: float | None
     timing_valid: str  # a key of TIMING_REMARKS: "true" only if every finished trial had its device to itself
     same_as: str  # the arm whose heads leave at the same epochs; "" where there is none
+    shown_as: str  # how far the arm is the replaced study's; "" where it is an arm of ours
 
 
 def summarise(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
@@ -100,6 +102,7 @@ def _row(arm: str, trials: list[TrialRecord], compared: Comparison | None, is_ba
         train_total_s=mean("final/train_total_s"),
         timing_valid=_timing([trial.tags.get("timing_valid", "unknown") for trial in measured]),
         same_as=next((trial.tags["same_as"] for trial in trials if "same_as" in trial.tags), ""),
+        shown_as=shown_as(trials),
     )
 
 
@@ -125,7 +128,7 @@ COLUMNS: tuple[Column, ...] = (
     ("test MSE", lambda row: _number(".4f", row.test_mse)),
     ("median train s/epoch", lambda row: _number(".3f", row.median_epoch_s) + TIMING_REMARKS[row.timing_valid]),
     ("x baseline", lambda row: "baseline" if row.is_baseline else ratio_text(row.compared)),
-    ("speed", lambda row: row.compared.verdict if row.compared and row.trials else "-"),
+    ("speed", lambda row: row.shown_as or (row.compared.verdict if row.compared and row.trials else "-")),
     ("accuracy", lambda row: accuracy_text(row.compared.accuracy if row.compared else None)),
     ("train total s", lambda row: _number(".2f", row.train_total_s)),
 )
@@ -151,7 +154,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
         for row in rows
         if row.same_as
     ]
-    lines += [*proof_note(by_arm(record)), TIME_NOTE]
+    arms = by_arm(record)
+    lines += [*proof_note(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
     line = verdict(record, rows)
     return [*lines, line] if line else lines
@@ -261,7 +265,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN) -> dict[str, Any]:
     }
 
 
-TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device")
+TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", TAG)
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def speed_chart(rows: Sequence[ArmRow]) -> Chart:
 def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
     """Time against error, one point an arm; both are better where they are smaller."""
     points = {row.arm: both for row in rows if (both := _time_and_error(row))}
-    front = pareto_front(points)
+    front = pareto_front({row.arm: points[row.arm] for row in rows if row.arm in points and not row.shown_as})
     data: list[dict[str, Any]] = []
     for row, colour, _ in _styled(rows):
         if row.arm not in points:
@@ -89,7 +89,7 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
         hover = "%{fullData.name}: %{x:.4g} s, %{y:.4f}<extra></extra>"
         point = {"type": "scatter", "mode": "markers", "x": [x], "y": [y], "name": _text(row.arm)}
         data.append(point | {"marker": marker, "hovertemplate": hover})
-    if data:
+    if front:
         x_front, y_front = zip(*(points[arm] for arm in front), strict=True)
         line = {"type": "scatter", "mode": "lines", "x": list(x_front), "y": list(y_front), "name": "Pareto front"}
         look = {"shape": "hv", "dash": "dot", "width": 1, "color": "#888888"}
@@ -98,8 +98,8 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
         key="pareto",
         title="Time and accuracy",
         caption="Mean of each arm; down and left is better. Diamonds are on the Pareto front: no other arm is better "
-        "in one and at least as good in the other. Hollow: not known to be alone on its device, so its time may be too "
-        "long.",
+        "in one and at least as good in the other; arms of the replaced study are never on it. Hollow: not "
+        "known to be alone on its device, so its time may be too long.",
         data=data,
         layout={"xaxis": _axis("median training time of an epoch, s"), "yaxis": _axis("validation MSE")},
     )

@@ -32,16 +32,19 @@ def comparisons(
 ) -> dict[str, Comparison]:
     """Each arm but the baseline against it; nothing where the baseline is unknown.
 
-    Trials of a search are left out: they ran at another time than the baseline, in no block of pairs.
+    Trials of a search are left out: they ran at another time than the baseline, in no block of pairs. So are arms of
+    the replaced study as published, which are other functions, or timed with other feeds.
     """
-    paired = {arm: runs for arm, trials in arms.items() if (runs := _runs(trials))}
+    ours = {arm: trials for arm, trials in arms.items() if not any("as_published" in trial.tags for trial in trials)}
+    paired = {arm: runs for arm, trials in ours.items() if (runs := runs_of(trials))}
     if baseline is None or baseline not in paired:
         return {}
     others = {arm: runs for arm, runs in paired.items() if arm != baseline}
     return compare_arms(paired[baseline], others, margin=margin)
 
 
-def _runs(trials: Sequence[TrialRecord]) -> list[Run]:
+def runs_of(trials: Sequence[TrialRecord]) -> list[Run]:
+    """What can be in a pair of an arm's trials."""
     fit = [trial for trial in trials if "seed" in trial.tags and trial.tags.get("stage") != "search"]
     return [run_of(trial.status, trial.tags, trial.metrics) for trial in fit]
 

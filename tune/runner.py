@@ -10,13 +10,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tune import adaptive, cluster, sweep_dir
 from tune.callback import Collector
-from tune.closing import GOOD, close_sweep, open_tracker
+from tune.closing import GOOD, close_sweep, failures, open_tracker
 from tune.errors import WrongInput
 from tune.hardware import code_identity
 from tune.launch import Entry, Launcher, trial_entry
@@ -57,6 +57,7 @@ class Outcome:
 
     sweep_id: str
     statuses: Mapping[str, str]  # trial_id -> status, for every planned trial that ended
+    failures: tuple[str, ...]  # trial ids of those that ended badly, but for arms whose failure is what they show
     interrupted: bool
     pending: int  # records that MLflow does not have yet
 
@@ -188,6 +189,7 @@ class _Run:
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
                 "device": device.name,
                 "environment": environment,
+                **_ladder(plan.sweep),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
             files={
@@ -203,6 +205,8 @@ class _Run:
             tags = {**shared, "arm": trial.arm, "seed": str(trial.seed)}
             if trial.same_as is not None:
                 tags["same_as"] = trial.same_as
+            if trial.config.as_published is not None:
+                tags["as_published"] = trial.config.as_published
             if trial.arm in arms and isinstance(self.plan, SearchPlan):
                 tags |= {"stage": "final", "settings": as_settings(arms[trial.arm].changes)}
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
@@ -218,13 +222,23 @@ class _Run:
 
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
         """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
-        statuses = tracker.ended
+        statuses, bad = tracker.ended, failures(tracker)
         interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
         uri, say = self.options.tracking_uri, progress.say
         pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)
         for problem in tracker.problems:
             print(f"tracking: {problem}", file=sys.stderr)
-        return Outcome(sweep_id=self.folder.sweep_id, statuses=statuses, interrupted=interrupted, pending=pending)
+        return Outcome(
+            sweep_id=self.folder.sweep_id,
+            statuses=statuses,
+            failures=bad,
+            interrupted=interrupted,
+            pending=pending,
+        )
+
+
+def _ladder(sweep: SweepConfig) -> dict[str, str]:
+    return {"ladder": json.dumps([asdict(rung) for rung in sweep.ladder])} if sweep.ladder else {}
 
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:

@@ -235,7 +235,7 @@ def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Worklo
     return Workload(
         device_type=device.device_type,
         capability=device.capability,
-        precision=config.train.precision,
+        precision=config.attention_precision,
         head_dim=config.model.d_model // config.model.num_heads,
         attention_dropout=config.model.attention_dropout,
         sequences=config.train.batch_size * channels,

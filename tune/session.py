@@ -39,6 +39,7 @@ from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.saving import save_forecaster
 from tune.search import unsupported_reason
 from tune.step import Stepper, make_optimizer, make_scaler
+from tune.study_clock import StudyClock, study_metrics
 from tune.trial import ALONE, Host, Progress, Spans, TrialJob, median_after
 
 
@@ -63,7 +64,7 @@ class Session:
         self._step_minutes = series.step_minutes
         self._check_support(len(series.columns))
         torch.manual_seed(config.train.seed)
-        self.model = build_model(**self._model_fields(len(series.columns))).to(self.device)
+        self.model = build_model(**config.builder_fields(len(series.columns))).to(self.device)
         self.optimizer = make_optimizer(self.model, learning_rate=config.train.learning_rate)
         self.scaler = make_scaler(job.device_type, config.train.precision)
         self.proof = Proof(job.gate_dir, self.device)
@@ -109,23 +110,18 @@ class Session:
         if reason:
             raise Unsupported(reason)
 
-    def _model_fields(self, channels: int) -> dict[str, Any]:
-        data = self.config.data
-        fields = self.config.model.model_dump(exclude={"preset"})
-        return fields | {
-            "num_channels": channels,
-            "context_length": data.context_length,
-            "prediction_length": data.prediction_length,
-        }
-
     def pass_gate(self) -> None:
-        """Raises GateFailed unless the arm is the same function as the reference, at its first and last shapes."""
+        """Raises GateFailed unless the arm is the same function as the reference, at its first and last shapes.
+
+        An arm as published need not be: how far off it is gets measured and told.
+        """
         with self._proving():
             self.proof.pass_gate(
-                self._model_fields(self.feed.channels),
+                self.config.builder_fields(self.feed.channels),
                 self.config.train,
                 heads=self.pruner.heads_at_ends(self.config.model.num_heads),
                 batch_size=min(self.config.train.batch_size, self.feed.num_windows("train")),
+                enforced=self.config.as_published is None,
             )
 
     def prove_kernels(self) -> None:
@@ -163,11 +159,13 @@ class Session:
         if pruned or self._stepper is None:
             self._build_stepper()
         assert self._stepper is not None
+        self._settle()
+        clock = StudyClock()
         times, gpu = self._train(epoch)
         train_mse, skipped = self._stepper.take_train_mse(), self._stepper.take_skipped_steps()
         validated_s = time.perf_counter()
         errors = self._evaluate("validation")["model"]
-        validation_s = time.perf_counter() - validated_s
+        validation_s, study_epoch_s = time.perf_counter() - validated_s, clock.epoch_s()
         self.progress.epoch = epoch
         self.progress.epoch_train_s.append(times.train_s)
         if epoch >= self.pruner.final_from_epoch and errors.mse < self.progress.best_val_mse:
@@ -178,7 +176,8 @@ class Session:
         self.spans.work_ended()
         gpu_name, precision = self.meter.name, self.config.train.precision
         costs = time_metrics(times, validation_s, self.step_shape(), gpu=gpu_name, precision=precision)
-        return losses | costs | gpu | self._size_metrics()
+        told = {} if self.config.as_published is None else study_metrics(study_epoch_s, times)
+        return losses | costs | gpu | told | self._size_metrics()
 
     def _build_stepper(self) -> None:
         """Compile and warm up for the present shapes, timed apart from the epochs."""
@@ -214,7 +213,6 @@ class Session:
 
     def _train(self, epoch: int) -> tuple[EpochTimes, dict[str, float | None]]:
         assert self._stepper is not None
-        self._settle()
         self.model.train()
         timer = EpochTimer(self.device)
         self.meter.begin()
@@ -327,6 +325,7 @@ class Session:
             "process": str(os.getpid()),
             "heads_kept": json.dumps(heads_per_layer(self.model)),
             "spans": self.spans.as_tag(),
+            "as_published": self.config.as_published,
         }
         return (
             {name: value for name, value in known.items() if value is not None}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.config import TrialConfig
-from tune.errors import GateFailed, Unsupported
+from tune.errors import GateFailed, PublishedFault, Unsupported
 from tune.hardware import package_dir, packages_sha256
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -135,7 +135,8 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
         final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
         folder = Path(tmp) / "final"
         folder.mkdir()
-        session.save_best(folder / "model")
+        if config.as_published is None:  # another function than a loaded model would compute, or none to use
+            session.save_best(folder / "model")
         report(final | {"tags": session.tags(), "timestamp_ms": _now_ms()}, folder)
 
 
@@ -173,6 +174,9 @@ def _failure(error: Exception) -> dict[str, Any]:
         return {"status": "unsupported", "reason": str(error), "metrics": {}, "tags": {}}
     if isinstance(error, GateFailed):
         return {"status": "failed_gate", "reason": str(error), "metrics": error.metrics, "tags": {"gate": "failed"}}
+    if isinstance(error, PublishedFault):
+        reason = f"{error} (the replaced study's own error, expected: its arm never ran)"
+        return {"status": "failed", "reason": reason, "metrics": {}, "tags": {"expected_failure": "true"}}
     status = "oom" if _is_out_of_memory(error) else "failed"
     reason = f"{type(error).__name__}: {_first_words(error)}"
     return {"status": status, "reason": reason, "metrics": {}, "tags": {"traceback": traceback.format_exc()[-4000:]}}
