@@ -14,7 +14,8 @@ import pytest
 from tune import commands, output
 from tune.compare import read_side
 from tune.errors import WrongInput
-from tune.report import ArmRow, as_json, markdown, notes, parent_metrics, print_report, summarise
+from tune.report import ArmRow, as_json, notes, parent_metrics, print_report, summarise
+from tune.report_markdown import markdown
 from tune.tracking import SweepRecord, TrialRecord
 
 GPU_A, GPU_B = "GPU-aaaa", "GPU-bbbb"
@@ -143,9 +144,7 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
     ids=str,
 )
 @pytest.mark.parametrize("side", ["none", "fast"])
-def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(
-    side: str, unfit: dict[str, Any], why: str
-) -> None:
+def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(side: str, unfit: dict[str, Any], why: str) -> None:
     record = _sweep(*(_trial(arm, **(unfit if arm == side else {})) for arm in ("none", "fast")))
     compared = _row(record).compared
     assert compared is not None and compared.ratio is None and compared.left_out == {why: 1}
@@ -248,7 +247,7 @@ def test_markdown_holds_the_question_a_row_per_arm_and_each_note_as_an_item() ->
     record = _sweep(_trial("none"), _trial("fast"))
     lines = markdown(record).splitlines()
     assert "How fast?" in lines
-    assert sum(line.startswith(("| none |", "| fast |")) for line in lines) == 2
+    assert sum(line.startswith(("| none | done |", "| fast | done |")) for line in lines) == 2
     assert [line[2:] for line in lines if line.startswith("- ")] == _notes(record)
 
 
@@ -294,7 +293,7 @@ def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
     output.write_json(str(tmp_path / "x.json"), as_json(record))
     side = read_side(str(tmp_path / "x.json"), "sqlite:///none.db")
     assert (side.device, list(side.arms), side.tells_alone) == ("NVIDIA H100", ["none", "fast"], True)
-    assert [(run.seed, run.epoch_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
+    assert [(run.seed, run.time_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
 
 
 def test_an_environment_that_was_shortened_stays_a_text() -> None:

@@ -58,7 +58,8 @@ class Collector(ray_tune.Callback):
         error = getattr(error, "cause", None) or error  # RayTaskError's own message is a traceback
         lines = str(error).strip().splitlines() if error else []
         reason = f"{type(error).__name__}: {lines[0]}" if lines else "the trial's process was lost"
-        self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": {}})
+        tags = self._tags.get(_trial_id(trial), {})
+        self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": tags})
 
     def _end(self, trial: Any, result: dict[str, Any]) -> None:
         trial_id, status = _trial_id(trial), result["status"]

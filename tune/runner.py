@@ -22,8 +22,9 @@ from tune.launch import Launcher
 from tune.mlflow_store import PROJECT, redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
-from tune.report import markdown, parent_metrics
+from tune.report import parent_metrics
 from tune.report_html import html_page
+from tune.report_markdown import markdown
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
 from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
@@ -195,6 +196,8 @@ class _Run:
                 "baseline": plan.sweep.baseline,
                 "question": plan.sweep.question,
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
+                "swept": ",".join(sorted(plan.sweep.swept)),
+                "gpus_per_trial": f"{self.launcher.share.gpus:g}",
                 "device": device.name,
                 "environment": environment,
             },
@@ -246,7 +249,7 @@ class _Run:
         """End the sweep, with the arms' summary on the parent run: the numbers are MLflow's own."""
         record = read_sweep(self.options.tracking_uri, PROJECT, self.folder.sweep_id)
         bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
-        files = {"summary.md": markdown(record)}
+        files = {"report.md": markdown(record)}
         try:
             files["report.html"] = html_page(record)
         except WrongInput as error:  # no page is no reason to leave a sweep open
