@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A stage may import itself and the stages before it. tune/ modules in one line are one stage.
 STAGES: tuple[tuple[str, ...], ...] = (
     ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox"),
-    ("gpu_models", "output", "cli", "streams"),
+    ("gpu_models", "output", "cli", "streams", "live"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs"),
     ("mlflow_store", "mlflow_runs", "mlflow_model"),
     ("mlflow_writer",),

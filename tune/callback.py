@@ -28,7 +28,8 @@ class Collector(ray_tune.Callback):
         return {}  # Tune pickles its callbacks beside its state; ours is never read back
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._progress.started(_trial_id(trial))
+        train = trial.config["job"]["config"]["train"]
+        self._progress.started(_trial_id(trial), seed=train["seed"], epochs=train["epochs"])
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         self._checkpoints[_trial_id(trial)] = checkpoint.path

@@ -55,6 +55,11 @@ def _plain(field: str, name: str = "") -> Dimension:
     )
 
 
+def _named(dimension: Dimension, value: str) -> str:
+    """A value as a heading: a number alone would not say of what."""
+    return value if value[:1].isalpha() else f"{dimension.name} {value}"
+
+
 JOINT = (
     Dimension(name="patch size", fields=("model.patch_length", "model.patch_stride"), text=_patch),
     Dimension(
@@ -123,7 +128,7 @@ def _dimensions(fields: Iterable[str]) -> list[Dimension]:
 
 def _single(grid: _Grid) -> Table:
     """A row for each value, in seconds an epoch and in all, beside the baseline's."""
-    (dimension,), (base,) = grid.dimensions, grid.origin
+    (dimension,), base = grid.dimensions, _named(grid.dimensions[0], grid.origin[0])
     own = grid.arms[grid.origin]
     head = [
         dimension.name,
@@ -145,8 +150,7 @@ def _single(grid: _Grid) -> Table:
         head=head,
         rows=rows,
         numeric=[False, *[True] * 6],
-        caption=f"Baseline: {dimension.name} {base}. Seconds are means over trials, ratios those of the table above, "
-        "from pairs.",
+        caption=f"The baseline is {base}. Seconds are means over trials, ratios those of the table above, from pairs.",
     )
 
 
@@ -157,14 +161,15 @@ def _cross(grid: _Grid, index: int, margin: float) -> Table:
     places = list(dict.fromkeys(point[:index] + point[index + 1 :] for point in grid.arms))
     rows, ratios = _compared(grid, index, places, values, margin)
     others = [one.name for position, one in enumerate(grid.dimensions) if position != index]
-    sides = [cell for value in values for cell in (f"{value}: s/epoch", f"x {base}")]
+    first = _named(compared, base)
+    sides = [cell for value in values for cell in (f"{_named(compared, value)}: s/epoch", f"x {first}")]
     tested = sum(one.interval is not None for one in ratios.values())
     return Table(
         title=f"{compared.name.capitalize()} by {', '.join(others)}",
-        head=[*others, f"{base}: s/epoch", *sides],
+        head=[*others, f"{first}: s/epoch", *sides],
         rows=rows,
         numeric=[*[False] * len(others), *[True] * (1 + len(sides))],
-        caption=f"Each ratio is against {compared.name} {base} in its own row, from pairs of equal seed on one device; "
+        caption=f"Each ratio is against {first} in its own row, from pairs of equal seed on one device; "
         f"intervals are 95 %, Holm over the {tested} ratios of this table that have one.",
     )
 

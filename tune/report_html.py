@@ -25,14 +25,15 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --text: #e6edf3; --page: #0d1117; --line: #3d444d; --soft: #9198a1; }
 }
-body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: var(--text); background: var(--page);
+body { margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: var(--text); background: var(--page);
        font: 16px/1.5 system-ui, sans-serif; }
 h1, h2 { line-height: 1.25; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; }
 .wide { overflow-x: auto; } .soft, .none { color: var(--soft); } .chart { min-height: 1rem; }
 table { border-collapse: collapse; font-size: .875rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top; }
 td, li { overflow-wrap: anywhere; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { min-width: 8rem; } th:first-child, td:first-child { min-width: 14rem; }
+.number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; } td.number { white-space: nowrap; }
 """
 # The colours of the page are the charts' too, also when the reader switches between light and dark.
 DRAW = """

@@ -19,6 +19,7 @@ from tune.callback import Collector
 from tune.errors import WrongInput
 from tune.hardware import code_identity
 from tune.launch import Launcher
+from tune.live import make_progress
 from tune.mlflow_store import PROJECT, redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
@@ -138,16 +139,15 @@ class _Run:
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
     def run(self) -> Outcome:
-        with self._tracker() as tracker:
+        epochs = self.plan.trials[0].config.train.epochs
+        with self._tracker() as tracker, make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
             self._begin(tracker)
-            epochs = self.plan.trials[0].config.train.epochs
-            progress = Progress(total=0, epochs=epochs, quiet=self.options.quiet)
             collector = Collector(self.folder, tracker, progress)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
                 return self._close(tracker, progress)
             self._announce(tracker, self.plan.trials)
             left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
-            progress.expect(len(left))
+            progress.expect(len(left), tracker.ended)
             if len(left) < len(self.plan.runnable):
                 progress.say(_what_is_left(tracker.ended, left))
             if left:
@@ -164,7 +164,7 @@ class _Run:
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms; True once the plan holds them."""
         self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
-        progress.expect(adaptive.trials_left(plan, tracker))
+        progress.expect(adaptive.trials_left(plan, tracker), tracker.ended)
         tags = {"sweep": plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
         if not adaptive.Search(plan, tracker, self.launcher, progress, tags).run(collector):
             return False
