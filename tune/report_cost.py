@@ -17,9 +17,7 @@ from tune.tracking import SweepRecord, TrialRecord
 MS_PER_HOUR = 3_600_000
 J_PER_KWH = 3_600_000
 # a currency has no digits: 1e3 is no price in e3
-_PRICE = re.compile(
-    r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([^\d\s.,+-][^\d\x00-\x1f]{0,15}?)?\s*"
-)
+_PRICE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([^\d\s.,+-][^\d\x00-\x1f]{0,15}?)?\s*")
 GPUS = "gpus_per_trial"  # tag of the sweep's run: share of a GPU that each trial holds, 0 on a CPU
 
 

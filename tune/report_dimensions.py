@@ -170,7 +170,11 @@ def _cross(grid: _Grid, index: int, margin: float) -> Table:
         rows=rows,
         numeric=[*[False] * len(others), *[True] * (1 + len(sides))],
         caption=f"Each ratio is against {first} in its own row, from pairs of equal seed on one device; "
-        f"intervals are 95 %, Holm over the {tested} ratios of this table that have one.",
+        + (
+            f"intervals: 95 %, Holm over the {tested} ratios that have one."
+            if tested
+            else "too few pairs for intervals."
+        ),
     )
 
 

@@ -111,7 +111,7 @@ def _plotly_js() -> str:
 
 
 def _framed(layout: dict[str, Any]) -> dict[str, Any]:
-    return {"margin": {"t": 20, "r": 20, "b": 60, "l": 60}, "height": 460, "hovermode": "closest"} | layout
+    return {"margin": {"t": 36, "r": 20, "b": 60, "l": 60}, "height": 460, "hovermode": "closest"} | layout
 
 
 def _section(chart: Chart) -> str:
