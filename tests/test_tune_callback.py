@@ -99,9 +99,10 @@ def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
 ) -> None:
     trial = _trial(tmp_path)
     trial.get_pickled_error = lambda: error
+    _result(collector, trial, epoch=1, tags={"spans": "when it worked"})
     collector.on_trial_error(1, [trial], trial)
     end = _records(tmp_path, "end")[0]
-    assert (end["status"], end["reason"]) == ("failed", reason)
+    assert (end["status"], end["reason"], end["tags"]) == ("failed", reason, {"spans": "when it worked"})
 
 
 def test_a_trial_that_a_scheduler_stopped_ends_with_its_reason_and_what_it_said_of_itself(

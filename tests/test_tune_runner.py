@@ -66,7 +66,7 @@ def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None
 @pytest.mark.parametrize(("status", "sweep"), [("done", "done"), ("unsupported", "done"), ("oom", "failed")])
 def test_a_sweep_is_finished_once_mlflow_has_its_trials_and_its_summary(run: Any, status: str, sweep: str) -> None:
     outcome, tracker = _close(run, [0, 0], status)
-    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["report.html", "summary.md"])]
+    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["report.html", "report.md"])]
     assert run.folder.read()["state"] == sweep_dir.FINISHED
     assert (outcome.interrupted, outcome.pending) == (False, 0)
 
@@ -79,7 +79,7 @@ def test_a_page_that_cannot_be_made_leaves_no_sweep_open(
 
     monkeypatch.setattr(closing, "html_page", refuse)
     _, tracker = _close(run, [0, 0])
-    assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["summary.md"])]
+    assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["report.md"])]
     assert "has no report.html: no plotly" in capsys.readouterr().err
 
 

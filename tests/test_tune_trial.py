@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ def test_what_goes_wrong_in_a_trial_is_reported_and_not_raised(
     assert done.final["status"] == status
     assert done.final["reason"] == f"{type(error).__name__}: {str(error).splitlines()[0]}"
     assert "Traceback" in done.final["tags"]["traceback"]
+    spans = json.loads(done.final["tags"]["spans"])  # what failed has its cost, too
+    assert spans["started_ms"] <= spans["work_ended_ms"] and spans["earlier_ms"] == 0
 
 
 def test_a_trial_that_cannot_run_on_its_own_device_is_unsupported_and_nothing_else_runs_instead(tmp_path: Path) -> None:
@@ -209,6 +212,22 @@ def test_a_trial_that_shared_its_device_says_so_also_after_it_goes_on_alone(tmp_
         _run(tmp_path / "a", stop_after=1, exclusive=False, train__epochs=2)
     rest = _run(tmp_path / "b", checkpoint=tmp_path / "a" / "report-1", train__epochs=2)
     assert rest.final["tags"]["timing_valid"] == "false"
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_trial_that_goes_on_knows_what_its_earlier_process_took_if_that_was_recorded(
+    tmp_path: Path, recorded: bool
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "a", stop_after=1, train__epochs=2)
+    file = tmp_path / "a" / "report-1" / "state.pt"
+    state = torch.load(file, weights_only=True)
+    spent_ms = state.pop("spent_ms")
+    if not recorded:  # as an earlier version wrote it
+        torch.save(state, file)
+    rest = _run(tmp_path / "b", checkpoint=file.parent, train__epochs=2)
+    assert spent_ms > 0
+    assert json.loads(rest.final["tags"]["spans"])["earlier_ms"] == (spent_ms if recorded else None)
 
 
 def test_whether_neighbours_were_there_is_unknown_where_it_cannot_be_read(

@@ -33,7 +33,8 @@ class Collector(ray_tune.Callback):
         return {}  # Tune pickles its callbacks beside its state; ours is never read back
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._progress.started(_trial_id(trial))
+        train = trial.config["job"]["config"]["train"]
+        self._progress.started(_trial_id(trial), seed=train["seed"], epochs=train["epochs"])
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
@@ -69,7 +70,8 @@ class Collector(ray_tune.Callback):
         error = getattr(error, "cause", None) or error  # RayTaskError's own message is a traceback
         lines = str(error).strip().splitlines() if error else []
         reason = f"{type(error).__name__}: {lines[0]}" if lines else "the trial's process was lost"
-        self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": {}})
+        tags = self._tags.get(_trial_id(trial), {})
+        self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": tags})
 
     def _end(self, trial: Any, result: dict[str, Any]) -> None:
         trial_id, status = _trial_id(trial), result["status"]

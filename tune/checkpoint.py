@@ -2,7 +2,7 @@
 
 model/        the weights as they are (pruned shapes included)
 best.safetensors   weights of the best epoch so far, if there is one
-state.pt      moments, loss scale, RNG and progress
+state.pt      moments, loss scale, RNG, progress and the time taken
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def save(folder: Path, session: Session) -> None:
         save_file({name: value.contiguous() for name, value in session.best_state.items()}, folder / "best.safetensors")
     state: dict[str, Any] = {
         "progress": asdict(session.progress),
+        "spent_ms": session.spans.spent_ms(),
         "optimizer": session.optimizer.state_dict(),
         "rng_cpu": torch.get_rng_state(),
     }
@@ -55,6 +56,7 @@ def restore(folder: Path, session: Session) -> None:
     best = folder / "best.safetensors"
     session.best_state = load_file(best, device=str(session.device)) if best.exists() else None
     session.progress = Progress(**state["progress"])
+    session.spans.earlier_ms = state.get("spent_ms")  # None in a checkpoint of an earlier version
     torch.set_rng_state(state["rng_cpu"])
     if session.device.type == "cuda":
         torch.cuda.set_rng_state(state["rng_cuda"])

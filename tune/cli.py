@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   python experiments.py --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100
   python experiments.py --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
   python experiments.py report SWEEP_ID                               the table of an earlier sweep
+  python experiments.py report SWEEP_ID --out DIR                     the same with charts: Markdown, HTML and PNG
   python experiments.py compare SWEEP_ID other.json                   did an arm get slower or less accurate?
   python experiments.py flush SWEEP_ID                                what MLflow lacks of it, once it answers again
   python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
@@ -100,9 +101,11 @@ def sweep_parser() -> Parser:
 def report_parser() -> Parser:
     parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
-    parser.add_argument(
-        "--html", metavar="FILE", help="also write table and charts as one HTML page that works offline"
-    )
+    text = "also write all of it there: report.md, report.html (one page that works offline), png/CHART.png"
+    parser.add_argument("--out", metavar="DIR", help=text)
+    parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, under a name of your own")
+    text = "what a GPU costs for an hour, with a currency if you like (2.50, or '2.50 EUR'): adds the sweep's cost"
+    parser.add_argument("--price-per-gpu-hour", metavar="PRICE", help=text)
     _add_margin(parser)
     _add_shared(parser)
     return parser

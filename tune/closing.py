@@ -11,8 +11,9 @@ from pathlib import Path
 from tune import sweep_dir
 from tune.errors import WrongInput
 from tune.mlflow_store import PROJECT, redacted
-from tune.report import markdown, parent_metrics
+from tune.report import parent_metrics
 from tune.report_html import html_page
+from tune.report_markdown import markdown
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker, read_sweep
 
@@ -77,7 +78,7 @@ def flush_while_moving(tracker: Tracker, limit_s: float, say: Say, *, say_every_
 def summarise(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> None:
     """End the sweep with the arms' summary on the parent run: the numbers are MLflow's own."""
     record = read_sweep(tracking_uri, PROJECT, folder.sweep_id)
-    files = {"summary.md": markdown(record)}
+    files = {"report.md": markdown(record)}
     try:
         files["report.html"] = html_page(record)
     except WrongInput as error:  # no page is no reason to leave a sweep open

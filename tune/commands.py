@@ -17,9 +17,18 @@ from tune.finalists import MARGIN, margin_of
 from tune.gpu_models import gpu_facts
 from tune.hardware import REPO_ROOT
 from tune.mlflow_store import PROJECT, check_store, is_server, redacted, sqlite_file
-from tune.output import check_file_target, check_html_target, check_json_target, write_json, write_page
+from tune.output import (
+    check_file_target,
+    check_html_target,
+    check_json_target,
+    check_out_target,
+    write_folder,
+    write_json,
+    write_page,
+)
 from tune.plan_text import print_plan
 from tune.prepare import cache_dir, channels_of, check_windows, fetch_if_missing, prepare_data
+from tune.report_cost import Price, parse_price
 from tune.request import Request, build_request
 from tune.search import Plan, plan_rows
 from tune.space import plan_sweep
@@ -191,16 +200,22 @@ def _ui(tracking_uri: str) -> str:
 
 
 def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
-    """Print the table of an earlier sweep, and write its page where that is asked for."""
+    """Print the table of an earlier sweep, and write its files where that is asked for."""
     check_json_target(arguments.json)
     check_html_target(arguments.html, arguments.json)
+    check_out_target(arguments.out)
     text = sys.stderr if arguments.json == "-" else sys.stdout
-    margin = margin_of(arguments.margin_pct)
-    record = _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin)
+    margin, given = margin_of(arguments.margin_pct), arguments.price_per_gpu_hour
+    price = None if given is None else parse_price(given)
+    record = _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin, price=price)
+    if arguments.out is not None:
+        from tune.report_files import report_files
+
+        write_folder(arguments.out, report_files(record, margin=margin, price=price))
     if arguments.html is not None:
         from tune.report_html import html_page
 
-        write_page(arguments.html, html_page(record, margin=margin))
+        write_page(arguments.html, html_page(record, margin=margin, price=price))
     return DONE
 
 
@@ -225,12 +240,18 @@ def show_data(arguments: argparse.Namespace) -> int:
 
 
 def _show(
-    sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str], *, margin: float = MARGIN
+    sweep_id: str,
+    tracking_uri: str,
+    json_target: str | None,
+    text: IO[str],
+    *,
+    margin: float = MARGIN,
+    price: Price | None = None,
 ) -> SweepRecord:
     from tune.report import as_json, print_report
     from tune.tracking import read_sweep
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)
-    print_report(record, text, margin=margin)
-    write_json(json_target, as_json(record, margin=margin))
+    print_report(record, text, margin=margin, price=price)
+    write_json(json_target, as_json(record, margin=margin, price=price))
     return record

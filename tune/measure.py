@@ -67,6 +67,7 @@ def time_metrics(
         "time/feed_host_s": times.feed_host_s,
         "time/unexplained_pct": times.unexplained_pct,
         "time/validation_s": validation_s,
+        "speed/step_ms": 1e3 * times.train_s / steps,  # of the whole epoch's training time
         "speed/windows_per_s": steps * shape.batch_size / times.train_s,
         "speed/mfu_pct": mfu_pct(shape, step_s=times.train_s / steps, gpu=gpu, precision=precision),
     }

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import IO, Any
+
+GOOD = ("done", "stopped")
 
 
 @dataclass
@@ -18,21 +22,31 @@ class Progress:
     stream: IO[str] = field(default_factory=lambda: sys.stderr)
     _began_s: float = field(default_factory=time.monotonic)
     _done_here: dict[str, int] = field(default_factory=dict)  # epochs of a trial reported in this session
-    _ended: set[str] = field(default_factory=set)
+    _ended: dict[str, str] = field(default_factory=dict)  # trial -> status, of those that ended in this session
+    _before: dict[str, str] = field(default_factory=dict)  # of those that had ended, or that cannot run
 
-    def expect(self, left: int) -> None:
-        """So many trials are left to run in this session."""
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing stays open."""
+
+    def expect(self, left: int, ended: Mapping[str, str] | None = None) -> None:
+        """So many trials are left to run in this session; `ended`: the status of all that need not run any more."""
         self.total = len(self._ended) + left
+        self._before = {trial: status for trial, status in (ended or {}).items() if trial not in self._ended}
 
     def say(self, text: str) -> None:
         if not self.quiet:
             print(text, file=self.stream, flush=True)
 
-    def started(self, trial_id: str) -> None:
+    def started(self, trial_id: str, *, seed: int, epochs: int) -> None:
         self.say(f"[{len(self._ended)}/{self.total} done] {trial_id} started")
 
     def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
-        self._done_here[trial_id] = self._done_here.get(trial_id, 0) + 1
+        self._count_epoch(trial_id)
         self.say(
             f"[{len(self._ended)}/{self.total} done] {trial_id} epoch {epoch}/{self.epochs}"
             f"  val MSE {metrics['loss/val_mse']:.4f}  train {metrics['time/train_s']:.2f} s"
@@ -40,9 +54,20 @@ class Progress:
         )
 
     def ended(self, trial_id: str, status: str, reason: str | None) -> None:
-        self._ended.add(trial_id)
+        self._ended[trial_id] = status
         detail = f": {reason}" if reason else ""
         self.say(f"[{len(self._ended)}/{self.total} done] {trial_id} {status}{detail}  ETA {self.eta()}")
+
+    def _count_epoch(self, trial_id: str) -> None:
+        self._done_here[trial_id] = self._done_here.get(trial_id, 0) + 1
+
+    def counts(self) -> str:
+        """How the trials of the sweep stand, earlier sessions included."""
+        statuses = [*self._before.values(), *self._ended.values()]
+        done, unsupported = sum(status in GOOD for status in statuses), statuses.count("unsupported")
+        failed = len(statuses) - done - unsupported
+        left = self.total - len(self._ended)
+        return f"{done} done, {failed} failed, {unsupported} unsupported, {left} left"
 
     def eta(self) -> str:
         """Time left, from the mean time per finished share of the work; "unknown" before any epoch."""

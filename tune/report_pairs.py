@@ -11,42 +11,48 @@ from tune.tracking import TrialRecord
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
 
 
-def run_of(status: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> Run:
+EPOCH, TOTAL = "final/median_epoch_s", "final/train_total_s"  # what is compared, in seconds
+
+
+def run_of(status: str, tags: Mapping[str, str], metrics: Mapping[str, float], *, time: str = EPOCH) -> Run:
     """What counts of a trial: only a done one has a time or an error. On a CPU, which has no UUID, its name stands."""
-    done, time_s, mse = status == "done", *(metrics.get(f"final/{name}") for name in ("median_epoch_s", "val_mse"))
+    done, time_s, mse = status == "done", metrics.get(time), metrics.get("final/val_mse")
     alone = tags.get("timing_valid", "unknown")
     timed = time_s is not None and 0 < time_s < math.inf
-    unfit = "not done" if not done else UNFIT.get(alone, "") or ("" if timed else "without an epoch time")
+    unfit = "not done" if not done else UNFIT.get(alone, "") or ("" if timed else UNTIMED[time])
     gpu = tags.get("gpu_uuid", "None")
     return Run(
         seed=tags.get("seed", ""),
         device=f"cpu {tags.get('device')}" if gpu == "None" else gpu,
-        epoch_s=None if unfit else time_s,
+        time_s=None if unfit else time_s,
         unfit=unfit,
         mse=mse if done and mse is not None and 0 < mse < math.inf else None,
     )
 
 
+UNTIMED = {EPOCH: "without an epoch time", TOTAL: "without a total time"}
+
+
 def comparisons(
-    arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None, margin: float
+    arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None, margin: float, *, time: str = EPOCH
 ) -> dict[str, Comparison]:
-    """Each arm but the baseline against it; nothing where the baseline is unknown.
+    """Each arm but the baseline against it; nothing where the baseline is unknown. `time`: EPOCH or TOTAL.
 
     Trials of a search are left out: they ran at another time than the baseline, in no block of pairs. So are arms of
     the replaced study as published, which are other functions, or timed with other feeds.
     """
     ours = {arm: trials for arm, trials in arms.items() if not any("as_published" in trial.tags for trial in trials)}
-    paired = {arm: runs for arm, trials in ours.items() if (runs := runs_of(trials))}
+    paired = {arm: runs for arm, trials in ours.items() if (runs := runs_of(trials, time=time))}
     if baseline is None or baseline not in paired:
         return {}
     others = {arm: runs for arm, runs in paired.items() if arm != baseline}
     return compare_arms(paired[baseline], others, margin=margin)
 
 
-def runs_of(trials: Sequence[TrialRecord]) -> list[Run]:
+def runs_of(trials: Sequence[TrialRecord], *, time: str = EPOCH) -> list[Run]:
     """What can be in a pair of an arm's trials."""
     fit = [trial for trial in trials if "seed" in trial.tags and trial.tags.get("stage") != "search"]
-    return [run_of(trial.status, trial.tags, trial.metrics) for trial in fit]
+    return [run_of(trial.status, trial.tags, trial.metrics, time=time) for trial in fit]
 
 
 def ratio_text(found: Comparison | None) -> str:
@@ -87,7 +93,8 @@ def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
         family = f", Holm over {tested} arms" if tested > 1 else ""
         lines.append(
             "'x baseline' is the geometric mean over pairs of equal seed on one device, with its t interval "
-            f"(95 %{family}); 'no difference shown' does not say that two arms are equal."
+            f"(95 %{family}); 'no difference shown' does not say that two arms are equal. 'x baseline, total' is the "
+            "same of all training epochs together."
         )
     if any(one.accuracy is not None for one in found.values()):
         lines.append(

@@ -20,6 +20,7 @@ from tune.closing import GOOD, close_sweep, failures, open_tracker
 from tune.errors import WrongInput
 from tune.hardware import code_identity
 from tune.launch import Entry, Launcher, trial_entry
+from tune.live import make_progress
 from tune.mlflow_store import redacted, settled_uri
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
@@ -141,17 +142,19 @@ class _Run:
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
     def run(self) -> Outcome:
-        with open_tracker(self.folder, self.options.tracking_uri) as tracker:
+        epochs, uri = self.plan.trials[0].config.train.epochs, self.options.tracking_uri
+        with (
+            open_tracker(self.folder, uri) as tracker,
+            make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress,
+        ):
             self._begin(tracker)
-            epochs = self.plan.trials[0].config.train.epochs
-            progress = Progress(total=0, epochs=epochs, quiet=self.options.quiet)
             collector = Collector(self.folder, tracker, progress)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
                 return self._close(tracker, progress)
             self._announce(tracker, self.plan.trials)
             ended = tracker.ended
             left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
-            progress.expect(len(left))
+            progress.expect(len(left), ended)
             if len(left) < len(self.plan.runnable):
                 progress.say(_what_is_left(ended, left))
             if left:
@@ -168,7 +171,7 @@ class _Run:
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms; True once the plan holds them."""
         self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
-        progress.expect(adaptive.trials_left(plan, tracker))
+        progress.expect(adaptive.trials_left(plan, tracker), tracker.ended)
         tags = {"sweep": plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
         if not adaptive.Search(plan, tracker, self.launcher, progress, tags).run(collector):
             return False
@@ -187,6 +190,8 @@ class _Run:
                 "baseline": plan.sweep.baseline,
                 "question": plan.sweep.question,
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
+                "swept": ",".join(sorted(plan.sweep.swept)),
+                "gpus_per_trial": f"{self.launcher.share.gpus:g}",
                 "device": device.name,
                 "environment": environment,
                 **_ladder(plan.sweep),

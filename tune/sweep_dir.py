@@ -24,11 +24,11 @@ from tune.outbox import in_use_by
 RUNNING, ENDED, FINISHED = "running", "ended", "finished"  # ended: all trials are, and MLflow lacks records
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename it into place; where that fails, nothing is left behind."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, then rename it into place; where that fails, nothing is left behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

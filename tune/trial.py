@@ -82,12 +82,17 @@ class Spans:
     started_ms: int = field(default_factory=lambda: _now_ms())
     first_epoch_ms: int | None = None  # the first training work in this process
     work_ended_ms: int | None = None  # the device's last work: training, validation or the test set
+    earlier_ms: int | None = 0  # what earlier processes took up to the checkpoint gone on from; None: not known
 
     def epoch_began(self) -> None:
         self.first_epoch_ms = self.first_epoch_ms or _now_ms()
 
     def work_ended(self) -> None:
         self.work_ended_ms = _now_ms()
+
+    def spent_ms(self) -> int | None:
+        """All that the trial has taken until now."""
+        return None if self.earlier_ms is None else self.earlier_ms + _now_ms() - self.started_ms
 
     def as_tag(self) -> str:
         return json.dumps(asdict(self))
@@ -99,14 +104,18 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     Reports after each epoch {"epoch", "metrics", "tags", "timestamp_ms"} with a checkpoint folder, and at the end
     {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/`.
     """
-    started_s = time.perf_counter()
+    spans = Spans()
     try:
-        _run(job, report, checkpoint, started_s, host)
+        _run(job, report, checkpoint, spans, host)
     except Exception as error:  # reported with its reason, never hidden
-        report(_failure(error) | {"timestamp_ms": _now_ms()}, None)
+        spans.work_ended()
+        failure = _failure(error)
+        failure["tags"] |= {"spans": spans.as_tag()}  # what failed has its cost, too
+        report(failure | {"timestamp_ms": _now_ms()}, None)
 
 
-def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: float, host: Host) -> None:
+def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, host: Host) -> None:
+    started_s = time.perf_counter()
     from tune.session import Session
 
     config = TrialConfig.model_validate(job.config)
@@ -121,6 +130,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
         Session(job, config, started_s, host) as session,
         tempfile.TemporaryDirectory() as tmp,
     ):
+        session.spans = spans
         if checkpoint is not None:
             session.restore(checkpoint)
         session.pass_gate()
