@@ -60,6 +60,23 @@ def test_a_trial_without_a_result_leaves_no_model(collector: Collector, tmp_path
     assert _records(tmp_path, "end")[0]["model_dir"] is None
 
 
+def test_raw_samples_come_with_the_final_report_or_else_from_the_newest_checkpoint(
+    collector: Collector, tmp_path: Path
+) -> None:
+    trial = _trial(tmp_path)
+    collector.on_checkpoint(1, [trial], trial, trial.checkpoint)
+    _result(collector, trial, status="nan", reason="r", checkpoint_dir_name="checkpoint_000003")
+    assert _records(tmp_path, "end")[0]["samples_dir"] == str(tmp_path / "t" / "checkpoint_000003" / "samples")
+    collector._tracker.plan_trial(trial_id="t", run_name="t", params={}, tags={"status": "running"})
+    _result(collector, trial, status="oom", reason="r")
+    assert _records(tmp_path, "end")[1]["samples_dir"] == str(tmp_path / "t" / "checkpoint_000002" / "samples")
+
+
+def test_a_trial_that_ended_before_its_first_epoch_has_no_samples(collector: Collector, tmp_path: Path) -> None:
+    _result(collector, _trial(tmp_path), status="unsupported", reason="r")
+    assert _records(tmp_path, "end")[0]["samples_dir"] is None
+
+
 def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, tmp_path: Path) -> None:
     for _ in range(2):
         _result(collector, _trial(tmp_path), epoch=1)

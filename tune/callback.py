@@ -68,19 +68,25 @@ class Collector(ray_tune.Callback):
             reason=result["reason"] or "",
             metrics=result["metrics"],
             tags=result["tags"],
-            model_dir=_model_dir(trial, result) if status in ("done", "stopped") else None,
+            model_dir=_reported(trial, result, "model") if status in ("done", "stopped") else None,
+            samples_dir=_reported(trial, result, "samples") or self._kept_samples(trial_id),
         )
         if ended:
             self._progress.ended(trial_id, status, result["reason"])
 
+    def _kept_samples(self, trial_id: str) -> Path | None:
+        """Of a trial that ended without a word of its own, or with an error: what its newest checkpoint has."""
+        newest = self._checkpoints.get(trial_id)
+        return Path(newest) / "samples" if newest else None
 
-def _model_dir(trial: Any, result: dict[str, Any]) -> Path | None:
-    """The best model in the folder that came with this very report.
+
+def _reported(trial: Any, result: dict[str, Any], part: str) -> Path | None:
+    """A folder inside the one that came with this very report.
 
     Tune calls on_trial_result before it registers the report's checkpoint: `trial.checkpoint` is still an epoch's.
     """
     name = result.get("checkpoint_dir_name")
-    return Path(trial.storage.trial_fs_path) / name / "model" if name else None
+    return Path(trial.storage.trial_fs_path) / name / part if name else None
 
 
 def _trial_id(trial: Any) -> str:

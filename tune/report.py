@@ -16,6 +16,7 @@ from tune.finalists import MARGIN
 from tune.pairs import Comparison
 from tune.report_pairs import accuracy_text, comparisons, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
+from tune.report_time import diagnoses, time_notes
 from tune.tracking import SweepRecord, TrialRecord
 from tune.verdict import verdict
 
@@ -135,7 +136,8 @@ WIDEST = 260  # characters, where there is no terminal
 
 
 def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
-    """What a reader must know beside the table: naive errors, what did not run or is missing, what the ratio is.
+    """What a reader must know beside the table: naive errors, what did not run or is missing, what bounds each arm,
+    what the ratio is.
 
     The last line is what a search says to use. `rows` and `margin` are those of `summarise`.
     """
@@ -151,7 +153,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
         for row in rows
         if row.same_as
     ]
-    lines += [*proof_note(by_arm(record)), TIME_NOTE]
+    arms = by_arm(record)
+    lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
     line = verdict(record, rows)
     return [*lines, line] if line else lines
@@ -245,6 +248,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN) -> dict[str, Any]:
         "baseline": record.tags.get("baseline"),
         "device": record.tags.get("device"),
         "environment": environment_of(record),
+        "diagnoses": diagnoses(by_arm(record)),
         "comparisons": {arm: _comparison(found) for arm, found in compared.items()},
         "trials": [
             {
@@ -261,7 +265,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN) -> dict[str, Any]:
     }
 
 
-TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device")
+TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis")
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:
