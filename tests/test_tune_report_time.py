@@ -67,7 +67,7 @@ def test_a_cpu_is_not_taken_for_a_gpu() -> None:
 def test_table_notes_markdown_page_and_json_say_it() -> None:
     told = {"diagnosis": "compute-bound at 48 % of peak; 3,000 J an epoch"}
     record = _sweep(_trial("eager", tags=ON_GPU | told, **{"gpu/energy_j": 3000.0}), _trial("fast"))
-    line = "What bounds eager: compute-bound at 48 % of peak; 3,000 J an epoch."
+    line = "Time of eager: compute-bound at 48 % of peak; 3,000 J an epoch."
     assert line in notes(record, summarise(record))
     assert line in markdown(record)
     assert f"<li>{line}</li>" in html_page(record)

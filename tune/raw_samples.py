@@ -49,7 +49,14 @@ _UNITS = {
     },
 }
 _SCHEMAS = {
-    STEPS: pa.schema([("epoch", pa.int32()), ("step", pa.int32()), *((name, pa.float32()) for name in _STEP_TIMES)]),
+    STEPS: pa.schema(
+        [
+            ("epoch", pa.int32()),
+            ("step", pa.int32()),
+            ("start_ms", pa.float64()),  # grows over the epoch: float32 would be coarser than a step near its end
+            *((name, pa.float32()) for name in _STEP_TIMES[1:]),
+        ]
+    ),
     DEVICE: pa.schema(
         [
             ("epoch", pa.int32()),

@@ -45,7 +45,7 @@ def _epochs(trial: TrialRecord) -> list[Epoch]:
 
 def time_notes(arms: Arms) -> list[str]:
     """A line for each arm on what bounds it, then those on throttled GPUs."""
-    lines = [f"What bounds {arm}: {line}." for arm, line in diagnoses(arms).items()]
+    lines = [f"Time of {arm}: {line}." for arm, line in diagnoses(arms).items()]
     return lines + [line for arm, trials in arms.items() for line in _throttled(arm, trials)]
 
 
