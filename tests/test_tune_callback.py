@@ -62,6 +62,20 @@ def test_a_trial_without_a_result_leaves_no_model(collector: Collector, tmp_path
     assert _records(tmp_path, "end")[0]["model_dir"] is None
 
 
+def test_raw_samples_come_with_the_final_report_or_else_from_the_newest_checkpoint(
+    collector: Collector, tmp_path: Path
+) -> None:
+    trial = _trial(tmp_path)
+    _result(collector, trial, status="unsupported", reason="r")  # before its first epoch
+    collector.on_checkpoint(1, [trial], trial, trial.checkpoint)
+    for result in ({"status": "nan", "checkpoint_dir_name": "checkpoint_000003"}, {"status": "oom"}):
+        collector._tracker.plan_trial(trial_id="t", run_name="t", params={}, tags={"status": "running"})
+        _result(collector, trial, reason="r", **result)
+    kept = [record["samples_dir"] for record in _records(tmp_path, "end")]
+    folders = [str(tmp_path / "t" / name / "samples") for name in ("checkpoint_000003", "checkpoint_000002")]
+    assert kept == [None, *folders]
+
+
 def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, tmp_path: Path) -> None:
     for _ in range(2):
         _result(collector, _trial(tmp_path), epoch=1)

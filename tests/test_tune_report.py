@@ -270,17 +270,6 @@ def test_a_trial_without_a_total_time_is_left_out_of_the_total_only() -> None:
     assert row.compared_total is not None and row.compared_total.left_out == {"without a total time": 1}
 
 
-@pytest.mark.parametrize(
-    ("tag", "note"),
-    [
-        ("true", "fast is as published, not like for like."),
-        ("Table 3 of the study.", "fast is as published, not like for like: Table 3 of the study."),
-    ],
-)
-def test_an_arm_as_published_says_so(tag: str, note: str) -> None:
-    assert note in _notes(_sweep(_trial("none"), _trial("fast", tags={"as_published": tag})))
-
-
 def test_markdown_takes_nothing_of_the_store_for_markup() -> None:
     record = _sweep(_trial("none"), _trial("fast", status="failed", reason="a | b <img src=x> ![p](http://x) `c`\nd"))
     text = markdown(record)

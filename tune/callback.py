@@ -81,19 +81,30 @@ class Collector(ray_tune.Callback):
             reason=result["reason"] or "",
             metrics=result["metrics"],
             tags=result["tags"],
-            model_dir=_model_dir(trial, result) if status in ("done", "stopped") else None,
+            model_dir=_reported(trial, result, "model") if _keeps_model(result) else None,
+            samples_dir=_reported(trial, result, "samples") or self._kept_samples(trial_id),
         )
         if ended:
             self._progress.ended(trial_id, status, result["reason"])
 
+    def _kept_samples(self, trial_id: str) -> Path | None:
+        """Of a trial that ended without a word of its own, or with an error: what its newest checkpoint has."""
+        newest = self._folder.checkpoint(trial_id)
+        return Path(newest) / "samples" if newest else None
 
-def _model_dir(trial: Any, result: dict[str, Any]) -> Path | None:
-    """The best model in the folder that came with this very report.
+
+def _keeps_model(result: dict[str, Any]) -> bool:
+    """Of an arm of the replaced study none is kept: a loaded model would compute another function."""
+    return result["status"] in ("done", "stopped") and "as_published" not in result["tags"]
+
+
+def _reported(trial: Any, result: dict[str, Any], part: str) -> Path | None:
+    """A folder inside the one that came with this very report.
 
     Tune calls on_trial_result before it registers the report's checkpoint: `trial.checkpoint` is still an epoch's.
     """
-    name = None if "as_published" in result["tags"] else result.get("checkpoint_dir_name")  # those keep no model
-    return Path(trial.storage.trial_fs_path) / name / "model" if name else None
+    name = result.get("checkpoint_dir_name")
+    return Path(trial.storage.trial_fs_path) / name / part if name else None
 
 
 def _trial_id(trial: Any) -> str:

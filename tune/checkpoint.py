@@ -3,6 +3,7 @@
 model/        the weights as they are (pruned shapes included)
 best.safetensors   weights of the best epoch so far, if there is one
 state.pt      moments, loss scale, RNG, progress and the time taken
+samples/      raw samples of the epochs so far (tune.raw_samples)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def save(folder: Path, session: Session) -> None:
     """Write `session` into the new folder `folder`."""
     folder.mkdir(parents=True)
     save_model(session.model, folder / "model")
+    session.samples.write(folder / "samples")
     if session.best_state is not None:
         save_file({name: value.contiguous() for name, value in session.best_state.items()}, folder / "best.safetensors")
     state: dict[str, Any] = {
@@ -57,6 +59,7 @@ def restore(folder: Path, session: Session) -> None:
     session.best_state = load_file(best, device=str(session.device)) if best.exists() else None
     session.progress = Progress(**state["progress"])
     session.spans.earlier_ms = state.get("spent_ms")  # None in a checkpoint of an earlier version
+    session.samples.restore(folder / "samples")
     torch.set_rng_state(state["rng_cpu"])
     if session.device.type == "cuda":
         torch.cuda.set_rng_state(state["rng_cuda"])

@@ -49,7 +49,8 @@ class MlflowWriter:
     """Writes the records of one sweep.
 
     Errors of MLflow calls are left to the caller, who judges them, with one exception: a metric, tag or param that
-    MLflow refuses for good, and a model folder that is not there, go to `rejections` and the rest is written.
+    MLflow refuses for good, and a folder that is not there (the model's, the samples'), go to `rejections` and the rest
+    is written.
     """
 
     def __init__(self, book: RunBook) -> None:
@@ -122,6 +123,8 @@ class MlflowWriter:
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
         self.book.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
         # Last: when the artifact store fails for good, the rest is in MLflow.
+        if record.get("samples_dir") is not None:
+            self._log_samples(run_id, record)
         if record["model_dir"] is not None:
             self._publish_model(run_id, record)
 
@@ -174,6 +177,13 @@ class MlflowWriter:
     def _log_files(self, run_id: str, record: Record) -> None:
         for name, text in record["files"].items():
             self.book.client.log_text(run_id, text, name)
+
+    def _log_samples(self, run_id: str, record: Record) -> None:
+        folder = Path(record["samples_dir"])
+        if folder.is_dir():
+            self.book.client.log_artifacts(run_id, str(folder), "samples")
+        else:
+            self.rejections.append(Rejection(record, f"{folder} with the raw samples is not there"))
 
     def _publish_model(self, run_id: str, record: Record) -> None:
         folder = Path(record["model_dir"])

@@ -11,6 +11,7 @@ import torch
 
 from tune import gate, kernels
 from tune.config import TrainConfig
+from tune.diagnosis import STEP_BUSY
 from tune.errors import NOT_ENFORCED, GateFailed
 from tune.lr import Course, Rates
 from tune.numerics import Subject
@@ -68,12 +69,13 @@ class Proof:
     def prove_kernels(self, stepper: Stepper, batch: Any, attention: str, engine: str) -> None:
         """Raises GateFailed where a step did not run the backend's kernels, or ran another's too."""
         try:
-            names = kernels.prove(stepper, batch, attention=attention, engine=engine)
+            proven = kernels.prove(stepper, batch, attention=attention, engine=engine)
         except GateFailed as error:
             error.metrics |= self.metrics
             raise
         unseen = f"not visible on CPU with engine {engine}"
-        self.tags["kernels"] = unseen if names is None else json.dumps(names[:MOST_NAMES])
+        self.tags["kernels"] = unseen if proven is None else json.dumps(proven.kernels[:MOST_NAMES])
+        self.metrics = {**self.metrics, STEP_BUSY: proven.busy_ms if proven else None}
 
 
 def _beta1_moves(train: TrainConfig) -> bool:

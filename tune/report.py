@@ -18,6 +18,7 @@ from tune.report_cost import Price, cost_json, cost_line, costs
 from tune.report_pairs import TOTAL, accuracy_text, comparisons, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
 from tune.report_published import TAG, published_notes, shown_as
+from tune.report_time import diagnoses, time_notes
 from tune.tracking import SweepRecord, TrialRecord
 from tune.verdict import verdict
 
@@ -158,7 +159,8 @@ WIDEST = 260  # characters, where there is no terminal
 
 
 def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
-    """What a reader must know beside the table: naive errors, what did not run or is missing, what the ratio is.
+    """What a reader must know beside the table: naive errors, what did not run or is missing, what bounds each arm,
+    what the ratio is.
 
     The last line is what a search says to use. `rows` and `margin` are those of `summarise`.
     """
@@ -175,7 +177,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
         if row.same_as
     ]
     arms = by_arm(record)
-    lines += [*proof_note(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
+    lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
     line = verdict(record, rows)
     return [*lines, line] if line else lines
@@ -258,6 +260,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "baseline": record.tags.get("baseline"),
         "device": record.tags.get("device"),
         "environment": environment_of(record),
+        "diagnoses": diagnoses(by_arm(record)),
         "comparisons": {row.arm: _comparison(row.compared) for row in rows if row.compared},
         "total_comparisons": {row.arm: _comparison(row.compared_total) for row in rows if row.compared_total},
         "cost": cost_json(costs(record, by_arm(record)), price),
@@ -276,7 +279,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
     }
 
 
-TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", TAG)
+TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:

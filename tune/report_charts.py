@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from tune.diagnosis import PARTS
 from tune.pairs import Comparison
 from tune.report import ArmRow
 from tune.tracking import TrialRecord
@@ -20,8 +21,7 @@ Arms = Mapping[str, Sequence[TrialRecord]]
 # Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow (jfly.uni-koeln.de/color)
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one where the colours begin anew
-PARTS = ("step", "h2d", "data_wait", "launch", "other")  # time/NAME_s: their sum is the training part of an epoch
-PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")
+PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")  # of PARTS
 WARM_UP = 1  # epochs that the bars leave out, where there are more
 ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of what is around all of them
 

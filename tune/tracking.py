@@ -177,10 +177,12 @@ class Tracker:
         metrics: Mapping[str, float | None],
         tags: Mapping[str, str],
         model_dir: Path | None,
+        samples_dir: Path | None = None,
     ) -> bool:
         """Close a trial: the first end counts (False for a later one) until `plan_trial` opens it again as running.
 
-        The saved model in `model_dir` becomes the run's MLflow model later: the folder must stay until `pending` is 0.
+        The saved model in `model_dir` becomes the run's MLflow model later, and the files in `samples_dir` artifacts of
+        the run under `samples/`: the folders must stay until `pending` is 0.
         """
         _check_status(status, TRIAL_STATUSES)
         with self._mutex:
@@ -194,6 +196,7 @@ class Tracker:
                 metrics=_values(metrics),
                 tags=_texts(tags),
                 model_dir=None if model_dir is None else str(Path(model_dir).absolute()),
+                samples_dir=None if samples_dir is None else str(Path(samples_dir).absolute()),
             )
             return True
 

@@ -42,6 +42,7 @@ class TrialJob:
     packages_sha256: str | None = None  # of the driver's code; None: not checked
     compile_dir: str | None = None  # where compiled code is kept (tune.compile_cache); None: where PyTorch likes
     isolate: bool = False  # a process that nothing was prepared in, and an empty cache
+    sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled while it trains
     prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class Progress:
     prune_s: float = 0.0  # scoring and surgery, apart from the epochs
     shared: bool | None = False  # whether another process computed on the device in any epoch; None: not known
     not_finite: str | None = None  # what stopped being a number
+    accounts: list[dict[str, float | None]] = field(default_factory=list)  # of each epoch, what a diagnosis reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,8 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     """Train, evaluate and report one trial; go on from `checkpoint` if there is one.
 
     Reports after each epoch {"epoch", "metrics", "tags", "timestamp_ms"} with a checkpoint folder, and at the end
-    {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/`.
+    {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/` and the
+    raw samples under `samples/`; an epoch's folder has those so far.
     """
     spans = Spans()
     try:
@@ -147,6 +150,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
         folder.mkdir()
         if config.as_published is None:  # another function than a loaded model would compute, or none to use
             session.save_best(folder / "model")
+        session.samples.write(folder / "samples")
         report(final | {"tags": session.tags(), "timestamp_ms": _now_ms()}, folder)
 
 
