@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+STORE := sqlite:///mlflow.db
+PORT := 5000
 
 .PHONY: setup demo check test ui
 
@@ -19,5 +21,6 @@ check: setup  ## what CI checks before the tests
 test: setup
 	$(BIN)/python -m pytest
 
-ui: setup  ## the MLflow UI over the local store
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+ui: setup  ## the MLflow UI over the local store; STORE=sqlite:////other/mlflow.db PORT=5001 for another
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+	$(BIN)/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port $(PORT) --workers 1

@@ -15,7 +15,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox"),
     ("gpu_models", "output", "cli", "streams"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs"),
-    ("mlflow_store", "mlflow_runs", "mlflow_model"),
+    ("mlflow_store", "mlflow_runs", "mlflow_model", "mlflow_notes"),
     ("mlflow_writer",),
     ("mlflow_flusher", "mlflow_reader"),
     ("tracking",),

@@ -211,14 +211,14 @@ def markdown(record: SweepRecord) -> str:
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
-    """Each arm's summary for the parent run, so that its charts are not empty."""
+    """Each arm's summary for the parent run, under prefixes whose charts come first in the UI, before empty sections."""
     found: dict[str, float | None] = {}
     for row in summarise(record):
         arm = row.arm.replace("=", ":")  # which MLflow does not allow in the name of a metric
         found |= {
-            f"test_mse/{arm}": row.test_mse,
-            f"val_mse/{arm}": row.val_mse,
-            f"median_epoch_s/{arm}": row.median_epoch_s,
+            f"arm_test_mse/{arm}": row.test_mse,
+            f"arm_val_mse/{arm}": row.val_mse,
+            f"arm_epoch_s/{arm}": row.median_epoch_s,
         } | _speedup(row, arm)
     return found
 
@@ -227,9 +227,9 @@ def _speedup(row: ArmRow, arm: str) -> dict[str, float | None]:
     ratio = row.compared.ratio if row.compared else None
     low, high = (row.compared and row.compared.interval) or (None, None)
     return {
-        f"final/speedup/{arm}": 1.0 if row.is_baseline else ratio,
-        f"final/speedup_low/{arm}": low,
-        f"final/speedup_high/{arm}": high,
+        f"arm_speedup/{arm}": 1.0 if row.is_baseline else ratio,
+        f"arm_speedup_low/{arm}": low,
+        f"arm_speedup_high/{arm}": high,
     }
 
 

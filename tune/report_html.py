@@ -29,7 +29,7 @@ h1, h2 { line-height: 1.25; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; 
 .wide { overflow-x: auto; } .soft, .none { color: var(--soft); } .chart { min-height: 1rem; }
 table { border-collapse: collapse; font-size: .875rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top; }
-td, li { overflow-wrap: anywhere; }
+td, li { overflow-wrap: break-word; } td:first-child { min-width: 6rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
 # The colours of the page are the charts' too, also when the reader switches between light and dark.

@@ -195,6 +195,7 @@ class _Run:
                 "baseline": plan.sweep.baseline,
                 "question": plan.sweep.question,
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
+                "swept": ",".join(sorted(plan.sweep.swept)),
                 "device": device.name,
                 "environment": environment,
             },
