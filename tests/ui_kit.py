@@ -45,14 +45,20 @@ class Recorded:
 
 def _epoch(trial: PlannedTrial, epoch: int) -> dict[str, Any]:
     time_s = _time_s(trial)
-    metrics = {f"time/{part}_s": share * time_s for part, share in zip(PARTS, (0.8, 0.02, 0.1, 0.06, 0.02), strict=True)}
+    metrics = {
+        f"time/{part}_s": share * time_s for part, share in zip(PARTS, (0.8, 0.02, 0.1, 0.06, 0.02), strict=True)
+    }
     metrics |= {"loss/val_mse": _mse(trial) + 0.2 * math.exp(-epoch / 2), "loss/train_mse": 0.5 * math.exp(-epoch / 3)}
     metrics |= {"time/train_s": time_s, "time/epoch_s": 1.2 * time_s, "speed/windows_per_s": 8000 / time_s}
     return {"epoch": epoch, "metrics": metrics, "timestamp_ms": 1_700_000_000_000 + 1000 * epoch}
 
 
 def _end(trial: PlannedTrial) -> dict[str, Any]:
-    metrics = {"final/median_epoch_s": _time_s(trial), "final/val_mse": _mse(trial), "final/test_mse": _mse(trial) + 0.1}
+    metrics = {
+        "final/median_epoch_s": _time_s(trial),
+        "final/val_mse": _mse(trial),
+        "final/test_mse": _mse(trial) + 0.1,
+    }
     metrics |= {"final/train_total_s": EPOCHS * _time_s(trial), "final/heads": 16, "final/parameters": 21_000}
     tags = {"timing_valid": "true", "device": DEVICE.name}
     return {"status": "done", "reason": "", "metrics": metrics, "tags": tags}
@@ -68,14 +74,23 @@ def _mse(trial: PlannedTrial) -> float:
     return 0.3 + trial.config.model.patch_length / 2000 + noise
 
 
+def store(folder: Path) -> str:
+    """Tracking URI of the folder's store."""
+    return f"sqlite:///{folder}/mlflow.db"
+
+
 def record_sweep(folder: Path) -> str:
-    """Run the sweep `patch_size` in the folder's store, `mlflow.db`; its id."""
+    """Run the sweep `patch_size` into the folder's store; its id."""
     overrides = {"data.dataset": "demo", "train.epochs": EPOCHS}
     plan = make_plan(get_sweep("patch_size"), overrides=overrides, repeats=SEEDS, seed=1, device=DEVICE)
-    content = {"sweep": "patch_size", "key": "k", "created_s": 1.0, "environment": {"device": DEVICE.as_dict()}, "trials": []}
-    options = runner.Options(
-        storage_path=folder, tracking_uri=f"sqlite:///{folder}/mlflow.db", data_dir=folder, quiet=True
-    )
+    content = {
+        "sweep": "patch_size",
+        "key": "k",
+        "created_s": 1.0,
+        "trials": [],
+        "environment": {"device": DEVICE.name},
+    }
+    options = runner.Options(storage_path=folder, tracking_uri=store(folder), data_dir=folder, quiet=True)
     run = runner._Run(plan, sweep_dir.create(folder, "patch_size", content), Recorded(), options)  # type: ignore[arg-type]
     return run.run().sweep_id
 
@@ -89,7 +104,7 @@ class Ui:
             port = listener.getsockname()[1]
         self.url, self._log = f"http://127.0.0.1:{port}", folder / "ui.log"
         self._command = ["make", "--no-print-directory", "-C", str(ROOT), "-o", "setup", "ui"]
-        self._command += [f"BIN={Path(sys.executable).parent}", f"STORE=sqlite:///{folder}/mlflow.db", f"PORT={port}"]
+        self._command += [f"BIN={Path(sys.executable).parent}", f"STORE={store(folder)}", f"PORT={port}"]
 
     def __enter__(self) -> Ui:
         with self._log.open("wb") as log:

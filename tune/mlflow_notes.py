@@ -28,10 +28,11 @@ def sweep_note(record: Record, experiment_id: str, run_id: str) -> str:
     experiment = f"#/experiments/{experiment_id}/runs"
     view = urlencode({"viewStateShareKey": record["sweep_id"]})
     lines = [
+        # First, and in one line: the UI folds a long description after about four.
+        f"[Arms side by side, mean over seeds]({experiment}?{view}&compareRunsMode=CHART) · "
+        f"[Trials as a table]({experiment}?{view}&compareRunsMode=TABLE) · "
+        f"[Report]({experiment}/{run_id}/artifacts/report.html) (once the sweep has ended)\n",
         f"**{tags['question']}**\n" if "question" in tags else "",
-        f"- [Arms side by side, mean over seeds]({experiment}?{view}&compareRunsMode=CHART)",
-        f"- [Trials as a table]({experiment}?{view}&compareRunsMode=TABLE), columns as in the view of this name",
-        f"- [Report with charts]({experiment}/{run_id}/artifacts/report.html), once the sweep has ended\n",
         f"Arms differ in {swept}." if swept else "",
         f"They are compared with the baseline `{tags['baseline']}`, trial by trial of equal `train.seed` and device."
         if "baseline" in tags

@@ -211,7 +211,10 @@ def markdown(record: SweepRecord) -> str:
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
-    """Each arm's summary for the parent run, under prefixes whose charts come first in the UI, before empty sections."""
+    """Each arm's summary for the parent run, under prefixes that come before `final/`.
+
+    The UI sorts its sections of charts by name, and those of a folded sweep's children are empty.
+    """
     found: dict[str, float | None] = {}
     for row in summarise(record):
         arm = row.arm.replace("=", ":")  # which MLflow does not allow in the name of a metric
