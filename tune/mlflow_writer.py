@@ -29,6 +29,7 @@ _METRICS_PER_CALL = 1000
 _TEXTS_PER_CALL = 100
 _TEXT_LIMIT = 5000
 _LEAD = "loss/val_mse"
+_BLANK_LINE = "\n\n"
 
 
 class Item(NamedTuple):
@@ -146,9 +147,9 @@ class MlflowWriter:
     def _result_note(self, run_id: str, record: Record) -> dict[str, str]:
         """The sweep's note with its table below, however it reads by now; nothing where that is too long for a tag."""
         note = self.book.client.get_run(run_id).data.tags.get(NOTE, "").partition(RESULT)[0]
-        table = record["files"].get("summary.md")
-        told = f"{note}{RESULT}{table}"
-        return {NOTE: told} if table is not None and len(told) <= _TEXT_LIMIT else {}
+        summary = record["files"].get("summary.md", "")
+        told = f"{note}{RESULT}{summary.split(_BLANK_LINE, 2)[-1]}"  # without its title and the question
+        return {NOTE: told} if summary and len(told) <= _TEXT_LIMIT else {}
 
     def _log(self, run_id: str, items: list[Item]) -> None:
         size = _METRICS_PER_CALL if all(item.part == "metrics" for item in items) else _TEXTS_PER_CALL
