@@ -32,7 +32,7 @@ localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");""
 CHARTS = "[data-testid='experiment-view-compare-runs-card']"
 SECTIONS = "[data-testid='experiment-view-compare-runs-section-header']"
 EXPANDER = "button[data-component-id*='runnamecellrenderer']"
-COLOURS = 128  # of a picture in docs/, which is to be small
+COLOURS = 256  # of a picture in docs/, which is to be small
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -85,7 +85,9 @@ def picture_fixture(request: pytest.FixtureRequest) -> Callable[[Any, str], None
             from PIL import Image
 
             shown = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
-            shown.quantize(COLOURS, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+            shown.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+                folder / f"{name}.png", optimize=True
+            )
 
     return take
 
@@ -114,7 +116,7 @@ def test_the_list_has_the_sweep_with_its_trials_below_and_charts_at_once(
     page.get_by_role("link", name=f"{ARMS[0]}-s1").wait_for()
     names = page.get_by_role("link", name=re.compile(r"-s\d$")).all_inner_texts()
     assert sorted(names) == sorted(f"{arm}-s{seed}" for arm in ARMS for seed in range(1, SEEDS + 1))
-    page.get_by_placeholder("Search metric charts").fill("loss/val_mse|final/(median|val)")
+    page.get_by_placeholder("Search metric charts").fill("loss/|speed/")
     lines(page.locator(CHARTS).filter(has_text="loss/val_mse")).first.wait_for(state="attached")
     picture(page, "ui-experiment")
 
@@ -142,9 +144,9 @@ def test_the_view_of_a_sweep_has_what_its_arms_differ_in_as_columns(
     page.get_by_test_id("saved-views-trigger").click()
     page.get_by_role("menuitem", name=record.name).click()
     page.get_by_role("columnheader", name="model.patch_length").first.wait_for()
-    heads = page.get_by_role("columnheader").all_inner_texts()
     wanted = ["model.patch_length", "train.seed", "final/val_mse", "final/test_mse", "final/median_epoch_s", "status"]
-    assert [head for head in dict.fromkeys(heads) if head in wanted] == wanted
+    places = {name: page.locator(f"[role=columnheader][col-id*='`{name}`']").bounding_box()["x"] for name in wanted}
+    assert sorted(wanted, key=lambda name: places[name]) == wanted
 
 
 def test_four_ticked_trials_compare_as_parallel_coordinates_and_as_curves(
