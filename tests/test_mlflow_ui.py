@@ -23,7 +23,7 @@ from tune.tracking import SweepRecord, read_sweep
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 ARMS = ("patch-12", "patch-24", "patch-48", "patch-96", "patch-192")
-WAIT_MS = 60_000
+WAIT_MS = 120_000
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
 # What a person has clicked once: the side bar for training, and the assistant that opens by itself closed.

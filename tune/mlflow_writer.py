@@ -92,8 +92,8 @@ class MlflowWriter:
         tags |= {NOTE: sweep_note(record, self.book.experiment_id, run_id)}
         self._log(run_id, _items(record, tags=tags, params=record["params"]))
         self.book.set_status(run_id, OPEN_STATUSES["running"])
-        self.book.tag_experiment(dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)]))
         self._log_files(run_id, record)
+        self.book.tag_experiment(dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)]))  # last: the sweep can do without
 
     def _plan(self, record: Record) -> None:
         sweep_id = record["sweep_id"]
