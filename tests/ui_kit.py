@@ -91,8 +91,11 @@ def record_sweep(folder: Path) -> str:
         "environment": {"device": DEVICE.name},
     }
     options = runner.Options(storage_path=folder, tracking_uri=store(folder), data_dir=folder, quiet=True)
-    run = runner._Run(plan, sweep_dir.create(folder, "patch_size", content), Recorded(), options)  # type: ignore[arg-type]
-    return run.run().sweep_id
+    sweep = sweep_dir.create(folder, "patch_size", content)
+    while True:  # as a person would: where MLflow was too slow for the driver, the same command again
+        outcome = runner._Run(plan, sweep, Recorded(), options).run()  # type: ignore[arg-type]
+        if not outcome.pending:
+            return outcome.sweep_id
 
 
 class Ui:
