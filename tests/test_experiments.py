@@ -59,7 +59,7 @@ def test_the_numbers_of_the_table_are_mlflows(swept: Ran) -> None:
 def test_the_parent_run_carries_each_arms_summary(swept: Ran) -> None:
     record = swept.record()
     for trial in record.trials:
-        assert record.metrics[f"test_mse/{trial.tags['arm']}"] == pytest.approx(trial.metrics["final/test_mse"])
+        assert record.metrics[f"arm_test_mse/{trial.tags['arm']}"] == pytest.approx(trial.metrics["final/test_mse"])
 
 
 def test_the_parent_run_carries_the_whole_report(swept: Ran, tmp_path: Path) -> None:

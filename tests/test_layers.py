@@ -18,7 +18,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("sampler", "speed", "study_clock"),
     ("raw_samples",),
     ("observer",),
-    ("mlflow_store", "mlflow_runs", "mlflow_model"),
+    ("mlflow_store", "mlflow_runs", "mlflow_model", "mlflow_notes"),
     ("mlflow_writer", "mlflow_server"),
     ("mlflow_flusher", "mlflow_reader"),
     ("tracking",),

@@ -224,18 +224,18 @@ def test_markdown_holds_the_question_a_row_per_arm_and_each_note_as_an_item() ->
 
 def test_the_parent_run_gets_each_arms_summary_and_none_where_there_is_none() -> None:
     found = parent_metrics(_sweep(_trial("none", s=4.0), _trial("fast", s=2.0), _trial("other", status="oom")))
-    assert (found["test_mse/fast"], found["val_mse/fast"]) == (0.4, 0.3)
-    assert (found["median_epoch_s/fast"], found["final/speedup/fast"]) == (2.0, pytest.approx(2.0))
-    assert found["final/speedup/none"] == 1.0
-    assert found["final/speedup/other"] is None and found["test_mse/other"] is None
-    assert found["final/speedup_low/fast"] is None  # one pair has no interval
+    assert (found["arm_test_mse/fast"], found["arm_val_mse/fast"]) == (0.4, 0.3)
+    assert (found["arm_epoch_s/fast"], found["arm_speedup/fast"]) == (2.0, pytest.approx(2.0))
+    assert found["arm_speedup/none"] == 1.0
+    assert found["arm_speedup/other"] is None and found["arm_test_mse/other"] is None
+    assert found["arm_speedup_low/fast"] is None  # one pair has no interval
 
 
 def test_the_parent_run_gets_the_interval_of_a_speedup() -> None:
     times = {"none": (1.40, 1.43, 1.46), "fast": (1.0, 1.0, 1.0)}
     record = _sweep(*(_trial(arm, seed, s=s) for arm, row in times.items() for seed, s in enumerate(row)))
     found = parent_metrics(record)
-    bounds = (found["final/speedup_low/fast"], found["final/speedup_high/fast"])
+    bounds = (found["arm_speedup_low/fast"], found["arm_speedup_high/fast"])
     assert bounds == (pytest.approx(1.357, abs=1e-3), pytest.approx(1.506, abs=1e-3))
 
 

@@ -228,17 +228,20 @@ def told(record: SweepRecord, tag: str) -> str:
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
-    """Each arm's summary for the parent run, so that its charts are not empty."""
+    """Each arm's summary for the parent run, under prefixes that come before `final/`.
+
+    The UI sorts its sections of charts by name, and those of a folded sweep's children are empty.
+    """
     found: dict[str, float | None] = {}
     for row in summarise(record):
         arm = row.arm.replace("=", ":")  # which MLflow does not allow in the name of a metric
         found |= {
-            f"test_mse/{arm}": row.test_mse,
-            f"val_mse/{arm}": row.val_mse,
-            f"median_epoch_s/{arm}": row.median_epoch_s,
+            f"arm_test_mse/{arm}": row.test_mse,
+            f"arm_val_mse/{arm}": row.val_mse,
+            f"arm_epoch_s/{arm}": row.median_epoch_s,
         }
-        found |= _speedup("final/speedup", row.compared, arm, row.is_baseline)
-        found |= _speedup("final/speedup_total", row.compared_total, arm, row.is_baseline)
+        found |= _speedup("arm_speedup", row.compared, arm, row.is_baseline)
+        found |= _speedup("arm_speedup_total", row.compared_total, arm, row.is_baseline)
     return found
 
 

@@ -31,7 +31,7 @@ h1, h2 { line-height: 1.25; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; 
 .wide { overflow-x: auto; } .soft, .none { color: var(--soft); } .chart { min-height: 1rem; }
 table { border-collapse: collapse; font-size: .875rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top; }
-td, li { overflow-wrap: anywhere; }
+td, li { overflow-wrap: break-word; }
 th, td { min-width: 8rem; } th:first-child, td:first-child { min-width: 14rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; } td.number { white-space: nowrap; }
 """

@@ -214,7 +214,7 @@ class _Run:
                 tags["as_published"] = trial.config.as_published
             if trial.arm in arms and isinstance(self.plan, SearchPlan):
                 tags |= {"stage": "final", "settings": as_settings(arms[trial.arm].changes)}
-            tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
+            tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.run_name, params=trial.config.flat(), tags=tags)
             if trial.unsupported and trial.trial_id not in ended:
                 tracker.end_trial(
                     trial_id=trial.trial_id,

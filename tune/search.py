@@ -37,12 +37,17 @@ LAYERS = "model.layers"
 class PlannedTrial:
     """One trial of the plan."""
 
-    trial_id: str  # unique in the sweep; also the MLflow run name
+    trial_id: str  # unique in the sweep
     arm: str
     seed: int
     config: TrialConfig
     unsupported: str | None  # why it cannot run on the planned device; None: it can
     same_as: str | None = None  # an earlier arm that is the same computation: heads leave at the same epochs
+
+    @property
+    def run_name(self) -> str:
+        """In MLflow, whose list shows a dozen letters of a child's name below its sweep's: the arm comes first."""
+        return f"{self.arm}-s{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
