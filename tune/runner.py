@@ -150,15 +150,8 @@ class _Run:
             if len(left) < len(self.plan.runnable):
                 progress.say(_what_is_left(tracker.ended, left))
             if left:
-                self._launcher_of_arms(progress).run(left, collector)
+                self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
             return self._close(tracker, progress)
-
-    def _launcher_of_arms(self, progress: Progress) -> Launcher:
-        """Of the final of a search in pairs: its ratios are what the search is for."""
-        if not isinstance(self.plan, SearchPlan) or self.launcher.in_pairs is self.launcher:
-            return self.launcher
-        progress.say("final: one trial at a time on one of the GPUs, or the pairs could not be compared")
-        return self.launcher.in_pairs
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms; True once the plan holds them."""

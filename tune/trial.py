@@ -43,6 +43,7 @@ class TrialJob:
     compile_dir: str | None = None  # where compiled code is kept (tune.compile_cache); None: where PyTorch likes
     isolate: bool = False  # a process that nothing was prepared in, and an empty cache
     prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
+    moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,6 +62,11 @@ class Progress:
     prune_s: float = 0.0  # scoring and surgery, apart from the epochs
     shared: bool | None = False  # whether another process computed on the device in any epoch; None: not known
     not_finite: str | None = None  # what stopped being a number
+    gpus: list[str] = field(default_factory=list)  # UUIDs of the GPUs it ran on before an interruption, in their order
+
+    def ran_on(self, uuid: str | None) -> list[str]:
+        """The GPUs it has run on, with the present one."""
+        return self.gpus if uuid is None or uuid in self.gpus[-1:] else [*self.gpus, uuid]
 
 
 @dataclass(frozen=True, kw_only=True)
