@@ -29,6 +29,8 @@ class Collector(ray_tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._progress.started(_trial_id(trial))
+        if why := trial.config["job"].get("moved_because"):
+            self._progress.say(f"{_trial_id(trial)} makes pairs with the rest of its seed only: {why}")
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         self._checkpoints[_trial_id(trial)] = checkpoint.path

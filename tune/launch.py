@@ -88,7 +88,7 @@ class Launcher:
         wanted = {begun[seed] for seed in seeds & begun.keys()}
         with Lanes(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as lanes:
             dispatcher = Dispatcher(blocks, lanes, self._job_of)
-            how = {"search_alg": dispatcher, "scheduler": Lineup(dispatcher), "num_samples": -1}
+            how: dict[str, Any] = {"search_alg": dispatcher, "scheduler": Lineup(dispatcher), "num_samples": -1}
             self._fit(collector, None, len(lanes), **how)
 
     def _job_of(self, turn: Turn) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Launcher:
     def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
         """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""
         resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
-        how = {"search_alg": searcher, "scheduler": scheduler, "num_samples": trials}
+        how: dict[str, Any] = {"search_alg": searcher, "scheduler": scheduler, "num_samples": trials}
         self._fit(collector, resources, self.share.at_a_time, **how)
 
     def _fit(

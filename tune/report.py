@@ -14,7 +14,7 @@ from typing import IO, Any
 from tune.config import parse_params
 from tune.finalists import MARGIN
 from tune.pairs import Comparison
-from tune.report_pairs import accuracy_text, comparisons, pairing_notes, ratio_text
+from tune.report_pairs import accuracy_text, comparisons, moved_notes, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
 from tune.tracking import SweepRecord, TrialRecord
 from tune.verdict import verdict
@@ -153,6 +153,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     ]
     lines += [*proof_note(by_arm(record)), TIME_NOTE]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
+    lines += moved_notes(by_arm(record), record.tags.get("baseline"))
     line = verdict(record, rows)
     return [*lines, line] if line else lines
 

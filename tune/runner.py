@@ -146,12 +146,23 @@ class _Run:
                 return self._close(tracker, progress)
             self._announce(tracker, self.plan.trials)
             left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
-            progress.expect(len(left))
+            self._expect(progress, left)
             if len(left) < len(self.plan.runnable):
                 progress.say(_what_is_left(tracker.ended, left))
             if left:
                 self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
             return self._close(tracker, progress)
+
+    def _expect(self, progress: Progress, left: Sequence[PlannedTrial]) -> None:
+        """Say what is left, for the time that it takes: on several GPUs in blocks of one seed."""
+        share = self.launcher.share
+        if share.gpus != 1 or share.at_a_time == 1 or not self.plan.in_blocks:
+            progress.expect(len(left))
+            return
+        blocks: dict[int, list[str]] = {}
+        for trial in left:
+            blocks.setdefault(trial.seed, []).append(trial.trial_id)
+        progress.expect_blocks(list(blocks.values()), share.at_a_time)
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms; True once the plan holds them."""
