@@ -94,9 +94,8 @@ def test_on_several_gpus_the_time_is_that_of_the_one_with_most_blocks(
     tmp_path: Path, repeats: int, at_a_time: int, gpu_s: int, how: str
 ) -> None:
     _ran(tmp_path, _plan(train__epochs=3), epoch_s=2.0)
-    plan = make_plan(
-        get_sweep("patch_size"), overrides={"data.dataset": "demo", "train.epochs": 7}, repeats=repeats, seed=1, device=CPU
-    )
+    given = {"data.dataset": "demo", "train.epochs": 7}
+    plan = make_plan(get_sweep("patch_size"), overrides=given, repeats=repeats, seed=1, device=CPU)
     line = time_line(plan, tmp_path, at_a_time=at_a_time)
     said = {170: "3 min", 85: "85 s", 51: "51 s"}[gpu_s]
     alone = "4 min" if repeats == 3 else "85 s"

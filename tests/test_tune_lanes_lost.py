@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +35,7 @@ def cluster() -> Iterator[Any]:
 def ran(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """The node goes away while the second trial of a block runs there."""
     folder = tmp_path_factory.mktemp("lost")
-    sweep = Sweep(folder, plan_of(3, 4))
+    sweep = Sweep(folder, plan_of(3, 3))
 
     def remove() -> None:
         deadline = time.monotonic() + 120
@@ -48,14 +47,14 @@ def ran(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
     watcher = threading.Thread(target=remove)
     watcher.start()
-    sweep.run(epoch_s=0.4)
+    sweep.run(epoch_s=0.2)
     watcher.join()
     return sweep
 
 
 def test_all_trials_end_though_a_node_was_lost(ran: Sweep) -> None:
-    assert Counter(ran.ends.ended.values()) == {"done": 12}
-    assert Counter(ran.ends.epochs).keys() == {(trial.trial_id, epoch) for trial in ran.plan.trials for epoch in (1, 2, 3)}
+    assert Counter(ran.ends.ended.values()) == {"done": 9}
+    assert set(ran.ends.epochs) == {(trial.trial_id, epoch) for trial in ran.plan.trials for epoch in (1, 2, 3)}
 
 
 def test_only_the_block_that_ran_there_is_on_two_gpus(ran: Sweep) -> None:
@@ -68,9 +67,8 @@ def test_only_the_block_that_ran_there_is_on_two_gpus(ran: Sweep) -> None:
 
 
 def test_the_trials_that_moved_say_why(ran: Sweep) -> None:
-    moved = {trial: end["tags"]["moved_because"] for trial, end in ran.ends.ends.items() if "moved_because" in end["tags"]}
-    assert len(moved) == 2
-    assert set(moved.values()) == {f"GPU-{GOES}-0, on which its block began, is gone"}
+    said = [end["tags"].get("moved_because") for end in ran.ends.ends.values()]
+    assert Counter(said) == {None: 7, f"GPU-{GOES}-0, on which its block began, is gone": 2}
 
 
 def test_the_trial_that_ran_there_went_on_from_its_checkpoint_on_the_other_gpu(ran: Sweep) -> None:

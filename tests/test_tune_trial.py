@@ -14,6 +14,7 @@ from trial_kit import run_small as _run
 from model.patchtst import load_model
 from tune import session as session_module
 from tune.hardware import packages_sha256
+from tune.measure import GpuMeter
 from tune.trial import median_after
 
 GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
@@ -209,6 +210,29 @@ def test_a_trial_that_shared_its_device_says_so_also_after_it_goes_on_alone(tmp_
         _run(tmp_path / "a", stop_after=1, exclusive=False, train__epochs=2)
     rest = _run(tmp_path / "b", checkpoint=tmp_path / "a" / "report-1", train__epochs=2)
     assert rest.final["tags"]["timing_valid"] == "false"
+
+
+def test_a_trial_that_went_on_on_another_gpu_is_on_neither_of_them_for_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(uuid: str) -> None:
+        def begin(self: Any, device: Any) -> None:
+            real(self, device)
+            self.uuid = uuid
+
+        monkeypatch.setattr("tune.session.GpuMeter.__init__", begin)
+
+    real = GpuMeter.__init__
+    on("GPU-a")
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "first", stop_after=1, train__epochs=2)
+    checkpoint = tmp_path / "first" / "report-1"
+    found = []
+    for uuid in ("GPU-a", "GPU-b"):
+        on(uuid)
+        rest = _run(tmp_path / uuid, checkpoint=checkpoint, train__epochs=2)
+        found.append(rest.final["tags"]["gpu_uuid"])
+    assert found == ["GPU-a", "GPU-a then GPU-b"]
 
 
 def test_whether_neighbours_were_there_is_unknown_where_it_cannot_be_read(
