@@ -25,6 +25,7 @@ TESTS = Path(__file__).resolve().parent
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 LOG = "fake-trials.jsonl"
 EPOCHS = 3
+MEET_S = 60.0  # so long a trial waits at most for one on another GPU
 
 
 class Ends:
@@ -61,6 +62,9 @@ def fake_entry(config: dict[str, Any]) -> None:
     checkpoint = retried.path if retried is not None else job.resume_from
     done = int((Path(checkpoint) / "epoch").read_text()) if checkpoint else 0
     began_s = time.time()
+    _log(job, gpu, "begin", done, began_s)
+    while len({line["gpu"] for line in log(Path(job.data_dir))}) < faults["meet"] and time.time() < began_s + MEET_S:
+        time.sleep(0.02)
     for epoch in range(done + 1, EPOCHS + 1):
         time.sleep(faults["epoch_s"])
         folder = Path(os.getcwd()) / f"epoch-{epoch}"
@@ -103,23 +107,22 @@ def plan_of(arms: int, repeats: int) -> Plan:
 
 
 class Sweep:
-    """One folder, run as often as asked."""
+    """A sweep's folder, its launcher, and what came of it."""
 
-    def __init__(self, folder: Path, plan: Plan, *, at_a_time: int = 2) -> None:
+    def __init__(self, folder: Path, plan: Plan) -> None:
         self.plan, self.data, self.ends = plan, folder, Ends()
         self.folder = sweep_dir.create(folder / "runs", "s", {"key": "k", "created_s": 1.0, "code": {}})
         self.launcher = Launcher(
-            folder=self.folder, share=Share(cpus=1, gpus=1, at_a_time=at_a_time), device_type="cuda",
+            folder=self.folder, share=Share(cpus=1, gpus=1, at_a_time=2), device_type="cuda",
             data_dir=folder, cache_dir=folder, data_sha256="d",
         )  # fmt: skip
 
-    def run(self, *, epoch_s: float = 0.05, dies: str = "", first: int | None = None) -> Sweep:
-        """Run what is left, or the `first` of it; `dies`: a trial whose process is killed after its second epoch."""
-        (self.data / "faults.json").write_text(json.dumps({"epoch_s": epoch_s, "dies": [dies]}))
-        left = [trial for trial in self.plan.runnable if trial.trial_id not in self.ends.ended][:first]
+    def run(self, *, epoch_s: float, dies: str = "") -> Sweep:
+        """Run it. No trial goes on before one has begun on each of two GPUs; `dies` is killed after its second epoch."""
+        (self.data / "faults.json").write_text(json.dumps({"epoch_s": epoch_s, "dies": [dies], "meet": 2}))
         progress = Progress(total=0, epochs=EPOCHS, quiet=True)
         collector = Collector(self.folder, self.ends, progress)  # type: ignore[arg-type]
-        self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
+        self.launcher.run(self.plan.runnable, collector, in_blocks=self.plan.in_blocks)
         return self
 
     @property
