@@ -118,7 +118,7 @@ class Sweep:
         )  # fmt: skip
 
     def run(self, *, epoch_s: float, dies: str = "") -> Sweep:
-        """Run it. No trial goes on before one has begun on each of two GPUs; `dies` is killed after its second epoch."""
+        """Run it. A trial waits until one has begun on each of two GPUs; `dies` is killed after its second epoch."""
         (self.data / "faults.json").write_text(json.dumps({"epoch_s": epoch_s, "dies": [dies], "meet": 2}))
         progress = Progress(total=0, epochs=EPOCHS, quiet=True)
         collector = Collector(self.folder, self.ends, progress)  # type: ignore[arg-type]

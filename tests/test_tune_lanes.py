@@ -56,10 +56,10 @@ def test_every_pair_is_on_one_gpu_and_all_of_them_count(ran: Sweep) -> None:
 
 
 def test_both_gpus_are_used_and_none_has_two_trials_at_a_time(ran: Sweep) -> None:
-    ends = [line for line in ran.log if line["kind"] == "end"]
-    by_gpu = {gpu: sorted((line["began_s"], line["at_s"]) for line in ends if line["gpu"] == gpu)
-              for gpu in {line["gpu"] for line in ends}}  # fmt: skip
-    assert by_gpu.keys() == {_gpu(0), _gpu(1)} and sum(len(spans) for spans in by_gpu.values()) == 8
+    last = {line["began_s"]: line for line in ran.log}  # of every trial, one that was killed included
+    by_gpu = {gpu: sorted((began_s, line["at_s"]) for began_s, line in last.items() if line["gpu"] == gpu)
+              for gpu in (_gpu(0), _gpu(1))}  # fmt: skip
+    assert sum(len(spans) for spans in by_gpu.values()) == 8 + 1
     for spans in by_gpu.values():
         assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))
     (first, *_), (second, *_) = by_gpu.values()
@@ -87,7 +87,7 @@ def test_a_trial_that_dies_goes_on_from_its_checkpoint_on_the_same_gpu(ran: Swee
     victim = _victim(ran)
     lines = [line for line in ran.log if line["trial_id"] == victim]
     assert len({line["pid"] for line in lines}) == 2
-    (began, *_, last), after = lines, [line["epoch"] for line in lines if line["pid"] == lines[-1]["pid"]]
-    assert began["gpu"] == last["gpu"] and after[0] > 1
+    assert {line["gpu"] for line in lines} == {_gpu(0)}
+    assert next(line["epoch"] for line in lines if line["kind"] == "epoch" and line["pid"] == lines[-1]["pid"]) > 1
     assert Counter(ran.ends.epochs)[(victim, EPOCHS)] == 1
     assert not [end for end in ran.ends.ends.values() if "moved_because" in end["tags"]]
