@@ -76,5 +76,6 @@ def test_the_trial_that_ran_there_went_on_from_its_checkpoint_on_the_other_gpu(r
         line["trial_id"] for line in ran.log if STAYS in line["gpu"]
     }
     (trial,) = both
-    resumed = [line for line in ran.log if line["trial_id"] == trial and STAYS in line["gpu"] and line["kind"] == "epoch"]
+    epochs = [line for line in ran.log if line["trial_id"] == trial and line["kind"] == "epoch"]
+    resumed = [line for line in epochs if STAYS in line["gpu"]]
     assert all(line["attempt_from"] for line in resumed) and resumed[0]["epoch"] > 1
