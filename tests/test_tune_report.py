@@ -102,6 +102,22 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
     assert "Pairs that 'x baseline' leaves out: fast: 1 on different GPUs." in _notes(record)
 
 
+def test_pairs_that_a_lost_gpu_cost_are_named_with_the_reason() -> None:
+    why = f"{GPU_A}, on which its block began, is gone"
+    moved = ON_B | {"moved_because": why}
+    record = _sweep(
+        _trial("none", 1), _trial("fast", 1, tags=moved), _trial("other", 1, tags=moved),
+        _trial("none", 2, tags=moved), _trial("fast", 2), _trial("other", 2, tags=moved),
+        _trial("none", 3), _trial("fast", 3, tags=ON_B),  # spread, not moved
+        _trial("none", 4, status="oom"), _trial("fast", 4, tags=moved),
+    )  # fmt: skip
+    told = [line for line in _notes(record) if line.startswith("Seed ")]
+    assert told == [
+        f"Seed 1 makes no pair of none with fast, other, not on its GPU: {why}.",
+        f"Seed 2 makes no pair of none with fast, not on its GPU: {why}.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("unfit", "why"),
     [

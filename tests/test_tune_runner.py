@@ -14,13 +14,11 @@ from tune import closing, commands, runner, sweep_dir
 from tune.cluster import Share
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.hardware import DeviceFacts
-from tune.launch import Launcher
 from tune.outbox import TrialLog
 from tune.progress import Progress
 from tune.request import Request
 from tune.runner import Options, Outcome
 from tune.search import make_plan
-from tune.space import plan_sweep
 from tune.sweeps import get_sweep
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
@@ -111,29 +109,34 @@ def test_a_sweep_with_trials_left_is_interrupted(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "at_a_time"),
+    ("share", "repeats", "eta"),
     [
-        (Share(cpus=2, gpus=1, at_a_time=4), 1),
-        (Share(cpus=2, gpus=1, at_a_time=1), 1),
-        (Share(cpus=2, gpus=0.5, at_a_time=2), 2),  # one GPU, and no pairs to compare
-        (Share(cpus=2, gpus=0, at_a_time=1), 1),
+        (Share(cpus=2, gpus=1, at_a_time=2), 3, "3:20"),  # two GPUs: one has two blocks of 10 trials
+        (Share(cpus=2, gpus=1, at_a_time=9), 3, "1:40"),  # three of them have a block
+        (Share(cpus=2, gpus=0.5, at_a_time=2), 3, None),  # no pairs
+        (Share(cpus=2, gpus=1, at_a_time=2), 1, None),  # no verdict: the trials are spread
+        (Share(cpus=2, gpus=0, at_a_time=1), 3, None),
     ],
 )
-def test_the_final_of_a_search_runs_one_trial_at_a_time_where_there_are_several_gpus(
-    share: Share, at_a_time: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_on_several_gpus_the_time_left_is_that_of_the_blocks_that_share_a_gpu(
+    share: Share, repeats: int, eta: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = sweep_dir.create(tmp_path, "full", {"key": "k", "created_s": 1.0})
-    launcher = Launcher(
-        folder=folder, share=share, device_type="cuda", data_dir=tmp_path, cache_dir=tmp_path, data_sha256="d"
-    )
+    arms = get_sweep("pruning").arms[:10]
+    sweep = replace(get_sweep("pruning"), arms=arms)
+    plan = make_plan(sweep, overrides={"data.dataset": "demo"}, repeats=repeats, seed=1, device=CPU)
+    folder = sweep_dir.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
-    given: dict[str, Any] = {"overrides": {"data.dataset": "demo"}, "repeats": 1, "seed": 1, "device": CPU}
-    full = plan_sweep(get_sweep("full"), draws=2, **given)
-    found = runner._Run(full, folder, launcher, options)._launcher_of_arms(Progress(total=0, epochs=1))
-    assert found.share == replace(share, at_a_time=at_a_time)
-    assert ("final: one trial at a time" in capsys.readouterr().err) == (share.at_a_time != at_a_time)
-    arms = plan_sweep(get_sweep("pruning"), draws=None, **given)
-    assert runner._Run(arms, folder, launcher, options)._launcher_of_arms(Progress(total=0, epochs=1)) is launcher
+    progress = Progress(total=0, epochs=1, quiet=True)
+    now_s = [0.0]
+    monkeypatch.setattr("tune.progress.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    runner._Run(plan, folder, SimpleNamespace(share=share), options)._expect(progress, plan.runnable)
+    assert progress.total == 10 * repeats
+    assert (progress._blocks != ()) == (eta is not None)
+    if eta is not None:
+        progress.started("an earlier one")
+        now_s[0] = 10.0
+        progress.ended("an earlier one", "done", None)
+        assert progress.eta() == eta
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from trial_kit import run_small as _run
 from model.patchtst import load_model
 from tune import session as session_module
 from tune.hardware import packages_sha256
+from tune.measure import GpuMeter
 from tune.trial import median_after
 
 GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
@@ -228,6 +229,29 @@ def test_a_trial_that_goes_on_knows_what_its_earlier_process_took_if_that_was_re
     rest = _run(tmp_path / "b", checkpoint=file.parent, train__epochs=2)
     assert spent_ms > 0
     assert json.loads(rest.final["tags"]["spans"])["earlier_ms"] == (spent_ms if recorded else None)
+
+
+def test_a_trial_that_went_on_on_another_gpu_is_on_neither_of_them_for_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(uuid: str) -> None:
+        def begin(self: Any, device: Any) -> None:
+            real(self, device)
+            self.uuid = uuid
+
+        monkeypatch.setattr("tune.measure.GpuMeter.__init__", begin)
+
+    real = GpuMeter.__init__
+    on("GPU-a")
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "first", stop_after=1, train__epochs=2)
+    checkpoint = tmp_path / "first" / "report-1"
+    found = []
+    for uuid in ("GPU-a", "GPU-b"):
+        on(uuid)
+        rest = _run(tmp_path / uuid, checkpoint=checkpoint, train__epochs=2)
+        found.append(rest.final["tags"]["gpu_uuid"])
+    assert found == ["GPU-a", "GPU-a then GPU-b"]
 
 
 def test_whether_neighbours_were_there_is_unknown_where_it_cannot_be_read(

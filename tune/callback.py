@@ -35,6 +35,8 @@ class Collector(ray_tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         train = trial.config["job"]["config"]["train"]
         self._progress.started(_trial_id(trial), seed=train["seed"], epochs=train["epochs"])
+        if why := trial.config["job"].get("moved_because"):
+            self._progress.say(f"{_trial_id(trial)} makes pairs with the rest of its seed only: {why}")
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)

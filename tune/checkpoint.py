@@ -31,7 +31,7 @@ def save(folder: Path, session: Session) -> None:
     if session.best_state is not None:
         save_file({name: value.contiguous() for name, value in session.best_state.items()}, folder / "best.safetensors")
     state: dict[str, Any] = {
-        "progress": asdict(session.progress),
+        "progress": asdict(session.progress) | {"gpus": session.progress.ran_on(session.meter.uuid)},
         "spent_ms": session.spans.spent_ms(),
         "optimizer": session.optimizer.state_dict(),
         "rng_cpu": torch.get_rng_state(),

@@ -92,7 +92,8 @@ def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -
     print_plan(plan, text)
     if not looked_at:
         print("  data   not read yet: whether the windows fit shows when the sweep starts", file=text)
-    print(f"  time   {time_line(plan, arguments.storage_path)}", file=text)
+    at_a_time = _at_a_time(plan, arguments.max_concurrent)
+    print(f"  time   {time_line(plan, arguments.storage_path, at_a_time=at_a_time)}", file=text)
     if arguments.address is not None:
         planned_for = "this machine" if arguments.gpu_model is None else arguments.gpu_model
         print(f"--address {arguments.address}: --plan asks no cluster; this plan is for {planned_for}", file=sys.stderr)
@@ -100,6 +101,14 @@ def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -
     if not plan.runnable:
         raise WrongInput(f"no trial of this plan can run: {plan.trials[0].unsupported}")
     return DONE
+
+
+def _at_a_time(plan: Plan, asked: int | None) -> int:
+    """The trials that will run at a time, as far as a plan can know, which asks no cluster for its GPUs."""
+    if plan.device.device_type == "cpu":
+        return 1
+    there = plan.device.gpus or asked or 1  # a model that was only named says nothing of how many there are
+    return min(there, asked or there)
 
 
 def _check_here(request: Request, arguments: argparse.Namespace, tracking_uri: str) -> None:

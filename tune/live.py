@@ -91,6 +91,7 @@ class LiveProgress(Progress):
         self.console.print(text, markup=False, soft_wrap=True)
 
     def started(self, trial_id: str, *, seed: int, epochs: int) -> None:
+        self._began(trial_id)
         label = trial_id.removesuffix(f"-s{seed}")
         self._rows.setdefault(trial_id, _Row(label=label, seed=seed, epochs=epochs))
 

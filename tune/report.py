@@ -15,7 +15,7 @@ from tune.config import parse_params
 from tune.finalists import MARGIN
 from tune.pairs import Comparison
 from tune.report_cost import Price, cost_json, cost_line, costs
-from tune.report_pairs import TOTAL, accuracy_text, comparisons, pairing_notes, ratio_text
+from tune.report_pairs import TOTAL, accuracy_text, comparisons, moved_notes, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
 from tune.report_published import TAG, published_notes, shown_as
 from tune.report_time import diagnoses, time_notes
@@ -179,6 +179,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     arms = by_arm(record)
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
+    lines += moved_notes(by_arm(record), record.tags.get("baseline"))
     line = verdict(record, rows)
     return [*lines, line] if line else lines
 

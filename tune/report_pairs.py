@@ -106,6 +106,29 @@ def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
     return lines + _left_out(found)
 
 
+def moved_notes(arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None) -> list[str]:
+    """A line for each block that moved to another GPU half-way: which arms have no pair there, and why."""
+    lines = []
+    gpus = {
+        (trial.tags["seed"], arm): trial.tags.get("gpu_uuid")
+        for arm, trials in arms.items()
+        for trial in trials
+        if "seed" in trial.tags and trial.status == "done"
+    }
+    for seed, why in sorted(_moved(arms).items()):
+        own = gpus.get((seed, baseline or ""))
+        apart = [arm for (other, arm), gpu in gpus.items() if other == seed and gpu != own and arm != baseline]
+        if own is not None and apart:
+            lines.append(f"Seed {seed} makes no pair of {baseline} with {', '.join(apart)}, not on its GPU: {why}.")
+    return lines
+
+
+def _moved(arms: Mapping[str, Sequence[TrialRecord]]) -> dict[str, str]:
+    """Why a block moved, by its seed."""
+    trials = [trial for trials in arms.values() for trial in trials]
+    return {trial.tags["seed"]: trial.tags["moved_because"] for trial in trials if "moved_because" in trial.tags}
+
+
 def _left_out(found: Mapping[str, Comparison]) -> list[str]:
     """One line; arms with the same to say are named together. An arm of which nothing ran says so in its status."""
     arms: dict[str, list[str]] = {}

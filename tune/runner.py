@@ -154,19 +154,23 @@ class _Run:
             self._announce(tracker, self.plan.trials)
             ended = tracker.ended
             left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
-            progress.expect(len(left), ended)
+            self._expect(progress, left, ended)
             if len(left) < len(self.plan.runnable):
                 progress.say(_what_is_left(ended, left))
             if left:
-                self._launcher_of_arms(progress).run(left, collector)
+                self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
             return self._close(tracker, progress)
 
-    def _launcher_of_arms(self, progress: Progress) -> Launcher:
-        """Of the final of a search in pairs: its ratios are what the search is for."""
-        if not isinstance(self.plan, SearchPlan) or self.launcher.in_pairs is self.launcher:
-            return self.launcher
-        progress.say("final: one trial at a time on one of the GPUs, or the pairs could not be compared")
-        return self.launcher.in_pairs
+    def _expect(self, progress: Progress, left: Sequence[PlannedTrial], ended: Mapping[str, str]) -> None:
+        """Say what is left, for the time that it takes: on several GPUs in blocks of one seed."""
+        share = self.launcher.share
+        if share.gpus != 1 or share.at_a_time == 1 or not self.plan.in_blocks:
+            progress.expect(len(left), ended)
+            return
+        blocks: dict[int, list[str]] = {}
+        for trial in left:
+            blocks.setdefault(trial.seed, []).append(trial.trial_id)
+        progress.expect_blocks(list(blocks.values()), share.at_a_time, ended)
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms; True once the plan holds them."""

@@ -63,6 +63,12 @@ class Plan:
     def runnable(self) -> tuple[PlannedTrial, ...]:
         return tuple(trial for trial in self.trials if trial.unsupported is None)
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the trials of one seed belong on one GPU: there are pairs to be made. One block would use one GPU
+        only and no verdict comes of it, so its trials are spread."""
+        return self.repeats > 1 and len({trial.arm for trial in self.runnable}) > 1
+
     def key(self, *, data_sha256: str, tracking_uri: str) -> str:
         """Identity for resuming: same effective configurations on the same data, device model and store.
 

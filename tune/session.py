@@ -293,7 +293,7 @@ class Session:
         known = {
             "timing_valid": {True: "false", False: "true", None: "unknown"}[self.progress.shared],
             "device": facts.name,
-            "gpu_uuid": self.meter.uuid,
+            "gpu_uuid": " then ".join(self.progress.ran_on(self.meter.uuid)) or None,  # equal where times compare
             "gpu_driver": facts.driver,
             "hostname": platform.node(),
             "process": str(os.getpid()),

@@ -2,6 +2,7 @@
 
 STORAGE/SWEEP_ID/sweep.json         plan, key, code identity, state (running | ended | finished)
 STORAGE/SWEEP_ID/checkpoints/T      where the newest whole checkpoint of the trial T lies
+STORAGE/SWEEP_ID/blocks.json        seed -> the GPU on which its block of trials runs, where there are several
 STORAGE/SWEEP_ID/outbox.jsonl       every result on its way to MLflow (tune.outbox)
 STORAGE/SWEEP_ID/attempt-N/         Ray Tune's folder of the N-th run of this sweep
 """
@@ -67,6 +68,14 @@ class SweepDir:
         file = self.path / "checkpoints" / trial_id
         file.parent.mkdir(exist_ok=True)
         write_atomically(file, checkpoint)
+
+    def blocks(self) -> dict[str, str]:
+        """The GPU of each block that has begun, by the block's seed."""
+        file = self.path / "blocks.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def save_blocks(self, gpus: dict[str, str]) -> None:
+        write_atomically(self.path / "blocks.json", json.dumps(gpus, indent=1))
 
     def next_attempt(self) -> str:
         """Name of a Tune folder that no earlier run of this sweep used."""

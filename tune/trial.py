@@ -44,6 +44,7 @@ class TrialJob:
     isolate: bool = False  # a process that nothing was prepared in, and an empty cache
     sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled while it trains
     prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
+    moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,6 +64,11 @@ class Progress:
     shared: bool | None = False  # whether another process computed on the device in any epoch; None: not known
     not_finite: str | None = None  # what stopped being a number
     accounts: list[dict[str, float | None]] = field(default_factory=list)  # of each epoch, what a diagnosis reads
+    gpus: list[str] = field(default_factory=list)  # UUIDs of the GPUs it ran on before an interruption, in their order
+
+    def ran_on(self, uuid: str | None) -> list[str]:
+        """The GPUs it has run on, with the present one."""
+        return self.gpus if uuid is None or uuid in self.gpus[-1:] else [*self.gpus, uuid]
 
 
 @dataclass(frozen=True, kw_only=True)
