@@ -275,8 +275,8 @@ def test_the_whole_training_has_a_ratio_of_its_own_from_pairs() -> None:
     (table_line,) = (line for line in markdown(_sweep(*trials)).splitlines() if line.startswith("| fast | done |"))
     assert "| 2.00x (2.00-2.00) |" in table_line and table_line.endswith("| 8.20 | 1.00x (1.00-1.00) |")
     found = parent_metrics(_sweep(*trials))
-    assert (found["final/speedup/fast"], found["final/speedup_total/fast"]) == (pytest.approx(2.0), 1.0)
-    assert found["final/speedup_total_low/fast"] == found["final/speedup_total_high/fast"] == 1.0
+    assert (found["arm_speedup/fast"], found["arm_speedup_total/fast"]) == (pytest.approx(2.0), 1.0)
+    assert found["arm_speedup_total_low/fast"] == found["arm_speedup_total_high/fast"] == 1.0
     assert as_json(_sweep(*trials))["total_comparisons"]["fast"]["verdict"] == "no difference shown"
 
 

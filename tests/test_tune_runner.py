@@ -129,7 +129,7 @@ def test_on_several_gpus_the_time_left_is_that_of_the_blocks_that_share_a_gpu(
     progress = Progress(total=0, epochs=1, quiet=True)
     now_s = [0.0]
     monkeypatch.setattr("tune.progress.time", SimpleNamespace(monotonic=lambda: now_s[0]))
-    runner._Run(plan, folder, SimpleNamespace(share=share), options)._expect(progress, plan.runnable)
+    runner._Run(plan, folder, SimpleNamespace(share=share), options)._expect(progress, plan.runnable, {})
     assert progress.total == 10 * repeats
     assert (progress._blocks != ()) == (eta is not None)
     if eta is not None:
