@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+STORE := sqlite:///mlflow.db
+PORT := 5000
 
 .PHONY: setup demo check test ui mlflow-server cluster-token lint-cluster
 
@@ -19,11 +21,13 @@ check: setup  ## what CI checks before the tests
 test: setup
 	$(BIN)/python -m pytest
 
-ui: setup  ## the MLflow UI over the local store
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+ui: setup  ## the MLflow UI over the local store; STORE=sqlite:////other/mlflow.db PORT=5001 for another
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+	$(BIN)/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port $(PORT) --workers 1
 
-mlflow-server: setup  ## MLflow with basic auth on the loopback; launcher/mlflow-up sets its variables
-	$(BIN)/mlflow server --app-name basic-auth --host 127.0.0.1 --port 5000
+# BACKEND_STORE_URI HOST PORT SERVER_DIR ARTIFACTS_DESTINATION MLFLOW_SERVER_ALLOWED_HOSTS WORKERS: see the README
+mlflow-server: setup  ## an MLflow server with accounts, over SQLite or PostgreSQL
+	@$(BIN)/python -m tune.mlflow_server
 
 CLUSTER ?= cluster.yaml
 cluster-token: setup  ## the token that all nodes and drivers of a cluster share, made once

@@ -15,6 +15,7 @@ try:
         compare_parser,
         data_parser,
         doctor_parser,
+        flush_parser,
         list_parser,
         predict_parser,
         report_parser,
@@ -48,6 +49,12 @@ def compare_command(arguments: argparse.Namespace) -> int:
     from tune import compare
 
     return compare.compare(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def flush_command(arguments: argparse.Namespace) -> int:
+    from tune.flush import flush
+
+    return flush(arguments, arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None)
 
 
 def predict_command(arguments: argparse.Namespace) -> int:
@@ -85,6 +92,7 @@ COMMANDS = {
     ("list",): (list_parser, list_command),
     ("doctor",): (doctor_parser, doctor_command),
     ("report",): (report_parser, report_command),
+    ("flush",): (flush_parser, flush_command),
     ("compare",): (compare_parser, compare_command),
     ("predict",): (predict_parser, predict_command),
     ("data", "show"): (data_parser, data_command),

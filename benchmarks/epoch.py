@@ -20,9 +20,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if TYPE_CHECKING:
+    from tune.trial import TrialJob
 
 OLD = {
     "data.feed": "tsfm",
@@ -114,25 +117,14 @@ def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, fac
 
 def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> list[dict[str, Any]]:
     """All reports of a trial of these fields in a process of its own; the last has its status and reason."""
-    from tune.search import make_plan
-    from tune.sweeps import Arm, SweepConfig
-    from tune.trial import TrialJob
+    from tune.errors import Unsupported
 
     try:
-        sweep = SweepConfig(name="alone", question="", baseline="row", arms=(Arm(label="row", changes={}),))
-        trial = make_plan(sweep, overrides=fields, repeats=1, seed=seed, device=facts).trials[0]
+        job = plan_job(fields, seed, data_dir, facts, cache)
+    except Unsupported as error:
+        return [{"status": "unsupported", "reason": str(error), "metrics": {}}]
     except ValueError as error:
         return [{"status": "failed", "reason": str(error), "metrics": {}}]
-    if trial.unsupported:
-        return [{"status": "unsupported", "reason": trial.unsupported, "metrics": {}}]
-    job = TrialJob(
-        trial_id=f"{trial.trial_id}",
-        config=trial.config.model_dump(mode="json"),
-        device_type=facts.device_type,
-        data_dir=str(data_dir.absolute()),
-        cache_dir=str(cache),
-        cpus=facts.cpus,
-    )
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_trial, args=(job, queue))
@@ -142,6 +134,30 @@ def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: An
         reports.append(_next(queue, process))
     process.join()
     return reports
+
+
+def plan_job(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> TrialJob:
+    """A trial of these fields on this node, planned as a sweep plans it.
+
+    Raises Unsupported with the reason where it cannot run here, ValueError for fields that are none.
+    """
+    from tune.errors import Unsupported
+    from tune.search import make_plan
+    from tune.sweeps import Arm, SweepConfig
+    from tune.trial import TrialJob
+
+    sweep = SweepConfig(name="alone", question="", baseline="row", arms=(Arm(label="row", changes={}),))
+    trial = make_plan(sweep, overrides=fields, repeats=1, seed=seed, device=facts).trials[0]
+    if trial.unsupported:
+        raise Unsupported(trial.unsupported)
+    return TrialJob(
+        trial_id=f"{trial.trial_id}",
+        config=trial.config.model_dump(mode="json"),
+        device_type=facts.device_type,
+        data_dir=str(data_dir.absolute()),
+        cache_dir=str(cache),
+        cpus=facts.cpus,
+    )
 
 
 def _next(reports: Any, process: Any) -> dict[str, Any]:

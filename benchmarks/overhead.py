@@ -107,7 +107,8 @@ def run_sweep_here(options: argparse.Namespace, storage: Path, *, isolate: bool)
     from dataclasses import replace
 
     from tune.config import parse_value
-    from tune.runner import PROJECT, Options, run_sweep
+    from tune.mlflow_store import PROJECT
+    from tune.runner import Options, run_sweep
     from tune.sweeps import get_sweep
     from tune.tracking import read_sweep
 

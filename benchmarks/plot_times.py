@@ -2,7 +2,7 @@
 
     python benchmarks/plot_times.py docs/results/2026-11-22-num_workers-ETTm1-h100.json docs/num_workers.png
 
-The last epoch of each finished trial is shown. Needs matplotlib (requirements-dev.txt).
+The last epoch of each finished trial is shown.
 """
 
 from __future__ import annotations

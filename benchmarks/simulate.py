@@ -138,7 +138,7 @@ def _judged(
     epochs = rng.choice(scatter, size=(*shape, EPOCHS))
     medians = true_s[:, None] * block * trial * np.median(epochs, axis=2)
     arms = {
-        str(arm): [Run(seed=str(seed), epoch_s=float(time_s)) for seed, time_s in enumerate(times)]
+        str(arm): [Run(seed=str(seed), time_s=float(time_s)) for seed, time_s in enumerate(times)]
         for arm, times in enumerate(medians)
     }
     return compare_arms(arms.pop("0"), arms, margin=MARGIN)

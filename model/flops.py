@@ -115,35 +115,67 @@ def _embedding_flops(shape: StepShape) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuPeak:
-    """What a GPU can do at most, dense (no sparsity)."""
+    """What a GPU can do at most, dense (no sparsity), at its boost clock."""
 
     flops: Mapping[str, float]  # by precision, of the units that matrix products in it run on [FLOP/s]
     bandwidth: float  # memory [bytes/s]
 
 
-_HOPPER = {"bf16": 989.4e12, "fp16": 989.4e12, "tf32": 494.7e12, "fp32": 66.9e12}
-# By the GPU's name as the driver tells it. NVIDIA's whitepapers "H100 Tensor Core GPU Architecture" (SXM5) and "A100
-# Tensor Core GPU Architecture"; bandwidths from the data sheets of H100 SXM, H200 SXM and A100 80GB SXM.
+def _tensor_cores(half: float, tf32: float, fp32: float) -> dict[str, float]:
+    """From TFLOP/s; half precision accumulates in fp32, as PyTorch's products do."""
+    return {"bf16": half * 1e12, "fp16": half * 1e12, "tf32": tf32 * 1e12, "fp32": fp32 * 1e12}
+
+
+_HOPPER_SXM = _tensor_cores(989.4, 494.7, 66.9)
+_A100 = _tensor_cores(312, 156, 19.5)
+_V100 = GpuPeak(flops={"fp16": 125e12, "fp32": 15.7e12}, bandwidth=0.9e12)  # neither bf16 nor tf32
+# By the GPU's name as the driver tells it. A name that is not here has no peak: MFU and roofline are then not known.
+# Sources, all NVIDIA's: the whitepapers "H100 Tensor Core GPU Architecture" (SXM5), "A100 Tensor Core GPU Architecture"
+# and "Ada GPU Architecture" (RTX 4090); the data sheets of H100, H200, A100, L4, L40S, A10 and V100. Where a data sheet
+# gives a figure with sparsity, half of it. Left out, as their sources disagree or give no dense figure: A10G, T4, B200.
 GPU_PEAKS: dict[str, GpuPeak] = {
-    "NVIDIA H100 80GB HBM3": GpuPeak(flops=_HOPPER, bandwidth=3.35e12),
-    "NVIDIA H200": GpuPeak(flops=_HOPPER, bandwidth=4.8e12),
-    "NVIDIA A100-SXM4-80GB": GpuPeak(
-        flops={"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12}, bandwidth=2.039e12
-    ),
+    "NVIDIA H100 80GB HBM3": GpuPeak(flops=_HOPPER_SXM, bandwidth=3.35e12),
+    "NVIDIA H100 PCIe": GpuPeak(flops=_tensor_cores(756, 378, 51), bandwidth=2.0e12),
+    "NVIDIA H200": GpuPeak(flops=_HOPPER_SXM, bandwidth=4.8e12),
+    "NVIDIA A100-SXM4-80GB": GpuPeak(flops=_A100, bandwidth=2.039e12),
+    "NVIDIA A100 80GB PCIe": GpuPeak(flops=_A100, bandwidth=1.935e12),
+    "NVIDIA A100-SXM4-40GB": GpuPeak(flops=_A100, bandwidth=1.555e12),
+    "NVIDIA A100-PCIE-40GB": GpuPeak(flops=_A100, bandwidth=1.555e12),
+    "NVIDIA L4": GpuPeak(flops=_tensor_cores(121, 60, 30.3), bandwidth=0.3e12),
+    "NVIDIA L40S": GpuPeak(flops=_tensor_cores(362, 183, 91.6), bandwidth=0.864e12),
+    "NVIDIA A10": GpuPeak(flops=_tensor_cores(125, 62.5, 31.2), bandwidth=0.6e12),
+    "Tesla V100-SXM2-16GB": _V100,
+    "Tesla V100-SXM2-32GB": _V100,
+    "NVIDIA GeForce RTX 4090": GpuPeak(flops=_tensor_cores(165.2, 82.6, 82.6), bandwidth=1.008e12),
 }
 
 
-def mfu_pct(shape: StepShape, *, step_s: float, gpu: str | None, precision: str) -> float | None:
-    """Model FLOPs utilisation of a training step that takes `step_s`, in percent; None for a GPU not in GPU_PEAKS."""
+def least_step_bytes(shape: StepShape, *, precision: str) -> int:
+    """`minimal_step_bytes` with activations in `precision`. [bytes]"""
+    return minimal_step_bytes(shape, activation_bytes=2 if precision in ("bf16", "fp16") else 4)
+
+
+def compute_floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> float | None:
+    """What a step's FLOPs take at the GPU's peak in this precision; None where that peak is not known."""
     peak = GPU_PEAKS.get(gpu or "")
-    return None if peak is None else 100 * train_step_flops(shape) / step_s / peak.flops[precision]
+    flops_per_s = peak.flops.get(precision) if peak else None
+    return None if flops_per_s is None else train_step_flops(shape) / flops_per_s
+
+
+def memory_floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> float | None:
+    """What a step's least bytes take at the GPU's full bandwidth; None where that is not known."""
+    peak = GPU_PEAKS.get(gpu or "")
+    return None if peak is None else least_step_bytes(shape, precision=precision) / peak.bandwidth
 
 
 def floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> float | None:
-    """No training step can be shorter: its FLOPs at the peak, or its least bytes at full bandwidth. None if unknown."""
-    peak = GPU_PEAKS.get(gpu or "")
-    if peak is None:
-        return None
-    width = 2 if precision in ("bf16", "fp16") else 4
-    least_bytes = minimal_step_bytes(shape, activation_bytes=width)
-    return max(train_step_flops(shape) / peak.flops[precision], least_bytes / peak.bandwidth)
+    """No training step can be shorter: the longer of the two floors (the roofline). None unless both are known."""
+    computing = compute_floor_s(shape, gpu=gpu, precision=precision)
+    moving = memory_floor_s(shape, gpu=gpu, precision=precision)
+    return None if computing is None or moving is None else max(computing, moving)
+
+
+def mfu_pct(shape: StepShape, *, step_s: float, gpu: str | None, precision: str) -> float | None:
+    """Model FLOPs utilisation of a training step that takes `step_s`, in percent; None where the peak is not known."""
+    floor = compute_floor_s(shape, gpu=gpu, precision=precision)
+    return None if floor is None else 100 * floor / step_s

@@ -42,12 +42,14 @@ def build_model(
     pre_norm: bool,
     attention: str,
     layers: str = "transformers",
+    as_published: str | None = None,
 ) -> PatchTSTForPrediction:
     """A freshly initialised model; torch's random state decides the weights, the attention backend does not.
 
     Forecasts future [B, H, C] from past [B, L, C] in the units of its input: windows are scaled to mean 0, std 1 per
     channel inside and scaled back. `dropout` is used after the positions, on the residual paths and in the
     feed-forward layers. `layers` says who computes the encoder: transformers' code, or the fused kernels of ours.
+    `as_published`: an arm of the replaced study (`model.as_published`), which then computes attention.
     Raises ValueError for an unknown attention, and for a model that the fused layers are not written for.
     """
     config = PatchTSTConfig(
@@ -73,10 +75,14 @@ def build_model(
         do_mask_input=False,
     )
     config._attn_implementation = get_backend(attention).register()
-    return _with_layers(PatchTSTForPrediction(config), layers)
+    return _with_layers(PatchTSTForPrediction(config), layers, as_published)
 
 
-def _with_layers(model: PatchTSTForPrediction, layers: str) -> PatchTSTForPrediction:
+def _with_layers(model: PatchTSTForPrediction, layers: str, as_published: str | None) -> PatchTSTForPrediction:
+    if as_published not in (None, "vanilla"):  # vanilla is transformers' own
+        from model.as_published import use_published_attention
+
+        use_published_attention(model, as_published)
     if layers == "transformers":
         return model
     from model.fused.encoder import fuse  # imports triton
@@ -128,7 +134,9 @@ def save_model(model: PatchTSTForPrediction, folder: Path, files: Mapping[str, s
         raise
 
 
-def load_model(folder: Path, attention: str | None = None, layers: str = "transformers") -> PatchTSTForPrediction:
+def load_model(
+    folder: Path, attention: str | None = None, layers: str = "transformers", as_published: str | None = None
+) -> PatchTSTForPrediction:
     """The model that `save_model` wrote, pruned or not, in evaluation mode; `attention` defaults to eager."""
     from safetensors.torch import load_file
 
@@ -137,7 +145,7 @@ def load_model(folder: Path, attention: str | None = None, layers: str = "transf
     model = PatchTSTForPrediction(config)
     cut_to_kept_heads(model)
     model.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    return _with_layers(model, layers).eval()
+    return _with_layers(model, layers, as_published).eval()
 
 
 def cut_to_kept_heads(model: PatchTSTForPrediction) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from tune.runner import PROJECT
+from tune.mlflow_store import PROJECT
 from tune.tracking import SweepRecord, list_sweeps, read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -76,7 +76,7 @@ def refuses_strangers(machines: Machines, file: Path) -> None:
         f'-u "admin:$MLFLOW_TRACKING_PASSWORD" "{address}"\'',
         "stranger": f"HOME=/ RAY_AUTH_MODE=disabled ~/patchtst-sweeps/.venv/bin/{health} > /dev/null 2>&1; echo -n $?",
         "member": f"~/patchtst-sweeps/launcher/run {health} > /dev/null 2>&1; echo -n $?",
-        "modes": "stat -c %a ~/.ray/auth_token ~/.patchtst-sweeps ~/.patchtst-sweeps/mlflow.env | tr '\\n' ,",
+        "modes": "stat -c %a ~/.ray/auth_token ~/.patchtst-sweeps ~/.patchtst-sweeps/admin-password | tr '\\n' ,",
     }
     done = on_the_head(machines, file, "; ".join(f"echo -n '{name}='; {text}; echo" for name, text in asked.items()))
     said = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.partition("=")[0] in asked)

@@ -139,5 +139,5 @@ def test_what_needs_mlflow_says_where_it_has_to_run(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"error: {tmp_path}/.patchtst-sweeps/mlflow.env is not there: run this on the cluster's head"
+        f"error: {tmp_path}/.patchtst-sweeps/admin-password is not there: run this on the cluster's head"
     )

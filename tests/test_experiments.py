@@ -59,7 +59,19 @@ def test_the_numbers_of_the_table_are_mlflows(swept: Ran) -> None:
 def test_the_parent_run_carries_each_arms_summary(swept: Ran) -> None:
     record = swept.record()
     for trial in record.trials:
-        assert record.metrics[f"test_mse/{trial.tags['arm']}"] == pytest.approx(trial.metrics["final/test_mse"])
+        assert record.metrics[f"arm_test_mse/{trial.tags['arm']}"] == pytest.approx(trial.metrics["final/test_mse"])
+
+
+def test_the_parent_run_carries_the_whole_report(swept: Ran, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    run_id = swept.record().run_id
+    found = [
+        MlflowClient(swept.uri).download_artifacts(run_id, f"report.{kind}", str(tmp_path)) for kind in ("md", "html")
+    ]
+    for text in (Path(file).read_text() for file in found):
+        assert "By pruning" in text and "magnitude, 1 a layer, one shot" in text
+        assert "No GPU was used." in text or "all arms" in text
 
 
 def test_the_model_in_mlflow_is_the_one_whose_test_error_is_reported(swept: Ran, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from model.flops import (
     StepShape,
     floor_s,
     forward_flops,
+    memory_floor_s,
     mfu_pct,
     minimal_step_bytes,
     parameter_count,
@@ -116,6 +117,27 @@ def test_utilisation_and_floor_are_known_only_for_a_gpu_whose_peak_is_known() ->
 def test_the_floor_is_the_longer_of_computing_and_moving(gpu: str) -> None:
     for precision, width in (("bf16", 2), ("fp16", 2), ("tf32", 4), ("fp32", 4)):
         floor = floor_s(SMALL, gpu=gpu, precision=precision)
+        if precision not in GPU_PEAKS[gpu].flops:
+            assert floor is None
+            continue
         assert floor is not None
         assert floor >= train_step_flops(SMALL) / GPU_PEAKS[gpu].flops[precision]
         assert floor >= minimal_step_bytes(SMALL, activation_bytes=width) / GPU_PEAKS[gpu].bandwidth
+
+
+@pytest.mark.parametrize("gpu", GPU_PEAKS)
+def test_a_peak_is_larger_the_fewer_bits_a_product_takes(gpu: str) -> None:
+    flops = GPU_PEAKS[gpu].flops
+    assert flops["fp16"] > flops["fp32"] > 1e12
+    assert flops.get("bf16", flops["fp16"]) == flops["fp16"]
+    assert flops.get("tf32", flops["fp32"]) >= flops["fp32"]
+    assert 1e11 < GPU_PEAKS[gpu].bandwidth < 1e13
+
+
+def test_a_gpu_without_units_for_a_precision_has_no_peak_in_it() -> None:
+    volta = "Tesla V100-SXM2-16GB"
+    assert mfu_pct(SMALL, step_s=1.0, gpu=volta, precision="bf16") is None
+    assert floor_s(SMALL, gpu=volta, precision="tf32") is None
+    assert memory_floor_s(SMALL, gpu=volta, precision="bf16") == pytest.approx(
+        minimal_step_bytes(SMALL, activation_bytes=2) / 0.9e12
+    )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune import Checkpoint
 
 from tune.callback import Collector
 from tune.progress import Progress
@@ -60,6 +62,20 @@ def test_a_trial_without_a_result_leaves_no_model(collector: Collector, tmp_path
     assert _records(tmp_path, "end")[0]["model_dir"] is None
 
 
+def test_raw_samples_come_with_the_final_report_or_else_from_the_newest_checkpoint(
+    collector: Collector, tmp_path: Path
+) -> None:
+    trial = _trial(tmp_path)
+    _result(collector, trial, status="unsupported", reason="r")  # before its first epoch
+    collector.on_checkpoint(1, [trial], trial, trial.checkpoint)
+    for result in ({"status": "nan", "checkpoint_dir_name": "checkpoint_000003"}, {"status": "oom"}):
+        collector._tracker.plan_trial(trial_id="t", run_name="t", params={}, tags={"status": "running"})
+        _result(collector, trial, reason="r", **result)
+    kept = [record["samples_dir"] for record in _records(tmp_path, "end")]
+    folders = [str(tmp_path / "t" / name / "samples") for name in ("checkpoint_000003", "checkpoint_000002")]
+    assert kept == [None, *folders]
+
+
 def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, tmp_path: Path) -> None:
     for _ in range(2):
         _result(collector, _trial(tmp_path), epoch=1)
@@ -70,7 +86,21 @@ def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, 
 def test_the_newest_whole_checkpoint_of_a_trial_is_remembered_on_disk(collector: Collector, tmp_path: Path) -> None:
     for number in (1, 2):
         collector.on_checkpoint(number, [], _trial(tmp_path), SimpleNamespace(path=f"/c/{number}"))
-    assert SweepDir(tmp_path).checkpoints() == {"t": "/c/2"}
+    assert SweepDir(tmp_path).checkpoint("t") == "/c/2"
+    assert SweepDir(tmp_path).checkpoint("another") is None
+
+
+def test_the_newest_two_checkpoints_of_each_trial_stay_and_one_that_is_gone_already_harms_nobody(
+    collector: Collector, tmp_path: Path
+) -> None:
+    other = _trial(tmp_path)
+    other.config = {"job": {"trial_id": "u"}}
+    for number in (1, 2, 3, 4):
+        for trial, name in ((_trial(tmp_path), "t"), (other, "u")):
+            (folder := tmp_path / f"{name}-{number}").mkdir()
+            collector.on_checkpoint(number, [], trial, Checkpoint.from_directory(str(folder)))
+        shutil.rmtree(tmp_path / "u-2", ignore_errors=True)
+    assert sorted(path.name for path in tmp_path.glob("[tu]-*")) == ["t-3", "t-4", "u-3", "u-4"]
 
 
 @pytest.mark.parametrize(
@@ -83,9 +113,10 @@ def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
 ) -> None:
     trial = _trial(tmp_path)
     trial.get_pickled_error = lambda: error
+    _result(collector, trial, epoch=1, tags={"spans": "when it worked"})
     collector.on_trial_error(1, [trial], trial)
     end = _records(tmp_path, "end")[0]
-    assert (end["status"], end["reason"]) == ("failed", reason)
+    assert (end["status"], end["reason"], end["tags"]) == ("failed", reason, {"spans": "when it worked"})
 
 
 def test_a_trial_that_a_scheduler_stopped_ends_with_its_reason_and_what_it_said_of_itself(

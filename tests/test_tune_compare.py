@@ -107,7 +107,7 @@ def test_a_file_of_an_earlier_version_names_its_arms_by_trial_ids() -> None:
     side = compare.read_side(str(OLD), "sqlite:///none.db")
     assert {"eager", "flash_attention_2"} < set(side.arms) and side.device == "NVIDIA H100 80GB HBM3"
     (run,) = side.arms["eager"]
-    assert run.epoch_s == pytest.approx(1.074, abs=1e-3) and not side.tells_alone
+    assert run.time_s == pytest.approx(1.074, abs=1e-3) and not side.tells_alone
 
 
 WRONG = {

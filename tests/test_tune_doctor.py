@@ -13,7 +13,7 @@ from model.attention import BACKENDS
 from tune import doctor
 from tune.engines import ENGINES
 from tune.errors import DONE, WRONG_INPUT
-from tune.runner import PROJECT
+from tune.mlflow_store import PROJECT
 from tune.tracking import Tracker
 
 

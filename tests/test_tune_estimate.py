@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tune import sweep_dir
+from tune import commands, sweep_dir
 from tune.estimate import time_line
 from tune.hardware import DeviceFacts
 from tune.search import Plan, make_plan, plan_rows
@@ -82,3 +83,39 @@ def test_a_damaged_outbox_gives_what_it_holds(tmp_path: Path, tail: str) -> None
     assert "for 5 of 5 trials" in time_line(_plan(), tmp_path)
     folder.update(trials=5, environment=[])
     assert time_line(_plan(), tmp_path) == NOT_KNOWN
+
+
+@pytest.mark.parametrize(("repeats", "at_a_time", "gpu_s", "how"), [
+    (3, 2, 2 * 85, "2 GPUs, those of one seed on one"),  # three blocks of 5 trials: one GPU has two
+    (3, 8, 85, "8 GPUs, those of one seed on one"),
+    (1, 2, 3 * 17, "2 GPUs"),  # five trials that make no pairs: one GPU has three
+])  # fmt: skip
+def test_on_several_gpus_the_time_is_that_of_the_one_with_most_blocks(
+    tmp_path: Path, repeats: int, at_a_time: int, gpu_s: int, how: str
+) -> None:
+    _ran(tmp_path, _plan(train__epochs=3), epoch_s=2.0)
+    given = {"data.dataset": "demo", "train.epochs": 7}
+    plan = make_plan(get_sweep("patch_size"), overrides=given, repeats=repeats, seed=1, device=CPU)
+    line = time_line(plan, tmp_path, at_a_time=at_a_time)
+    said = {170: "3 min", 85: "85 s", 51: "51 s"}[gpu_s]
+    alone = "4 min" if repeats == 3 else "85 s"
+    assert line == (
+        f"about {said} for {5 * repeats} of {5 * repeats} trials on {how}, as earlier ones like them took "
+        f"({alone} one after another)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked", "at_a_time"),
+    [
+        ({"device_type": "cuda", "gpus": 8}, None, 8),
+        ({"device_type": "cuda", "gpus": 8}, 3, 3),
+        ({"device_type": "cuda", "gpus": 1}, 3, 1),
+        ({"device_type": "cuda", "gpus": 0}, 4, 4),  # a model that was named only
+        ({"device_type": "cuda", "gpus": 0}, None, 1),
+        ({"device_type": "cpu", "gpus": 0}, None, 1),
+    ],
+)
+def test_a_plan_counts_the_gpus_it_knows_of(facts: dict[str, Any], asked: int | None, at_a_time: int) -> None:
+    plan = replace(_plan(), device=DeviceFacts(name="some", **facts))
+    assert commands._at_a_time(plan, asked) == at_a_time

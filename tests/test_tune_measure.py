@@ -51,6 +51,9 @@ def test_a_feed_that_blocks_shows_as_data_wait_and_the_rest_of_the_gap_as_launch
     assert times.feed_host_s == pytest.approx(4 * 0.5)
     assert times.h2d_s == 0
     assert times.step_ms == pytest.approx((1000.0,) * 4)
+    assert times.gap_ms == pytest.approx((500.0, *(750.0,) * 3))
+    assert times.wait_ms == pytest.approx((500.0,) * 4)
+    assert times.start_ms == pytest.approx((500.0, 2250.0, 4000.0, 5750.0))
 
 
 def test_windows_gathered_on_the_device_belong_to_the_step(clock: FakeClock) -> None:
@@ -79,5 +82,5 @@ def test_an_epoch_without_a_step_is_all_other(clock: FakeClock) -> None:
 def test_on_a_cpu_memory_energy_and_neighbours_are_unknown_and_therefore_none() -> None:
     meter = GpuMeter(torch.device("cpu"))
     meter.begin()
-    readings = (meter.peak_memory_gib(), meter.energy_j(), meter.other_processes(), meter.sm_clock_mhz())
-    assert (meter.uuid, meter.throttle_reasons(), *readings) == (None,) * 6
+    readings = (meter.peak_memory_gib(), meter.energy_j(), meter.other_processes())
+    assert (meter.uuid, *readings) == (None,) * 4

@@ -26,9 +26,13 @@ class _Book:
         self.dies, self.refused = dies, refused
         self.created: list[dict[str, str]] = []
         self.client = SimpleNamespace(log_batch=self._log_batch, log_text=lambda *_: None)
+        self.experiment_id = "1"
 
     def find(self, sweep_id: str, trial_id: str) -> str:
         return "parent"
+
+    def tag_experiment(self, tags: dict[str, str]) -> None:
+        pass
 
     def set_status(self, *_: Any) -> None:
         pass

@@ -62,7 +62,10 @@ def nursery() -> Iterator[Nursery]:
 @pytest.fixture(scope="module")
 def in_turn(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> list[Recorder]:
     """Three trials, one after another."""
-    return [_run(nursery, tmp_path_factory.mktemp("in-turn") / name) for name in "abc"]
+    return [
+        _run(nursery, tmp_path_factory.mktemp("in-turn") / name, moved_because=why)
+        for name, why in (("a", None), ("b", "its GPU is gone"), ("c", None))
+    ]
 
 
 def test_the_first_trial_starts_its_process_and_the_next_ones_are_prepared(in_turn: list[Recorder]) -> None:
@@ -74,6 +77,10 @@ def test_each_trial_has_a_process_of_its_own_which_is_gone_when_the_trial_is(in_
     pids = {int(trial.final["tags"]["process"]) for trial in in_turn}
     assert len(pids | {os.getpid()}) == 4
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_a_trial_that_moved_to_another_gpu_says_why(in_turn: list[Recorder]) -> None:
+    assert [trial.final["tags"].get("moved_because") for trial in in_turn] == [None, "its GPU is gone", None]
 
 
 def test_cold_and_prepared_processes_compute_the_same(in_turn: list[Recorder]) -> None:

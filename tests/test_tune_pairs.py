@@ -19,7 +19,7 @@ MARGIN = 0.01
 def _runs(times: Sequence[float | None], **given: Any) -> list[Run]:
     errors = given.pop("mse", [None] * len(times))
     return [
-        Run(seed=str(seed), device="GPU-a", epoch_s=time_s, mse=mse, **given)
+        Run(seed=str(seed), device="GPU-a", time_s=time_s, mse=mse, **given)
         for seed, (time_s, mse) in enumerate(zip(times, errors, strict=True))
     ]
 
@@ -112,7 +112,7 @@ def test_arms_without_enough_pairs_do_not_widen_the_others() -> None:
 
 def test_what_makes_no_pair_is_left_out_and_counted_with_its_reason() -> None:
     def run(seed: int, device: str = "GPU-a", unfit: str = "") -> Run:
-        return Run(seed=str(seed), device=device, epoch_s=None if unfit else 1.0, unfit=unfit)
+        return Run(seed=str(seed), device=device, time_s=None if unfit else 1.0, unfit=unfit)
 
     baseline = [run(1), run(2), run(3), run(4, unfit="on a shared device"), run(5)]
     arm = [run(1), run(2, "GPU-b"), run(3, unfit="on a shared device"), run(4), run(6)]

@@ -10,38 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from report_kit import GPU_A, ON_A
+from report_kit import sweep as _sweep
+from report_kit import trial as _trial
 
 from tune import commands, output
 from tune.compare import read_side
 from tune.errors import WrongInput
-from tune.report import ArmRow, as_json, markdown, notes, parent_metrics, print_report, summarise
+from tune.report import ArmRow, as_json, notes, parent_metrics, print_report, summarise
+from tune.report_markdown import markdown
 from tune.tracking import SweepRecord, TrialRecord
 
-GPU_A, GPU_B = "GPU-aaaa", "GPU-bbbb"
-ON_A = {"gpu_uuid": GPU_A, "device": "NVIDIA H100"}
-ON_B = {"gpu_uuid": GPU_B, "device": "NVIDIA H100"}
+ON_B = {"gpu_uuid": "GPU-bbbb", "device": "NVIDIA H100"}
 ON_CPU = {"gpu_uuid": "None", "device": "cpu"}
-
-
-def _trial(
-    arm: str = "none", seed: int = 1, *, s: float | None = 2.0, status: str = "done", reason: str = "", **given: Any
-) -> TrialRecord:
-    """A trial with an epoch time of `s` seconds; `tags`, `metrics` and `params` add to the usual ones."""
-    tags = {"arm": arm, "seed": str(seed), "timing_valid": "true", **ON_A, **given.pop("tags", {})}
-    metrics = {"final/test_mse": 0.4, "final/val_mse": 0.3, **given.pop("metrics", {})} if status == "done" else {}
-    if s is not None and status == "done":
-        metrics["final/median_epoch_s"] = s
-    return TrialRecord(
-        trial_id=f"pruning-{arm}-s{seed}",
-        run_id="r",
-        name="n",
-        status=status,
-        reason=reason,
-        params={"train.epochs": "3", **given.pop("params", {})},
-        tags=tags,
-        metrics=metrics,
-        history={},
-    )
 
 
 def _bare(trial: TrialRecord) -> TrialRecord:
@@ -49,15 +30,6 @@ def _bare(trial: TrialRecord) -> TrialRecord:
     fields = {name: getattr(trial, name) for name in TrialRecord.__dataclass_fields__}
     empty: dict[str, Any] = {"tags": {"trial_id": trial.trial_id}, "params": {}, "metrics": {}, "status": "planned"}
     return TrialRecord(**{**fields, **empty})
-
-
-def _sweep(*trials: TrialRecord, **tags: str) -> SweepRecord:
-    usual = {"sweep": "pruning", "baseline": "none", "question": "How fast?", "arms": "none,fast,other"}
-    usual |= {"device": "NVIDIA H100", "environment": '{"gpus": 1}'}
-    return SweepRecord(
-        sweep_id="pruning-1", run_id="p", name="n", status="done", tags=usual | tags, params={}, metrics={},
-        trials=trials,
-    )  # fmt: skip
 
 
 def _row(record: SweepRecord, arm: str = "fast") -> ArmRow:
@@ -130,6 +102,22 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
     assert "Pairs that 'x baseline' leaves out: fast: 1 on different GPUs." in _notes(record)
 
 
+def test_pairs_that_a_lost_gpu_cost_are_named_with_the_reason() -> None:
+    why = f"{GPU_A}, on which its block began, is gone"
+    moved = ON_B | {"moved_because": why}
+    record = _sweep(
+        _trial("none", 1), _trial("fast", 1, tags=moved), _trial("other", 1, tags=moved),
+        _trial("none", 2, tags=moved), _trial("fast", 2), _trial("other", 2, tags=moved),
+        _trial("none", 3), _trial("fast", 3, tags=ON_B),  # spread, not moved
+        _trial("none", 4, status="oom"), _trial("fast", 4, tags=moved),
+    )  # fmt: skip
+    told = [line for line in _notes(record) if line.startswith("Seed ")]
+    assert told == [
+        f"Seed 1 makes no pair of none with fast, other, not on its GPU: {why}.",
+        f"Seed 2 makes no pair of none with fast, not on its GPU: {why}.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("unfit", "why"),
     [
@@ -143,9 +131,7 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
     ids=str,
 )
 @pytest.mark.parametrize("side", ["none", "fast"])
-def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(
-    side: str, unfit: dict[str, Any], why: str
-) -> None:
+def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(side: str, unfit: dict[str, Any], why: str) -> None:
     record = _sweep(*(_trial(arm, **(unfit if arm == side else {})) for arm in ("none", "fast")))
     compared = _row(record).compared
     assert compared is not None and compared.ratio is None and compared.left_out == {why: 1}
@@ -248,24 +234,24 @@ def test_markdown_holds_the_question_a_row_per_arm_and_each_note_as_an_item() ->
     record = _sweep(_trial("none"), _trial("fast"))
     lines = markdown(record).splitlines()
     assert "How fast?" in lines
-    assert sum(line.startswith(("| none |", "| fast |")) for line in lines) == 2
+    assert sum(line.startswith(("| none | done |", "| fast | done |")) for line in lines) == 2
     assert [line[2:] for line in lines if line.startswith("- ")] == _notes(record)
 
 
 def test_the_parent_run_gets_each_arms_summary_and_none_where_there_is_none() -> None:
     found = parent_metrics(_sweep(_trial("none", s=4.0), _trial("fast", s=2.0), _trial("other", status="oom")))
-    assert (found["test_mse/fast"], found["val_mse/fast"]) == (0.4, 0.3)
-    assert (found["median_epoch_s/fast"], found["final/speedup/fast"]) == (2.0, pytest.approx(2.0))
-    assert found["final/speedup/none"] == 1.0
-    assert found["final/speedup/other"] is None and found["test_mse/other"] is None
-    assert found["final/speedup_low/fast"] is None  # one pair has no interval
+    assert (found["arm_test_mse/fast"], found["arm_val_mse/fast"]) == (0.4, 0.3)
+    assert (found["arm_epoch_s/fast"], found["arm_speedup/fast"]) == (2.0, pytest.approx(2.0))
+    assert found["arm_speedup/none"] == 1.0
+    assert found["arm_speedup/other"] is None and found["arm_test_mse/other"] is None
+    assert found["arm_speedup_low/fast"] is None  # one pair has no interval
 
 
 def test_the_parent_run_gets_the_interval_of_a_speedup() -> None:
     times = {"none": (1.40, 1.43, 1.46), "fast": (1.0, 1.0, 1.0)}
     record = _sweep(*(_trial(arm, seed, s=s) for arm, row in times.items() for seed, s in enumerate(row)))
     found = parent_metrics(record)
-    bounds = (found["final/speedup_low/fast"], found["final/speedup_high/fast"])
+    bounds = (found["arm_speedup_low/fast"], found["arm_speedup_high/fast"])
     assert bounds == (pytest.approx(1.357, abs=1e-3), pytest.approx(1.506, abs=1e-3))
 
 
@@ -281,6 +267,32 @@ def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
     assert found["stage"] is None
 
 
+def test_the_whole_training_has_a_ratio_of_its_own_from_pairs() -> None:
+    """An arm that is twice as fast in its median epoch and no faster in all: heads left late."""
+    totals = [{"metrics": {"final/train_total_s": 8.0 + seed / 10}} for seed in (1, 2, 3)]
+    trials = [_trial("none", seed, s=2.0, **more) for seed, more in enumerate(totals)]
+    trials += [_trial("fast", seed, s=1.0, **more) for seed, more in enumerate(totals)]
+    (table_line,) = (line for line in markdown(_sweep(*trials)).splitlines() if line.startswith("| fast | done |"))
+    assert "| 2.00x (2.00-2.00) |" in table_line and table_line.endswith("| 8.20 | 1.00x (1.00-1.00) |")
+    found = parent_metrics(_sweep(*trials))
+    assert (found["arm_speedup/fast"], found["arm_speedup_total/fast"]) == (pytest.approx(2.0), 1.0)
+    assert found["arm_speedup_total_low/fast"] == found["arm_speedup_total_high/fast"] == 1.0
+    assert as_json(_sweep(*trials))["total_comparisons"]["fast"]["verdict"] == "no difference shown"
+
+
+def test_a_trial_without_a_total_time_is_left_out_of_the_total_only() -> None:
+    row = _row(_sweep(_trial("none", metrics={"final/train_total_s": 8.0}), _trial("fast")))
+    assert row.compared is not None and row.compared.ratio == 1.0
+    assert row.compared_total is not None and row.compared_total.left_out == {"without a total time": 1}
+
+
+def test_markdown_takes_nothing_of_the_store_for_markup() -> None:
+    record = _sweep(_trial("none"), _trial("fast", status="failed", reason="a | b <img src=x> ![p](http://x) `c`\nd"))
+    text = markdown(record)
+    assert "<img" not in text and "![p](" not in text and "\nd" not in text
+    assert "a \\| b &lt;img src=x&gt; !\\[p\\](http://x) \\`c\\` d |" in text
+
+
 def test_the_json_holds_each_comparison_with_its_verdict() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
     found = as_json(record)["comparisons"]["fast"]
@@ -294,7 +306,7 @@ def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
     output.write_json(str(tmp_path / "x.json"), as_json(record))
     side = read_side(str(tmp_path / "x.json"), "sqlite:///none.db")
     assert (side.device, list(side.arms), side.tells_alone) == ("NVIDIA H100", ["none", "fast"], True)
-    assert [(run.seed, run.epoch_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
+    assert [(run.seed, run.time_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
 
 
 def test_an_environment_that_was_shortened_stays_a_text() -> None:

@@ -155,15 +155,13 @@ def test_plotly_accepts_every_chart(page: str) -> None:
         go.Figure({"data": chart["data"], "layout": chart["layout"]})  # raises for a property that it does not know
 
 
-def test_a_curve_has_a_point_an_epoch_and_the_training_error_is_switched_off(page: str) -> None:
-    data = _charts(page)["curves"]["data"]
-    validation = [trace for trace in data if trace["legendgroup"] != "training"]
-    training = [trace for trace in data if trace["legendgroup"] == "training"]
-    assert len(validation) == len(training) == 7
+@pytest.mark.parametrize(("key", "first"), [("curves", 1.3), ("training", 1.0)])
+def test_a_curve_has_a_point_an_epoch(page: str, key: str, first: float) -> None:
+    data = _charts(page)[key]["data"]
+    assert len(data) == 7 and data[0]["y"][0] == pytest.approx(first)
     assert all(trace["x"] == list(range(1, EPOCHS + 1)) and len(trace["y"]) == EPOCHS for trace in data)
-    assert all(trace["visible"] == "legendonly" for trace in training)
-    assert [trace["name"] for trace in validation if trace["showlegend"]] == ["none", "fast", escape(EVIL)]
-    assert len({trace["line"]["color"] for trace in validation if trace["name"] == "fast"}) == 1
+    assert [trace["name"] for trace in data if trace["showlegend"]] == ["none", "fast", escape(EVIL)]
+    assert len({trace["line"]["color"] for trace in data if trace["name"] == "fast"}) == 1
 
 
 def test_a_speed_up_has_the_tables_interval_and_none_under_three_pairs(record: SweepRecord, page: str) -> None:
@@ -206,7 +204,7 @@ def test_a_sweep_without_a_done_trial_still_gives_a_page(opened: MakeTracker, sh
     end(tracker, _plan(tracker, "none", 1), "oom", reason="no memory left")
     settle(tracker)
     page = html_page(read_sweep(shared_store, EXPERIMENT, sweep_id))
-    assert "no memory left" in page and page.count("No data yet.") == 4
+    assert "no memory left" in page and page.count("No data yet.") == 6
     assert _charts(page) == {} and "plotly" not in page
 
 

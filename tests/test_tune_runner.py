@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
-from tune import commands, runner, sweep_dir
+from tune import closing, commands, runner, sweep_dir
 from tune.cluster import Share
 from tune.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.hardware import DeviceFacts
-from tune.launch import Launcher
+from tune.outbox import TrialLog
 from tune.progress import Progress
 from tune.request import Request
 from tune.runner import Options, Outcome
 from tune.search import make_plan
-from tune.space import plan_sweep
 from tune.sweeps import get_sweep
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
@@ -29,11 +28,15 @@ class FakeTracker:
     """Says how many records MLflow lacks at each flush, and remembers how the sweep was ended."""
 
     problems: list[str] = []
+    outage = "no answer"
 
     def __init__(self, ended: Mapping[str, str], lacking: list[int]) -> None:
         self.ended, self._lacking, self.ends = dict(ended), lacking, []
+        self.waited_s = 0.0
+        self.trials = {trial: TrialLog(status=status) for trial, status in ended.items()}
 
     def flush(self, timeout_s: float) -> int:
+        self.waited_s += timeout_s
         return self._lacking.pop(0)
 
     def end_sweep(self, *, status: str, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
@@ -42,10 +45,10 @@ class FakeTracker:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(runner, "read_sweep", lambda *_: "the record")
-    monkeypatch.setattr(runner, "parent_metrics", lambda record: {"test_mse/none": 0.5})
-    monkeypatch.setattr(runner, "markdown", lambda record: "table")
-    monkeypatch.setattr(runner, "html_page", lambda record: "page")
+    monkeypatch.setattr(closing, "read_sweep", lambda *_: "the record")
+    monkeypatch.setattr(closing, "parent_metrics", lambda record: {"test_mse/none": 0.5})
+    monkeypatch.setattr(closing, "markdown", lambda record: "table")
+    monkeypatch.setattr(closing, "html_page", lambda record: "page")
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
     folder = sweep_dir.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
@@ -55,13 +58,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None = None) -> tuple[Outcome, FakeTracker]:
     trials = [trial.trial_id for trial in run.plan.trials][:ended]
     tracker = FakeTracker(dict.fromkeys(trials, status), lacking)
-    return run._close(tracker, Progress(total=0, epochs=1, quiet=True)), tracker
+    return run._close(tracker, Progress(total=0, epochs=1)), tracker
 
 
 @pytest.mark.parametrize(("status", "sweep"), [("done", "done"), ("unsupported", "done"), ("oom", "failed")])
 def test_a_sweep_is_finished_once_mlflow_has_its_trials_and_its_summary(run: Any, status: str, sweep: str) -> None:
     outcome, tracker = _close(run, [0, 0], status)
-    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["report.html", "summary.md"])]
+    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["report.html", "report.md"])]
     assert run.folder.read()["state"] == sweep_dir.FINISHED
     assert (outcome.interrupted, outcome.pending) == (False, 0)
 
@@ -72,22 +75,30 @@ def test_a_page_that_cannot_be_made_leaves_no_sweep_open(
     def refuse(record: object) -> str:
         raise WrongInput("no plotly")
 
-    monkeypatch.setattr(runner, "html_page", refuse)
+    monkeypatch.setattr(closing, "html_page", refuse)
     _, tracker = _close(run, [0, 0])
-    assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["summary.md"])]
+    assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["report.md"])]
     assert "has no report.html: no plotly" in capsys.readouterr().err
 
 
 def test_while_mlflow_lacks_trials_the_sweep_stays_open_without_a_summary(run: Any) -> None:
-    outcome, tracker = _close(run, [7])
+    outcome, tracker = _close(run, [9, 7])
     assert tracker.ends == [("interrupted", {}, [])]
-    assert run.folder.read()["state"] == sweep_dir.RUNNING
-    assert outcome.pending == 7
+    assert run.folder.read()["state"] == sweep_dir.ENDED
+    assert outcome.pending == 8  # with the record of this end
+
+
+def test_the_end_waits_for_a_store_that_does_not_answer_as_long_as_it_says_and_no_longer(
+    run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, tracker = _close(run, [9, 7])
+    assert "MLflow lacks 9 records (no answer): waiting up to 60 s for it to take them" in capsys.readouterr().err
+    assert tracker.waited_s == 60
 
 
 def test_while_mlflow_lacks_the_summary_the_sweep_stays_open(run: Any) -> None:
-    outcome, _ = _close(run, [0, 1])
-    assert run.folder.read()["state"] == sweep_dir.RUNNING
+    outcome, _ = _close(run, [0, 1, 1])
+    assert run.folder.read()["state"] == sweep_dir.ENDED
     assert outcome.pending == 1
 
 
@@ -98,29 +109,34 @@ def test_a_sweep_with_trials_left_is_interrupted(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "at_a_time"),
+    ("share", "repeats", "eta"),
     [
-        (Share(cpus=2, gpus=1, at_a_time=4), 1),
-        (Share(cpus=2, gpus=1, at_a_time=1), 1),
-        (Share(cpus=2, gpus=0.5, at_a_time=2), 2),  # one GPU, and no pairs to compare
-        (Share(cpus=2, gpus=0, at_a_time=1), 1),
+        (Share(cpus=2, gpus=1, at_a_time=2), 3, "3:20"),  # two GPUs: one has two blocks of 10 trials
+        (Share(cpus=2, gpus=1, at_a_time=9), 3, "1:40"),  # three of them have a block
+        (Share(cpus=2, gpus=0.5, at_a_time=2), 3, None),  # no pairs
+        (Share(cpus=2, gpus=1, at_a_time=2), 1, None),  # no verdict: the trials are spread
+        (Share(cpus=2, gpus=0, at_a_time=1), 3, None),
     ],
 )
-def test_the_final_of_a_search_runs_one_trial_at_a_time_where_there_are_several_gpus(
-    share: Share, at_a_time: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_on_several_gpus_the_time_left_is_that_of_the_blocks_that_share_a_gpu(
+    share: Share, repeats: int, eta: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = sweep_dir.create(tmp_path, "full", {"key": "k", "created_s": 1.0})
-    launcher = Launcher(
-        folder=folder, share=share, device_type="cuda", data_dir=tmp_path, cache_dir=tmp_path, data_sha256="d"
-    )
+    arms = get_sweep("pruning").arms[:10]
+    sweep = replace(get_sweep("pruning"), arms=arms)
+    plan = make_plan(sweep, overrides={"data.dataset": "demo"}, repeats=repeats, seed=1, device=CPU)
+    folder = sweep_dir.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
-    given: dict[str, Any] = {"overrides": {"data.dataset": "demo"}, "repeats": 1, "seed": 1, "device": CPU}
-    full = plan_sweep(get_sweep("full"), draws=2, **given)
-    found = runner._Run(full, folder, launcher, options)._launcher_of_arms(Progress(total=0, epochs=1))
-    assert found.share == replace(share, at_a_time=at_a_time)
-    assert ("final: one trial at a time" in capsys.readouterr().err) == (share.at_a_time != at_a_time)
-    arms = plan_sweep(get_sweep("pruning"), draws=None, **given)
-    assert runner._Run(arms, folder, launcher, options)._launcher_of_arms(Progress(total=0, epochs=1)) is launcher
+    progress = Progress(total=0, epochs=1, quiet=True)
+    now_s = [0.0]
+    monkeypatch.setattr("tune.progress.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    runner._Run(plan, folder, SimpleNamespace(share=share), options)._expect(progress, plan.runnable, {})
+    assert progress.total == 10 * repeats
+    assert (progress._blocks != ()) == (eta is not None)
+    if eta is not None:
+        progress.started("an earlier one")
+        now_s[0] = 10.0
+        progress.ended("an earlier one", "done", None)
+        assert progress.eta() == eta
 
 
 @pytest.mark.parametrize(
@@ -136,7 +152,8 @@ def test_the_final_of_a_search_runs_one_trial_at_a_time_where_there_are_several_
 def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
     status: str, interrupted: bool, pending: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = Outcome(sweep_id="s", statuses={"t": status}, interrupted=interrupted, pending=pending)
+    failures = ("t",) if status == "nan" else ()
+    outcome = Outcome(sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending)
     shown: list[str] = []
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))

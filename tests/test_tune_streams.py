@@ -88,6 +88,6 @@ def test_progress_goes_on_counting_once_nobody_reads_it(monkeypatch: pytest.Monk
         monkeypatch.setattr(sys, "stderr", stderr)
         with lasting_stderr():
             progress = Progress(total=1, epochs=1)
-            progress.started("a")
+            progress.started("a", seed=1, epochs=1)
             progress.ended("a", "done", None)
             assert progress.eta() == "0:00"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from trial_kit import run_small as _run
 from model.patchtst import load_model
 from tune import session as session_module
 from tune.hardware import packages_sha256
+from tune.measure import GpuMeter
 from tune.trial import median_after
 
 GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
@@ -156,6 +158,8 @@ def test_what_goes_wrong_in_a_trial_is_reported_and_not_raised(
     assert done.final["status"] == status
     assert done.final["reason"] == f"{type(error).__name__}: {str(error).splitlines()[0]}"
     assert "Traceback" in done.final["tags"]["traceback"]
+    spans = json.loads(done.final["tags"]["spans"])  # what failed has its cost, too
+    assert spans["started_ms"] <= spans["work_ended_ms"] and spans["earlier_ms"] == 0
 
 
 def test_a_trial_that_cannot_run_on_its_own_device_is_unsupported_and_nothing_else_runs_instead(tmp_path: Path) -> None:
@@ -209,6 +213,45 @@ def test_a_trial_that_shared_its_device_says_so_also_after_it_goes_on_alone(tmp_
         _run(tmp_path / "a", stop_after=1, exclusive=False, train__epochs=2)
     rest = _run(tmp_path / "b", checkpoint=tmp_path / "a" / "report-1", train__epochs=2)
     assert rest.final["tags"]["timing_valid"] == "false"
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_trial_that_goes_on_knows_what_its_earlier_process_took_if_that_was_recorded(
+    tmp_path: Path, recorded: bool
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "a", stop_after=1, train__epochs=2)
+    file = tmp_path / "a" / "report-1" / "state.pt"
+    state = torch.load(file, weights_only=True)
+    spent_ms = state.pop("spent_ms")
+    if not recorded:  # as an earlier version wrote it
+        torch.save(state, file)
+    rest = _run(tmp_path / "b", checkpoint=file.parent, train__epochs=2)
+    assert spent_ms > 0
+    assert json.loads(rest.final["tags"]["spans"])["earlier_ms"] == (spent_ms if recorded else None)
+
+
+def test_a_trial_that_went_on_on_another_gpu_is_on_neither_of_them_for_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(uuid: str) -> None:
+        def begin(self: Any, device: Any) -> None:
+            real(self, device)
+            self.uuid = uuid
+
+        monkeypatch.setattr("tune.measure.GpuMeter.__init__", begin)
+
+    real = GpuMeter.__init__
+    on("GPU-a")
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "first", stop_after=1, train__epochs=2)
+    checkpoint = tmp_path / "first" / "report-1"
+    found = []
+    for uuid in ("GPU-a", "GPU-b"):
+        on(uuid)
+        rest = _run(tmp_path / uuid, checkpoint=checkpoint, train__epochs=2)
+        found.append(rest.final["tags"]["gpu_uuid"])
+    assert found == ["GPU-a", "GPU-a then GPU-b"]
 
 
 def test_whether_neighbours_were_there_is_unknown_where_it_cannot_be_read(

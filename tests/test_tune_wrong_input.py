@@ -77,6 +77,19 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "zero": (_set("model.num_layers=0"), "model.num_layers=0"),
     "huge": (_set(f"model.d_model={HUGE}"), f"model.d_model={HUGE}"),
     "huge_float": (_set("train.learning_rate=1e400"), "train.learning_rate=inf"),
+    "an_arm_as_published": (
+        _set("model.as_published=flash"),
+        "model.as_published is given, which only arms of the seed_study sweep have, as their tag says; leave it out",
+    ),
+    "pruning_as_published": (_over("pruning.as_published=zeroed,dynamic"), "pruning.as_published is given, which only"),
+    "an_arm_of_seed_study_by_hand": (
+        ["--sweep", "seed_study", *DEMO, "--plan", "--set", "data.feed=device"],
+        "data.feed is given by hand, but the seed_study sweep sets it; leave one of the two out",
+    ),
+    "too_few_heads_for_seed_study": (
+        ["--sweep", "seed_study", *DEMO, "--plan", "--set", "model.num_heads=4"],
+        "pruning.heads=[4, 8]: a layer has heads 0 to 3",
+    ),
     "stride_zero": (_set("model.patch_stride=0"), "model.patch_stride=0"),
     "stride_negative": (_set("model.patch_stride=-12"), "model.patch_stride=-12"),
     "dropout_one": (_set("model.dropout=1.0"), "model.dropout=1.0"),

@@ -72,7 +72,7 @@ class Search:
         self._trials[trial.trial_id] = trial
         self._tracker.plan_trial(
             trial_id=trial.trial_id,
-            run_name=f"{self._plan.sweep.name}-{trial.arm}-s{trial.seed}",
+            run_name=trial.run_name,
             params=trial.config.flat(),
             tags={
                 **self._tags,

@@ -81,7 +81,9 @@ def lay_over(sweep: SweepConfig, axes: Mapping[str, Sequence[Any]]) -> SweepConf
     arms = tuple(_combine((arm, point)) if axes else arm for arm in sweep.arms for point in combinations)
     first = next(index for index, arm in enumerate(sweep.arms) if arm.label == sweep.baseline) * len(combinations)
     _check_label(max((arm.label for arm in arms), key=len))
-    return replace(sweep, arms=arms, baseline=arms[first].label)
+    at_first = {arm.label: arms[index * len(combinations)].label for index, arm in enumerate(sweep.arms)}
+    ladder = (replace(rung, before=at_first[rung.before], after=at_first[rung.after]) for rung in sweep.ladder)
+    return replace(sweep, arms=arms, baseline=arms[first].label, ladder=tuple(ladder))
 
 
 def _check_label(longest: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from tune.progress import Progress
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker
 
+# The newest, and the one that Tune itself still goes by while it hears of it. We remove the others, not Tune: told how
+# many to keep, it writes the state of all trials to disk with each of them, which grows as the square of their number.
+KEPT_CHECKPOINTS = 2
+
 Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
 
 
@@ -20,7 +25,7 @@ class Collector(ray_tune.Callback):
 
     def __init__(self, folder: SweepDir, tracker: Tracker, progress: Progress) -> None:
         self._folder, self._tracker, self._progress = folder, tracker, progress
-        self._checkpoints = folder.checkpoints()
+        self._older: dict[str, list[Any]] = {}  # of each trial, its checkpoints of this run that are still there
         self._tags: dict[str, dict[str, str]] = {}  # of each trial, from its newest report
         self.ending: Ending = lambda trial_id: None  # how a trial ends that Tune completes without its own word
 
@@ -28,11 +33,20 @@ class Collector(ray_tune.Callback):
         return {}  # Tune pickles its callbacks beside its state; ours is never read back
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._progress.started(_trial_id(trial))
+        train = trial.config["job"]["config"]["train"]
+        self._progress.started(_trial_id(trial), seed=train["seed"], epochs=train["epochs"])
+        if why := trial.config["job"].get("moved_because"):
+            self._progress.say(f"{_trial_id(trial)} makes pairs with the rest of its seed only: {why}")
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
-        self._checkpoints[_trial_id(trial)] = checkpoint.path
-        self._folder.save_checkpoints(self._checkpoints)
+        trial_id = _trial_id(trial)
+        self._folder.save_checkpoint(trial_id, checkpoint.path)
+        kept = self._older.setdefault(trial_id, [])
+        kept.append(checkpoint)
+        while len(kept) > KEPT_CHECKPOINTS:
+            gone = kept.pop(0)
+            with suppress(OSError):  # it costs room on the disk, and no sweep ends for that
+                gone.filesystem.delete_dir(gone.path)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -49,7 +63,7 @@ class Collector(ray_tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial has said how it ended, or a scheduler stopped it after an epoch."""
         trial_id = _trial_id(trial)
-        if trial_id not in self._tracker.ended and (result := self.ending(trial_id)):
+        if self._tracker.status_of(trial_id) is None and (result := self.ending(trial_id)):
             self._end(trial, {"tags": self._tags.get(trial_id, {}), **result})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -58,7 +72,8 @@ class Collector(ray_tune.Callback):
         error = getattr(error, "cause", None) or error  # RayTaskError's own message is a traceback
         lines = str(error).strip().splitlines() if error else []
         reason = f"{type(error).__name__}: {lines[0]}" if lines else "the trial's process was lost"
-        self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": {}})
+        tags = self._tags.get(_trial_id(trial), {})
+        self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": tags})
 
     def _end(self, trial: Any, result: dict[str, Any]) -> None:
         trial_id, status = _trial_id(trial), result["status"]
@@ -68,19 +83,30 @@ class Collector(ray_tune.Callback):
             reason=result["reason"] or "",
             metrics=result["metrics"],
             tags=result["tags"],
-            model_dir=_model_dir(trial, result) if status in ("done", "stopped") else None,
+            model_dir=_reported(trial, result, "model") if _keeps_model(result) else None,
+            samples_dir=_reported(trial, result, "samples") or self._kept_samples(trial_id),
         )
         if ended:
             self._progress.ended(trial_id, status, result["reason"])
 
+    def _kept_samples(self, trial_id: str) -> Path | None:
+        """Of a trial that ended without a word of its own, or with an error: what its newest checkpoint has."""
+        newest = self._folder.checkpoint(trial_id)
+        return Path(newest) / "samples" if newest else None
 
-def _model_dir(trial: Any, result: dict[str, Any]) -> Path | None:
-    """The best model in the folder that came with this very report.
+
+def _keeps_model(result: dict[str, Any]) -> bool:
+    """Of an arm of the replaced study none is kept: a loaded model would compute another function."""
+    return result["status"] in ("done", "stopped") and "as_published" not in result["tags"]
+
+
+def _reported(trial: Any, result: dict[str, Any], part: str) -> Path | None:
+    """A folder inside the one that came with this very report.
 
     Tune calls on_trial_result before it registers the report's checkpoint: `trial.checkpoint` is still an epoch's.
     """
     name = result.get("checkpoint_dir_name")
-    return Path(trial.storage.trial_fs_path) / name / "model" if name else None
+    return Path(trial.storage.trial_fs_path) / name / part if name else None
 
 
 def _trial_id(trial: Any) -> str:

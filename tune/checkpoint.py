@@ -2,7 +2,8 @@
 
 model/        the weights as they are (pruned shapes included)
 best.safetensors   weights of the best epoch so far, if there is one
-state.pt      moments, loss scale, RNG and progress
+state.pt      moments, loss scale, RNG, progress and the time taken
+samples/      raw samples of the epochs so far (tune.raw_samples)
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ def save(folder: Path, session: Session) -> None:
     """Write `session` into the new folder `folder`."""
     folder.mkdir(parents=True)
     save_model(session.model, folder / "model")
+    session.samples.write(folder / "samples")
     if session.best_state is not None:
         save_file({name: value.contiguous() for name, value in session.best_state.items()}, folder / "best.safetensors")
     state: dict[str, Any] = {
-        "progress": asdict(session.progress),
+        "progress": asdict(session.progress) | {"gpus": session.progress.ran_on(session.meter.uuid)},
+        "spent_ms": session.spans.spent_ms(),
         "optimizer": session.optimizer.state_dict(),
         "rng_cpu": torch.get_rng_state(),
     }
@@ -44,7 +47,9 @@ def restore(folder: Path, session: Session) -> None:
     """Put `session` where `save` left it: shapes, weights, moments, RNG and progress."""
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     fields = session.config.model
-    session.model = load_model(folder / "model", attention=fields.attention, layers=fields.layers).to(session.device)
+    session.model = load_model(
+        folder / "model", attention=fields.attention, layers=fields.layers, as_published=fields.as_published
+    ).to(session.device)
     session.optimizer = make_optimizer(session.model, learning_rate=session.config.train.learning_rate)
     # Moments only: learning rate and beta1 come from the schedule, the rest is how this process runs its optimizer
     session.optimizer.load_state_dict(session.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
@@ -53,6 +58,8 @@ def restore(folder: Path, session: Session) -> None:
     best = folder / "best.safetensors"
     session.best_state = load_file(best, device=str(session.device)) if best.exists() else None
     session.progress = Progress(**state["progress"])
+    session.spans.earlier_ms = state.get("spent_ms")  # None in a checkpoint of an earlier version
+    session.samples.restore(folder / "samples")
     torch.set_rng_state(state["rng_cpu"])
     if session.device.type == "cuda":
         torch.cuda.set_rng_state(state["rng_cuda"])

@@ -17,7 +17,9 @@ EXAMPLES = """examples:
   python experiments.py --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100
   python experiments.py --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
   python experiments.py report SWEEP_ID                               the table of an earlier sweep
+  python experiments.py report SWEEP_ID --out DIR                     the same with charts: Markdown, HTML and PNG
   python experiments.py compare SWEEP_ID other.json                   did an arm get slower or less accurate?
+  python experiments.py flush SWEEP_ID                                what MLflow lacks of it, once it answers again
   python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
   python experiments.py data show ETTh1                               what is in a data set
   python experiments.py list                                          sweeps, backends, engines, data sets, ...
@@ -104,9 +106,11 @@ def sweep_parser() -> Parser:
 def report_parser() -> Parser:
     parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
-    parser.add_argument(
-        "--html", metavar="FILE", help="also write table and charts as one HTML page that works offline"
-    )
+    text = "also write all of it there: report.md, report.html (one page that works offline), png/CHART.png"
+    parser.add_argument("--out", metavar="DIR", help=text)
+    parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, under a name of your own")
+    text = "what a GPU costs for an hour, with a currency if you like (2.50, or '2.50 EUR'): adds the sweep's cost"
+    parser.add_argument("--price-per-gpu-hour", metavar="PRICE", help=text)
     _add_margin(parser)
     _add_shared(parser)
     return parser
@@ -120,6 +124,18 @@ def compare_parser() -> Parser:
     parser.add_argument("after", metavar="B", help=text)
     _add_margin(parser)
     _add_shared(parser)
+    return parser
+
+
+def flush_parser() -> Parser:
+    text = "Send what a sweep has recorded and MLflow lacks: it did not answer, or was too slow. May be repeated."
+    parser = Parser(prog="experiments.py flush", description=text, allow_abbrev=False)
+    parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    text = "where the sweep lies (default runs)"
+    parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
+    text = "the sweep's MLflow store (default MLFLOW_TRACKING_URI, else the one it was started with)"
+    parser.add_argument("--tracking-uri", metavar="URI", help=text)
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser
 
 

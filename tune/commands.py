@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tune.cluster import assumed_facts, check_address_form, check_gpus_per_trial
@@ -18,21 +17,28 @@ from tune.finalists import MARGIN, margin_of
 from tune.gpu_models import gpu_facts
 from tune.hardware import REPO_ROOT
 from tune.mlflow_store import PROJECT, check_store, is_server, redacted, sqlite_file
-from tune.output import check_file_target, check_html_target, check_json_target, write_json, write_page
+from tune.output import (
+    check_file_target,
+    check_html_target,
+    check_json_target,
+    check_out_target,
+    write_folder,
+    write_json,
+    write_page,
+)
 from tune.plan_text import print_plan
 from tune.prepare import cache_dir, channels_of, check_windows, fetch_if_missing, prepare_data
+from tune.report_cost import Price, parse_price
 from tune.request import Request, build_request
 from tune.search import Plan, plan_rows
 from tune.space import plan_sweep
 from tune.sweep_dir import check_idle, check_known, check_storage, running
 
 if TYPE_CHECKING:
-    from tune.runner import Outcome
     from tune.tracking import SweepRecord
 
 STORE_ANSWERS_WITHIN_S = 10.0
 MOST_WAITED_S = 7 * 24 * 3600.0
-GOOD = ("done", "stopped", "unsupported")
 
 
 def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
@@ -65,7 +71,7 @@ def _check_options(request: Request, arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         if arguments.fresh:
             raise WrongInput(f"--fresh and --resume {arguments.resume}: one starts anew, one goes on; give one")
-        check_known(arguments.storage_path, arguments.resume)
+        check_known(arguments.storage_path, arguments.resume, given=f"--resume {arguments.resume}")
     check_json_target(arguments.json)
     if arguments.save_config is not None:
         _check_new_config(request, arguments)
@@ -91,7 +97,8 @@ def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -
     print_plan(plan, text)
     if not looked_at:
         print("  data   not read yet: whether the windows fit shows when the sweep starts", file=text)
-    print(f"  time   {time_line(plan, arguments.storage_path)}", file=text)
+    at_a_time = _at_a_time(plan, arguments.max_concurrent)
+    print(f"  time   {time_line(plan, arguments.storage_path, at_a_time=at_a_time)}", file=text)
     if arguments.address is not None:
         planned_for = "this machine" if arguments.gpu_model is None else arguments.gpu_model
         print(f"--address {arguments.address}: --plan asks no cluster; this plan is for {planned_for}", file=sys.stderr)
@@ -99,6 +106,14 @@ def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -
     if not plan.runnable:
         raise WrongInput(f"no trial of this plan can run: {plan.trials[0].unsupported}")
     return DONE
+
+
+def _at_a_time(plan: Plan, asked: int | None) -> int:
+    """The trials that will run at a time, as far as a plan can know, which asks no cluster for its GPUs."""
+    if plan.device.device_type == "cpu":
+        return 1
+    there = plan.device.gpus or asked or 1  # a model that was only named says nothing of how many there are
+    return min(there, asked or there)
 
 
 def _check_here(request: Request, arguments: argparse.Namespace, tracking_uri: str) -> None:
@@ -144,6 +159,7 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
 
 
 def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, text: IO[str]) -> int:
+    from tune.closing import how_to_flush
     from tune.runner import Options, run_sweep
 
     options = Options(
@@ -176,23 +192,17 @@ def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, tex
         show_plan=show_plan,
     )
     if outcome.pending:
-        _say_pending(outcome, options.storage_path)
+        path = arguments.storage_path
+        print(how_to_flush(outcome.sweep_id, path, tracking_uri, outcome.pending), file=sys.stderr)
+        if outcome.interrupted:
+            print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
     _show(outcome.sweep_id, tracking_uri, arguments.json, text)
     print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
     if outcome.interrupted:
         print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
-    return DONE if all(status in GOOD for status in outcome.statuses.values()) else TRIAL_FAILED
-
-
-def _say_pending(outcome: Outcome, storage_path: Path) -> None:
-    """Nothing is lost while MLflow does not answer; no table either, since its numbers are MLflow's."""
-    print(
-        f"MLflow lacks {outcome.pending} records of {outcome.sweep_id}, which wait in "
-        f"{storage_path / outcome.sweep_id}; the same command sends them and prints the table",
-        file=sys.stderr,
-    )
+    return TRIAL_FAILED if outcome.failures else DONE
 
 
 def _ui(tracking_uri: str) -> str:
@@ -205,16 +215,22 @@ def _ui(tracking_uri: str) -> str:
 
 
 def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
-    """Print the table of an earlier sweep, and write its page where that is asked for."""
+    """Print the table of an earlier sweep, and write its files where that is asked for."""
     check_json_target(arguments.json)
     check_html_target(arguments.html, arguments.json)
+    check_out_target(arguments.out)
     text = sys.stderr if arguments.json == "-" else sys.stdout
-    margin = margin_of(arguments.margin_pct)
-    record = _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin)
+    margin, given = margin_of(arguments.margin_pct), arguments.price_per_gpu_hour
+    price = None if given is None else parse_price(given)
+    record = _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin, price=price)
+    if arguments.out is not None:
+        from tune.report_files import report_files
+
+        write_folder(arguments.out, report_files(record, margin=margin, price=price))
     if arguments.html is not None:
         from tune.report_html import html_page
 
-        write_page(arguments.html, html_page(record, margin=margin))
+        write_page(arguments.html, html_page(record, margin=margin, price=price))
     return DONE
 
 
@@ -239,12 +255,18 @@ def show_data(arguments: argparse.Namespace) -> int:
 
 
 def _show(
-    sweep_id: str, tracking_uri: str, json_target: str | None, text: IO[str], *, margin: float = MARGIN
+    sweep_id: str,
+    tracking_uri: str,
+    json_target: str | None,
+    text: IO[str],
+    *,
+    margin: float = MARGIN,
+    price: Price | None = None,
 ) -> SweepRecord:
     from tune.report import as_json, print_report
     from tune.tracking import read_sweep
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)
-    print_report(record, text, margin=margin)
-    write_json(json_target, as_json(record, margin=margin))
+    print_report(record, text, margin=margin, price=price)
+    write_json(json_target, as_json(record, margin=margin, price=price))
     return record

@@ -157,7 +157,7 @@ def lines(before: Side, after: Side, found: Mapping[str, Comparison]) -> list[st
 
 
 def _seconds(runs: list[Run]) -> str:
-    times = [run.epoch_s for run in runs if run.epoch_s is not None]
+    times = [run.time_s for run in runs if run.time_s is not None]
     return f"{geometric_mean(times):.3f} ({len(times)})" if times else "- (0)"
 
 

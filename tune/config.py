@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from tune.errors import WrongInput, did_you_mean, unknown_name
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PublishedModel = Literal["vanilla", "flash", "flash_bidirectional", "flash_complete"]  # model/as_published.py
+PublishedPruning = Literal["zeroed", "dynamic"]
+SHOWN_AS = {"true": "as published", "partly": "partly as published"}  # TrialConfig.as_published in words
 
 
 class _Frozen(BaseModel):
@@ -39,6 +42,7 @@ class ModelConfig(_Frozen):
 
     preset: str  # a name in model.presets.PRESETS; fills the fields not given
     attention: str = "auto"  # a name in model.attention.BACKENDS
+    as_published: PublishedModel | None = None  # an arm of the replaced study; only the sweep seed_study sets it
     layers: Literal["auto", "transformers", "fused"] = "auto"  # who computes the encoder; auto: fused where it can
     patch_length: int = Field(ge=1)  # time steps in a patch
     patch_stride: int = Field(ge=1)  # time steps between patch starts
@@ -87,9 +91,14 @@ class PruningConfig(_Frozen):
     schedule: str = "one_shot"  # a name in model.pruning.SCHEDULES; not used by none and static
     heads_per_layer: int = Field(0, ge=0)  # how many heads leave each layer
     heads: tuple[int, ...] = ()  # static: the heads that leave every layer before training
+    as_published: PublishedPruning | None = None  # the replaced study's; only the sweep seed_study sets it
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.as_published:
+            if self.score != "none" or self.heads_per_layer or bool(self.heads) != (self.as_published == "zeroed"):
+                raise ValueError("pruning.as_published=zeroed takes pruning.heads and no score, dynamic takes neither")
+            return self
         if self.score == "static":
             if not self.heads or self.heads_per_layer:
                 raise ValueError("pruning.score=static takes pruning.heads, for example pruning.heads=[4,8]")
@@ -105,8 +114,8 @@ class PruningConfig(_Frozen):
 
     @property
     def heads_to_remove(self) -> int:
-        """How many heads leave each layer in the end."""
-        return len(self.heads) or self.heads_per_layer
+        """How many heads leave each layer in the end; the replaced study's pruning lets none leave."""
+        return 0 if self.as_published else len(self.heads) or self.heads_per_layer
 
 
 class TrialConfig(_Frozen):
@@ -138,6 +147,27 @@ class TrialConfig(_Frozen):
         """Tokens in a sequence: whole patches that fit into the context, counted from its end."""
         return (self.data.context_length - self.model.patch_length) // self.model.patch_stride + 1
 
+    @property
+    def as_published(self) -> Literal["true", "partly"] | None:
+        """Whether this is an arm of the replaced study: as it was, whatever the model's sizes, or put right in part."""
+        if self.model.as_published is None and self.pruning.as_published is None:
+            return None
+        untouched = self.model.as_published in ("vanilla", "flash") and self.data.feed == "tsfm"
+        return "true" if untouched else "partly"
+
+    @property
+    def attention_precision(self) -> str:
+        """What attention gets its inputs in: the study's flash arms cast them, whatever the rest is."""
+        return "fp16" if (self.model.as_published or "").startswith("flash") else self.train.precision
+
+    def builder_fields(self, channels: int) -> dict[str, Any]:
+        """What `model.patchtst.build_model` takes, for a series of `channels`."""
+        return self.model.model_dump(exclude={"preset"}) | {
+            "num_channels": channels,
+            "context_length": self.data.context_length,
+            "prediction_length": self.data.prediction_length,
+        }
+
     def flat(self) -> dict[str, Any]:
         """The same configuration keyed by field name, as `--set` and MLflow params write it."""
         return {
@@ -154,6 +184,9 @@ GROUPS: dict[str, type[_Frozen]] = {
     "pruning": PruningConfig,
 }
 FIELDS = tuple(f"{group}.{field}" for group, config in GROUPS.items() for field in config.model_fields)
+
+
+SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_published"))
 
 
 def check_field(name: str) -> str:

@@ -27,6 +27,13 @@ class GateFailed(Exception):
         self.metrics = dict(metrics or {})
 
 
+NOT_ENFORCED = "not passed, not enforced: "  # begins the tag `gate` of an arm as published
+
+
+class PublishedFault(Exception):
+    """An arm shown as the replaced study published it fails as it did there: expected, and no failure of the sweep."""
+
+
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> WrongInput:
     """The error for a name that is not in a registry, suggesting the nearest one."""
     names = sorted(allowed)

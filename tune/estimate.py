@@ -14,7 +14,8 @@ from statistics import median
 from typing import Any
 
 from tune import sweep_dir
-from tune.search import Plan
+from tune.progress import makespan
+from tune.search import Plan, PlannedTrial
 from tune.space import SearchPlan
 from tune.sweep_dir import SweepDir
 
@@ -27,19 +28,27 @@ NO_WORK = frozenset(
 )  # fmt: skip
 
 
-def time_line(plan: Plan, storage: Path) -> str:
-    """One line for a plan: what its trials take one after another, for those of which that is known."""
+def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
+    """One line for a plan: what its trials take, for those of which that is known. at_a_time: GPUs to run them on."""
     if isinstance(plan, SearchPlan):
         return "not known (its trials are drawn while it runs)"
     known = _seconds(plan, storage)
     if not known:
         return "not known (no earlier trial like these here)"
+    total_s = sum(seconds for _, seconds in known)
     share = f"{len(known)} of {len(plan.runnable)} trials"
-    return f"about {_words(sum(known))} for {share}, one after another, as earlier ones like them took"
+    if at_a_time == 1:
+        return f"about {_words(total_s)} for {share}, one after another, as earlier ones like them took"
+    blocks: dict[int, float] = defaultdict(float)  # without pairs to make, each trial is one of its own
+    for number, (trial, seconds) in enumerate(known):
+        blocks[trial.seed if plan.in_blocks else number] += seconds
+    how = f"{at_a_time} GPUs{', those of one seed on one' if plan.in_blocks else ''}"
+    line = f"about {_words(makespan(blocks.values(), at_a_time))} for {share} on {how}, as earlier ones like them took"
+    return f"{line} ({_words(total_s)} one after another)"
 
 
-def _seconds(plan: Plan, storage: Path) -> list[float]:
-    """For each trial that can run and has a like: its expected seconds, without the start of its process."""
+def _seconds(plan: Plan, storage: Path) -> list[tuple[PlannedTrial, float]]:
+    """Each trial that can run and has a like, with its expected seconds, without the start of its process."""
     measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     sweeps = [folder for folder in reversed(sweep_dir.every(storage)) if _device(folder) == plan.device.name]
     for folder in sweeps[:MOST_SWEEPS]:
@@ -49,7 +58,7 @@ def _seconds(plan: Plan, storage: Path) -> list[float]:
     for trial in plan.runnable:
         if likes := measured.get(_work(trial.config.flat())):
             once_s, epoch_s = (median(values) for values in zip(*likes, strict=True))
-            found.append(once_s + epoch_s * trial.config.train.epochs)
+            found.append((trial, once_s + epoch_s * trial.config.train.epochs))
     return found
 
 

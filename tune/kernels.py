@@ -6,7 +6,9 @@ its place that computes the same. Only the names of what ran tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +19,20 @@ from tune.kernel_names import check
 from tune.step import Stepper
 
 
-def prove(stepper: Stepper, batch: Any, *, attention: str, engine: str) -> tuple[str, ...] | None:
-    """The attention kernels (on CPU: operators) of one training step of `stepper`, whose training is untouched by it.
+@dataclass(frozen=True, kw_only=True)
+class ProvenStep:
+    """A profiled training step that ran its backend's kernels."""
+
+    kernels: tuple[str, ...]  # of attention; on CPU: operators
+    busy_ms: float | None  # how long any kernel or copy of the step ran on the GPU; None on a CPU
+
+
+def prove(stepper: Stepper, batch: Any, *, attention: str, engine: str) -> ProvenStep | None:
+    """One profiled training step of `stepper`, whose training is untouched by it.
 
     batch: as `stepper.batches` hands it out.
 
-    None where they cannot be seen: what a compiler makes for a CPU has no names. Raises GateFailed where a kernel of
+    None where nothing can be seen: what a compiler makes for a CPU has no names. Raises GateFailed where a kernel of
     the backend is missing, or another backend's is there.
     """
     device_type = stepper.device.type
@@ -30,12 +40,23 @@ def prove(stepper: Stepper, batch: Any, *, attention: str, engine: str) -> tuple
         return None
     with stepper.preserved():
         stepper.model.train()
-        names = profiled_names(lambda: stepper.step(batch), device_type)
-    return check(names, attention=attention, device_type=device_type)
+        events = _profiled(lambda: stepper.step(batch), device_type)
+    found = check(_names(events), attention=attention, device_type=device_type)
+    spans_us = [(event.time_range.start, event.time_range.end) for event in events]
+    return ProvenStep(kernels=found, busy_ms=covered(spans_us) / 1e3 if device_type == "cuda" else None)
 
 
 def profiled_names(step: Callable[[], None], device_type: str) -> list[str]:
-    """Distinct names of the GPU kernels, on CPU of the operators, of the second of two calls of `step`, in order.
+    """Distinct names of the GPU kernels, on CPU of the operators, of the second of two calls of `step`, in order."""
+    return _names(_profiled(step, device_type))
+
+
+def _names(events: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(event.name for event in events))
+
+
+def _profiled(step: Callable[[], None], device_type: str) -> list[Any]:
+    """The profiler's events of the device, of the second of two calls of `step`.
 
     The first call is the profiler's own warm-up: started just before, it may miss kernels.
     """
@@ -49,5 +70,13 @@ def profiled_names(step: Callable[[], None], device_type: str) -> list[str]:
                 torch.cuda.synchronize()
             profiler.step()
     wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    found = [event for event in profiler.events() or [] if event.device_type == wanted and not event.is_user_annotation]
-    return list(dict.fromkeys(event.name for event in found))
+    return [event for event in profiler.events() or [] if event.device_type == wanted and not event.is_user_annotation]
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How much of a line the spans (begin, end) cover, in their unit; what several cover counts once."""
+    total, reached = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total

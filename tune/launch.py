@@ -1,18 +1,20 @@
-"""Planned trials -> Ray Tune trials, under a fixed list or under a search."""
+"""Planned trials -> Ray Tune trials: a fixed list, blocks with one GPU each, or a search."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune.blocks import Blocks, Turn
 from tune.callback import Collector
 from tune.cluster import Share
 from tune.hardware import packages_sha256
+from tune.lanes import Lanes, Place, enter, gpus_there
 from tune.search import PlannedTrial
 from tune.sweep_dir import SweepDir
 from tune.trial import TrialJob
@@ -21,7 +23,49 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import Searcher
 
+Entry = Callable[[dict[str, Any]], None]  # what Ray runs on a worker; its argument holds the `job`
+
 MAX_RETRIES = 2  # after the loss of a trial's process or node
+
+
+class _Uncopied(list[dict[str, Any]]):
+    """Tune copies the whole grid for each of its trials, to put one value in its place: that grows as their square."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
+
+
+def _own_resources(config: dict[str, Any]) -> Any:
+    from ray import tune as ray_tune
+
+    return ray_tune.PlacementGroupFactory([config["resources"]])
+
+
+def _trial_name(trial: Any) -> str:
+    """Also the trial's folder: one that goes on elsewhere gets another, or checkpoints would be mixed up."""
+    name, attempt = str(trial.config["job"]["trial_id"]), trial.config.get("attempt", 1)
+    return name if attempt == 1 else f"{name}-moved-{attempt - 1}"
+
+
+def trial_entry(config: dict[str, Any]) -> None:
+    """What Ray runs on a worker: one trial, in a process of its own, reported through Tune."""
+    from ray import tune as ray_tune
+
+    from tune import nursery
+
+    # A trial that a scheduler stops is over once its process has given its memory back; Tune waits 2 s by itself
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    if "place" in config:
+        enter(Place(**config["place"]))
+    job = TrialJob(**config["job"])
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        checkpoint = ray_tune.Checkpoint.from_directory(str(folder)) if folder else None
+        ray_tune.report(result, checkpoint=checkpoint)
+
+    retried = ray_tune.get_checkpoint()
+    with nullcontext(job.resume_from) if retried is None else retried.as_directory() as folder:
+        nursery.here().run(job, report, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +79,9 @@ class Launcher:
     cache_dir: Path  # absolute
     data_sha256: str  # of the source the sweep was planned on
     isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
+    entry: Entry = trial_entry
 
-    @property
-    def in_pairs(self) -> Launcher:
-        """For trials to be compared one by one: on several GPUs one runs at a time, so that all get the same GPU.
-
-        Ray gives the first free GPU; a cluster that others use too may still split a pair, which the table then says.
-        """
-        several = self.share.gpus * self.share.at_a_time > 1
-        return replace(self, share=replace(self.share, at_a_time=1)) if several else self
-
-    def job(self, trial: PlannedTrial, *, prepare_next: bool) -> TrialJob:
+    def job(self, trial: PlannedTrial, *, prepare_next: bool, moved_because: str | None = None) -> TrialJob:
         """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one."""
         storage = self.folder.path.parent
         return TrialJob(
@@ -58,12 +94,13 @@ class Launcher:
             exclusive=self.share.exclusive,
             data_sha256=self.data_sha256,
             gate_dir=None if self.isolate else str(storage / "gate"),
-            resume_from=self.folder.checkpoints().get(trial.trial_id),
+            resume_from=self.folder.checkpoint(trial.trial_id),
             sweep_id=self.folder.sweep_id,
             packages_sha256=packages_sha256(),
             compile_dir=str(self._isolated if self.isolate else storage / "compile"),
             isolate=self.isolate,
             prepare_next=prepare_next,
+            moved_because=moved_because,
         )
 
     @property
@@ -71,28 +108,59 @@ class Launcher:
         """Holds each isolated trial's own cache while it runs."""
         return self.folder.path / "isolated"
 
-    def run(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
-        """Run `trials` in their order (FIFO)."""
+    def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool = False) -> None:
+        """Run `trials` in their order (FIFO); `in_blocks`: those of one seed on one GPU, where there are several."""
+        import ray
         from ray import tune as ray_tune
 
+        if in_blocks and self.share.gpus == 1 and gpus_there(ray, self.share) > 1:
+            self._run_blocks(ray, trials, collector)
+            return
         followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
         listed = [self.job(trial, prepare_next=at < followed).as_dict() for at, trial in enumerate(trials)]
-        jobs = ray_tune.grid_search(listed)
-        self._fit(collector, param_space={"job": jobs})
+        jobs = ray_tune.grid_search(_Uncopied(listed))
+        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
+        self._fit(collector, resources, self.share.at_a_time, param_space={"job": jobs})
+
+    def _run_blocks(self, ray: Any, trials: Sequence[PlannedTrial], collector: Collector) -> None:
+        from tune.dispatch import Dispatcher, Lineup
+
+        begun = self.folder.blocks()
+        blocks = Blocks(trials, begun=begun, record=self.folder.save_blocks)
+        seeds = {str(trial.seed) for trial in trials}
+        wanted = {begun[seed] for seed in seeds & begun.keys()}
+        with Lanes(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as lanes:
+            dispatcher = Dispatcher(blocks, lanes, self._job_of)
+            how: dict[str, Any] = {"search_alg": dispatcher, "scheduler": Lineup(dispatcher), "num_samples": -1}
+            self._fit(collector, None, len(lanes), **how)
+
+    def _job_of(self, turn: Turn) -> dict[str, Any]:
+        job = self.job(turn.trial, prepare_next=turn.followed, moved_because=turn.moved_because)
+        return job.as_dict()
 
     def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
         """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""
-        self._fit(collector, search_alg=searcher, scheduler=scheduler, num_samples=trials)
+        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
+        how: dict[str, Any] = {"search_alg": searcher, "scheduler": scheduler, "num_samples": trials}
+        self._fit(collector, resources, self.share.at_a_time, **how)
 
-    def _fit(self, collector: Collector, *, param_space: dict[str, Any] | None = None, **how: Any) -> None:
+    def _fit(
+        self,
+        collector: Collector,
+        resources: dict[str, float] | None,
+        at_a_time: int,
+        *,
+        param_space: dict[str, Any] | None = None,
+        **how: Any,
+    ) -> None:
+        """Run Tune to its end. resources: what Ray gives to a trial; None: each trial's configuration says it."""
         from ray import tune as ray_tune
 
-        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
         tuner = ray_tune.Tuner(
-            ray_tune.with_resources(trial_entry, resources),
+            ray_tune.with_resources(self.entry, _own_resources if resources is None else resources),
             param_space=param_space or {},
             tune_config=ray_tune.TuneConfig(
-                max_concurrent_trials=self.share.at_a_time,
+                max_concurrent_trials=at_a_time,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
                 reuse_actors=True,  # an actor computes nothing: each trial has a process of its own (tune.nursery)
@@ -103,7 +171,6 @@ class Launcher:
                 storage_path=str(self.folder.path),
                 callbacks=[collector],
                 verbose=0,
-                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
             ),
         )
@@ -112,26 +179,3 @@ class Launcher:
             tuner.fit()
         finally:
             shutil.rmtree(self._isolated, ignore_errors=True)
-
-
-def _trial_name(trial: Any) -> str:
-    return str(trial.config["job"]["trial_id"])
-
-
-def trial_entry(config: dict[str, Any]) -> None:
-    """What Ray runs on a worker: one trial, in a process of its own, reported through Tune."""
-    from ray import tune as ray_tune
-
-    from tune import nursery
-
-    # A trial that a scheduler stops is over once its process has given its memory back; Tune waits 2 s by itself
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-    job = TrialJob(**config["job"])
-
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        checkpoint = ray_tune.Checkpoint.from_directory(str(folder)) if folder else None
-        ray_tune.report(result, checkpoint=checkpoint)
-
-    retried = ray_tune.get_checkpoint()
-    with nullcontext(job.resume_from) if retried is None else retried.as_directory() as folder:
-        nursery.here().run(job, report, folder)

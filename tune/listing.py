@@ -85,7 +85,7 @@ def _lines(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
 
 def show_runs(arguments: argparse.Namespace, tracking_uri: str) -> int:
     """`list runs`: the latest sweeps of the MLflow store, newest first. TrackingError where it cannot be read."""
-    from tune.runner import PROJECT
+    from tune.mlflow_store import PROJECT
     from tune.tracking import list_sweeps
 
     check_json_target(arguments.json)

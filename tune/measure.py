@@ -23,8 +23,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model.flops import StepShape, mfu_pct
-from tune.config import TrialConfig
 from tune.hardware import GIB, alive, nvml
 
 if TYPE_CHECKING:
@@ -33,61 +31,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochTimes:
-    """Where one training epoch went, in seconds, with the raw step times in milliseconds."""
+    """Where one training epoch went, in seconds, with the raw times of each step in milliseconds.
 
-    train_s: float
-    step_s: float
-    h2d_s: float
-    data_wait_s: float
-    launch_s: float
-    other_s: float
+    The gap before the first step is the head of the epoch. `wait_ms` is a part of `gap_ms`; the wait for a copy,
+    `h2d_ms`, comes between the gap and the step.
+    """
+
+    began_s: float  # the host's perf_counter
+    train_s: float  # measured on its own
     feed_host_s: float  # host time spent asking the feed, whatever it overlapped with; no part of the sum
+    tail_ms: float  # after the last step
+    start_ms: tuple[float, ...]  # of each step, since the epoch began
     step_ms: tuple[float, ...]
+    gap_ms: tuple[float, ...]  # before each step
+    wait_ms: tuple[float, ...]  # of the gap: waiting for data
+    h2d_ms: tuple[float, ...]
+
+    @property
+    def step_s(self) -> float:
+        return sum(self.step_ms) / 1e3
+
+    @property
+    def h2d_s(self) -> float:
+        return sum(self.h2d_ms) / 1e3
+
+    @property
+    def data_wait_s(self) -> float:
+        return sum(self.wait_ms) / 1e3
+
+    @property
+    def launch_s(self) -> float:
+        return (sum(self.gap_ms[1:]) - sum(self.wait_ms[1:])) / 1e3
+
+    @property
+    def other_s(self) -> float:
+        return (sum(self.gap_ms[:1]) - sum(self.wait_ms[:1]) + self.tail_ms) / 1e3
 
     @property
     def unexplained_pct(self) -> float:
         """How far the parts' sum is from `train_s`, in percent of it."""
         parts = self.step_s + self.h2d_s + self.data_wait_s + self.launch_s + self.other_s
         return 100 * abs(parts - self.train_s) / self.train_s
-
-
-def time_metrics(
-    times: EpochTimes, validation_s: float, shape: StepShape, *, gpu: str | None, precision: str
-) -> dict[str, float | None]:
-    """An epoch's times and what follows from them, by MLflow name."""
-    steps = len(times.step_ms)
-    return {
-        "time/epoch_s": times.train_s + validation_s,
-        "time/train_s": times.train_s,
-        "time/step_s": times.step_s,
-        "time/h2d_s": times.h2d_s,
-        "time/data_wait_s": times.data_wait_s,
-        "time/launch_s": times.launch_s,
-        "time/other_s": times.other_s,
-        "time/feed_host_s": times.feed_host_s,
-        "time/unexplained_pct": times.unexplained_pct,
-        "time/validation_s": validation_s,
-        "speed/windows_per_s": steps * shape.batch_size / times.train_s,
-        "speed/mfu_pct": mfu_pct(shape, step_s=times.train_s / steps, gpu=gpu, precision=precision),
-    }
-
-
-def step_shape(config: TrialConfig, *, channels: int, windows: int, heads: Sequence[int]) -> StepShape:
-    """The shape of a trial's training step; windows: of the training split; heads: left in each layer."""
-    data, model = config.data, config.model
-    return StepShape(
-        batch_size=min(config.train.batch_size, windows),
-        num_channels=channels,
-        context_length=data.context_length,
-        prediction_length=data.prediction_length,
-        patch_length=model.patch_length,
-        patch_stride=model.patch_stride,
-        d_model=model.d_model,
-        num_heads=model.num_heads,
-        num_layers=model.num_layers,
-        ffn_dim=model.ffn_dim,
-        heads_kept=heads,
-    )
 
 
 class Mark(Protocol):
@@ -132,12 +116,12 @@ class EpochTimer:
     def epoch(self) -> Iterator[None]:
         """The whole epoch: from an idle device to an idle device."""
         self._synchronize()
-        start_s = time.perf_counter()
+        self._began_s = time.perf_counter()
         self._begin = self._make_mark()
         yield
         self._end = self._make_mark()
         self._synchronize()
-        self._train_s = time.perf_counter() - start_s
+        self._train_s = time.perf_counter() - self._began_s
 
     def batches(self, batches: Iterator[Any], *, gathered_on_device: bool) -> Iterator[Any]:
         """Yield the batches, timing how long the host is blocked in the feed.
@@ -174,34 +158,25 @@ class EpochTimer:
 
     def times(self) -> EpochTimes:
         """The epoch's account. Call after the epoch has ended."""
-        step_ms = tuple(start.ms_until(end) for start, end in self._steps)
-        h2d_ms = sum(pair[0].ms_until(pair[1]) for pair in self._copies if pair)
-        head_ms, tail_ms = self._head_and_tail_ms()
-        wait_ms = min(head_ms, self._host_waits_ms[0]) if self._steps else 0.0
-        other_ms, launch_ms = head_ms + tail_ms - wait_ms, 0.0
-        for index in range(1, len(self._steps)):
-            copy = self._copies[index]
-            gap = self._steps[index - 1][1].ms_until(copy[0] if copy else self._steps[index][0])
-            gap = max(gap, 0.0)
-            blocked = min(gap, self._host_waits_ms[index])
-            wait_ms += blocked
-            launch_ms += gap - blocked
+        gap_ms = self._gaps_ms()
+        last = self._steps[-1][1] if self._steps else self._begin
         return EpochTimes(
+            began_s=self._began_s,
             train_s=self._train_s,
-            step_s=sum(step_ms) / 1e3,
-            h2d_s=h2d_ms / 1e3,
-            data_wait_s=wait_ms / 1e3,
-            launch_s=launch_ms / 1e3,
-            other_s=other_ms / 1e3,
             feed_host_s=self._asked_s,
-            step_ms=step_ms,
+            tail_ms=last.ms_until(self._end),
+            start_ms=tuple(self._begin.ms_until(start) for start, _ in self._steps),
+            step_ms=tuple(start.ms_until(end) for start, end in self._steps),
+            gap_ms=gap_ms,
+            wait_ms=tuple(min(gap, blocked) for gap, blocked in zip(gap_ms, self._host_waits_ms, strict=True)),
+            h2d_ms=tuple(pair[0].ms_until(pair[1]) if pair else 0.0 for pair in self._copies),
         )
 
-    def _head_and_tail_ms(self) -> tuple[float, float]:
-        if not self._steps:
-            return self._begin.ms_until(self._end), 0.0
-        first = self._copies[0][0] if self._copies[0] else self._steps[0][0]
-        return self._begin.ms_until(first), self._steps[-1][1].ms_until(self._end)
+    def _gaps_ms(self) -> tuple[float, ...]:
+        """From the end of a step, or from the beginning, to the next step or to the wait for its copy."""
+        ends = [self._begin, *(end for _, end in self._steps)]
+        begins = [copy[0] if copy else start for copy, (start, _) in zip(self._copies, self._steps, strict=True)]
+        return tuple(max(0.0, end.ms_until(begin)) for end, begin in zip(ends, begins, strict=False))
 
     def _synchronize(self) -> None:
         if self._cuda:
@@ -221,7 +196,7 @@ def count_others(pids: Sequence[int], *, own: int, idle: Collection[int]) -> int
 
 
 class GpuMeter:
-    """Memory, energy, clock and neighbours of the GPU this process computes on, by UUID. On a CPU all are None."""
+    """Memory, energy and neighbours of the GPU this process computes on, by UUID. On a CPU all are None."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -258,14 +233,6 @@ class GpuMeter:
         now = self._read("nvmlDeviceGetTotalEnergyConsumption")
         return None if now is None or self._energy_mj is None else (now - self._energy_mj) / 1e3
 
-    def sm_clock_mhz(self) -> float | None:
-        """Clock of the multiprocessors now."""
-        return self._read("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM")
-
-    def throttle_reasons(self) -> int | None:
-        """NVML's bit mask of why the clock is held down now (bit 0: idle)."""
-        return self._read("nvmlDeviceGetCurrentClocksThrottleReasons")
-
     def other_processes(self, idle: Collection[int] = ()) -> int | None:
         """How many processes hold this GPU now, beside this one and those of `idle` that still live."""
         running = self._read("nvmlDeviceGetComputeRunningProcesses")
@@ -273,14 +240,13 @@ class GpuMeter:
             return None
         return count_others([found.pid for found in running], own=os.getpid(), idle=set(filter(alive, idle)))
 
-    def _read(self, function: str, *constants: str) -> Any:
+    def _read(self, function: str) -> Any:
         if self.uuid is None:
             return None
         with nvml() as lib:
             if lib is None:
                 return None
             try:
-                handle = lib.nvmlDeviceGetHandleByUUID(self.uuid)
-                return getattr(lib, function)(handle, *(getattr(lib, name) for name in constants))
+                return getattr(lib, function)(lib.nvmlDeviceGetHandleByUUID(self.uuid))
             except lib.NVMLError:
                 return None

@@ -16,6 +16,7 @@ _GATHER_S = 0.2  # several trials' epochs then share their calls
 _PROBE_S = 5.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S, _AWAITED_DELAY_S = 1.0, 30.0, 1.0
 _UNKNOWN_ATTEMPTS = 3
+_SAVE_EVERY_S = 1.0  # the position: it names every run, and what is sent again after a crash is stored once
 
 
 class Flusher:
@@ -36,6 +37,7 @@ class Flusher:
         self._waiting = 0
         self._rewound = False
         self._failures = 0
+        self._saved_s = 0.0
         self._thread = threading.Thread(target=self._run, name="mlflow-flusher", daemon=True)
 
     @property
@@ -78,6 +80,12 @@ class Flusher:
         return pending
 
     def _run(self) -> None:
+        self._carry()
+        with self._changed:
+            if not self._abandoned:
+                self._position.save()
+
+    def _carry(self) -> None:
         delay = _FIRST_DELAY_S
         while self._await_work():
             try:
@@ -169,8 +177,10 @@ class Flusher:
             if self._abandoned:
                 return
             self._position.offset = offset
-            self._position.save()
             self._sent += count
+            if not self.pending or time.monotonic() - self._saved_s > _SAVE_EVERY_S:
+                self._position.save()
+                self._saved_s = time.monotonic()
             self._changed.notify_all()
 
     def _set_aside(self) -> None:

@@ -60,7 +60,7 @@ class RunBook:
             self._searched = False  # should the answer to create_run get lost, the next attempt searches again
             identity = {"sweep_id": sweep_id, **({"trial_id": trial_id} if trial_id else {})}
             run = self.client.create_run(
-                self._experiment(), start_time=start_time_ms, tags={**tags, **identity}, run_name=run_name
+                self.experiment_id, start_time=start_time_ms, tags={**tags, **identity}, run_name=run_name
             )
             self.runs[trial_id] = run.info.run_id
             self._searched = True
@@ -74,7 +74,7 @@ class RunBook:
         """
         if self._searched and not again:
             return
-        for run in reversed(find_runs(self.client, self._experiment(), f"tags.sweep_id = '{sweep_id}'")):
+        for run in reversed(find_runs(self.client, self.experiment_id, f"tags.sweep_id = '{sweep_id}'")):
             run_id = run.info.run_id
             if self.runs.setdefault(run.data.tags.get("trial_id", ""), run_id) != run_id:
                 self.client.delete_run(run_id)
@@ -89,7 +89,15 @@ class RunBook:
         store = self.client._tracking_client.store
         store.update_run_info(run_id, RunStatus.from_string(status), end_time_ms, None)
 
-    def _experiment(self) -> str:
+    def tag_experiment(self, tags: dict[str, str]) -> None:
+        """Give the experiment those of these tags that it lacks: what somebody changed in the UI stays."""
+        known = self.client.get_experiment(self.experiment_id).tags
+        for key in tags.keys() - known.keys():
+            self.client.set_experiment_tag(self.experiment_id, key, tags[key])
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment, which is created where there is none."""
         if self._experiment_id is None:
             found = self.client.get_experiment_by_name(self.experiment)
             if found is None:

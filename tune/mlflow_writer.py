@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tune.mlflow_model import NotAModel, publish
+from tune.mlflow_notes import EXPERIMENT_NOTE, NOTE, RESULT, sweep_note, sweep_view
 from tune.mlflow_runs import RunBook
 from tune.mlflow_store import judge, one_line
 from tune.outbox import Record
@@ -27,6 +28,8 @@ SWEEP_STATUSES = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED
 _METRICS_PER_CALL = 1000
 _TEXTS_PER_CALL = 100
 _TEXT_LIMIT = 5000
+_LEAD = "loss/val_mse"
+_BLANK_LINE = "\n\n"
 
 
 class Item(NamedTuple):
@@ -49,7 +52,8 @@ class MlflowWriter:
     """Writes the records of one sweep.
 
     Errors of MLflow calls are left to the caller, who judges them, with one exception: a metric, tag or param that
-    MLflow refuses for good, and a model folder that is not there, go to `rejections` and the rest is written.
+    MLflow refuses for good, and a folder that is not there (the model's, the samples'), go to `rejections` and the rest
+    is written.
     """
 
     def __init__(self, book: RunBook) -> None:
@@ -80,15 +84,17 @@ class MlflowWriter:
             for first in (record for record in epochs if record["starts"]):
                 self._log(run_id, _items(first, tags={"status": "running", "reason": ""}))
                 self.book.set_status(run_id, OPEN_STATUSES["running"])
-            self._log(run_id, [item for record in epochs for item in _items(record, metrics=record["metrics"])])
+            self._log(run_id, [item for record in epochs for item in _items(record, metrics=_led(record["metrics"]))])
 
     def _begin_sweep(self, record: Record) -> None:
         role = {"role": "sweep"}
         tags = {**record["tags"], **role, "status": "running"}
         run_id = self._open_run(record, "", run_name=record["name"], needed=role, tags=tags)
+        tags |= {NOTE: sweep_note(record, self.book.experiment_id, run_id)}
         self._log(run_id, _items(record, tags=tags, params=record["params"]))
         self.book.set_status(run_id, OPEN_STATUSES["running"])
         self._log_files(run_id, record)
+        self.book.tag_experiment(dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)]))  # last: the sweep can do without
 
     def _plan(self, record: Record) -> None:
         sweep_id = record["sweep_id"]
@@ -122,6 +128,8 @@ class MlflowWriter:
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
         self.book.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
         # Last: when the artifact store fails for good, the rest is in MLflow.
+        if record.get("samples_dir") is not None:
+            self._log_samples(run_id, record)
         if record["model_dir"] is not None:
             self._publish_model(run_id, record)
 
@@ -134,9 +142,20 @@ class MlflowWriter:
             self._log(trial_run, _items(record, tags={"status": "planned", "reason": reason}))
             self.book.set_status(trial_run, "KILLED", end_time_ms=record["time_ms"])
         run_id = self.book.find(sweep_id, "")
-        self._log(run_id, _items(record, tags={"status": status}, metrics=record["metrics"]))
+        tags = {"status": status} | self._result_note(run_id, record)
+        self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
         self.book.set_status(run_id, SWEEP_STATUSES[status], end_time_ms=record["time_ms"])
         self._log_files(run_id, record)
+
+    def _result_note(self, run_id: str, record: Record) -> dict[str, str]:
+        """The sweep's note with its table below, however it reads by now; nothing where that is too long for a tag."""
+        note = self.book.client.get_run(run_id).data.tags.get(NOTE, "").partition(RESULT)[0]
+        report = record["files"].get("report.md", "")
+        first = report.split(_BLANK_LINE, 2)[-1].partition("\n\n## ")[
+            0
+        ]  # without title and question, to the next heading
+        told = f"{note}{RESULT}{first}"
+        return {NOTE: told} if report and len(told) <= _TEXT_LIMIT else {}
 
     def _log(self, run_id: str, items: list[Item]) -> None:
         size = _METRICS_PER_CALL if all(item.part == "metrics" for item in items) else _TEXTS_PER_CALL
@@ -175,6 +194,13 @@ class MlflowWriter:
         for name, text in record["files"].items():
             self.book.client.log_text(run_id, text, name)
 
+    def _log_samples(self, run_id: str, record: Record) -> None:
+        folder = Path(record["samples_dir"])
+        if folder.is_dir():
+            self.book.client.log_artifacts(run_id, str(folder), "samples")
+        else:
+            self.rejections.append(Rejection(record, f"{folder} with the raw samples is not there"))
+
     def _publish_model(self, run_id: str, record: Record) -> None:
         folder = Path(record["model_dir"])
         try:
@@ -191,6 +217,11 @@ def clean(value: Any) -> str:
 
 def _items(record: Record, **parts: dict[str, Any]) -> list[Item]:
     return [Item(record, part, key, value) for part, content in parts.items() for key, value in content.items()]
+
+
+def _led(metrics: dict[str, float]) -> dict[str, float]:
+    # The compare view opens with the metric that was stored first.
+    return {_LEAD: metrics[_LEAD], **metrics} if _LEAD in metrics else metrics
 
 
 def _when(record: Record) -> tuple[int, int]:

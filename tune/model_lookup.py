@@ -64,6 +64,8 @@ def _fetch(client: MlflowClient, name: str, target: Path) -> FoundModel:
     tags = run.data.tags
     trial = f"trial {tags.get('trial_id', run.info.run_name)} of {tags.get('sweep_id', 'no sweep')}"
     status = tags.get("status")
+    if "as_published" in tags:
+        raise WrongInput(f"RUN {name}: {trial} shows the replaced study and keeps no model; give another arm's trial")
     if status not in (None, *HAS_MODEL):
         reason = f" ({tags['reason']})" if tags.get("reason") else ""
         raise WrongInput(f"RUN {name}: {trial} is '{status}'{reason} and has no model; give a trial that is done")
@@ -99,7 +101,9 @@ def _winner(sweep_id: str, trials: list[Run]) -> tuple[Run, str]:
     ranked = [
         (run.data.metrics[RANKED_BY], int(run.data.tags.get("trial_number", 0)), run)
         for run in reversed(trials)
-        if run.data.tags.get("status") in HAS_MODEL and math.isfinite(run.data.metrics.get(RANKED_BY, math.nan))
+        if run.data.tags.get("status") in HAS_MODEL
+        and "as_published" not in run.data.tags
+        and math.isfinite(run.data.metrics.get(RANKED_BY, math.nan))
     ]
     if not ranked:
         raise WrongInput(f"RUN {sweep_id}: no trial of this sweep is done; `report {sweep_id}` shows how they are")

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline.batches import Batch
+from model.as_published import unread_parameters
 from model.patchtst import build_model, cut_to_kept_heads
 from tune.engines import ENGINES
 from tune.lr import Course, Rates
@@ -77,7 +78,7 @@ def measure(subject: Subject, device: torch.device) -> Measured:
 
 
 def _measure(subject: Subject, device: torch.device) -> Measured:
-    plain = dict(subject.model) | {"attention": "eager", "layers": "transformers"}
+    plain = dict(subject.model) | {"attention": "eager", "layers": "transformers", "as_published": None}
     weights = _fixed_weights(_build(plain, subject.heads))
     reference = _Arm(_build(plain, subject.heads), weights, device, "eager", "fp64")
     eager = _Arm(_build(plain, subject.heads), weights, device, "eager", subject.precision)
@@ -184,6 +185,7 @@ class _Recorder(torch.optim.Optimizer):
         true = {name: value for name, value in model.named_parameters() if not name.endswith(NO_TRUE_GRADIENT)}
         self._recorded = [parameter for parameter in true.values() if parameter.requires_grad]
         super().__init__(model.parameters(), {"lr": 0.0, "betas": (0.0, 0.0), "fused": True})  # what engines look at
+        self._unread = unread_parameters(model)
         for parameter in self._recorded:
             self.state[parameter]["gradient"] = torch.full_like(parameter, math.nan)
 
@@ -193,7 +195,7 @@ class _Recorder(torch.optim.Optimizer):
         for parameter in self._recorded:
             gradient = self.state[parameter]["gradient"]
             if parameter.grad is None:
-                gradient.fill_(math.nan)
+                gradient.fill_(0.0 if parameter in self._unread else math.nan)
             else:
                 gradient.copy_(parameter.grad if scale is None else parameter.grad / scale)
 

@@ -163,6 +163,8 @@ class Nursery:
     def run(self, job: TrialJob, report: Report, checkpoint: str | None) -> None:
         """Compute one trial in a process of its own, which is killed if `report` raises. Raises ProcessLost."""
         serving, tags = self._take(job)
+        if job.moved_because is not None:
+            tags["moved_because"] = job.moved_because
         self._backends.add(job.config["model"]["attention"])
         if job.prepare_next and not job.isolate:
             self._prepare(job)

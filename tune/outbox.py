@@ -162,6 +162,7 @@ class Index:
     """
 
     sweep_id: str | None = None
+    sweep_status: str | None = None  # as the sweep was closed last; None: it is open
     epochs: set[tuple[str, int]] = field(default_factory=set)
     trials: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)  # how each ended trial ended
@@ -173,7 +174,7 @@ class Index:
         self.records += 1
         kind = record["kind"]
         if kind == "begin_sweep":
-            self.sweep_id = record["sweep_id"]
+            self.sweep_id, self.sweep_status = record["sweep_id"], None
         elif kind == "plan":
             self.trials[record["trial_id"]] = "running" if record["tags"]["status"] == "running" else "planned"
             log = self.logs.setdefault(record["trial_id"], TrialLog())
@@ -194,6 +195,7 @@ class Index:
             log.status, log.reason = record["status"], record.get("reason", "")
             log.metrics = record.get("metrics", {})
         elif kind == "end_sweep":
+            self.sweep_status = record.get("status")
             self.trials.update(dict.fromkeys(record["open_trials"], "planned"))
 
 

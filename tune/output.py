@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ def check_html_target(target: str | None, json_target: str | None) -> None:
     check_file_target("--html", target)
     if json_target not in (None, "-") and os.path.realpath(str(json_target)) == os.path.realpath(target):
         raise WrongInput(f"--html {target} and --json {json_target}: the same file; name two")
+
+
+def check_out_target(target: str | None) -> None:
+    """Raises WrongInput unless --out names a folder that can be written, or a new one in such a folder."""
+    if target is None:
+        return
+    folder = target if os.path.isdir(target) else os.path.dirname(target.rstrip("/")) or "."
+    if not target.strip() or target == "-" or os.path.exists(target) and not os.path.isdir(target):
+        problem = "not a folder"
+    elif not os.path.isdir(folder):
+        problem = f"there is no folder {folder}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"the folder {folder} is not writable"
+    else:
+        return
+    raise WrongInput(f"--out {target}: {problem}; name a folder, there or new, where you may write")
 
 
 def check_file_target(option: str, target: str) -> None:
@@ -63,6 +80,20 @@ def write_page(target: str, page: str) -> None:
         write_atomically(Path(target), page)
     except OSError as error:
         raise WrongInput(f"--html {target}: {error.strerror}") from None
+
+
+def write_folder(target: str, files: Mapping[str, str | bytes | None]) -> None:
+    """Write files (path in the folder -> content, None: it must not be there) into the folder that --out names."""
+    try:
+        for name, content in files.items():
+            path = Path(target) / name
+            path.parent.mkdir(exist_ok=True, parents=True)
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomically(path, content)
+    except OSError as error:
+        raise WrongInput(f"--out {target}: {error.strerror}") from None
 
 
 def _strict(content: Any) -> Any:

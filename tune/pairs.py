@@ -32,7 +32,7 @@ class Run:
 
     seed: str
     device: str = ""  # equal for two trials exactly if they ran on the very same device
-    epoch_s: float | None = None  # median training time of an epoch; None: it does not count
+    time_s: float | None = None  # what is compared: of an epoch or of the whole training; None: it does not count
     unfit: str = ""  # why it does not count
     mse: float | None = None  # validation error; None: unknown
 
@@ -85,22 +85,27 @@ def counted(count: int, unit: str) -> str:
 
 def compare_arms(baseline: Sequence[Run], arms: Mapping[str, Sequence[Run]], *, margin: float) -> dict[str, Comparison]:
     """Each arm against the baseline of the same sweep, in pairs; the arms with ENOUGH of them are one Holm family."""
+    return compare_each({arm: (baseline, runs) for arm, runs in arms.items()}, margin=margin)
+
+
+def compare_each(cells: Mapping[str, tuple[Sequence[Run], Sequence[Run]]], *, margin: float) -> dict[str, Comparison]:
+    """Of each (reference, arm) the second against the first, in pairs; those with ENOUGH are one Holm family."""
     logs, left_out = {}, {}
-    for arm, runs in arms.items():
-        logs[arm], left_out[arm] = _log_ratios(baseline, runs)
-    times = {arm: _mean(values) for arm, values in logs.items()}
-    errors = {arm: _mean(_excess(baseline, runs)) for arm, runs in arms.items()}
+    for cell, (reference, runs) in cells.items():
+        logs[cell], left_out[cell] = _log_ratios(reference, runs)
+    times = {cell: _mean(values) for cell, values in logs.items()}
+    errors = {cell: _mean(_excess(*both)) for cell, both in cells.items()}
     steps, family = _holm(times), _family(errors)
     return {
-        arm: _comparison(
-            times[arm],
-            steps.get(arm),
+        cell: _comparison(
+            times[cell],
+            steps.get(cell),
             unit="pair",
-            left_out=left_out[arm],
-            accuracy=_accuracy(errors[arm], margin, family),
-            bootstrap=_bootstrap(logs[arm], steps[arm].level) if len(logs[arm]) >= BOOTSTRAP_FROM else None,
+            left_out=left_out[cell],
+            accuracy=_accuracy(errors[cell], margin, family),
+            bootstrap=_bootstrap(logs[cell], steps[cell].level) if len(logs[cell]) >= BOOTSTRAP_FROM else None,
         )
-        for arm in arms
+        for cell in cells
     }
 
 
@@ -109,7 +114,7 @@ def compare_sweeps(
 ) -> dict[str, Comparison]:
     """Each arm that both sweeps have, after against before: Welch's t on the logarithms, one value per seed."""
     both = {arm: (before[arm], after[arm]) for arm in before if arm in after}
-    times = {arm: _welch(*(_logs(run.epoch_s for run in runs) for runs in pair)) for arm, pair in both.items()}
+    times = {arm: _welch(*(_logs(run.time_s for run in runs) for runs in pair)) for arm, pair in both.items()}
     errors = {arm: _welch(*(_logs(run.mse for run in runs) for runs in reversed(pair))) for arm, pair in both.items()}
     steps, family = _holm(times), _family(errors)
     return {
@@ -117,7 +122,7 @@ def compare_sweeps(
             times[arm],
             steps.get(arm),
             unit="trial",
-            left_out=Counter(run.unfit for run in (*old, *new) if run.epoch_s is None),
+            left_out=Counter(run.unfit for run in (*old, *new) if run.time_s is None),
             accuracy=_accuracy(errors[arm], margin, family, relative=math.expm1),
         )
         for arm, (old, new) in both.items()
@@ -253,11 +258,11 @@ def _log_ratios(baseline: Sequence[Run], runs: Sequence[Run]) -> tuple[list[floa
     ratios, left_out = [], Counter[str]()
     for seed in sorted(first.keys() | second.keys()):
         pair = [side[seed] for side in (first, second) if seed in side]
-        times = [run.epoch_s for run in pair if run.epoch_s is not None]
+        times = [run.time_s for run in pair if run.time_s is not None]
         if len(pair) < 2:
             left_out[NO_PARTNER] += 1
         elif len(times) < 2:
-            left_out[next(run.unfit for run in pair if run.epoch_s is None)] += 1
+            left_out[next(run.unfit for run in pair if run.time_s is None)] += 1
         elif pair[0].device != pair[1].device:
             left_out[TWO_DEVICES] += 1
         else:

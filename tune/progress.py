@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import IO, Any
+
+GOOD = ("done", "stopped")
 
 
 @dataclass
@@ -18,21 +23,42 @@ class Progress:
     stream: IO[str] = field(default_factory=lambda: sys.stderr)
     _began_s: float = field(default_factory=time.monotonic)
     _done_here: dict[str, int] = field(default_factory=dict)  # epochs of a trial reported in this session
-    _ended: set[str] = field(default_factory=set)
+    _ended: dict[str, str] = field(default_factory=dict)  # trial -> status, of those that ended in this session
+    _before: dict[str, str] = field(default_factory=dict)  # of those that had ended, or that cannot run
+    _blocks: Sequence[Sequence[str]] = ()
+    _at_a_time: int = 1
+    _spans_s: dict[str, list[float]] = field(default_factory=dict)  # when a trial of this session began, and ended
 
-    def expect(self, left: int) -> None:
-        """So many trials are left to run in this session."""
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing stays open."""
+
+    def expect(self, left: int, ended: Mapping[str, str] | None = None) -> None:
+        """So many trials are left to run in this session; `ended`: the status of all that need not run any more."""
         self.total = len(self._ended) + left
+        self._before = {trial: status for trial, status in (ended or {}).items() if trial not in self._ended}
+
+    def expect_blocks(
+        self, blocks: Sequence[Sequence[str]], at_a_time: int, ended: Mapping[str, str] | None = None
+    ) -> None:
+        """The trials left are these; those of a block run one after another, so many blocks at a time."""
+        self.expect(sum(len(block) for block in blocks), ended)
+        self._blocks, self._at_a_time = blocks, at_a_time
 
     def say(self, text: str) -> None:
         if not self.quiet:
             print(text, file=self.stream, flush=True)
 
-    def started(self, trial_id: str) -> None:
+    def started(self, trial_id: str, *, seed: int, epochs: int) -> None:
+        self._began(trial_id)
         self.say(f"[{len(self._ended)}/{self.total} done] {trial_id} started")
 
     def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
-        self._done_here[trial_id] = self._done_here.get(trial_id, 0) + 1
+        self._count_epoch(trial_id)
         self.say(
             f"[{len(self._ended)}/{self.total} done] {trial_id} epoch {epoch}/{self.epochs}"
             f"  val MSE {metrics['loss/val_mse']:.4f}  train {metrics['time/train_s']:.2f} s"
@@ -40,19 +66,46 @@ class Progress:
         )
 
     def ended(self, trial_id: str, status: str, reason: str | None) -> None:
-        self._ended.add(trial_id)
+        self._ended[trial_id] = status
+        self._spans_s.setdefault(trial_id, [time.monotonic()]).append(time.monotonic())
         detail = f": {reason}" if reason else ""
         self.say(f"[{len(self._ended)}/{self.total} done] {trial_id} {status}{detail}  ETA {self.eta()}")
 
+    def _began(self, trial_id: str) -> None:
+        self._spans_s.setdefault(trial_id, [time.monotonic()])
+
+    def _count_epoch(self, trial_id: str) -> None:
+        self._done_here[trial_id] = self._done_here.get(trial_id, 0) + 1
+
+    def counts(self) -> str:
+        """How the trials of the sweep stand, earlier sessions included."""
+        statuses = [*self._before.values(), *self._ended.values()]
+        done, unsupported = sum(status in GOOD for status in statuses), statuses.count("unsupported")
+        failed = len(statuses) - done - unsupported
+        left = self.total - len(self._ended)
+        return f"{done} done, {failed} failed, {unsupported} unsupported, {left} left"
+
     def eta(self) -> str:
         """Time left, from the mean time per finished share of the work; "unknown" before any epoch."""
-        work = len(self._ended) + sum(
-            epochs / self.epochs for trial, epochs in self._done_here.items() if trial not in self._ended
-        )
+        shares = {trial: epochs / self.epochs for trial, epochs in self._done_here.items()}
+        shares |= dict.fromkeys(self._ended, 1.0)
+        work = sum(shares.values())
         if work <= 0:
             return "unknown"
-        left_s = (time.monotonic() - self._began_s) / work * (self.total - work)
-        return duration(max(0.0, left_s))
+        if not self._blocks:
+            return duration(max(0.0, (time.monotonic() - self._began_s) / work * (self.total - work)))
+        now_s = time.monotonic()
+        busy_s = sum((span[1] if len(span) > 1 else now_s) - span[0] for span in self._spans_s.values())
+        left = [sum(max(0.0, 1 - shares.get(trial, 0.0)) for trial in block) for block in self._blocks]
+        return duration(busy_s / work * makespan(left, self._at_a_time))
+
+
+def makespan(lengths: Iterable[float], at_a_time: int) -> float:
+    """How long blocks of these lengths take in their order, so many at a time: one begins when another has ended."""
+    free_at = [0.0] * max(1, at_a_time)
+    for length in lengths:
+        heapq.heappush(free_at, heapq.heappop(free_at) + length)
+    return max(free_at)
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,8 @@ import torch
 
 from tune import gate, kernels
 from tune.config import TrainConfig
-from tune.errors import GateFailed
+from tune.diagnosis import STEP_BUSY
+from tune.errors import NOT_ENFORCED, GateFailed
 from tune.lr import Course, Rates
 from tune.numerics import Subject
 from tune.step import Stepper
@@ -27,13 +28,22 @@ class Proof:
         self.metrics: dict[str, float | None] = {}
         self.tags: dict[str, str] = {}
 
-    def pass_gate(self, model: Mapping[str, Any], train: TrainConfig, *, heads: Sequence[int], batch_size: int) -> None:
+    def pass_gate(
+        self,
+        model: Mapping[str, Any],
+        train: TrainConfig,
+        *,
+        heads: Sequence[int],
+        batch_size: int,
+        enforced: bool = True,
+    ) -> None:
         """Raises GateFailed where the arm is not the reference's function with each of these numbers of `heads`.
 
-        The metrics are those of the number that comes nearest to its limit.
+        The metrics are those of the number that comes nearest to its limit. Not enforced, the tag has the problem.
         """
+        find = gate.require if enforced else gate.judge
         verdicts = [
-            gate.require(
+            find(
                 Subject(
                     model=model,
                     heads=count,
@@ -53,16 +63,19 @@ class Proof:
         self.tags["gate_verdict"] = "cached" if all(verdict.cached for verdict in verdicts) else "measured"
         gated_at = min(verdict.measured.batch_size for verdict in verdicts)
         self.tags["gate"] = "passed" if gated_at == batch_size else f"passed, gated at batch {gated_at} of {batch_size}"
+        if worst.problem is not None:
+            self.tags["gate"] = f"{NOT_ENFORCED}{worst.problem}"
 
     def prove_kernels(self, stepper: Stepper, batch: Any, attention: str, engine: str) -> None:
         """Raises GateFailed where a step did not run the backend's kernels, or ran another's too."""
         try:
-            names = kernels.prove(stepper, batch, attention=attention, engine=engine)
+            proven = kernels.prove(stepper, batch, attention=attention, engine=engine)
         except GateFailed as error:
             error.metrics |= self.metrics
             raise
         unseen = f"not visible on CPU with engine {engine}"
-        self.tags["kernels"] = unseen if names is None else json.dumps(names[:MOST_NAMES])
+        self.tags["kernels"] = unseen if proven is None else json.dumps(proven.kernels[:MOST_NAMES])
+        self.metrics = {**self.metrics, STEP_BUSY: proven.busy_ms if proven else None}
 
 
 def _beta1_moves(train: TrainConfig) -> bool:

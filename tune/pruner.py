@@ -10,6 +10,7 @@ from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from model.pruning.surgery import remove_heads, select_heads
 from tune.config import PruningConfig
+from tune.errors import PublishedFault
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +51,14 @@ class Pruner:
     ) -> int:
         """Remove what is due before `epoch` (from 1). Returns how many heads left each layer now.
 
+        Raises PublishedFault where the replaced study's pruning fails as it did there.
+
         training_losses: gives thunks that each compute the differentiable loss of one training batch.
         """
+        if self._config.as_published is not None:
+            if epoch == 1:
+                _prune_as_published(self._config, model)
+            return 0
         kept = heads_per_layer(model)
         already = self._heads_at_start(model) - len(kept[0])
         due = self._removed[epoch - 1] - already
@@ -79,3 +86,18 @@ class Pruner:
     @staticmethod
     def _heads_at_start(model: nn.Module) -> int:
         return model.config.num_attention_heads
+
+
+def _prune_as_published(config: PruningConfig, model: nn.Module) -> None:
+    """Before the first epoch. The study's dynamic pruning came before its 16th, which a short training has none of."""
+    from model.as_published import zero_head_columns, zero_weakest_heads
+
+    if config.as_published == "zeroed":
+        zero_head_columns(model, config.heads)
+        return
+    try:
+        zero_weakest_heads(model)
+    except AttributeError as error:
+        if "'device'" not in str(error):
+            raise
+        raise PublishedFault(f"AttributeError: {error}") from error

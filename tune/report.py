@@ -14,8 +14,11 @@ from typing import IO, Any
 from tune.config import parse_params
 from tune.finalists import MARGIN
 from tune.pairs import Comparison
-from tune.report_pairs import accuracy_text, comparisons, pairing_notes, ratio_text
+from tune.report_cost import Price, cost_json, cost_line, costs
+from tune.report_pairs import TOTAL, accuracy_text, comparisons, moved_notes, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
+from tune.report_published import TAG, published_notes, shown_as
+from tune.report_time import diagnoses, time_notes
 from tune.tracking import SweepRecord, TrialRecord
 from tune.verdict import verdict
 
@@ -37,9 +40,11 @@ class ArmRow:
     median_epoch_s: float | None  # of the training part
     compared: Comparison | None  # with the baseline; None for the baseline itself and for what is in no pairs
     is_baseline: bool
-    train_total_s: float | None
+    train_total_s: float | None  # all training epochs together
+    compared_total: Comparison | None  # the same for train_total_s
     timing_valid: str  # a key of TIMING_REMARKS: "true" only if every finished trial had its device to itself
     same_as: str  # the arm whose heads leave at the same epochs; "" where there is none
+    shown_as: str  # how far the arm is the replaced study's; "" where it is an arm of ours
 
 
 def summarise(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
@@ -49,8 +54,8 @@ def summarise(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
     relative to the baseline's, and count as equal to it.
     """
     arms, baseline = by_arm(record), record.tags.get("baseline")
-    found = comparisons(arms, baseline, margin)
-    return [_row(arm, trials, found.get(arm), arm == baseline) for arm, trials in arms.items()]
+    found, total = (comparisons(arms, baseline, margin, **what) for what in ({}, {"time": TOTAL}))
+    return [_row(arm, trials, found.get(arm), total.get(arm), arm == baseline) for arm, trials in arms.items()]
 
 
 def by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
@@ -76,7 +81,13 @@ def _definition_order(record: SweepRecord, trial: TrialRecord) -> int:
     return order.index(arm) if arm in order else len(order)
 
 
-def _row(arm: str, trials: list[TrialRecord], compared: Comparison | None, is_baseline: bool) -> ArmRow:
+def _row(
+    arm: str,
+    trials: list[TrialRecord],
+    compared: Comparison | None,
+    compared_total: Comparison | None,
+    is_baseline: bool,
+) -> ArmRow:
     statuses = [trial.status for trial in trials]
     kinds = sorted(set(statuses))
     measured = [trial for trial in trials if trial.status in ("done", "stopped")]
@@ -97,9 +108,11 @@ def _row(arm: str, trials: list[TrialRecord], compared: Comparison | None, is_ba
         median_epoch_s=mean("final/median_epoch_s"),
         compared=compared,
         is_baseline=is_baseline,
-        train_total_s=mean("final/train_total_s"),
+        train_total_s=mean(TOTAL),
+        compared_total=compared_total,
         timing_valid=_timing([trial.tags.get("timing_valid", "unknown") for trial in measured]),
         same_as=next((trial.tags["same_as"] for trial in trials if "same_as" in trial.tags), ""),
+        shown_as=shown_as(trials),
     )
 
 
@@ -116,6 +129,16 @@ def _number(form: str, value: float | None) -> str:
     return "-" if value is None else format(value, form)
 
 
+def epoch_text(row: ArmRow) -> str:
+    """Seconds of a training epoch, with a remark unless the arm is known to have had its device to itself."""
+    return _number(".3f", row.median_epoch_s) + TIMING_REMARKS[row.timing_valid]
+
+
+def total_text(row: ArmRow) -> str:
+    """Seconds of all training epochs."""
+    return _number(".2f", row.train_total_s)
+
+
 COLUMNS: tuple[Column, ...] = (
     ("arm", lambda row: row.arm),
     ("status", lambda row: row.status),
@@ -123,11 +146,12 @@ COLUMNS: tuple[Column, ...] = (
     ("parameters", lambda row: _number(",.0f", row.parameters)),
     ("val MSE", lambda row: _number(".4f", row.val_mse)),
     ("test MSE", lambda row: _number(".4f", row.test_mse)),
-    ("median train s/epoch", lambda row: _number(".3f", row.median_epoch_s) + TIMING_REMARKS[row.timing_valid]),
+    ("median train s/epoch", lambda row: epoch_text(row)),
     ("x baseline", lambda row: "baseline" if row.is_baseline else ratio_text(row.compared)),
-    ("speed", lambda row: row.compared.verdict if row.compared and row.trials else "-"),
+    ("speed", lambda row: row.shown_as or (row.compared.verdict if row.compared and row.trials else "-")),
     ("accuracy", lambda row: accuracy_text(row.compared.accuracy if row.compared else None)),
-    ("train total s", lambda row: _number(".2f", row.train_total_s)),
+    ("train total s", lambda row: total_text(row)),
+    ("x baseline, total", lambda row: "baseline" if row.is_baseline else ratio_text(row.compared_total)),
 )
 
 FOLDED = ("speed", "accuracy")  # on a narrow terminal
@@ -135,7 +159,8 @@ WIDEST = 260  # characters, where there is no terminal
 
 
 def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
-    """What a reader must know beside the table: naive errors, what did not run or is missing, what the ratio is.
+    """What a reader must know beside the table: naive errors, what did not run or is missing, what bounds each arm,
+    what the ratio is.
 
     The last line is what a search says to use. `rows` and `margin` are those of `summarise`.
     """
@@ -151,8 +176,10 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
         for row in rows
         if row.same_as
     ]
-    lines += [*proof_note(by_arm(record)), TIME_NOTE]
+    arms = by_arm(record)
+    lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
+    lines += moved_notes(by_arm(record), record.tags.get("baseline"))
     line = verdict(record, rows)
     return [*lines, line] if line else lines
 
@@ -178,7 +205,7 @@ TIME_NOTE = (
 NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}
 
 
-def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN) -> None:
+def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN, price: Price | None = None) -> None:
     """The table and its notes, for a terminal or a pipe."""
     from rich.console import Console
     from rich.table import Table
@@ -193,6 +220,7 @@ def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN
     console.print(table)
     for line in notes(record, rows, margin=margin):
         console.print(line, soft_wrap=True, markup=False)
+    console.print(cost_line(costs(record, by_arm(record)), price), soft_wrap=True, markup=False)
 
 
 def told(record: SweepRecord, tag: str) -> str:
@@ -200,52 +228,46 @@ def told(record: SweepRecord, tag: str) -> str:
     return record.tags.get(tag, f"({tag} not recorded)")
 
 
-def markdown(record: SweepRecord) -> str:
-    """The same as a Markdown document."""
-    head = [name for name, _ in COLUMNS]
-    lines = [f"# {record.sweep_id}", "", told(record, "question"), "", f"Device: {told(record, 'device')}", ""]
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    rows = summarise(record)
-    lines += ["| " + " | ".join(cell(row) for _, cell in COLUMNS) + " |" for row in rows]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(record, rows)), ""])
-
-
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
-    """Each arm's summary for the parent run, so that its charts are not empty."""
+    """Each arm's summary for the parent run, under prefixes that come before `final/`.
+
+    The UI sorts its sections of charts by name, and those of a folded sweep's children are empty.
+    """
     found: dict[str, float | None] = {}
     for row in summarise(record):
         arm = row.arm.replace("=", ":")  # which MLflow does not allow in the name of a metric
         found |= {
-            f"test_mse/{arm}": row.test_mse,
-            f"val_mse/{arm}": row.val_mse,
-            f"median_epoch_s/{arm}": row.median_epoch_s,
-        } | _speedup(row, arm)
+            f"arm_test_mse/{arm}": row.test_mse,
+            f"arm_val_mse/{arm}": row.val_mse,
+            f"arm_epoch_s/{arm}": row.median_epoch_s,
+        }
+        found |= _speedup("arm_speedup", row.compared, arm, row.is_baseline)
+        found |= _speedup("arm_speedup_total", row.compared_total, arm, row.is_baseline)
     return found
 
 
-def _speedup(row: ArmRow, arm: str) -> dict[str, float | None]:
-    ratio = row.compared.ratio if row.compared else None
-    low, high = (row.compared and row.compared.interval) or (None, None)
-    return {
-        f"final/speedup/{arm}": 1.0 if row.is_baseline else ratio,
-        f"final/speedup_low/{arm}": low,
-        f"final/speedup_high/{arm}": high,
-    }
+def _speedup(name: str, compared: Comparison | None, arm: str, is_baseline: bool) -> dict[str, float | None]:
+    ratio = compared.ratio if compared else None
+    low, high = (compared and compared.interval) or (None, None)
+    return {f"{name}/{arm}": 1.0 if is_baseline else ratio, f"{name}_low/{arm}": low, f"{name}_high/{arm}": high}
 
 
-def as_json(record: SweepRecord, *, margin: float = MARGIN) -> dict[str, Any]:
+def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> dict[str, Any]:
     """The machine-readable result: params by field name, as `--plan --json` writes them, metrics by metric name.
 
     What MLflow does not hold is None, as is a param that is None. `compare` reads this form.
     """
-    compared = {row.arm: row.compared for row in summarise(record, margin=margin) if row.compared}
+    rows = summarise(record, margin=margin)
     return {
         "sweep_id": record.sweep_id,
         "sweep": record.tags.get("sweep"),
         "baseline": record.tags.get("baseline"),
         "device": record.tags.get("device"),
         "environment": environment_of(record),
-        "comparisons": {arm: _comparison(found) for arm, found in compared.items()},
+        "diagnoses": diagnoses(by_arm(record)),
+        "comparisons": {row.arm: _comparison(row.compared) for row in rows if row.compared},
+        "total_comparisons": {row.arm: _comparison(row.compared_total) for row in rows if row.compared_total},
+        "cost": cost_json(costs(record, by_arm(record)), price),
         "trials": [
             {
                 "trial_id": trial.trial_id,
@@ -261,7 +283,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN) -> dict[str, Any]:
     }
 
 
-TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device")
+TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:

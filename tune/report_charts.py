@@ -1,4 +1,4 @@
-"""The charts of the HTML report as plain data in plotly's form: dicts, lists, strings and finite numbers.
+"""The report's charts as plain data in plotly's form: dicts, lists, strings and finite numbers.
 
 plotly.js reads a little HTML in texts, so every text from the store is escaped here too.
 """
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from tune.diagnosis import PARTS
+from tune.pairs import Comparison
 from tune.report import ArmRow
 from tune.tracking import TrialRecord
 
@@ -19,8 +21,7 @@ Arms = Mapping[str, Sequence[TrialRecord]]
 # Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow (jfly.uni-koeln.de/color)
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one where the colours begin anew
-PARTS = ("step", "h2d", "data_wait", "launch", "other")  # time/NAME_s: their sum is the training part of an epoch
-PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")
+PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")  # of PARTS
 WARM_UP = 1  # epochs that the bars leave out, where there are more
 ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of what is around all of them
 
@@ -38,32 +39,51 @@ class Chart:
 
 def charts(rows: Sequence[ArmRow], arms: Arms) -> list[Chart]:
     """All charts of a sweep, of the rows of `summarise` and the trials of each arm."""
-    return [speed_chart(rows), pareto_chart(rows), curve_chart(arms), time_chart(arms)]
+    return [
+        speed_chart(rows),
+        total_chart(rows),
+        pareto_chart(rows),
+        curve_chart(arms, "validation"),
+        curve_chart(arms, "training"),
+        time_chart(arms),
+    ]
 
 
 def speed_chart(rows: Sequence[ArmRow]) -> Chart:
-    """Each arm's ratio to the baseline's time, with its interval where it has one."""
+    """Each arm's ratio to the baseline's time of an epoch, with its interval where it has one."""
+    what = "Geometric mean of the pairs' median training time of an epoch"
+    return _ratios("speed", "Speed-up of an epoch", what, [(row, row.compared) for row in rows])
+
+
+def total_chart(rows: Sequence[ArmRow]) -> Chart:
+    """The same of the whole training."""
+    what = "The same for all training epochs together, with those before heads left"
+    return _ratios("total", "Speed-up of the whole training", what, [(row, row.compared_total) for row in rows])
+
+
+def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Comparison | None]]) -> Chart:
     data: list[dict[str, Any]] = []
     names: list[str] = []
-    for row, colour, _ in _styled(rows):
-        ratio = row.compared.ratio if row.compared else None
+    for index, (row, found) in enumerate(compared):
+        ratio = found.ratio if found else None
         if ratio is None or not math.isfinite(ratio):
             continue
         names.append(_text(row.arm))
         point: dict[str, Any] = {"type": "scatter", "mode": "markers", "x": [ratio], "y": names[-1:], "name": names[-1]}
-        low, high = (row.compared and row.compared.interval) or (math.nan, math.nan)
+        low, high = (found and found.interval) or (math.nan, math.nan)
         if math.isfinite(low) and math.isfinite(high):
             reach = {"array": [high - ratio], "arrayminus": [ratio - low]}
             point["error_x"] = {"type": "data", "symmetric": False, "thickness": 2, "width": 6, **reach}
         data.append(
-            point | {"marker": {"color": colour, "size": 10}, "hovertemplate": "%{y}: %{x:.3f}x<extra></extra>"}
+            point
+            | {"marker": {"color": _style(index)[0], "size": 10}, "hovertemplate": "%{y}: %{x:.3f}x<extra></extra>"}
         )
     one = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dash", "width": 1}}
     return Chart(
-        key="speed",
-        title="Speed-up over the baseline",
-        caption="Geometric mean of the pairs' median training time of an epoch, baseline's over arm's: above 1 the arm "
-        "is faster. Bars are the table's intervals; an arm without one has too few pairs.",
+        key=key,
+        title=title,
+        caption=f"{what}, baseline's over arm's: above 1 the arm is faster. Bars are the table's intervals; an arm "
+        "without one has too few pairs.",
         data=data,
         layout={
             "xaxis": _axis("x baseline"),
@@ -78,7 +98,7 @@ def speed_chart(rows: Sequence[ArmRow]) -> Chart:
 def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
     """Time against error, one point an arm; both are better where they are smaller."""
     points = {row.arm: both for row in rows if (both := _time_and_error(row))}
-    front = pareto_front(points)
+    front = pareto_front({row.arm: points[row.arm] for row in rows if row.arm in points and not row.shown_as})
     data: list[dict[str, Any]] = []
     for row, colour, _ in _styled(rows):
         if row.arm not in points:
@@ -89,7 +109,7 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
         hover = "%{fullData.name}: %{x:.4g} s, %{y:.4f}<extra></extra>"
         point = {"type": "scatter", "mode": "markers", "x": [x], "y": [y], "name": _text(row.arm)}
         data.append(point | {"marker": marker, "hovertemplate": hover})
-    if data:
+    if front:
         x_front, y_front = zip(*(points[arm] for arm in front), strict=True)
         line = {"type": "scatter", "mode": "lines", "x": list(x_front), "y": list(y_front), "name": "Pareto front"}
         look = {"shape": "hv", "dash": "dot", "width": 1, "color": "#888888"}
@@ -98,8 +118,8 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
         key="pareto",
         title="Time and accuracy",
         caption="Mean of each arm; down and left is better. Diamonds are on the Pareto front: no other arm is better "
-        "in one and at least as good in the other. Hollow: not known to be alone on its device, so its time may be too "
-        "long.",
+        "in one and at least as good in the other; arms of the replaced study are never on it. Hollow: not "
+        "known to be alone on its device, so its time may be too long.",
         data=data,
         layout={"xaxis": _axis("median training time of an epoch, s"), "yaxis": _axis("validation MSE")},
     )
@@ -122,28 +142,24 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return front
 
 
-def curve_chart(arms: Arms) -> Chart:
-    """Errors by epoch, one line a trial. The training error is there, switched off."""
-    validation: list[dict[str, Any]] = []
-    training: list[dict[str, Any]] = []
+def curve_chart(arms: Arms, split: str) -> Chart:
+    """Errors by epoch, one line a trial; `split`: validation or training."""
+    metric = {"validation": "loss/val_mse", "training": "loss/train_mse"}[split]
+    data: list[dict[str, Any]] = []
     for index, (arm, trials) in enumerate(arms.items()):
         colour, dash = _style(index)
-        for trial in trials:
-            if line := _curve(trial, "loss/val_mse"):
-                look = {"name": _text(arm), "legendgroup": f"arm {index}", "line": {"color": colour, "dash": dash}}
-                new = not any(other["legendgroup"] == f"arm {index}" for other in validation)
-                validation.append(line | look | {"showlegend": new})
-            if line := _curve(trial, "loss/train_mse"):
-                look = {"name": "training MSE of all", "legendgroup": "training", "visible": "legendonly"}
-                thin = {"color": colour, "dash": "dash", "width": 1}
-                training.append(line | look | {"line": thin, "showlegend": not training})
+        curves = [line for trial in trials if (line := _curve(trial, metric))]
+        for number, line in enumerate(curves):
+            look = {"name": _text(arm), "legendgroup": f"arm {index}", "line": {"color": colour, "dash": dash}}
+            data.append(line | look | {"showlegend": number == 0})
+    how = "" if split == "validation" else " It is taken while the weights change, with dropout on."
     return Chart(
-        key="curves",
-        title="Error by epoch",
-        caption="Validation MSE, one line a trial, coloured by arm. A click on a name in the legend hides or shows it; "
-        "the training MSE is hidden at first.",
-        data=[*validation, *training],
-        layout={"xaxis": _axis("epoch", tickformat="d"), "yaxis": _axis("MSE")},
+        key="curves" if split == "validation" else "training",
+        title=f"{split.capitalize()} error by epoch",
+        caption=f"{split.capitalize()} MSE, one line a trial, coloured by arm.{how} A click on a name in the legend "
+        "hides or shows it.",
+        data=data,
+        layout={"xaxis": _axis("epoch", tickformat="d"), "yaxis": _axis(f"{split} MSE")},
     )
 
 

@@ -11,39 +11,48 @@ from tune.tracking import TrialRecord
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
 
 
-def run_of(status: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> Run:
+EPOCH, TOTAL = "final/median_epoch_s", "final/train_total_s"  # what is compared, in seconds
+
+
+def run_of(status: str, tags: Mapping[str, str], metrics: Mapping[str, float], *, time: str = EPOCH) -> Run:
     """What counts of a trial: only a done one has a time or an error. On a CPU, which has no UUID, its name stands."""
-    done, time_s, mse = status == "done", *(metrics.get(f"final/{name}") for name in ("median_epoch_s", "val_mse"))
+    done, time_s, mse = status == "done", metrics.get(time), metrics.get("final/val_mse")
     alone = tags.get("timing_valid", "unknown")
     timed = time_s is not None and 0 < time_s < math.inf
-    unfit = "not done" if not done else UNFIT.get(alone, "") or ("" if timed else "without an epoch time")
+    unfit = "not done" if not done else UNFIT.get(alone, "") or ("" if timed else UNTIMED[time])
     gpu = tags.get("gpu_uuid", "None")
     return Run(
         seed=tags.get("seed", ""),
         device=f"cpu {tags.get('device')}" if gpu == "None" else gpu,
-        epoch_s=None if unfit else time_s,
+        time_s=None if unfit else time_s,
         unfit=unfit,
         mse=mse if done and mse is not None and 0 < mse < math.inf else None,
     )
 
 
-def comparisons(
-    arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None, margin: float
-) -> dict[str, Comparison]:
-    """Each arm but the baseline against it; nothing where the baseline is unknown.
+UNTIMED = {EPOCH: "without an epoch time", TOTAL: "without a total time"}
 
-    Trials of a search are left out: they ran at another time than the baseline, in no block of pairs.
+
+def comparisons(
+    arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None, margin: float, *, time: str = EPOCH
+) -> dict[str, Comparison]:
+    """Each arm but the baseline against it; nothing where the baseline is unknown. `time`: EPOCH or TOTAL.
+
+    Trials of a search are left out: they ran at another time than the baseline, in no block of pairs. So are arms of
+    the replaced study as published, which are other functions, or timed with other feeds.
     """
-    paired = {arm: runs for arm, trials in arms.items() if (runs := _runs(trials))}
+    ours = {arm: trials for arm, trials in arms.items() if not any("as_published" in trial.tags for trial in trials)}
+    paired = {arm: runs for arm, trials in ours.items() if (runs := runs_of(trials, time=time))}
     if baseline is None or baseline not in paired:
         return {}
     others = {arm: runs for arm, runs in paired.items() if arm != baseline}
     return compare_arms(paired[baseline], others, margin=margin)
 
 
-def _runs(trials: Sequence[TrialRecord]) -> list[Run]:
+def runs_of(trials: Sequence[TrialRecord], *, time: str = EPOCH) -> list[Run]:
+    """What can be in a pair of an arm's trials."""
     fit = [trial for trial in trials if "seed" in trial.tags and trial.tags.get("stage") != "search"]
-    return [run_of(trial.status, trial.tags, trial.metrics) for trial in fit]
+    return [run_of(trial.status, trial.tags, trial.metrics, time=time) for trial in fit]
 
 
 def ratio_text(found: Comparison | None) -> str:
@@ -84,7 +93,8 @@ def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
         family = f", Holm over {tested} arms" if tested > 1 else ""
         lines.append(
             "'x baseline' is the geometric mean over pairs of equal seed on one device, with its t interval "
-            f"(95 %{family}); 'no difference shown' does not say that two arms are equal."
+            f"(95 %{family}); 'no difference shown' does not say that two arms are equal. 'x baseline, total' is the "
+            "same of all training epochs together."
         )
     if any(one.accuracy is not None for one in found.values()):
         lines.append(
@@ -94,6 +104,29 @@ def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
     if drawn := [f"{arm} {range_text(one.bootstrap)}" for arm, one in found.items() if one.bootstrap]:
         lines.append(f"Bootstrap intervals (BCa over pairs, from {BOOTSTRAP_FROM}): {', '.join(drawn)}.")
     return lines + _left_out(found)
+
+
+def moved_notes(arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None) -> list[str]:
+    """A line for each block that moved to another GPU half-way: which arms have no pair there, and why."""
+    lines = []
+    gpus = {
+        (trial.tags["seed"], arm): trial.tags.get("gpu_uuid")
+        for arm, trials in arms.items()
+        for trial in trials
+        if "seed" in trial.tags and trial.status == "done"
+    }
+    for seed, why in sorted(_moved(arms).items()):
+        own = gpus.get((seed, baseline or ""))
+        apart = [arm for (other, arm), gpu in gpus.items() if other == seed and gpu != own and arm != baseline]
+        if own is not None and apart:
+            lines.append(f"Seed {seed} makes no pair of {baseline} with {', '.join(apart)}, not on its GPU: {why}.")
+    return lines
+
+
+def _moved(arms: Mapping[str, Sequence[TrialRecord]]) -> dict[str, str]:
+    """Why a block moved, by its seed."""
+    trials = [trial for trials in arms.values() for trial in trials]
+    return {trial.tags["seed"]: trial.tags["moved_because"] for trial in trials if "moved_because" in trial.tags}
 
 
 def _left_out(found: Mapping[str, Comparison]) -> list[str]:

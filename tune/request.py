@@ -14,7 +14,7 @@ from typing import Any
 
 from data_pipeline.datasets import FILE_ENDINGS
 from tune.axes import check_axis, lay_over, split_values
-from tune.config import check_field, is_text, parse_value
+from tune.config import SEED_STUDY_ONLY, check_field, is_text, parse_value
 from tune.config_file import read_config
 from tune.errors import WrongInput
 from tune.sweeps import SweepConfig, get_sweep
@@ -76,7 +76,8 @@ def build_request(arguments: argparse.Namespace) -> Request:
         raise WrongInput("the following arguments are required: --sweep (see --help)")
     sweep = get_sweep(options["sweep"])
     sweep = lay_over(sweep, axes) if axes else sweep
-    repeats = options.get("repeats", REPEATS if sweep.space or len(sweep.arms) > 1 else 1)
+    usual = REPEATS if sweep.space or len(sweep.arms) > 1 else 1
+    repeats = options.get("repeats", sweep.repeats or usual)
     if repeats < 1:
         raise WrongInput(f"--repeats {repeats}: give 1 or more")
     note = f"--config {arguments.config}: the command line's {', '.join(replaced)} is used instead of the file's"
@@ -145,6 +146,11 @@ def _from_yaml(name: str, value: Any) -> Any:
 
 
 def _given(options: dict[str, Any], fields: dict[str, Any], axes: dict[str, tuple[Any, ...]]) -> _Given:
+    for name in sorted(SEED_STUDY_ONLY & (fields.keys() | axes.keys())):
+        raise WrongInput(
+            f"{name} is given, which only arms of the seed_study sweep have, as their tag says; leave it out, or use "
+            "--sweep seed_study"
+        )
     for name in axes:
         if name in fields:
             raise WrongInput(f"{name} is both set and an axis of --over; leave one of the two out")

@@ -10,29 +10,28 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tune import adaptive, cluster, sweep_dir
 from tune.callback import Collector
+from tune.closing import GOOD, close_sweep, failures, open_tracker
 from tune.errors import WrongInput
 from tune.hardware import code_identity
-from tune.launch import Launcher
-from tune.mlflow_store import PROJECT, redacted
+from tune.launch import Entry, Launcher, trial_entry
+from tune.live import make_progress
+from tune.mlflow_store import redacted, settled_uri
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
-from tune.report import markdown, parent_metrics
-from tune.report_html import html_page
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
 from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
-from tune.tracking import Tracker, check_store, read_sweep
+from tune.tracking import Tracker, check_store
 from tune.verdict import as_settings
 
 STORE_ANSWERS_WITHIN_S = 15.0
-FLUSH_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +59,7 @@ class Outcome:
 
     sweep_id: str
     statuses: Mapping[str, str]  # trial_id -> status, for every planned trial that ended
+    failures: tuple[str, ...]  # trial ids of those that ended badly, but for arms whose failure is what they show
     interrupted: bool
     pending: int  # records that MLflow does not have yet
 
@@ -72,8 +72,12 @@ def run_sweep(
     seed: int,
     options: Options,
     show_plan: Callable[[Plan], None],
+    entry: Entry = trial_entry,
 ) -> Outcome:
-    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run."""
+    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run.
+
+    entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
+    """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     with cluster.connected(options.address) as ray:
         share = cluster.choose_share(
@@ -106,6 +110,7 @@ def run_sweep(
             cache_dir=cache_dir(options.storage_path),
             data_sha256=series.source_sha256,
             isolate=options.isolate,
+            entry=entry,
         )
         return _Run(plan, folder, launcher, options).run()
 
@@ -125,7 +130,7 @@ def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, opti
         "created_s": time.time(),
         "code": code,
         "environment": {"device": plan.device.as_dict(), **environment, **code},
-        "tracking_uri": redacted(options.tracking_uri),
+        "tracking_uri": redacted(settled_uri(options.tracking_uri)),
         "trials": plan_rows(plan.trials),
     }
     return sweep_dir.create(options.storage_path, plan.sweep.name, content)
@@ -139,52 +144,46 @@ class _Run:
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
     def run(self) -> Outcome:
-        with self._tracker() as tracker:
+        epochs, uri = self.plan.trials[0].config.train.epochs, self.options.tracking_uri
+        with (
+            open_tracker(self.folder, uri) as tracker,
+            make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress,
+        ):
             self._begin(tracker)
-            epochs = self.plan.trials[0].config.train.epochs
-            progress = Progress(total=0, epochs=epochs, quiet=self.options.quiet)
             collector = Collector(self.folder, tracker, progress)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
                 return self._close(tracker, progress)
             self._announce(tracker, self.plan.trials)
-            left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
-            progress.expect(len(left))
+            ended = tracker.ended
+            left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
+            self._expect(progress, left, ended)
             if len(left) < len(self.plan.runnable):
-                progress.say(_what_is_left(tracker.ended, left))
+                progress.say(_what_is_left(ended, left))
             if left:
-                self._launcher_of_arms(progress).run(left, collector)
+                self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
             return self._close(tracker, progress)
 
-    def _launcher_of_arms(self, progress: Progress) -> Launcher:
-        """Of the final of a search in pairs: its ratios are what the search is for."""
-        if not isinstance(self.plan, SearchPlan) or self.launcher.in_pairs is self.launcher:
-            return self.launcher
-        progress.say("final: one trial at a time on one of the GPUs, or the pairs could not be compared")
-        return self.launcher.in_pairs
+    def _expect(self, progress: Progress, left: Sequence[PlannedTrial], ended: Mapping[str, str]) -> None:
+        """Say what is left, for the time that it takes: on several GPUs in blocks of one seed."""
+        share = self.launcher.share
+        if share.gpus != 1 or share.at_a_time == 1 or not self.plan.in_blocks:
+            progress.expect(len(left), ended)
+            return
+        blocks: dict[int, list[str]] = {}
+        for trial in left:
+            blocks.setdefault(trial.seed, []).append(trial.trial_id)
+        progress.expect_blocks(list(blocks.values()), share.at_a_time, ended)
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms; True once the plan holds them."""
         self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
-        progress.expect(adaptive.trials_left(plan, tracker))
+        progress.expect(adaptive.trials_left(plan, tracker), tracker.ended)
         tags = {"sweep": plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
         if not adaptive.Search(plan, tracker, self.launcher, progress, tags).run(collector):
             return False
         self.plan = adaptive.final_plan(plan, tracker, quiet=self.options.quiet)
         self._begin(tracker)  # now with all arms
         return True
-
-    def _tracker(self) -> Tracker:
-        local = self.options.tracking_uri.startswith("sqlite")
-        root = (self.options.storage_path / "mlartifacts").as_uri() if local else None
-        try:
-            return Tracker(
-                outbox_path=self.folder.outbox,
-                tracking_uri=self.options.tracking_uri,
-                experiment=PROJECT,
-                artifact_root=root,
-            )
-        except ValueError as error:
-            raise WrongInput(f"{self.folder.sweep_id} cannot be opened, it may be running elsewhere: {error}") from None
 
     def _begin(self, tracker: Tracker) -> None:
         plan, content = self.plan, self.folder.read()
@@ -197,8 +196,11 @@ class _Run:
                 "baseline": plan.sweep.baseline,
                 "question": plan.sweep.question,
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
+                "swept": ",".join(sorted(plan.sweep.swept)),
+                "gpus_per_trial": f"{self.launcher.share.gpus:g}",
                 "device": device.name,
                 "environment": environment,
+                **_ladder(plan.sweep),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
             files={
@@ -209,15 +211,17 @@ class _Run:
 
     def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:
         shared = {"sweep": self.plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
-        arms = {arm.label: arm for arm in self.plan.sweep.arms}
+        arms, ended = {arm.label: arm for arm in self.plan.sweep.arms}, tracker.ended
         for trial in trials:
             tags = {**shared, "arm": trial.arm, "seed": str(trial.seed)}
             if trial.same_as is not None:
                 tags["same_as"] = trial.same_as
+            if trial.config.as_published is not None:
+                tags["as_published"] = trial.config.as_published
             if trial.arm in arms and isinstance(self.plan, SearchPlan):
                 tags |= {"stage": "final", "settings": as_settings(arms[trial.arm].changes)}
-            tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.trial_id, params=trial.config.flat(), tags=tags)
-            if trial.unsupported and trial.trial_id not in tracker.ended:
+            tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.run_name, params=trial.config.flat(), tags=tags)
+            if trial.unsupported and trial.trial_id not in ended:
                 tracker.end_trial(
                     trial_id=trial.trial_id,
                     status="unsupported",
@@ -229,34 +233,26 @@ class _Run:
 
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
         """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
-        statuses = tracker.ended
+        statuses, bad = tracker.ended, failures(tracker)
         interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
-        pending = tracker.flush(FLUSH_S)
-        if interrupted or pending:
-            tracker.end_sweep(status="interrupted", metrics={}, files={})
-        else:
-            self._finish(tracker, statuses)
-        if not pending:
-            pending = tracker.flush(FLUSH_S)
-            if not interrupted and not pending:
-                self.folder.update(state=sweep_dir.FINISHED)
+        uri, say = self.options.tracking_uri, progress.say
+        pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)
         for problem in tracker.problems:
             print(f"tracking: {problem}", file=sys.stderr)
-        return Outcome(sweep_id=self.folder.sweep_id, statuses=statuses, interrupted=interrupted, pending=pending)
+        return Outcome(
+            sweep_id=self.folder.sweep_id,
+            statuses=statuses,
+            failures=bad,
+            interrupted=interrupted,
+            pending=pending,
+        )
 
-    def _finish(self, tracker: Tracker, statuses: Mapping[str, str]) -> None:
-        """End the sweep, with the arms' summary on the parent run: the numbers are MLflow's own."""
-        record = read_sweep(self.options.tracking_uri, PROJECT, self.folder.sweep_id)
-        bad = any(status not in ("done", "stopped", "unsupported") for status in statuses.values())
-        files = {"summary.md": markdown(record)}
-        try:
-            files["report.html"] = html_page(record)
-        except WrongInput as error:  # no page is no reason to leave a sweep open
-            print(f"{self.folder.sweep_id} has no report.html: {error}", file=sys.stderr)
-        tracker.end_sweep(status="failed" if bad else "done", metrics=parent_metrics(record), files=files)
+
+def _ladder(sweep: SweepConfig) -> dict[str, str]:
+    return {"ladder": json.dumps([asdict(rung) for rung in sweep.ladder])} if sweep.ladder else {}
 
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
-    bad = sum(status not in ("done", "stopped", "unsupported") for status in ended.values())
+    bad = sum(status not in GOOD for status in ended.values())
     unlucky = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
     return f"{len(ended)} trials have ended{unlucky}, {len(left)} are left"

@@ -37,12 +37,17 @@ LAYERS = "model.layers"
 class PlannedTrial:
     """One trial of the plan."""
 
-    trial_id: str  # unique in the sweep; also the MLflow run name
+    trial_id: str  # unique in the sweep
     arm: str
     seed: int
     config: TrialConfig
     unsupported: str | None  # why it cannot run on the planned device; None: it can
     same_as: str | None = None  # an earlier arm that is the same computation: heads leave at the same epochs
+
+    @property
+    def run_name(self) -> str:
+        """In MLflow, whose list shows a dozen letters of a child's name below its sweep's: the arm comes first."""
+        return f"{self.arm}-s{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,12 @@ class Plan:
     @property
     def runnable(self) -> tuple[PlannedTrial, ...]:
         return tuple(trial for trial in self.trials if trial.unsupported is None)
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the trials of one seed belong on one GPU: there are pairs to be made. One block would use one GPU
+        only and no verdict comes of it, so its trials are spread."""
+        return self.repeats > 1 and len({trial.arm for trial in self.runnable}) > 1
 
     def key(self, *, data_sha256: str, tracking_uri: str) -> str:
         """Identity for resuming: same effective configurations on the same data, device model and store.
@@ -235,7 +246,7 @@ def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Worklo
     return Workload(
         device_type=device.device_type,
         capability=device.capability,
-        precision=config.train.precision,
+        precision=config.attention_precision,
         head_dim=config.model.d_model // config.model.num_heads,
         attention_dropout=config.model.attention_dropout,
         sequences=config.train.batch_size * channels,

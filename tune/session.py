@@ -20,25 +20,26 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from data_pipeline.batches import Feed
-from data_pipeline.errors import DataUnsupported
-from data_pipeline.feeds import FEEDS
-from data_pipeline.store import Series, open_series
 from model.flops import StepShape
 from model.patchtst import build_model, count_parameters, heads_per_layer
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
+from tune.diagnosis import NEEDED, STEP_BUSY, account_of, diagnose, settled
 from tune.engines import ENGINES
 from tune.errors import Unsupported
 from tune.evaluate import evaluate, naive_forecasts
 from tune.hardware import missing_packages, node_facts
 from tune.lr import Course, Rates
-from tune.measure import EpochTimer, EpochTimes, GpuMeter, step_shape, time_metrics
+from tune.observer import Observer
+from tune.opening import open_data, open_feed
 from tune.proof import Proof
 from tune.pruner import TAYLOR_BATCHES, Pruner
+from tune.raw_samples import RawSamples
 from tune.saving import save_forecaster
 from tune.search import unsupported_reason
+from tune.speed import step_shape, time_metrics
 from tune.step import Stepper, make_optimizer, make_scaler
+from tune.study_clock import StudyClock, study_metrics
 from tune.trial import ALONE, Host, Progress, Spans, TrialJob, median_after
 
 
@@ -53,53 +54,31 @@ class Session:
         self._idle: Sequence[int] | None = None  # processes of ours that wait beside this one; None: not asked yet
         self._standby_wait_s = 0.0
         self.device = torch.device(job.device_type)
-        self.meter = GpuMeter(self.device)
+        self.samples = RawSamples(job.trial_id, epochs=config.train.epochs)
+        self.observer = Observer(self.device, self.samples, sample=job.sample_device)
+        self.meter = self.observer.meter
         self.progress = Progress()
         self.best_state: dict[str, Tensor] | None = None
         self._startup_s: float | None = None
         self._stepper: Stepper | None = None
         self.pruner = Pruner(config.pruning, epochs=config.train.epochs, seed=config.train.seed)
-        self._series = series = self._open_series()
+        self._series = series = open_data(job, config)
         self._step_minutes = series.step_minutes
         self._check_support(len(series.columns))
         torch.manual_seed(config.train.seed)
-        self.model = build_model(**self._model_fields(len(series.columns))).to(self.device)
+        self.model = build_model(**config.builder_fields(len(series.columns))).to(self.device)
         self.optimizer = make_optimizer(self.model, learning_rate=config.train.learning_rate)
         self.scaler = make_scaler(job.device_type, config.train.precision)
         self.proof = Proof(job.gate_dir, self.device)
-        self.feed = self._open_feed(series)  # last: from here on there is something to close
+        self.feed = open_feed(series, config, self.device)  # last: from here on there is something to close
 
     def __enter__(self) -> Self:
+        self.observer.open()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.observer.close()
         self.feed.close()
-
-    def _open_series(self) -> Series:
-        data = self.config.data
-        series = open_series(
-            data.dataset, Path(self.job.data_dir), Path(self.job.cache_dir), timestamp_column=data.timestamp_column
-        )
-        if self.job.data_sha256 not in (None, series.source_sha256):
-            raise RuntimeError(
-                f"{data.dataset} is not the data this sweep was planned on: its source has changed since"
-            )
-        return series
-
-    def _open_feed(self, series: Series) -> Feed:
-        data, train = self.config.data, self.config.train
-        try:
-            return FEEDS[data.feed](
-                series,
-                context_length=data.context_length,
-                prediction_length=data.prediction_length,
-                batch_size=train.batch_size,
-                device=self.device,
-                seed=train.seed,
-                num_workers=data.num_workers,
-            )
-        except DataUnsupported as error:
-            raise Unsupported(str(error)) from None
 
     def _check_support(self, channels: int) -> None:
         """The plan was made from a probe; the device that the trial got has the last word."""
@@ -109,23 +88,18 @@ class Session:
         if reason:
             raise Unsupported(reason)
 
-    def _model_fields(self, channels: int) -> dict[str, Any]:
-        data = self.config.data
-        fields = self.config.model.model_dump(exclude={"preset"})
-        return fields | {
-            "num_channels": channels,
-            "context_length": data.context_length,
-            "prediction_length": data.prediction_length,
-        }
-
     def pass_gate(self) -> None:
-        """Raises GateFailed unless the arm is the same function as the reference, at its first and last shapes."""
+        """Raises GateFailed unless the arm is the same function as the reference, at its first and last shapes.
+
+        An arm as published need not be: how far off it is gets measured and told.
+        """
         with self._proving():
             self.proof.pass_gate(
-                self._model_fields(self.feed.channels),
+                self.config.builder_fields(self.feed.channels),
                 self.config.train,
                 heads=self.pruner.heads_at_ends(self.config.model.num_heads),
                 batch_size=min(self.config.train.batch_size, self.feed.num_windows("train")),
+                enforced=self.config.as_published is None,
             )
 
     def prove_kernels(self) -> None:
@@ -163,11 +137,14 @@ class Session:
         if pruned or self._stepper is None:
             self._build_stepper()
         assert self._stepper is not None
-        times, gpu = self._train(epoch)
+        self._settle()
+        clock = StudyClock()
+        self._train(epoch)
+        times = self.observer.times
         train_mse, skipped = self._stepper.take_train_mse(), self._stepper.take_skipped_steps()
         validated_s = time.perf_counter()
         errors = self._evaluate("validation")["model"]
-        validation_s = time.perf_counter() - validated_s
+        validation_s, study_epoch_s = time.perf_counter() - validated_s, clock.epoch_s()
         self.progress.epoch = epoch
         self.progress.epoch_train_s.append(times.train_s)
         if epoch >= self.pruner.final_from_epoch and errors.mse < self.progress.best_val_mse:
@@ -178,7 +155,10 @@ class Session:
         self.spans.work_ended()
         gpu_name, precision = self.meter.name, self.config.train.precision
         costs = time_metrics(times, validation_s, self.step_shape(), gpu=gpu_name, precision=precision)
-        return losses | costs | gpu | self._size_metrics()
+        told = {} if self.config.as_published is None else study_metrics(study_epoch_s, times)
+        metrics = losses | costs | self.observer.gpu | self._memory | told | self._size_metrics()
+        self.progress.accounts.append({name: metrics[name] for name in NEEDED})
+        return metrics
 
     def _build_stepper(self) -> None:
         """Compile and warm up for the present shapes, timed apart from the epochs."""
@@ -212,27 +192,19 @@ class Session:
             pct_start=train.pct_start,
         )
 
-    def _train(self, epoch: int) -> tuple[EpochTimes, dict[str, float | None]]:
+    def _train(self, epoch: int) -> None:
         assert self._stepper is not None
-        self._settle()
         self.model.train()
-        timer = EpochTimer(self.device)
-        self.meter.begin()
         self._note_neighbours()
         self.spans.epoch_began()
-        with timer.epoch():
+        with self.observer.epoch(epoch) as timer:
             batches = self._stepper.batches(self.feed, epoch)
             for batch in timer.batches(batches, gathered_on_device=self.feed.gathered_on_device):
                 with timer.step():
                     self._stepper.step(batch)
-        gpu = {
-            "gpu/sm_clock_mhz": self.meter.sm_clock_mhz(),
-            "gpu/throttle_reasons": self.meter.throttle_reasons(),
-            "gpu/peak_memory_gib": self.meter.peak_memory_gib(at_least_bytes=self._stepper.captured_peak_bytes),
-            "gpu/energy_j": self.meter.energy_j(),
-        }
+        peak_gib = self.meter.peak_memory_gib(at_least_bytes=self._stepper.captured_peak_bytes)
+        self._memory = {"gpu/peak_memory_gib": peak_gib}
         self._note_neighbours()
-        return timer.times(), gpu
 
     def _settle(self) -> None:
         """Before the first timed epoch: what is being prepared for the next trial gets ready, and lies still."""
@@ -321,18 +293,27 @@ class Session:
         known = {
             "timing_valid": {True: "false", False: "true", None: "unknown"}[self.progress.shared],
             "device": facts.name,
-            "gpu_uuid": self.meter.uuid,
+            "gpu_uuid": " then ".join(self.progress.ran_on(self.meter.uuid)) or None,  # equal where times compare
             "gpu_driver": facts.driver,
             "hostname": platform.node(),
             "process": str(os.getpid()),
             "heads_kept": json.dumps(heads_per_layer(self.model)),
             "spans": self.spans.as_tag(),
+            "as_published": self.config.as_published,
+            "diagnosis": self._diagnosis(),
         }
         return (
             {name: value for name, value in known.items() if value is not None}
             | self.proof.tags
             | dict(self._host.tags)
         )
+
+    def _diagnosis(self) -> str | None:
+        if not self.progress.accounts:
+            return None
+        epochs, busy_ms = settled(self.progress.accounts), self.proof.metrics.get(STEP_BUSY)
+        account = account_of(epochs, on_gpu=self.device.type == "cuda", step_busy_ms=busy_ms)
+        return None if account is None else diagnose(account)
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to go on exactly from here."""

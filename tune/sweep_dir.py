@@ -1,7 +1,8 @@
 """The folder of one sweep on disk: what was planned, by which code, and where each trial can go on from.
 
-STORAGE/SWEEP_ID/sweep.json         plan, key, code identity, state (running | finished)
-STORAGE/SWEEP_ID/checkpoints.json   trial_id -> its newest whole checkpoint
+STORAGE/SWEEP_ID/sweep.json         plan, key, code identity, state (running | ended | finished)
+STORAGE/SWEEP_ID/checkpoints/T      where the newest whole checkpoint of the trial T lies
+STORAGE/SWEEP_ID/blocks.json        seed -> the GPU on which its block of trials runs, where there are several
 STORAGE/SWEEP_ID/outbox.jsonl       every result on its way to MLflow (tune.outbox)
 STORAGE/SWEEP_ID/attempt-N/         Ray Tune's folder of the N-th run of this sweep
 """
@@ -22,14 +23,14 @@ from typing import Any
 from tune.errors import WrongInput, did_you_mean
 from tune.outbox import in_use_by
 
-RUNNING, FINISHED = "running", "finished"
+RUNNING, ENDED, FINISHED = "running", "ended", "finished"  # ended: all trials are, and MLflow lacks records
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename it into place; where that fails, nothing is left behind."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, then rename it into place; where that fails, nothing is left behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -58,13 +59,24 @@ class SweepDir:
         """Change fields of sweep.json."""
         write_atomically(self.path / "sweep.json", json.dumps(self.read() | changes, indent=1))
 
-    def checkpoints(self) -> dict[str, str]:
-        """The newest whole checkpoint of each trial."""
-        file = self.path / "checkpoints.json"
+    def checkpoint(self, trial_id: str) -> str | None:
+        """The newest whole checkpoint of a trial; None if it has none."""
+        file = self.path / "checkpoints" / trial_id
+        return file.read_text() if file.exists() else None
+
+    def save_checkpoint(self, trial_id: str, checkpoint: str) -> None:
+        """Remember it as the newest: one file a trial, or a sweep would write all of them with each."""
+        file = self.path / "checkpoints" / trial_id
+        file.parent.mkdir(exist_ok=True)
+        write_atomically(file, checkpoint)
+
+    def blocks(self) -> dict[str, str]:
+        """The GPU of each block that has begun, by the block's seed."""
+        file = self.path / "blocks.json"
         return json.loads(file.read_text()) if file.exists() else {}
 
-    def save_checkpoints(self, checkpoints: dict[str, str]) -> None:
-        write_atomically(self.path / "checkpoints.json", json.dumps(checkpoints, indent=1))
+    def save_blocks(self, gpus: dict[str, str]) -> None:
+        write_atomically(self.path / "blocks.json", json.dumps(gpus, indent=1))
 
     def next_attempt(self) -> str:
         """Name of a Tune folder that no earlier run of this sweep used."""
@@ -170,18 +182,21 @@ def running(storage: Path) -> list[SweepDir]:
     return [sweep for sweep in every(storage) if in_use_by(sweep.outbox)]
 
 
-def check_known(storage: Path, sweep_id: str) -> None:
-    """Raises WrongInput if `storage` holds no sweep of this id, naming the latest ones, or if it is running."""
+def check_known(storage: Path, sweep_id: str, *, given: str) -> None:
+    """Raises WrongInput if `storage` holds no sweep of this id, naming the latest ones, or if it is running.
+
+    given: what the user wrote, such as `--resume ID`.
+    """
     known = [sweep.sweep_id for sweep in every(storage)]
     if sweep_id not in known:
         latest = ", ".join(known[-3:]) or "none"
         near = did_you_mean(sweep_id, known)
-        raise WrongInput(f"--resume {sweep_id}: no such sweep in {storage}; the latest are: {latest}.{near}")
+        raise WrongInput(f"{given}: no such sweep in {storage}; the latest are: {latest}.{near}")
     check_idle(SweepDir(storage / sweep_id))
 
 
 def _named(storage: Path, sweep_id: str, key: str) -> SweepDir:
-    check_known(storage, sweep_id)
+    check_known(storage, sweep_id, given=f"--resume {sweep_id}")
     chosen = SweepDir(storage / sweep_id)
     if chosen.read()["key"] != key:
         raise WrongInput(

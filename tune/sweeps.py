@@ -29,6 +29,15 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rung:
+    """Two arms of a sweep that differ in one thing, and in which; the report says what it is worth."""
+
+    before: str  # label of an arm
+    after: str
+    change: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """A sweep before planning: a fixed list of arms or, with a `space`, a search that also draws arms from it."""
 
@@ -38,6 +47,8 @@ class SweepConfig:
     arms: tuple[Arm, ...]
     shared: Mapping[str, Any] = field(default_factory=dict)  # fields every arm has, before the user's own
     space: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)  # dimension -> its choices; empty: arms only
+    ladder: tuple[Rung, ...] = ()  # pairs of arms that are compared beside the baseline
+    repeats: int | None = None  # without --repeats; None: as in every sweep
 
     @property
     def swept(self) -> frozenset[str]:
@@ -200,6 +211,58 @@ def full() -> SweepConfig:
     )
 
 
+# The study's feed with the number of workers that was fastest in its own table (4 and 2 were level there).
+_STUDY_ARM: Mapping[str, Any] = {
+    "data.feed": "tsfm", "data.num_workers": 4, "model.layers": "transformers", "train.engine": "eager",
+    "train.precision": "fp32",
+}  # fmt: skip
+_FED: Mapping[str, Any] = {**_STUDY_ARM, "data.feed": "device", "data.num_workers": 0}
+_HONEST: Mapping[str, Any] = {**_FED, "train.precision": "bf16"}
+_VANILLA: Mapping[str, Any] = {"model.attention": "eager", "model.as_published": "vanilla"}
+_ZEROED: Mapping[str, Any] = {"pruning.as_published": "zeroed", "pruning.heads": (4, 8)}
+
+
+def _flash(kind: str) -> Mapping[str, Any]:
+    return {"model.attention": "flash_attention_2", "model.as_published": kind}
+
+
+def seed_study() -> SweepConfig:
+    """The replaced study's arms as it published them; then, one change at a time, what a fair comparison has.
+
+    Batch 512 is the largest of the study's own: there the GPU has enough to do for arms to differ, once the feed lets
+    it. Every arm runs operator by operator, as there.
+    """
+    return SweepConfig(
+        name="seed_study",
+        question="What was each unfairness of the replaced study worth, beside arms that differ in one thing?",
+        baseline="eager",
+        arms=(
+            Arm(label="vanilla-published", changes={**_STUDY_ARM, **_VANILLA}),
+            Arm(label="flash-published", changes={**_STUDY_ARM, **_flash("flash")}),
+            Arm(label="zeroed-published", changes={**_STUDY_ARM, **_VANILLA, **_ZEROED}),
+            Arm(label="dynamic-published", changes={**_STUDY_ARM, **_VANILLA, "pruning.as_published": "dynamic"}),
+            Arm(label="flash-fed", changes={**_FED, **_flash("flash")}),
+            Arm(label="flash-bidirectional", changes={**_FED, **_flash("flash_bidirectional")}),
+            Arm(label="flash-complete", changes={**_FED, **_flash("flash_complete")}),
+            Arm(label="flash", changes={**_HONEST, "model.attention": "flash_attention_2"}),
+            Arm(label="eager", changes={**_HONEST, "model.attention": "eager"}),
+            Arm(label="static-4-8", changes={**_HONEST, "model.attention": "eager", **_static(4, 8).changes}),
+        ),
+        shared={**TIMED, "train.batch_size": 512, "train.epochs": 3},
+        ladder=(
+            Rung(before="vanilla-published", after="flash-published", change="flash as published, the study's claim"),
+            Rung(before="flash-published", after="flash-fed", change="windows from the device, not one by one"),
+            Rung(before="flash-fed", after="flash-bidirectional", change="without the causal mask"),
+            Rung(before="flash-bidirectional", after="flash-complete", change="with the output projection"),
+            Rung(before="flash-complete", after="flash", change="the rest of the model in bf16 too"),
+            Rung(before="eager", after="flash", change="flash against eager, same function and precision"),
+            Rung(before="vanilla-published", after="zeroed-published", change="heads 4 and 8 zeroed as published"),
+            Rung(before="eager", after="static-4-8", change="heads 4 and 8 really removed"),
+        ),
+        repeats=3,
+    )
+
+
 SWEEPS: dict[str, Callable[[], SweepConfig]] = {
     "attention": attention,
     "patch_size": patch_size,
@@ -208,6 +271,7 @@ SWEEPS: dict[str, Callable[[], SweepConfig]] = {
     "pruning": pruning,
     "engine": engine,
     "full": full,
+    "seed_study": seed_study,
     "custom": custom,
 }
 

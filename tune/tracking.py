@@ -93,6 +93,17 @@ class Tracker:
             return dict(self._index.logs)
 
     @property
+    def sweep_status(self) -> str | None:
+        """How the sweep was closed last: done, failed or interrupted; None while it is open."""
+        with self._mutex:
+            return self._index.sweep_status
+
+    def status_of(self, trial_id: str) -> str | None:
+        """How a trial ended; None while it has not."""
+        with self._mutex:
+            return self._index.statuses[trial_id] if self._index.trials.get(trial_id) == "ended" else None
+
+    @property
     def pending(self) -> int:
         """Records that MLflow does not have yet."""
         return self._flusher.pending
@@ -166,10 +177,12 @@ class Tracker:
         metrics: Mapping[str, float | None],
         tags: Mapping[str, str],
         model_dir: Path | None,
+        samples_dir: Path | None = None,
     ) -> bool:
         """Close a trial: the first end counts (False for a later one) until `plan_trial` opens it again as running.
 
-        The saved model in `model_dir` becomes the run's MLflow model later: the folder must stay until `pending` is 0.
+        The saved model in `model_dir` becomes the run's MLflow model later, and the files in `samples_dir` artifacts of
+        the run under `samples/`: the folders must stay until `pending` is 0.
         """
         _check_status(status, TRIAL_STATUSES)
         with self._mutex:
@@ -183,6 +196,7 @@ class Tracker:
                 metrics=_values(metrics),
                 tags=_texts(tags),
                 model_dir=None if model_dir is None else str(Path(model_dir).absolute()),
+                samples_dir=None if samples_dir is None else str(Path(samples_dir).absolute()),
             )
             return True
 
@@ -211,7 +225,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(30.0 if kind is None else 5.0)
+        self.close(5.0)  # who wants more waits with `flush` before
 
     def _rebuild_index(self, offset: int) -> int:
         sent = 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.config import TrialConfig
-from tune.errors import GateFailed, Unsupported
+from tune.errors import GateFailed, PublishedFault, Unsupported
 from tune.hardware import package_dir, packages_sha256
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -42,7 +42,9 @@ class TrialJob:
     packages_sha256: str | None = None  # of the driver's code; None: not checked
     compile_dir: str | None = None  # where compiled code is kept (tune.compile_cache); None: where PyTorch likes
     isolate: bool = False  # a process that nothing was prepared in, and an empty cache
+    sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled while it trains
     prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
+    moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,6 +63,12 @@ class Progress:
     prune_s: float = 0.0  # scoring and surgery, apart from the epochs
     shared: bool | None = False  # whether another process computed on the device in any epoch; None: not known
     not_finite: str | None = None  # what stopped being a number
+    accounts: list[dict[str, float | None]] = field(default_factory=list)  # of each epoch, what a diagnosis reads
+    gpus: list[str] = field(default_factory=list)  # UUIDs of the GPUs it ran on before an interruption, in their order
+
+    def ran_on(self, uuid: str | None) -> list[str]:
+        """The GPUs it has run on, with the present one."""
+        return self.gpus if uuid is None or uuid in self.gpus[-1:] else [*self.gpus, uuid]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +90,17 @@ class Spans:
     started_ms: int = field(default_factory=lambda: _now_ms())
     first_epoch_ms: int | None = None  # the first training work in this process
     work_ended_ms: int | None = None  # the device's last work: training, validation or the test set
+    earlier_ms: int | None = 0  # what earlier processes took up to the checkpoint gone on from; None: not known
 
     def epoch_began(self) -> None:
         self.first_epoch_ms = self.first_epoch_ms or _now_ms()
 
     def work_ended(self) -> None:
         self.work_ended_ms = _now_ms()
+
+    def spent_ms(self) -> int | None:
+        """All that the trial has taken until now."""
+        return None if self.earlier_ms is None else self.earlier_ms + _now_ms() - self.started_ms
 
     def as_tag(self) -> str:
         return json.dumps(asdict(self))
@@ -97,16 +110,21 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     """Train, evaluate and report one trial; go on from `checkpoint` if there is one.
 
     Reports after each epoch {"epoch", "metrics", "tags", "timestamp_ms"} with a checkpoint folder, and at the end
-    {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/`.
+    {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/` and the
+    raw samples under `samples/`; an epoch's folder has those so far.
     """
-    started_s = time.perf_counter()
+    spans = Spans()
     try:
-        _run(job, report, checkpoint, started_s, host)
+        _run(job, report, checkpoint, spans, host)
     except Exception as error:  # reported with its reason, never hidden
-        report(_failure(error) | {"timestamp_ms": _now_ms()}, None)
+        spans.work_ended()
+        failure = _failure(error)
+        failure["tags"] |= {"spans": spans.as_tag()}  # what failed has its cost, too
+        report(failure | {"timestamp_ms": _now_ms()}, None)
 
 
-def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: float, host: Host) -> None:
+def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, host: Host) -> None:
+    started_s = time.perf_counter()
     from tune.session import Session
 
     config = TrialConfig.model_validate(job.config)
@@ -121,6 +139,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
         Session(job, config, started_s, host) as session,
         tempfile.TemporaryDirectory() as tmp,
     ):
+        session.spans = spans
         if checkpoint is not None:
             session.restore(checkpoint)
         session.pass_gate()
@@ -135,7 +154,9 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, started_s: floa
         final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
         folder = Path(tmp) / "final"
         folder.mkdir()
-        session.save_best(folder / "model")
+        if config.as_published is None:  # another function than a loaded model would compute, or none to use
+            session.save_best(folder / "model")
+        session.samples.write(folder / "samples")
         report(final | {"tags": session.tags(), "timestamp_ms": _now_ms()}, folder)
 
 
@@ -173,6 +194,9 @@ def _failure(error: Exception) -> dict[str, Any]:
         return {"status": "unsupported", "reason": str(error), "metrics": {}, "tags": {}}
     if isinstance(error, GateFailed):
         return {"status": "failed_gate", "reason": str(error), "metrics": error.metrics, "tags": {"gate": "failed"}}
+    if isinstance(error, PublishedFault):
+        reason = f"{error} (the replaced study's own error, expected: its arm never ran)"
+        return {"status": "failed", "reason": reason, "metrics": {}, "tags": {"expected_failure": "true"}}
     status = "oom" if _is_out_of_memory(error) else "failed"
     reason = f"{type(error).__name__}: {_first_words(error)}"
     return {"status": status, "reason": reason, "metrics": {}, "tags": {"traceback": traceback.format_exc()[-4000:]}}

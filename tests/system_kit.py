@@ -1,0 +1,28 @@
+"""Programs of the operating system that a test needs: it skips without one, and fails where all must be there."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+
+import pytest
+
+# program -> Debian's package with it, and where it lies if not on PATH
+PACKAGES = {
+    "chromium": ("chromium", "/usr/bin/chromium"),
+    "sshd": ("openssh-server", "/usr/sbin/sshd"),
+    "postgres": ("postgresql", "/usr/lib/postgresql/*/bin/postgres"),
+}
+
+
+def system_program(name: str) -> str:
+    """Path of a program in PACKAGES. Without it the test is skipped, or fails where REQUIRE_SYSTEM=1 (as in CI)."""
+    package, place = PACKAGES[name]
+    found = shutil.which(name) or max(glob.glob(place), default=None)
+    if found is not None:
+        return found
+    reason = f"needs {name}: apt-get install {package} (.ci/run installs it)"
+    if os.environ.get("REQUIRE_SYSTEM") == "1":
+        pytest.fail(f"{reason}; REQUIRE_SYSTEM=1 allows no skip")
+    pytest.skip(reason)

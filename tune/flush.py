@@ -1,0 +1,68 @@
+"""The command `flush`: what a sweep has recorded and MLflow lacks is sent. It runs no trial, and may be repeated."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tune import sweep_dir
+from tune.closing import flush_while_moving, flush_within, how_to_flush, open_tracker, summarise
+from tune.errors import DONE, INTERRUPTED, WrongInput
+from tune.mlflow_store import check_store, redacted, settled_uri
+from tune.sweep_dir import SweepDir, check_known
+
+STORE_ANSWERS_WITHIN_S = 10.0
+STALLED_S = 60.0  # without a record arriving, flush gives up
+
+
+def flush(arguments: argparse.Namespace, tracking_uri: str | None) -> int:
+    """Send what MLflow lacks of one sweep; where all its trials have ended, its summary too.
+
+    tracking_uri: None takes the store that the sweep was started with. WrongInput for another one, for a sweep that is
+    not there or is running. Exit code INTERRUPTED where MLflow has not taken everything.
+    """
+    storage = arguments.storage_path
+    check_known(storage, arguments.sweep_id, given=f"flush {arguments.sweep_id}")
+    folder = SweepDir(storage / arguments.sweep_id)
+    uri = _store(folder, tracking_uri)
+    check_store(uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+
+    def say(text: str) -> None:
+        if not arguments.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    with open_tracker(folder, uri) as tracker:
+        found = tracker.pending
+        lacking = flush_while_moving(tracker, STALLED_S, say)
+        if not lacking and folder.read()["state"] == sweep_dir.ENDED:
+            if tracker.sweep_status in (None, "interrupted"):
+                summarise(folder, tracker, uri)
+                lacking = flush_within(tracker, STALLED_S, say)
+            if not lacking:
+                folder.update(state=sweep_dir.FINISHED)
+        for problem in tracker.problems:
+            print(f"tracking: {problem}", file=sys.stderr)
+    if lacking:
+        print(how_to_flush(folder.sweep_id, storage, uri, lacking), file=sys.stderr)
+        return INTERRUPTED
+    print(f"MLflow has every record of {folder.sweep_id} ({found} were sent now); {_next(folder)}")
+    return DONE
+
+
+def _next(folder: SweepDir) -> str:
+    if folder.read()["state"] == sweep_dir.FINISHED:
+        return f"its table: python experiments.py report {folder.sweep_id}"
+    return "not all of its trials have ended: the command that started it goes on with them"
+
+
+def _store(folder: SweepDir, given: str | None) -> str:
+    """The store's address. WrongInput for another one than the sweep's own, which would get a copy of all of it."""
+    own = str(folder.read()["tracking_uri"])
+    if given is None:
+        return own
+    if redacted(settled_uri(given)) != own:
+        raise WrongInput(
+            f"{folder.sweep_id} is recorded in {own}, and flush was given {redacted(given)} (--tracking-uri or "
+            f"MLFLOW_TRACKING_URI): give its own, or neither of them"
+        )
+    return given

@@ -1,0 +1,30 @@
+"""All files of a report: Markdown, one HTML page, and a PNG of each chart."""
+
+from __future__ import annotations
+
+from tune.finalists import MARGIN
+from tune.report import by_arm, summarise
+from tune.report_charts import charts
+from tune.report_cost import Price
+from tune.report_html import html_page
+from tune.report_markdown import markdown
+from tune.report_png import png
+from tune.tracking import SweepRecord
+
+
+def report_files(
+    record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None
+) -> dict[str, str | bytes | None]:
+    """Path in the report's folder -> content; None for the picture of a chart without data, which must not be there.
+
+    Raises:
+        WrongInput: plotly or matplotlib is not installed.
+    """
+    figures = charts(summarise(record, margin=margin), by_arm(record))
+    paths = {f"png/{figure.key}.png": figure for figure in figures}
+    pictures = {path: figure.title for path, figure in paths.items() if figure.data}
+    return {
+        "report.md": markdown(record, margin=margin, price=price, pictures=pictures),
+        "report.html": html_page(record, margin=margin, price=price),
+        **{path: png(figure) if figure.data else None for path, figure in paths.items()},
+    }

@@ -1,0 +1,98 @@
+"""The tables of the report, the same for Markdown and HTML: plain texts, in rows and columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tune.report import COLUMNS, ArmRow, by_arm, environment_of
+from tune.report_cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
+from tune.tracking import SweepRecord
+
+TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others are numbers, which stand to the right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table; without rows `empty` says why there are none."""
+
+    title: str  # "" where nothing stands above it
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: Sequence[bool]  # of each column
+    caption: str = ""
+    empty: str = ""
+
+
+def arm_table(rows: Sequence[ArmRow]) -> Table:
+    """What the terminal shows: one line an arm."""
+    return Table(
+        title="",
+        head=[name for name, _ in COLUMNS],
+        rows=[[cell(row) for _, cell in COLUMNS] for row in rows],
+        numeric=[name not in TEXT_COLUMNS for name, _ in COLUMNS],
+    )
+
+
+def not_done_table(record: SweepRecord) -> Table:
+    """One line for each trial that is not done, with its reason where there is one."""
+    rows = [
+        [trial.trial_id, trial.tags.get("arm", "-"), trial.status, trial.reason or "-"]
+        for trial in record.trials
+        if trial.status != "done"
+    ]
+    return Table(
+        title="Trials that are not done",
+        head=["trial", "arm", "status", "reason"],
+        rows=rows,
+        numeric=[False] * 4,
+        empty="Every trial is done." if record.trials else "There is no trial.",
+    )
+
+
+def cost_table(record: SweepRecord, price: Price | None) -> Table:
+    """GPU-hours, energy and, with a price, money: each arm's and all together."""
+    found = costs(record, by_arm(record))
+    head = ["arm", "trials that ran", "GPU-hours", "kWh"]
+    if price is not None:
+        head.append(f"cost, {price.currency}" if price.currency else "cost")
+    no_gpu = record.tags.get(GPUS) == "0"
+    named = {**found, "all arms": total(found)}
+    return Table(
+        title="Cost",
+        head=head,
+        rows=[] if no_gpu or not found else [_cost_cells(arm, cost, price) for arm, cost in named.items()],
+        numeric=[False, *[True] * (len(head) - 1)],
+        caption="GPU-hours: from the start of a trial's process to its last work on the GPU, whether it was done or "
+        "failed; what a lost process did after its last checkpoint is not in them. kWh: the GPU's own counter over "
+        "the training epochs alone. - is not known; 'at least': not known of every trial.",
+        empty="No GPU was used." if no_gpu else "No trial has run.",
+    )
+
+
+def _cost_cells(arm: str, cost: Cost, price: Price | None) -> list[str]:
+    cells = [arm, str(cost.trials), hours_text(cost), energy_text(cost)]
+    return cells if price is None else [*cells, money_text(cost, price)]
+
+
+def environment_table(record: SweepRecord) -> Table:
+    """What the driver saved, a row a value; as text where MLflow kept only the beginning."""
+    environment = environment_of(record)
+    known = isinstance(environment, dict)
+    return Table(
+        title="Environment",
+        head=["", "value"],
+        rows=[list(row) for row in _flat(environment)] if known else [],
+        numeric=[False, False],
+        empty=str(environment) if environment else "The environment was not recorded.",
+    )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
