@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cluster_kit import ADDRESSES, ROOT, Machines, lacking, need_system
 
-from tune.runner import PROJECT
+from tune.mlflow_store import PROJECT
 from tune.tracking import read_sweep
 
 HEAD, *WORKERS = ADDRESSES
