@@ -6,6 +6,7 @@ new Tuner runs just that. Nothing is unpickled, and no epoch is repeated that ha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -18,8 +19,9 @@ from tune import adaptive, cluster, sweep_dir
 from tune.callback import Collector
 from tune.errors import WrongInput
 from tune.hardware import code_identity
+from tune.holder import this_process
 from tune.launch import Launcher
-from tune.mlflow_store import PROJECT, redacted
+from tune.mlflow_store import JOB_TAG, PROJECT, redacted
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.report import markdown, parent_metrics
@@ -74,52 +76,80 @@ def run_sweep(
 ) -> Outcome:
     """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run."""
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed}
+    asked_key = _asked_key(sweep, asked, options)
     with cluster.connected(options.address) as ray:
-        share = cluster.choose_share(
-            ray,
-            gpus_per_trial=options.gpus_per_trial,
-            max_concurrent=options.max_concurrent,
-            joined=options.address is not None,
-            gpu_model=options.gpu_model,
-        )
-        device, environment = cluster.probe(ray, share)
-        asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed, "device": device}
-        plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
-        series = prepare_data(
-            plan.trials[0].config.data,
-            data_dir=options.data_dir,
-            storage_path=options.storage_path,
-            quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
-        )
-        plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
-        show_plan(plan)
-        if not plan.runnable:
-            raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
-        folder = _open_folder(plan, environment, series.source_sha256, options)
-        launcher = Launcher(
-            folder=folder,
-            share=share,
-            device_type=device.device_type,
-            data_dir=options.data_dir,
-            cache_dir=cache_dir(options.storage_path),
-            data_sha256=series.source_sha256,
-            isolate=options.isolate,
-        )
-        return _Run(plan, folder, launcher, options).run()
+        with sweep_dir.opening(options.storage_path, asked_key):  # a second one must not wait for the first one's GPUs
+            if not options.fresh:
+                sweep_dir.check_not_running(options.storage_path, asked_key)
+            plan, launcher, tracker = _open(ray, sweep, asked, options, show_plan, asked_key)
+        with tracker:
+            return _Run(plan, launcher.folder, launcher, options).run(tracker)
 
 
-def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, options: Options) -> SweepDir:
+def _asked_key(sweep: SweepConfig, asked: Mapping[str, Any], options: Options) -> str:
+    """Identity of what a command asks for, before any device is known: the same for two users of the same command."""
+    arms = [(arm.label, dict(arm.changes)) for arm in sweep.arms]
+    content = [sweep.name, arms, asked, options.trials, options.gpus_per_trial, redacted(options.tracking_uri)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _open(
+    ray: Any,
+    sweep: SweepConfig,
+    asked: dict[str, Any],
+    options: Options,
+    show_plan: Callable[[Plan], None],
+    asked_key: str,
+) -> tuple[Plan, Launcher, Tracker]:
+    """Probe, plan, and open the sweep's folder and its outbox."""
+    share = cluster.choose_share(
+        ray,
+        gpus_per_trial=options.gpus_per_trial,
+        max_concurrent=options.max_concurrent,
+        joined=options.address is not None,
+        gpu_model=options.gpu_model,
+    )
+    device, environment = cluster.probe(ray, share)
+    asked = {**asked, "device": device}
+    plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
+    series = prepare_data(
+        plan.trials[0].config.data,
+        data_dir=options.data_dir,
+        storage_path=options.storage_path,
+        quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
+    )
+    plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
+    show_plan(plan)
+    if not plan.runnable:
+        raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
+    key = plan.key(data_sha256=series.source_sha256, tracking_uri=options.tracking_uri)
+    with sweep_dir.opening(options.storage_path, key):
+        folder = _open_folder(plan, {"key": key, "asked": asked_key}, environment, options)
+        tracker = _open_tracker(folder, options)
+    launcher = Launcher(
+        folder=folder,
+        share=share,
+        device_type=device.device_type,
+        data_dir=options.data_dir,
+        cache_dir=cache_dir(options.storage_path),
+        data_sha256=series.source_sha256,
+        isolate=options.isolate,
+    )
+    return plan, launcher, tracker
+
+
+def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], options: Options) -> SweepDir:
     """The folder of the unfinished sweep with this key, or a new one."""
-    key = plan.key(data_sha256=data_sha256, tracking_uri=options.tracking_uri)
     code = code_identity()
-    folder, why = sweep_dir.choose(options.storage_path, key=key, code=code, fresh=options.fresh, resume=options.resume)
+    folder, why = sweep_dir.choose(options.storage_path, key=keys["key"], code=code, fresh=options.fresh, resume=options.resume)
     if not options.quiet:
         print(why, file=sys.stderr)
     if folder is not None:
         return folder
     content = {
         "sweep": plan.sweep.name,
-        "key": key,
+        **keys,
         "created_s": time.time(),
         "code": code,
         "environment": {"device": plan.device.as_dict(), **environment, **code},
@@ -129,6 +159,20 @@ def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, opti
     return sweep_dir.create(options.storage_path, plan.sweep.name, content)
 
 
+def _open_tracker(folder: SweepDir, options: Options) -> Tracker:
+    local = options.tracking_uri.startswith("sqlite")
+    root = (options.storage_path / "mlartifacts").as_uri() if local else None
+    try:
+        return Tracker(
+            outbox_path=folder.outbox,
+            tracking_uri=options.tracking_uri,
+            experiment=PROJECT,
+            artifact_root=root,
+        )
+    except ValueError as error:
+        raise WrongInput(f"{folder.sweep_id} cannot be opened, it may be running elsewhere: {error}") from None
+
+
 class _Run:
     """One run of one sweep's folder."""
 
@@ -136,22 +180,21 @@ class _Run:
         self.plan, self.folder, self.launcher, self.options = plan, folder, launcher, options
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
-    def run(self) -> Outcome:
-        with self._tracker() as tracker:
-            self._begin(tracker)
-            epochs = self.plan.trials[0].config.train.epochs
-            progress = Progress(total=0, epochs=epochs, quiet=self.options.quiet)
-            collector = Collector(self.folder, tracker, progress)
-            if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
-                return self._close(tracker, progress)
-            self._announce(tracker, self.plan.trials)
-            left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
-            progress.expect(len(left))
-            if len(left) < len(self.plan.runnable):
-                progress.say(_what_is_left(tracker.ended, left))
-            if left:
-                self._launcher_of_arms(progress).run(left, collector)
+    def run(self, tracker: Tracker) -> Outcome:
+        self._begin(tracker)
+        epochs = self.plan.trials[0].config.train.epochs
+        progress = Progress(total=0, epochs=epochs, quiet=self.options.quiet)
+        collector = Collector(self.folder, tracker, progress)
+        if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
             return self._close(tracker, progress)
+        self._announce(tracker, self.plan.trials)
+        left = [trial for trial in self.plan.runnable if trial.trial_id not in tracker.ended]
+        progress.expect(len(left))
+        if len(left) < len(self.plan.runnable):
+            progress.say(_what_is_left(tracker.ended, left))
+        if left:
+            self._launcher_of_arms(progress).run(left, collector)
+        return self._close(tracker, progress)
 
     def _launcher_of_arms(self, progress: Progress) -> Launcher:
         """Of the final of a search in pairs: its ratios are what the search is for."""
@@ -171,19 +214,6 @@ class _Run:
         self._begin(tracker)  # now with all arms
         return True
 
-    def _tracker(self) -> Tracker:
-        local = self.options.tracking_uri.startswith("sqlite")
-        root = (self.options.storage_path / "mlartifacts").as_uri() if local else None
-        try:
-            return Tracker(
-                outbox_path=self.folder.outbox,
-                tracking_uri=self.options.tracking_uri,
-                experiment=PROJECT,
-                artifact_root=root,
-            )
-        except ValueError as error:
-            raise WrongInput(f"{self.folder.sweep_id} cannot be opened, it may be running elsewhere: {error}") from None
-
     def _begin(self, tracker: Tracker) -> None:
         plan, content = self.plan, self.folder.read()
         device, environment = plan.device, json.dumps(content["environment"])
@@ -197,6 +227,7 @@ class _Run:
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
                 "device": device.name,
                 "environment": environment,
+                **_who_runs(),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
             files={
@@ -252,6 +283,13 @@ class _Run:
         except WrongInput as error:  # no page is no reason to leave a sweep open
             print(f"{self.folder.sweep_id} has no report.html: {error}", file=sys.stderr)
         tracker.end_sweep(status="failed" if bad else "done", metrics=parent_metrics(record), files=files)
+
+
+def _who_runs() -> dict[str, str]:
+    """Tags of the parent run: who runs it, and one tag for each Ray job that ran it or a part of it."""
+    holder = this_process()
+    tags = {"user": holder.user, "host": holder.host, **({JOB_TAG + holder.job: holder.since} if holder.job else {})}
+    return {name: value for name, value in tags.items() if value}
 
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
