@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo check test ui
+.PHONY: setup demo check test audit ui
 
 setup: .venv/.installed  ## create .venv with everything that running, checking and testing needs
 
@@ -18,6 +18,10 @@ check: setup  ## what CI checks before the tests
 	$(BIN)/mypy
 test: setup
 	$(BIN)/python -m pytest
+
+audit: setup  ## bandit over our code; pip-audit over the pinned packages, which asks pypi.org about known faults
+	$(BIN)/bandit -q -c pyproject.toml -r experiments.py tune model data_pipeline benchmarks
+	$(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip
 
 ui: setup  ## the MLflow UI over the local store
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

@@ -25,10 +25,12 @@ from tune.mlflow_store import redacted
 from tune.private import check_token_file
 
 ANSWERS_WITHIN_S = 6.0
+READY_WITHIN_S = 60.0
 STOP_S = 90  # from SIGINT, on which a sweep puts its results away, to SIGKILL
 SWEEP = "sweep"  # key of a job's metadata, beside USER
 ENDED = ("done", "failed", "stopped")
 _STATES = {"PENDING": "pending", "RUNNING": "running", "STOPPED": "stopped", "SUCCEEDED": "done", "FAILED": "failed"}
+_NOT_READY = "No available agent to submit job"
 _REDIRECTING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray takes these instead of the address that it is given
 
 
@@ -79,12 +81,24 @@ class JobServer:
 
         settings = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
         with self._explained(), _quiet_upload():
-            self._client.submit_job(
+            self._submitted(
                 entrypoint=f"exec python experiments.py {join(words)}",
                 submission_id=job_id,
                 runtime_env={"working_dir": str(folder), "env_vars": {**env, **settings}},
                 metadata={SWEEP: sweep, **({USER: user} if user else {})},
             )
+
+    def _submitted(self, **request: Any) -> None:
+        """Ray answers a while before a node of its cluster can start jobs, and says so instead of waiting."""
+        until_s = time.monotonic() + READY_WITHIN_S
+        while True:
+            try:
+                self._client.submit_job(**request)
+                return
+            except RuntimeError as error:
+                if _NOT_READY not in str(error) or time.monotonic() > until_s:
+                    raise
+                time.sleep(0.5)
 
     def jobs(self) -> list[Job]:
         """Every submitted job the server knows, oldest first."""
@@ -182,7 +196,7 @@ def _check_form(url: str, given: str) -> None:
 def _check_answers(url: str, given: str) -> None:
     """Raises WrongInput unless a Ray answers there; Ray's own client would wait for ever for a silent server."""
     try:
-        with urllib.request.urlopen(f"{url}/api/version", timeout=ANSWERS_WITHIN_S) as answer:
+        with urllib.request.urlopen(f"{url}/api/version", timeout=ANSWERS_WITHIN_S) as answer:  # nosec B310
             version = json.loads(answer.read(10_000))["ray_version"]
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):  # the client says what is missing

@@ -65,9 +65,9 @@ def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
 def _check_server(tracking_uri: str, timeout_s: float) -> None:
     url = redacted(tracking_uri).rstrip("/") + "/health"
     # Only whether it answers is asked and nothing is sent, so a certificate that MLflow is told to accept is accepted.
-    context = ssl._create_unverified_context()  # noqa: SLF001
+    context = ssl._create_unverified_context()  # nosec B323
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s, context=context):
+        with urllib.request.urlopen(url, timeout=timeout_s, context=context):  # nosec B310
             return
     except urllib.error.HTTPError as error:
         if error.code == 401:
@@ -130,7 +130,7 @@ def has_password(tracking_uri: str) -> bool:
 
 
 def check_no_password(given: str | None) -> None:
-    """Raises TrackingError for a --tracking-uri with a user or a query: all users of a machine see its command lines."""
+    """Raises TrackingError for a --tracking-uri with a user or a query: a machine's users see its command lines."""
     if given is not None and has_password(given):
         raise TrackingError(
             f"--tracking-uri {redacted(given)}: what was left out here would show in the process list; put the whole "
