@@ -89,7 +89,8 @@ def local_cluster(**variables: str) -> Iterator[LocalCluster]:
     )  # fmt: skip
     try:
         head = ["--node-ip-address=127.0.0.10", f"--port={port}", f"--temp-dir={folder}/t"]
-        head += [f"--dashboard-agent-listen-port={free_port('127.0.0.10')}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+        head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+        head += [f"--dashboard-agent-listen-port={free_port('127.0.0.10')}"]
         cluster.start(*head)
         cluster.wait()
         yield cluster
