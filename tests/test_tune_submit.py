@@ -1,4 +1,4 @@
-"""What is sent to a cluster, what is refused before, and how a job server's answers are told: a fake server over HTTP."""
+"""What is sent to a cluster, what is refused before, and how a job server's answers are told: a fake one, over HTTP."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class JobServer:
         from shlex import join
 
         settings = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
-        with self._explained(), _quiet_upload():
+        with self._explained(), _quiet_client():
             self._submitted(
                 entrypoint=f"exec python experiments.py {join(words)}",
                 submission_id=job_id,
@@ -127,7 +127,7 @@ class JobServer:
             async for text in self._client.tail_job_logs(job_id):
                 write(text)
 
-        with self._explained():
+        with self._explained(), _quiet_client():
             asyncio.run(tail())
         return self._until_ended(job_id, limit_s=ANSWERS_WITHIN_S)
 
@@ -229,11 +229,12 @@ def _without(names: tuple[str, ...]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_upload() -> Iterator[None]:
-    """Ray announces each package it uploads on stderr."""
+def _quiet_client() -> Iterator[None]:
+    """Ray's client announces on stderr each package it uploads, and that a job's log has ended."""
     import logging
 
-    loggers = [logging.getLogger(f"ray.{name}") for name in ("dashboard.modules.dashboard_sdk", "_private.runtime_env")]
+    names = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
+    loggers = [logging.getLogger(f"ray.{name}") for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

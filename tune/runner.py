@@ -142,7 +142,9 @@ def _open(
 def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], options: Options) -> SweepDir:
     """The folder of the unfinished sweep with this key, or a new one."""
     code = code_identity()
-    folder, why = sweep_dir.choose(options.storage_path, key=keys["key"], code=code, fresh=options.fresh, resume=options.resume)
+    folder, why = sweep_dir.choose(
+        options.storage_path, key=keys["key"], code=code, fresh=options.fresh, resume=options.resume
+    )
     if not options.quiet:
         print(why, file=sys.stderr)
     if folder is not None:

@@ -92,8 +92,8 @@ def _there(option: str, path: Path) -> Path:
     """A path of the cluster. WrongInput for a relative one, which would end with the job's own folder."""
     if not path.is_absolute():
         raise WrongInput(
-            f"--submit with {option} {path}: the sweep runs elsewhere; give {option} as an absolute path that all nodes "
-            "of the cluster share"
+            f"--submit with {option} {path}: the sweep runs elsewhere; give {option} as an absolute path that all "
+            "nodes of the cluster share"
         )
     return path
 
@@ -118,7 +118,7 @@ def _sent_environment(arguments: argparse.Namespace) -> dict[str, str]:
         if not path.startswith("/"):
             raise WrongInput(f"--submit with {uri}: write an absolute path, sqlite:///{sqlite_file(uri)}")
     if left := [name for name in SECRETS if name in os.environ]:
-        print(f"{', '.join(left)} stay here: the cluster's own environment has to have them", file=sys.stderr)
+        print(f"not sent: {', '.join(left)}; they have to be in the cluster's own environment", file=sys.stderr)
     return {} if arguments.tracking_uri else env
 
 
