@@ -176,7 +176,9 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(uri: str) ->
     assert "canary" not in str(refused.value)
 
 
-@pytest.mark.parametrize("uri", [None, "http://h:5000", "sqlite:///m.db", "sqlite:////a/m.db?timeout=5", "postgresql://h/d"])
+@pytest.mark.parametrize(
+    "uri", [None, "http://h:5000", "sqlite:///m.db", "sqlite:////a/m.db?timeout=5", "postgresql://h/d"]
+)
 def test_an_address_without_a_password_is_taken(uri: str | None) -> None:
     check_no_password(uri)
 
