@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cluster_kit import LocalCluster, local_cluster
-from sweep_kit import ROOT, ended, outbox
+from sweep_kit import ROOT, outbox
 
 from tune.runner import PROJECT
 from tune.tracking import read_sweep
@@ -81,9 +82,22 @@ class Story:
     second: tuple[int, str]
     stopped: tuple[int, str]
     again: tuple[int, str]
+    other: tuple[int, str]  # of another sweep, on the same cluster, storage and store at the same time
     after: dict[str, Any]
     log: str
     record: Any
+
+
+def _trial_processes(cluster: LocalCluster) -> list[psutil.Process]:
+    assert cluster.node is not None
+    every = psutil.Process(cluster.node.pid).children(recursive=True)
+    found = [process for process in every if "tune.standby" in process.cmdline() and "serve" in process.cmdline()]
+    assert found
+    return found
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "outbox.jsonl").read_text().splitlines()]
 
 
 def _status(user: User) -> dict[str, Any]:
@@ -96,21 +110,31 @@ def _status(user: User) -> dict[str, Any]:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with local_cluster(MLFLOW_TRACKING_PASSWORD=f"{CANARY}-on-the-cluster") as cluster:
         user = User(tmp_path_factory.mktemp("submitted"), cluster)
-        first = user.submit(epochs=4)
+        first = user.submit(epochs=2)
         _until(lambda: first.poll() is not None or [one for one in outbox(user.folder) if one["kind"] == "epoch"])
+        trials = _trial_processes(cluster)
+        for trial in trials:
+            trial.suspend()  # or a fast machine has done it all before the others have begun
         first.send_signal(signal.SIGINT)
         detached = _rest(first)
         status = _status(user)
-        second = _rest(user.submit(epochs=4))
-        stopped = user.ask("stop", status["jobs"][0]["job"])
-        again = _rest(user.submit(epochs=4))
+        second = _rest(user.submit(epochs=2))
+        other = user.submit(epochs=1)  # another sweep, which has trials of the same names
+        stopping = user.start("stop", status["jobs"][0]["job"], "--cluster", cluster.url, "--tracking-uri", user.uri)
+        assert stopping.stdout is not None and "stopping" in stopping.stdout.readline()
+        time.sleep(1.0)
+        for trial in trials:
+            trial.resume()
+        stopped = _rest(stopping)
+        again = _rest(user.submit(epochs=2))
+        others = _rest(other)
         after = _status(user)
-        record = read_sweep(user.uri, PROJECT, after["jobs"][-1]["sweep"])
+        record = read_sweep(user.uri, PROJECT, status["jobs"][0]["sweep"])
         log = (cluster.folder / "node.log").read_text()
         log += "".join(
             file.read_text(errors="replace") for file in (cluster.folder / "t").rglob("*.log") if file.is_file()
         )
-        yield Story(user, detached, status, second, stopped, again, after, log, record)
+        yield Story(user, detached, status, second, stopped, again, others, after, log, record)
 
 
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_see_and_stop_it(story: Story) -> None:
@@ -145,19 +169,35 @@ def test_a_stopped_sweep_goes_on_with_the_same_command_and_its_exit_code_is_the_
     code, said = story.again
     assert code == 0, said
     assert f"resuming {story.status['jobs'][0]['sweep']}, which did not finish" in said
-    assert [row["state"] for row in story.after["jobs"]] == ["stopped", "failed (2)", "done"]
-    assert (story.after["jobs"][-1]["ended"], story.after["jobs"][-1]["left"]) == (2, 0)
+    assert [row["state"] for row in story.after["jobs"]] == ["stopped", "failed (2)", "done", "done"]
+    assert [(row["ended"], row["left"]) for row in story.after["jobs"][2:]] == [(2, 0), (2, 0)]
 
 
 def test_nothing_ran_twice_and_all_of_it_is_one_sweep_of_this_code(story: Story) -> None:
-    runs = list((story.user.folder / "runs").glob("custom-*"))
-    assert len(runs) == 1 and len(ended(story.user.folder)) == 2
-    epochs = [(one["trial_id"], one["epoch"]) for one in outbox(story.user.folder) if one["kind"] == "epoch"]
-    assert len(epochs) == len(set(epochs)) == 8
-    code = json.loads((runs[0] / "sweep.json").read_text())["code"]
+    folder = story.user.folder / "runs" / story.record.sweep_id
+    epochs = [(one["trial_id"], one["epoch"]) for one in _records(folder) if one["kind"] == "epoch"]
+    assert len(epochs) == len(set(epochs)) == 4
+    code = json.loads((folder / "sweep.json").read_text())["code"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert code["git_commit"] == (head or None)  # told to a machine that has no git of ours
     assert {trial.status for trial in story.record.trials} == {"done"}
+
+
+def test_two_sweeps_at_once_on_one_cluster_storage_and_store_do_not_mix(story: Story) -> None:
+    code, said = story.other
+    assert code == 0, said
+    folders = sorted((story.user.folder / "runs").glob("custom-*"))
+    assert len(folders) == 2
+    for folder in folders:
+        records = _records(folder)
+        assert {one["sweep_id"] for one in records} == {folder.name}
+        sweep = read_sweep(story.user.uri, PROJECT, folder.name)
+        planned = {one["trial_id"] for one in records if one["kind"] == "plan"}
+        assert {trial.trial_id for trial in sweep.trials} == planned and len(planned) == 2
+        assert {trial.tags["sweep_id"] for trial in sweep.trials} == {folder.name}
+        epochs = {trial.params["train.epochs"] for trial in sweep.trials}
+        logged = {len(trial.history["loss/val_mse"]) for trial in sweep.trials}
+        assert epochs == {str(number) for number in logged}
 
 
 def test_no_secret_of_the_user_or_the_cluster_is_in_storage_store_or_logs(story: Story) -> None:

@@ -32,7 +32,7 @@ from tune.tracking import Tracker, read_sweep
 IN_URI, IN_ENVIRONMENT = "canary-of-the-uri", "canary-of-the-environment"
 CANARIES = (IN_URI.encode(), IN_ENVIRONMENT.encode())
 SWEEP = (  # noqa: SIM905
-    "--sweep custom --over train.learning_rate=0.001,0.002 --dataset demo --epochs 1 --repeats 1 "
+    "--sweep custom --dataset demo --epochs 1 --repeats 1 "
     "--set data.context_length=96 --set data.prediction_length=24 --set model.d_model=32 --set model.ffn_dim=32"
 ).split()
 
@@ -79,10 +79,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 cwd=folder, env=environment, stdout=log, stderr=log,
             )  # fmt: skip
         seen = Watched(folder, server, code=-1)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 540
         while driver.poll() is None and time.monotonic() < deadline:
             _look(seen, psutil.Process(driver.pid))
-            time.sleep(0.2)
+            time.sleep(1.0)
         seen.code = driver.wait(timeout=10)
         for file in Path(sockets).rglob("*"):  # Ray's own logs, kept for the search
             if file.is_file() and not file.is_symlink():
@@ -121,7 +121,7 @@ def test_no_process_shows_a_secret_in_its_command_line(watched: Watched) -> None
 
 def test_no_param_or_tag_in_mlflow_holds_a_secret(watched: Watched) -> None:
     sweep = read_sweep(watched.server.uri, PROJECT, watched.sweep_dir.name)
-    assert len(sweep.trials) == 2
+    assert len(sweep.trials) == 1
     shown = str(sweep)
     assert IN_URI not in shown and IN_ENVIRONMENT not in shown
 
