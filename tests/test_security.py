@@ -69,7 +69,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("secret")
     server = Server(folder)
     server.start()
+    try:
+        yield _run_watched(folder, server)
+    finally:
+        server.kill()
+
+
+def _run_watched(folder: Path, server: Server) -> Watched:
     host = server.uri.removeprefix("http://")
+    seen = Watched(folder, server, code=-1)
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as sockets:  # Ray's sockets need a short path
         secrets = {"MLFLOW_TRACKING_URI": f"http://ann:{IN_URI}@{host}", "MLFLOW_TRACKING_PASSWORD": IN_ENVIRONMENT}
         environment = {**os.environ, **secrets, "MLFLOW_TRACKING_USERNAME": "ann", "RAY_TMPDIR": sockets}
@@ -78,20 +86,19 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 [sys.executable, str(ROOT / "experiments.py"), *SWEEP],
                 cwd=folder, env=environment, stdout=log, stderr=log,
             )  # fmt: skip
-        seen = Watched(folder, server, code=-1)
         deadline = time.monotonic() + 540
-        while driver.poll() is None and time.monotonic() < deadline:
-            _look(seen, psutil.Process(driver.pid))
-            time.sleep(1.0)
-        seen.code = driver.wait(timeout=10)
-        for file in Path(sockets).rglob("*"):  # Ray's own logs, kept for the search
-            if file.is_file() and not file.is_symlink():
-                (folder / "ray-logs").mkdir(exist_ok=True)
-                (folder / "ray-logs" / f"{len(list((folder / 'ray-logs').iterdir()))}-{file.name}").write_bytes(
-                    file.read_bytes()
-                )
-    yield seen
-    server.kill()
+        try:
+            while driver.poll() is None and time.monotonic() < deadline:
+                _look(seen, psutil.Process(driver.pid))
+                time.sleep(1.0)
+        finally:
+            driver.kill()
+        seen.code = driver.wait()
+        logs = [file for file in Path(sockets).rglob("*") if file.is_file() and not file.is_symlink()]
+        (folder / "ray-logs").mkdir()
+        for number, file in enumerate(logs):  # kept for the search
+            (folder / "ray-logs" / f"{number}-{file.name}").write_bytes(file.read_bytes())
+    return seen
 
 
 def _holding(folder: Path) -> list[str]:
