@@ -3,7 +3,7 @@ BIN := .venv/bin
 STORE := sqlite:///mlflow.db
 PORT := 5000
 
-.PHONY: setup demo check test ui mlflow-server cluster-token lint-cluster
+.PHONY: setup demo check test audit ui mlflow-server cluster-token lint-cluster
 
 setup: .venv/.installed  ## create .venv with everything that running, checking and testing needs
 
@@ -20,6 +20,10 @@ check: setup  ## what CI checks before the tests
 	$(BIN)/mypy
 test: setup
 	$(BIN)/python -m pytest
+
+audit: setup  ## bandit over our code; pip-audit over the pinned packages, which asks pypi.org about known faults
+	$(BIN)/bandit -q -c pyproject.toml -r experiments.py tune model data_pipeline benchmarks launcher
+	$(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip
 
 ui: setup  ## the MLflow UI over the local store; STORE=sqlite:////other/mlflow.db PORT=5001 for another
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \

@@ -17,26 +17,52 @@ try:
         doctor_parser,
         flush_parser,
         list_parser,
+        logs_parser,
         predict_parser,
         report_parser,
         runs_parser,
+        status_parser,
+        stop_parser,
         sweep_parser,
     )
     from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, unknown_name
-    from tune.mlflow_store import TrackingError
+    from tune.mlflow_store import TrackingError, check_no_password
     from tune.streams import OutputClosed, lasting_stderr, watched_stdout
 except KeyboardInterrupt:  # Ctrl-C before main() can answer it
     sys.exit(130)
 
 
 def tracking_uri(given: str | None) -> str:
+    check_no_password(given)
     return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 
 def run_command(arguments: argparse.Namespace) -> int:
     from tune import commands
 
+    if arguments.submit is not None:
+        from tune import submit
+
+        return submit.submit(arguments)
     return commands.sweep(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def status_command(arguments: argparse.Namespace) -> int:
+    from tune import submit
+
+    return submit.status(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def logs_command(arguments: argparse.Namespace) -> int:
+    from tune import submit
+
+    return submit.logs(arguments, tracking_uri(arguments.tracking_uri))
+
+
+def stop_command(arguments: argparse.Namespace) -> int:
+    from tune import submit
+
+    return submit.stop(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def report_command(arguments: argparse.Namespace) -> int:
@@ -91,6 +117,9 @@ COMMANDS = {
     ("list", "runs"): (runs_parser, runs_command),
     ("list",): (list_parser, list_command),
     ("doctor",): (doctor_parser, doctor_command),
+    ("status",): (status_parser, status_command),
+    ("logs",): (logs_parser, logs_command),
+    ("stop",): (stop_parser, stop_command),
     ("report",): (report_parser, report_command),
     ("flush",): (flush_parser, flush_command),
     ("compare",): (compare_parser, compare_command),

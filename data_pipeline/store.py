@@ -129,7 +129,7 @@ def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> Mappe
 def cache_key(spec: DatasetSpec, source: Path | None) -> str:
     """The name of the converted file, without its ending: readable, and distinct for each source and reading."""
     identity = "\0".join((spec.name, str(source and source.resolve()), str(spec.timestamp_column)))
-    stem = Path(spec.name).name.split(".")[0] or "series"
+    stem = "".join(letter if letter.isprintable() else "_" for letter in Path(spec.name).name.split(".")[0]) or "series"
     return f"{stem[:60]}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
 
 

@@ -140,7 +140,7 @@ def load_model(
     """The model that `save_model` wrote, pruned or not, in evaluation mode; `attention` defaults to eager."""
     from safetensors.torch import load_file
 
-    config = PatchTSTConfig.from_pretrained(folder)
+    config = PatchTSTConfig.from_pretrained(folder)  # a local folder  # nosec B615
     config._attn_implementation = get_backend(attention or "eager").register()
     model = PatchTSTForPrediction(config)
     cut_to_kept_heads(model)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A stage may import itself and the stages before it. tune/ modules in one line are one stage.
 STAGES: tuple[tuple[str, ...], ...] = (
-    ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox"),
+    ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox", "holder"),
     ("gpu_models", "output", "cli", "streams", "live", "workers"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs", "diagnosis"),
     ("sampler", "speed", "study_clock"),
@@ -43,6 +43,8 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("listing", "model_lookup", "compare", "flush"),
     ("doctor",),
     ("commands", "predict"),
+    ("jobs", "shipment"),
+    ("submit",),
 )
 STAGE_OF = {name: index for index, names in enumerate(STAGES) for name in names}
 # Imported inside a function, to break the one circle that is meant: a trial opens its session.

@@ -64,8 +64,11 @@ def test_a_store_that_no_sweep_has_made_yet_is_told_as_such(capsys: pytest.Captu
         assert [check["found"] for check in checks if check["kind"] == "MLflow store"] == [said]
 
 
-def test_a_password_in_the_stores_address_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--tracking-uri", "http://ann:secret@127.0.0.1:9"]) == WRONG_INPUT
+def test_a_password_in_the_stores_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
+    assert main(["doctor"]) == WRONG_INPUT
     said = capsys.readouterr()
     assert "127.0.0.1:9" in said.out and "secret" not in said.out + said.err
 

@@ -23,6 +23,8 @@ EXAMPLES = """examples:
   python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
   python experiments.py data show ETTh1                               what is in a data set
   python experiments.py list                                          sweeps, backends, engines, data sets, ...
+  python experiments.py --sweep pruning --submit http://HEAD:8265 --storage-path /shared/runs    on a cluster
+  python experiments.py status|logs|stop --cluster http://HEAD:8265
   python experiments.py doctor                                        what works here, and what to do about the rest
 The same command again resumes a sweep that did not finish.
 """
@@ -32,6 +34,11 @@ class Parser(argparse.ArgumentParser):
     """argparse with our error form: one line, exit code 2, with the nearest option for a misspelt one."""
 
     _given: Sequence[str] = ()
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        found = super().parse_args(args, namespace)
+        found.words = list(args or ())  # as given, for a command that is sent elsewhere
+        return found
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         self._given = args or ()
@@ -85,6 +92,8 @@ def sweep_parser() -> Parser:
     how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
     _add_folders(how)
     how.add_argument("--address", metavar="ADDR", help="a running Ray cluster, or auto; without it Ray starts here")
+    text = "send the sweep to a cluster's job server, http://HOST:8265, and follow it; Ctrl-C only stops following"
+    how.add_argument("--submit", metavar="URL", help=text)
     how.add_argument(
         "--gpu-model",
         metavar="NAME",
@@ -178,6 +187,36 @@ def runs_parser() -> Parser:
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
     _add_shared(parser)
     return parser
+
+
+def status_parser() -> Parser:
+    parser = Parser(prog="experiments.py status", description="The sweeps sent to a cluster.", allow_abbrev=False)
+    _add_job(parser, "this one only")
+    _add_shared(parser)
+    return parser
+
+
+def logs_parser() -> Parser:
+    text = "What a sweep on a cluster has printed."
+    parser = Parser(prog="experiments.py logs", description=text, allow_abbrev=False)
+    _add_job(parser, "whose (default: your only one that runs)")
+    parser.add_argument("-f", "--follow", action="store_true", help="and what it prints until it ends")
+    _add_tracking_uri(parser)
+    return parser
+
+
+def stop_parser() -> Parser:
+    text = "Interrupt a sweep on a cluster, so that its command can go on later; it is killed after 90 s."
+    parser = Parser(prog="experiments.py stop", description=text, allow_abbrev=False)
+    _add_job(parser, "which (default: your only one that runs)")
+    _add_tracking_uri(parser)
+    return parser
+
+
+def _add_job(parser: Parser, which: str) -> None:
+    parser.add_argument("job", nargs="?", metavar="JOB_OR_SWEEP_ID", help=which)
+    text = "the cluster's job server, http://HOST:8265 (default RAY_API_SERVER_ADDRESS)"
+    parser.add_argument("--cluster", metavar="URL", help=text)
 
 
 def doctor_parser() -> Parser:

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from tune.hardware import (
     missing_packages,
     node_facts,
 )
+from tune.private import check_token_file
 from tune.workers import ACCELERATOR, Node, Wanted, wait_for
 
 CONNECT_S = 4.0  # an address where nothing answers within this is refused
@@ -62,6 +63,7 @@ def connected(address: str | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is not None:
         _check_address(address)  # Ray itself retries for minutes where nothing listens
+    check_token_file()
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -70,7 +72,8 @@ def connected(address: str | None) -> Iterator[Any]:
     else:
         options["address"] = address
     try:
-        ray.init(runtime_env={"py_modules": PACKAGE_DIRS}, **options)
+        with nullcontext() if address is not None else _on_loopback():
+            ray.init(runtime_env={"py_modules": PACKAGE_DIRS}, **options)
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), plain Exception, ...
         ray.shutdown()
         if address is None:
@@ -78,9 +81,26 @@ def connected(address: str | None) -> Iterator[Any]:
             raise WrongInput(f"{problem}; its logs lie in /tmp/ray/session_latest/logs") from error
         raise WrongInput(f"--address {address}: {_first_line(error)}; is a Ray cluster running there?") from error
     try:
+        check_token_file()  # Ray may just have written it
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that starts inside listens on 127.0.0.1 only, as Ray's own do on a Mac; on Linux they take all interfaces.
+
+    A constant of Ray's that it reads from the environment once, when it is imported, which has happened by now.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_address(address: str) -> None:

@@ -104,7 +104,7 @@ def _text(path: Path) -> str:
 
 def _parsed(text: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506
+        return yaml.load(text, _Loader)  # _Loader is a SafeLoader  # nosec B506
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f"line {mark.line + 1}: "

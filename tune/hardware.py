@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import json
 import math
 import os
 import platform
@@ -24,6 +25,7 @@ from model.attention import BACKENDS
 REPO_ROOT = Path(__file__).resolve().parents[1]
 OURS = ("tune", "model", "data_pipeline")  # packages
 CODE = ("experiments.py", *OURS)
+IDENTITY_FILE = "code_identity.json"  # beside experiments.py in a copy that was sent to a cluster, which has no git
 PACKAGES = (
     "torch",
     "triton",
@@ -189,7 +191,28 @@ def versions() -> dict[str, str | None]:
 
 def code_identity() -> dict[str, Any]:
     """Which code this is: git commit and dirty flag (None outside git), and a hash over our own source files."""
-    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": _git_dirty(), "code_sha256": _code_sha256()}
+    sha256 = _code_sha256()
+    sent = _sent_identity()
+    if sent.get("code_sha256") == sha256:
+        return sent
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": _git_dirty(), "code_sha256": sha256}
+
+
+def _sent_identity() -> dict[str, Any]:
+    try:
+        found = json.loads((REPO_ROOT / IDENTITY_FILE).read_text())
+        return {name: found[name] for name in ("git_commit", "git_dirty", "code_sha256")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def tracked_files(entries: Iterable[str], *, others: bool = False) -> list[str] | None:
+    """Files under `entries` that git knows, from REPO_ROOT; with `others` those it neither knows nor ignores.
+
+    None outside git.
+    """
+    listed = _git("ls-files", "-z", *(["--others", "--exclude-standard"] if others else []), "--", *entries)
+    return None if listed is None else [name for name in listed.split("\0") if name]
 
 
 def _git(*arguments: str) -> str | None:

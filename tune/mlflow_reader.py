@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from tune.errors import WrongInput, did_you_mean
 from tune.mlflow_runs import find_runs
-from tune.mlflow_store import TrackingError, check_store, one_line, open_client, redacted, settled_uri, sqlite_file
+from tune.mlflow_store import (
+    JOB_TAG,
+    TrackingError,
+    check_store,
+    one_line,
+    open_client,
+    redacted,
+    settled_uri,
+    sqlite_file,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -117,6 +126,43 @@ def ask_store(tracking_uri: str, timeout_s: float, question: Callable[[MlflowCli
         raise
     except Exception as error:
         raise TrackingError(f"MLflow store {redacted(uri)} cannot be read: {one_line(error)}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobProgress:
+    """How far the sweep of a Ray job is: trials that have ended, of those planned (None: the store has no number)."""
+
+    sweep_id: str
+    ended: int
+    planned: int | None
+
+
+def progress_of_jobs(
+    tracking_uri: str, experiment: str, jobs: Collection[str], *, timeout_s: float = 5.0
+) -> dict[str, JobProgress]:
+    """Those of the Ray jobs that this store has a sweep of; of several sweeps of a job the latest.
+
+    Raises:
+        TrackingError: the store or the experiment cannot be reached.
+    """
+
+    def ask(client: MlflowClient) -> dict[str, JobProgress]:
+        found: dict[str, JobProgress] = {}
+        for sweep in summaries(client, experiment):
+            theirs = {job for job in jobs if JOB_TAG + job in sweep.tags} - set(found)
+            if theirs:
+                found |= dict.fromkeys(theirs, _progress(client, experiment, sweep))
+        return found
+
+    return ask_store(tracking_uri, timeout_s, ask)
+
+
+def _progress(client: MlflowClient, experiment: str, sweep: SweepSummary) -> JobProgress:
+    quoted = sweep.sweep_id.replace("'", "")
+    runs = find_runs(client, experiment_id(client, experiment), f"tags.sweep_id = '{quoted}'")
+    trials = {run.data.tags["trial_id"]: run.data.tags for run in runs if "trial_id" in run.data.tags}
+    ended = [trial for trial, tags in trials.items() if tags.get("status", "planned") not in ("planned", "running")]
+    return JobProgress(sweep_id=sweep.sweep_id, ended=len(ended), planned=sweep.trials)
 
 
 def experiment_id(client: MlflowClient, experiment: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Verdict = Literal["retry", "reject", "missing", "unknown"]
 
 PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
+JOB_TAG = "job."  # + a Ray job's id: tag of the sweeps that it ran
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"}
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
@@ -64,9 +65,9 @@ def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
 def _check_server(tracking_uri: str, timeout_s: float) -> None:
     url = redacted(tracking_uri).rstrip("/") + "/health"
     # Only whether it answers is asked and nothing is sent, so a certificate that MLflow is told to accept is accepted.
-    context = ssl._create_unverified_context()  # noqa: SLF001
+    context = ssl._create_unverified_context()  # nosec B323
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s, context=context):
+        with urllib.request.urlopen(url, timeout=timeout_s, context=context):  # nosec B310
             return
     except urllib.error.HTTPError as error:
         if error.code == 401:
@@ -120,6 +121,21 @@ def redacted(text: str) -> str:
 def one_line(error: BaseException) -> str:
     """An error as one short line without credentials."""
     return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
+
+
+def has_password(tracking_uri: str) -> bool:
+    """Whether an address may hold a secret: a user, a password, or the query of a database that is no file."""
+    bare = redacted(tracking_uri)
+    return bare != tracking_uri and not (tracking_uri.startswith("sqlite") and bare == tracking_uri.partition("?")[0])
+
+
+def check_no_password(given: str | None) -> None:
+    """Raises TrackingError for a --tracking-uri with a user or a query: a machine's users see its command lines."""
+    if given is not None and has_password(given):
+        raise TrackingError(
+            f"--tracking-uri {redacted(given)}: what was left out here would show in the process list; put the whole "
+            "address into MLFLOW_TRACKING_URI, or user and password into MLFLOW_TRACKING_USERNAME and _PASSWORD"
+        )
 
 
 def is_server(tracking_uri: str) -> bool:

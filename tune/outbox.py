@@ -18,9 +18,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tune.holder import Holder, this_process
+
 Record = dict[str, Any]
 
 _BLOCK = 1 << 16
+_CLAIM_S = 1.0  # a glance at the lock (`in_use_by`) holds it for a moment, which is no reason to give up
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -40,7 +43,7 @@ class Outbox:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file_lock = _claim(self.path)
         self._mutex = threading.Lock()
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self.size = _cut_torn_line(self._fd)
 
     def append(self, record: Record) -> int:
@@ -88,12 +91,14 @@ def _claim(path: Path) -> FileLock:
     lock = FileLock(beside(path, "lock"), thread_local=False)
     holder = beside(path, "holder")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_CLAIM_S)
     except Timeout:
         raise ValueError(
             f"{path} is in use by {_who(path)}: one process at a time may record a sweep; wait for it or stop it"
         ) from None
-    holder.write_text(str(os.getpid()))
+    draft = beside(path, "holder.new")
+    draft.write_text(this_process().as_json())
+    draft.replace(holder)
     return lock
 
 
@@ -109,9 +114,11 @@ def in_use_by(path: Path) -> str | None:
 
 
 def _who(path: Path) -> str:
-    holder = beside(path, "holder")
-    pid = holder.read_text().strip() if holder.exists() else ""
-    return f"process {pid}" if pid else "another process"
+    try:
+        text = beside(path, "holder").read_text(errors="replace")
+    except OSError:  # it has just begun, or just ended
+        text = ""
+    return str(Holder.from_json(text))
 
 
 def _cut_torn_line(fd: int) -> int:

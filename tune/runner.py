@@ -6,6 +6,7 @@ new Tuner runs just that. Nothing is unpickled, and no epoch is repeated that ha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -19,9 +20,10 @@ from tune.callback import Collector
 from tune.closing import GOOD, close_sweep, failures, open_tracker
 from tune.errors import WrongInput
 from tune.hardware import code_identity
+from tune.holder import this_process
 from tune.launch import Entry, Launcher, trial_entry
 from tune.live import make_progress
-from tune.mlflow_store import redacted, settled_uri
+from tune.mlflow_store import JOB_TAG, redacted, settled_uri
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
@@ -79,54 +81,85 @@ def run_sweep(
     entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
     """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed}
+    asked_key = _asked_key(sweep, asked, options)
     with cluster.connected(options.address) as ray:
-        share = cluster.choose_share(
-            ray,
-            gpus_per_trial=options.gpus_per_trial,
-            max_concurrent=options.max_concurrent,
-            joined=options.address is not None,
-            gpu_model=options.gpu_model,
-            wait_s=options.wait_for_gpus_s,
-        )
-        device, environment = cluster.probe(ray, share)
-        asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed, "device": device}
-        plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
-        series = prepare_data(
-            plan.trials[0].config.data,
-            data_dir=options.data_dir,
-            storage_path=options.storage_path,
-            quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
-        )
-        plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
-        show_plan(plan)
-        if not plan.runnable:
-            raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
-        folder = _open_folder(plan, environment, series.source_sha256, options)
-        launcher = Launcher(
-            folder=folder,
-            share=share,
-            device_type=device.device_type,
-            data_dir=options.data_dir,
-            cache_dir=cache_dir(options.storage_path),
-            data_sha256=series.source_sha256,
-            isolate=options.isolate,
-            entry=entry,
-        )
-        return _Run(plan, folder, launcher, options).run()
+        with sweep_dir.opening(options.storage_path, asked_key):  # a second one must not wait for the first one's GPUs
+            if not options.fresh:
+                sweep_dir.check_not_running(options.storage_path, asked_key)
+            plan, launcher, tracker = _open(ray, sweep, asked, options, show_plan, asked_key, entry)
+        with tracker:
+            return _Run(plan, launcher.folder, launcher, options).run(tracker)
 
 
-def _open_folder(plan: Plan, environment: dict[str, Any], data_sha256: str, options: Options) -> SweepDir:
+def _asked_key(sweep: SweepConfig, asked: Mapping[str, Any], options: Options) -> str:
+    """Identity of what a command asks for, before any device is known: the same for two users of the same command."""
+    arms = [(arm.label, dict(arm.changes)) for arm in sweep.arms]
+    content = [sweep.name, arms, asked, options.trials, options.gpus_per_trial, redacted(options.tracking_uri)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _open(
+    ray: Any,
+    sweep: SweepConfig,
+    asked: dict[str, Any],
+    options: Options,
+    show_plan: Callable[[Plan], None],
+    asked_key: str,
+    entry: Entry,
+) -> tuple[Plan, Launcher, Tracker]:
+    """Probe, plan, and open the sweep's folder and its outbox."""
+    share = cluster.choose_share(
+        ray,
+        gpus_per_trial=options.gpus_per_trial,
+        max_concurrent=options.max_concurrent,
+        joined=options.address is not None,
+        gpu_model=options.gpu_model,
+        wait_s=options.wait_for_gpus_s,
+    )
+    device, environment = cluster.probe(ray, share)
+    asked = {**asked, "device": device}
+    plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
+    series = prepare_data(
+        plan.trials[0].config.data,
+        data_dir=options.data_dir,
+        storage_path=options.storage_path,
+        quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
+    )
+    plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
+    show_plan(plan)
+    if not plan.runnable:
+        raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
+    key = plan.key(data_sha256=series.source_sha256, tracking_uri=options.tracking_uri)
+    with sweep_dir.opening(options.storage_path, key):
+        folder = _open_folder(plan, {"key": key, "asked": asked_key}, environment, options)
+        tracker = open_tracker(folder, options.tracking_uri)
+    launcher = Launcher(
+        folder=folder,
+        share=share,
+        device_type=device.device_type,
+        data_dir=options.data_dir,
+        cache_dir=cache_dir(options.storage_path),
+        data_sha256=series.source_sha256,
+        isolate=options.isolate,
+        entry=entry,
+    )
+    return plan, launcher, tracker
+
+
+def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], options: Options) -> SweepDir:
     """The folder of the unfinished sweep with this key, or a new one."""
-    key = plan.key(data_sha256=data_sha256, tracking_uri=options.tracking_uri)
     code = code_identity()
-    folder, why = sweep_dir.choose(options.storage_path, key=key, code=code, fresh=options.fresh, resume=options.resume)
+    folder, why = sweep_dir.choose(
+        options.storage_path, key=keys["key"], code=code, fresh=options.fresh, resume=options.resume
+    )
     if not options.quiet:
         print(why, file=sys.stderr)
     if folder is not None:
         return folder
     content = {
         "sweep": plan.sweep.name,
-        "key": key,
+        **keys,
         "created_s": time.time(),
         "code": code,
         "environment": {"device": plan.device.as_dict(), **environment, **code},
@@ -143,12 +176,9 @@ class _Run:
         self.plan, self.folder, self.launcher, self.options = plan, folder, launcher, options
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
-    def run(self) -> Outcome:
-        epochs, uri = self.plan.trials[0].config.train.epochs, self.options.tracking_uri
-        with (
-            open_tracker(self.folder, uri) as tracker,
-            make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress,
-        ):
+    def run(self, tracker: Tracker) -> Outcome:
+        epochs = self.plan.trials[0].config.train.epochs
+        with make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
             self._begin(tracker)
             collector = Collector(self.folder, tracker, progress)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
@@ -201,6 +231,7 @@ class _Run:
                 "device": device.name,
                 "environment": environment,
                 **_ladder(plan.sweep),
+                **_who_runs(),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
             files={
@@ -250,6 +281,13 @@ class _Run:
 
 def _ladder(sweep: SweepConfig) -> dict[str, str]:
     return {"ladder": json.dumps([asdict(rung) for rung in sweep.ladder])} if sweep.ladder else {}
+
+
+def _who_runs() -> dict[str, str]:
+    """Tags of the parent run: who runs it, and one tag for each Ray job that ran it or a part of it."""
+    holder = this_process()
+    tags = {"user": holder.user, "host": holder.host, **({JOB_TAG + holder.job: holder.since} if holder.job else {})}
+    return {name: value for name, value in tags.items() if value}
 
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:

@@ -15,15 +15,21 @@ import re
 import secrets
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tune.errors import WrongInput, did_you_mean
 from tune.outbox import in_use_by
 
 RUNNING, ENDED, FINISHED = "running", "ended", "finished"  # ended: all trials are, and MLflow lacks records
+LOCKS = ".opening"
+OPENING_S = 60.0  # how long one command waits while another of the same plan opens its sweep
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -99,8 +105,27 @@ def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
     return SweepDir(path)
 
 
+@contextmanager
+def opening(storage: Path, key: str) -> Iterator[None]:
+    """Inside, no other command of this plan opens a sweep in `storage`: of two that start at once, one finds the other.
+
+    Held until the chosen sweep's outbox is held. Raises WrongInput where it cannot be had within OPENING_S seconds.
+    """
+    locks = storage / LOCKS
+    locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with FileLock(locks / f"{key}.lock", timeout=OPENING_S):
+            yield
+    except Timeout:
+        problem = f"another command has been opening a sweep of this plan for {OPENING_S:g} s"
+        raise WrongInput(f"--storage-path {storage}: {problem}; try again, or give another folder") from None
+
+
 def check_storage(storage: Path) -> None:
-    """Raises WrongInput if nothing can be written in `storage`, there or yet to be made. Leaves nothing behind."""
+    """Raises WrongInput if nothing can be written in `storage`, there or yet to be made, or if it is another account's.
+
+    Leaves nothing behind.
+    """
     if scheme := re.match(r"([a-z][a-z0-9+.-]*):/", str(storage)):  # as a folder it would be made here, unnoticed
         problem = f"{scheme[1]}:// is not supported, trials share files with locks and appends"
         raise WrongInput(f"--storage-path {storage}: {problem}; give a folder that all nodes mount (NFS, EFS)")
@@ -109,6 +134,9 @@ def check_storage(storage: Path) -> None:
         raise WrongInput(_unwritable(storage, f"{there} is not a folder"))
     if not os.access(there, os.W_OK | os.X_OK):
         raise WrongInput(_unwritable(storage, f"{there} is not writable"))
+    locks = storage / LOCKS
+    if locks.exists() and locks.stat().st_uid != os.getuid():
+        raise WrongInput(_unwritable(storage, "another account runs sweeps there, and what it keeps is its own"))
     try:  # /proc says of itself that it is writable, and so does every folder to root
         os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
     except OSError as error:
@@ -175,6 +203,13 @@ def check_idle(sweep: SweepDir) -> None:
     """Raises WrongInput if a process runs this sweep at the moment."""
     if who := in_use_by(sweep.outbox):
         raise WrongInput(f"{sweep.sweep_id} is running as {who}; wait for it or stop it, its command then goes on")
+
+
+def check_not_running(storage: Path, asked: str) -> None:
+    """Raises WrongInput, naming who, if a process runs a sweep here at the moment whose command asked for the same."""
+    for sweep in running(storage):
+        if sweep.read().get("asked") == asked:
+            check_idle(sweep)
 
 
 def running(storage: Path) -> list[SweepDir]:

@@ -33,7 +33,7 @@ __all__ = [
     "read_sweep",
 ]
 
-_ID = re.compile(r"[A-Za-z0-9_.:=-]{1,200}")
+_ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.:=-]{0,199}")  # the name of a folder, and never a hidden one or ..
 
 
 class Tracker:

@@ -1,0 +1,231 @@
+"""What docs/security.md promises, held against a real small sweep with secrets in its environment."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from sweep_kit import ROOT
+from test_tune_tracking_server import Server
+
+from data_pipeline.datasets import get_dataset
+from data_pipeline.errors import DataError
+from data_pipeline.store import cache_key
+from tune.axes import lay_over
+from tune.errors import WrongInput
+from tune.mlflow_store import TrackingError, check_no_password
+from tune.private import check_token_file, make_private
+from tune.runner import PROJECT
+from tune.sweep_dir import check_known
+from tune.sweeps import get_sweep
+from tune.tracking import Tracker, read_sweep
+
+IN_URI, IN_ENVIRONMENT = "canary-of-the-uri", "canary-of-the-environment"
+CANARIES = (IN_URI.encode(), IN_ENVIRONMENT.encode())
+SWEEP = (  # noqa: SIM905
+    "--sweep custom --dataset demo --epochs 1 --repeats 1 "
+    "--set data.context_length=96 --set data.prediction_length=24 --set model.d_model=32 --set model.ffn_dim=32"
+).split()
+
+
+@dataclass
+class Watched:
+    """A sweep that has ended, and what could be seen of its processes while it ran."""
+
+    folder: Path
+    server: Server
+    code: int
+    commands: set[str] = field(default_factory=set)
+    listening: set[tuple[str, str, int]] = field(default_factory=set)  # process name, address, port
+
+    @property
+    def sweep_dir(self) -> Path:
+        (found,) = (self.folder / "runs").glob("custom-*")
+        return found
+
+
+def _look(watched: Watched, driver: psutil.Process) -> None:
+    for process in [driver, *driver.children(recursive=True)]:
+        try:
+            watched.commands.add(" ".join(process.cmdline()))
+            for one in process.net_connections(kind="inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    watched.listening.add((process.name(), one.laddr.ip, one.laddr.port))
+        except psutil.Error:  # it has just ended
+            continue
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("secret")
+    server = Server(folder)
+    server.start()
+    try:
+        yield _run_watched(folder, server)
+    finally:
+        server.kill()
+
+
+def _run_watched(folder: Path, server: Server) -> Watched:
+    host = server.uri.removeprefix("http://")
+    seen = Watched(folder, server, code=-1)
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as sockets:  # Ray's sockets need a short path
+        secrets = {"MLFLOW_TRACKING_URI": f"http://ann:{IN_URI}@{host}", "MLFLOW_TRACKING_PASSWORD": IN_ENVIRONMENT}
+        environment = {**os.environ, **secrets, "MLFLOW_TRACKING_USERNAME": "ann", "RAY_TMPDIR": sockets}
+        with (folder / "driver.log").open("wb") as log:
+            driver = subprocess.Popen(
+                [sys.executable, str(ROOT / "experiments.py"), *SWEEP],
+                cwd=folder, env=environment, stdout=log, stderr=log,
+            )  # fmt: skip
+        deadline = time.monotonic() + 540
+        try:
+            while driver.poll() is None and time.monotonic() < deadline:
+                _look(seen, psutil.Process(driver.pid))
+                time.sleep(1.0)
+        finally:
+            driver.kill()
+        seen.code = driver.wait()
+        logs = [file for file in Path(sockets).rglob("*") if file.is_file() and not file.is_symlink()]
+        (folder / "ray-logs").mkdir()
+        for number, file in enumerate(logs):  # kept for the search
+            (folder / "ray-logs" / f"{number}-{file.name}").write_bytes(file.read_bytes())
+    return seen
+
+
+def _holding(folder: Path) -> list[str]:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return [str(file) for file in files if any(canary in file.read_bytes() for canary in CANARIES)]
+
+
+def test_the_sweep_with_secrets_runs_to_its_end(watched: Watched) -> None:
+    assert watched.code == 0, (watched.folder / "driver.log").read_text()
+
+
+def test_no_file_of_the_sweep_of_mlflow_or_of_ray_holds_a_secret(watched: Watched) -> None:
+    assert list(watched.sweep_dir.rglob("tuner.pkl")) and list((watched.folder / "ray-logs").iterdir())
+    assert _holding(watched.folder) == []  # storage, MLflow's database and artifacts, the logs of driver and Ray
+
+
+def test_the_search_for_secrets_finds_one_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "tuner.pkl").write_bytes(b"\x80\x04" + CANARIES[0])
+    assert len(_holding(tmp_path)) == 1
+
+
+def test_no_process_shows_a_secret_in_its_command_line(watched: Watched) -> None:
+    assert any("raylet" in command for command in watched.commands)
+    assert not [command for command in watched.commands if IN_URI in command or IN_ENVIRONMENT in command]
+
+
+def test_no_param_or_tag_in_mlflow_holds_a_secret(watched: Watched) -> None:
+    sweep = read_sweep(watched.server.uri, PROJECT, watched.sweep_dir.name)
+    assert len(sweep.trials) == 1
+    shown = str(sweep)
+    assert IN_URI not in shown and IN_ENVIRONMENT not in shown
+
+
+def test_a_sweep_without_address_listens_on_loopback_only(watched: Watched) -> None:
+    assert {name for name, *_ in watched.listening} & {"raylet", "gcs_server"}
+    loopback = ("127.", "::1", "::ffff:127.")
+    assert not [one for one in watched.listening if not one[1].startswith(loopback)]
+
+
+def test_what_is_believed_later_is_its_owners_alone(watched: Watched) -> None:
+    private = [watched.sweep_dir, *(watched.folder / "runs" / name for name in ("gate", "compile", ".opening"))]
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o077 for path in private if path.exists()} == {
+        path.name: 0 for path in private if path.exists()
+    }
+    assert stat.S_IMODE((watched.sweep_dir / "outbox.jsonl").stat().st_mode) == 0o600
+
+
+def test_folders_that_others_can_write_are_not_believed(tmp_path: Path) -> None:
+    make_private(tmp_path / "own", "verdicts")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(RuntimeError, match="can be written by others, so its verdicts are not trusted: chmod 700"):
+        make_private(tmp_path / "open", "verdicts")
+
+
+def test_a_token_that_others_can_read_is_refused_and_rays_own_is_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, rays = tmp_path / "token", tmp_path / ".ray" / "auth_token"
+    rays.parent.mkdir()
+    for file in (named, rays):
+        file.write_text("x")
+        file.chmod(0o644)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(named))
+    with pytest.raises(WrongInput, match=f"others can read the token; do: chmod 600 {named}"):
+        check_token_file()
+    named.chmod(0o600)
+    check_token_file()
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    check_token_file()
+    assert stat.S_IMODE(rays.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://ann:canary@h:5000", "http://canary@h", "postgresql://h/db?password=canary", "mysql://u:canary@h/d"]
+)
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI") as refused:
+        check_no_password(uri)
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri", [None, "http://h:5000", "sqlite:///m.db", "sqlite:////a/m.db?timeout=5", "postgresql://h/d"]
+)
+def test_an_address_without_a_password_is_taken(uri: str | None) -> None:
+    check_no_password(uri)
+
+
+NAMES = ["../../up", "/etc/passwd", "..", ".", "a/b", "a\x00b", "a\nb", "\x1b[31mred", "<script>x</script>", "a" * 300]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_no_id_of_a_sweep_or_trial_leaves_its_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WrongInput, match="no such sweep"):
+        check_known(tmp_path, name)
+    uri, root = f"sqlite:///{tmp_path}/m.db", tmp_path.as_uri()
+    outbox = tmp_path / "o" / "outbox.jsonl"
+    tracker = Tracker(outbox_path=outbox, tracking_uri=uri, experiment="x", artifact_root=root)
+    try:
+        for call in (
+            lambda: tracker.begin_sweep(sweep_id=name, name="n", tags={}, params={}, files={}),
+            lambda: tracker.plan_trial(trial_id=name, run_name="n", params={}, tags={}),
+        ):
+            with pytest.raises(ValueError, match="allowed are up to 200 letters"):
+                call()
+    finally:
+        tracker.close(0.0)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_the_name_of_a_data_file_stays_inside_the_cache(tmp_path: Path, name: str) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    try:
+        spec = get_dataset(f"{tmp_path}/{name}.csv", None)
+        key = cache_key(spec, Path(f"{tmp_path}/{name}.csv"))
+    except (DataError, OSError, ValueError):
+        return  # refused is as good
+    assert (cache / f"{key}.arrow").resolve().parent == cache.resolve()
+    assert key.isprintable() and len(key) < 200
+
+
+@pytest.mark.parametrize("value", ["../../x", "/a/b", "x\x1b[31m", "<script>"])
+def test_the_label_of_an_arm_is_fit_for_a_folder(value: str) -> None:
+    sweep = lay_over(get_sweep("custom"), {"data.timestamp_column": (value, "other")})
+    for arm in sweep.arms:
+        assert set(arm.label) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:=-"), arm.label
