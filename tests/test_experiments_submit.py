@@ -19,7 +19,7 @@ import pytest
 from job_cluster_kit import LocalCluster, local_cluster
 from sweep_kit import ROOT, outbox
 
-from tune.runner import PROJECT
+from tune.mlflow_store import PROJECT
 from tune.tracking import read_sweep
 
 CANARY = "canary-of-the-user"

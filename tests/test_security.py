@@ -22,9 +22,8 @@ from data_pipeline.errors import DataError
 from data_pipeline.store import cache_key
 from tune.axes import lay_over
 from tune.errors import WrongInput
-from tune.mlflow_store import TrackingError, check_no_password
+from tune.mlflow_store import PROJECT, TrackingError, check_no_password
 from tune.private import check_token_file, make_private
-from tune.runner import PROJECT
 from tune.sweep_dir import check_known
 from tune.sweeps import get_sweep
 from tune.tracking import Tracker, read_sweep

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tune.report import as_json, markdown, notes, summarise
+from tune.report import as_json, notes, summarise
 from tune.report_html import html_page
+from tune.report_markdown import markdown
 from tune.report_time import WARN_PCT, diagnoses, time_notes
 from tune.tracking import SweepRecord, TrialRecord
 

@@ -16,12 +16,12 @@ from trial_kit import Recorder, run_small
 from tune import model_lookup, proof
 from tune import session as session_module
 from tune.axes import lay_over
+from tune.closing import failures
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
 from tune.outbox import TrialLog
 from tune.report import as_json, notes, print_report, summarise
 from tune.report_charts import pareto_chart
-from tune.runner import _failures
 from tune.search import Plan, make_plan
 from tune.sweeps import get_sweep
 from tune.tracking import SweepRecord, TrialRecord
@@ -181,7 +181,7 @@ def test_only_an_expected_failure_is_none_of_the_sweep() -> None:
         "fine": TrialLog(status="done"),
     }
     tracker: Any = SimpleNamespace(trials=logs, ended={name: log.status for name, log in logs.items()})
-    assert _failures(tracker) == ("broken", "small")
+    assert failures(tracker) == ("broken", "small")
 
 
 def _trial(arm: str, seed: int, train_s: float, **given: Any) -> TrialRecord:
