@@ -194,7 +194,7 @@ def test_the_column_and_the_note_say_that_the_time_is_of_training_only() -> None
 def test_the_notes_compare_the_baseline_with_the_naive_forecasts(naive: float, verb: str) -> None:
     metrics = {"final/naive_last_value_mse": naive, "final/naive_last_day_mse": 0.9}
     (note,) = (note for note in _notes(_sweep(_trial(metrics=metrics))) if "naive" in note)
-    assert note.startswith(f"Test MSE of 'none' 0.4000 {verb} the naive forecasts: ")
+    assert note.startswith(f"Test MSE of 'none' with seed 1, 0.4000, {verb} the naive forecasts: ")
 
 
 def test_the_notes_give_the_reason_of_what_did_not_run() -> None:

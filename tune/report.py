@@ -195,7 +195,8 @@ def _naive_note(record: SweepRecord) -> list[str]:
         return []
     text = ", ".join(f"{name} {mse:.4f}" for name, mse in naive.items())
     verb = "beats" if all(test_mse < mse for mse in naive.values()) else "does not beat all of"
-    return [f"Test MSE of '{baseline.tags['arm']}' {test_mse:.4f} {verb} the naive forecasts: {text}."]
+    who = f"'{baseline.tags['arm']}' with seed {baseline.tags['seed']}"
+    return [f"Test MSE of {who}, {test_mse:.4f}, {verb} the naive forecasts: {text}."]
 
 
 TIME_NOTE = (

@@ -64,7 +64,8 @@ def total_chart(rows: Sequence[ArmRow]) -> Chart:
 def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Comparison | None]]) -> Chart:
     data: list[dict[str, Any]] = []
     names: list[str] = []
-    for index, (row, found) in enumerate(compared):
+    looks = _styled([row for row, _ in compared])
+    for (row, colour, _), (_, found) in zip(looks, compared, strict=True):
         ratio = found.ratio if found else None
         if ratio is None or not math.isfinite(ratio):
             continue
@@ -75,8 +76,7 @@ def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Co
             reach = {"array": [high - ratio], "arrayminus": [ratio - low]}
             point["error_x"] = {"type": "data", "symmetric": False, "thickness": 2, "width": 6, **reach}
         data.append(
-            point
-            | {"marker": {"color": _style(index)[0], "size": 10}, "hovertemplate": "%{y}: %{x:.3f}x<extra></extra>"}
+            point | {"marker": {"color": colour, "size": 10}, "hovertemplate": "%{y}: %{x:.3f}x<extra></extra>"}
         )
     one = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dash", "width": 1}}
     return Chart(
@@ -146,7 +146,8 @@ def curve_chart(arms: Arms, split: str) -> Chart:
     """Errors by epoch, one line a trial; `split`: validation or training."""
     metric = {"validation": "loss/val_mse", "training": "loss/train_mse"}[split]
     data: list[dict[str, Any]] = []
-    for index, (arm, trials) in enumerate(arms.items()):
+    places = _places([all(trial.status == "unsupported" for trial in trials) for trials in arms.values()])
+    for index, (arm, trials) in zip(places, arms.items(), strict=True):
         colour, dash = _style(index)
         curves = [line for trial in trials if (line := _curve(trial, metric))]
         for number, line in enumerate(curves):
@@ -159,7 +160,7 @@ def curve_chart(arms: Arms, split: str) -> Chart:
         caption=f"{split.capitalize()} MSE, one line a trial, coloured by arm.{how} A click on a name in the legend "
         "hides or shows it.",
         data=data,
-        layout={"xaxis": _axis("epoch", tickformat="d"), "yaxis": _axis(f"{split} MSE")},
+        layout={"xaxis": _epochs_axis(data), "yaxis": _axis(f"{split} MSE")},
     )
 
 
@@ -224,7 +225,14 @@ def _settled(trial: TrialRecord, key: str) -> float:
 
 
 def _styled(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, str, str]]:
-    return [(row, *_style(index)) for index, row in enumerate(rows)]
+    places = _places([row.status == "unsupported" for row in rows])
+    return [(row, *_style(place)) for row, place in zip(rows, places, strict=True)]
+
+
+def _places(unsupported: Sequence[bool]) -> list[int]:
+    """The place of each arm in the order of colours: an arm that never runs takes none from those that do."""
+    order = sorted(range(len(unsupported)), key=lambda index: unsupported[index])
+    return [order.index(index) for index in range(len(unsupported))]
 
 
 def _style(index: int) -> tuple[str, str]:
@@ -234,6 +242,12 @@ def _style(index: int) -> tuple[str, str]:
 
 def _axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, "automargin": True, **more}
+
+
+def _epochs_axis(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A tick for each epoch where they are few: plotly would put some between two."""
+    longest = max((len(curve["x"]) for curve in curves), default=0)
+    return _axis("epoch", tickformat="d") | ({"dtick": 1} if longest <= 10 else {})
 
 
 def _names_axis(names: Sequence[str]) -> dict[str, Any]:

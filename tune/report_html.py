@@ -32,7 +32,7 @@ h1, h2 { line-height: 1.25; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; 
 table { border-collapse: collapse; font-size: .875rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top; }
 td, li { overflow-wrap: break-word; }
-th, td { min-width: 8rem; } th:first-child, td:first-child { min-width: 14rem; }
+th, td { min-width: 5rem; } th:first-child, td:first-child { min-width: 9rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; } td.number { white-space: nowrap; }
 """
 # The colours of the page are the charts' too, also when the reader switches between light and dark.

@@ -9,7 +9,7 @@ from typing import Any
 
 from tune.report import COLUMNS, ArmRow, by_arm, environment_of
 from tune.report_cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
-from tune.tracking import SweepRecord
+from tune.tracking import SweepRecord, TrialRecord
 
 TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others are numbers, which stand to the right
 
@@ -37,19 +37,26 @@ def arm_table(rows: Sequence[ArmRow]) -> Table:
 
 
 def not_done_table(record: SweepRecord) -> Table:
-    """One line for each trial that is not done, with its reason where there is one."""
-    rows = [
-        [trial.trial_id, trial.tags.get("arm", "-"), trial.status, trial.reason or "-"]
-        for trial in record.trials
-        if trial.status != "done"
-    ]
+    """One line for the trials of an arm that are not done for the same reason."""
+    same: dict[tuple[str, str, str], list[TrialRecord]] = {}
+    for trial in record.trials:
+        if trial.status != "done":
+            same.setdefault((trial.tags.get("arm", "-"), trial.status, trial.reason or "-"), []).append(trial)
     return Table(
         title="Trials that are not done",
-        head=["trial", "arm", "status", "reason"],
-        rows=rows,
+        head=["arm", "trials", "status", "reason"],
+        rows=[[arm, _which(trials), status, reason] for (arm, status, reason), trials in same.items()],
         numeric=[False] * 4,
         empty="Every trial is done." if record.trials else "There is no trial.",
     )
+
+
+def _which(trials: Sequence[TrialRecord]) -> str:
+    """One by its id, several of one arm by their seeds."""
+    seeds = [trial.tags.get("seed") for trial in trials]
+    if len(trials) == 1 or None in seeds:
+        return ", ".join(trial.trial_id for trial in trials)
+    return f"seeds {', '.join(sorted(map(str, seeds), key=lambda seed: (len(seed), seed)))}"
 
 
 def cost_table(record: SweepRecord, price: Price | None) -> Table:
