@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tune import launch, sweep_dir
+from tune import sweep_dir
 from tune.callback import Collector
 from tune.cluster import Share
 from tune.hardware import DeviceFacts, nvml, visible_gpus
@@ -114,7 +114,7 @@ class Sweep:
         self.folder = sweep_dir.create(folder / "runs", "s", {"key": "k", "created_s": 1.0, "code": {}})
         self.launcher = Launcher(
             folder=self.folder, share=Share(cpus=1, gpus=1, at_a_time=2), device_type="cuda",
-            data_dir=folder, cache_dir=folder, data_sha256="d",
+            data_dir=folder, cache_dir=folder, data_sha256="d", entry=fake_entry,
         )  # fmt: skip
 
     def run(self, *, epoch_s: float, dies: str = "") -> Sweep:
@@ -138,9 +138,8 @@ class Sweep:
 
 
 def fake_gpus(patch: pytest.MonkeyPatch) -> None:
-    """Before Ray starts: its workers take the fake NVML for the real one, and run fake trials."""
+    """Before Ray starts: its workers take the fake NVML for the real one."""
     patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS / "fake_gpus"), str(TESTS), str(TESTS.parent)]))
     patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
     patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    patch.setattr(launch, "trial_entry", fake_entry)

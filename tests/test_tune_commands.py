@@ -104,7 +104,7 @@ def test_an_unknown_sweep_of_the_store_names_the_nearest(tmp_path: Path) -> None
     with pytest.raises(WrongInput, match="Did you mean 'custom-1'"):
         sweep = sweep_dir.create(tmp_path, "custom", {"key": "k", "created_s": 1.0, "code": {}})
         sweep.path.rename(tmp_path / "custom-1")
-        sweep_dir.check_known(tmp_path, "custm-1")
+        sweep_dir.check_known(tmp_path, "custm-1", given="--resume custm-1")
 
 
 def _stop(*_: object, **__: object) -> None:
@@ -147,7 +147,7 @@ def test_an_interrupt_in_the_first_imports_is_no_traceback() -> None:
 def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_store(
     uri: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = SimpleNamespace(pending=0, interrupted=False, statuses={}, sweep_id="custom-1")
+    outcome = SimpleNamespace(pending=0, interrupted=False, statuses={}, failures=(), sweep_id="custom-1")
     monkeypatch.setattr("tune.runner.run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr("tune.commands._show", lambda *_: None)
     assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE

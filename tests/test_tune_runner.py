@@ -133,7 +133,7 @@ def test_on_several_gpus_the_time_left_is_that_of_the_blocks_that_share_a_gpu(
     assert progress.total == 10 * repeats
     assert (progress._blocks != ()) == (eta is not None)
     if eta is not None:
-        progress.started("an earlier one")
+        progress.started("an earlier one", seed=1, epochs=1)
         now_s[0] = 10.0
         progress.ended("an earlier one", "done", None)
         assert progress.eta() == eta
@@ -159,7 +159,8 @@ def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
     monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))
     arguments = SimpleNamespace(
         storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None,
-        gpu_model=None, save_config=None, fresh=False, resume=None, isolate=False, quiet=True, json=None,
+        gpu_model=None, wait_for_gpus=0.0, save_config=None, fresh=False, resume=None, isolate=False, quiet=True,
+        json=None,
     )  # fmt: skip
     request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
     found = commands._run(request, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))

@@ -105,7 +105,8 @@ def test_what_an_arm_is_made_of_cannot_be_given_by_hand() -> None:
 def flash_runs_here_fixture(flash_calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa: F811
     """A stand-in computes flash attention, and nobody asks for the kernels of a GPU."""
     monkeypatch.setattr(session_module, "unsupported_reason", lambda *_: None)
-    monkeypatch.setattr(proof.kernels, "prove", lambda *_, **__: ("flash::flash_fwd_kernel",))
+    proven = proof.kernels.ProvenStep(kernels=("flash::flash_fwd_kernel",), busy_ms=None)
+    monkeypatch.setattr(proof.kernels, "prove", lambda *_, **__: proven)
     return flash_calls
 
 

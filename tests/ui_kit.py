@@ -20,6 +20,8 @@ from typing import Any
 
 from tune import runner, sweep_dir
 from tune.callback import Collector
+from tune.closing import open_tracker
+from tune.cluster import Share
 from tune.hardware import DeviceFacts
 from tune.mlflow_store import TrackingError, check_store
 from tune.report_charts import PARTS
@@ -35,7 +37,9 @@ DEVICE = DeviceFacts(device_type="cpu", name="no device: made-up numbers")
 class Recorded:
     """In the launcher's place: reports each trial's epochs and end to the collector, as Tune would."""
 
-    def run(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
+    share = Share(cpus=1, gpus=1, at_a_time=1)
+
+    def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool) -> None:
         for trial in trials:
             seen = SimpleNamespace(config={"job": {"trial_id": trial.trial_id}})
             for epoch in range(1, EPOCHS + 1):
@@ -93,7 +97,8 @@ def record_sweep(folder: Path) -> str:
     options = runner.Options(storage_path=folder, tracking_uri=store(folder), data_dir=folder, quiet=True)
     sweep = sweep_dir.create(folder, "patch_size", content)
     while True:  # as a person would: where MLflow was too slow for the driver, the same command again
-        outcome = runner._Run(plan, sweep, Recorded(), options).run()  # type: ignore[arg-type]
+        with open_tracker(sweep, options.tracking_uri) as tracker:
+            outcome = runner._Run(plan, sweep, Recorded(), options).run(tracker)  # type: ignore[arg-type]
         if not outcome.pending:
             return outcome.sweep_id
 
