@@ -40,6 +40,9 @@ class Ends:
         self.epochs.append((trial_id, epoch))
         return True
 
+    def status_of(self, trial_id: str) -> str | None:
+        return self.ended.get(trial_id)
+
     def end_trial(self, *, trial_id: str, status: str, **rest: Any) -> bool:
         self.ended[trial_id], self.ends[trial_id] = status, {"status": status, **rest}
         return True

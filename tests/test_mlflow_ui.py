@@ -175,7 +175,7 @@ def test_the_report_draws_its_charts_in_the_artifact_view(
     report.get_by_role("heading", name=record.sweep_id).wait_for()
     for chart in ("speed", "pareto", "curves", "times"):
         report.locator(f"#chart-{chart} .main-svg").first.wait_for()
-    report.get_by_role("heading", name="Speed-up").evaluate("heading => heading.scrollIntoView()")
+    report.get_by_role("heading", name="Speed-up of an epoch").evaluate("heading => heading.scrollIntoView()")
     page.get_by_text("Path: file:").evaluate("path => path.style.visibility = 'hidden'")  # of this machine
     picture(page, "ui-report")
 

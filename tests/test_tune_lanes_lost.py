@@ -41,13 +41,17 @@ def ran(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             there = [line for line in log(folder) if GOES in line["gpu"]]
-            if there and there[-1]["kind"] == "epoch" and any(line["kind"] == "end" for line in there):
+            second = there and (there[-1]["kind"], there[-1]["epoch"]) == (
+                "epoch",
+                2,
+            )  # one checkpoint, one epoch to go
+            if second and any(line["kind"] == "end" for line in there):
                 return cluster()
             time.sleep(0.02)
 
     watcher = threading.Thread(target=remove)
     watcher.start()
-    sweep.run(epoch_s=0.2)
+    sweep.run(epoch_s=0.6)
     watcher.join()
     return sweep
 
