@@ -45,13 +45,14 @@ def ran(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
                 "epoch",
                 2,
             )  # one checkpoint, one epoch to go
-            if second and any(line["kind"] == "end" for line in there):
+            if first_done and any(line["kind"] == "end" for line in there):
+                time.sleep(0.5)  # its checkpoint is stored by now; it takes Ray most of a second to kill a node
                 return cluster()
             time.sleep(0.02)
 
     watcher = threading.Thread(target=remove)
     watcher.start()
-    sweep.run(epoch_s=0.6)
+    sweep.run(epoch_s=1.0)
     watcher.join()
     return sweep
 
