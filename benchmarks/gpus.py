@@ -59,28 +59,12 @@ def main() -> None:
 
 def run(options: argparse.Namespace, storage: Path, *, trials: int, epochs: int, seed: int) -> list[dict[str, Any]]:
     """One sweep of one arm; its trials in the order of their starts."""
-    from benchmarks.overhead import rows_of
-    from tune.config import parse_value
-    from tune.mlflow_store import PROJECT
-    from tune.runner import Options, run_sweep
+    from benchmarks.overhead import recorded
     from tune.sweeps import get_sweep
-    from tune.tracking import read_sweep
 
-    fields = {"data.dataset": options.dataset, "train.epochs": epochs}
-    for item in options.set:
-        name, _, text = item.partition("=")
-        fields[name] = parse_value(name, text)
-    storage.mkdir(parents=True, exist_ok=True)
-    how = Options(
-        storage_path=storage,
-        tracking_uri=f"sqlite:///{storage / 'mlflow.db'}",
-        data_dir=options.data_dir.absolute(),
-        max_concurrent=options.at_a_time,
-    )
-    done = run_sweep(
-        get_sweep("custom"), overrides=fields, repeats=trials, seed=seed, options=how, show_plan=lambda plan: None
-    )
-    return [asdict(row) for row in rows_of(read_sweep(how.tracking_uri, PROJECT, done.sweep_id).trials)]
+    fields, many = {"train.epochs": epochs}, {"max_concurrent": options.at_a_time}
+    rows = recorded(get_sweep("custom"), fields, options, storage, repeats=trials, seed=seed, **many)
+    return [asdict(row) for row in rows]
 
 
 def wall_s(trials: list[dict[str, Any]]) -> float:

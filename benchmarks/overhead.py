@@ -106,31 +106,43 @@ def run_sweep_here(options: argparse.Namespace, storage: Path, *, isolate: bool)
     """One sweep over the backends, run to its end; its trials in the order in which they ran."""
     from dataclasses import replace
 
-    from tune.config import parse_value
-    from tune.mlflow_store import PROJECT
-    from tune.runner import Options, run_sweep
     from tune.sweeps import get_sweep
-    from tune.tracking import read_sweep
 
     attention = get_sweep("attention")
     wanted = options.backends.split(",")
     arms = {arm.label: arm for arm in attention.arms}
     sweep = replace(attention, baseline=wanted[0], arms=tuple(arms[label] for label in wanted))
-    fields = {"data.dataset": options.dataset, "train.epochs": options.epochs, "train.batch_size": options.batch}
+    fields = {"train.epochs": options.epochs, "train.batch_size": options.batch}
     if options.engine:
         fields["train.engine"] = options.engine
+    return recorded(sweep, fields, options, storage, repeats=options.seeds, seed=1, isolate=isolate)
+
+
+def recorded(
+    sweep: Any,
+    fields: dict[str, Any],
+    options: argparse.Namespace,
+    storage: Path,
+    *,
+    repeats: int,
+    seed: int,
+    **how: Any,
+) -> list[Row]:
+    """Run a sweep in `storage`, with the fields of --set on top; its trials as MLflow has them. how: of `Options`."""
+    from tune.config import parse_value
+    from tune.mlflow_store import PROJECT
+    from tune.runner import Options, run_sweep
+    from tune.tracking import read_sweep
+
+    fields = {"data.dataset": options.dataset} | fields
     for item in options.set:
         name, _, text = item.partition("=")
         fields[name] = parse_value(name, text)
     storage.mkdir(parents=True, exist_ok=True)
-    how = Options(
-        storage_path=storage,
-        tracking_uri=f"sqlite:///{storage / 'mlflow.db'}",
-        data_dir=options.data_dir.absolute(),
-        isolate=isolate,
-    )
-    done = run_sweep(sweep, overrides=fields, repeats=options.seeds, seed=1, options=how, show_plan=lambda plan: None)
-    return rows_of(read_sweep(how.tracking_uri, PROJECT, done.sweep_id).trials)
+    uri, data_dir = f"sqlite:///{storage / 'mlflow.db'}", options.data_dir.absolute()
+    asked = Options(storage_path=storage, tracking_uri=uri, data_dir=data_dir, **how)
+    done = run_sweep(sweep, overrides=fields, repeats=repeats, seed=seed, options=asked, show_plan=lambda plan: None)
+    return rows_of(read_sweep(uri, PROJECT, done.sweep_id).trials)
 
 
 def rows_of(trials: Any) -> list[Row]:

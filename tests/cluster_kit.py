@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pytest
+from system_kit import skip_for_want_of
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESSES = ("127.0.0.10", "127.0.0.11")
@@ -54,12 +54,8 @@ read -r _ || true
 
 def need_system(*problems: str) -> None:
     """Skip with what this machine lacks; where REQUIRE_SYSTEM is set (CI) that is a failure."""
-    if not problems:
-        return
-    said = "; ".join(problems)
-    if os.environ.get("REQUIRE_SYSTEM") == "1":
-        pytest.fail(f"REQUIRE_SYSTEM=1, but {said}")
-    pytest.skip(said)
+    if problems:
+        skip_for_want_of("; ".join(problems))
 
 
 def lacking() -> list[str]:

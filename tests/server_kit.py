@@ -16,19 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from system_kit import skip_for_want_of
 
 from tune.mlflow_store import TrackingError, check_store
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTED_WITHIN_S = 120
-
-
-def missing(what: str) -> None:
-    """Skip the test for want of something of the system, with the reason; REQUIRE_SYSTEM=1 makes that a failure."""
-    if os.environ.get("REQUIRE_SYSTEM") == "1":
-        pytest.fail(f"{what}, and REQUIRE_SYSTEM=1 asks for it")
-    pytest.skip(what)
 
 
 def free_port() -> int:
@@ -91,10 +84,10 @@ def postgres() -> Iterator[str]:
     """A PostgreSQL on a port of 127.0.0.1 with a password; gives the tracking URI. Root runs it as `postgres`."""
     programs = postgres_programs()
     if programs is None:
-        missing("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+        skip_for_want_of("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     user = "postgres" if os.getuid() == 0 else None
     if user is not None and user not in {entry.pw_name for entry in pwd.getpwall()}:
-        missing("PostgreSQL refuses to run as root, and there is no user postgres")
+        skip_for_want_of("PostgreSQL refuses to run as root, and there is no user postgres")
     assert programs is not None
     folder, password, port = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")), secrets.token_urlsafe(12), free_port()
     password_file = folder / "password"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -22,7 +23,11 @@ def system_program(name: str) -> str:
     found = shutil.which(name) or max(glob.glob(place), default=None)
     if found is not None:
         return found
-    reason = f"needs {name}: apt-get install {package} (.ci/run installs it)"
+    skip_for_want_of(f"needs {name}: apt-get install {package} (.ci/run installs it)")
+
+
+def skip_for_want_of(reason: str) -> NoReturn:
+    """Skip the test because this machine lacks something; REQUIRE_SYSTEM=1 (as in CI) makes that a failure."""
     if os.environ.get("REQUIRE_SYSTEM") == "1":
         pytest.fail(f"{reason}; REQUIRE_SYSTEM=1 allows no skip")
     pytest.skip(reason)

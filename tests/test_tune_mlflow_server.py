@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 from model_kit import save_small
-from server_kit import ROOT, PrivateServer, missing, postgres
+from server_kit import ROOT, PrivateServer, postgres
+from system_kit import skip_for_want_of
 from werkzeug.security import generate_password_hash
 
 from tune.errors import WrongInput
@@ -60,7 +61,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 @pytest.fixture(params=STORES)
 def server(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> PrivateServer:
     if request.param not in servers:
-        missing(servers.uris["why"])
+        skip_for_want_of(servers.uris["why"])
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", servers[request.param].password)
     return servers[request.param]
