@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fault_kit import Faults
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,3 +24,9 @@ def real_data_dir() -> Path:
     if not list(folder.glob("ETTh1.csv*")):
         pytest.skip(f"no ETTh1.csv in {folder}: set TSF_DATA_DIR to a folder with the ETT files")
     return folder
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> Faults:
+    """A fault test's random moments, and its notes for docs/reliability.md."""
+    return Faults(request.node.name)
