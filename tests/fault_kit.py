@@ -1,4 +1,4 @@
-"""What every fault test says of itself: when its moments were drawn from which seed, what was injected, what was lost."""
+"""What a fault test says of itself: its random moments and their seed, what was injected, what was lost."""
 
 from __future__ import annotations
 
