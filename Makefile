@@ -3,7 +3,7 @@ BIN := .venv/bin
 STORE := sqlite:///mlflow.db
 PORT := 5000
 
-.PHONY: setup demo check test audit ui mlflow-server cluster-token lint-cluster
+.PHONY: setup demo check test soak audit ui mlflow-server cluster-token lint-cluster
 
 setup: .venv/.installed  ## create .venv with everything that running, checking and testing needs
 
@@ -20,6 +20,11 @@ check: setup  ## what CI checks before the tests
 	$(BIN)/mypy
 test: setup
 	$(BIN)/python -m pytest
+
+RUNS := 1
+FIRST_SEED := 1
+soak: setup  ## the fault tests RUNS times, each run with another seed, and what was lost (docs/reliability.md)
+	$(BIN)/python tests/soak.py --runs $(RUNS) --first-seed $(FIRST_SEED)
 
 audit: setup  ## bandit over our code; pip-audit over the pinned packages, which asks pypi.org about known faults
 	$(BIN)/bandit -q -c pyproject.toml -r experiments.py tune model data_pipeline benchmarks launcher

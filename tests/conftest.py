@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fault_kit import Faults
+from fault_kit import Faults, soaking
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,6 +15,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--screenshots", type=Path, metavar="FOLDER", help="write pictures of the MLflow UI there (test_mlflow_ui.py)"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """All of test_faults_*.py is part of a soak (tests/soak.py); what is marked `soak_only` runs nowhere else."""
+    for item in items:
+        if item.path.name.startswith("test_faults_"):
+            item.add_marker(pytest.mark.soak)
+    if not soaking():
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak_only")])
+        items[:] = [item for item in items if not item.get_closest_marker("soak_only")]
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,11 @@ from pathlib import Path
 SEED, LOG = "SOAK_SEED", "SOAK_LOG"  # set by `make soak`; a test alone draws the same moments every time
 
 
+def soaking() -> bool:
+    """Whether this is a soak, in which a test may inject more; `make test` is short."""
+    return SEED in os.environ
+
+
 @dataclass(frozen=True, kw_only=True)
 class Injected:
     """One fault of one test. lost: epochs, points or records that should be there and are not; counted, not assumed."""

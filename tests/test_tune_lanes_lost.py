@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from blocks_kit import Sweep, fake_gpus, log, plan_of
 
+pytestmark = pytest.mark.soak
 STAYS, GOES = "127.0.0.12", "127.0.0.13"
 
 

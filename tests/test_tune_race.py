@@ -63,6 +63,7 @@ def storage(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.soak
 def test_of_users_who_start_one_sweep_at_once_exactly_one_runs_it(storage: Path) -> None:
     users = [_start(storage, "same") for _ in range(USERS)]
     heard = _at_once(users)

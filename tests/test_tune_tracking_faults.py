@@ -26,7 +26,10 @@ from tune.outbox import beside
 from tune.tracking import read_sweep
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
 REPO_ROOT = Path(__file__).parent.parent
 
 

@@ -88,6 +88,7 @@ def stored_epochs(path: Path, trial_id: str) -> list[int]:
     return [record["epoch"] for record in records if record["kind"] == "epoch" and record["trial_id"] == trial_id]
 
 
+@pytest.mark.soak
 def test_a_server_killed_and_started_again_loses_nothing_and_stops_nobody(
     server: Server, tracker: Tracker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
