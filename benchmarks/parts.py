@@ -67,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for feed in options.feeds:
                 rows.append(run_row(engine, feed, options, facts, Path(cache)))
                 print_row(rows[-1])
-    if options.json:
-        content = {"device": facts.as_dict(), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(content, indent=1))
+                if options.json:  # after each row: a run cut short has those it measured
+                    content = {"device": facts.as_dict(), "rows": [asdict(row) for row in rows]}
+                    options.json.write_text(json.dumps(content, indent=1))
     if not any(row.status == "done" for row in rows):
         print("no row ran: nothing is shown", file=sys.stderr)
         return 1
