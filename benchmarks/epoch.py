@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="per row (default 3)")
     parser.add_argument("--old-workers", default="2,4,8", help="loader workers of the old way's rows (default 2,4,8)")
     parser.add_argument("--skip-old", action="store_true", help="without the old way's rows, which take minutes")
+    labels = [label for label, _ in STEPS]
+    parser.add_argument("--from-row", choices=labels, default=labels[0], help="climb the rows before it without timing")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every row")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -97,8 +99,10 @@ def climb(batch_size: int, options: argparse.Namespace, facts: Any, cache: Path)
         rows += old
     base = min((row.median_epoch_s for row in rows if row.median_epoch_s), default=None)
     above = base
-    for label, change in STEPS:
+    for place, (label, change) in enumerate(STEPS):
         fields |= change
+        if place < [label for label, _ in STEPS].index(options.from_row):
+            continue
         row = run_row(label, fields, options, facts, cache)
         print_row(row, base, above)
         rows.append(row)
