@@ -28,7 +28,7 @@ class Observer:
 
     def open(self) -> None:
         """Get ready to sample. NVML stays open meanwhile: to start it takes longer than to ask it."""
-        if self._device.type == "cuda":
+        if self.meter.uuid is not None:
             self._nvml.enter_context(nvml())
         self._sampler.open()
 
