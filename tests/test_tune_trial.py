@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from trial_kit import run_small as _run
 
 from model.patchtst import load_model
 from tune import session as session_module
 from tune.hardware import packages_sha256
+from tune.host_copy import HostCopy
 from tune.measure import GpuMeter
 from tune.trial import median_after
 
@@ -71,6 +73,27 @@ def test_an_interrupted_trial_continues_to_bit_identical_weights(
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     for name in ("final/test_mse", "final/val_mse", "final/best_epoch", "final/heads"):
         assert rest.final["metrics"][name] == whole.final["metrics"][name]
+
+
+def test_a_checkpoint_that_came_from_the_device_in_one_copy_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(self: Any, device: Any) -> None:
+        real(self, torch.device("cuda"))
+
+    def load(folder: Path, number: int) -> list[dict[str, torch.Tensor]]:
+        files = ("model/model.safetensors", "moments.safetensors")
+        return [load_file(folder / f"report-{number}" / file) for file in files]
+
+    _run(tmp_path / "direct", train__epochs=2, **GRADUAL)
+    real = HostCopy.__init__
+    monkeypatch.setattr(HostCopy, "__init__", apart)
+    monkeypatch.setattr("tune.host_copy._pinned", lambda elements, dtype: torch.empty(elements, dtype=dtype))
+    _run(tmp_path / "copied", train__epochs=2, **GRADUAL)
+    for number in (1, 2):
+        for direct, copied in zip(load(tmp_path / "direct", number), load(tmp_path / "copied", number), strict=True):
+            assert direct.keys() == copied.keys() and len(direct) > 10
+            assert all(torch.equal(direct[name], copied[name]) for name in direct)
 
 
 def test_the_best_weights_survive_interruptions_after_it_and_after_a_worse_epoch(
