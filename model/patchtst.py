@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PatchTSTConfig, PatchTSTForPrediction
 
 from model.attention import get_backend
@@ -109,8 +109,15 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save_model(model: PatchTSTForPrediction, folder: Path, files: Mapping[str, str] | None = None) -> None:
+def save_model(
+    model: PatchTSTForPrediction,
+    folder: Path,
+    files: Mapping[str, str] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write config.json, model.safetensors and `files` (name -> text) to the new folder `folder`, whole or not at all.
+
+    weights: the model's state where it was copied to the host already; contiguous.
 
     Stock transformers loads an unpruned model from it. Folder and files get the modes that the umask gives.
     """
@@ -123,8 +130,9 @@ def save_model(model: PatchTSTForPrediction, folder: Path, files: Mapping[str, s
     try:
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(temporary)
-        weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        if weights is None:
+            weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+        save_file(dict(weights), temporary / WEIGHTS, metadata={"format": "pt"})
         for name, text in (files or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
         shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)  # safetensors writes for the owner only

@@ -15,7 +15,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox", "holder"),
     ("gpu_models", "output", "cli", "streams", "live", "workers"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs", "diagnosis"),
-    ("sampler", "speed", "study_clock"),
+    ("sampler", "speed", "study_clock", "host_copy"),
     ("raw_samples",),
     ("observer",),
     ("mlflow_store", "mlflow_runs", "mlflow_model", "mlflow_notes"),

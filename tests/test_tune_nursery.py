@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from trial_kit import Recorder, small_job
+from trial_kit import Recorder, small_config, small_job
 
 from tune.measure import count_others
 from tune.nursery import Nursery, ProcessLost, Serving
@@ -26,6 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def _job(folder: Path, **changes: Any) -> TrialJob:
     folder.mkdir(exist_ok=True)
     return replace(small_job(folder, train__epochs=2), prepare_next=True, **changes)
+
+
+FREE: dict[str, Any] = {
+    "config": small_config(**{"train.epochs": 3}).model_dump(mode="json"), "awaits_answer": False,
+}  # fmt: skip
 
 
 def _run(nursery: Nursery, folder: Path, **changes: Any) -> Recorder:
@@ -144,6 +149,74 @@ def test_a_trial_that_is_stopped_leaves_no_process(nursery: Nursery, tmp_path: P
     with pytest.raises(SystemExit):
         nursery.run(_job(tmp_path / "a"), stop, None)
     assert not psutil.pid_exists(pids[0])
+
+
+def test_a_trial_that_nobody_decides_about_trains_on_while_an_epoch_is_reported(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    reached: list[bool] = []
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        if result.get("epoch") == 1:
+            assert folder is not None
+            _until((folder.parent / "epoch-2" / "state.pt").exists)
+            time.sleep(0.5)
+            reached.append((folder.parent / "epoch-3").exists())
+        recorder(result, folder)
+
+    recorder = Recorder(tmp_path / "a")
+    nursery.run(replace(_job(tmp_path / "a"), **FREE), report, None)
+    assert reached == [False]  # one report is on its way at most
+    assert [one["epoch"] for one in recorder.epochs] == [1, 2, 3] and recorder.final["status"] == "done"
+    again = _run(nursery, tmp_path / "b", config=FREE["config"])
+    assert again.final["metrics"]["final/test_mse"] == recorder.final["metrics"]["final/test_mse"]
+
+
+def test_a_trial_that_may_be_ended_trains_no_epoch_before_the_answer(nursery: Nursery, tmp_path: Path) -> None:
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        before = cpu_s(result)
+        time.sleep(1.0)
+        stood_still.append(cpu_s(result) - before < 0.2)
+        if result["epoch"] == 1:
+            raise InterruptedError  # as Tune ends it
+
+    def cpu_s(result: dict[str, Any]) -> float:
+        return sum(psutil.Process(int(result["tags"]["process"])).cpu_times()[:2])
+
+    stood_still: list[bool] = []
+    with pytest.raises(InterruptedError):
+        nursery.run(_job(tmp_path / "a"), report, None)
+    assert stood_still == [True]
+
+
+def test_an_epoch_that_was_handed_over_is_stored_whole_though_its_process_was_killed(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        os.kill(int(result["tags"]["process"]), signal.SIGKILL)
+        _until(lambda: not psutil.pid_exists(int(result["tags"]["process"])))
+        recorder(result, folder)
+
+    recorder = Recorder(tmp_path / "a")
+    with pytest.raises(ProcessLost):
+        nursery.run(replace(_job(tmp_path / "a"), **FREE), report, None)
+    assert [one["epoch"] for one in recorder.reports] == [1]
+    rest = Recorder(tmp_path / "b")
+    nursery.run(replace(_job(tmp_path / "b"), **FREE), rest, str(tmp_path / "a" / "report-1"))
+    assert [one["epoch"] for one in rest.epochs] == [2, 3] and rest.final["status"] == "done"
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_trial_keeps_no_copy_of_what_is_stored(nursery: Nursery, tmp_path: Path, free: bool) -> None:
+    folders: list[Path] = []
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        assert folder is not None and (folder / "samples").is_dir()
+        assert not [earlier for earlier in folders if earlier.exists()]
+        folders.append(folder)
+
+    nursery.run(replace(_job(tmp_path / "a"), **(FREE if free else {})), report, None)
+    assert len(folders) == len(set(folders)) >= 3 and not folders[0].parent.exists()
 
 
 def test_an_isolated_trial_has_a_cold_process_and_an_empty_cache_that_is_removed(

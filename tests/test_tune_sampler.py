@@ -18,7 +18,8 @@ from tune.sampler import THROTTLE_REASONS, DeviceSample, DeviceSampler, device_m
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, driver: FakeNvml) -> FakeNvml:
-    monkeypatch.setattr(sampler, "nvml", driver.session)
+    for module in (sampler, observer):
+        monkeypatch.setattr(module, "nvml", driver.session)
     monkeypatch.setattr(sampler, "INTERVAL_S", 0.001)
     return driver
 
@@ -141,6 +142,16 @@ def _watching(monkeypatch: pytest.MonkeyPatch, driver: FakeNvml, sample: bool = 
     watched.open()
     yield watched
     watched.close()
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_nvml_stays_open_from_a_trials_first_epoch_to_its_end_sampled_or_not(
+    monkeypatch: pytest.MonkeyPatch, sample: bool
+) -> None:
+    driver = FakeNvml()
+    with _watching(monkeypatch, driver, sample=sample):
+        assert driver.opened >= 1
+    assert driver.opened == 0
 
 
 def test_an_epochs_samples_lie_within_it_on_its_own_clock_and_flag_it(monkeypatch: pytest.MonkeyPatch) -> None:

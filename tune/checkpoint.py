@@ -1,20 +1,30 @@
 """A trial on disk between two epochs. Read back without unpickling: safetensors, and torch.load(weights_only=True).
 
 model/        the weights as they are (pruned shapes included)
-best.safetensors   weights of the best epoch so far, if there is one
-state.pt      moments, loss scale, RNG, progress and the time taken
+best.safetensors   weights of the best epoch so far, if that is another one; of the best epoch itself model/ has them
+moments.safetensors   the optimizer's, by "number of the parameter.name"
+state.pt      loss scale, RNG, progress and the time taken
 samples/      raw samples of the epochs so far (tune.raw_samples)
+
+The device waits while this is written. So everything comes from it in one copy, what was written already is linked, and
+nothing is compressed or forced to the disk: what is written outlives any process. A machine that loses its power may
+leave a checkpoint that cannot be read; that is promised of the outbox only.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.numpy import save_file as write_tensors
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from model.facts import WEIGHTS
 from model.patchtst import load_model, save_model
 from tune.step import make_optimizer
 from tune.trial import Progress
@@ -24,23 +34,57 @@ if TYPE_CHECKING:
 
 
 def save(folder: Path, session: Session) -> None:
-    """Write `session` into the new folder `folder`."""
+    """Write `session` into the new folder `folder`, beside those of its other epochs."""
     folder.mkdir(parents=True)
-    save_model(session.model, folder / "model")
-    session.samples.write(folder / "samples")
-    if session.best_state is not None:
-        save_file({name: value.contiguous() for name, value in session.best_state.items()}, folder / "best.safetensors")
+    weights = session.model.state_dict()
+    moments = _moments(session.optimizer)
+    on_host = session.host_copy.of({**weights, **moments})
+    save_model(session.model, folder / "model", weights={name: on_host[name] for name in weights})
+    write_tensors({name: on_host[name].numpy() for name in moments}, folder / "moments.safetensors")
+    _save_best(folder, session)
+    session.samples.write(folder / "samples", compressed=False)
+    torch.save(_state(session), folder / "state.pt")
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+
+
+def _save_best(folder: Path, session: Session) -> None:
+    """The file that the best epoch's weights were written to is kept beside the epochs, and linked from then on."""
+    kept, file = folder.parent / "best.safetensors", folder / "best.safetensors"
+    if session.best_state is None:
+        return
+    if session.progress.best_epoch == session.progress.epoch:
+        kept.unlink(missing_ok=True)
+        _link(folder / "model" / WEIGHTS, kept)
+    elif kept.exists():
+        _link(kept, file)
+    else:  # the best epoch was before an interruption
+        save_file({name: value.contiguous() for name, value in session.best_state.items()}, kept)
+        _link(kept, file)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _state(session: Session) -> dict[str, Any]:
+    """What is no large tensor."""
     state: dict[str, Any] = {
         "progress": asdict(session.progress) | {"gpus": session.progress.ran_on(session.meter.uuid)},
         "spent_ms": session.spans.spent_ms(),
-        "optimizer": session.optimizer.state_dict(),
         "rng_cpu": torch.get_rng_state(),
     }
     if session.device.type == "cuda":
         state["rng_cuda"] = torch.cuda.get_rng_state()
     if session.scaler is not None:
         state["scaler"] = session.scaler.state_dict()
-    torch.save(state, folder / "state.pt")
+    return state
 
 
 def restore(folder: Path, session: Session) -> None:
@@ -52,14 +96,29 @@ def restore(folder: Path, session: Session) -> None:
     ).to(session.device)
     session.optimizer = make_optimizer(session.model, learning_rate=session.config.train.learning_rate)
     # Moments only: learning rate and beta1 come from the schedule, the rest is how this process runs its optimizer
-    session.optimizer.load_state_dict(session.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
+    session.optimizer.load_state_dict(session.optimizer.state_dict() | {"state": _read_moments(folder)})
     if session.scaler is not None:
         session.scaler.load_state_dict(state["scaler"])
-    best = folder / "best.safetensors"
-    session.best_state = load_file(best, device=str(session.device)) if best.exists() else None
     session.progress = Progress(**state["progress"])
+    session.best_state = _read_best(folder, session)
     session.spans.earlier_ms = state.get("spent_ms")  # None in a checkpoint of an earlier version
     session.samples.restore(folder / "samples")
     torch.set_rng_state(state["rng_cpu"])
     if session.device.type == "cuda":
         torch.cuda.set_rng_state(state["rng_cuda"])
+
+
+def _read_moments(folder: Path) -> dict[int, dict[str, Tensor]]:
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(folder / "moments.safetensors").items():
+        number, _, kind = name.partition(".")
+        found.setdefault(int(number), {})[kind] = value
+    return found
+
+
+def _read_best(folder: Path, session: Session) -> dict[str, Tensor] | None:
+    best, epoch = session.progress.best_epoch, session.progress.epoch
+    if not best:
+        return None
+    file = folder / "model" / WEIGHTS if best == epoch else folder / "best.safetensors"
+    return load_file(file, device=str(session.device))

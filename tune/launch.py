@@ -81,8 +81,14 @@ class Launcher:
     isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
     entry: Entry = trial_entry
 
-    def job(self, trial: PlannedTrial, *, prepare_next: bool, moved_because: str | None = None) -> TrialJob:
-        """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one."""
+    def job(
+        self, trial: PlannedTrial, *, prepare_next: bool, moved_because: str | None = None, fixed: bool = False
+    ) -> TrialJob:
+        """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one.
+
+        fixed: nothing but the trial itself decides when it ends. On a GPU it then goes on while an epoch is reported;
+        on a CPU the processes that report it would take the next epoch's time.
+        """
         storage = self.folder.path.parent
         return TrialJob(
             trial_id=trial.trial_id,
@@ -101,6 +107,7 @@ class Launcher:
             isolate=self.isolate,
             prepare_next=prepare_next,
             moved_because=moved_because,
+            awaits_answer=not fixed or self.device_type == "cpu",
         )
 
     @property
@@ -117,7 +124,7 @@ class Launcher:
             self._run_blocks(ray, trials, collector)
             return
         followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
-        listed = [self.job(trial, prepare_next=at < followed).as_dict() for at, trial in enumerate(trials)]
+        listed = [self.job(trial, prepare_next=at < followed, fixed=True).as_dict() for at, trial in enumerate(trials)]
         jobs = ray_tune.grid_search(_Uncopied(listed))
         resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
         self._fit(collector, resources, self.share.at_a_time, param_space={"job": jobs})
@@ -135,8 +142,8 @@ class Launcher:
             self._fit(collector, None, len(lanes), **how)
 
     def _job_of(self, turn: Turn) -> dict[str, Any]:
-        job = self.job(turn.trial, prepare_next=turn.followed, moved_because=turn.moved_because)
-        return job.as_dict()
+        told: dict[str, Any] = {"prepare_next": turn.followed, "moved_because": turn.moved_because, "fixed": True}
+        return self.job(turn.trial, **told).as_dict()
 
     def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
         """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""

@@ -9,6 +9,7 @@ a process itself; its tag `warm_start` says `cold`, and `cold_because` why.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -175,10 +176,12 @@ class Nursery:
             for kind, content in serving.messages():
                 if kind == "settle":
                     serving.send("idle", self._settle())
+                elif kind == "caught_up":
+                    serving.send("caught_up")
                 else:
-                    result, folder = content
-                    report(result, None if folder is None else Path(folder))
-                    serving.send("reported")
+                    _pass_on(report, *content)
+                    if kind == "report":  # one that was handed over expects no answer
+                        serving.send("reported")
 
     def _take(self, job: TrialJob) -> tuple[Serving, dict[str, str]]:
         """A process for `job`, and what the trial is to tell of it."""
@@ -215,6 +218,13 @@ class Nursery:
     def _give_up(self, standby: Serving) -> None:
         self._lost = f"the prepared process is of no use: {standby.problem}"
         standby.end(0.0)
+
+
+def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None:
+    """Report, and remove the trial's own copy of what is stored by then."""
+    report(result, None if folder is None else Path(folder))
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _own_cache(job: TrialJob) -> AbstractContextManager[str | None]:

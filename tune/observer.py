@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
+from tune.hardware import nvml
 from tune.measure import EpochTimer, EpochTimes, GpuMeter
 from tune.raw_samples import RawSamples
 from tune.sampler import DeviceSampler, device_metrics
@@ -22,15 +23,19 @@ class Observer:
         self.meter = GpuMeter(device)
         self.raw = raw
         self._device = device
+        self._nvml = ExitStack()
         self._sampler = DeviceSampler(self.meter.uuid if sample else None)
 
     def open(self) -> None:
-        """Get ready to sample."""
+        """Get ready to sample. NVML stays open meanwhile: to start it takes longer than to ask it."""
+        if self.meter.uuid is not None:
+            self._nvml.enter_context(nvml())
         self._sampler.open()
 
     def close(self) -> None:
         """Sample no more, also where an epoch was left by an error."""
         self._sampler.close()
+        self._nvml.close()
 
     @contextmanager
     def epoch(self, number: int) -> Iterator[EpochTimer]:

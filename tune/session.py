@@ -29,6 +29,7 @@ from tune.engines import ENGINES
 from tune.errors import Unsupported
 from tune.evaluate import evaluate, naive_forecasts
 from tune.hardware import missing_packages, node_facts
+from tune.host_copy import HostCopy
 from tune.lr import Course, Rates
 from tune.observer import Observer
 from tune.opening import open_data, open_feed
@@ -59,6 +60,10 @@ class Session:
         self.meter = self.observer.meter
         self.progress = Progress()
         self.best_state: dict[str, Tensor] | None = None
+        self.host_copy = HostCopy(self.device)
+        self._last_epoch_s: tuple[float, float] | None = (
+            None  # in this process: when it began, by perf_counter; how long
+        )
         self._startup_s: float | None = None
         self._stepper: Stepper | None = None
         self.pruner = Pruner(config.pruning, epochs=config.train.epochs, seed=config.train.seed)
@@ -83,8 +88,8 @@ class Session:
     def _check_support(self, channels: int) -> None:
         """The plan was made from a probe; the device that the trial got has the last word."""
         missing = missing_packages([self.config.model.attention], importing=True)
-        facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
-        reason = unsupported_reason(self.config, facts, channels)
+        self._facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
+        reason = unsupported_reason(self.config, self._facts, channels)
         if reason:
             raise Unsupported(reason)
 
@@ -156,9 +161,15 @@ class Session:
         gpu_name, precision = self.meter.name, self.config.train.precision
         costs = time_metrics(times, validation_s, self.step_shape(), gpu=gpu_name, precision=precision)
         told = {} if self.config.as_published is None else study_metrics(study_epoch_s, times)
+        costs["time/between_s"] = self._between_s(times.began_s, times.train_s + validation_s)
         metrics = losses | costs | self.observer.gpu | self._memory | told | self._size_metrics()
         self.progress.accounts.append({name: metrics[name] for name in NEEDED})
         return metrics
+
+    def _between_s(self, began_s: float, epoch_s: float) -> float | None:
+        """Since the epoch before began, without its training and validation; None for a process's first epoch."""
+        before, self._last_epoch_s = self._last_epoch_s, (began_s, epoch_s)
+        return None if before is None else began_s - sum(before)
 
     def _build_stepper(self) -> None:
         """Compile and warm up for the present shapes, timed apart from the epochs."""
@@ -289,12 +300,11 @@ class Session:
 
     def tags(self) -> dict[str, str]:
         """What a reader needs to judge the trial's timings."""
-        facts = node_facts(use_gpu=self.device.type == "cuda")
         known = {
             "timing_valid": {True: "false", False: "true", None: "unknown"}[self.progress.shared],
-            "device": facts.name,
+            "device": self._facts.name,
             "gpu_uuid": " then ".join(self.progress.ran_on(self.meter.uuid)) or None,  # equal where times compare
-            "gpu_driver": facts.driver,
+            "gpu_driver": self._facts.driver,
             "hostname": platform.node(),
             "process": str(os.getpid()),
             "heads_kept": json.dumps(heads_per_layer(self.model)),

@@ -76,7 +76,12 @@ def _run(line: Line, order: dict[str, Any]) -> None:
     os.chdir(order["folder"])
 
     def report(result: dict[str, Any], folder: Path | None) -> None:
-        line.ask("report", (result, None if folder is None else str(folder)))
+        content = (result, None if folder is None else str(folder))
+        if job.awaits_answer or "epoch" not in result:
+            line.ask("report", content)  # answered after those that were handed over
+            return
+        line.ask("caught_up")  # one is on its way at most; and no answer comes into an epoch that is timed
+        line.send("hand_over", content)
 
     def settle() -> Sequence[int]:
         return line.ask("settle")

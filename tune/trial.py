@@ -45,6 +45,7 @@ class TrialJob:
     sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled while it trains
     prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
     moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
+    awaits_answer: bool = True  # whether the driver must have an epoch, and may end the trial, before the next begins
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,19 +112,21 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
 
     Reports after each epoch {"epoch", "metrics", "tags", "timestamp_ms"} with a checkpoint folder, and at the end
     {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/` and the
-    raw samples under `samples/`; an epoch's folder has those so far.
+    raw samples under `samples/`; an epoch's folder has those so far. `report` owns the folder that it is given, and may
+    return before it is through with an epoch's, but not with the end's.
     """
     spans = Spans()
-    try:
-        _run(job, report, checkpoint, spans, host)
-    except Exception as error:  # reported with its reason, never hidden
-        spans.work_ended()
-        failure = _failure(error)
-        failure["tags"] |= {"spans": spans.as_tag()}  # what failed has its cost, too
-        report(failure | {"timestamp_ms": _now_ms()}, None)
+    with tempfile.TemporaryDirectory() as tmp:  # there until the end was reported, which comes after all epochs were
+        try:
+            _run(job, report, checkpoint, spans, host, Path(tmp))
+        except Exception as error:  # reported with its reason, never hidden
+            spans.work_ended()
+            failure = _failure(error)
+            failure["tags"] |= {"spans": spans.as_tag()}  # what failed has its cost, too
+            report(failure | {"timestamp_ms": _now_ms()}, None)
 
 
-def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, host: Host) -> None:
+def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, host: Host, tmp: Path) -> None:
     started_s = time.perf_counter()
     from tune.session import Session
 
@@ -135,10 +138,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
             f"this node imports other code than the driver ({package_dir('tune')}): one sweep's results come from one "
             "program; update that copy, or start the sweep anew"
         )
-    with (
-        Session(job, config, started_s, host) as session,
-        tempfile.TemporaryDirectory() as tmp,
-    ):
+    with Session(job, config, started_s, host) as session:
         session.spans = spans
         if checkpoint is not None:
             session.restore(checkpoint)
@@ -146,13 +146,13 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
         while session.progress.not_finite is None and not session.finished:
             metrics = session.run_epoch()
             session.progress.not_finite = _not_finite(metrics)
-            folder = Path(tmp) / f"epoch-{session.progress.epoch}"
+            folder = tmp / f"epoch-{session.progress.epoch}"
             session.save(folder)
             epoch = {"epoch": session.progress.epoch, "metrics": metrics, "tags": session.tags()}  # may be its last
             report(epoch | {"timestamp_ms": _now_ms()}, folder)
         reason = session.progress.not_finite
         final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
-        folder = Path(tmp) / "final"
+        folder = tmp / "final"
         folder.mkdir()
         if config.as_published is None:  # another function than a loaded model would compute, or none to use
             session.save_best(folder / "model")
