@@ -83,11 +83,11 @@ def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, 
     assert collector._progress.stream.getvalue().count("epoch 1/2") == 1
 
 
-def test_the_newest_whole_checkpoint_of_a_trial_is_remembered_on_disk(collector: Collector, tmp_path: Path) -> None:
+def test_the_newest_two_checkpoints_of_a_trial_are_remembered_on_disk(collector: Collector, tmp_path: Path) -> None:
     for number in (1, 2):
         collector.on_checkpoint(number, [], _trial(tmp_path), SimpleNamespace(path=f"/c/{number}"))
-    assert SweepDir(tmp_path).checkpoint("t") == "/c/2"
-    assert SweepDir(tmp_path).checkpoint("another") is None
+    assert SweepDir(tmp_path).checkpoints("t") == ["/c/2", "/c/1"]
+    assert SweepDir(tmp_path).checkpoints("another") == []
 
 
 def test_the_newest_two_checkpoints_of_each_trial_stay_and_one_that_is_gone_already_harms_nobody(

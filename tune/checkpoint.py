@@ -4,6 +4,7 @@ model/        the weights as they are (pruned shapes included)
 best.safetensors   weights of the best epoch so far, if there is one
 state.pt      moments, loss scale, RNG, progress and the time taken
 samples/      raw samples of the epochs so far (tune.raw_samples)
+files.json    what each of them holds (tune.whole): a damaged one is not gone on from
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from model.patchtst import load_model, save_model
 from tune.step import make_optimizer
 from tune.trial import Progress
+from tune.whole import seal
 
 if TYPE_CHECKING:
     from tune.session import Session
@@ -40,7 +42,9 @@ def save(folder: Path, session: Session) -> None:
         state["rng_cuda"] = torch.cuda.get_rng_state()
     if session.scaler is not None:
         state["scaler"] = session.scaler.state_dict()
-    torch.save(state, folder / "state.pt")
+    with (folder / "state.pt").open("wb") as file:  # given a path, torch does not say that the disk is full
+        torch.save(state, file)
+    seal(folder)
 
 
 def restore(folder: Path, session: Session) -> None:
