@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,7 +113,10 @@ def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
     collector: Collector, tmp_path: Path, error: Exception | None, reason: str
 ) -> None:
     trial = _trial(tmp_path)
-    trial.get_pickled_error = lambda: error
+    trial.pickled_error_file = None
+    if error is not None:
+        trial.pickled_error_file = str(tmp_path / "error.pkl")
+        Path(trial.pickled_error_file).write_bytes(pickle.dumps(error))
     _result(collector, trial, epoch=1, tags={"spans": "when it worked"})
     collector.on_trial_error(1, [trial], trial)
     end = _records(tmp_path, "end")[0]

@@ -106,21 +106,21 @@ class Collector(ray_tune.Callback):
     @_unless_disk_full
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune is about to try again, which is of no use on a full disk."""
-        self.disk_full = disk_full(trial.get_pickled_error())
+        error = _error(trial)
+        self.disk_full = disk_full(error)
+        if self.disk_full is None:
+            self._progress.say(f"{_trial_id(trial)} is tried again: {_reason(error)}")
 
     @_unless_disk_full
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process was lost more often than it may be retried, or Tune could not start it."""
-        error = trial.get_pickled_error()
+        error = _error(trial)
         if told := disk_full(error):
             self.disk_full = told
             return
-        error = getattr(error, "cause", None) or error  # RayTaskError's own message is a traceback
-        lines = str(error).strip().splitlines() if error else []
-        reason = f"{type(error).__name__}: {lines[0]}" if lines else "the trial's process was lost"
         tags = self._tags.get(_trial_id(trial), {})
-        status = "oom" if isinstance(error, OutOfMemory | ray.exceptions.OutOfMemoryError) else "failed"
-        self._end(trial, {"status": status, "reason": reason, "metrics": {}, "tags": tags})
+        status = "oom" if isinstance(_cause(error), OutOfMemory | ray.exceptions.OutOfMemoryError) else "failed"
+        self._end(trial, {"status": status, "reason": _reason(error), "metrics": {}, "tags": tags})
 
     def _end(self, trial: Any, result: dict[str, Any]) -> None:
         trial_id, status = _trial_id(trial), result["status"]
@@ -143,6 +143,23 @@ class Collector(ray_tune.Callback):
         """Of a trial that ended without a word of its own, or with an error: what its newest checkpoint has."""
         newest = self._folder.checkpoints(trial_id)[:1]
         return Path(newest[0]) / "samples" if newest else None
+
+
+def _error(trial: Any) -> Exception | None:
+    """The trial's latest error. Tune's own way looks in the storage, where it only arrives later."""
+    file = trial.pickled_error_file
+    return None if file is None or not Path(file).exists() else ray.cloudpickle.loads(Path(file).read_bytes())
+
+
+def _cause(error: Exception | None) -> Exception | None:
+    """RayTaskError's own message is a traceback."""
+    return getattr(error, "cause", None) or error
+
+
+def _reason(error: Exception | None) -> str:
+    cause = _cause(error)
+    lines = str(cause).strip().splitlines() if cause else []
+    return f"{type(cause).__name__}: {lines[0]}" if lines else "the trial's process was lost"
 
 
 class _Stopper(ray_tune.Stopper):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -187,6 +188,7 @@ class Launcher:
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
             ),
         )
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what we tell in a line ourselves
         shutil.rmtree(self._isolated, ignore_errors=True)  # what a killed run has left
         try:
             tuner.fit()
