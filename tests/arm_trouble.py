@@ -4,6 +4,7 @@ nan      the arm's learning rate is a great power of ten, beyond what the comman
 host     an epoch asks PyTorch for more memory than any machine has
 slow     an epoch begins later
 pause    an epoch waits for Trouble.go_on
+gpu      an epoch takes all memory of the GPU, block by block
 kernel   an epoch joins a memory group that is too small, and eats until the kernel kills its process
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 ABSURD = 1e30
 PAUSED_AT_MOST_S = 120
+BLOCKS = 32  # of a GPU's memory
 
 
 def install(session, told) -> None:
@@ -58,4 +60,20 @@ def _slow(self, fault, told):
     time.sleep(fault["lasts_s"])
 
 
-FAULTS = {"pause": _pause, "slow": _slow, "nan": _diverge, "host": _ask_for_too_much, "kernel": _eat}
+def _fill_the_gpu(self, fault, told):
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    total_bytes, blocks = torch.cuda.get_device_properties(0).total_memory, []
+    while True:
+        blocks.append(torch.empty(total_bytes // BLOCKS, dtype=torch.uint8, device="cuda"))
+
+
+FAULTS = {
+    "gpu": _fill_the_gpu,
+    "pause": _pause,
+    "slow": _slow,
+    "nan": _diverge,
+    "host": _ask_for_too_much,
+    "kernel": _eat,
+}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
-import pickle
+import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from tune.progress import Progress
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker
 
+FULL = os.strerror(errno.ENOSPC)
 METRICS = {"loss/val_mse": 0.5, "time/train_s": 1.0, "speed/windows_per_s": 10.0}
 
 
@@ -121,6 +124,50 @@ def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
     collector.on_trial_error(1, [trial], trial)
     end = _records(tmp_path, "end")[0]
     assert (end["status"], end["reason"], end["tags"]) == ("failed", reason, {"spans": "when it worked"})
+
+
+def _told_by_the_trial(collector: Collector, trial: Any) -> None:
+    _result(collector, trial, status="failed", reason=FULL, tags={"disk_full": "true"})
+
+
+def _met_by_ray(collector: Collector, trial: Any) -> None:
+    trial.pickled_error_file = str(collector._folder.path / "error.pkl")
+    Path(trial.pickled_error_file).write_bytes(pickle.dumps(RuntimeError(f"in another process:\n{FULL}")))
+    collector.on_trial_recover(1, [trial], trial)
+
+
+def _met_by_ray_for_the_last_time(collector: Collector, trial: Any) -> None:
+    _met_by_ray(collector, trial)
+    collector.disk_full = None
+    collector.on_trial_error(1, [trial], trial)
+
+
+def _met_by_the_outbox(collector: Collector, trial: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.write", _no_room)
+        _result(collector, trial, epoch=1)
+
+
+def _no_room(*arguments: Any) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "meet", [_told_by_the_trial, _met_by_ray, _met_by_ray_for_the_last_time, _met_by_the_outbox]
+)  # fmt: skip
+def test_once_a_disk_is_full_the_run_stops_and_nothing_more_is_taken(
+    collector: Collector, tmp_path: Path, meet: Callable[[Collector, Any], None]
+) -> None:
+    trial, stopper = _trial(tmp_path), collector.stop
+    assert not stopper.stop_all()
+    meet(collector, trial)
+    assert stopper.stop_all()
+    assert collector.disk_full is not None and FULL in collector.disk_full
+    _result(collector, trial, epoch=2)
+    collector.on_checkpoint(2, [trial], trial, trial.checkpoint)
+    collector.on_trial_complete(2, [trial], trial)
+    assert _records(tmp_path, "end") == _records(tmp_path, "epoch") == []
+    assert collector._folder.checkpoints("t") == []
 
 
 def test_a_trial_that_a_scheduler_stopped_ends_with_its_reason_and_what_it_said_of_itself(

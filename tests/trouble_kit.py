@@ -25,10 +25,11 @@ from tune.request import build_request
 from tune.search import make_plan
 from tune.trial import TrialJob, run_trial
 
-BASE = (  # noqa: SIM905
+SMALL = (  # noqa: SIM905
     "--sweep custom --dataset demo --repeats 1 --set data.context_length=48 --set data.prediction_length=24 "
     "--set model.d_model=16 --set model.num_heads=4 --set model.ffn_dim=16 --set train.batch_size=512"
 ).split()
+BASE = [*SMALL, "--gpus-per-trial", "0"]  # whose losses `undisturbed` computes
 IN_EVERY_PROCESS = '''
 import importlib.abc, importlib.machinery, os, sys, time
 
