@@ -116,7 +116,7 @@ def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
     collector: Collector, tmp_path: Path, error: Exception | None, reason: str
 ) -> None:
     trial = _trial(tmp_path)
-    trial.pickled_error_file = None
+    trial.pickled_error_file = trial.error_file = None
     if error is not None:
         trial.pickled_error_file = str(tmp_path / "error.pkl")
         Path(trial.pickled_error_file).write_bytes(pickle.dumps(error))
@@ -126,12 +126,27 @@ def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
     assert (end["status"], end["reason"], end["tags"]) == ("failed", reason, {"spans": "when it worked"})
 
 
+def test_a_trial_whose_actor_rays_memory_monitor_killed_is_oom_in_rays_words(
+    collector: Collector, tmp_path: Path
+) -> None:
+    trial = _trial(tmp_path)
+    trial.pickled_error_file, trial.error_file = str(tmp_path / "error.pkl"), str(tmp_path / "error.txt")
+    Path(trial.pickled_error_file).write_bytes(pickle.dumps(RuntimeError("of the attempt before")))
+    killed = "Task was killed due to the node running low on memory."
+    Path(trial.error_file).write_text(
+        f"Failure # 1 (occurred at a)\nboom\nFailure # 2 (occurred at b)\n{killed}\nMore\n"
+    )
+    collector.on_trial_error(1, [trial], trial)
+    (end,) = _records(tmp_path, "end")
+    assert (end["status"], end["reason"]) == ("oom", f"OutOfMemoryError: {killed}")
+
+
 def _told_by_the_trial(collector: Collector, trial: Any) -> None:
     _result(collector, trial, status="failed", reason=FULL, tags={"disk_full": "true"})
 
 
 def _met_by_ray(collector: Collector, trial: Any) -> None:
-    trial.pickled_error_file = str(collector._folder.path / "error.pkl")
+    trial.pickled_error_file, trial.error_file = str(collector._folder.path / "error.pkl"), None
     Path(trial.pickled_error_file).write_bytes(pickle.dumps(RuntimeError(f"in another process:\n{FULL}")))
     collector.on_trial_recover(1, [trial], trial)
 

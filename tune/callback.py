@@ -20,6 +20,8 @@ from tune.tracking import Tracker
 Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
 
 
+FAILURE = "Failure # "  # begins each error in Tune's error.txt
+LOW_ON_MEMORY = "running low on memory"  # in what Ray's memory monitor says of a process that it killed
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
@@ -147,8 +149,16 @@ class Collector(ray_tune.Callback):
 
 def _error(trial: Any) -> Exception | None:
     """The trial's latest error. Tune's own way looks in the storage, where it only arrives later."""
+    text = Path(trial.error_file).read_text(errors="replace") if _is_file(trial.error_file) else ""
+    latest = text.rpartition(FAILURE)[2].partition("\n")[2].strip()
+    if LOW_ON_MEMORY in latest:  # Ray's memory monitor ended the actor: Tune pickles no such error
+        return ray.exceptions.OutOfMemoryError(latest)
     file = trial.pickled_error_file
-    return None if file is None or not Path(file).exists() else ray.cloudpickle.loads(Path(file).read_bytes())
+    return ray.cloudpickle.loads(Path(file).read_bytes()) if _is_file(file) else None
+
+
+def _is_file(path: str | None) -> bool:
+    return path is not None and Path(path).is_file()
 
 
 def _cause(error: Exception | None) -> Exception | None:
