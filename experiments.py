@@ -25,7 +25,7 @@ try:
         stop_parser,
         sweep_parser,
     )
-    from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, unknown_name
+    from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, disk_full, unknown_name
     from tune.mlflow_store import TrackingError, check_no_password
     from tune.streams import OutputClosed, lasting_stderr, watched_stdout
 except KeyboardInterrupt:  # Ctrl-C before main() can answer it
@@ -150,9 +150,19 @@ def _answer(argv: Sequence[str]) -> int:
         print(f"error: {line.encode(errors='backslashreplace').decode()}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        sweeps = "--plan" not in argv and not any(word in argv[:1] for word, *_ in filter(None, COMMANDS))
-        print(f"interrupted{'; the same command again goes on from here' if sweeps else ''}", file=sys.stderr)
+        print(f"interrupted{'; the same command again goes on from here' if _sweeps(argv) else ''}", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        if (told := disk_full(error)) is None:
+            raise
+        rest = "nothing is lost, make room and the same command goes on from here" if _sweeps(argv) else "make room"
+        print(f"error: a disk is full: {told}; {rest}", file=sys.stderr)
+        return INTERRUPTED if _sweeps(argv) else WRONG_INPUT
+
+
+def _sweeps(argv: Sequence[str]) -> bool:
+    """Whether a command runs a sweep, which can go on."""
+    return "--plan" not in argv and not any(word in argv[:1] for word, *_ in filter(None, COMMANDS))
 
 
 def split_command(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:

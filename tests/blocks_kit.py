@@ -36,6 +36,9 @@ class Ends:
         self.ends: dict[str, dict[str, Any]] = {}
         self.epochs: list[tuple[str, int]] = []
 
+    def now_ms(self) -> int:
+        return 1
+
     def log_epoch(self, *, trial_id: str, epoch: int, **rest: Any) -> bool:
         self.epochs.append((trial_id, epoch))
         return True
@@ -62,7 +65,7 @@ def fake_entry(config: dict[str, Any]) -> None:
     with nvml() as lib:
         (gpu,) = (lib.nvmlDeviceGetUUID(handle) for handle in visible_gpus(lib))
     retried = ray_tune.get_checkpoint()
-    checkpoint = retried.path if retried is not None else job.resume_from
+    checkpoint = retried.path if retried is not None else next(iter(job.resume_from), None)
     done = int((Path(checkpoint) / "epoch").read_text()) if checkpoint else 0
     began_s = time.time()
     _log(job, gpu, "begin", done, began_s)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A stage may import itself and the stages before it. tune/ modules in one line are one stage.
 STAGES: tuple[tuple[str, ...], ...] = (
-    ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox", "holder"),
+    ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox", "holder", "clock"),
     ("gpu_models", "output", "cli", "streams", "live", "workers"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs", "diagnosis"),
     ("sampler", "speed", "study_clock", "host_copy"),
@@ -34,8 +34,10 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("report_files",),
     ("space", "plan_text", "estimate", "blocks"),
     ("trial",),
+    ("whole",),
     ("checkpoint", "session", "saving", "opening"),
-    ("cluster", "callback", "nursery", "standby"),
+    ("cluster", "nursery", "standby"),
+    ("callback",),
     ("lanes", "dispatch"),
     ("halving", "launch", "proposer"),
     ("adaptive", "closing"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +21,7 @@ from tune.progress import Progress
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker
 
+FULL = os.strerror(errno.ENOSPC)
 METRICS = {"loss/val_mse": 0.5, "time/train_s": 1.0, "speed/windows_per_s": 10.0}
 
 
@@ -83,11 +87,11 @@ def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, 
     assert collector._progress.stream.getvalue().count("epoch 1/2") == 1
 
 
-def test_the_newest_whole_checkpoint_of_a_trial_is_remembered_on_disk(collector: Collector, tmp_path: Path) -> None:
+def test_the_newest_two_checkpoints_of_a_trial_are_remembered_on_disk(collector: Collector, tmp_path: Path) -> None:
     for number in (1, 2):
         collector.on_checkpoint(number, [], _trial(tmp_path), SimpleNamespace(path=f"/c/{number}"))
-    assert SweepDir(tmp_path).checkpoint("t") == "/c/2"
-    assert SweepDir(tmp_path).checkpoint("another") is None
+    assert SweepDir(tmp_path).checkpoints("t") == ["/c/2", "/c/1"]
+    assert SweepDir(tmp_path).checkpoints("another") == []
 
 
 def test_the_newest_two_checkpoints_of_each_trial_stay_and_one_that_is_gone_already_harms_nobody(
@@ -112,11 +116,73 @@ def test_a_trial_that_tune_gave_up_on_has_failed_with_the_errors_first_line(
     collector: Collector, tmp_path: Path, error: Exception | None, reason: str
 ) -> None:
     trial = _trial(tmp_path)
-    trial.get_pickled_error = lambda: error
+    trial.pickled_error_file = trial.error_file = None
+    if error is not None:
+        trial.pickled_error_file = str(tmp_path / "error.pkl")
+        Path(trial.pickled_error_file).write_bytes(pickle.dumps(error))
     _result(collector, trial, epoch=1, tags={"spans": "when it worked"})
     collector.on_trial_error(1, [trial], trial)
     end = _records(tmp_path, "end")[0]
     assert (end["status"], end["reason"], end["tags"]) == ("failed", reason, {"spans": "when it worked"})
+
+
+def test_a_trial_whose_actor_rays_memory_monitor_killed_is_oom_in_rays_words(
+    collector: Collector, tmp_path: Path
+) -> None:
+    trial = _trial(tmp_path)
+    trial.pickled_error_file, trial.error_file = str(tmp_path / "error.pkl"), str(tmp_path / "error.txt")
+    Path(trial.pickled_error_file).write_bytes(pickle.dumps(RuntimeError("of the attempt before")))
+    killed = "Task was killed due to the node running low on memory."
+    Path(trial.error_file).write_text(
+        f"Failure # 1 (occurred at a)\nboom\nFailure # 2 (occurred at b)\n{killed}\nMore\n"
+    )
+    collector.on_trial_error(1, [trial], trial)
+    (end,) = _records(tmp_path, "end")
+    assert (end["status"], end["reason"]) == ("oom", f"OutOfMemoryError: {killed}")
+
+
+def _told_by_the_trial(collector: Collector, trial: Any) -> None:
+    _result(collector, trial, status="failed", reason=FULL, tags={"disk_full": "true"})
+
+
+def _met_by_ray(collector: Collector, trial: Any) -> None:
+    trial.pickled_error_file, trial.error_file = str(collector._folder.path / "error.pkl"), None
+    Path(trial.pickled_error_file).write_bytes(pickle.dumps(RuntimeError(f"in another process:\n{FULL}")))
+    collector.on_trial_recover(1, [trial], trial)
+
+
+def _met_by_ray_for_the_last_time(collector: Collector, trial: Any) -> None:
+    _met_by_ray(collector, trial)
+    collector.disk_full = None
+    collector.on_trial_error(1, [trial], trial)
+
+
+def _met_by_the_outbox(collector: Collector, trial: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.write", _no_room)
+        _result(collector, trial, epoch=1)
+
+
+def _no_room(*arguments: Any) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "meet", [_told_by_the_trial, _met_by_ray, _met_by_ray_for_the_last_time, _met_by_the_outbox]
+)  # fmt: skip
+def test_once_a_disk_is_full_the_run_stops_and_nothing_more_is_taken(
+    collector: Collector, tmp_path: Path, meet: Callable[[Collector, Any], None]
+) -> None:
+    trial, stopper = _trial(tmp_path), collector.stop
+    assert not stopper.stop_all()
+    meet(collector, trial)
+    assert stopper.stop_all()
+    assert collector.disk_full is not None and FULL in collector.disk_full
+    _result(collector, trial, epoch=2)
+    collector.on_checkpoint(2, [trial], trial, trial.checkpoint)
+    collector.on_trial_complete(2, [trial], trial)
+    assert _records(tmp_path, "end") == _records(tmp_path, "epoch") == []
+    assert collector._folder.checkpoints("t") == []
 
 
 def test_a_trial_that_a_scheduler_stopped_ends_with_its_reason_and_what_it_said_of_itself(

@@ -1,64 +1,19 @@
 """The tracker against a real MLflow server that dies and comes back."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from model_kit import save_small
+from server_kit import Server
 
 from tune.mlflow_model import download_model
 from tune.outbox import beside
 from tune.tracking import Tracker, TrackingError, check_store, list_sweeps, read_sweep
 
-STARTED_WITHIN_S = 120
 EXPERIMENT = "patchtst"
-
-
-class Server:
-    """`mlflow server` on a free port of 127.0.0.1, with its store in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + STARTED_WITHIN_S
-        while time.monotonic() < deadline:
-            try:
-                check_store(self.uri, timeout_s=1)
-                return
-            except TrackingError:
-                assert self.process.poll() is None, (self.folder / "server.log").read_text()
-                time.sleep(0.2)
-        raise TimeoutError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture(scope="module")

@@ -212,10 +212,24 @@ def test_what_goes_wrong_in_a_trial_is_reported_and_not_raised(
     monkeypatch.setattr("tune.step.Stepper.train_step", fail)
     done = _run(tmp_path / "a", train__epochs=1)
     assert done.final["status"] == status
-    assert done.final["reason"] == f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if status == "oom":
+        peak_gib = done.final["metrics"]["final/host_peak_memory_gib"]
+        reason += f"; process memory peak {peak_gib:.2f} GiB; try a smaller train.batch_size or model"
+    assert done.final["reason"] == reason
+    assert "disk_full" not in done.final["tags"]
     assert "Traceback" in done.final["tags"]["traceback"]
     spans = json.loads(done.final["tags"]["spans"])  # what failed has its cost, too
     assert spans["started_ms"] <= spans["work_ended_ms"] and spans["earlier_ms"] == 0
+
+
+def test_a_full_disk_is_told_as_one_whatever_library_met_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")  # safetensors' words
+
+    monkeypatch.setattr("tune.checkpoint.save_model", full)
+    done = _run(tmp_path / "a", train__epochs=1)
+    assert done.final["tags"]["disk_full"] == "true"
 
 
 def test_a_trial_that_cannot_run_on_its_own_device_is_unsupported_and_nothing_else_runs_instead(tmp_path: Path) -> None:

@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import ray
 from ray import tune as ray_tune
 
+from tune.errors import disk_full
+from tune.nursery import OutOfMemory
 from tune.progress import Progress
-from tune.sweep_dir import SweepDir
+from tune.sweep_dir import KEPT_CHECKPOINTS, SweepDir
 from tune.tracking import Tracker
-
-# The newest, and the one that Tune itself still goes by while it hears of it. We remove the others, not Tune: told how
-# many to keep, it writes the state of all trials to disk with each of them, which grows as the square of their number.
-KEPT_CHECKPOINTS = 2
 
 Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
 
 
+FAILURE = "Failure # "  # begins each error in Tune's error.txt
+LOW_ON_MEMORY = "running low on memory"  # in what Ray's memory monitor says of a process that it killed
+Hook = TypeVar("Hook", bound=Callable[..., None])
+
+
+def _unless_disk_full(hook: Hook) -> Hook:
+    """The hook of a Collector, which does nothing once there is no room left, and notes when that begins."""
+
+    @functools.wraps(hook)
+    def guarded(self: Collector, *arguments: Any, **named: Any) -> None:
+        if self.disk_full is not None:
+            return
+        try:
+            hook(self, *arguments, **named)
+        except OSError as error:
+            if (told := disk_full(error)) is None:
+                raise
+            self.disk_full = told
+
+    return cast(Hook, guarded)
+
+
 class Collector(ray_tune.Callback):
-    """Appends and returns: nothing here waits for MLflow or for the disk of another node."""
+    """Appends and returns: nothing here waits for MLflow or for the disk of another node.
+
+    Once a disk has no room left nothing more is taken, as a checkpoint whose epochs are not in the outbox would lose
+    them; `stop` then ends the run.
+    """
 
     def __init__(self, folder: SweepDir, tracker: Tracker, progress: Progress) -> None:
         self._folder, self._tracker, self._progress = folder, tracker, progress
         self._older: dict[str, list[Any]] = {}  # of each trial, its checkpoints of this run that are still there
         self._tags: dict[str, dict[str, str]] = {}  # of each trial, from its newest report
         self.ending: Ending = lambda trial_id: None  # how a trial ends that Tune completes without its own word
+        self.disk_full: str | None = None  # the error, once there is no room
+        self._told: set[str] = set()  # trials whose damaged checkpoint was told
+
+    @property
+    def stop(self) -> ray_tune.Stopper:
+        """Ends the run once there is no room on a disk; its trials are left to do."""
+        return _Stopper(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks beside its state; ours is never read back
@@ -38,6 +71,7 @@ class Collector(ray_tune.Callback):
         if why := trial.config["job"].get("moved_because"):
             self._progress.say(f"{_trial_id(trial)} makes pairs with the rest of its seed only: {why}")
 
+    @_unless_disk_full
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
         self._folder.save_checkpoint(trial_id, checkpoint.path)
@@ -48,35 +82,53 @@ class Collector(ray_tune.Callback):
             with suppress(OSError):  # it costs room on the disk, and no sweep ends for that
                 gone.filesystem.delete_dir(gone.path)
 
+    @_unless_disk_full
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         trial_id = _trial_id(trial)
-        self._tags[trial_id] = result.get("tags", {})
+        self._tags[trial_id] = tags = result.get("tags", {})
+        if (told := tags.get("checkpoint_damaged")) and trial_id not in self._told:
+            self._told.add(trial_id)
+            self._progress.say(f"{trial_id}: {told}")
         if "status" in result:
             self._end(trial, result)
         elif "epoch" in result and self._tracker.log_epoch(
-            trial_id=trial_id, epoch=result["epoch"], metrics=result["metrics"], timestamp_ms=result["timestamp_ms"]
+            trial_id=trial_id, epoch=result["epoch"], metrics=result["metrics"], timestamp_ms=self._tracker.now_ms()
         ):
             self._progress.epoch(trial_id, result["epoch"], result["metrics"])
 
+    @_unless_disk_full
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial has said how it ended, or a scheduler stopped it after an epoch."""
         trial_id = _trial_id(trial)
         if self._tracker.status_of(trial_id) is None and (result := self.ending(trial_id)):
             self._end(trial, {"tags": self._tags.get(trial_id, {}), **result})
 
+    @_unless_disk_full
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune is about to try again, which is of no use on a full disk."""
+        error = _error(trial)
+        self.disk_full = disk_full(error)
+        if self.disk_full is None:
+            self._progress.say(f"{_trial_id(trial)} is tried again: {_reason(error)}")
+
+    @_unless_disk_full
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process was lost more often than it may be retried, or Tune could not start it."""
-        error = trial.get_pickled_error()
-        error = getattr(error, "cause", None) or error  # RayTaskError's own message is a traceback
-        lines = str(error).strip().splitlines() if error else []
-        reason = f"{type(error).__name__}: {lines[0]}" if lines else "the trial's process was lost"
+        error = _error(trial)
+        if told := disk_full(error):
+            self.disk_full = told
+            return
         tags = self._tags.get(_trial_id(trial), {})
-        self._end(trial, {"status": "failed", "reason": reason, "metrics": {}, "tags": tags})
+        status = "oom" if isinstance(_cause(error), OutOfMemory | ray.exceptions.OutOfMemoryError) else "failed"
+        self._end(trial, {"status": status, "reason": _reason(error), "metrics": {}, "tags": tags})
 
     def _end(self, trial: Any, result: dict[str, Any]) -> None:
         trial_id, status = _trial_id(trial), result["status"]
+        if result["tags"].get("disk_full"):
+            self.disk_full = result["reason"]
+            return
         ended = self._tracker.end_trial(
             trial_id=trial_id,
             status=status,
@@ -91,8 +143,44 @@ class Collector(ray_tune.Callback):
 
     def _kept_samples(self, trial_id: str) -> Path | None:
         """Of a trial that ended without a word of its own, or with an error: what its newest checkpoint has."""
-        newest = self._folder.checkpoint(trial_id)
-        return Path(newest) / "samples" if newest else None
+        newest = self._folder.checkpoints(trial_id)[:1]
+        return Path(newest[0]) / "samples" if newest else None
+
+
+def _error(trial: Any) -> Exception | None:
+    """The trial's latest error. Tune's own way looks in the storage, where it only arrives later."""
+    text = Path(trial.error_file).read_text(errors="replace") if _is_file(trial.error_file) else ""
+    latest = text.rpartition(FAILURE)[2].partition("\n")[2].strip()
+    if LOW_ON_MEMORY in latest:  # Ray's memory monitor ended the actor: Tune pickles no such error
+        return ray.exceptions.OutOfMemoryError(latest)
+    file = trial.pickled_error_file
+    return ray.cloudpickle.loads(Path(file).read_bytes()) if _is_file(file) else None
+
+
+def _is_file(path: str | None) -> bool:
+    return path is not None and Path(path).is_file()
+
+
+def _cause(error: Exception | None) -> Exception | None:
+    """RayTaskError's own message is a traceback."""
+    return getattr(error, "cause", None) or error
+
+
+def _reason(error: Exception | None) -> str:
+    cause = _cause(error)
+    lines = str(cause).strip().splitlines() if cause else []
+    return f"{type(cause).__name__}: {lines[0]}" if lines else "the trial's process was lost"
+
+
+class _Stopper(ray_tune.Stopper):
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._collector.disk_full is not None
 
 
 def _keeps_model(result: dict[str, Any]) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable, Mapping
 
@@ -25,6 +27,26 @@ class GateFailed(Exception):
     def __init__(self, reason: str, *, metrics: Mapping[str, float | None] | None = None) -> None:
         super().__init__(reason)
         self.metrics = dict(metrics or {})
+
+
+class DiskFull(Exception):
+    """A sweep stopped for want of room on a disk; nothing is lost, and the same command goes on. One line."""
+
+
+_DISK_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def disk_full(error: BaseException | None) -> str | None:
+    """What an error, or one that it came from, says of a disk without room; None if it is none.
+
+    By its words: errors of other processes, and of libraries that are not written in Python, have no number.
+    """
+    while error is not None:
+        for line in str(error).splitlines():
+            if any(words in line for words in _DISK_FULL):
+                return line.strip()
+        error = error.__cause__ or error.__context__
+    return None
 
 
 NOT_ENFORCED = "not passed, not enforced: "  # begins the tag `gate` of an arm as published

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from tune.lanes import Lanes, Place, enter, gpus_there
 from tune.search import PlannedTrial
 from tune.sweep_dir import SweepDir
 from tune.trial import TrialJob
+from tune.whole import first_whole
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -64,8 +65,20 @@ def trial_entry(config: dict[str, Any]) -> None:
         ray_tune.report(result, checkpoint=checkpoint)
 
     retried = ray_tune.get_checkpoint()
-    with nullcontext(job.resume_from) if retried is None else retried.as_directory() as folder:
-        nursery.here().run(job, report, folder)
+    folder, wrong = first_whole([*_of_this_run(retried), *job.resume_from])
+    if wrong is not None:
+        goes_on = f"goes on from {folder}" if folder else "starts from the beginning"
+        job = replace(job, checkpoint_damaged=f"{goes_on}, as a checkpoint is damaged: {wrong}")
+    nursery.here().run(job, report, folder)
+
+
+def _of_this_run(newest: Any) -> list[str]:
+    """Tune's checkpoints of a trial that it tries again, the newest first: the one it goes by, and those before it."""
+    if newest is None:
+        return []
+    path = Path(newest.path)
+    before = (folder for folder in path.parent.glob("checkpoint_*") if folder.name < path.name)
+    return [str(path), *(str(folder) for folder in sorted(before, reverse=True))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +113,7 @@ class Launcher:
             exclusive=self.share.exclusive,
             data_sha256=self.data_sha256,
             gate_dir=None if self.isolate else str(storage / "gate"),
-            resume_from=self.folder.checkpoint(trial.trial_id),
+            resume_from=self.folder.checkpoints(trial.trial_id),
             sweep_id=self.folder.sweep_id,
             packages_sha256=packages_sha256(),
             compile_dir=str(self._isolated if self.isolate else storage / "compile"),
@@ -177,10 +190,12 @@ class Launcher:
                 name=self.folder.next_attempt(),
                 storage_path=str(self.folder.path),
                 callbacks=[collector],
+                stop=collector.stop,
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
             ),
         )
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what we tell in a line ourselves
         shutil.rmtree(self._isolated, ignore_errors=True)  # what a killed run has left
         try:
             tuner.fit()

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
@@ -24,8 +24,9 @@ from typing import Any, Self
 
 from tune.hardware import OURS, alive, package_dir
 from tune.private import make_private
-from tune.trial import Report, TrialJob
+from tune.trial import OOM_REMEDY, Report, TrialJob
 
+VMSTAT = Path("/proc/vmstat")
 PREPARED, COLD = "prepared", "cold"  # values of the tag warm_start
 READY_WITHIN_S = 120.0  # a process that takes longer to prepare is given up
 GONE_WITHIN_S = 20.0  # a process that takes longer to end is killed
@@ -33,6 +34,10 @@ GONE_WITHIN_S = 20.0  # a process that takes longer to end is killed
 
 class ProcessLost(RuntimeError):
     """A trial's process ended before its trial did."""
+
+
+class OutOfMemory(ProcessLost):
+    """The kernel killed processes for want of memory while a trial's process was lost."""
 
 
 class Serving:
@@ -164,8 +169,9 @@ class Nursery:
     def run(self, job: TrialJob, report: Report, checkpoint: str | None) -> None:
         """Compute one trial in a process of its own, which is killed if `report` raises. Raises ProcessLost."""
         serving, tags = self._take(job)
-        if job.moved_because is not None:
-            tags["moved_because"] = job.moved_because
+        for name in ("moved_because", "checkpoint_damaged"):
+            if (told := getattr(job, name)) is not None:
+                tags[name] = told
         self._backends.add(job.config["model"]["attention"])
         if job.prepare_next and not job.isolate:
             self._prepare(job)
@@ -173,15 +179,19 @@ class Nursery:
             told = job.as_dict() | ({} if own is None else {"compile_dir": own})
             order = {"job": told, "folder": os.getcwd(), "checkpoint": checkpoint, "tags": tags}
             serving.send("run", order)
-            for kind, content in serving.messages():
-                if kind == "settle":
-                    serving.send("idle", self._settle())
-                elif kind == "caught_up":
-                    serving.send("caught_up")
-                else:
-                    _pass_on(report, *content)
-                    if kind == "report":  # one that was handed over expects no answer
-                        serving.send("reported")
+            with _telling_of_memory():
+                self._serve(serving, report)
+
+    def _serve(self, serving: Serving, report: Report) -> None:
+        for kind, content in serving.messages():
+            if kind == "settle":
+                serving.send("idle", self._settle())
+            elif kind == "caught_up":
+                serving.send("caught_up")
+            else:
+                _pass_on(report, *content)
+                if kind == "report":  # one that was handed over expects no answer
+                    serving.send("reported")
 
     def _take(self, job: TrialJob) -> tuple[Serving, dict[str, str]]:
         """A process for `job`, and what the trial is to tell of it."""
@@ -225,6 +235,34 @@ def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None
     report(result, None if folder is None else Path(folder))
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _telling_of_memory() -> Iterator[None]:
+    """Inside, a process that is lost while the kernel kills processes for want of memory is told as OutOfMemory.
+
+    The kernel does not say to whom it did that; a trial is mostly the largest there is.
+    """
+    before = kernel_kills()
+    try:
+        yield
+    except ProcessLost as error:
+        if (killed := kernel_kills() - before) <= 0:
+            raise
+        told = f"{killed} {'process' if killed == 1 else 'processes'}"
+        raise OutOfMemory(
+            f"{error}; the kernel killed {told} on this machine for want of memory meanwhile, so that is the likely "
+            f"cause: {OOM_REMEDY}, fewer data.num_workers, or a machine with more memory"
+        ) from None
+
+
+def kernel_kills() -> int:
+    """Processes that the kernel has killed on this machine for want of memory; 0 where it does not say."""
+    try:
+        lines = VMSTAT.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def _own_cache(job: TrialJob) -> AbstractContextManager[str | None]:

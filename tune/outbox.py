@@ -59,10 +59,10 @@ class Outbox:
                 while written < len(line):
                     written += os.write(self._fd, line[written:])
                 os.fsync(self._fd)
-            except OSError:
+            except OSError as error:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._fd, self.size)
-                raise
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
             self.size += len(line)
             return self.size
 
@@ -175,10 +175,12 @@ class Index:
     statuses: dict[str, str] = field(default_factory=dict)  # how each ended trial ended
     logs: dict[str, TrialLog] = field(default_factory=dict)
     records: int = 0
+    latest_ms: int = 0  # when the latest record was stored
 
     def absorb(self, record: Record) -> None:
         """Take one record into account."""
         self.records += 1
+        self.latest_ms = max(self.latest_ms, record.get("time_ms", 0))
         kind = record["kind"]
         if kind == "begin_sweep":
             self.sweep_id, self.sweep_status = record["sweep_id"], None
@@ -230,10 +232,16 @@ class Position:
         return position
 
     def save(self) -> None:
-        """Replace the file in one step; a crash leaves the old or the new one."""
+        """Replace the file in one step; a crash leaves the old or the new one, a full disk the old one.
+
+        An old one is no fault: what is sent again is stored once.
+        """
         draft = beside(self.path, "new")
-        draft.write_text(json.dumps({"store": self.store, "offset": self.offset, "runs": self.runs}))
-        draft.replace(self.path)
+        try:
+            draft.write_text(json.dumps({"store": self.store, "offset": self.offset, "runs": self.runs}))
+            draft.replace(self.path)
+        except OSError:
+            draft.unlink(missing_ok=True)
 
     def rewind(self) -> None:
         """Start over: everything is sent again and every run looked up again."""

@@ -18,7 +18,7 @@ from typing import Any
 from tune import adaptive, cluster, sweep_dir
 from tune.callback import Collector
 from tune.closing import GOOD, close_sweep, failures, open_tracker
-from tune.errors import WrongInput
+from tune.errors import DiskFull, WrongInput
 from tune.hardware import code_identity
 from tune.holder import this_process
 from tune.launch import Entry, Launcher, trial_entry
@@ -182,6 +182,7 @@ class _Run:
             self._begin(tracker)
             collector = Collector(self.folder, tracker, progress)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
+                _check_room(collector, tracker)
                 return self._close(tracker, progress)
             self._announce(tracker, self.plan.trials)
             ended = tracker.ended
@@ -191,6 +192,7 @@ class _Run:
                 progress.say(_what_is_left(ended, left))
             if left:
                 self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
+            _check_room(collector, tracker)
             return self._close(tracker, progress)
 
     def _expect(self, progress: Progress, left: Sequence[PlannedTrial], ended: Mapping[str, str]) -> None:
@@ -277,6 +279,12 @@ class _Run:
             interrupted=interrupted,
             pending=pending,
         )
+
+
+def _check_room(collector: Collector, tracker: Tracker) -> None:
+    """Raises DiskFull where that ended the run: the end of the sweep would be written to the same disk."""
+    if collector.disk_full is not None:
+        raise DiskFull(f"{collector.disk_full}; {len(tracker.ended)} trials have ended")
 
 
 def _ladder(sweep: SweepConfig) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The folder of one sweep on disk: what was planned, by which code, and where each trial can go on from.
 
 STORAGE/SWEEP_ID/sweep.json         plan, key, code identity, state (running | ended | finished)
-STORAGE/SWEEP_ID/checkpoints/T      where the newest whole checkpoint of the trial T lies
+STORAGE/SWEEP_ID/checkpoints/T      where the newest checkpoint of the trial T lies, and the one before it
 STORAGE/SWEEP_ID/blocks.json        seed -> the GPU on which its block of trials runs, where there are several
 STORAGE/SWEEP_ID/outbox.jsonl       every result on its way to MLflow (tune.outbox)
 STORAGE/SWEEP_ID/attempt-N/         Ray Tune's folder of the N-th run of this sweep
@@ -29,14 +29,24 @@ from tune.outbox import in_use_by
 
 RUNNING, ENDED, FINISHED = "running", "ended", "finished"  # ended: all trials are, and MLflow lacks records
 LOCKS = ".opening"
+LATER_S = 0.001  # between two sweeps of which the later one would have the earlier time
+# The newest, and the one before it: Tune goes by that one while it hears of the new one, and we do where the new one
+# is damaged.
+KEPT_CHECKPOINTS = 2
 OPENING_S = 60.0  # how long one command waits while another of the same plan opens its sweep
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` beside `path`, then rename it into place; where that fails, nothing is left behind."""
+    """Write `content` beside `path`, then rename it into place; where that fails, nothing is left behind.
+
+    A crash of the machine leaves the old file or the new one: what is renamed is on the disk by then.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -65,21 +75,31 @@ class SweepDir:
         """Change fields of sweep.json."""
         write_atomically(self.path / "sweep.json", json.dumps(self.read() | changes, indent=1))
 
-    def checkpoint(self, trial_id: str) -> str | None:
-        """The newest whole checkpoint of a trial; None if it has none."""
+    def checkpoints(self, trial_id: str) -> list[str]:
+        """The checkpoints of a trial that are kept, the newest first."""
         file = self.path / "checkpoints" / trial_id
-        return file.read_text() if file.exists() else None
+        return file.read_text(errors="replace").splitlines() if file.exists() else []
 
     def save_checkpoint(self, trial_id: str, checkpoint: str) -> None:
         """Remember it as the newest: one file a trial, or a sweep would write all of them with each."""
         file = self.path / "checkpoints" / trial_id
         file.parent.mkdir(exist_ok=True)
-        write_atomically(file, checkpoint)
+        write_atomically(file, "\n".join([checkpoint, *self.checkpoints(trial_id)][:KEPT_CHECKPOINTS]))
 
     def blocks(self) -> dict[str, str]:
-        """The GPU of each block that has begun, by the block's seed."""
+        """The GPU of each block that has begun, by the block's seed. A damaged file is told: none has."""
         file = self.path / "blocks.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        if not file.exists():
+            return {}
+        try:
+            found = json.loads(file.read_text())
+            if not isinstance(found, dict):
+                raise ValueError("it holds no fields")
+        except ValueError as error:
+            told = "what is left of each seed may run on another GPU, and then makes no pair with what ran before"
+            print(f"{file} is damaged ({error}): {told}", file=sys.stderr)
+            return {}
+        return {str(seed): str(gpu) for seed, gpu in found.items()}
 
     def save_blocks(self, gpus: dict[str, str]) -> None:
         write_atomically(self.path / "blocks.json", json.dumps(gpus, indent=1))
@@ -96,6 +116,8 @@ def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
     """
     sweep_id = f"{sweep}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     path = storage / sweep_id
+    if earlier := [created_s for created_s, _ in _records(storage)[0]]:  # the latest also where the clock was ahead
+        content = content | {"created_s": max(content["created_s"], max(earlier) + LATER_S)}
     text = json.dumps({"sweep_id": sweep_id, "state": RUNNING, **content}, indent=1)
     try:
         path.mkdir(parents=True, mode=0o700)
@@ -149,15 +171,23 @@ def _unwritable(storage: Path, problem: str) -> str:
 
 def every(storage: Path) -> list[SweepDir]:
     """All sweeps under `storage`, oldest first. A sweep.json that is not ours is left out, with a line on stderr."""
-    found = []
+    found, left_out = _records(storage)
+    for line in left_out:
+        print(line, file=sys.stderr)
+    return [SweepDir(path) for _, path in sorted(found)]
+
+
+def _records(storage: Path) -> tuple[list[tuple[float, Path]], list[str]]:
+    """When each sweep was created, with its folder; and a line for each sweep.json that cannot be read."""
+    found, left_out = [], []
     for file in storage.glob("*/sweep.json"):
         try:
             content = _checked(json.loads(file.read_text()))
         except (OSError, ValueError) as error:
-            print(f"{file} is left out: it is not the record of a sweep ({error})", file=sys.stderr)
+            left_out.append(f"{file} is left out: it is not the record of a sweep ({error})")
         else:
             found.append((content["created_s"], file.parent))
-    return [SweepDir(path) for _, path in sorted(found)]
+    return found, left_out
 
 
 def _checked(content: Any) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tune.clock import SteadyClock
 from tune.mlflow_flusher import Flusher, store_digest
 from tune.mlflow_reader import SweepRecord, SweepSummary, TrialRecord, list_sweeps, read_sweep
 from tune.mlflow_runs import RunBook
@@ -67,6 +67,7 @@ class Tracker:
         book = RunBook(
             tracking_uri=tracking_uri, experiment=experiment, artifact_root=artifact_root, runs=position.runs
         )
+        self._clock = SteadyClock(not_before_ms=self._index.latest_ms)
         self._flusher = Flusher(self._outbox, MlflowWriter(book), position, total=self._index.records, sent=sent)
         self._flusher.start()
 
@@ -147,6 +148,10 @@ class Tracker:
             tags = {**_texts(tags), "status": status, "reason": ""}
             self._append("plan", trial_id=trial_id, run_name=run_name, params=_texts(params), tags=tags)
             return True
+
+    def now_ms(self) -> int:
+        """Wall time in ms, in order over all records of the sweep, whatever happens to the clock."""
+        return self._clock.now_ms()
 
     def log_epoch(self, *, trial_id: str, epoch: int, metrics: Mapping[str, float | None], timestamp_ms: int) -> bool:
         """Store one epoch (from 1); False when that epoch of that trial is in the outbox already, whatever its values.
@@ -242,8 +247,7 @@ class Tracker:
     def _append(self, kind: str, **fields: Any) -> None:
         if self._index.sweep_id is None:
             raise ValueError("no sweep was begun: call begin_sweep first")
-        now_ms = time.time_ns() // 1_000_000
-        record: Record = {"kind": kind, "sweep_id": self._index.sweep_id, "time_ms": now_ms, **fields}
+        record: Record = {"kind": kind, "sweep_id": self._index.sweep_id, "time_ms": self._clock.now_ms(), **fields}
         self._outbox.append(record)
         self._index.absorb(record)
         self._flusher.notify()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import statistics
 import tempfile
 import time
@@ -17,11 +18,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tune.clock import SteadyClock
 from tune.config import TrialConfig
-from tune.errors import GateFailed, PublishedFault, Unsupported
+from tune.errors import GateFailed, PublishedFault, Unsupported, disk_full
 from tune.hardware import package_dir, packages_sha256
 
 Report = Callable[[dict[str, Any], Path | None], None]
+
+GIB = 2**30
+PEAKS = {"final/peak_memory_gib": "GPU memory", "final/host_peak_memory_gib": "process memory"}
+OOM_REMEDY = "try a smaller train.batch_size or model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class TrialJob:
     exclusive: bool = True  # whether the trial has the device to itself
     data_sha256: str | None = None  # of the source that the sweep was planned on; None: not checked
     gate_dir: str | None = None  # where verdicts of the gate are kept; None: nowhere, every trial measures
-    resume_from: str | None = None  # checkpoint of an earlier run of this sweep
+    resume_from: Sequence[str] = ()  # checkpoints of earlier runs of this sweep, the newest first
     sweep_id: str | None = None  # goes into the saved model
     packages_sha256: str | None = None  # of the driver's code; None: not checked
     compile_dir: str | None = None  # where compiled code is kept (tune.compile_cache); None: where PyTorch likes
@@ -46,6 +52,7 @@ class TrialJob:
     prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
     moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
     awaits_answer: bool = True  # whether the driver must have an epoch, and may end the trial, before the next begins
+    checkpoint_damaged: str | None = None  # why its newest checkpoint is not gone on from, and where it begins
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,20 +95,24 @@ ALONE = Host()
 class Spans:
     """When a trial's process began and worked, by the wall clock in ms: the gaps between trials are read from these."""
 
-    started_ms: int = field(default_factory=lambda: _now_ms())
+    started_ms: int = field(init=False)
     first_epoch_ms: int | None = None  # the first training work in this process
     work_ended_ms: int | None = None  # the device's last work: training, validation or the test set
     earlier_ms: int | None = 0  # what earlier processes took up to the checkpoint gone on from; None: not known
 
+    def __post_init__(self) -> None:
+        self._clock = SteadyClock()
+        self.started_ms = self._clock.now_ms()
+
     def epoch_began(self) -> None:
-        self.first_epoch_ms = self.first_epoch_ms or _now_ms()
+        self.first_epoch_ms = self.first_epoch_ms or self._clock.now_ms()
 
     def work_ended(self) -> None:
-        self.work_ended_ms = _now_ms()
+        self.work_ended_ms = self._clock.now_ms()
 
     def spent_ms(self) -> int | None:
         """All that the trial has taken until now."""
-        return None if self.earlier_ms is None else self.earlier_ms + _now_ms() - self.started_ms
+        return None if self.earlier_ms is None else self.earlier_ms + self._clock.now_ms() - self.started_ms
 
     def as_tag(self) -> str:
         return json.dumps(asdict(self))
@@ -110,8 +121,8 @@ class Spans:
 def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, host: Host = ALONE) -> None:
     """Train, evaluate and report one trial; go on from `checkpoint` if there is one.
 
-    Reports after each epoch {"epoch", "metrics", "tags", "timestamp_ms"} with a checkpoint folder, and at the end
-    {"status", "reason", "metrics", "tags", "timestamp_ms"} with a folder holding the best model under `model/` and the
+    Reports after each epoch {"epoch", "metrics", "tags"} with a checkpoint folder, and at the end
+    {"status", "reason", "metrics", "tags"} with a folder holding the best model under `model/` and the
     raw samples under `samples/`; an epoch's folder has those so far. `report` owns the folder that it is given, and may
     return before it is through with an epoch's, but not with the end's.
     """
@@ -123,7 +134,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
             spans.work_ended()
             failure = _failure(error)
             failure["tags"] |= {"spans": spans.as_tag()}  # what failed has its cost, too
-            report(failure | {"timestamp_ms": _now_ms()}, None)
+            report(failure, None)
 
 
 def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, host: Host, tmp: Path) -> None:
@@ -149,7 +160,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
             folder = tmp / f"epoch-{session.progress.epoch}"
             session.save(folder)
             epoch = {"epoch": session.progress.epoch, "metrics": metrics, "tags": session.tags()}  # may be its last
-            report(epoch | {"timestamp_ms": _now_ms()}, folder)
+            report(epoch, folder)
         reason = session.progress.not_finite
         final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
         folder = tmp / "final"
@@ -157,7 +168,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
         if config.as_published is None:  # another function than a loaded model would compute, or none to use
             session.save_best(folder / "model")
         session.samples.write(folder / "samples")
-        report(final | {"tags": session.tags(), "timestamp_ms": _now_ms()}, folder)
+        report(final | {"tags": session.tags()}, folder)
 
 
 def _with_cache(host: Host, job: TrialJob, config: TrialConfig) -> Host:
@@ -184,9 +195,20 @@ def _not_finite(metrics: dict[str, float | None]) -> str | None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
+    """Of the device, or of the host, where PyTorch has no error of its own for it."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def peak_memory() -> dict[str, float]:
+    """Most memory that tensors held on the GPU since the epoch or the trial began, and that this process ever held."""
+    import torch
+
+    peaks = {"final/host_peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peaks = {"final/peak_memory_gib": torch.cuda.max_memory_allocated() / GIB, **peaks}
+    return peaks
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -197,19 +219,21 @@ def _failure(error: Exception) -> dict[str, Any]:
     if isinstance(error, PublishedFault):
         reason = f"{error} (the replaced study's own error, expected: its arm never ran)"
         return {"status": "failed", "reason": reason, "metrics": {}, "tags": {"expected_failure": "true"}}
-    status = "oom" if _is_out_of_memory(error) else "failed"
     reason = f"{type(error).__name__}: {_first_words(error)}"
-    return {"status": status, "reason": reason, "metrics": {}, "tags": {"traceback": traceback.format_exc()[-4000:]}}
+    tags = {"traceback": traceback.format_exc()[-4000:]}
+    if _is_out_of_memory(error):
+        peaks = peak_memory()
+        told = "; ".join([reason, *(f"{PEAKS[name]} peak {value:.2f} GiB" for name, value in peaks.items())])
+        return {"status": "oom", "reason": f"{told}; {OOM_REMEDY}", "metrics": peaks, "tags": tags}
+    if disk_full(error):  # nothing is wrong with the trial: the driver stops the sweep and leaves it to do
+        tags |= {"disk_full": "true"}
+    return {"status": "failed", "reason": reason, "metrics": {}, "tags": tags}
 
 
 def _first_words(error: Exception) -> str:
     """The error's first line, with the second where the first only announces it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def median_after(epoch_train_s: list[float], last_removal_before_epoch: int) -> float | None:
