@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 import tempfile
 import time
@@ -78,6 +79,7 @@ class Host:
     tags: Mapping[str, str] = field(default_factory=dict)  # beside the trial's own
     settle: Callable[[], Sequence[int]] = lambda: ()
     """Returns once nothing is being prepared beside the trial: the processes of ours that idle on its device."""
+    scratch: Path | None = None  # where a checkpoint lies until it is stored; None: where the system keeps such things
 
 
 ALONE = Host()
@@ -137,7 +139,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
         )
     with (
         Session(job, config, started_s, host) as session,
-        tempfile.TemporaryDirectory() as tmp,
+        tempfile.TemporaryDirectory(dir=host.scratch) as tmp,
     ):
         session.spans = spans
         if checkpoint is not None:
@@ -150,6 +152,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
             session.save(folder)
             epoch = {"epoch": session.progress.epoch, "metrics": metrics, "tags": session.tags()}  # may be its last
             report(epoch | {"timestamp_ms": _now_ms()}, folder)
+            shutil.rmtree(folder)  # it is stored by now
         reason = session.progress.not_finite
         final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
         folder = Path(tmp) / "final"
