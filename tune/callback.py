@@ -41,6 +41,7 @@ class Collector(ray_tune.Callback):
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
         self._folder.save_checkpoint(trial_id, checkpoint.path)
+        trial.run_metadata.num_failures = 0  # retries are for what gets no further: preemptions may come ever again
         kept = self._older.setdefault(trial_id, [])
         kept.append(checkpoint)
         while len(kept) > KEPT_CHECKPOINTS:
