@@ -1,0 +1,146 @@
+"""SIGKILL of the driver, of a trial's process and of the actor that holds it, with two users of one sweep: nothing is
+lost, nothing is there twice, nothing is left behind, and the results are those of an undisturbed run, bit by bit."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+from fault_kit import Faults, soaking
+from kill_kit import (
+    EPOCHS,
+    SWEEP,
+    TRIALS,
+    actors,
+    finished,
+    kill,
+    lose,
+    orphans,
+    private_tmp,
+    trial_processes,
+    undisturbed,
+    what_is_wrong,
+)
+from sweep_kit import Driver, Ran, ended, epochs, run
+
+LOSSES = 3 if soaking() else 1  # of a trial's process, and of an actor
+DRIVERS = 3 if soaking() else 1  # killed in the middle of the sweep
+
+
+@dataclass
+class Attacked:
+    """One sweep whose command was given again and again."""
+
+    folder: Path
+    moments: random.Random
+    tmp: Path
+    said: list[tuple[str, str]] = field(default_factory=list)  # each fault, and when it came
+    left: list[str] = field(default_factory=list)  # processes that outlived their driver
+    refused: str = ""  # what the second user was told
+    last: Ran | None = None
+    commands: int = 0
+
+    def start(self) -> Driver:
+        self.commands += 1
+        return Driver(self.folder, f"{self.commands}.log", *SWEEP)
+
+    def kill(self, driver: Driver, when: str) -> None:
+        kill(driver)
+        self.said.append(("SIGKILL of the driver", when))
+        self.left += orphans(self.tmp)
+
+    def kill_within_its_first_second(self) -> None:
+        driver, delay_s = self.start(), self.moments.uniform(0.0, 1.0)
+        time.sleep(delay_s)
+        self.kill(driver, f"{delay_s:.2f} s after its start")
+
+    def two_users_at_once(self) -> Driver:
+        """The one that runs it; the other has been refused."""
+        users = [self.start(), self.start()]
+        while not (gone := [user for user in users if user.process.poll() is not None]):
+            time.sleep(0.05)
+        self.refused = gone[0].log.read_text()
+        (runs,) = [user for user in users if user not in gone]
+        self.said.append(("two users start the same sweep at once", f"number {1 + users.index(runs)} has it"))
+        return runs
+
+    def lose(self, driver: Driver) -> None:
+        """Trials' processes and actors, in random order."""
+        faults = [
+            ("SIGKILL of a trial's process", trial_processes),
+            ("SIGKILL of the actor of a trial", actors),
+        ] * LOSSES
+        self.moments.shuffle(faults)
+        for fault, find in faults:
+            if len(ended(self.folder)) < TRIALS:
+                self.said.append((fault, lose(driver, partial(find, self.tmp), self.moments)))
+
+    def kill_in_the_middle(self, driver: Driver) -> None:
+        """At a random moment: while Ray starts, during the gate, in an epoch, or between two."""
+        before, more = len(epochs(self.folder)), self.moments.randint(0, 3)
+        driver.until(lambda: len(epochs(self.folder)) >= before + more or len(ended(self.folder)) == TRIALS)
+        delay_s = self.moments.uniform(0.0, 1.0 if more else 20.0)
+        time.sleep(delay_s)
+        self.kill(driver, f"{delay_s:.2f} s after {more} more epochs")
+
+    def kill_while_it_closes(self, driver: Driver) -> None:
+        driver.until(lambda: len(ended(self.folder)) == TRIALS)
+        delay_s = self.moments.uniform(0.0, 1.5)
+        time.sleep(delay_s)
+        self.kill(driver, f"{delay_s:.2f} s after the last trial's end")
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    folder = tmp_path_factory.mktemp("attacked")
+    with private_tmp() as tmp:
+        sweep = Attacked(folder, Faults("kills").moments, tmp)
+        sweep.kill_within_its_first_second()
+        driver = sweep.two_users_at_once()
+        sweep.lose(driver)
+        for _ in range(DRIVERS):
+            sweep.kill_in_the_middle(driver)
+            driver = sweep.start()
+        if not finished(folder):
+            sweep.kill_while_it_closes(driver)
+        if not finished(folder):
+            sweep.last = run(folder, *SWEEP)
+        sweep.left += orphans(tmp)
+        yield sweep
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_nothing_is_lost_doubled_or_changed_by_kills(
+    attacked: Attacked, expected: dict[str, float], faults: Faults
+) -> None:
+    wrong = what_is_wrong(attacked.folder, expected, attacked.tmp)
+    for fault, when in attacked.said:
+        faults.injected(fault, lost=len(wrong), detail=when)
+    assert len(expected) == TRIALS
+    assert wrong == [], attacked.said
+
+
+def test_no_process_outlives_its_driver(attacked: Attacked) -> None:
+    assert attacked.left == []
+
+
+def test_the_second_user_of_a_sweep_is_refused_in_one_line(attacked: Attacked) -> None:
+    assert "Traceback" not in attacked.refused
+    told = attacked.refused.strip().splitlines()[-1]
+    assert told.startswith("error: ") and (" is running as process " in told or " has been opening " in told)
+
+
+def test_the_last_command_goes_on_and_says_so(attacked: Attacked) -> None:
+    if attacked.last is not None:
+        assert attacked.last.code == 0, attacked.last.err
+        assert "resuming custom-" in attacked.last.err and "Traceback" not in attacked.last.err
+    assert len(epochs(attacked.folder)) == TRIALS * EPOCHS
