@@ -37,6 +37,7 @@ def _trial(tmp_path: Path) -> Any:
         config={"job": {"trial_id": "t"}},
         storage=SimpleNamespace(trial_fs_path=str(tmp_path / "t")),
         checkpoint=SimpleNamespace(path=str(tmp_path / "t" / "checkpoint_000002")),
+        run_metadata=SimpleNamespace(num_failures=2),
     )
 
 
