@@ -3,6 +3,7 @@ lost, nothing is there twice, nothing is left behind, and the results are those 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from fault_kit import Faults, soaking
 from kill_kit import (
@@ -22,14 +24,16 @@ from kill_kit import (
     lose,
     orphans,
     private_tmp,
+    processes,
     trial_processes,
     undisturbed,
     what_is_wrong,
 )
 from sweep_kit import Driver, Ran, ended, epochs, run
 
+from tune.errors import INTERRUPTED
+
 LOSSES = 3 if soaking() else 1  # of a trial's process, and of an actor
-DRIVERS = 3 if soaking() else 1  # killed in the middle of the sweep
 
 
 @dataclass
@@ -80,13 +84,42 @@ class Attacked:
             if len(ended(self.folder)) < TRIALS:
                 self.said.append((fault, lose(driver, partial(find, self.tmp), self.moments)))
 
-    def kill_in_the_middle(self, driver: Driver) -> None:
-        """At a random moment: while Ray starts, during the gate, in an epoch, or between two."""
+    def until_a_random_moment(self, driver: Driver) -> str:
+        """While Ray starts, during the gate, in an epoch, or between two."""
         before, more = len(epochs(self.folder)), self.moments.randint(0, 3)
         driver.until(lambda: len(epochs(self.folder)) >= before + more or len(ended(self.folder)) == TRIALS)
         delay_s = self.moments.uniform(0.0, 1.0 if more else 20.0)
         time.sleep(delay_s)
-        self.kill(driver, f"{delay_s:.2f} s after {more} more epochs")
+        return f"{delay_s:.2f} s after {more} more epochs"
+
+    def kill_in_the_middle(self, driver: Driver) -> None:
+        self.kill(driver, self.until_a_random_moment(driver))
+
+    def lose_ray(self, driver: Driver) -> None:
+        """The raylet is killed while trials run, and the driver lives."""
+        driver.until(lambda: any(process.name() == "raylet" for process in processes(self.tmp)))
+        before = len(epochs(self.folder))
+        driver.until(lambda: len(epochs(self.folder)) > before or len(ended(self.folder)) == TRIALS)
+        for process in processes(self.tmp):
+            if process.name() == "raylet":
+                process.kill()
+        code = driver.process.wait(timeout=200)
+        self.said.append(("SIGKILL of Ray on the driver's machine", f"{before + 1} epochs into the sweep"))
+        if code != INTERRUPTED and not finished(self.folder):
+            self.left.append(f"the driver without Ray ended with {code}")
+        self.left += orphans(self.tmp)
+
+    def preempt_the_machine(self, driver: Driver) -> None:
+        """SIGTERM to everything, and SIGKILL to what is still there after a while."""
+        when, grace_s = self.until_a_random_moment(driver), self.moments.uniform(0.2, 2.0)
+        for send in ("terminate", "kill"):
+            for process in processes(self.tmp):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    getattr(process, send)()
+            time.sleep(grace_s)
+        driver.process.wait()
+        self.said.append(("spot preemption of the driver's machine", f"{when}, SIGKILL {grace_s:.1f} s after SIGTERM"))
+        self.left += orphans(self.tmp)
 
     def kill_while_it_closes(self, driver: Driver) -> None:
         driver.until(lambda: len(ended(self.folder)) == TRIALS)
@@ -103,8 +136,13 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
         sweep.kill_within_its_first_second()
         driver = sweep.two_users_at_once()
         sweep.lose(driver)
-        for _ in range(DRIVERS):
-            sweep.kill_in_the_middle(driver)
+        ends = [sweep.kill_in_the_middle]
+        ends += [sweep.kill_in_the_middle, sweep.lose_ray, sweep.preempt_the_machine] if soaking() else []
+        sweep.moments.shuffle(ends)
+        for end in ends:
+            end(driver)
+            if finished(folder):
+                break
             driver = sweep.start()
         if not finished(folder):
             sweep.kill_while_it_closes(driver)
@@ -114,14 +152,8 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
         yield sweep
 
 
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"))
-
-
-def test_nothing_is_lost_doubled_or_changed_by_kills(
-    attacked: Attacked, expected: dict[str, float], faults: Faults
-) -> None:
+def test_nothing_is_lost_doubled_or_changed_by_kills(attacked: Attacked, faults: Faults) -> None:
+    expected = undisturbed()
     wrong = what_is_wrong(attacked.folder, expected, attacked.tmp)
     for fault, when in attacked.said:
         faults.injected(fault, lost=len(wrong), detail=when)

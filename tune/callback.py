@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +19,31 @@ from tune.tracking import Tracker
 # many to keep, it writes the state of all trials to disk with each of them, which grows as the square of their number.
 KEPT_CHECKPOINTS = 2
 
+LOOK_S = 5.0  # how often Ray is asked whether the driver's own node lives
+
 Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
+
+
+class OwnNode(ray_tune.Callback):
+    """Interrupts a sweep whose driver has lost Ray on its own machine: Tune would wait for it without end."""
+
+    def __init__(self) -> None:
+        self._looked_s = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Tune in every round of its loop. Raises KeyboardInterrupt."""
+        import ray
+
+        if time.monotonic() - self._looked_s < LOOK_S:
+            return
+        self._looked_s = time.monotonic()
+        own = ray.get_runtime_context().get_node_id()
+        if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):
+            print("Ray on this machine was lost: it was killed, or ran out of memory", file=sys.stderr)
+            raise KeyboardInterrupt
 
 
 class Collector(ray_tune.Callback):
