@@ -70,7 +70,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     from ray.cluster_utils import Cluster
 
     folder = tmp_path_factory.mktemp("nodes")
-    faults = [LOST, PREEMPTED, PREEMPTED]
+    faults = [LOST, PREEMPTED]
     with private_tmp() as tmp:
         head = {"num_cpus": 0, "num_gpus": 0, "node_ip_address": HEAD, "include_dashboard": False}
         nodes = Nodes(Cluster(initialize_head=True, head_node_args=head), tmp, Faults("nodes").moments)
