@@ -99,18 +99,29 @@ def _with_words(tmp: Path, words: str) -> list[psutil.Process]:
     return found
 
 
-def lose(driver: Driver, find: Callable[[], list[psutil.Process]], moments: random.Random) -> str:
-    """Kill one of the processes that `find` finds, at a random moment of a trial's life; says which and when."""
-    before = set(epochs(driver.folder))
+def before_the_end(driver: Driver, happened: Callable[[], Any]) -> Any:
+    """What `happened` finds; None once the driver is gone or the last trial has ended, whichever comes first."""
+    while driver.process.poll() is None and len(ended(driver.folder)) < TRIALS:
+        if found := happened():
+            return found
+        time.sleep(0.02)
+    return None
+
+
+def lose(driver: Driver, find: Callable[[], list[psutil.Process]], moments: random.Random) -> str | None:
+    """Kill one of the processes that `find` finds, at a random moment of a trial's life; says which and when, or None
+    where the sweep was through before."""
+    before = len(epochs(driver.folder))
     phase = moments.choice(["as soon as it is there", "after an epoch"])
     if phase == "after an epoch":
-        driver.until(lambda: set(epochs(driver.folder)) - before)
+        before_the_end(driver, lambda: len(epochs(driver.folder)) > before)
     time.sleep(moments.uniform(0.0, 0.5))
-    victim = moments.choice(driver.until(find))
+    if not (found := before_the_end(driver, find)):
+        return None
     with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself a moment ago
-        victim.kill()
+        moments.choice(found).kill()
     at = len(epochs(driver.folder))
-    driver.until(lambda: len(epochs(driver.folder)) > at or len(ended(driver.folder)) == TRIALS)
+    before_the_end(driver, lambda: len(epochs(driver.folder)) > at)
     return f"{phase}, {at} epochs into the sweep"
 
 

@@ -19,6 +19,7 @@ from kill_kit import (
     SWEEP,
     TRIALS,
     actors,
+    before_the_end,
     finished,
     kill,
     lose,
@@ -54,8 +55,9 @@ class Attacked:
         return Driver(self.folder, f"{self.commands}.log", *SWEEP)
 
     def kill(self, driver: Driver, when: str) -> None:
-        kill(driver)
-        self.said.append(("SIGKILL of the driver", when))
+        if driver.process.poll() is None:  # else it was through before
+            kill(driver)
+            self.said.append(("SIGKILL of the driver", when))
         self.left += orphans(self.tmp)
 
     def kill_within_its_first_second(self) -> None:
@@ -86,13 +88,13 @@ class Attacked:
         ] * LOSSES
         self.moments.shuffle(faults)
         for fault, find in faults:
-            if len(ended(self.folder)) < TRIALS:
-                self.said.append((fault, lose(driver, partial(find, self.tmp), self.moments)))
+            if when := lose(driver, partial(find, self.tmp), self.moments):
+                self.said.append((fault, when))
 
     def until_a_random_moment(self, driver: Driver) -> str:
         """While Ray starts, during the gate, in an epoch, or between two."""
         before, more = len(epochs(self.folder)), self.moments.randint(0, 3)
-        driver.until(lambda: len(epochs(self.folder)) >= before + more or len(ended(self.folder)) == TRIALS)
+        before_the_end(driver, lambda: len(epochs(self.folder)) >= before + more)
         delay_s = self.moments.uniform(0.0, 1.0 if more else 20.0)
         time.sleep(delay_s)
         return f"{delay_s:.2f} s after {more} more epochs"
@@ -102,14 +104,13 @@ class Attacked:
 
     def lose_ray(self, driver: Driver) -> None:
         """The raylet is killed while trials run, and the driver lives."""
-        driver.until(lambda: any(process.name() == "raylet" for process in processes(self.tmp)))
         before = len(epochs(self.folder))
-        driver.until(lambda: len(epochs(self.folder)) > before or len(ended(self.folder)) == TRIALS)
-        for process in processes(self.tmp):
-            if process.name() == "raylet":
-                process.kill()
+        if before_the_end(driver, lambda: len(epochs(self.folder)) > before):
+            for process in processes(self.tmp):
+                if process.name() == "raylet":
+                    process.kill()
+            self.said.append(("SIGKILL of Ray on the driver's machine", f"{before + 1} epochs into the sweep"))
         code = driver.process.wait(timeout=200)
-        self.said.append(("SIGKILL of Ray on the driver's machine", f"{before + 1} epochs into the sweep"))
         if code != INTERRUPTED and not finished(self.folder):
             self.left.append(f"the driver without Ray ended with {code}")
         self.left += orphans(self.tmp)
@@ -117,13 +118,14 @@ class Attacked:
     def preempt_the_machine(self, driver: Driver) -> None:
         """SIGTERM to everything, and SIGKILL to what is still there after a while."""
         when, grace_s = self.until_a_random_moment(driver), self.moments.uniform(0.2, 2.0)
+        if driver.process.poll() is None:  # else it was through before
+            self.said.append(("spot preemption of the driver's machine", f"{when}, SIGKILL {grace_s:.1f} s after"))
         for send in ("terminate", "kill"):
             for process in processes(self.tmp):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     getattr(process, send)()
             time.sleep(grace_s)
         driver.process.wait()
-        self.said.append(("spot preemption of the driver's machine", f"{when}, SIGKILL {grace_s:.1f} s after SIGTERM"))
         self.left += orphans(self.tmp)
 
     def kill_while_it_closes(self, driver: Driver) -> None:

@@ -12,9 +12,19 @@ from typing import Any
 import psutil
 import pytest
 from fault_kit import Faults
-from kill_kit import EPOCHS, SWEEP, TRIALS, orphans, private_tmp, trial_processes, undisturbed, what_is_wrong
+from kill_kit import (
+    EPOCHS,
+    SWEEP,
+    TRIALS,
+    before_the_end,
+    orphans,
+    private_tmp,
+    trial_processes,
+    undisturbed,
+    what_is_wrong,
+)
 from node_kit import HOW, LOST, PREEMPTED, node_processes
-from sweep_kit import Driver, ended, epochs
+from sweep_kit import Driver, epochs
 
 from tune.hardware import available_cpus
 
@@ -42,14 +52,15 @@ class Nodes:
         """At a random moment: before a trial's first epoch, in an epoch, or between two."""
         more = self.moments.randint(0, 2)
         before = len(epochs(driver.folder))
-        driver.until(lambda: len(epochs(driver.folder)) >= before + more or len(ended(driver.folder)) == TRIALS)
-        node = driver.until(self._at_work)
+        before_the_end(driver, lambda: len(epochs(driver.folder)) >= before + more)
+        if (node := before_the_end(driver, self._at_work)) is None:
+            return
         time.sleep(self.moments.uniform(0.0, 1.0))
         at = len(epochs(driver.folder))
         self.workers.remove(node)
         self.said.append((fault, f"{HOW[fault](self.cluster, node, self.moments)}, {at} epochs into the sweep"))
         self.add()
-        driver.until(lambda: len(epochs(driver.folder)) > at or len(ended(driver.folder)) == TRIALS)
+        before_the_end(driver, lambda: len(epochs(driver.folder)) > at)
 
     def _at_work(self) -> Any:
         computing: set[psutil.Process] = set(trial_processes(self.tmp))
@@ -80,8 +91,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
             driver = Driver(folder, "log", *SWEEP, "--address", nodes.cluster.address, "--gpus-per-trial", "0")
             nodes.moments.shuffle(faults)
             for fault in faults:
-                if len(ended(folder)) < TRIALS:
-                    nodes.lose_the_one_that_works(driver, fault)
+                nodes.lose_the_one_that_works(driver, fault)
             code = driver.process.wait(timeout=300)
         finally:
             nodes.cluster.shutdown()
