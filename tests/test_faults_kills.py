@@ -34,6 +34,7 @@ from sweep_kit import Driver, Ran, ended, epochs, run
 
 from tune.errors import INTERRUPTED
 
+pytestmark = pytest.mark.timeout(1200)  # on a machine that others load
 LOSSES = 2 if soaking() else 1  # of a trial's process, and of an actor
 
 

@@ -29,7 +29,7 @@ from sweep_kit import Driver, epochs
 from tune.hardware import available_cpus
 
 HEAD, FIRST_WORKER = "127.0.0.20", 21  # of 127.0.0.x: a lost node's address is not used again
-pytestmark = pytest.mark.soak_only
+pytestmark = [pytest.mark.soak_only, pytest.mark.timeout(1200)]  # on a machine that others load
 
 
 @dataclass
