@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import logging
 import os
@@ -70,9 +71,14 @@ def convert(spec: DatasetSpec, source_path: Path | None, stamp: str | None, targ
 
     `stamp` describes the state of the source file when it was last seen to be still, None where it cannot be trusted.
     Raises DataError for wrong content, a folder that cannot be written, or a full disk; nothing is left behind then.
+    One at a time may convert to `target`: what an earlier one has left is removed.
     """
     folder = None
     try:
+        for left in target.parent.glob(
+            f".{glob.escape(target.stem)}-*"
+        ):  # by a process that was killed: the caller has the lock
+            shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.stem}-", dir=target.parent))
         _convert_in(folder, spec, source_path, stamp, target)
     except OSError as error:

@@ -80,7 +80,7 @@ def fake_entry(config: dict[str, Any]) -> None:
         metrics = {"loss/val_mse": 1.0, "time/train_s": 1.0, "speed/windows_per_s": 1.0}
         report = {"epoch": epoch, "metrics": metrics, "tags": {}, "timestamp_ms": 1}
         ray_tune.report(report, checkpoint=ray_tune.Checkpoint.from_directory(str(folder)))
-        if epoch == 2 and not done and job.trial_id in faults["dies"]:
+        if job.trial_id in faults["dies"] and (faults["ever_again"] or (epoch == 2 and not done)):
             os.kill(os.getpid(), 9)
     _log(job, gpu, "end", EPOCHS, began_s)
     tags = {"timing_valid": "true", "gpu_uuid": gpu}
@@ -123,9 +123,11 @@ class Sweep:
             data_dir=folder, cache_dir=folder, data_sha256="d", entry=fake_entry,
         )  # fmt: skip
 
-    def run(self, *, epoch_s: float, dies: str = "") -> Sweep:
-        """Run it. A trial waits until one has begun on each of two GPUs; `dies` is killed after its second epoch."""
-        (self.data / "faults.json").write_text(json.dumps({"epoch_s": epoch_s, "dies": [dies], "meet": 2}))
+    def run(self, *, epoch_s: float, dies: str = "", ever_again: bool = False, meet: int = 2) -> Sweep:
+        """Run it. A trial waits until one has begun on each of `meet` GPUs; `dies` is killed after its second epoch, or
+        after each of them."""
+        faults = {"epoch_s": epoch_s, "dies": [dies], "ever_again": ever_again, "meet": meet}
+        (self.data / "faults.json").write_text(json.dumps(faults))
         progress = Progress(total=0, epochs=EPOCHS, quiet=True)
         collector = Collector(self.folder, self.ends, progress)  # type: ignore[arg-type]
         self.launcher.run(self.plan.runnable, collector, in_blocks=self.plan.in_blocks)

@@ -171,6 +171,18 @@ def test_demo_needs_no_folder_and_holds_windows_in_every_split(tmp_path):
     assert all(stop - start >= 96 for start, stop in series.bounds.values()) and series.bounds["train"][1] > 608
 
 
+def test_what_a_killed_conversion_has_left_goes_with_the_next_one(tmp_path):
+    open_series("demo", None, tmp_path)
+    (file,) = tmp_path.glob("*.arrow")
+    left, other = tmp_path / f".{file.stem}-abcd", tmp_path / ".other-0123-abcd"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "series.arrow").write_bytes(b"half")
+    file.unlink()
+    open_series("demo", None, tmp_path)
+    assert file.exists() and not left.exists() and other.exists()
+
+
 def test_demo_can_be_forecast_better_than_by_repeating_the_last_day(tmp_path):
     series = open_series("demo", None, tmp_path)
     context, horizon = 168, 24

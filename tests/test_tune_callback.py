@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ray.tune import Checkpoint
 
-from tune.callback import Collector
+from tune.callback import Collector, OwnNode
 from tune.progress import Progress
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker
@@ -41,6 +41,7 @@ def _trial(tmp_path: Path) -> Any:
         config={"job": {"trial_id": "t"}},
         storage=SimpleNamespace(trial_fs_path=str(tmp_path / "t")),
         checkpoint=SimpleNamespace(path=str(tmp_path / "t" / "checkpoint_000002")),
+        run_metadata=SimpleNamespace(num_failures=2),
     )
 
 
@@ -224,3 +225,18 @@ def test_the_number_of_trials_follows_what_is_found_to_be_left() -> None:
     progress.ended("t", "done", None)
     progress.expect(3)
     assert progress.total == 4
+
+
+def test_a_driver_whose_own_node_is_gone_is_interrupted_and_one_that_lost_another_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    alive = {"mine": True, "another": False}
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "mine"))
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": name, "Alive": lives} for name, lives in alive.items()])
+    OwnNode().on_step_begin(1, [])
+    alive["mine"] = False
+    with pytest.raises(KeyboardInterrupt):
+        OwnNode().on_step_begin(1, [])
+    assert "Ray on this machine was lost" in capsys.readouterr().err

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from blocks_kit import EPOCHS, Sweep, fake_gpus, plan_of
 
+from tune.launch import MAX_RETRIES
 from tune.pairs import compare_arms
 from tune.report_pairs import run_of
 
@@ -91,3 +93,12 @@ def test_a_trial_that_dies_goes_on_from_its_checkpoint_on_the_same_gpu(ran: Swee
     assert next(line["epoch"] for line in lines if line["kind"] == "epoch" and line["pid"] == lines[-1]["pid"]) > 1
     assert Counter(ran.ends.epochs)[(victim, EPOCHS)] == 1
     assert not [end for end in ran.ends.ends.values() if "moved_because" in end["tags"]]
+
+
+def test_a_trial_that_gets_further_each_time_may_be_lost_more_often_than_it_is_retried(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, plan_of(1, 2))
+    victim = sweep.plan.trials[0].trial_id
+    sweep.run(epoch_s=0.0, dies=victim, ever_again=True, meet=1)
+    lost = sum(line["kind"] == "begin" for line in sweep.log if line["trial_id"] == victim) - 1
+    assert lost == EPOCHS > MAX_RETRIES
+    assert set(sweep.ends.ended.values()) == {"done"}

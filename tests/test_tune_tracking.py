@@ -85,6 +85,20 @@ def test_reading_gives_back_what_was_logged(opened: MakeTracker, shared_store: s
     assert third.status == "planned"  # the sweep ended before it did
 
 
+def test_a_sweep_that_is_closed_again_stores_its_summary_once(
+    opened: MakeTracker, shared_store: str, sweep_id: str
+) -> None:
+    with opened() as tracker:
+        tracker.end_sweep(status="done", metrics={"arm_test_mse/a": 0.1, "arm_test_mse/b": 1 / 3}, files={})
+    with opened() as tracker:
+        tracker.end_sweep(status="done", metrics={"arm_test_mse/a": 0.1, "arm_test_mse/b": 1 / 3}, files={})
+        settle(tracker)
+    sweep = read_sweep(shared_store, EXPERIMENT, sweep_id)
+    assert sweep.status == "done"
+    for key, value in {"arm_test_mse/a": 0.1, "arm_test_mse/b": 1 / 3}.items():
+        assert [point[:2] for point in points(shared_store, sweep.run_id, key)] == [(0, value)]
+
+
 def test_files_are_artifacts_of_the_sweep_in_the_given_folder(opened: MakeTracker, tmp_path: Path) -> None:
     tracker = opened(uri=f"sqlite:///{tmp_path}/own.db")
     tracker.end_sweep(status="done", metrics={}, files={"report/index.html": "<p>é</p>"})

@@ -13,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from trial_kit import run_small as _run
+from trial_kit import small_job
 
 from model.patchtst import load_model
 from tune import session as session_module
 from tune.hardware import packages_sha256
 from tune.host_copy import HostCopy
 from tune.measure import GpuMeter
-from tune.trial import median_after
+from tune.trial import Host, median_after, run_trial
 
 GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
 
@@ -35,6 +36,18 @@ def test_a_trial_reports_every_epoch_and_then_its_end(tmp_path: Path) -> None:
     assert done.final["tags"]["timing_valid"] == "true"
     for name in ("gpu/peak_memory_gib", "gpu/energy_j"):
         assert done.epochs[0]["metrics"][name] is None
+
+
+def test_a_checkpoint_leaves_the_trials_scratch_folder_once_it_is_reported(tmp_path: Path) -> None:
+    scratch, there = tmp_path / "scratch", []
+    scratch.mkdir()
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        there.append([path.name for path in scratch.glob("*/*")])
+
+    run_trial(small_job(tmp_path, train__epochs=3), report, None, Host(scratch=scratch))
+    assert there == [["epoch-1"], ["epoch-2"], ["epoch-3"], ["final"]]
+    assert list(scratch.iterdir()) == []
 
 
 def test_the_learning_rate_of_an_epochs_last_step_is_reported(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reaso
 
 FAILURE = "Failure # "  # begins each error in Tune's error.txt
 LOW_ON_MEMORY = "running low on memory"  # in what Ray's memory monitor says of a process that it killed
+LOOK_S = 5.0  # how often Ray is asked whether the driver's own node lives
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
@@ -40,6 +43,26 @@ def _unless_disk_full(hook: Hook) -> Hook:
             self.disk_full = told
 
     return cast(Hook, guarded)
+
+
+class OwnNode(ray_tune.Callback):
+    """Interrupts a sweep whose driver has lost Ray on its own machine: Tune would wait for it without end."""
+
+    def __init__(self) -> None:
+        self._looked_s = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Tune in every round of its loop. Raises KeyboardInterrupt."""
+        if time.monotonic() - self._looked_s < LOOK_S:
+            return
+        self._looked_s = time.monotonic()
+        own = ray.get_runtime_context().get_node_id()
+        if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):
+            print("Ray on this machine was lost: it was killed, or ran out of memory", file=sys.stderr)
+            raise KeyboardInterrupt
 
 
 class Collector(ray_tune.Callback):
@@ -75,6 +98,7 @@ class Collector(ray_tune.Callback):
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
         self._folder.save_checkpoint(trial_id, checkpoint.path)
+        trial.run_metadata.num_failures = 0  # retries are for what gets no further: preemptions may come ever again
         kept = self._older.setdefault(trial_id, [])
         kept.append(checkpoint)
         while len(kept) > KEPT_CHECKPOINTS:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.blocks import Blocks, Turn
-from tune.callback import Collector
+from tune.callback import Collector, OwnNode
 from tune.cluster import Share
 from tune.hardware import packages_sha256
 from tune.lanes import Lanes, Place, enter, gpus_there
@@ -189,7 +189,7 @@ class Launcher:
             run_config=ray_tune.RunConfig(
                 name=self.folder.next_attempt(),
                 storage_path=str(self.folder.path),
-                callbacks=[collector],
+                callbacks=[collector, OwnNode()],
                 stop=collector.stop,
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import glob
 import http.client
 import logging
 import os
 import re
 import socket
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
+
+from tune.hardware import alive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -156,11 +160,47 @@ def open_client(tracking_uri: str) -> MlflowClient:
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
+        if tracking_uri.startswith("sqlite"):
+            _make_database(sqlite_file(tracking_uri))
         return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     except Exception as error:
         raise TrackingError(f"MLflow store {redacted(tracking_uri)} cannot be opened: {one_line(error)}") from error
     finally:
         logger.setLevel(level)
+
+
+def _make_database(file: Path) -> None:
+    """Make a SQLite store that is not there yet, so that it appears with all of its tables at once.
+
+    MLflow makes them in dozens of steps and cannot go on after some of them: killed meanwhile, it would leave a store
+    that nobody can open any more.
+    """
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    if file.exists():
+        return
+    for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp*"):  # by a process that was killed
+        if (pid := left.name.removeprefix(f".{file.name}.").partition(".")[0]).isdecimal() and not alive(int(pid)):
+            left.unlink(missing_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
+    engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
+    try:
+        _initialize_tables(engine)
+        engine.dispose()
+        _publish(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, file: Path) -> None:
+    """Give a draft its name, unless another process has made such a file meanwhile."""
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not file.exists():
+            os.replace(draft, file)
 
 
 def judge(error: Exception) -> Verdict:

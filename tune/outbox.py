@@ -170,6 +170,7 @@ class Index:
 
     sweep_id: str | None = None
     sweep_status: str | None = None  # as the sweep was closed last; None: it is open
+    summary: dict[str, float] = field(default_factory=dict)  # the parent run's metrics, as the sweep was closed last
     epochs: set[tuple[str, int]] = field(default_factory=set)
     trials: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)  # how each ended trial ended
@@ -205,6 +206,7 @@ class Index:
             log.metrics = record.get("metrics", {})
         elif kind == "end_sweep":
             self.sweep_status = record.get("status")
+            self.summary.update(record.get("metrics", {}))
             self.trials.update(dict.fromkeys(record["open_trials"], "planned"))
 
 

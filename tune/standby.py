@@ -92,7 +92,7 @@ def _run(line: Line, order: dict[str, Any]) -> None:
 
         maybe_warm_pool()  # its workers, as importing the compiler starts them: the template has none to hand on
     checkpoint = None if order["checkpoint"] is None else Path(order["checkpoint"])
-    run_trial(job, report, checkpoint, Host(tags=order["tags"], settle=settle))
+    run_trial(job, report, checkpoint, Host(tags=order["tags"], settle=settle, scratch=Path(order["folder"])))
     line.send("end")
 
 

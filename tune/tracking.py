@@ -206,13 +206,15 @@ class Tracker:
             return True
 
     def end_sweep(self, *, status: str, metrics: Mapping[str, float | None], files: Mapping[str, str]) -> None:
-        """Close the sweep as done, failed or interrupted; trials still open are `planned` again, their runs KILLED."""
+        """Close the sweep as done, failed or interrupted; trials still open are `planned` again, their runs KILLED.
+
+        Metrics that it was closed with before are left out, or a driver killed while closing would store them twice.
+        """
         _check_status(status, SWEEP_STATUSES)
         with self._mutex:
+            values = {key: value for key, value in _values(metrics).items() if self._index.summary.get(key) != value}
             unfinished = [trial_id for trial_id, state in self._index.trials.items() if state != "ended"]
-            self._append(
-                "end_sweep", status=status, metrics=_values(metrics), files=dict(files), open_trials=unfinished
-            )
+            self._append("end_sweep", status=status, metrics=values, files=dict(files), open_trials=unfinished)
 
     def flush(self, timeout_s: float) -> int:
         """Wait until MLflow has everything, at most `timeout_s`; returns the number of records it lacks."""

@@ -86,6 +86,7 @@ class Host:
     tags: Mapping[str, str] = field(default_factory=dict)  # beside the trial's own
     settle: Callable[[], Sequence[int]] = lambda: ()
     """Returns once nothing is being prepared beside the trial: the processes of ours that idle on its device."""
+    scratch: Path | None = None  # where a checkpoint lies until it is stored; None: where the system keeps such things
 
 
 ALONE = Host()
@@ -127,7 +128,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     return before it is through with an epoch's, but not with the end's.
     """
     spans = Spans()
-    with tempfile.TemporaryDirectory() as tmp:  # there until the end was reported, which comes after all epochs were
+    with tempfile.TemporaryDirectory(dir=host.scratch) as tmp:  # until the end was reported: all epochs were by then
         try:
             _run(job, report, checkpoint, spans, host, Path(tmp))
         except Exception as error:  # reported with its reason, never hidden
