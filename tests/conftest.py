@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_kit import Faults
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several that share the cores, before it imports torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's processes wait until all others have finished
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--screenshots", type=Path, metavar="FOLDER", help="write pictures of the MLflow UI there (test_mlflow_ui.py)"
     )
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Several processes that share out whole files, as `make test` asks for, run one real sweep at a time."""
+    from xdist_kit import OneSweepAtATime
+
+    return OneSweepAtATime(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
