@@ -24,7 +24,7 @@ def runs_a_sweep(scope: str) -> bool:
 
 
 class OneSweepAtATime(LoadFileScheduling):
-    """Hands out the next file with a sweep while no process has one, and small files otherwise; at the end what is left."""
+    """Gives out the next file with a sweep while no process has one, else small files; at the end whatever is left."""
 
     def _assign_work_unit(self, node: Any) -> None:
         busy = any(runs_a_sweep(scope) for other in self.nodes if other is not node for scope in self._begun(other))
