@@ -18,8 +18,9 @@ demo: setup  ## the pruning sweep on generated data, offline, on a CPU or a GPU
 check: setup  ## what CI checks before the tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-test: setup
-	$(BIN)/python -m pytest
+TEST_PROCESSES ?= 2
+test: setup  ## in two processes; TEST_PROCESSES=0 runs one test after another
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 RUNS := 1
 FIRST_SEED := 1

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_kit import Faults, soaking
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
+
+# Before torch is imported, here and in what the tests start. Models are tiny: threads that wait for each other at full
+# speed took ten times the CPU time of the sums, from everything that runs beside them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's processes wait until the tests beside them have ended
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +35,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("soak_only")]
 
 
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Several processes that share out whole files, as `make test` asks for, run one real sweep at a time."""
+    from xdist_kit import OneSweepAtATime
+
+    return OneSweepAtATime(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def real_data_dir() -> Path:
     """Folder with the real ETTh1.csv[.gz] and ETTm1.csv[.gz]; skips where there is none."""
@@ -34,6 +50,22 @@ def real_data_dir() -> Path:
     if not list(folder.glob("ETTh1.csv*")):
         pytest.skip(f"no ETTh1.csv in {folder}: set TSF_DATA_DIR to a folder with the ETT files")
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables in a SQLite file, to be copied: making them takes a second, most of what a small test does."""
+    from tune.mlflow_store import open_client
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_client(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def new_store(empty_store: Path, tmp_path: Path) -> str:
+    """Tracking URI of an empty SQLite store in the test's own folder."""
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture

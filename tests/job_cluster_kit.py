@@ -83,9 +83,10 @@ def local_cluster(**variables: str) -> Iterator[LocalCluster]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{plain['PATH']}"
     port, dashboard = free_port("127.0.0.10"), free_port()
+    ours = {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # as in conftest.py
     cluster = LocalCluster(
         folder=folder, url=f"http://127.0.0.1:{dashboard}", address=f"127.0.0.10:{port}",
-        environment={**plain, **clients, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **variables}, clients=clients,
+        environment={**plain, **clients, **ours, **variables}, clients=clients,
     )  # fmt: skip
     try:
         head = ["--node-ip-address=127.0.0.10", f"--port={port}", f"--temp-dir={folder}/t"]

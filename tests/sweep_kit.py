@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -68,12 +69,13 @@ def epochs(folder: Path) -> list[tuple[str, int]]:
 class Driver:
     """The sweep in the background, watched through its outbox."""
 
-    def __init__(self, folder: Path, log: str, *arguments: str) -> None:
+    def __init__(self, folder: Path, log: str, *arguments: str, program: Path = ROOT / "experiments.py") -> None:
         self.folder, self.log = folder, folder / log
         with open(self.log, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "experiments.py"), *arguments],
+                [sys.executable, str(program), *arguments],
                 cwd=folder, env=_environment(), stdout=file, stderr=file,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as in a terminal
             )  # fmt: skip
 
     def until(self, happened: Callable[[], Any]) -> Any:
@@ -89,6 +91,7 @@ class Driver:
         before = set(epochs(self.folder))
         self.until(lambda: {trial for trial, _ in set(epochs(self.folder)) - before} - ended(self.folder))
 
-    def trial_processes(self) -> list[psutil.Process]:
+    def processes(self, named: str) -> list[psutil.Process]:
+        """Those it has started, directly or not, with this in their command line."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "ImplicitFunc" in " ".join(child.cmdline())]
+        return [child for child in children if named in " ".join(child.cmdline())]

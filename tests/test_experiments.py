@@ -7,8 +7,9 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
-from sweep_kit import Driver, Ran, ended, epochs, run
+from sweep_kit import ROOT, Driver, Ran, ended, epochs, run
 
 from tune.tracking import SweepRecord
 
@@ -136,10 +137,26 @@ def test_every_process_but_the_first_was_prepared_while_the_trial_before_it_star
     assert {one["compile_cache"] for one in tags} == {"shared"}
 
 
+FEWER = 5  # arms that lose their processes: the baseline, and those that choose heads at random or step by step
+FEWER_ARMS = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {root!r})
+import experiments
+from tune import sweeps
+whole = sweeps.pruning()
+sweeps.SWEEPS["pruning"] = lambda: replace(whole, arms=whole.arms[:1] + whole.arms[1 - {fewer}:])
+if __name__ == "__main__":
+    sys.exit(experiments.main(sys.argv[1:]))
+"""
+
+
 @dataclass
 class Battered:
-    """One sweep that was interrupted, lost a trial's process, lost its driver, and was then left to finish."""
+    """One sweep that lost a trial's process, was interrupted, lost an actor and its driver, and finished isolated."""
 
+    killed: psutil.Process
+    left: list[psutil.Process]  # of the trials of the interrupted run, once it had ended
     interrupt_code: int
     interrupt_log: str
     ended_before_kill: set[str]
@@ -149,20 +166,31 @@ class Battered:
 @pytest.fixture(scope="module")
 def battered(tmp_path_factory: pytest.TempPathFactory) -> Battered:
     folder = tmp_path_factory.mktemp("battered")
-    first = Driver(folder, "first.log", *SMALL)
+    program = folder / "fewer_arms.py"
+    program.write_text(FEWER_ARMS.format(root=str(ROOT), fewer=FEWER))
+    first = Driver(folder, "first.log", *SMALL, program=program)
     first.until_a_trial_is_between_epochs()
+    killed = next(process for process in first.processes("tune.standby") if "serve" in process.cmdline())
+    killed.kill()
+    first.until(lambda: ended(folder))
+    first.until_a_trial_is_between_epochs()
+    processes = first.processes("tune.standby")
+    assert len(processes) >= 2
+    said_before = len(first.log.read_text())  # by Ray, of the process that was killed
     first.process.send_signal(signal.SIGINT)
     code = first.process.wait(timeout=120)
-    second = Driver(folder, "second.log", *SMALL)
+    _, left = psutil.wait_procs(processes, timeout=30)
+    second = Driver(folder, "second.log", *SMALL, program=program)
     second.until_a_trial_is_between_epochs()
-    for process in second.trial_processes():
+    for process in second.processes("ImplicitFunc"):
         process.kill()
     second.until(lambda: len(ended(folder)) >= 3)
     second.until_a_trial_is_between_epochs()
     before_kill = ended(folder)
     second.process.send_signal(signal.SIGKILL)
     second.process.wait()
-    return Battered(code, first.log.read_text(), before_kill, run(folder, *SMALL))
+    last = run(folder, *SMALL, "--isolate", program=program)
+    return Battered(killed, left, code, first.log.read_text()[said_before:], before_kill, last)
 
 
 def test_an_interrupted_sweep_exits_130_and_says_how_to_go_on(battered: Battered) -> None:
@@ -171,13 +199,26 @@ def test_an_interrupted_sweep_exits_130_and_says_how_to_go_on(battered: Battered
     assert "Traceback" not in battered.interrupt_log
 
 
+def test_an_interrupted_sweep_leaves_no_process_of_a_trial(battered: Battered) -> None:
+    assert not battered.killed.is_running()
+    assert battered.left == []
+
+
 def test_the_same_command_finishes_the_same_sweep_and_says_that_it_resumes(battered: Battered) -> None:
     assert battered.last.code == 0, battered.last.err
     assert "resuming pruning-" in battered.last.err
     assert len(battered.last.sweep_ids) == 1
     record = battered.last.record()
     assert record.status == "done"
-    assert {trial.status for trial in record.trials} == {"done"} and len(record.trials) == ARMS
+    assert {trial.status for trial in record.trials} == {"done"} and len(record.trials) == FEWER
+
+
+def test_an_isolated_trial_starts_cold_with_caches_of_its_own_and_leaves_none(battered: Battered) -> None:
+    tags = [trial.tags for trial in battered.last.record().trials]
+    isolated = [one for one in tags if one["compile_cache"] == "isolated"]
+    assert isolated and {one["warm_start"] for one in isolated} == {"cold"}
+    assert {one["gate_verdict"] for one in isolated} == {"measured"}
+    assert list((battered.last.folder / "runs").glob("*/isolated")) == []
 
 
 def test_no_trial_that_had_ended_runs_again(battered: Battered) -> None:
@@ -189,12 +230,13 @@ def test_no_trial_that_had_ended_runs_again(battered: Battered) -> None:
 def test_every_epoch_is_there_once_whatever_was_lost(battered: Battered) -> None:
     _epochs_once(battered.last.record())
     seen = epochs(battered.last.folder)
-    assert len(seen) == len(set(seen)) == ARMS * EPOCHS
+    assert len(seen) == len(set(seen)) == FEWER * EPOCHS
 
 
 def test_losing_processes_changes_no_result(battered: Battered, swept: Ran) -> None:
     theirs = {trial.trial_id: trial.metrics["final/test_mse"] for trial in swept.record().trials}
-    assert {trial.trial_id: trial.metrics["final/test_mse"] for trial in battered.last.record().trials} == theirs
+    ours = {trial.trial_id: trial.metrics["final/test_mse"] for trial in battered.last.record().trials}
+    assert ours == {trial_id: theirs[trial_id] for trial_id in ours}
 
 
 def test_the_plan_names_every_trial_and_runs_nothing(tmp_path: Path) -> None:

@@ -24,39 +24,50 @@ import sys
 import torch
 from transformers import PatchTSTForPrediction
 assert not {name for name in sys.modules if name.split(".")[0] in ("model", "tune", "data_pipeline")}
-model = PatchTSTForPrediction.from_pretrained(sys.argv[1], attn_implementation="eager")
-assert not model.training
-with torch.no_grad():
-    torch.save(model(past_values=torch.load(sys.argv[2])).prediction_outputs, sys.argv[3])
+past = torch.load(sys.argv[1])
+for folder in sys.argv[2:]:
+    model = PatchTSTForPrediction.from_pretrained(folder, attn_implementation="eager")
+    assert not model.training
+    with torch.no_grad():
+        torch.save(model(past_values=past).prediction_outputs, f"{folder}.pt")
 """
 
 
-def _stock(folder: Path, tmp_path: Path, past: torch.Tensor) -> subprocess.CompletedProcess[str]:
-    """Stock transformers in a process of its own that finds nothing of ours."""
-    torch.save(past, tmp_path / "past.pt")
-    elsewhere = tmp_path / "elsewhere"
+def _stock(*folders: Path, past: torch.Tensor) -> subprocess.CompletedProcess[str]:
+    """Stock transformers in a process of its own that finds nothing of ours; its forecasts as FOLDER.pt."""
+    elsewhere = folders[0].parent / "elsewhere"
     elsewhere.mkdir()
-    command = [sys.executable, "-I", "-c", STOCK, folder, tmp_path / "past.pt", tmp_path / "future.pt"]
+    torch.save(past, elsewhere / "past.pt")
+    command = [sys.executable, "-I", "-c", STOCK, elsewhere / "past.pt", *folders]
     return subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module", name="stock_forecasts")
+def stock_forecasts_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model saved from each backend, and what stock transformers forecasts with it, all in one process."""
+    root = tmp_path_factory.mktemp("stock")
+    done = _stock(*(save_small(root / attention, attention) for attention in BACKENDS), past=_past())
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def _past() -> torch.Tensor:
+    return torch.randn(3, L, len(COLUMNS), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("attention", BACKENDS)
 def test_stock_transformers_loads_an_unpruned_model_whatever_trained_it_and_forecasts_bit_by_bit_the_same(
-    attention: str, tmp_path: Path
+    attention: str, stock_forecasts: Path
 ) -> None:
-    folder = save_small(tmp_path / "saved", attention)
-    past = torch.randn(3, L, len(COLUMNS), generator=torch.Generator().manual_seed(1))
-    done = _stock(folder, tmp_path, past)
-    assert done.returncode == 0, done.stderr
     with torch.no_grad():
-        ours = load_model(folder)(past_values=past).prediction_outputs
-    assert torch.equal(torch.load(tmp_path / "future.pt"), ours)
+        ours = load_model(stock_forecasts / attention)(past_values=_past()).prediction_outputs
+    assert torch.equal(torch.load(stock_forecasts / f"{attention}.pt"), ours)
 
 
 def test_stock_transformers_refuses_a_pruned_model_and_names_the_layers(tmp_path: Path) -> None:
     folder = save_small(tmp_path / "saved", pruned=True)
-    done = _stock(folder, tmp_path, torch.zeros(1, L, len(COLUMNS)))
-    assert done.returncode != 0 and not (tmp_path / "future.pt").exists()
+    done = _stock(folder, past=torch.zeros(1, L, len(COLUMNS)))
+    assert done.returncode != 0 and not (tmp_path / "saved.pt").exists()
     assert "RuntimeError" in done.stderr
     assert "layers.0.self_attn.q_proj.weight" in done.stderr and "torch.Size([8, 16])" in done.stderr
 

@@ -193,12 +193,11 @@ NAMES = ["../../up", "/etc/passwd", "..", ".", "a/b", "a\x00b", "a\nb", "\x1b[31
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_no_id_of_a_sweep_or_trial_leaves_its_folder(tmp_path: Path, name: str) -> None:
+def test_no_id_of_a_sweep_or_trial_leaves_its_folder(tmp_path: Path, new_store: str, name: str) -> None:
     with pytest.raises(WrongInput, match="no such sweep"):
         check_known(tmp_path, name, given=f"--resume {name}")
-    uri, root = f"sqlite:///{tmp_path}/m.db", tmp_path.as_uri()
     outbox = tmp_path / "o" / "outbox.jsonl"
-    tracker = Tracker(outbox_path=outbox, tracking_uri=uri, experiment="x", artifact_root=root)
+    tracker = Tracker(outbox_path=outbox, tracking_uri=new_store, experiment="x", artifact_root=tmp_path.as_uri())
     try:
         for call in (
             lambda: tracker.begin_sweep(sweep_id=name, name="n", tags={}, params={}, files={}),

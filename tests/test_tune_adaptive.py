@@ -116,13 +116,13 @@ class FakeLauncher:
 
 
 def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped(
-    plan: SearchPlan, tmp_path: Path
+    plan: SearchPlan, tmp_path: Path, new_store: str
 ) -> None:
     overrides = plan.overrides | {"train.epochs": 5}
     found = plan_sweep(plan.sweep, draws=6, overrides=overrides, repeats=2, seed=1, device=CPU)
     assert isinstance(found, SearchPlan) and found.baseline_cell is not None
     cells = [cell for cell in found.space.every() if cell[-1] == "none" and cell != found.baseline_cell]
-    store = {"outbox_path": tmp_path / "outbox.jsonl", "tracking_uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    store = {"outbox_path": tmp_path / "outbox.jsonl", "tracking_uri": new_store}
     errors = (0.28, 0.29, 0.30, 0.41, 0.42)  # of the first epoch, which is the first rung
     with Tracker(**store, experiment="e", artifact_root=None) as tracker:
         tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})

@@ -26,10 +26,9 @@ METRICS = {"loss/val_mse": 0.5, "time/train_s": 1.0, "speed/windows_per_s": 10.0
 
 
 @pytest.fixture
-def collector(tmp_path: Path) -> Any:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def collector(tmp_path: Path, new_store: str) -> Any:
     with Tracker(
-        outbox_path=tmp_path / "outbox.jsonl", tracking_uri=uri, experiment="e", artifact_root=None
+        outbox_path=tmp_path / "outbox.jsonl", tracking_uri=new_store, experiment="e", artifact_root=None
     ) as tracker:
         tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
         tracker.plan_trial(trial_id="t", run_name="t", params={}, tags={})

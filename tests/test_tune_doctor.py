@@ -73,15 +73,16 @@ def test_a_password_in_the_stores_address_is_not_shown(
     assert "127.0.0.1:9" in said.out and "secret" not in said.out + said.err
 
 
-def test_list_runs_shows_the_sweeps_of_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_list_runs_shows_the_sweeps_of_the_store(
+    tmp_path: Path, new_store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = (tmp_path / "artifacts").as_uri()
     with Tracker(
-        outbox_path=tmp_path / "outbox.jsonl", tracking_uri=uri, experiment=PROJECT, artifact_root=root
+        outbox_path=tmp_path / "outbox.jsonl", tracking_uri=new_store, experiment=PROJECT, artifact_root=root
     ) as tracker:
         tracker.begin_sweep(sweep_id="s-1", name="s-1", tags={"device": "some CPU"}, params={"trials": 3}, files={})
         tracker.end_sweep(status="done", metrics={}, files={})
-    (row,) = _json(capsys, DONE, "list", "runs", "--tracking-uri", uri)["sweeps"]
+    (row,) = _json(capsys, DONE, "list", "runs", "--tracking-uri", new_store)["sweeps"]
     assert row["started"].endswith("UTC")
     assert row | {"started": ""} == {
         "sweep_id": "s-1", "status": "done", "trials": 3, "device": "some CPU", "started": "",

@@ -23,10 +23,10 @@ DEAD = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def uri(new_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("tune.flush.STALLED_S", 300.0)  # on a busy machine a new database takes its time
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setattr("tune.flush.STALLED_S", 300.0)  # on a busy machine a store takes its time
+    return new_store
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Fixtures and short hands of the tracking tests: trackers on a real SQLite store."""
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,9 @@ MakeTracker = Callable[..., Tracker]
 
 
 @pytest.fixture(scope="module", name="shared_store")
-def shared_store_fixture(tmp_path_factory: pytest.TempPathFactory) -> str:
-    # Creating the tables takes a second: one database for the module, one sweep id a test.
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+def shared_store_fixture(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    # One database for the module, one sweep id a test.
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('shared'))}"
 
 
 @pytest.fixture(name="sweep_id")
