@@ -50,6 +50,7 @@ class Row:
     work_ended_ms: int | None
     idle_before_s: float | None
     startup_s: float | None
+    rehearsal_s: float | None
     gate_s: float | None
     compile_s: float | None
     standby_wait_s: float | None
@@ -183,7 +184,7 @@ def rows_of(trials: Any) -> list[Row]:
     return rows
 
 
-PARTS = ("startup_s", "gate_s", "compile_s", "standby_wait_s")
+PARTS = ("startup_s", "rehearsal_s", "gate_s", "compile_s", "standby_wait_s")
 
 
 def _values(trial: Any, name: str) -> tuple[float, ...]:
@@ -208,6 +209,7 @@ def summary(rows: list[Row]) -> dict[str, float | None]:
         "wall_s": wall_s,
         "busy_pct": 100 * sum(row.step_s for row in ran) / available_s,
         "busy_epochs_pct": 100 * epochs_s / available_s,
+        "rehearsal_s": sum(row.rehearsal_s or 0 for row in ran),
         "gate_s": sum(row.gate_s or 0 for row in ran),
         "compile_s": sum(row.compile_s or 0 for row in ran),
     }
@@ -239,14 +241,14 @@ def _spread_pct(values: tuple[float, ...]) -> float | None:
 
 
 def print_rows(rows: list[Row]) -> None:
-    print(f"\n{'trial':34}{'process':>9}{'gate':>9}{'startup':>9}{'gate s':>8}{'compile':>9}{'waited':>8}", end="")
-    print(f"{'train':>8}{'valid.':>8}{'idle before':>13}  valid")
+    print(f"\n{'trial':34}{'process':>9}{'gate':>9}{'startup':>9}{'rehearsal':>11}{'gate s':>8}{'compile':>9}", end="")
+    print(f"{'waited':>8}{'train':>8}{'valid.':>8}{'idle before':>13}  valid")
     for row in rows:
         if row.started_ms is None or row.status != "done":
             print(f"{row.trial_id:34}  {row.status}: {row.reason}")
             continue
-        parts = [row.startup_s, row.gate_s, row.compile_s, row.standby_wait_s, row.train_s, row.validation_s]
-        widths = (9, 8, 9, 8, 8, 8)
+        parts = [getattr(row, name) for name in (*PARTS, "train_s", "validation_s")]
+        widths = (9, 11, 8, 9, 8, 8, 8)
         print(f"{row.trial_id:34}{row.warm_start:>9}{row.gate_verdict or '-':>9}", end="")
         print("".join(_cell(value, width) for value, width in zip(parts, widths, strict=True)), end="")
         print(f"{_cell(row.idle_before_s, 13)}{'  *' if row.first_of_arm else '   '} {row.timing_valid}")
@@ -273,7 +275,8 @@ def print_summary(found: dict[str, float | None]) -> None:
     print(
         f"busy: {found['busy_pct']:.1f} % in training steps, {found['busy_epochs_pct']:.1f} % in epochs with validation"
     )
-    print(f"gate {found['gate_s']:.1f} s and compiling {found['compile_s']:.1f} s in all")
+    print(f"rehearsals {found['rehearsal_s']:.1f} s with gate and compiling in them; ", end="")
+    print(f"outside of them gate {found['gate_s']:.1f} s, compiling {found['compile_s']:.1f} s")
 
 
 def print_comparison(found: list[dict[str, Any]]) -> None:

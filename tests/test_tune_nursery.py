@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -91,6 +92,22 @@ def test_a_trial_that_moved_to_another_gpu_says_why(in_turn: list[Recorder]) -> 
 def test_cold_and_prepared_processes_compute_the_same(in_turn: list[Recorder]) -> None:
     errors = [trial.final["metrics"]["final/test_mse"] for trial in in_turn]
     assert errors == errors[:1] * 3
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_process_that_measured_the_gate_leaves_the_epochs_to_another_which_measures_nothing(
+    nursery: Nursery, tmp_path: Path, isolate: bool
+) -> None:
+    folders = {"gate_dir": None if isolate else str(tmp_path / "gate"), "compile_dir": str(tmp_path / "compile")}
+    trial = _run(nursery, tmp_path / "a", rehearse=True, isolate=isolate, **folders)
+    assert [report["epoch"] for report in trial.epochs] == [1, 2]
+    tags, metrics = trial.final["tags"], trial.final["metrics"]
+    assert (tags["rehearsed"], tags["gate_verdict"]) == ("true", "cached")
+    spans = json.loads(tags["spans"])
+    assert metrics["final/rehearsal_s"] > 0 and spans["earlier_ms"] == round(1e3 * metrics["final/rehearsal_s"])
+    if not isolate:
+        again = _run(nursery, tmp_path / "b", rehearse=True, **folders).final
+        assert (again["tags"]["rehearsed"], again["metrics"]["final/rehearsal_s"]) == ("false", None)
 
 
 def test_a_trial_times_no_epoch_before_the_next_process_lies_still(nursery: Nursery, tmp_path: Path) -> None:

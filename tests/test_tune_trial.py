@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def test_a_checkpoint_leaves_the_trials_scratch_folder_once_it_is_reported(tmp_p
 
     def report(result: dict[str, Any], folder: Path | None) -> None:
         there.append([path.name for path in scratch.glob("*/*")])
+        assert folder is not None
+        shutil.rmtree(folder)  # whoever is given a folder owns it
 
     run_trial(small_job(tmp_path, train__epochs=3), report, None, Host(scratch=scratch))
     assert there == [["epoch-1"], ["epoch-2"], ["epoch-3"], ["final"]]

@@ -130,3 +130,9 @@ def _kernels(account: Account, busy: str) -> str:
     if bandwidth > peak:
         return f"memory-bound at {bandwidth:.0f} % of bandwidth"
     return f"compute-bound at {peak:.0f} % of peak"
+
+
+def diagnose_epochs(accounts: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
+    """The diagnosis of a trial with these accounts of its epochs; None where there is nothing to go by."""
+    account = account_of(settled(accounts), on_gpu=on_gpu, step_busy_ms=step_busy_ms) if accounts else None
+    return None if account is None else diagnose(account)

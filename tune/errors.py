@@ -17,6 +17,14 @@ class WrongInput(ValueError):
     """Input that cannot be run: one line saying what was given, what is allowed, what to do. Exit code 2."""
 
 
+class BeginAnew(Exception):
+    """Not an error: what a trial needs is on disk now, and its epochs belong into a process that has not made it."""
+
+    def __init__(self, took_s: float) -> None:
+        super().__init__(f"rehearsed in {took_s:.1f} s")
+        self.took_s = took_s
+
+
 class Unsupported(Exception):
     """A trial found on its own device that it cannot run there; the message is the reason."""
 

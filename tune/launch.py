@@ -119,6 +119,7 @@ class Launcher:
             compile_dir=str(self._isolated if self.isolate else storage / "compile"),
             isolate=self.isolate,
             prepare_next=prepare_next,
+            rehearse=self.device_type == "cuda",
             moved_because=moved_because,
             awaits_answer=not fixed or self.device_type == "cpu",
         )

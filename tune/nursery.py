@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
@@ -167,23 +168,37 @@ class Nursery:
         self._lost = ""  # why the process prepared last cannot be used
 
     def run(self, job: TrialJob, report: Report, checkpoint: str | None) -> None:
-        """Compute one trial in a process of its own, which is killed if `report` raises. Raises ProcessLost."""
-        serving, tags = self._take(job)
+        """Compute one trial in a process of its own, which is killed if `report` raises. Raises ProcessLost.
+
+        A process that had to measure or to compile may leave the epochs to another one (`TrialJob.rehearse`).
+        """
+        with _own_cache(job) as own:
+            told = job if own is None else replace(job, compile_dir=own, gate_dir=str(Path(own) / "gate"))
+            rehearsed_s = self._compute(told, report, checkpoint, None)
+            if rehearsed_s is not None:
+                self._compute(told, report, checkpoint, rehearsed_s)
+
+    def _compute(
+        self, job: TrialJob, report: Report, checkpoint: str | None, rehearsed_s: float | None
+    ) -> float | None:
+        """One process of a trial, to its end; how long it took if the trial is to begin anew in another, else None."""
+        serving, tags = self._take(job, again=rehearsed_s is not None)
+        tags["rehearsed"] = str(rehearsed_s is not None).lower()
         for name in ("moved_because", "checkpoint_damaged"):
             if (told := getattr(job, name)) is not None:
                 tags[name] = told
         self._backends.add(job.config["model"]["attention"])
         if job.prepare_next and not job.isolate:
             self._prepare(job)
-        with _own_cache(job) as own, serving:
-            told = job.as_dict() | ({} if own is None else {"compile_dir": own})
-            order = {"job": told, "folder": os.getcwd(), "checkpoint": checkpoint, "tags": tags}
-            serving.send("run", order)
-            with _telling_of_memory():
-                self._serve(serving, report)
+        order = {"job": job.as_dict(), "folder": os.getcwd(), "checkpoint": checkpoint, "tags": tags}
+        with serving, _telling_of_memory():
+            serving.send("run", order | {"rehearsed_s": rehearsed_s})
+            return self._serve(serving, report)
 
-    def _serve(self, serving: Serving, report: Report) -> None:
+    def _serve(self, serving: Serving, report: Report) -> float | None:
         for kind, content in serving.messages():
+            if kind == "anew":
+                return float(content)
             if kind == "settle":
                 serving.send("idle", self._settle())
             elif kind == "caught_up":
@@ -192,15 +207,17 @@ class Nursery:
                 _pass_on(report, *content)
                 if kind == "report":  # one that was handed over expects no answer
                     serving.send("reported")
+        return None
 
-    def _take(self, job: TrialJob) -> tuple[Serving, dict[str, str]]:
+    def _take(self, job: TrialJob, *, again: bool) -> tuple[Serving, dict[str, str]]:
         """A process for `job`, and what the trial is to tell of it."""
         standby, self.standby = self.standby, None
         if standby is not None:
             if not job.isolate and standby.wakes(READY_WITHIN_S):
                 return standby, {"warm_start": PREPARED}
             self._give_up(standby)
-        why = "isolated" if job.isolate else self._lost or "no trial ran before it in this actor"
+        none = "no other was prepared for its epochs" if again else "no trial ran before it in this actor"
+        why = "isolated" if job.isolate else self._lost or none
         return start_cold(), {"warm_start": COLD, "cold_because": why}
 
     def _prepare(self, job: TrialJob) -> None:

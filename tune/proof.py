@@ -17,6 +17,7 @@ from tune.lr import Course, Rates
 from tune.numerics import Subject
 from tune.step import Stepper
 
+CACHED, MEASURED = "cached", "measured"  # values of the tag gate_verdict
 MOST_NAMES = 20  # kernels in the tag: a store shortens what is longer than it allows
 
 
@@ -60,7 +61,7 @@ class Proof:
         worst = max(verdicts, key=lambda verdict: verdict.relative_error)
         self.metrics = worst.metrics
         # Measuring fills the compiler's caches: a trial that measured compiles faster than one that read the verdict.
-        self.tags["gate_verdict"] = "cached" if all(verdict.cached for verdict in verdicts) else "measured"
+        self.tags["gate_verdict"] = CACHED if all(verdict.cached for verdict in verdicts) else MEASURED
         gated_at = min(verdict.measured.batch_size for verdict in verdicts)
         self.tags["gate"] = "passed" if gated_at == batch_size else f"passed, gated at batch {gated_at} of {batch_size}"
         if worst.problem is not None:

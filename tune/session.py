@@ -24,22 +24,22 @@ from model.flops import StepShape
 from model.patchtst import build_model, count_parameters, heads_per_layer
 from tune import checkpoint as checkpoints
 from tune.config import TrialConfig
-from tune.diagnosis import NEEDED, STEP_BUSY, account_of, diagnose, settled
+from tune.diagnosis import NEEDED, STEP_BUSY, diagnose_epochs
 from tune.engines import ENGINES
-from tune.errors import Unsupported
+from tune.errors import BeginAnew, Unsupported
 from tune.evaluate import evaluate, naive_forecasts
 from tune.hardware import missing_packages, node_facts
 from tune.host_copy import HostCopy
 from tune.lr import Course, Rates
 from tune.observer import Observer
 from tune.opening import open_data, open_feed
-from tune.proof import Proof
+from tune.proof import MEASURED, Proof
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.raw_samples import RawSamples
 from tune.saving import save_forecaster
 from tune.search import unsupported_reason
 from tune.speed import step_shape, time_metrics
-from tune.step import Stepper, make_optimizer, make_scaler
+from tune.step import Stepper, compiled_afresh, make_optimizer, make_scaler
 from tune.study_clock import StudyClock, study_metrics
 from tune.trial import ALONE, Host, Progress, Spans, TrialJob, median_after
 
@@ -51,6 +51,7 @@ class Session:
         # Beside a GPU one thread: sixteen made the gather of a batch slower, not faster (docs/measurements.md)
         torch.set_num_threads(max(1, job.cpus) if job.device_type == "cpu" else 1)
         self.job, self.config, self._started_s, self._host = job, config, started_s, host
+        self._began_s = started_s
         self.spans = Spans()
         self._idle: Sequence[int] | None = None  # processes of ours that wait beside this one; None: not asked yet
         self._standby_wait_s = 0.0
@@ -142,6 +143,7 @@ class Session:
         if pruned or self._stepper is None:
             self._build_stepper()
         assert self._stepper is not None
+        self._leave_the_epochs_to_another()
         self._settle()
         clock = StudyClock()
         self._train(epoch)
@@ -217,6 +219,17 @@ class Session:
         self._memory = {"gpu/peak_memory_gib": peak_gib}
         self._note_neighbours()
 
+    def _leave_the_epochs_to_another(self) -> None:
+        """Raises BeginAnew where this process measured the gate or compiled, and another one can have the epochs.
+
+        On a GPU what that leaves behind in a process costs each kernel of a graph 0.3 us: 3.5 % of the study model's
+        step, which the first trial of an arm would have and the others not (docs/measurements.md).
+        """
+        if not self.job.rehearse or self._host.rehearsed_s is not None or self._idle is not None:
+            return
+        if self.proof.tags["gate_verdict"] == MEASURED or compiled_afresh():
+            raise BeginAnew(time.perf_counter() - self._began_s)
+
     def _settle(self) -> None:
         """Before the first timed epoch: what is being prepared for the next trial gets ready, and lies still."""
         if self._idle is None:
@@ -289,6 +302,7 @@ class Session:
                 "final/prune_s": progress.prune_s,
                 "final/startup_s": self._startup_s,
                 "final/standby_wait_s": self._standby_wait_s,
+                "final/rehearsal_s": self._host.rehearsed_s,
             }
             | self.proof.metrics
             | {name.replace("model/", "final/"): value for name, value in self._size_metrics().items()}
@@ -319,11 +333,8 @@ class Session:
         )
 
     def _diagnosis(self) -> str | None:
-        if not self.progress.accounts:
-            return None
-        epochs, busy_ms = settled(self.progress.accounts), self.proof.metrics.get(STEP_BUSY)
-        account = account_of(epochs, on_gpu=self.device.type == "cuda", step_busy_ms=busy_ms)
-        return None if account is None else diagnose(account)
+        busy_ms = self.proof.metrics.get(STEP_BUSY)
+        return diagnose_epochs(self.progress.accounts, on_gpu=self.device.type == "cuda", step_busy_ms=busy_ms)
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to go on exactly from here."""

@@ -24,6 +24,7 @@ from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tune.errors import BeginAnew
 from tune.trial import Host, TrialJob, run_trial
 
 # In the template only: PyTorch asks NVML, not CUDA, whether there is a GPU; its compiler starts no workers on import.
@@ -92,7 +93,11 @@ def _run(line: Line, order: dict[str, Any]) -> None:
 
         maybe_warm_pool()  # its workers, as importing the compiler starts them: the template has none to hand on
     checkpoint = None if order["checkpoint"] is None else Path(order["checkpoint"])
-    run_trial(job, report, checkpoint, Host(tags=order["tags"], settle=settle, scratch=Path(order["folder"])))
+    host = Host(tags=order["tags"], settle=settle, scratch=Path(order["folder"]), rehearsed_s=order["rehearsed_s"])
+    try:
+        run_trial(job, report, checkpoint, host)
+    except BeginAnew as anew:
+        return line.send("anew", anew.took_s)
     line.send("end")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -229,6 +230,13 @@ def autocast(device_type: str, precision: str) -> Any:
     """The context in which a forward pass has this precision: lower for bf16 and fp16, nothing changed for others."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device_type, dtype=dtype, enabled=precision in ("bf16", "fp16"))
+
+
+def compiled_afresh() -> bool:
+    """Whether PyTorch's compiler has compiled in this process what its cache did not hold."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    counts = {} if dynamo is None else dynamo.counters["inductor"]
+    return any(counts.get(name, 0) for name in ("fxgraph_cache_miss", "fxgraph_cache_bypass"))
 
 
 def set_matmul_precision(precision: str) -> None:

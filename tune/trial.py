@@ -20,7 +20,7 @@ from typing import Any
 
 from tune.clock import SteadyClock
 from tune.config import TrialConfig
-from tune.errors import GateFailed, PublishedFault, Unsupported, disk_full
+from tune.errors import BeginAnew, GateFailed, PublishedFault, Unsupported, disk_full
 from tune.hardware import package_dir, packages_sha256
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -51,6 +51,7 @@ class TrialJob:
     sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled while it trains
     prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
     moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
+    rehearse: bool = False  # whether a process that had to measure or compile leaves the epochs to another one
     awaits_answer: bool = True  # whether the driver must have an epoch, and may end the trial, before the next begins
     checkpoint_damaged: str | None = None  # why its newest checkpoint is not gone on from, and where it begins
 
@@ -86,6 +87,7 @@ class Host:
     tags: Mapping[str, str] = field(default_factory=dict)  # beside the trial's own
     settle: Callable[[], Sequence[int]] = lambda: ()
     """Returns once nothing is being prepared beside the trial: the processes of ours that idle on its device."""
+    rehearsed_s: float | None = None  # what a process before this one took to measure and compile; None: none did
     scratch: Path | None = None  # where a checkpoint lies until it is stored; None: where the system keeps such things
 
 
@@ -125,12 +127,15 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     Reports after each epoch {"epoch", "metrics", "tags"} with a checkpoint folder, and at the end
     {"status", "reason", "metrics", "tags"} with a folder holding the best model under `model/` and the
     raw samples under `samples/`; an epoch's folder has those so far. `report` owns the folder that it is given, and may
-    return before it is through with an epoch's, but not with the end's.
+    return before it is through with an epoch's, but not with the end's. Raises BeginAnew before the first epoch where
+    the job says `rehearse` and this process had to measure the gate or to compile.
     """
     spans = Spans()
     with tempfile.TemporaryDirectory(dir=host.scratch) as tmp:  # until the end was reported: all epochs were by then
         try:
             _run(job, report, checkpoint, spans, host, Path(tmp))
+        except BeginAnew:
+            raise
         except Exception as error:  # reported with its reason, never hidden
             spans.work_ended()
             failure = _failure(error)
@@ -154,6 +159,8 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
         session.spans = spans
         if checkpoint is not None:
             session.restore(checkpoint)
+        if host.rehearsed_s is not None and spans.earlier_ms is not None:
+            spans.earlier_ms += round(1e3 * host.rehearsed_s)
         session.pass_gate()
         while session.progress.not_finite is None and not session.finished:
             metrics = session.run_epoch()
