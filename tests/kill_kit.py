@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from fault_kit import soaking
 from sweep_kit import Driver, Ran, ended, epochs, outbox
 
 from model.patchtst import load_model
@@ -27,9 +28,9 @@ from tune.request import build_request
 from tune.search import make_plan
 from tune.trial import TrialJob, run_trial
 
-TRIALS, EPOCHS = 3, 4
+TRIALS, EPOCHS = 3, 6 if soaking() else 4
 SWEEP = (  # noqa: SIM905
-    "--sweep custom --over train.learning_rate=0.001,0.002,0.003 --dataset demo --epochs 4 --repeats 1 "
+    f"--sweep custom --epochs {EPOCHS} --over train.learning_rate=0.001,0.002,0.003 --dataset demo --repeats 1 "
     "--set data.context_length=48 --set data.prediction_length=24 --set model.d_model=16 --set model.num_heads=4 "
     "--set model.ffn_dim=16 --set train.batch_size=256"
 ).split()

@@ -222,9 +222,7 @@ class Session:
     def _leave_the_epochs_to_another(self) -> None:
         """Raises BeginAnew where this process measured the gate or compiled, and another one can have the epochs.
 
-        On a GPU what that leaves behind in a process costs each kernel of a graph 0.3 us: 3.5 % of the study model's
-        step, which the first trial of an arm would have and the others not (docs/measurements.md).
-        """
+        On a GPU that leaves behind what costs 3.5 % of a step, in an arm's first trial only (docs/measurements.md)."""
         if not self.job.rehearse or self._host.rehearsed_s is not None or self._idle is not None:
             return
         if self.proof.tags["gate_verdict"] == MEASURED or compiled_afresh():
