@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from tune.diagnosis import LOST_PCT, NEAR_PCT, OFF_PCT, Account, account_of, diagnose, settled
+from tune.diagnosis import (
+    LOST_PCT,
+    NEAR_PCT,
+    NEEDED,
+    OFF_PCT,
+    Account,
+    account_of,
+    diagnose,
+    diagnose_epochs,
+    settled,
+)
 from tune.kernels import covered
 
 EPOCH = {
@@ -102,3 +112,14 @@ def test_epochs_count_with_the_final_heads_and_not_the_trials_first(heads: list[
 )
 def test_kernels_that_overlap_count_once_as_busy(spans: list[tuple[float, float]], length: float) -> None:
     assert covered(spans) == length
+
+
+def test_epochs_that_stalled_are_told_and_not_judged_by() -> None:
+    steady = dict.fromkeys(NEEDED, 0.0) | {"time/train_s": 1.0, "time/step_s": 1.0, "time/median_step_ms": 1.0}
+    late = steady | {"time/train_s": 1.5, "time/stalled_pct": 33.0}
+    line = diagnose_epochs([steady, steady, late, steady], on_gpu=True, step_busy_ms=1.0)
+    assert line is not None and "not diagnosed" not in line
+    assert line.endswith("; 1 of 3 epochs stalled, for up to 33 % of their time")
+    only = diagnose_epochs([late], on_gpu=True, step_busy_ms=1.0)
+    assert only is not None and only.startswith("not diagnosed")
+    assert diagnose_epochs([], on_gpu=True, step_busy_ms=1.0) is None

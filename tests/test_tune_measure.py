@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tune import measure
-from tune.measure import EpochTimer, GpuMeter
+from tune.measure import EpochTimer, EpochTimes, GpuMeter
 
 
 class FakeClock:
@@ -69,6 +69,29 @@ def test_the_parts_sum_to_the_epoch_measured_on_its_own(clock: FakeClock, steps:
     times = _run(clock, fetch_s=0.125, step_s=1.0, between_s=0.5, steps=steps, gathered=gathered)
     assert times.train_s == pytest.approx(steps * 1.625)
     assert times.unexplained_pct == pytest.approx(0.0)
+
+
+def _times(step_ms: tuple[float, ...], train_s: float) -> EpochTimes:
+    nothing = (0.0,) * len(step_ms)
+    return EpochTimes(
+        began_s=0.0, train_s=train_s, feed_host_s=0.0, tail_ms=0.0, start_ms=nothing, step_ms=step_ms,
+        gap_ms=nothing, wait_ms=nothing, h2d_ms=nothing,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "train_s", "stalled_pct"),
+    [
+        ((100.0,) * 10, 1.0, 0.0),
+        ((100.0,) * 9 + (190.0,), 1.09, 0.0),  # slower, but no stall
+        ((100.0,) * 9 + (600.0,), 1.5, 100 * 0.5 / 1.5),
+        ((100.0,) * 10, 1.25, 20.0),  # the host was late to see the end
+    ],
+)
+def test_what_stalls_took_is_told_in_percent_of_the_epoch(
+    step_ms: tuple[float, ...], train_s: float, stalled_pct: float
+) -> None:
+    assert _times(step_ms, train_s).stalled_pct == pytest.approx(stalled_pct)
 
 
 def test_an_epoch_without_a_step_is_all_other(clock: FakeClock) -> None:

@@ -2,6 +2,8 @@
 
 Judged in this order. Shares are of the training time, over the epochs after the first with the final number of heads.
 
+0. Epochs that stalled for more than STALLED_PCT of their time are told, and left out while there are others: what holds
+   up a few steps comes from outside more often than from the arm.
 1. Parts that are more than OFF_PCT away from their sum are not judged.
 2. What the device waits for: data, copies, the host's launches (between steps, and inside of them where a profiled
    step tells how long the GPU really worked), the epoch's head and tail. The largest of these bounds the trial if it is
@@ -22,6 +24,8 @@ from statistics import fmean
 OFF_PCT = 2.0
 LOST_PCT = 20.0
 NEAR_PCT = 40.0
+STALLED_PCT = 5.0
+STALLED = "time/stalled_pct"
 PARTS = ("step", "h2d", "data_wait", "launch", "other")  # time/NAME_s
 STEP_BUSY = "final/step_busy_ms"  # in one profiled step: how long any kernel or copy ran
 # Metrics of an epoch that a diagnosis reads
@@ -29,6 +33,7 @@ NEEDED = (
     *(f"time/{part}_s" for part in PARTS),
     "time/train_s",
     "time/median_step_ms",
+    STALLED,
     "speed/peak_pct",
     "speed/bandwidth_pct",
     "gpu/energy_j",
@@ -134,5 +139,16 @@ def _kernels(account: Account, busy: str) -> str:
 
 def diagnose_epochs(accounts: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
     """The diagnosis of a trial with these accounts of its epochs; None where there is nothing to go by."""
-    account = account_of(settled(accounts), on_gpu=on_gpu, step_busy_ms=step_busy_ms) if accounts else None
-    return None if account is None else diagnose(account)
+    if not accounts:
+        return None
+    epochs = settled(accounts)
+    steady = [epoch for epoch in epochs if (epoch.get(STALLED) or 0.0) <= STALLED_PCT]
+    account = account_of(steady or epochs, on_gpu=on_gpu, step_busy_ms=step_busy_ms)
+    return None if account is None else diagnose(account) + _stalls(epochs)
+
+
+def _stalls(epochs: Sequence[Epoch]) -> str:
+    stalled_pct = [share for epoch in epochs if (share := epoch.get(STALLED) or 0.0) > STALLED_PCT]
+    if not stalled_pct:
+        return ""
+    return f"; {len(stalled_pct)} of {len(epochs)} epochs stalled, for up to {max(stalled_pct):.0f} % of their time"

@@ -21,12 +21,15 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tune.hardware import GIB, alive, nvml
 
 if TYPE_CHECKING:
     import torch
+
+STALL = 2.0  # a step that takes longer than this many times the median step of its epoch was held up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,14 @@ class EpochTimes:
         """How far the parts' sum is from `train_s`, in percent of it."""
         parts = self.step_s + self.h2d_s + self.data_wait_s + self.launch_s + self.other_s
         return 100 * abs(parts - self.train_s) / self.train_s
+
+    @property
+    def stalled_pct(self) -> float:
+        """What stalls took, in percent of `train_s`: the steps above STALL times the median step, beyond that median,
+        and what no part explains, where the host was late to see that the device was through."""
+        typical_ms = median(self.step_ms) if self.step_ms else 0.0
+        beyond_ms = sum(step_ms - typical_ms for step_ms in self.step_ms if step_ms > STALL * typical_ms)
+        return 100 * beyond_ms / 1e3 / self.train_s + self.unexplained_pct
 
 
 class Mark(Protocol):

@@ -33,6 +33,7 @@ def time_metrics(
         "time/feed_host_s": times.feed_host_s,
         "time/median_step_ms": median(times.step_ms),
         "time/unexplained_pct": times.unexplained_pct,
+        "time/stalled_pct": times.stalled_pct,
         "time/validation_s": validation_s,
         "speed/step_ms": 1e3 * times.train_s / steps,  # of the whole epoch's training time
         "speed/windows_per_s": steps * shape.batch_size / times.train_s,
