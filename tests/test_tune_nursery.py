@@ -85,6 +85,10 @@ def test_each_trial_has_a_process_of_its_own_which_is_gone_when_the_trial_is(in_
     _until(lambda: not [pid for pid in pids if psutil.pid_exists(pid)])  # what has ended waits for the template
 
 
+def test_what_a_process_hands_over_is_sealed_before_it_is_stored(in_turn: list[Recorder]) -> None:
+    assert [trial.sealed for trial in in_turn] == [[True, True, False]] * 3  # the end is no checkpoint
+
+
 def test_a_trial_that_moved_to_another_gpu_says_why(in_turn: list[Recorder]) -> None:
     assert [trial.final["tags"].get("moved_because") for trial in in_turn] == [None, "its GPU is gone", None]
 

@@ -15,6 +15,7 @@ from tune.hardware import DeviceFacts
 from tune.search import make_plan
 from tune.sweeps import Arm, SweepConfig
 from tune.trial import TrialJob, run_trial
+from tune.whole import SEAL, seal
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 SMALL = {
@@ -34,11 +35,16 @@ class Recorder:
     def __init__(self, folder: Path, stop_after: int | None = None) -> None:
         self.folder, self.stop_after = folder, stop_after
         self.reports: list[dict[str, Any]] = []
+        self.sealed: list[bool] = []  # whether each folder came sealed
 
     def __call__(self, result: dict[str, Any], folder: Path | None) -> None:
         self.reports.append(result)
         if folder is not None:
-            shutil.copytree(folder, self.folder / f"report-{len(self.reports)}")
+            kept = self.folder / f"report-{len(self.reports)}"
+            shutil.copytree(folder, kept)
+            self.sealed.append((kept / SEAL).exists())
+            if "epoch" in result:
+                seal(kept)  # as the actor does between the trial's process and Tune
         if self.stop_after == len(self.reports):
             raise KeyboardInterrupt  # not an Exception: leaves the trial as a killed process would
 

@@ -5,7 +5,7 @@ best.safetensors   weights of the best epoch so far, if that is another one; of 
 moments.safetensors   the optimizer's, by "number of the parameter.name"
 state.pt      loss scale, RNG, progress and the time taken
 samples/      raw samples of the epochs so far (tune.raw_samples)
-files.json    what each of them holds (tune.whole): a damaged one is not gone on from
+files.json    what each of them holds (tune.whole), from whoever hands the checkpoint on: a damaged one is passed over
 
 The device waits while this is written. So everything comes from it in one copy, what was written already is linked, and
 nothing is compressed or forced to the disk: what is written outlives any process. A machine that loses its power may
@@ -29,7 +29,6 @@ from model.facts import WEIGHTS
 from model.patchtst import load_model, save_model
 from tune.step import make_optimizer
 from tune.trial import Progress
-from tune.whole import seal
 
 if TYPE_CHECKING:
     from tune.session import Session
@@ -47,7 +46,6 @@ def save(folder: Path, session: Session) -> None:
     session.samples.write(folder / "samples", compressed=False)
     with (folder / "state.pt").open("wb") as file:  # given a path, torch does not say that the disk is full
         torch.save(_state(session), file)
-    seal(folder)
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from typing import Any, Self
 from tune.hardware import OURS, alive, package_dir
 from tune.private import make_private
 from tune.trial import OOM_REMEDY, Report, TrialJob
+from tune.whole import seal
 
 VMSTAT = Path("/proc/vmstat")
 PREPARED, COLD = "prepared", "cold"  # values of the tag warm_start
@@ -248,7 +249,9 @@ class Nursery:
 
 
 def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None:
-    """Report, and remove the trial's own copy of what is stored by then."""
+    """Seal a checkpoint, report, and remove the trial's own copy of what is stored by then."""
+    if folder is not None and "epoch" in result:
+        seal(Path(folder))
     report(result, None if folder is None else Path(folder))
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
