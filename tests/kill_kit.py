@@ -182,7 +182,9 @@ def _in_the_store(ran: Ran) -> list[str]:
         allowed = (once, list(range(1, EPOCHS + 1))) if "trial_id" in run.data.tags else (once,)
         for key in run.data.metrics:
             steps = sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
-            if steps not in allowed:
+            # Since the epoch before in the same process: each process of a trial has one fewer
+            known = len(steps) == len(set(steps)) if key == "time/between_s" else steps in allowed
+            if not known:
                 wrong.append(f"{run.info.run_name}: {key} has the steps {steps}")
     models = client.search_logged_models([experiment.experiment_id])
     if Counter(str(model.status) for model in models) != {"READY": TRIALS}:
