@@ -18,7 +18,7 @@ import pytest
 from trial_kit import Recorder, small_config, small_job
 
 from tune.measure import count_others
-from tune.nursery import Nursery, ProcessLost, Serving
+from tune.nursery import Nursery, OutOfMemory, ProcessLost, Serving
 from tune.trial import TrialJob
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,6 +150,25 @@ def test_where_nothing_could_be_prepared_the_next_trial_starts_a_process_itself(
     nursery.run(broken, Recorder(tmp_path / "a"), None)
     tags = _run(nursery, tmp_path / "b").final["tags"]
     assert tags["warm_start"] == "cold" and "nowhere.csv" in tags["cold_because"]
+
+
+@pytest.mark.parametrize("since_the_report", [False, True])
+def test_only_what_the_kernel_killed_since_the_trial_was_heard_of_is_taken_for_want_of_memory(
+    nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since_the_report: bool
+) -> None:
+    counter = tmp_path / "vmstat"
+    counter.write_text("oom_kill 0\n")
+    monkeypatch.setattr("tune.nursery.VMSTAT", counter)
+
+    def kill(result: dict[str, Any], folder: Path | None) -> None:
+        if (result.get("epoch") == 2) == since_the_report:
+            counter.write_text("oom_kill 1\n")
+        if result.get("epoch") == 2:
+            os.kill(int(result["tags"]["process"]), signal.SIGKILL)
+
+    with pytest.raises(ProcessLost) as lost:
+        nursery.run(_job(tmp_path / "a"), kill, None)
+    assert lost.type is (OutOfMemory if since_the_report else ProcessLost)
 
 
 def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(nursery: Nursery, tmp_path: Path) -> None:

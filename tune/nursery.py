@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -192,12 +192,13 @@ class Nursery:
         if job.prepare_next and not job.isolate:
             self._prepare(job)
         order = {"job": job.as_dict(), "folder": os.getcwd(), "checkpoint": checkpoint, "tags": tags}
-        with serving, _telling_of_memory():
+        with serving, _telling_of_memory() as heard:
             serving.send("run", order | {"rehearsed_s": rehearsed_s})
-            return self._serve(serving, report)
+            return self._serve(serving, report, heard)
 
-    def _serve(self, serving: Serving, report: Report) -> float | None:
+    def _serve(self, serving: Serving, report: Report, heard: Callable[[], None]) -> float | None:
         for kind, content in serving.messages():
+            heard()
             if kind == "anew":
                 return float(content)
             if kind == "settle":
@@ -258,14 +259,20 @@ def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None
 
 
 @contextmanager
-def _telling_of_memory() -> Iterator[None]:
+def _telling_of_memory() -> Iterator[Callable[[], None]]:
     """Inside, a process that is lost while the kernel kills processes for want of memory is told as OutOfMemory.
 
-    The kernel does not say to whom it did that; a trial is mostly the largest there is.
+    The kernel does not say to whom it did that; a trial is mostly the largest there is. Only what it did since the
+    trial was last heard of counts, as the function that is yielded notes: a loss for another reason is tried again.
     """
     before = kernel_kills()
+
+    def heard() -> None:
+        nonlocal before
+        before = kernel_kills()
+
     try:
-        yield
+        yield heard
     except ProcessLost as error:
         if (killed := kernel_kills() - before) <= 0:
             raise
