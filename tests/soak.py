@@ -31,19 +31,20 @@ def fault_tests() -> list[Path]:
     return [file for file in files if file.name.startswith("test_faults_") or "pytest.mark.soak" in file.read_text()]
 
 
-def run_once(seed: int, log: Path, files: Sequence[Path]) -> int:
-    """One run with `seed`, its output as pytest writes it. Returns pytest's exit code."""
+def run_once(seed: int, log: Path, files: Sequence[Path], processes: int) -> int:
+    """One run with `seed`, its files shared out among `processes`. Returns pytest's exit code."""
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-q", "-x", "-m", "soak", *map(str, files)]
+    command += ["-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"]
     return subprocess.run(command, cwd=ROOT, env=os.environ | {SEED: str(seed), LOG: str(log)}).returncode
 
 
-def soak(seeds: Sequence[int], log: Path, files: Sequence[Path]) -> int:
+def soak(seeds: Sequence[int], log: Path, files: Sequence[Path], processes: int) -> int:
     """Run with one seed after another until one fails; 0 where none did."""
     began_s = time.monotonic()
     for number, seed in enumerate(seeds, 1):
         say(f"run {number} of {len(seeds)}, seed {seed}")
         run_began_s = time.monotonic()
-        code = run_once(seed, log, files)
+        code = run_once(seed, log, files, processes)
         took_s = time.monotonic() - run_began_s
         note(log, run=seed, passed=code == 0, took_s=round(took_s, 1), **machine())
         if code:
@@ -127,11 +128,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("files", nargs="*", type=Path, help="files of tests (default: all that are of a soak)")
     parser.add_argument("--runs", type=int, default=1, metavar="N")
     parser.add_argument("--first-seed", type=int, default=1, metavar="S", help="the seed of the first run (default 1)")
+    parser.add_argument("--processes", type=int, default=2, metavar="P", help="at a time in a run (default 2)")
     text = "notes of the runs, appended to (default soak/DATE.jsonl)"
     parser.add_argument("--log", type=Path, metavar="FILE", help=text)
     parser.add_argument("--table", action="store_true", help="run nothing, print what --log adds up to")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     given = parser.parse_args()
+    if given.processes < 1:
+        parser.error(f"--processes {given.processes}: give 1 or more")
     if given.runs < 1:
         parser.error(f"--runs {given.runs}: give 1 or more")
     if given.table and (given.log is None or not given.log.exists()):
@@ -146,7 +150,8 @@ def main() -> int:
     if not given.table:
         log.parent.mkdir(parents=True, exist_ok=True)
         say(f"notes go to {log}")
-        code = soak(range(given.first_seed, given.first_seed + given.runs), log, given.files or fault_tests())
+        seeds = range(given.first_seed, given.first_seed + given.runs)
+        code = soak(seeds, log, given.files or fault_tests(), given.processes)
     print(table(log.read_text().splitlines(), markdown=given.markdown))
     return code
 
