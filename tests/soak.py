@@ -39,7 +39,7 @@ def run_once(seed: int, log: Path, files: Sequence[Path], processes: int) -> int
 
 
 def soak(seeds: Sequence[int], log: Path, files: Sequence[Path], processes: int) -> int:
-    """Run with one seed after another until one fails; 0 where none did."""
+    """Run with one seed after another until one fails: 1; 0 where none did."""
     began_s = time.monotonic()
     for number, seed in enumerate(seeds, 1):
         say(f"run {number} of {len(seeds)}, seed {seed}")
@@ -50,7 +50,7 @@ def soak(seeds: Sequence[int], log: Path, files: Sequence[Path], processes: int)
         if code:
             say(f"run {number} of {len(seeds)} failed; exactly this run again: {again(seed, files)}")
             say(f"one test of it: {SEED}={seed} {sys.executable} -m pytest FILE::TEST")
-            return code
+            return 1
         left_s = (time.monotonic() - began_s) / number * (len(seeds) - number)
         say(f"run {number} of {len(seeds)} passed in {took_s:.0f} s; {number / len(seeds):.0%}, ETA {clock(left_s)}")
     return 0
