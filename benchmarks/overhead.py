@@ -167,7 +167,7 @@ def rows_of(trials: Any) -> list[Row]:
                 gate_verdict=trial.tags.get("gate_verdict"),
                 timing_valid=trial.tags.get("timing_valid"),
                 first_of_arm=trial.tags["arm"] not in {row.arm for row in rows},
-                started_ms=span.get("started_ms"),
+                started_ms=_started_ms(span, trial.metrics.get("final/rehearsal_s")),
                 first_epoch_ms=began,
                 work_ended_ms=span.get("work_ended_ms"),
                 idle_before_s=None if began is None or before is None else (began - before) / 1e3,
@@ -182,6 +182,12 @@ def rows_of(trials: Any) -> list[Row]:
         if span.get("work_ended_ms"):
             ended[device] = span["work_ended_ms"]
     return rows
+
+
+def _started_ms(span: dict[str, Any], rehearsal_s: float | None) -> int | None:
+    """When the first of a trial's processes started; its span is that of the one that trained."""
+    started_ms = span.get("started_ms")
+    return None if started_ms is None else started_ms - round(1e3 * (rehearsal_s or 0.0))
 
 
 PARTS = ("startup_s", "rehearsal_s", "gate_s", "compile_s", "standby_wait_s")
