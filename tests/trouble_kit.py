@@ -11,13 +11,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sweep_kit import ROOT
-from system_kit import skip_for_want_of
 
 from tune.cli import sweep_parser
 from tune.hardware import available_cpus
@@ -130,7 +129,7 @@ def small_disk(folder: Path, mib: int) -> Iterator[SmallDisk]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True)
     if done.returncode != 0:
-        skip_for_want_of(f"a file system cannot be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
     try:
         yield SmallDisk(folder)
     finally:
@@ -147,7 +146,9 @@ def memory_group(limit_mib: int) -> Iterator[Path]:
         group.mkdir()
         (group / limit).write_text(str(limit_mib << 20))
     except OSError as error:
-        skip_for_want_of(f"no memory group can be made here: {error}")
+        with suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no memory group can be made here: {error}")
     try:
         yield group
     finally:
