@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import math
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +11,7 @@ from report_kit import GPU_A, ON_A
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
-from tune import commands, output
-from tune.compare import read_side
-from tune.errors import WrongInput
+from tune import commands
 from tune.report import ArmRow, as_json, notes, parent_metrics, print_report, summarise
 from tune.report_markdown import markdown
 from tune.tracking import SweepRecord, TrialRecord
@@ -255,18 +250,6 @@ def test_the_parent_run_gets_the_interval_of_a_speedup() -> None:
     assert bounds == (pytest.approx(1.357, abs=1e-3), pytest.approx(1.506, abs=1e-3))
 
 
-def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
-    trial = _trial(params={"model.d_model": "64", "model.pre_norm": "True", "train.learning_rate": "1e-05"})
-    (found,) = as_json(_sweep(trial))["trials"]
-    assert (found["trial_id"], found["status"], found["reason"]) == ("pruning-none-s1", "done", None)
-    assert (found["params"]["model.d_model"], found["params"]["model.pre_norm"]) == (64, True)
-    assert (found["params"]["train.learning_rate"], found["params"]["train.patience"]) == (1e-5, None)
-    assert found["metrics"]["final/test_mse"] == 0.4
-    assert as_json(_sweep())["environment"] == {"gpus": 1}
-    assert (found["arm"], found["seed"], found["timing_valid"], found["gpu_uuid"]) == ("none", "1", "true", GPU_A)
-    assert found["stage"] is None
-
-
 def test_the_whole_training_has_a_ratio_of_its_own_from_pairs() -> None:
     """An arm that is twice as fast in its median epoch and no faster in all: heads left late."""
     totals = [{"metrics": {"final/train_total_s": 8.0 + seed / 10}} for seed in (1, 2, 3)]
@@ -291,68 +274,6 @@ def test_markdown_takes_nothing_of_the_store_for_markup() -> None:
     text = markdown(record)
     assert "<img" not in text and "![p](" not in text and "\nd" not in text
     assert "a \\| b &lt;img src=x&gt; !\\[p\\](http://x) \\`c\\` d |" in text
-
-
-def test_the_json_holds_each_comparison_with_its_verdict() -> None:
-    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
-    found = as_json(record)["comparisons"]["fast"]
-    assert (found["ratio"], found["interval"], found["verdict"]) == (1.0, (1.0, 1.0), "no difference shown")
-    assert found["accuracy"]["verdict"] == "not worse"
-    assert json.loads(json.dumps(found))["count"] == 3
-
-
-def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
-    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
-    output.write_json(str(tmp_path / "x.json"), as_json(record))
-    side = read_side(str(tmp_path / "x.json"), "sqlite:///none.db")
-    assert (side.device, list(side.arms), side.tells_alone) == ("NVIDIA H100", ["none", "fast"], True)
-    assert [(run.seed, run.time_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
-
-
-def test_an_environment_that_was_shortened_stays_a_text() -> None:
-    assert as_json(_sweep(environment='{"gpus": [shortened]'))["environment"] == '{"gpus": [shortened]'
-
-
-def test_the_json_file_is_strict_with_null_for_numbers_json_has_not(tmp_path: Path) -> None:
-    record = _sweep(_trial(metrics={"loss/train_mse": math.nan, "loss/val_mse": math.inf}))
-    output.write_json(str(tmp_path / "x.json"), as_json(record))
-
-    def refuse(name: str) -> None:
-        raise AssertionError(name)
-
-    result = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
-    metrics = result["trials"][0]["metrics"]
-    assert (metrics["loss/train_mse"], metrics["loss/val_mse"]) == (None, None)
-    assert metrics["final/test_mse"] == 0.4
-
-
-@pytest.mark.parametrize(
-    ("target", "problem"),
-    [("", "not a file"), (".", "not a file"), ("new/", "not a file"), ("none/x.json", "there is no folder none")],
-)
-def test_a_json_target_that_cannot_be_written_is_told_before_anything_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, problem: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(WrongInput, match=problem):
-        output.check_json_target(target)
-    with pytest.raises(WrongInput, match=problem):  # before the store is even looked for
-        commands.report(SimpleNamespace(json=target, sweep_id="s"), "sqlite:///none.db")  # type: ignore[arg-type]
-
-
-def test_a_json_target_in_a_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output.os, "access", lambda *_: False)
-    with pytest.raises(WrongInput, match="not writable"):
-        output.check_json_target(str(tmp_path / "x.json"))
-
-
-@pytest.mark.parametrize("target", ["-", "x.json", "there.json"])
-def test_a_json_target_may_be_stdout_a_new_file_or_one_to_overwrite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("there.json").touch()
-    output.check_json_target(target)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from test_tune_report import _sweep, _trial
+from report_kit import sweep as _sweep
+from report_kit import trial as _trial
 
 from tune.report import as_json, notes, summarise
 

@@ -29,6 +29,10 @@ SMALL = {
 }
 
 
+GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
+ONE_CYCLE = {"train__schedule": "one_cycle", "train__pct_start": 0.4}
+
+
 class Recorder:
     """Stands where Tune stands: keeps the reports and the folders that came with them."""
 
