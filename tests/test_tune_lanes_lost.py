@@ -73,7 +73,9 @@ def ran(fault: str, lose: Callable[[random.Random], str], tmp_path_factory: pyte
 
     watcher = threading.Thread(target=remove)
     watcher.start()
-    lost.sweep.run(epoch_s=1.0)
+    lost.sweep.run(
+        epoch_s=1.0 if fault == LOST else 4.0
+    )  # a notice and the grace after it take longer than an epoch of 1 s
     watcher.join()
     return lost
 
