@@ -176,6 +176,7 @@ def run_child(mode: str, uri: str, folder_name: str, *, trials: int) -> None:
     ended_s = time.time()
     ends = [record for record in _records(folder) if record["kind"] == "end"]
     mode_file.write_text("healthy")
+    _wait_for(int(uri.rpartition(":")[2]))  # the proxy looks at its mode now and then
     flush_code = experiments(["flush", outcome.sweep_id, "--storage-path", str(folder / "runs")])
     stored = read_sweep(uri, PROJECT, outcome.sweep_id).trials
     points = sum(len(trial.history.get("loss/val_mse", [])) for trial in stored)
