@@ -251,3 +251,7 @@ def test_a_containers_cpu_quota_limits_the_cpus(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert available_cpus(tmp_path) == expected
+
+
+def test_a_share_on_a_cpu_names_no_accelerator() -> None:
+    assert Share(cpus=2, gpus=0, at_a_time=1).resources == {}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -14,15 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from experiments import main
 from tune import cluster, commands, sweep_dir
-from tune.cluster import Share
-from tune.errors import DONE, WRONG_INPUT
+from tune.errors import WRONG_INPUT
 from tune.hardware import cpu_facts
-from tune.sweeps import SWEEPS
 
 DEMO = ["--dataset", "demo"]
 CUSTOM = ["--sweep", "custom", *DEMO]
@@ -321,37 +314,3 @@ def test_a_horizon_longer_than_the_data_is_refused_before_ray_starts(capsys: pyt
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds no window" in line
     assert not sweep_dir.every(Path("runs"))
-
-
-PIECES = st.sampled_from(
-    [
-        "--sweep", "--dataset", "--epochs", "--set", "--over", "--seed", "--repeats", "--trials", "--config", "--json",
-        "--save-config", "--gpu-model", "--gpus-per-trial", "--max-concurrent", "--quiet", "--fresh", "--plan",
-        *SWEEPS, "demo", "ETTh1", "H100", "T4", "1", "0", "-1", "3", "1e9", "nan", "", "-", "--", "=", "file", "folder",
-        "none", "list.yaml", "unknown.yaml", "train.epochs=3", "train.epochs=1,2", "model.attention=auto",
-        "model.patch_length=24", "model.d_model=[1,2]", "model.preset=ettm", "pruning.heads=[1],[2,3]", "x=",
-        "data.feed=arrow", "data.num_workers=2", "train.precision=fp16", "a.b=c",
-        "train.schedule=one_cycle", "pruning.score=taylor",
-    ]
-)  # fmt: skip
-TEXTS = st.text(max_size=6).filter(lambda text: "/" not in text and text not in ("-h", "--help"))
-BASES = st.sampled_from([[], PLAN, PRUNING, ["--sweep", "full", *DEMO], ["--sweep", "attention", *DEMO]])
-
-
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(base=BASES, rest=st.lists(PIECES | TEXTS, max_size=8))
-def test_no_arguments_make_a_plan_end_otherwise_than_done_or_in_one_line(base: list[str], rest: list[str]) -> None:
-    for name in ("1", "0", "-1", "3", "1e9", "nan", "none", "demo"):  # what an earlier example wrote
-        with contextlib.suppress(OSError):
-            os.remove(name)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([*base, *rest, "--plan"])
-    assert code in (DONE, WRONG_INPUT)
-    errors = [line for line in err.getvalue().splitlines() if line.startswith("error: ")]
-    assert "Traceback" not in err.getvalue()
-    assert len(errors) == (code == WRONG_INPUT)
-
-
-def test_a_share_on_a_cpu_names_no_accelerator() -> None:
-    assert Share(cpus=2, gpus=0, at_a_time=1).resources == {}
