@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist_kit import OneSweepAtATime
 
     return OneSweepAtATime(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_checkout_as_it_was() -> Iterator[None]:
+    """A file that a test leaves there would be committed with the next `git add`."""
+    before = set(os.listdir(REPO_ROOT))
+    yield
+    assert {name for name in os.listdir(REPO_ROOT) if not name.startswith(".")} <= before
 
 
 @pytest.fixture(scope="session")

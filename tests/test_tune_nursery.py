@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -54,8 +55,15 @@ def _processes(parent: int) -> list[psutil.Process]:
     return [child for child in children if "tune.standby" in " ".join(child.cmdline())]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _in_a_folder_of_a_trials_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As Tune does: a trial's process keeps its files in the actor's working directory until they are stored."""
+    with contextlib.chdir(tmp_path_factory.mktemp("trial")):
+        yield
+
+
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
+def nursery(_in_a_folder_of_a_trials_own: None) -> Iterator[Nursery]:
     """One actor's, with its template warm; its processes end with the tests."""
     one = Nursery()
     yield one
@@ -281,7 +289,7 @@ def test_an_isolated_trial_has_a_cold_process_and_an_empty_cache_that_is_removed
 OWNER = """
 import sys
 from pathlib import Path
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = {paths!r}
 from test_tune_nursery import Nursery, _job
 from tune.trial import TrialJob
 Nursery().run(_job(Path(sys.argv[1])), lambda result, folder: print("epoch", flush=True) or sys.stdin.read(), None)
@@ -290,9 +298,9 @@ Nursery().run(_job(Path(sys.argv[1])), lambda result, folder: print("epoch", flu
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> None:
-    code = OWNER.format(tests=str(ROOT / "tests"))
+    code = OWNER.format(paths=[str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, "-c", code, str(tmp_path / "a")]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as actor:
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as actor:
         assert actor.stdout is not None and actor.stdout.readline() == b"epoch\n"
         processes = _until(lambda: (found := _processes(actor.pid)) and len(found) == 3 and found)
         actor.send_signal(how)
