@@ -9,6 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+
+def incomplete(missing: ModuleNotFoundError) -> int:
+    """Says that this Python is not the one that `make setup` filled."""
+    how = "run `make setup` and `. .venv/bin/activate`, then the same command again"
+    print(f"error: {sys.executable} has no package '{missing.name}': {how}", file=sys.stderr)
+    return 2
+
+
 try:
     from data_pipeline.errors import DataError
     from tune.cli import (
@@ -30,6 +38,8 @@ try:
     from tune.streams import OutputClosed, lasting_stderr, watched_stdout
 except KeyboardInterrupt:  # Ctrl-C before main() can answer it
     sys.exit(130)
+except ModuleNotFoundError as missing:
+    sys.exit(incomplete(missing))
 
 
 def tracking_uri(given: str | None) -> str:
@@ -149,6 +159,8 @@ def _answer(argv: Sequence[str]) -> int:
         line = " ".join(str(error).split())
         print(f"error: {line.encode(errors='backslashreplace').decode()}", file=sys.stderr)
         return WRONG_INPUT
+    except ModuleNotFoundError as missing:  # of what a command imports when it is needed
+        return incomplete(missing)
     except KeyboardInterrupt:
         print(f"interrupted{'; the same command again goes on from here' if _sweeps(argv) else ''}", file=sys.stderr)
         return INTERRUPTED

@@ -117,7 +117,7 @@ def test_the_json_file_holds_params_and_metrics_by_their_names(swept: Ran) -> No
 
 def test_progress_with_an_estimate_goes_to_stderr_and_the_table_to_stdout(swept: Ran) -> None:
     assert "ETA" in swept.err and "ETA" not in swept.out
-    assert f"[{ARMS}/{ARMS} done]" in swept.err
+    assert f"[{ARMS}/{ARMS} ended]" in swept.err
 
 
 def test_report_prints_the_same_table_again(swept: Ran) -> None:

@@ -30,7 +30,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("verdict", "report_pairs", "report_proof", "report_published", "report_cost", "report_time", "report"),
     ("report_tables", "report_charts"),
     ("report_dimensions", "report_png"),
-    ("report_markdown", "report_html"),
+    ("report_markdown", "report_terminal", "report_html"),
     ("report_files",),
     ("space", "plan_text", "estimate", "blocks"),
     ("trial",),

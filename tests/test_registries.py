@@ -16,7 +16,9 @@ import model.attention
 import model.pruning
 import tune.sweeps
 from experiments import main
+from tune.config import FIELDS, SEED_STUDY_ONLY
 from tune.hardware import cpu_facts
+from tune.listing import NAMED
 from tune.search import make_plan
 from tune.sweeps import Arm, SweepConfig, get_sweep
 from tune.trial import TrialJob, run_trial
@@ -81,8 +83,20 @@ def test_list_and_doctor_know_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed["sweeps"]["narrow"] == "Is a narrow one faster?"
     assert listed["pruning scores"]["lightest"] == "Magnitude, and nothing else."
     assert "sample" in listed["data sets"]
+    kinds = {kind for kind, _ in NAMED.values()}
+    assert kinds <= set(listed) and all(len(listed[kind]) > 0 for kind in kinds)
     checks = {(check["kind"], check["name"]): check for check in _said(capsys, "doctor")["checks"]}
     assert checks["attention", "twin"]["works"] and checks["data set", "sample"]["works"]
+
+
+def test_list_has_every_field_with_what_it_takes_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = _said(capsys, "list")["fields"]
+    assert set(fields) == set(FIELDS) - SEED_STUDY_ONLY
+    assert fields["data.num_workers"] == "whole number from 0 to 128; 0 if not given"
+    assert fields["train.patience"] == "whole number from 1 or none; as the preset, else none if not given"
+    assert fields["train.precision"] == "fp32, tf32, bf16, fp16; as suits the device if not given"
+    assert fields["model.attention"] == "a name under 'attention', or auto; auto if not given"
+    assert fields["model.dropout"] == "number from 0 below 1; as the preset if not given"
 
 
 @pytest.mark.usefixtures("added")

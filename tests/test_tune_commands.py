@@ -171,3 +171,13 @@ def test_a_plan_looks_at_the_windows_of_data_that_are_converted_and_says_where_t
     assert main(["data", "show", str(file)]) == DONE
     assert main(wide) == WRONG_INPUT
     assert "split holds no window" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lacks", ["filelock", "pydantic"], ids=["at the first import", "by the command"])
+def test_a_python_without_the_packages_is_told_what_to_do_in_one_line(lacks: str) -> None:
+    code = f"import sys; sys.modules[{lacks!r}] = None; sys.argv = ['experiments.py', 'list']; import runpy; "
+    code += "runpy.run_path('experiments.py', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == WRONG_INPUT and ended.stdout == ""
+    assert f"has no package '{lacks}': run `make setup` and `. .venv/bin/activate`" in line

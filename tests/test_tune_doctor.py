@@ -40,6 +40,16 @@ def test_every_backend_and_engine_has_a_line_and_what_does_not_work_says_why(
     assert list(Path().iterdir()) == [Path("file")]
 
 
+def test_the_last_line_says_what_the_default_sweep_still_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--data-dir", "empty"]) == DONE
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "can run here once it has its data" in last and "put ETTh1.csv into empty; --dataset demo needs none" in last
+    Path("empty").mkdir()
+    Path("empty/ETTh1.csv").write_text("date,OT\n")
+    assert main(["doctor", "--data-dir", "empty"]) == DONE
+    assert capsys.readouterr().out.splitlines()[-1] == "the sweep pruning can run here"
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tune import commands, sweep_dir
-from tune.estimate import time_line
+from tune.estimate import LIKE, time_line
 from tune.hardware import DeviceFacts
 from tune.search import Plan, make_plan, plan_rows
 from tune.sweeps import get_sweep
@@ -50,7 +50,7 @@ def test_without_earlier_trials_nothing_is_known_and_nothing_is_made(tmp_path: P
 
 def test_the_time_is_start_and_compiling_and_the_planned_number_of_median_epochs(tmp_path: Path) -> None:
     _ran(tmp_path, _plan(train__epochs=3), epoch_s=2.0)
-    expected = f"about {5 * (3 + 2 * 7)} s for 5 of 5 trials, one after another, as earlier ones like them took"
+    expected = f"about {5 * (3 + 2 * 7)} s for 5 of 5 trials, one after another, {LIKE}"
     assert time_line(_plan(train__epochs=7, train__learning_rate=1e-3), tmp_path) == expected
 
 
@@ -100,8 +100,7 @@ def test_on_several_gpus_the_time_is_that_of_the_one_with_most_blocks(
     said = {170: "3 min", 85: "85 s", 51: "51 s"}[gpu_s]
     alone = "4 min" if repeats == 3 else "85 s"
     assert line == (
-        f"about {said} for {5 * repeats} of {5 * repeats} trials on {how}, as earlier ones like them took "
-        f"({alone} one after another)"
+        f"about {said} for {5 * repeats} of {5 * repeats} trials on {how}, {LIKE} ({alone} one after another)"
     )
 
 

@@ -159,5 +159,5 @@ def test_a_sweep_at_a_terminal_shows_the_table_and_keeps_stdout_for_json(tmp_pat
     assert process.returncode == 0, text
     assert [trial["status"] for trial in json.loads(out)["trials"]] == ["done"]
     assert "ms/step" in text and "custom-base" in text and "1/2" in text
-    assert "[1/1 done] custom-base-s1 done" in text and "1 done, 0 failed, 0 unsupported, 0 left" in text
+    assert "[1/1 ended] custom-base-s1 done" in text and "1 done, 0 failed, 0 unsupported, 0 left" in text
     assert "custom-base-s1 started" not in text and "windows/s" not in text  # those are the plain lines

@@ -12,8 +12,9 @@ from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
 from tune import commands
-from tune.report import ArmRow, as_json, notes, parent_metrics, print_report, summarise
+from tune.report import ArmRow, as_json, notes, parent_metrics, summarise
 from tune.report_markdown import markdown
+from tune.report_terminal import print_report
 from tune.tracking import SweepRecord, TrialRecord
 
 ON_B = {"gpu_uuid": "GPU-bbbb", "device": "NVIDIA H100"}

@@ -20,8 +20,9 @@ from tune.closing import failures
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
 from tune.outbox import TrialLog
-from tune.report import as_json, notes, print_report, summarise
+from tune.report import as_json, notes, summarise
 from tune.report_charts import pareto_chart
+from tune.report_terminal import print_report
 from tune.search import Plan, make_plan
 from tune.sweeps import get_sweep
 from tune.tracking import SweepRecord, TrialRecord

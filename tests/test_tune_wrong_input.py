@@ -109,6 +109,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "sweep_empty": (["--sweep", "", "--plan"], "unknown sweep ''"),
     "field": (_set("model.d_modle=64"), "unknown field 'model.d_modle'.*Did you mean 'model.d_model'"),
     "field_without_group": (_set("d_model=64"), "unknown field 'd_model'.*Did you mean 'model.d_model'"),
+    "field_of_another_group": (_set("model.precision=bf16"), "'model.precision'.*Did you mean 'train.precision'"),
     "field_empty": (_set("=64"), "unknown field ''"),
     "backend": (_set("model.attention=sdpa_flsh"), "unknown attention 'sdpa_flsh'.*sdpa_flash"),
     "feed": (_set("data.feed=arow"), "unknown feed 'arow'.*Did you mean 'arrow'"),

@@ -11,7 +11,7 @@ from tune.errors import WrongInput, did_you_mean
 WAIT_FOR_GPUS_S = 600.0
 
 EXAMPLES = """examples:
-  python experiments.py --sweep pruning --dataset demo --epochs 2     offline, on a laptop
+  python experiments.py --sweep pruning --dataset demo --epochs 2 --repeats 1    offline, on a laptop
   python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
   python experiments.py --sweep pruning --plan                        show the trials, run nothing
   python experiments.py --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100

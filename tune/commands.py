@@ -263,7 +263,8 @@ def _show(
     margin: float = MARGIN,
     price: Price | None = None,
 ) -> SweepRecord:
-    from tune.report import as_json, print_report
+    from tune.report import as_json
+    from tune.report_terminal import print_report
     from tune.tracking import read_sweep
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)

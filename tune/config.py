@@ -190,9 +190,10 @@ SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_publis
 
 
 def check_field(name: str) -> str:
-    """`name` if it is a field; WrongInput with the nearest name otherwise."""
+    """`name` if it is a field; WrongInput otherwise, with the field of that last word, or the nearest name."""
     if name not in FIELDS:
-        raise unknown_name("field", name, FIELDS)
+        alike = [field for field in FIELDS if field.rpartition(".")[2] == name.rpartition(".")[2]]
+        raise unknown_name("field", name, FIELDS, meant=alike[0] if len(alike) == 1 else None)
     return name
 
 

@@ -9,12 +9,13 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_pipeline.datasets import DATASETS
 from data_pipeline.errors import DataError
+from tune.config import DataConfig
 from tune.errors import DONE, WRONG_INPUT, WrongInput
 from tune.hardware import DeviceFacts, has_gpu, missing_packages, node_facts, versions
 from tune.listing import table
@@ -55,9 +56,19 @@ def doctor(arguments: argparse.Namespace, tracking_uri: str) -> int:
     text = sys.stderr if arguments.json == "-" else sys.stdout
     for line in table(["", "what", "name", "found"], rows):
         print(line, file=text)
-    print(f"the sweep {DEFAULT_SWEEP} {'can' if ready else 'CANNOT'} run here", file=text)
+    print(_conclusion(checks, ready, arguments.data_dir), file=text)
     write_json(arguments.json, {"ready": ready, "checks": [asdict(check) for check in checks]})
     return DONE if ready else WRONG_INPUT
+
+
+def _conclusion(checks: Iterable[Check], ready: bool, data_dir: Path) -> str:
+    if not ready:
+        return f"the sweep {DEFAULT_SWEEP} CANNOT run here"
+    name = DataConfig().dataset
+    if any((check.kind, check.name, check.works) == ("data set", name, True) for check in checks):
+        return f"the sweep {DEFAULT_SWEEP} can run here"
+    where = f"{name} is downloaded at its first use, or put {name}.csv into {data_dir}"
+    return f"the sweep {DEFAULT_SWEEP} can run here once it has its data: {where}; --dataset demo needs none"
 
 
 def _checks(data_dir: Path, storage: Path, tracking_uri: str) -> Iterator[Check]:

@@ -64,10 +64,10 @@ class PublishedFault(Exception):
     """An arm shown as the replaced study published it fails as it did there: expected, and no failure of the sweep."""
 
 
-def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> WrongInput:
-    """The error for a name that is not in a registry, suggesting the nearest one."""
+def unknown_name(kind: str, given: str, allowed: Iterable[str], *, meant: str | None = None) -> WrongInput:
+    """The error for a name that is not in a registry, suggesting the nearest one, or the one that is surely meant."""
     names = sorted(allowed)
-    return WrongInput(f"unknown {kind} '{given}'; allowed: {', '.join(names)}.{did_you_mean(given, names)}")
+    return WrongInput(f"unknown {kind} '{given}'; allowed: {', '.join(names)}.{did_you_mean(meant or given, names)}")
 
 
 def did_you_mean(given: str, names: Iterable[str], prefix: str = "") -> str:

@@ -20,6 +20,7 @@ from tune.space import SearchPlan
 from tune.sweep_dir import SweepDir
 
 ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial beside its epochs
+LIKE = "as earlier ones like them took; starting and saving a trial is not in it"
 MOST_SWEEPS = 20  # the latest, of those on this device
 # Fields that change neither the work of an epoch nor what it is done with.
 NO_WORK = frozenset(
@@ -38,12 +39,12 @@ def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
     total_s = sum(seconds for _, seconds in known)
     share = f"{len(known)} of {len(plan.runnable)} trials"
     if at_a_time == 1:
-        return f"about {_words(total_s)} for {share}, one after another, as earlier ones like them took"
+        return f"about {_words(total_s)} for {share}, one after another, {LIKE}"
     blocks: dict[int, float] = defaultdict(float)  # without pairs to make, each trial is one of its own
     for number, (trial, seconds) in enumerate(known):
         blocks[trial.seed if plan.in_blocks else number] += seconds
     how = f"{at_a_time} GPUs{', those of one seed on one' if plan.in_blocks else ''}"
-    line = f"about {_words(makespan(blocks.values(), at_a_time))} for {share} on {how}, as earlier ones like them took"
+    line = f"about {_words(makespan(blocks.values(), at_a_time))} for {share} on {how}, {LIKE}"
     return f"{line} ({_words(total_s)} one after another)"
 
 

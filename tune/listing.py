@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from model.attention import ALIASES, BACKENDS
 from model.presets import PRESETS
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
+from tune.config import FIELDS, GROUPS, SEED_STUDY_ONLY
 from tune.engines import ENGINES
 from tune.errors import DONE, WrongInput
 from tune.gpu_models import GPU_MODELS
@@ -37,7 +39,52 @@ def registries() -> dict[str, dict[str, str]]:
         "pruning schedules": _documented(SCHEDULES),
         "learning rates": _documented(LR_SCHEDULES),
         "GPU models": {name: _gpu(model.capability, model.memory_gib) for name, model in GPU_MODELS.items()},
+        "fields": {name: _field(name) for name in FIELDS if name not in SEED_STUDY_ONLY},
     }
+
+
+# The kinds above that a field takes its value from, and what it takes beside their names.
+NAMED = {
+    "data.dataset": ("data sets", "the path of a CSV or Parquet file"), "data.feed": ("feeds", ""),
+    "model.attention": ("attention", "auto"), "model.preset": ("presets", ""), "train.engine": ("engines", ""),
+    "train.schedule": ("learning rates", ""), "pruning.score": ("pruning scores", "none or static"),
+    "pruning.schedule": ("pruning schedules", ""),
+}  # fmt: skip
+WORDS = {
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "string": "text",
+    "array": "list of numbers",
+}
+
+
+def _field(name: str) -> str:
+    """What a field takes and what it is where nobody says, from its declaration."""
+    group, key = name.split(".", 1)
+    schema = GROUPS[group].model_json_schema()["properties"][key]
+    presets = [name in fields for fields in PRESETS.values()]
+    default = "as the preset" if any(presets) else "as suits the device"
+    if "default" in schema and not all(presets):
+        value = "none" if schema["default"] is None else json.dumps(schema["default"]).strip('"')
+        default = f"{default}, else {value}" if any(presets) else value
+    if name in NAMED:
+        kind, also = NAMED[name]
+        allowed = f"a name under '{kind}'{f', or {also}' if also else ''}"
+    else:
+        allowed = " or ".join(_allowed(kind) for kind in schema.get("anyOf", [schema]))
+    return f"{allowed}; {default} if not given"
+
+
+def _allowed(kind: Mapping[str, Any]) -> str:
+    """A type of JSON Schema in words, with its bounds."""
+    if "enum" in kind:
+        return ", ".join(kind["enum"])
+    if kind["type"] == "null":
+        return "none"
+    bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    found = [f"{word} {kind[bound]:,}" for bound, word in bounds.items() if bound in kind]
+    return " ".join([WORDS[kind["type"]], *found])
 
 
 def _documented(functions: Mapping[str, Any]) -> dict[str, str]:

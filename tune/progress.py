@@ -55,12 +55,12 @@ class Progress:
 
     def started(self, trial_id: str, *, seed: int, epochs: int) -> None:
         self._began(trial_id)
-        self.say(f"[{len(self._ended)}/{self.total} done] {trial_id} started")
+        self.say(f"[{len(self._ended)}/{self.total} ended] {trial_id} started")
 
     def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
         self._count_epoch(trial_id)
         self.say(
-            f"[{len(self._ended)}/{self.total} done] {trial_id} epoch {epoch}/{self.epochs}"
+            f"[{len(self._ended)}/{self.total} ended] {trial_id} epoch {epoch}/{self.epochs}"
             f"  val MSE {metrics['loss/val_mse']:.4f}  train {metrics['time/train_s']:.2f} s"
             f"  {metrics['speed/windows_per_s']:,.0f} windows/s  ETA {self.eta()}"
         )
@@ -69,7 +69,7 @@ class Progress:
         self._ended[trial_id] = status
         self._spans_s.setdefault(trial_id, [time.monotonic()]).append(time.monotonic())
         detail = f": {reason}" if reason else ""
-        self.say(f"[{len(self._ended)}/{self.total} done] {trial_id} {status}{detail}  ETA {self.eta()}")
+        self.say(f"[{len(self._ended)}/{self.total} ended] {trial_id} {status}{detail}  ETA {self.eta()}")
 
     def _began(self, trial_id: str) -> None:
         self._spans_s.setdefault(trial_id, [time.monotonic()])

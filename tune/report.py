@@ -9,12 +9,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import IO, Any
+from typing import Any
 
 from tune.config import parse_params
 from tune.finalists import MARGIN
 from tune.pairs import Comparison
-from tune.report_cost import Price, cost_json, cost_line, costs
+from tune.report_cost import Price, cost_json, costs
 from tune.report_pairs import TOTAL, accuracy_text, comparisons, moved_notes, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
 from tune.report_published import TAG, published_notes, shown_as
@@ -154,9 +154,6 @@ COLUMNS: tuple[Column, ...] = (
     ("x baseline, total", lambda row: "baseline" if row.is_baseline else ratio_text(row.compared_total)),
 )
 
-FOLDED = ("speed", "accuracy")  # on a narrow terminal
-WIDEST = 260  # characters, where there is no terminal
-
 
 def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
     """What a reader must know beside the table: naive errors, what did not run or is missing, what bounds each arm,
@@ -204,24 +201,6 @@ TIME_NOTE = (
     "last head left."
 )
 NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}
-
-
-def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN, price: Price | None = None) -> None:
-    """The table and its notes, for a terminal or a pipe."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=stream, width=None if stream.isatty() else WIDEST, highlight=False)
-    table = Table(title=f"{record.sweep_id} on {told(record, 'device')}")
-    for index, (name, _) in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=name not in FOLDED)
-    rows = summarise(record, margin=margin)
-    for row in rows:
-        table.add_row(*(cell(row) for _, cell in COLUMNS))
-    console.print(table)
-    for line in notes(record, rows, margin=margin):
-        console.print(line, soft_wrap=True, markup=False)
-    console.print(cost_line(costs(record, by_arm(record)), price), soft_wrap=True, markup=False)
 
 
 def told(record: SweepRecord, tag: str) -> str:
