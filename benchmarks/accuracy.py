@@ -3,11 +3,11 @@
     python benchmarks/accuracy.py --data-dir DIR                       # ETTh1 and ETTm1, seeds 1 2 3, 10 epochs
     python benchmarks/accuracy.py --data-dir DIR --datasets demo --epochs 1 --seeds 1 --json accuracy.json
 
-Arms: `plain` (engine eager, attention eager, transformers' layers, fp32) and `fast` (the defaults of the machine).
-Trials run --at-a-time beside each other on one device, so their times mean nothing and are not shown. Errors are those
-of the epoch that is best on the validation data, read by a trial as in a sweep. Printed: mean and standard deviation
-over seeds, and the mean difference of fast from plain over the pairs of one seed, in percent, with its 95 % paired t
-interval.
+Arms: `plain` (engine eager, attention eager, transformers' layers, fp32) and `fast` (the defaults of the machine), both
+with our Adam, which has its own tests against PyTorch's (tests/test_tune_adam.py). Trials run --at-a-time beside each
+other on one device, so their times mean nothing and are not shown. Errors are those of the epoch that is best on the
+validation data, read by a trial as in a sweep. Printed: mean and standard deviation over seeds, and the mean difference
+of fast from plain over the pairs of one seed, in percent, with its 95 % paired t interval.
 """
 
 from __future__ import annotations

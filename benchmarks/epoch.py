@@ -5,21 +5,20 @@
 
 The first rows are the old way: tsfm_public's data set through a DataLoader with 2, 4 and 8 workers, fp32, eager engine,
 eager attention. The fastest of them is the baseline that the following rows change step by step. Every row is one trial
-in a fresh process, exactly as a sweep runs it (`tune.trial.run_trial`); the figure is the median over the epochs of the
-training part, compiling and validation apart. What cannot run here is listed with its reason.
+in processes of its own, as a sweep runs it (`tune.nursery`): on a GPU one measures the gate and compiles, and a fresh
+one trains. The figure is the median over the epochs of the training part, compiling and validation apart. Every row's
+optimizer is ours (Adam in one launch), the old way's too. What cannot run here is listed with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -122,6 +121,7 @@ def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, fac
 def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> list[dict[str, Any]]:
     """All reports of a trial of these fields in a process of its own; the last has its status and reason."""
     from tune.errors import Unsupported
+    from tune.nursery import Nursery, ProcessLost
 
     try:
         job = plan_job(fields, seed, data_dir, facts, cache)
@@ -129,14 +129,17 @@ def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: An
         return [{"status": "unsupported", "reason": str(error), "metrics": {}}]
     except ValueError as error:
         return [{"status": "failed", "reason": str(error), "metrics": {}}]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_trial, args=(job, queue))
-    process.start()
-    reports = [_next(queue, process)]
-    while "status" not in reports[-1]:
-        reports.append(_next(queue, process))
-    process.join()
+    kept = {"gate_dir": str(cache / "gate"), "compile_dir": str(cache / "compile")}
+    reports: list[dict[str, Any]] = []
+    nursery = Nursery()
+    try:
+        job = replace(job, **kept, rehearse=facts.device_type == "cuda")
+        nursery.run(job, lambda report, folder: reports.append(report), None)
+    except ProcessLost as error:
+        reports.append({"status": "failed", "reason": str(error), "metrics": {}})
+    finally:
+        if nursery.template is not None:
+            nursery.template.end()
     return reports
 
 
@@ -162,23 +165,6 @@ def plan_job(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cach
         cache_dir=str(cache),
         cpus=facts.cpus,
     )
-
-
-def _next(reports: Any, process: Any) -> dict[str, Any]:
-    """The next report; a failed status if the process ended without one."""
-    while True:
-        try:
-            return reports.get(timeout=1.0)
-        except Empty:
-            if not process.is_alive():
-                reason = f"the trial's process ended with code {process.exitcode}"
-                return {"status": "failed", "reason": reason, "metrics": {}}
-
-
-def _trial(job: Any, reports: Any) -> None:
-    from tune.trial import run_trial
-
-    run_trial(job, lambda report, folder: reports.put(report))
 
 
 def print_row(row: Row, old: float | None, above: float | None) -> None:
