@@ -80,6 +80,18 @@ def test_raw_samples_come_with_the_final_report_or_else_from_the_newest_checkpoi
     assert kept == [None, *folders]
 
 
+@pytest.mark.parametrize(("now", "told"), [("torch 2", {"environment": "torch 2"}), ("torch 1", {}), (None, {})])
+def test_a_trial_that_was_announced_before_the_environment_changed_ends_with_the_one_it_ran_in(
+    collector: Collector, tmp_path: Path, now: str | None, told: dict[str, str]
+) -> None:
+    collector._tracker.plan_trial(trial_id="old", run_name="old", params={}, tags={"environment": "torch 1"})
+    resumed = Collector(collector._folder, collector._tracker, collector._progress, environment=now)
+    trial = _trial(tmp_path)
+    trial.config["job"]["trial_id"] = "old"
+    _result(resumed, trial, status="done", reason=None, tags={"device": "d"})
+    assert _records(tmp_path, "end")[0]["tags"] == {"device": "d"} | told
+
+
 def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, tmp_path: Path) -> None:
     for _ in range(2):
         _result(collector, _trial(tmp_path), epoch=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from typing import Any
 
@@ -95,6 +96,16 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
     )  # fmt: skip
     assert _ratio(record) == pytest.approx(2.0)
     assert "Pairs that 'x baseline' leaves out: fast: 1 on different GPUs." in _notes(record)
+
+
+def test_trials_of_two_environments_are_told_with_what_differs() -> None:
+    ran_on = [{"versions": {"torch": torch, "ray": "2.60"}, "code_sha256": "c"} for torch in ("2.11", "2.12")]
+    tags = [{"environment": json.dumps(one)} for one in ran_on]
+    record = _sweep(_trial("none", tags=tags[0]), _trial("fast", tags=tags[1]), _trial("other", tags=tags[0]))
+    (line,) = (line for line in _notes(record) if "environment" in line)
+    assert line.startswith("The sweep was resumed in another environment: torch 2.11 / 2.12; ")
+    same = _sweep(_trial("none", tags=tags[0]), _trial("fast", tags=tags[0]))
+    assert not any("environment" in line for line in _notes(same))
 
 
 def test_pairs_that_a_lost_gpu_cost_are_named_with_the_reason() -> None:
