@@ -22,7 +22,6 @@ from tune.proposer import Proposer
 from tune.search import PlannedTrial, computation, make_plan
 from tune.space import Labels, SearchPlan, final_seed
 from tune.tracking import Tracker
-from tune.verdict import as_settings
 
 
 class Search:
@@ -80,7 +79,7 @@ class Search:
                 "seed": str(trial.seed),
                 "stage": "search",
                 "cell": json.dumps(labels),
-                "settings": as_settings(self._plan.arm(labels).changes),
+                "settings": self._plan.settings(self._plan.arm(labels)),
             },
         )
         return self._launcher.job(trial, prepare_next=True).as_dict()

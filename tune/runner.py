@@ -32,7 +32,6 @@ from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
 from tune.tracking import Tracker, check_store
-from tune.verdict import as_settings
 
 STORE_ANSWERS_WITHIN_S = 15.0
 
@@ -259,7 +258,7 @@ class _Run:
             if trial.config.as_published is not None:
                 tags["as_published"] = trial.config.as_published
             if trial.arm in arms and isinstance(self.plan, SearchPlan):
-                tags |= {"stage": "final", "settings": as_settings(arms[trial.arm].changes)}
+                tags |= {"stage": "final", "settings": self.plan.settings(arms[trial.arm])}
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.run_name, params=trial.config.flat(), tags=tags)
             if trial.unsupported and trial.trial_id not in ended:
                 tracker.end_trial(
