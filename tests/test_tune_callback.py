@@ -17,6 +17,7 @@ import pytest
 from ray.tune import Checkpoint
 
 from tune.callback import Collector, OwnNode
+from tune.outbox import Index
 from tune.progress import Progress
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker
@@ -90,6 +91,19 @@ def test_a_trial_that_was_announced_before_the_environment_changed_ends_with_the
     trial.config["job"]["trial_id"] = "old"
     _result(resumed, trial, status="done", reason=None, tags={"device": "d"})
     assert _records(tmp_path, "end")[0]["tags"] == {"device": "d"} | told
+
+
+def test_the_tags_of_a_trials_newest_epoch_outlive_the_driver_and_are_written_where_they_change(
+    collector: Collector, tmp_path: Path
+) -> None:
+    for epoch, tags in enumerate([{"device": "d", "spans": "1", "rehearsed": "x"}, {"device": "d", "spans": "2"}], 1):
+        _result(collector, _trial(tmp_path), epoch=epoch, tags=tags)
+    written = [record["tags"] for record in _records(tmp_path, "epoch")]
+    assert written == [{"device": "d", "spans": "1", "rehearsed": "x"}, {"spans": "2", "rehearsed": None}]
+    index = Index()
+    for line in (tmp_path / "outbox.jsonl").read_text().splitlines():
+        index.absorb(json.loads(line))
+    assert index.logs["t"].reported == {"device": "d", "spans": "2"}
 
 
 def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, tmp_path: Path) -> None:

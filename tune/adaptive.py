@@ -61,7 +61,13 @@ class Search:
             labels, log = past[trial_id]
             metrics = summary(self._plan.search_trial(labels, 0).config, log)
             self._tracker.end_trial(
-                trial_id=trial_id, status="stopped", reason=reason, metrics=metrics, tags={}, model_dir=None
+                trial_id=trial_id,
+                status="stopped",
+                reason=reason,
+                metrics=metrics,
+                tags=log.reported,
+                model_dir=None,
+                samples_dir=self._launcher.folder.kept_samples(trial_id),
             )
             self._progress.ended(trial_id, "stopped", reason)
         return scheduler

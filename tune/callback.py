@@ -120,10 +120,10 @@ class Collector(ray_tune.Callback):
             self._progress.say(f"{trial_id}: {told}")
         if "status" in result:
             self._end(trial, result)
-        elif "epoch" in result and self._tracker.log_epoch(
-            trial_id=trial_id, epoch=result["epoch"], metrics=result["metrics"], timestamp_ms=self._tracker.now_ms()
-        ):
-            self._progress.epoch(trial_id, result["epoch"], result["metrics"])
+        elif "epoch" in result:
+            epoch, metrics, now_ms = result["epoch"], result["metrics"], self._tracker.now_ms()
+            if self._tracker.log_epoch(trial_id=trial_id, epoch=epoch, metrics=metrics, timestamp_ms=now_ms, tags=tags):
+                self._progress.epoch(trial_id, epoch, metrics)
 
     @_unless_disk_full
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -163,7 +163,7 @@ class Collector(ray_tune.Callback):
             metrics=result["metrics"],
             tags=result["tags"] | self._another_environment(trial_id),
             model_dir=_reported(trial, result, "model") if _keeps_model(result) else None,
-            samples_dir=_reported(trial, result, "samples") or self._kept_samples(trial_id),
+            samples_dir=_reported(trial, result, "samples") or self._folder.kept_samples(trial_id),
         )
         if ended:
             self._progress.ended(trial_id, status, result["reason"])
@@ -174,11 +174,6 @@ class Collector(ray_tune.Callback):
         if now is None or self._tracker.trials[trial_id].tags.get("environment") == now:
             return {}
         return {"environment": now}
-
-    def _kept_samples(self, trial_id: str) -> Path | None:
-        """Of a trial that ended without a word of its own, or with an error: what its newest checkpoint has."""
-        newest = self._folder.checkpoints(trial_id)[:1]
-        return Path(newest[0]) / "samples" if newest else None
 
 
 def _error(trial: Any) -> Exception | None:

@@ -95,6 +95,11 @@ class SweepDir:
         file.parent.mkdir(exist_ok=True)
         write_atomically(file, "\n".join([checkpoint, *self.checkpoints(trial_id)][:KEPT_CHECKPOINTS]))
 
+    def kept_samples(self, trial_id: str) -> Path | None:
+        """The raw samples in a trial's newest checkpoint; None where it has none."""
+        newest = self.checkpoints(trial_id)[:1]
+        return Path(newest[0]) / "samples" if newest else None
+
     def blocks(self) -> dict[str, str]:
         """The GPU of each block that has begun, by the block's seed. A damaged file is told: none has."""
         file = self.path / "blocks.json"
