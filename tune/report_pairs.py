@@ -15,7 +15,7 @@ EPOCH, TOTAL = "final/median_epoch_s", "final/train_total_s"  # what is compared
 
 
 def run_of(status: str, tags: Mapping[str, str], metrics: Mapping[str, float], *, time: str = EPOCH) -> Run:
-    """What counts of a trial: only a done one has a time or an error. On a CPU, without a UUID, its name and host stand."""
+    """What counts of a trial: only a done one has a time or an error. A CPU is its name and host, as it has no UUID."""
     done, time_s, mse = status == "done", metrics.get(time), metrics.get("final/val_mse")
     alone = tags.get("timing_valid", "unknown")
     timed = time_s is not None and 0 < time_s < math.inf
