@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A stage may import itself and the stages before it. tune/ modules in one line are one stage.
 STAGES: tuple[tuple[str, ...], ...] = (
+    ("environments",),
     ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox", "holder", "clock"),
     ("gpu_models", "output", "cli", "streams", "live", "workers"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs", "diagnosis"),

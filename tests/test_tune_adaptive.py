@@ -17,6 +17,7 @@ from tune.hardware import DeviceFacts
 from tune.outbox import TrialLog
 from tune.progress import Progress
 from tune.space import Labels, SearchPlan, plan_sweep
+from tune.sweep_dir import SweepDir
 from tune.sweeps import get_sweep
 from tune.tracking import Tracker
 
@@ -109,6 +110,7 @@ def test_a_search_of_two_trials_has_a_final_of_the_one_beside_the_baseline(plan:
 class FakeLauncher:
     """Remembers what it is asked to run."""
 
+    folder: SweepDir
     asked: list[tuple[list[str], int]] = field(default_factory=list)
 
     def search(self, proposer: Any, scheduler: Any, trials: int, collector: Any) -> None:
@@ -133,11 +135,14 @@ def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped
             epochs = {4: 1, 5: 0}.get(number, 5)  # of which the last two had not ended
             for epoch in range(1, epochs + 1):
                 metrics = {"loss/val_mse": error, "time/train_s": 2.0}
-                tracker.log_epoch(trial_id=trial_id, epoch=epoch, metrics=metrics, timestamp_ms=1)
+                tags = {"timing_valid": "true", "gpu_uuid": "GPU-a", "diagnosis": f"{epoch} of {epochs}"}
+                tracker.log_epoch(trial_id=trial_id, epoch=epoch, metrics=metrics, timestamp_ms=1, tags=tags)
             if number < 4:
                 tracker.end_trial(trial_id=trial_id, status="done", reason="", metrics={"final/val_mse": error},
                                   tags={}, model_dir=None)  # fmt: skip
-    launcher, said = FakeLauncher(), io.StringIO()
+    folder = SweepDir(tmp_path)
+    folder.save_checkpoint("full-search-004-s1", "/kept/checkpoint_000000")
+    launcher, said = FakeLauncher(folder), io.StringIO()
     with Tracker(**store, experiment="e", artifact_root=None) as tracker:
         progress = Progress(total=9, epochs=5, stream=said)
         Search(found, tracker, launcher, progress, {}).run(SimpleNamespace())  # type: ignore[arg-type]
@@ -149,6 +154,11 @@ def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped
     )
     assert log.metrics == {"final/val_mse": 0.41, "final/best_epoch": 1.0, "final/median_epoch_s": 2.0,
                            "final/train_total_s": 2.0}  # fmt: skip
+    told = {"timing_valid": "true", "gpu_uuid": "GPU-a", "diagnosis": "1 of 1"}
+    assert log.tags.items() >= told.items()
+    (end,) = (record for record in map(json.loads, folder.outbox.read_text().splitlines())
+              if record["kind"] == "end" and record["trial_id"] == "full-search-004-s1")  # fmt: skip
+    assert (end["tags"], end["samples_dir"]) == (told, "/kept/checkpoint_000000/samples")
     assert launcher.asked == [(["full-search-005-s1"], 2)]  # the one that had not begun, and one that is not drawn yet
     assert "full-search-004-s1 stopped: stopped after epoch 1" in said.getvalue()
 

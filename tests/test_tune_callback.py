@@ -17,6 +17,7 @@ import pytest
 from ray.tune import Checkpoint
 
 from tune.callback import Collector, OwnNode
+from tune.outbox import Index
 from tune.progress import Progress
 from tune.sweep_dir import SweepDir
 from tune.tracking import Tracker
@@ -78,6 +79,31 @@ def test_raw_samples_come_with_the_final_report_or_else_from_the_newest_checkpoi
     kept = [record["samples_dir"] for record in _records(tmp_path, "end")]
     folders = [str(tmp_path / "t" / name / "samples") for name in ("checkpoint_000003", "checkpoint_000002")]
     assert kept == [None, *folders]
+
+
+@pytest.mark.parametrize(("now", "told"), [("torch 2", {"environment": "torch 2"}), ("torch 1", {}), (None, {})])
+def test_a_trial_that_was_announced_before_the_environment_changed_ends_with_the_one_it_ran_in(
+    collector: Collector, tmp_path: Path, now: str | None, told: dict[str, str]
+) -> None:
+    collector._tracker.plan_trial(trial_id="old", run_name="old", params={}, tags={"environment": "torch 1"})
+    resumed = Collector(collector._folder, collector._tracker, collector._progress, environment=now)
+    trial = _trial(tmp_path)
+    trial.config["job"]["trial_id"] = "old"
+    _result(resumed, trial, status="done", reason=None, tags={"device": "d"})
+    assert _records(tmp_path, "end")[0]["tags"] == {"device": "d"} | told
+
+
+def test_the_tags_of_a_trials_newest_epoch_outlive_the_driver_and_are_written_where_they_change(
+    collector: Collector, tmp_path: Path
+) -> None:
+    for epoch, tags in enumerate([{"device": "d", "spans": "1", "rehearsed": "x"}, {"device": "d", "spans": "2"}], 1):
+        _result(collector, _trial(tmp_path), epoch=epoch, tags=tags)
+    written = [record["tags"] for record in _records(tmp_path, "epoch")]
+    assert written == [{"device": "d", "spans": "1", "rehearsed": "x"}, {"spans": "2", "rehearsed": None}]
+    index = Index()
+    for line in (tmp_path / "outbox.jsonl").read_text().splitlines():
+        index.absorb(json.loads(line))
+    assert index.logs["t"].reported == {"device": "d", "spans": "2"}
 
 
 def test_an_epoch_that_comes_twice_is_kept_and_shown_once(collector: Collector, tmp_path: Path) -> None:

@@ -72,6 +72,54 @@ def test_a_larger_error_is_exit_code_1_and_within_the_margin_0(capsys: pytest.Ca
     assert _compare(after, before) == 0
 
 
+SCATTERED = (0.300, 0.330, 0.280, 0.310)  # between seeds much more than 2 %
+
+
+def _with_errors(errors: Sequence[float], first_seed: int = 0) -> dict[str, Any]:
+    trials = [_trial("eager", first_seed + at, 1.0 + at / 100, error) for at, error in enumerate(errors)]
+    return _result({}) | {"trials": trials}
+
+
+def test_a_loss_of_2_percent_in_every_seed_is_seen_however_far_the_seeds_lie_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = _with_errors(SCATTERED)
+    assert _compare(before, _with_errors([1.02 * error for error in SCATTERED])) == 1
+    out = capsys.readouterr().out
+    assert "worse (+2 %, at least +2 %)" in out and "seed by seed" in out and "unpaired." not in out
+    assert _compare(before, before) == 0
+    assert "not worse (+0 %, at most +0 %)" in capsys.readouterr().out
+
+
+def test_errors_of_other_seeds_are_no_pairs_and_the_arm_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    after = _with_errors([1.02 * error for error in SCATTERED], first_seed=2)
+    assert _compare(_with_errors(SCATTERED), after) == 0
+    out = capsys.readouterr().out
+    assert "eager: fewer than 3 seeds in common, so 'accuracy' is by Welch's t on logarithms, unpaired." in out
+    assert "not shown (+2 %" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [("data.dataset", "ETTm1", "ETTh1"), ("data.prediction_length", 96, 720), ("data.context_length", 336, 512)],
+)
+def test_sweeps_of_two_tasks_are_wrong_input_with_both_values(
+    name: str, one: Any, other: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = [_result({"eager": FAST}, params={"train.seed": 1, "train.epochs": 10, name: value})
+             for value in (one, str(one), other)]  # fmt: skip
+    assert _compare(*sides[:2]) == 0  # as an earlier version wrote it
+    capsys.readouterr()
+    assert _compare(sides[0], sides[2]) == 2
+    assert f"a.json and b.json differ in the task of eager ({name} {one} and {other})" in _error(capsys)
+
+
+def test_the_recorded_sweeps_of_two_data_sets_and_lengths_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    attention, study = (str(OLD.with_name(f"2026-11-27-{name}-h200.json")) for name in ("attention", "seed_study"))
+    assert main(["compare", attention, study]) == 2
+    assert "data.dataset ETTm1 and ETTh1, train.epochs 10 and 3" in _error(capsys)
+
+
 def test_json_holds_the_verdicts_and_stdout_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert _compare(_result({"eager": FAST}), _result({"eager": SLOW}), "--json", "-") == 1
     found = json.loads(capsys.readouterr().out)
@@ -80,10 +128,12 @@ def test_json_holds_the_verdicts_and_stdout_nothing_else(capsys: pytest.CaptureF
 
 
 def test_what_differs_beside_the_times_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    after = _result({"eager": FAST, "new": FAST}, params={"train.seed": 9, "train.epochs": 3})
+    after = _result({"eager": FAST, "new": FAST}, params={"train.seed": 9, "train.batch_size": 3})
     assert _compare(_result({"eager": FAST, "gone": FAST}), after) == 0
     out = capsys.readouterr().out
-    assert "eager is configured differently: train.epochs 10 in A, 3 in B." in out
+    assert (
+        "eager is configured differently: train.batch_size None in A, 3 in B, train.epochs 10 in A, None in B." in out
+    )
     assert "Only in a.json: gone." in out and "Only in b.json: new." in out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,7 +120,7 @@ def test_what_makes_no_pair_is_left_out_and_counted_with_its_reason() -> None:
     found = compare_arms(baseline, {"arm": arm}, margin=MARGIN)["arm"]
     assert found.count == 1
     assert found.left_out == {
-        "on different GPUs": 1, "on a shared device": 2, "without a finished partner": 2,
+        "on different devices": 1, "on a shared device": 2, "without a finished partner": 2,
     }  # fmt: skip
 
 
@@ -194,6 +195,19 @@ def test_two_sweeps_are_compared_by_welchs_t_on_logarithms() -> None:
     assert found.p == pytest.approx(scipys.pvalue)
     assert found.interval == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
     assert (found.count, found.unit, found.verdict) == (4, "trial", "faster")
+
+
+def test_errors_of_two_sweeps_are_pairs_from_three_common_seeds_on_and_else_welchs() -> None:
+    old, new = (_runs([1.0] * 4, mse=errors) for errors in ((0.3, 0.5, 0.4, 0.6), (0.31, 0.52, 0.41, 0.61)))
+    paired = compare_sweeps({"arm": old}, {"arm": new}, margin=MARGIN)["arm"].accuracy
+    assert paired is not None and (paired.count, paired.unit) == (4, "pair")
+    assert paired == compare_arms(old, {"arm": new}, margin=MARGIN)["arm"].accuracy
+    later = [replace(run, seed=str(int(run.seed) + 2)) for run in new]
+    welchs = compare_sweeps({"arm": old}, {"arm": later}, margin=MARGIN)["arm"].accuracy
+    logs = [[math.log(run.mse or 0) for run in side] for side in (new, old)]
+    interval = ttest_ind(*logs, equal_var=False).confidence_interval(0.90)
+    assert welchs is not None and welchs.unit == "trial" and welchs.bounds is not None
+    assert welchs.bounds[1] == pytest.approx(math.expm1(interval.high))
 
 
 def test_only_arms_of_both_sweeps_are_compared_and_few_trials_are_no_verdict() -> None:

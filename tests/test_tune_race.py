@@ -28,7 +28,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 try:
     with sweep_dir.opening(storage, key):
-        found, _ = sweep_dir.choose(storage, key=key, code={"code_sha256": "c"}, fresh=False, resume=None)
+        found, _ = sweep_dir.choose(storage, key=key, environment={"code_sha256": "c"}, fresh=False, resume=None)
         content = {"key": key, "created_s": time.time(), "code": {"code_sha256": "c"}}
         outbox = Outbox((found or sweep_dir.create(storage, "custom", content)).outbox)
     print("opened", flush=True)

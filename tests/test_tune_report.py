@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from typing import Any
 
@@ -18,7 +19,7 @@ from tune.report_terminal import print_report
 from tune.tracking import SweepRecord, TrialRecord
 
 ON_B = {"gpu_uuid": "GPU-bbbb", "device": "NVIDIA H100"}
-ON_CPU = {"gpu_uuid": "None", "device": "cpu"}
+ON_CPU = {"gpu_uuid": "None", "device": "cpu", "hostname": "node-1"}
 
 
 def _bare(trial: TrialRecord) -> TrialRecord:
@@ -78,14 +79,15 @@ def test_the_ratio_is_the_geometric_mean_over_pairs_of_equal_seeds() -> None:
         (ON_A, ON_B, False),  # the same model, but not the same GPU
         (ON_CPU, ON_CPU, True),
         (ON_CPU, ON_CPU | {"device": "another"}, False),
+        (ON_CPU, ON_CPU | {"hostname": "node-2"}, False),
         (ON_A, ON_CPU, False),
     ],
-    ids=["same GPU", "two GPUs", "same CPU", "two CPUs", "GPU and CPU"],
+    ids=["same GPU", "two GPUs", "same CPU", "two CPUs", "two hosts", "GPU and CPU"],
 )
 def test_a_pair_is_two_trials_on_one_device(first: dict[str, str], second: dict[str, str], paired: bool) -> None:
     record = _sweep(_trial("none", s=4.0, tags=first), _trial("fast", s=2.0, tags=second))
     assert _ratio(record) == (pytest.approx(2.0) if paired else None)
-    note = "Pairs that 'x baseline' leaves out: fast: 1 on different GPUs."
+    note = "Pairs that 'x baseline' leaves out: fast: 1 on different devices."
     assert (note in _notes(record)) is not paired
 
 
@@ -95,7 +97,17 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
         _trial("none", 2, s=4.0), _trial("fast", 2, s=0.1, tags=ON_B),
     )  # fmt: skip
     assert _ratio(record) == pytest.approx(2.0)
-    assert "Pairs that 'x baseline' leaves out: fast: 1 on different GPUs." in _notes(record)
+    assert "Pairs that 'x baseline' leaves out: fast: 1 on different devices." in _notes(record)
+
+
+def test_trials_of_two_environments_are_told_with_what_differs() -> None:
+    ran_on = [{"versions": {"torch": torch, "ray": "2.60"}, "code_sha256": "c"} for torch in ("2.11", "2.12")]
+    tags = [{"environment": json.dumps(one)} for one in ran_on]
+    record = _sweep(_trial("none", tags=tags[0]), _trial("fast", tags=tags[1]), _trial("other", tags=tags[0]))
+    (line,) = (line for line in _notes(record) if "environment" in line)
+    assert line.startswith("The sweep was resumed in another environment: torch 2.11 / 2.12; ")
+    same = _sweep(_trial("none", tags=tags[0]), _trial("fast", tags=tags[0]))
+    assert not any("environment" in line for line in _notes(same))
 
 
 def test_pairs_that_a_lost_gpu_cost_are_named_with_the_reason() -> None:
@@ -155,7 +167,14 @@ def test_two_pairs_are_a_ratio_without_an_interval_and_no_verdict() -> None:
 def test_the_family_of_holm_and_what_no_difference_means_are_in_a_note() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast", "other") for seed in (1, 2, 3)))
     (note,) = (note for note in _notes(record) if note.startswith("'x baseline'"))
-    assert "Holm over 2 arms" in note and "does not say that two arms are equal" in note
+    assert "(95 %, Holm over 2 arms)" in note and "'no difference shown' does not mean equal" in note
+
+
+@pytest.mark.parametrize("fast", [_trial("fast"), _trial("fast", tags=ON_B)], ids=["one pair", "no pair"])
+def test_what_x_baseline_is_and_which_way_it_goes_is_told_without_a_verdict_too(fast: TrialRecord) -> None:
+    (note,) = (note for note in _notes(_sweep(_trial("none"), fast)) if note.startswith("'x baseline'"))
+    assert note.startswith("'x baseline': the baseline's epoch time over the arm's, so above 1 the arm is faster;")
+    assert "'x baseline, total' is the same of all training epochs together." in note
 
 
 def test_a_bootstrap_stands_in_a_note_from_ten_pairs() -> None:

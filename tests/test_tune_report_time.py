@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tune.diagnosis import diagnose_epochs
 from tune.report import as_json, notes, summarise
+from tune.report_charts import time_chart
 from tune.report_html import html_page
 from tune.report_markdown import markdown
 from tune.report_time import WARN_PCT, diagnoses, time_notes
@@ -54,6 +57,31 @@ def test_an_arm_is_diagnosed_over_all_its_done_trials() -> None:
 def test_the_busy_time_of_a_profiled_step_shows_idling_inside_of_steps() -> None:
     assert diagnoses({"a": [_trial("a", busy_ms=1.0)]}) == {"a": "launch-bound: GPU busy 24 %"}
     assert diagnoses({"a": [_trial("a", busy_ms=None)]}) == {"a": "compute-bound at 48 % of peak"}
+
+
+def test_an_arms_stalled_epochs_are_told_and_not_judged_by_as_its_trials_are() -> None:
+    steady = {f"time/{name}_s": value for name, value in PARTS_S.items()} | {"time/median_step_ms": 4.0}
+    steady |= {"speed/peak_pct": 20.0, "speed/bandwidth_pct": 60.0, "model/heads": 4.0, "time/stalled_pct": 0.0}
+    late = steady | {"time/train_s": 12.0, "time/stalled_pct": 17.0}
+    epochs = [steady, steady, late, steady, steady]
+    trial = _trial("a", epochs=0)
+    history = {name: [(number, epoch[name]) for number, epoch in enumerate(epochs, 1)] for name in steady}
+    told = diagnose_epochs(epochs, on_gpu=True, step_busy_ms=4.0)
+    assert told == "memory-bound at 60 % of bandwidth; 1 of 4 epochs stalled, for up to 17 % of their time"
+    assert diagnoses({"a": [replace(trial, history=history)]}) == {"a": told}
+    pair = [replace(trial, history=history)] * 2
+    assert diagnoses({"a": pair}) == {"a": told.replace("1 of 4", "2 of 8")}
+
+
+def test_the_bars_of_an_epochs_time_count_epochs_after_the_last_head_left_only() -> None:
+    steps_s = [90.0, 70.0, 50.0, 4.0, 2.0]
+    history = {f"time/{name}_s": list(enumerate([0.0] * 5, 1)) for name in PARTS_S}
+    history["time/step_s"] = list(enumerate(steps_s, 1))
+    history["model/heads"] = list(enumerate([16.0, 16.0, 12.0, 8.0, 8.0], 1))
+    chart = time_chart({"gradual": [replace(_trial("gradual", epochs=0), history=history)]})
+    bars = {trace["name"]: trace["x"] for trace in chart.data}
+    assert bars["training steps"] == [3.0] and bars["other"] == [0.0]
+    assert "epochs after the last head left" in chart.caption
 
 
 def test_an_arm_whose_times_are_not_known_has_no_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,29 @@ def test_a_sweep_with_trials_left_is_interrupted(run: Any) -> None:
     outcome, tracker = _close(run, [0, 0], ended=3)
     assert [status for status, _, _ in tracker.ends] == ["interrupted"]
     assert outcome.interrupted and run.folder.read()["state"] == sweep_dir.RUNNING
+
+
+def test_a_sweep_goes_on_in_another_environment_only_when_resumed_by_name_and_announces_it_with_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "code_identity", lambda: {"git_commit": None, "git_dirty": None, "code_sha256": "c"})
+    overrides = {"data.dataset": "demo"}
+    plan = make_plan(get_sweep("engine"), overrides=overrides, repeats=1, seed=1, device=CPU)
+    options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path, quiet=True)
+    first, second = ({"versions": {"torch": version}, "host_cpus": 2} for version in ("2.11.0", "2.12.0"))
+    keys = {"key": "k", "asked": "a"}
+    folder = runner._open_folder(plan, keys, first, options)
+    assert runner._open_folder(plan, keys, first, options) == folder
+    with pytest.raises(WrongInput, match=f"torch 2.11.0, now 2.12.0.*--fresh.*--resume {folder.sweep_id}"):
+        runner._open_folder(plan, keys, second, options)
+    named = replace(options, resume=folder.sweep_id)
+    assert runner._open_folder(plan, keys, second, named) == folder
+    announced: dict[str, Any] = {}
+    tracker = SimpleNamespace(ended={}, plan_trial=lambda trial_id, tags, **_: announced.update({trial_id: tags}))
+    runner._Run(plan, folder, SimpleNamespace(), named)._announce(tracker, plan.runnable)  # type: ignore[arg-type]
+    told = [json.loads(tags["environment"])["versions"]["torch"] for tags in announced.values()]
+    assert told and set(told) == {"2.12.0"}
+    assert [one["versions"]["torch"] for one in folder.read()["environments"]] == ["2.11.0", "2.12.0"]
 
 
 @pytest.mark.parametrize(

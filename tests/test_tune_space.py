@@ -156,6 +156,39 @@ def test_the_baselines_own_cell_is_known_where_it_can_run() -> None:
     assert _plan(other).baseline_cell is None  # its choices, and something else
 
 
+H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100", capability=(9, 0), memory_gib=79.6, missing={})
+
+
+def _by_precision(*labels: str) -> SweepConfig:
+    """The full sweep with two choices of two dimensions, across precisions."""
+    full = _fewer()
+    kept = {name: full.space[name] for name in ("patch_length", "batch_size")}
+    precisions = tuple(Arm(label=label, changes={"train.precision": label}) for label in labels)
+    return replace(full, space=kept | {"precision": precisions})
+
+
+def _layers(plan: SearchPlan) -> set[str]:
+    cells = [plan.search_trial(labels, 1) for labels in plan.space.every()]
+    return {trial.config.model.layers for trial in (*cells, *plan.runnable)}
+
+
+def test_search_and_final_have_the_same_layers_in_all_cells_where_auto_would_mix_them() -> None:
+    plan = _plan(_by_precision("bf16", "fp32"), device=H100)
+    assert _layers(plan) == {"transformers"}
+    arm = plan.arm(next(plan.space.every()))
+    assert plan.settings(arm).endswith(" --set train.precision=bf16 --set model.layers=transformers")
+    assert plan.baseline_computation()[1].layers == "transformers"
+    assert "all: model.layers=transformers, as auto would differ between cells" in "\n".join(describe(plan))
+
+
+@pytest.mark.parametrize("layers", ["auto", "fused"])
+def test_layers_that_are_equal_or_chosen_by_hand_are_left_as_they_are(layers: str) -> None:
+    precisions = ("bf16", "fp16") if layers == "auto" else ("bf16", "fp32")
+    plan = _plan(_by_precision(*precisions), device=H100, overrides=SMALL | {"model.layers": layers})
+    assert (_layers(plan), dict(plan.settled)) == ({"fused"}, {})
+    assert "model.layers" not in plan.settings(plan.arm(next(plan.space.every())))
+
+
 def test_every_trial_of_full_trains_all_its_epochs_also_where_a_preset_has_a_patience() -> None:
     gpu = DeviceFacts(device_type="cuda", name="some GPU", capability=(9, 0))
     overrides = {"data.dataset": "demo", "model.preset": "ettm"}

@@ -20,7 +20,7 @@ def _sweep(storage: Path, key: str = "k", created_s: float = 1.0, code: dict[str
 
 
 def _choose(storage: Path, **given: Any) -> tuple[sweep_dir.SweepDir | None, str]:
-    return sweep_dir.choose(storage, **({"key": "k", "code": CODE, "fresh": False, "resume": None} | given))
+    return sweep_dir.choose(storage, **({"key": "k", "environment": CODE, "fresh": False, "resume": None} | given))
 
 
 def test_the_latest_unfinished_sweep_of_the_same_key_goes_on(tmp_path: Path) -> None:
@@ -117,3 +117,56 @@ def test_a_storage_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pyte
 def test_checking_the_storage_folder_makes_nothing(tmp_path: Path) -> None:
     sweep_dir.check_storage(tmp_path / "new" / "newer")
     assert list(tmp_path.iterdir()) == []
+
+
+RAN_ON = CODE | {"device": {"driver": "580.1"}, "versions": {"torch": "2.11.0", "flash-attn": None, "ray": "2.60.0"}}
+
+
+def _started_on(storage: Path, environment: dict[str, Any]) -> sweep_dir.SweepDir:
+    content = {"key": "k", "created_s": 1.0, "code": CODE, "environment": environment}
+    return sweep_dir.create(storage, "pruning", content)
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({"versions": RAN_ON["versions"] | {"torch": "2.12.0"}}, "torch 2.11.0, now 2.12.0"),
+        ({"versions": RAN_ON["versions"] | {"flash-attn": "2.9"}}, "flash-attn not installed, now 2.9"),
+        ({"device": {"driver": "590.2"}}, "driver 580.1, now 590.2"),
+    ],
+)
+def test_other_versions_or_another_driver_are_refused_like_other_code(
+    tmp_path: Path, now: dict[str, Any], told: str
+) -> None:
+    started = _started_on(tmp_path, RAN_ON)
+    ways_out = f"use --fresh to start anew, or --resume {started.sweep_id} to go on all the same"
+    with pytest.raises(WrongInput) as caught:
+        _choose(tmp_path, environment=RAN_ON | now)
+    assert str(caught.value) == (
+        f"{started.sweep_id} is unfinished but was started with other versions ({told}); {ways_out}"
+    )
+    assert _choose(tmp_path, environment=RAN_ON | now, resume=started.sweep_id)[0] == started
+
+
+def test_another_machine_with_the_same_versions_and_driver_goes_on(tmp_path: Path) -> None:
+    started = _started_on(tmp_path, RAN_ON)
+    assert _choose(tmp_path, environment=RAN_ON | {"host_cpus": 64, "host_cpu": "another"})[0] == started
+
+
+def test_a_sweep_resumed_by_name_lists_its_environments_and_then_goes_on_in_the_latest(tmp_path: Path) -> None:
+    started = _started_on(tmp_path, RAN_ON)
+    now = RAN_ON | OTHER_CODE | {"versions": RAN_ON["versions"] | {"torch": "2.12.0"}}
+    for _ in range(2):
+        started.run_on(now)
+    content = started.read()
+    assert (content["environment"], content["environments"], content["code"]) == (now, [RAN_ON, now], OTHER_CODE)
+    assert _choose(tmp_path, environment=now)[0] == started
+    with pytest.raises(WrongInput, match=r"by other code \(commit bbbbbbbbbb"):
+        _choose(tmp_path, environment=RAN_ON)
+
+
+def test_a_sweep_that_goes_on_where_it_ran_keeps_its_record_as_it_is(tmp_path: Path) -> None:
+    started = _started_on(tmp_path, RAN_ON)
+    before = started.read()
+    started.run_on(RAN_ON)
+    assert started.read() == before

@@ -22,7 +22,6 @@ from tune.proposer import Proposer
 from tune.search import PlannedTrial, computation, make_plan
 from tune.space import Labels, SearchPlan, final_seed
 from tune.tracking import Tracker
-from tune.verdict import as_settings
 
 
 class Search:
@@ -62,7 +61,13 @@ class Search:
             labels, log = past[trial_id]
             metrics = summary(self._plan.search_trial(labels, 0).config, log)
             self._tracker.end_trial(
-                trial_id=trial_id, status="stopped", reason=reason, metrics=metrics, tags={}, model_dir=None
+                trial_id=trial_id,
+                status="stopped",
+                reason=reason,
+                metrics=metrics,
+                tags=log.reported,
+                model_dir=None,
+                samples_dir=self._launcher.folder.kept_samples(trial_id),
             )
             self._progress.ended(trial_id, "stopped", reason)
         return scheduler
@@ -80,7 +85,7 @@ class Search:
                 "seed": str(trial.seed),
                 "stage": "search",
                 "cell": json.dumps(labels),
-                "settings": as_settings(self._plan.arm(labels).changes),
+                "settings": self._plan.settings(self._plan.arm(labels)),
             },
         )
         return self._launcher.job(trial, prepare_next=True).as_dict()

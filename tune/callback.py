@@ -72,8 +72,11 @@ class Collector(ray_tune.Callback):
     them; `stop` then ends the run.
     """
 
-    def __init__(self, folder: SweepDir, tracker: Tracker, progress: Progress) -> None:
+    def __init__(
+        self, folder: SweepDir, tracker: Tracker, progress: Progress, *, environment: str | None = None
+    ) -> None:
         self._folder, self._tracker, self._progress = folder, tracker, progress
+        self._environment = environment  # the tag of what this run's trials run on; None: as they were announced
         self._older: dict[str, list[Any]] = {}  # of each trial, its checkpoints of this run that are still there
         self._tags: dict[str, dict[str, str]] = {}  # of each trial, from its newest report
         self.ending: Ending = lambda trial_id: None  # how a trial ends that Tune completes without its own word
@@ -117,10 +120,10 @@ class Collector(ray_tune.Callback):
             self._progress.say(f"{trial_id}: {told}")
         if "status" in result:
             self._end(trial, result)
-        elif "epoch" in result and self._tracker.log_epoch(
-            trial_id=trial_id, epoch=result["epoch"], metrics=result["metrics"], timestamp_ms=self._tracker.now_ms()
-        ):
-            self._progress.epoch(trial_id, result["epoch"], result["metrics"])
+        elif "epoch" in result:
+            epoch, metrics, now_ms = result["epoch"], result["metrics"], self._tracker.now_ms()
+            if self._tracker.log_epoch(trial_id=trial_id, epoch=epoch, metrics=metrics, timestamp_ms=now_ms, tags=tags):
+                self._progress.epoch(trial_id, epoch, metrics)
 
     @_unless_disk_full
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -158,17 +161,19 @@ class Collector(ray_tune.Callback):
             status=status,
             reason=result["reason"] or "",
             metrics=result["metrics"],
-            tags=result["tags"],
+            tags=result["tags"] | self._another_environment(trial_id),
             model_dir=_reported(trial, result, "model") if _keeps_model(result) else None,
-            samples_dir=_reported(trial, result, "samples") or self._kept_samples(trial_id),
+            samples_dir=_reported(trial, result, "samples") or self._folder.kept_samples(trial_id),
         )
         if ended:
             self._progress.ended(trial_id, status, result["reason"])
 
-    def _kept_samples(self, trial_id: str) -> Path | None:
-        """Of a trial that ended without a word of its own, or with an error: what its newest checkpoint has."""
-        newest = self._folder.checkpoints(trial_id)[:1]
-        return Path(newest[0]) / "samples" if newest else None
+    def _another_environment(self, trial_id: str) -> dict[str, str]:
+        """The tag anew, for a trial that an earlier run of the sweep announced with what it ran on itself."""
+        now = self._environment
+        if now is None or self._tracker.trials[trial_id].tags.get("environment") == now:
+            return {}
+        return {"environment": now}
 
 
 def _error(trial: Any) -> Exception | None:

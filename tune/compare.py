@@ -1,7 +1,8 @@
 """`compare A B`: did an arm get slower or less accurate from one sweep to another?
 
-Nothing pairs two sweeps, which ran at other times, maybe on another GPU of the same model: an arm's logarithms of the
-median epoch time, one per seed, are held against those of the arm of the same name by Welch's t, Holm over the arms.
+Nothing pairs the times of two sweeps, which ran at other times, maybe on another GPU of the same model: an arm's
+logarithms of the median epoch time, one per seed, are held against those of the arm of the same name by Welch's t, Holm
+over the arms. Errors of one seed are pairs: the same weights and data order, whenever they ran.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tune.pairs import ENOUGH, SLOWER, WORSE, Comparison, Run, compare_sweeps
 from tune.report_pairs import accuracy_text, ratio_text, run_of
 
 Fields = Mapping[str, Any]
+TASK = ("data.dataset", "data.context_length", "data.prediction_length", "train.epochs")  # alike in what is compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ def less_accurate(found: Mapping[str, Comparison]) -> list[str]:
 
 
 def check_comparable(before: Side, after: Side) -> None:
-    """WrongInput for two models of a device, or no arm in common."""
+    """WrongInput for two models of a device, no arm in common, or an arm of both that has another task in each."""
     if before.device != after.device:
         raise WrongInput(
             f"{before.name} ran on {before.device}, {after.name} on {after.device}: their times cannot be compared; "
@@ -76,6 +78,22 @@ def check_comparable(before: Side, after: Side) -> None:
             f"{before.name} and {after.name} have no arm in common ({', '.join(before.arms)} and "
             f"{', '.join(after.arms)}); give two sweeps of one kind"
         )
+    for arm in (arm for arm in before.arms if arm in after.arms):
+        if differs := _task_changes(before.fields[arm], after.fields[arm]):
+            raise WrongInput(
+                f"{before.name} and {after.name} differ in the task of {arm} ({', '.join(differs)}): neither times nor "
+                "errors can be compared; give two sweeps of one task"
+            )
+
+
+def _task_changes(old: Fields, new: Fields) -> list[str]:
+    """Fields of TASK that differ, with both values. Earlier versions wrote numbers as text, or leave a field out."""
+    both = {name: (old.get(name), new.get(name)) for name in TASK}
+    return [
+        f"{name} {one} and {other}"
+        for name, (one, other) in both.items()
+        if one is not None and other is not None and str(one) != str(other)
+    ]
 
 
 def read_side(given: str, tracking_uri: str) -> Side:
@@ -144,8 +162,12 @@ def lines(before: Side, after: Side, found: Mapping[str, Comparison]) -> list[st
     text = [f"A {before.name}, B {after.name}, on {before.device}", *table(list(rows[0]), rows)]
     text.append(
         "'B's speed' is A's epoch time over B's, geometric means over seeds, with Welch's t interval (95 %, Holm over "
-        "the arms), unpaired; 'accuracy' is B's validation MSE beside A's, by Welch's t on logarithms."
+        "the arms), unpaired; 'accuracy' is B's validation MSE beside A's, seed by seed."
     )
+    unpaired = [arm for arm, one in found.items() if one.accuracy and one.accuracy.unit == "trial"]
+    if unpaired:
+        few = f"fewer than {ENOUGH} seeds in common"
+        text.append(f"{', '.join(unpaired)}: {few}, so 'accuracy' is by Welch's t on logarithms, unpaired.")
     text += [f"Only in {side.name}: {', '.join(only)}." for side, only in _unmatched(before, after) if only]
     text += [
         f"{side.name} does not say which trials had their device to themselves; all are taken."

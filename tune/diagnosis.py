@@ -72,24 +72,24 @@ def settled(epochs: Sequence[Epoch]) -> list[Epoch]:
 
 def account_of(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> Account | None:
     """The account of `epochs` together; None where there is none, or a part is not known."""
-    train_s = _mean(epochs, "time/train_s")
-    parts = {part: mean for part in PARTS if (mean := _mean(epochs, f"time/{part}_s")) is not None}
+    train_s = mean_of(epochs, "time/train_s")
+    parts = {part: mean for part in PARTS if (mean := mean_of(epochs, f"time/{part}_s")) is not None}
     if not train_s or len(parts) < len(PARTS):
         return None
     shares = {f"{part}_pct": 100 * mean / train_s for part, mean in parts.items()}
-    step_ms = _mean(epochs, "time/median_step_ms")
+    step_ms = mean_of(epochs, "time/median_step_ms")
     return Account(
         on_gpu=on_gpu,
         busy_in_step_pct=min(100.0, 100 * step_busy_ms / step_ms) if step_busy_ms is not None and step_ms else None,
-        peak_pct=_mean(epochs, "speed/peak_pct"),
-        bandwidth_pct=_mean(epochs, "speed/bandwidth_pct"),
-        energy_j=_mean(epochs, "gpu/energy_j"),
+        peak_pct=mean_of(epochs, "speed/peak_pct"),
+        bandwidth_pct=mean_of(epochs, "speed/bandwidth_pct"),
+        energy_j=mean_of(epochs, "gpu/energy_j"),
         **shares,
     )
 
 
-def _mean(epochs: Sequence[Epoch], name: str) -> float | None:
-    """None unless every epoch has a finite value."""
+def mean_of(epochs: Sequence[Epoch], name: str) -> float | None:
+    """Mean of a metric; None unless every epoch has a finite value, and without an epoch."""
     values = [value for epoch in epochs if (value := epoch.get(name)) is not None and math.isfinite(value)]
     return fmean(values) if values and len(values) == len(epochs) else None
 
@@ -139,9 +139,11 @@ def _kernels(account: Account, busy: str) -> str:
 
 def diagnose_epochs(accounts: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
     """The diagnosis of a trial with these accounts of its epochs; None where there is nothing to go by."""
-    if not accounts:
-        return None
-    epochs = settled(accounts)
+    return diagnose_settled(settled(accounts) if accounts else [], on_gpu=on_gpu, step_busy_ms=step_busy_ms)
+
+
+def diagnose_settled(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
+    """The same of epochs that `settled` left, of one trial or of several of an arm."""
     steady = [epoch for epoch in epochs if (epoch.get(STALLED) or 0.0) <= STALLED_PCT]
     account = account_of(steady or epochs, on_gpu=on_gpu, step_busy_ms=step_busy_ms)
     return None if account is None else diagnose(account) + _stalls(epochs)

@@ -155,6 +155,7 @@ class TrialLog:
 
     tags: dict[str, str] = field(default_factory=dict)  # as planned, and as it ended
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch from 1 -> its metrics in KEPT
+    reported: dict[str, str] = field(default_factory=dict)  # the tags that it sent with its latest epoch
     recorded: dict[int, int] = field(default_factory=dict)  # epoch -> number of its record in the outbox, from 1
     status: str | None = None  # None: it has not ended
     reason: str = ""
@@ -195,6 +196,8 @@ class Index:
             kept = {name: value for name, value in record.get("metrics", {}).items() if name in KEPT}
             log = self.logs.setdefault(record["trial_id"], TrialLog())
             log.epochs[record["epoch"]], log.recorded[record["epoch"]] = kept, self.records
+            told = log.reported | record.get("tags", {})
+            log.reported = {name: value for name, value in told.items() if value is not None}
             if record["starts"]:
                 self.trials[record["trial_id"]] = "running"
         elif kind == "end":

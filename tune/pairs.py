@@ -2,14 +2,14 @@
 
 Times are compared as logarithms, so a ratio is a geometric mean: the reference's time over the arm's, above 1 where the
 arm is faster. Inside a sweep the reference is the baseline arm, pair by pair; across two sweeps it is the same arm
-earlier, and since nothing pairs them the interval is Welch's.
+earlier, and since nothing pairs their times the interval is Welch's; errors of one seed are pairs there too.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
@@ -21,7 +21,7 @@ RESAMPLES = 9_999
 ALPHA = 0.05  # chance of a false difference in time over all arms together, of a false loss, of a false "not worse"
 FASTER, SLOWER, SAME = "faster", "slower", "no difference shown"
 NOT_WORSE, WORSE, NOT_SHOWN = "not worse", "worse", "not shown"
-NO_PARTNER, TWO_DEVICES = "without a finished partner", "on different GPUs"
+NO_PARTNER, TWO_DEVICES = "without a finished partner", "on different devices"
 
 Bounds = tuple[float, float]
 
@@ -45,6 +45,7 @@ class Accuracy:
     bounds: Bounds | None  # the upper holds with 95 %, the lower with 95 % for all arms together; None below ENOUGH
     count: int  # common seeds, on whatever GPU they ran; unpaired: trials of the side that has fewer
     margin: float
+    unit: str = "pair"  # what is counted: pair or trial
 
     @property
     def verdict(self) -> str:
@@ -112,10 +113,19 @@ def compare_each(cells: Mapping[str, tuple[Sequence[Run], Sequence[Run]]], *, ma
 def compare_sweeps(
     before: Mapping[str, Sequence[Run]], after: Mapping[str, Sequence[Run]], *, margin: float
 ) -> dict[str, Comparison]:
-    """Each arm that both sweeps have, after against before: Welch's t on the logarithms, one value per seed."""
+    """Each arm that both sweeps have, after against before: Welch's t on the logarithms, one value per seed.
+
+    Errors are compared in pairs of one seed where there are ENOUGH: they do not depend on when or where a trial ran.
+    """
     both = {arm: (before[arm], after[arm]) for arm in before if arm in after}
     times = {arm: _welch(*(_logs(run.time_s for run in runs) for runs in pair)) for arm, pair in both.items()}
-    errors = {arm: _welch(*(_logs(run.mse for run in runs) for runs in reversed(pair))) for arm, pair in both.items()}
+    paired = {arm: excess for arm, pair in both.items() if len(excess := _excess(*pair)) >= ENOUGH}
+    errors = {
+        arm: _mean(paired[arm])
+        if arm in paired
+        else _welch(_logs(run.mse for run in new), _logs(run.mse for run in old))
+        for arm, (old, new) in both.items()
+    }
     steps, family = _holm(times), _family(errors)
     return {
         arm: _comparison(
@@ -123,7 +133,7 @@ def compare_sweeps(
             steps.get(arm),
             unit="trial",
             left_out=Counter(run.unfit for run in (*old, *new) if run.time_s is None),
-            accuracy=_accuracy(errors[arm], margin, family, relative=math.expm1),
+            accuracy=_accuracy(errors[arm], margin, family, paired=arm in paired),
         )
         for arm, (old, new) in both.items()
     }
@@ -239,17 +249,17 @@ def _family(means: Mapping[str, _Mean | None]) -> int:
     return sum(mean is not None and mean.count >= ENOUGH for mean in means.values())
 
 
-def _accuracy(
-    mean: _Mean | None, margin: float, family: int, relative: Callable[[float], float] = lambda value: value
-) -> Accuracy | None:
-    """`relative` turns what the mean is of into a relative difference; `family`: how many arms are judged."""
+def _accuracy(mean: _Mean | None, margin: float, family: int, *, paired: bool = True) -> Accuracy | None:
+    """`paired`: the mean is of relative differences, else a difference of logarithms; `family`: how many are judged."""
     if mean is None:
         return None
+    relative = float if paired else math.expm1
     bounds = None
     if mean.count >= ENOUGH:
         low, high = mean.value - mean.reach(ALPHA / family), mean.value + mean.reach(ALPHA)
         bounds = relative(low), relative(high)
-    return Accuracy(difference=relative(mean.value), bounds=bounds, count=mean.count, margin=margin)
+    unit = "pair" if paired else "trial"
+    return Accuracy(difference=relative(mean.value), bounds=bounds, count=mean.count, margin=margin, unit=unit)
 
 
 def _log_ratios(baseline: Sequence[Run], runs: Sequence[Run]) -> tuple[list[float], Counter[str]]:

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from tune.config import parse_params
+from tune.environments import mixture
 from tune.finalists import MARGIN
 from tune.pairs import Comparison
 from tune.report_cost import Price, cost_json, costs
@@ -176,7 +177,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     arms = by_arm(record)
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
-    lines += moved_notes(by_arm(record), record.tags.get("baseline"))
+    lines += moved_notes(arms, record.tags.get("baseline")) + _environments_note(record)
     line = verdict(record, rows)
     return [*lines, line] if line else lines
 
@@ -194,6 +195,14 @@ def _naive_note(record: SweepRecord) -> list[str]:
     verb = "beats" if all(test_mse < mse for mse in naive.values()) else "does not beat all of"
     who = f"'{baseline.tags['arm']}' with seed {baseline.tags['seed']}"
     return [f"Test MSE of {who}, {test_mse:.4f}, {verb} the naive forecasts: {text}."]
+
+
+def _environments_note(record: SweepRecord) -> list[str]:
+    """One line where --resume has gone on with other versions or code than some of the trials ran on."""
+    texts = dict.fromkeys(trial.tags["environment"] for trial in record.trials if "environment" in trial.tags)
+    found = mixture([one for text in texts if isinstance(one := _parsed(text), dict)])
+    told = "its arms differ in more than what is compared where a pair has two of these"
+    return [f"The sweep was resumed in another environment: {'; '.join(found)}; {told}."] if found else []
 
 
 TIME_NOTE = (
@@ -275,7 +284,10 @@ def _comparison(found: Comparison) -> dict[str, Any]:
 
 def environment_of(record: SweepRecord) -> Any:
     """What the driver saved of the machine; its text as it is where MLflow kept only the beginning."""
-    text = record.tags.get("environment")
+    return _parsed(record.tags.get("environment"))
+
+
+def _parsed(text: str | None) -> Any:
     try:
         return text and json.loads(text)
     except json.JSONDecodeError:

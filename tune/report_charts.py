@@ -9,12 +9,12 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
-from tune.diagnosis import PARTS
+from tune.diagnosis import PARTS, mean_of, settled
 from tune.pairs import Comparison
 from tune.report import ArmRow
+from tune.report_time import epochs_of
 from tune.tracking import TrialRecord
 
 Arms = Mapping[str, Sequence[TrialRecord]]
@@ -22,7 +22,6 @@ Arms = Mapping[str, Sequence[TrialRecord]]
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one where the colours begin anew
 PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")  # of PARTS
-WARM_UP = 1  # epochs that the bars leave out, where there are more
 ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of what is around all of them
 
 
@@ -197,8 +196,8 @@ def time_chart(arms: Arms) -> Chart:
     return Chart(
         key="times",
         title="Where an epoch's training time goes",
-        caption="Mean over the arm's trials that are done and their epochs after the first; an epoch without "
-        "validation.",
+        caption="Mean over the arm's trials that are done and their epochs after the last head left, without a trial's "
+        "first; an epoch without validation.",
         data=data if names else [],
         layout={
             "barmode": "relative",
@@ -214,14 +213,9 @@ def _parts(trials: Sequence[TrialRecord]) -> dict[str, float]:
     """Seconds by part; nothing where no trial that is done has all of them."""
     keys = [f"time/{part}_s" for part in PARTS]
     fit = [trial for trial in trials if trial.status == "done" and all(trial.history.get(key) for key in keys)]
-    means = {part: [_settled(trial, key) for trial in fit] for part, key in zip(PARTS, keys, strict=True)}
-    found = {part: fmean(values) for part, values in means.items() if values}
-    return found if all(math.isfinite(value) for value in found.values()) else {}
-
-
-def _settled(trial: TrialRecord, key: str) -> float:
-    values = [value for _, value in trial.history[key]]
-    return fmean(values[WARM_UP:] or values)
+    epochs = [epoch for trial in fit for epoch in settled(epochs_of(trial))]
+    means = {part: mean_of(epochs, key) for part, key in zip(PARTS, keys, strict=True)}
+    return {part: mean for part, mean in means.items() if mean is not None} if None not in means.values() else {}
 
 
 def _styled(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tune.pairs import BOOTSTRAP_FROM, Accuracy, Bounds, Comparison, Run, compare_arms
+from tune.pairs import BOOTSTRAP_FROM, ENOUGH, Accuracy, Bounds, Comparison, Run, compare_arms
 from tune.tracking import TrialRecord
 
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
@@ -15,7 +15,7 @@ EPOCH, TOTAL = "final/median_epoch_s", "final/train_total_s"  # what is compared
 
 
 def run_of(status: str, tags: Mapping[str, str], metrics: Mapping[str, float], *, time: str = EPOCH) -> Run:
-    """What counts of a trial: only a done one has a time or an error. On a CPU, which has no UUID, its name stands."""
+    """What counts of a trial: only a done one has a time or an error. A CPU is its name and host, as it has no UUID."""
     done, time_s, mse = status == "done", metrics.get(time), metrics.get("final/val_mse")
     alone = tags.get("timing_valid", "unknown")
     timed = time_s is not None and 0 < time_s < math.inf
@@ -23,7 +23,7 @@ def run_of(status: str, tags: Mapping[str, str], metrics: Mapping[str, float], *
     gpu = tags.get("gpu_uuid", "None")
     return Run(
         seed=tags.get("seed", ""),
-        device=f"cpu {tags.get('device')}" if gpu == "None" else gpu,
+        device=f"cpu {tags.get('device')} of {tags.get('hostname')}" if gpu == "None" else gpu,
         time_s=None if unfit else time_s,
         unfit=unfit,
         mse=mse if done and mse is not None and 0 < mse < math.inf else None,
@@ -89,12 +89,12 @@ def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
     """What a reader must know of the ratios: what they are of, what was left out."""
     tested = sum(one.interval is not None for one in found.values())
     lines = []
-    if any(one.ratio is not None for one in found.values()):
+    if found:
         family = f", Holm over {tested} arms" if tested > 1 else ""
         lines.append(
-            "'x baseline' is the geometric mean over pairs of equal seed on one device, with its t interval "
-            f"(95 %{family}); 'no difference shown' does not say that two arms are equal. 'x baseline, total' is the "
-            "same of all training epochs together."
+            "'x baseline': the baseline's epoch time over the arm's, so above 1 the arm is faster; geometric mean over "
+            f"pairs of one seed on one device, with its t interval from {ENOUGH} pairs (95 %{family}). 'no difference "
+            "shown' does not mean equal. 'x baseline, total' is the same of all training epochs together."
         )
     if any(one.accuracy is not None for one in found.values()):
         lines.append(

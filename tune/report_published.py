@@ -56,10 +56,15 @@ def _mean(trials: Sequence[TrialRecord], metric: str, over_epochs: Any) -> float
 
 def _gate(trials: Sequence[TrialRecord]) -> str:
     told = [trial.tags["gate"] for trial in trials if "gate" in trial.tags]
+    if not told:
+        return "gate not recorded"
     problem = next((tag.removeprefix(NOT_ENFORCED) for tag in told if tag.startswith(NOT_ENFORCED)), None)
+    found = "passes the gate"
     if problem is not None:
-        return f"would fail the gate, which is not enforced here: {problem}"
-    return "passes the gate" if told else "gate not recorded"
+        found = f"would fail the gate, which is not enforced here: {problem}"
+    if all(trial.params.get("pruning.as_published") is None for trial in trials):
+        return found
+    return f"its model before zeroing {found}; zeroing itself is not gated"  # the gate builds a model without it
 
 
 def _ladder_lines(record: SweepRecord, arms: Arms, margin: float) -> list[str]:

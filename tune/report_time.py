@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from tune.diagnosis import NEEDED, STEP_BUSY, Epoch, account_of, diagnose, settled
+from tune.diagnosis import NEEDED, STEP_BUSY, Epoch, diagnose_settled, settled
 from tune.sampler import throttling
 from tune.tracking import TrialRecord
 
@@ -24,17 +24,16 @@ def diagnoses(arms: Arms) -> dict[str, str]:
 
 def _diagnosis(trials: Iterable[TrialRecord]) -> str | None:
     done = [trial for trial in trials if trial.status == "done"]
-    epochs = [epoch for trial in done if (own := _epochs(trial)) for epoch in settled(own)]
+    epochs = [epoch for trial in done if (own := epochs_of(trial)) for epoch in settled(own)]
     busy_ms = [trial.metrics[STEP_BUSY] for trial in done if STEP_BUSY in trial.metrics]
-    account = account_of(
+    return diagnose_settled(
         epochs,
         on_gpu=any(trial.tags.get("gpu_uuid", "None") != "None" for trial in done),
         step_busy_ms=fmean(busy_ms) if busy_ms else None,
     )
-    return None if account is None else diagnose(account)
 
 
-def _epochs(trial: TrialRecord) -> list[Epoch]:
+def epochs_of(trial: TrialRecord) -> list[Epoch]:
     """The trial's epochs in order, each with what MLflow has of NEEDED."""
     found: dict[int, dict[str, float | None]] = {}
     for name in NEEDED:

@@ -6,6 +6,7 @@ new Tuner runs just that. Nothing is unpickled, and no epoch is repeated that ha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -31,7 +32,6 @@ from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
 from tune.tracking import Tracker, check_store
-from tune.verdict import as_settings
 
 STORE_ANSWERS_WITHIN_S = 15.0
 
@@ -150,19 +150,21 @@ def _open(
 def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], options: Options) -> SweepDir:
     """The folder of the unfinished sweep with this key, or a new one."""
     code = code_identity()
+    environment = {"device": plan.device.as_dict(), **environment, **code}
     folder, why = sweep_dir.choose(
-        options.storage_path, key=keys["key"], code=code, fresh=options.fresh, resume=options.resume
+        options.storage_path, key=keys["key"], environment=environment, fresh=options.fresh, resume=options.resume
     )
     if not options.quiet:
         print(why, file=sys.stderr)
     if folder is not None:
+        folder.run_on(environment)
         return folder
     content = {
         "sweep": plan.sweep.name,
         **keys,
         "created_s": time.time(),
         "code": code,
-        "environment": {"device": plan.device.as_dict(), **environment, **code},
+        "environment": environment,
         "tracking_uri": redacted(settled_uri(options.tracking_uri)),
         "trials": plan_rows(plan.trials),
     }
@@ -180,7 +182,7 @@ class _Run:
         epochs = self.plan.trials[0].config.train.epochs
         with make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
             self._begin(tracker)
-            collector = Collector(self.folder, tracker, progress)
+            collector = Collector(self.folder, tracker, progress, environment=self._environment)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
                 _check_room(collector, tracker)
                 return self._close(tracker, progress)
@@ -194,6 +196,11 @@ class _Run:
                 self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
             _check_room(collector, tracker)
             return self._close(tracker, progress)
+
+    @functools.cached_property
+    def _environment(self) -> str:
+        """What this run's trials run on, as a tag."""
+        return json.dumps(self.folder.read()["environment"])
 
     def _expect(self, progress: Progress, left: Sequence[PlannedTrial], ended: Mapping[str, str]) -> None:
         """Say what is left, for the time that it takes: on several GPUs in blocks of one seed."""
@@ -210,7 +217,7 @@ class _Run:
         """The stage that draws the final's arms; True once the plan holds them."""
         self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
         progress.expect(adaptive.trials_left(plan, tracker), tracker.ended)
-        tags = {"sweep": plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
+        tags = {"sweep": plan.sweep.name, "environment": self._environment}
         if not adaptive.Search(plan, tracker, self.launcher, progress, tags).run(collector):
             return False
         self.plan = adaptive.final_plan(plan, tracker, quiet=self.options.quiet)
@@ -219,7 +226,9 @@ class _Run:
 
     def _begin(self, tracker: Tracker) -> None:
         plan, content = self.plan, self.folder.read()
-        device, environment = plan.device, json.dumps(content["environment"])
+        files = {"plan.json": content["trials"], "environment.json": content["environment"]}
+        if "environments" in content:  # it was resumed in another one
+            files["environments.json"] = content["environments"]
         tracker.begin_sweep(
             sweep_id=self.folder.sweep_id,
             name=self.folder.sweep_id,
@@ -230,20 +239,17 @@ class _Run:
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
                 "swept": ",".join(sorted(plan.sweep.swept)),
                 "gpus_per_trial": f"{self.launcher.share.gpus:g}",
-                "device": device.name,
-                "environment": environment,
+                "device": plan.device.name,
+                "environment": self._environment,
                 **_ladder(plan.sweep),
                 **_who_runs(),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
-            files={
-                "plan.json": json.dumps(content["trials"], indent=1),
-                "environment.json": json.dumps(content["environment"], indent=1),
-            },
+            files={name: json.dumps(file, indent=1) for name, file in files.items()},
         )
 
     def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:
-        shared = {"sweep": self.plan.sweep.name, "environment": json.dumps(self.folder.read()["environment"])}
+        shared = {"sweep": self.plan.sweep.name, "environment": self._environment}
         arms, ended = {arm.label: arm for arm in self.plan.sweep.arms}, tracker.ended
         for trial in trials:
             tags = {**shared, "arm": trial.arm, "seed": str(trial.seed)}
@@ -252,7 +258,7 @@ class _Run:
             if trial.config.as_published is not None:
                 tags["as_published"] = trial.config.as_published
             if trial.arm in arms and isinstance(self.plan, SearchPlan):
-                tags |= {"stage": "final", "settings": as_settings(arms[trial.arm].changes)}
+                tags |= {"stage": "final", "settings": self.plan.settings(arms[trial.arm])}
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.run_name, params=trial.config.flat(), tags=tags)
             if trial.unsupported and trial.trial_id not in ended:
                 tracker.end_trial(

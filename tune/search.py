@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,10 +146,19 @@ def _in_equal_layers(
     channels: int | None,
 ) -> list[PlannedTrial]:
     """Arms differ in one thing: where `auto` came out as fused layers for some arms only, all get transformers'."""
-    chosen_by_hand = LAYERS in sweep.swept | sweep.shared.keys() or overrides.get(LAYERS, "auto") != "auto"
-    if chosen_by_hand or len({trial.config.model.layers for trial in planned if trial.unsupported is None}) < 2:
-        return planned
-    return _plan_block(sweep, {**overrides, LAYERS: "transformers"}, seed, device, channels)
+    settled = settled_layers(planned, sweep, overrides)
+    return _plan_block(sweep, {**overrides, **settled}, seed, device, channels) if settled else planned
+
+
+def settled_layers(trials: Iterable[PlannedTrial], sweep: SweepConfig, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """The field that gives all trials transformers' layers, where `auto` came out differently for those that can run.
+
+    Empty where it did not, and where somebody has chosen the layers.
+    """
+    if LAYERS in sweep.swept | sweep.shared.keys() or overrides.get(LAYERS, "auto") != "auto":
+        return {}
+    kinds = {trial.config.model.layers for trial in trials if trial.unsupported is None}
+    return {LAYERS: "transformers"} if len(kinds) > 1 else {}
 
 
 def _check_size(arms: int, repeats: int, seed: int) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 
 from tune.errors import WrongInput
 from tune.hardware import DeviceFacts
-from tune.search import Plan, PlannedTrial, computation, make_plan, plan_trial
+from tune.search import Plan, PlannedTrial, computation, make_plan, plan_trial, settled_layers
 from tune.sweeps import Arm, SweepConfig
+from tune.verdict import as_settings
 
 MOST_CELLS = 200_000
 Labels = tuple[str, ...]  # one choice of each dimension, in the order of the space
@@ -96,7 +97,8 @@ class SearchPlan(Plan):
 
     space: Space
     draws: int  # trials of the search
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, Any]  # the user's, and what is settled
+    settled: Mapping[str, Any]  # fields that all trials have so that they differ in their choices only
     seed: int  # of every trial of the search; the final has the `repeats` seeds after it
     channels: int | None
     baseline_cell: Labels | None  # the first to run in the search; None: the baseline is no cell that can run
@@ -110,6 +112,10 @@ class SearchPlan(Plan):
     def arm(self, labels: Labels) -> Arm:
         """The arm that these choices make."""
         return self.sweep.drawn(dict(zip(self.space.dimensions, labels, strict=True)))
+
+    def settings(self, arm: Arm) -> str:
+        """What the command line needs beside the sweep's own overrides to train this arm as it ran here."""
+        return as_settings({**arm.changes, **self.settled})
 
     @property
     def baseline_trial(self) -> str | None:
@@ -145,22 +151,52 @@ def plan_sweep(
     given: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "device": device, "channels": channels}
     if not sweep.space:
         return make_plan(sweep, seed=seed, **given)
-    plan = make_plan(sweep, seed=final_seed(seed, repeats), **given)
-    space = build_space(
-        sweep, plan_cell=lambda arm: plan_trial(sweep, arm, overrides, seed, device, channels), seed=seed
-    )
+    plan, space, settled = _settle(sweep, seed, **given)
     refused = [refusal.example for refusal in space.refusals if refusal.example]
     whole = {field.name: getattr(plan, field.name) for field in fields(Plan)} | {"trials": (*plan.trials, *refused)}
     found = SearchPlan(
         **whole,
         space=space,
         draws=draws or 1,
-        overrides=dict(overrides),
+        overrides={**overrides, **settled},
+        settled=settled,
         seed=seed,
         channels=channels,
         baseline_cell=_cell_of(plan.sweep, space),
     )
     return found if _computes_the_baseline(found) else replace(found, baseline_cell=None)
+
+
+def _settle(
+    sweep: SweepConfig,
+    seed: int,
+    *,
+    overrides: Mapping[str, Any],
+    repeats: int,
+    device: DeviceFacts,
+    channels: int | None,
+) -> tuple[Plan, Space, dict[str, str]]:
+    """The final's plan and the space, both with the same layers in all that can run; and the field that this took.
+
+    A cell is planned on its own, and so are search and final: `auto` would come out as it suits each of them.
+    """
+    given: dict[str, Any] = {"repeats": repeats, "device": device, "channels": channels}
+    planned: dict[str, PlannedTrial] = {}  # a cell that can run, for each kind of layers
+
+    def build(overrides: Mapping[str, Any]) -> tuple[Plan, Space]:
+        plan = make_plan(sweep, seed=final_seed(seed, repeats), overrides=overrides, **given)
+
+        def plan_cell(arm: Arm) -> PlannedTrial:
+            trial = plan_trial(sweep, arm, overrides, seed, device, channels)
+            if trial.unsupported is None:
+                planned.setdefault(trial.config.model.layers, trial)
+            return trial
+
+        return plan, build_space(sweep, plan_cell=plan_cell, seed=seed)
+
+    plan, space = build(overrides)
+    settled = settled_layers([*plan.runnable, *planned.values()], sweep, overrides)
+    return (*(build({**overrides, **settled}) if settled else (plan, space)), settled)
 
 
 def final_seed(seed: int, repeats: int) -> int:
@@ -290,6 +326,7 @@ def describe(plan: SearchPlan) -> list[str]:
     return [
         "  space",
         *(f"    {name}: {', '.join(choice.label for choice in choices)}" for name, choices in plan.sweep.space.items()),
+        *(f"    all: {name}={value}, as auto would differ between cells" for name, value in plan.settled.items()),
         *(f"    {refusal.line()}" for refusal in space.refusals if refusal.example is None),
         f"  search: {_counted(min(plan.draws, space.cells), 'trial')} of the {_counted(space.cells, 'cell')} that can "
         f"run, seed {plan.seed}{', the baseline first' if plan.baseline_cell else ''}, the worse ones stopped early; "

@@ -1,6 +1,6 @@
 """The folder of one sweep on disk: what was planned, by which code, and where each trial can go on from.
 
-STORAGE/SWEEP_ID/sweep.json         plan, key, code identity, state (running | ended | finished)
+STORAGE/SWEEP_ID/sweep.json         plan, key, code and environment, state (running | ended | finished)
 STORAGE/SWEEP_ID/checkpoints/T      where the newest checkpoint of the trial T lies, and the one before it
 STORAGE/SWEEP_ID/blocks.json        seed -> the GPU on which its block of trials runs, where there are several
 STORAGE/SWEEP_ID/outbox.jsonl       every result on its way to MLflow (tune.outbox)
@@ -24,6 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tune.environments import CODE_FIELDS, changes
 from tune.errors import WrongInput, did_you_mean
 from tune.outbox import in_use_by
 
@@ -75,6 +76,14 @@ class SweepDir:
         """Change fields of sweep.json."""
         write_atomically(self.path / "sweep.json", json.dumps(self.read() | changes, indent=1))
 
+    def run_on(self, environment: dict[str, Any]) -> None:
+        """Remember what the sweep goes on in; `environments` lists all of them where they differ, the oldest first."""
+        content, environment = self.read(), json.loads(json.dumps(environment))
+        if environment != (before := content.get("environment")):
+            every = [*content.get("environments", [before]), environment]
+            code = {name: environment[name] for name in CODE_FIELDS}
+            self.update(environment=environment, environments=every, code=code)
+
     def checkpoints(self, trial_id: str) -> list[str]:
         """The checkpoints of a trial that are kept, the newest first."""
         file = self.path / "checkpoints" / trial_id
@@ -85,6 +94,11 @@ class SweepDir:
         file = self.path / "checkpoints" / trial_id
         file.parent.mkdir(exist_ok=True)
         write_atomically(file, "\n".join([checkpoint, *self.checkpoints(trial_id)][:KEPT_CHECKPOINTS]))
+
+    def kept_samples(self, trial_id: str) -> Path | None:
+        """The raw samples in a trial's newest checkpoint; None where it has none."""
+        newest = self.checkpoints(trial_id)[:1]
+        return Path(newest[0]) / "samples" if newest else None
 
     def blocks(self) -> dict[str, str]:
         """The GPU of each block that has begun, by the block's seed. A damaged file is told: none has."""
@@ -202,12 +216,12 @@ def _checked(content: Any) -> dict[str, Any]:
 
 
 def choose(
-    storage: Path, *, key: str, code: dict[str, Any], fresh: bool, resume: str | None
+    storage: Path, *, key: str, environment: dict[str, Any], fresh: bool, resume: str | None
 ) -> tuple[SweepDir | None, str]:
     """The sweep to go on with (None: start a new one) and a line telling the user why.
 
-    The latest unfinished sweep with this key goes on. It must have been started by the same code: the results of one
-    sweep come from one program. `resume` names a sweep and waives that.
+    The latest unfinished sweep with this key goes on. It must have run on the same code, versions and driver as
+    `environment` has: the results of one sweep come from one program. `resume` names a sweep and waives that.
     """
     if resume is not None:
         return _named(storage, resume, key), f"resuming {resume}, as asked"
@@ -220,13 +234,21 @@ def choose(
     if latest.read()["state"] == FINISHED:
         return None, f"{latest.sweep_id} ran this same plan to its end; starting a new sweep"
     check_idle(latest)
-    theirs = latest.read()["code"]
-    if theirs["code_sha256"] != code["code_sha256"]:
+    if other := _other_program(latest.read(), environment):
         raise WrongInput(
-            f"{latest.sweep_id} is unfinished but was started by other code ({_describe(theirs)}; now "
-            f"{_describe(code)}); use --fresh to start anew, or --resume {latest.sweep_id} to go on all the same"
+            f"{latest.sweep_id} is unfinished but was started {other}; use --fresh to start anew, or --resume "
+            f"{latest.sweep_id} to go on all the same"
         )
     return latest, f"resuming {latest.sweep_id}, which did not finish (use --fresh to start anew)"
+
+
+def _other_program(content: dict[str, Any], environment: dict[str, Any]) -> str | None:
+    """What a sweep ran on that its next trials would not, in words; None where it is the same."""
+    theirs = content["code"]
+    if theirs["code_sha256"] != environment["code_sha256"]:
+        return f"by other code ({_describe(theirs)}; now {_describe(environment)})"
+    found = changes(content.get("environment") or {}, environment)
+    return f"with other versions ({'; '.join(found)})" if found else None
 
 
 def check_idle(sweep: SweepDir) -> None:

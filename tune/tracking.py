@@ -153,10 +153,19 @@ class Tracker:
         """Wall time in ms, in order over all records of the sweep, whatever happens to the clock."""
         return self._clock.now_ms()
 
-    def log_epoch(self, *, trial_id: str, epoch: int, metrics: Mapping[str, float | None], timestamp_ms: int) -> bool:
+    def log_epoch(
+        self,
+        *,
+        trial_id: str,
+        epoch: int,
+        metrics: Mapping[str, float | None],
+        timestamp_ms: int,
+        tags: Mapping[str, str] | None = None,
+    ) -> bool:
         """Store one epoch (from 1); False when that epoch of that trial is in the outbox already, whatever its values.
 
-        Metrics that are None are left out, NaN is kept. The first epoch makes a planned trial `running`.
+        Metrics that are None are left out, NaN is kept. The first epoch makes a planned trial `running`. `tags` as the
+        trial reports them with this epoch stay in the outbox, for a trial that a later driver has to end.
         """
         with self._mutex:
             if (trial_id, epoch) in self._index.epochs:
@@ -170,6 +179,7 @@ class Tracker:
                 metrics=values,
                 timestamp_ms=int(timestamp_ms),
                 starts=starts,
+                **({} if tags is None else {"tags": _changed(self._index.logs[trial_id].reported, _texts(tags))}),
             )
             return True
 
@@ -261,6 +271,12 @@ def _values(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 def _texts(items: Mapping[str, Any]) -> dict[str, str]:
     return {str(key): str(value) for key, value in items.items() if value is not None}
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:
+    """What is new or another, and None for what is gone: most of a trial's tags stay as they are."""
+    names = sorted(before.keys() | now.keys())
+    return {name: now.get(name) for name in names if now.get(name) != before.get(name)}
 
 
 def _check_id(name: str, value: str) -> None:

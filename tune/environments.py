@@ -1,0 +1,44 @@
+"""What a trial ran on, as saved with a sweep (`hardware.environment`, device facts, code), and how two of these differ.
+
+Only what a result depends on counts: the versions of packages, the GPU's driver, our code. Which machine of a cluster
+was looked at, and how many processors it has, does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+CODE_FIELDS = ("git_commit", "git_dirty", "code_sha256")  # of `hardware.code_identity`
+Environment = Mapping[str, Any]
+
+
+def changes(then: Environment, now: Environment) -> list[str]:
+    """Versions and driver that differ, a text each; what only one of the two tells is not known, and no difference."""
+    return [f"{name} {_word(old)}, now {_word(new)}" for name, (old, new) in _differing([_facts(then), _facts(now)])]
+
+
+def mixture(environments: Iterable[Environment]) -> list[str]:
+    """What differs among them, a text each with every value, in their order: versions, driver, code."""
+    told = [_facts(one) | _code(one) for one in environments]
+    return [f"{name} {' / '.join(map(_word, values))}" for name, values in _differing(told)]
+
+
+def _facts(environment: Environment) -> dict[str, Any]:
+    driver = (environment.get("device") or {}).get("driver")
+    return dict(environment.get("versions") or {}) | ({} if driver is None else {"driver": driver})
+
+
+def _code(environment: Environment) -> dict[str, Any]:
+    sha256 = environment.get("code_sha256")
+    return {} if sha256 is None else {"code": str(sha256)[:10]}
+
+
+def _differing(facts: list[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
+    names = [name for name in facts[0] if all(name in one for one in facts)] if facts else []
+    values = {name: list(dict.fromkeys(one[name] for one in facts)) for name in names}
+    return [(name, found) for name, found in values.items() if len(found) > 1]
+
+
+def _word(value: Any) -> str:
+    return "not installed" if value is None else str(value)
