@@ -33,7 +33,6 @@ except KeyboardInterrupt:  # Ctrl-C before main() can answer it
 
 
 def tracking_uri(given: str | None) -> str:
-    check_no_password(given)
     return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 
@@ -142,7 +141,9 @@ def _answer(argv: Sequence[str]) -> int:
         with watched_stdout():
             words, options = split_command(argv)
             parser, command = COMMANDS[words]
-            return command(parser().parse_args(options))
+            arguments = parser().parse_args(options)
+            check_no_password(getattr(arguments, "tracking_uri", None))
+            return command(arguments)
     except OutputClosed:
         return OUTPUT_CLOSED
     except (WrongInput, DataError, TrackingError) as error:

@@ -19,7 +19,7 @@ from tune.holder import user_name
 from tune.jobs import ENDED, STOP_S, Job, JobServer
 from tune.listing import table
 from tune.mlflow_reader import JobProgress, progress_of_jobs
-from tune.mlflow_store import PROJECT, TrackingError, check_no_password, has_password, redacted, sqlite_file
+from tune.mlflow_store import PROJECT, TrackingError, has_password, redacted, sqlite_file
 from tune.output import check_json_target, write_json
 from tune.request import build_request
 from tune.shipment import CONFIG, packed
@@ -100,7 +100,6 @@ def _there(option: str, path: Path) -> Path:
 
 def _sent_environment(arguments: argparse.Namespace) -> dict[str, str]:
     """The variables that travel. WrongInput without a store that can be named in clear and reached from there."""
-    check_no_password(arguments.tracking_uri)
     env = {name: os.environ[name] for name in SENT if os.environ.get(name)}
     uri = arguments.tracking_uri or env.get("MLFLOW_TRACKING_URI")
     if uri is None:
