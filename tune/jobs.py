@@ -160,7 +160,8 @@ class JobServer:
                 "that holds the cluster's"
             ) from None
         except (requests.RequestException, aiohttp.ClientError, ConnectionError, RuntimeError, ValueError) as error:
-            raise WrongInput(f"{self._given}: {redacted_text(first_line(str(error)) or type(error).__name__)}") from None
+            said = first_line(str(error)) or type(error).__name__
+            raise WrongInput(f"{self._given}: {redacted_text(said)}") from None
 
 
 def first_line(text: str) -> str:
