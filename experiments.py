@@ -25,7 +25,7 @@ try:
         stop_parser,
         sweep_parser,
     )
-    from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, disk_full, unknown_name
+    from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, disk_full, printable, unknown_name
     from tune.mlflow_store import TrackingError, check_no_password
     from tune.streams import OutputClosed, lasting_stderr, watched_stdout
 except KeyboardInterrupt:  # Ctrl-C before main() can answer it
@@ -148,7 +148,7 @@ def _answer(argv: Sequence[str]) -> int:
         return OUTPUT_CLOSED
     except (WrongInput, DataError, TrackingError) as error:
         line = " ".join(str(error).split())
-        print(f"error: {line.encode(errors='backslashreplace').decode()}", file=sys.stderr)
+        print(f"error: {printable(line.encode(errors='backslashreplace').decode())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print(f"interrupted{'; the same command again goes on from here' if _sweeps(argv) else ''}", file=sys.stderr)

@@ -235,7 +235,8 @@ def test_a_database_is_looked_for_at_its_host_whatever_its_password_holds(monkey
 
 
 @pytest.mark.parametrize(
-    "uri", [None, "http://h:5000", "sqlite:///m.db", "sqlite:////a/m.db?timeout=5", "sqlite:////a@b/m.db", "postgresql://h/d"]
+    "uri",
+    [None, "http://h:5000", "sqlite:///m.db", "sqlite:////a/m.db?timeout=5", "sqlite:////a@b/m.db", "postgresql://h/d"],
 )
 def test_an_address_without_a_password_is_taken(uri: str | None) -> None:
     check_no_password(uri)

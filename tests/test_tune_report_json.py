@@ -105,7 +105,10 @@ def test_an_earlier_result_is_replaced(tmp_path: Path, content: dict[str, Any]) 
     assert json.loads(Path(target).read_text()) == {"jobs": []}
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "results").glob("*-h[12]00*.json")), ids=lambda file: file.name)
+OURS = sorted((ROOT / "docs" / "results").glob("*-h[12]00*.json"))
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: file.name)
 def test_a_result_of_any_earlier_version_is_known(file: Path) -> None:
     output.check_json_target(str(file))
 
@@ -114,7 +117,8 @@ def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path, new_store: str) 
     content = {"sweep": "pruning", "trials": [], "key": "k", "created_s": 1.0}
     folder = sweep_dir.create(tmp_path, "pruning", content)
     files = [folder.path / "sweep.json", sqlite_file(new_store)]
-    for name, text in {"data.csv": "date,OT\n1,2\n", "list.json": "[]", "mine.json": '{"x": 1}', "cut.json": "{"}.items():
+    others = {"data.csv": "date,OT\n1,2\n", "list.json": "[]", "mine.json": '{"x": 1}', "cut.json": "{"}
+    for name, text in others.items():
         (tmp_path / name).write_text(text)
         files.append(tmp_path / name)
     for file in files:

@@ -12,7 +12,6 @@ from typing import Any
 from tune.errors import WrongInput
 from tune.sweep_dir import write_atomically
 
-
 # The keys at the top of all that --json has written; those of `list` are its kinds of things.
 WRITTEN = frozenset({"sweep_id", "sweep", "baseline", "device", "environment", "diagnoses", "comparisons", "cost"})
 WRITTEN |= {"total_comparisons", "trials", "jobs", "sweeps", "ready", "checks", "before", "after", "slower", "arms"}
