@@ -141,6 +141,7 @@ def _open(
         data_dir=options.data_dir,
         cache_dir=cache_dir(options.storage_path),
         data_sha256=series.source_sha256,
+        wait_s=options.wait_for_gpus_s,
         isolate=options.isolate,
         entry=entry,
     )
