@@ -19,7 +19,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("raw_samples",),
     ("observer",),
     ("mlflow_store", "mlflow_runs", "mlflow_model", "mlflow_notes"),
-    ("mlflow_writer", "mlflow_server"),
+    ("mlflow_writer", "mlflow_server", "mlflow_access"),
     ("mlflow_flusher", "mlflow_reader"),
     ("tracking",),
     ("kernels", "numerics"),

@@ -23,7 +23,8 @@ from tune.hardware import code_identity
 from tune.holder import this_process
 from tune.launch import Entry, Launcher, trial_entry
 from tune.live import make_progress
-from tune.mlflow_store import JOB_TAG, redacted, settled_uri
+from tune.mlflow_access import check_access
+from tune.mlflow_store import JOB_TAG, PROJECT, redacted, settled_uri
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
@@ -81,6 +82,7 @@ def run_sweep(
     entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
     """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
     asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed}
     asked_key = _asked_key(sweep, asked, options)
     with cluster.connected(options.address) as ray:
@@ -90,6 +92,10 @@ def run_sweep(
             plan, launcher, tracker = _open(ray, sweep, asked, options, show_plan, asked_key, entry)
         with tracker:
             return _Run(plan, launcher.folder, launcher, options).run(tracker)
+
+
+def _say(options: Options) -> Callable[[str], None]:
+    return (lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def _asked_key(sweep: SweepConfig, asked: Mapping[str, Any], options: Options) -> str:
@@ -180,6 +186,7 @@ class _Run:
     def run(self, tracker: Tracker) -> Outcome:
         epochs = self.plan.trials[0].config.train.epochs
         with make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
+            tracker.tell(progress.say)
             self._begin(tracker)
             collector = Collector(self.folder, tracker, progress)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
