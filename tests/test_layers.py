@@ -37,7 +37,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("whole",),
     ("checkpoint", "session", "saving", "opening"),
     ("cluster", "nursery", "standby"),
-    ("callback",),
+    ("callback", "shared_folders"),
     ("lanes", "dispatch"),
     ("halving", "launch", "proposer"),
     ("adaptive", "closing"),

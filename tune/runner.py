@@ -28,6 +28,7 @@ from tune.mlflow_store import JOB_TAG, PROJECT, redacted, settled_uri
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
+from tune.shared_folders import check_nodes
 from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
@@ -132,6 +133,10 @@ def _open(
         storage_path=options.storage_path,
         quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
     )
+    if options.address is not None:
+        data = plan.trials[0].config.data
+        folders = {"storage": options.storage_path, "data_dir": options.data_dir}
+        check_nodes(ray, share, **folders, dataset=data.dataset)
     plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
     show_plan(plan)
     if not plan.runnable:
