@@ -33,7 +33,7 @@ try:
         stop_parser,
         sweep_parser,
     )
-    from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, disk_full, unknown_name
+    from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, disk_full, printable, unknown_name
     from tune.mlflow_store import TrackingError, check_no_password
     from tune.streams import OutputClosed, lasting_stderr, watched_stdout
 except KeyboardInterrupt:  # Ctrl-C before main() can answer it
@@ -43,7 +43,6 @@ except ModuleNotFoundError as missing:
 
 
 def tracking_uri(given: str | None) -> str:
-    check_no_password(given)
     return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 
@@ -152,12 +151,14 @@ def _answer(argv: Sequence[str]) -> int:
         with watched_stdout():
             words, options = split_command(argv)
             parser, command = COMMANDS[words]
-            return command(parser().parse_args(options))
+            arguments = parser().parse_args(options)
+            check_no_password(getattr(arguments, "tracking_uri", None))
+            return command(arguments)
     except OutputClosed:
         return OUTPUT_CLOSED
     except (WrongInput, DataError, TrackingError) as error:
         line = " ".join(str(error).split())
-        print(f"error: {line.encode(errors='backslashreplace').decode()}", file=sys.stderr)
+        print(f"error: {printable(line.encode(errors='backslashreplace').decode())}", file=sys.stderr)
         return WRONG_INPUT
     except ModuleNotFoundError as missing:  # of what a command imports when it is needed
         return incomplete(missing)

@@ -173,7 +173,11 @@ def _nodes(config: Config) -> Findings:
         return
     for name, node in config["available_node_types"].items():
         path = f"available_node_types.{name}"
-        market = node["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
+        options = node["node_config"].get("InstanceMarketOptions", {})
+        if not isinstance(options, dict):
+            yield f"{path}.node_config.InstanceMarketOptions: {options or 'nothing in it'}: leave it out for on demand"
+            options = {}
+        market = options.get("MarketType")
         if "ImageId" not in node["node_config"]:
             yield f"{path}.node_config.ImageId: missing, so that Ray takes its own; name one"
         if name == config["head_node_type"]:

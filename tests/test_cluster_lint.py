@@ -149,6 +149,14 @@ FAULTS: dict[str, tuple[str, Callable[[Config], None], str]] = {
         AWS, _set(*GPU, "node_config", "InstanceMarketOptions", "MarketType", to="sopt"),
         "available_node_types.gpu: MarketType sopt",
     ),
+    "a_market_without_its_type": (
+        AWS, _set(*GPU, "node_config", "InstanceMarketOptions", to=None),
+        "available_node_types.gpu.node_config.InstanceMarketOptions: nothing in it: leave it out",
+    ),
+    "a_market_by_its_name": (
+        AWS, _set(*GPU, "node_config", "InstanceMarketOptions", to="spot"),
+        "available_node_types.gpu.node_config.InstanceMarketOptions: spot: leave it out",
+    ),
     "a_worker_that_always_costs": (AWS, _set(*GPU, "min_workers", to=1), "available_node_types.gpu.min_workers 1"),
     "a_worker_without_a_gpu": (
         AWS, _set(*GPU, "resources", to={"CPU": 4}), "available_node_types.gpu.resources: the autoscaler sees no GPU",

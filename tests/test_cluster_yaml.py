@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from system_kit import skip_for_want_of
 
 from experiments import sweep_parser
 from launcher.lint import COMMANDS, START_COMMANDS
@@ -66,6 +68,37 @@ def test_every_script_and_target_that_it_calls_is_there(name: str) -> None:
     assert {target for target in re.findall(r"\bmake (?:-C \S+ )?([a-z-]+)\b(?! ?,)", text)} - {"rsync"} <= targets
 
 
+def _examples(pattern: str) -> list[str]:
+    """A file that a line of .gitignore means: at the top, and further down where the line allows that."""
+    name = pattern.strip("/").replace("*", "-wal")
+    file = f"{name}/secret" if pattern.endswith("/") else name
+    return [file] if pattern.startswith("/") else [file, f"tune/{file}"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_git_ignores_is_copied_to_no_node(name: str, tmp_path: Path) -> None:
+    """With Ray's own arguments, by rsync: the passwords of `make mlflow-server` are among it."""
+    from ray.autoscaler._private.command_runner import SSHCommandRunner
+
+    if shutil.which("rsync") is None:
+        skip_for_want_of("no rsync (install rsync)")
+    ignored = (ROOT / ".gitignore").read_text().split()
+    kept = ["experiments.py", "data_pipeline/data/x.py", "tune/runs/x.py", "docs/mlflow.db.md", ".gitignore"]
+    unwanted = [file for pattern in [*ignored, ".git/", ".git"] for file in _examples(pattern)]
+    assert "mlflow-server/secret" in unwanted
+    for file in [*kept, *unwanted]:
+        if not (tmp_path / file).is_dir():
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    config = loaded(name)
+    options = {key: config.get(key) for key in ("rsync_exclude", "rsync_filter")}
+    filters = SSHCommandRunner._create_rsync_filter_args(None, options)
+    command = ["rsync", "-avn", "--out-format=%n", *filters, f"{tmp_path}/", f"{tmp_path}-there/"]
+    copied = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert sorted(kept) == sorted(line for line in copied if (tmp_path / line).is_file())
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_setting_has_a_comment(name: str) -> None:
     """At the top level, in its line or inside it; the commands have theirs in front of them all."""
@@ -110,6 +143,14 @@ def test_the_image_pins_its_base_its_python_and_every_package() -> None:
         assert all((ROOT / file).is_file() for file in files)
         assert all("==" in word for word in words if word != "-r" and word not in files), command
     assert "requirements-gpu.txt" in text and "FLASH_ATTENTION_FORCE_BUILD=TRUE" in text
+
+
+def test_the_image_says_where_its_user_is_at_home() -> None:
+    """Ray takes the home from the image's variables, else /root; `~` in a command is what the container has."""
+    stage = (ROOT / "launcher" / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    (user,), (folder,) = re.findall(r"^USER (\S+)$", stage, re.M), re.findall(r"^WORKDIR (\S+)$", stage, re.M)
+    homes = re.findall(r"^ENV .*\bHOME=(\S+)", stage, re.M)
+    assert homes == [folder] == [f"/home/{user}"]
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("requirements*.txt")), ids=lambda file: file.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from test_tune_tracking_server import Server
 from data_pipeline.datasets import get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.store import cache_key
+from experiments import COMMANDS, main
 from tune.axes import lay_over
 from tune.errors import WrongInput
-from tune.mlflow_store import PROJECT, TrackingError, check_no_password
+from tune.mlflow_store import PROJECT, TrackingError, check_no_password, check_store, one_line
 from tune.private import check_token_file, make_private
 from tune.sweep_dir import check_known
 from tune.sweeps import get_sweep
@@ -173,17 +175,68 @@ def test_a_token_that_others_can_read_is_refused_and_rays_own_is_put_right(
     assert stat.S_IMODE(rays.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize(
-    "uri", ["http://ann:canary@h:5000", "http://canary@h", "postgresql://h/db?password=canary", "mysql://u:canary@h/d"]
-)
+SECRET_URIS = [
+    "http://ann:canary@h:5000",
+    "http://canary@h",
+    "ann:canary@h:5000",
+    "postgresql://h/db?password=canary",
+    "postgresql://h:1/db?password=x@canary",
+    "postgresql:///db?host=h&password=x@canary",
+    "mysql://u:canary@h/d",
+    # SQLAlchemy reads each of these as a password
+    *(f"postgresql+psycopg2://u:{word}@h:1/mlflow" for word in ("can/canary", "a canary", "a?canary", "a@canary/x")),
+    *(f"postgresql+psycopg2://u:{word}@h:1/mlflow" for word in ("1/canary", "canary#x", ":canary", "canary://canary")),
+]
+
+
+@pytest.mark.parametrize("uri", SECRET_URIS)
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI") as refused:
         check_no_password(uri)
     assert "canary" not in str(refused.value)
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_with_the_option_refuses_a_password(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = COMMANDS[words][0]()
+    if "--tracking-uri" not in parser._option_string_actions:
+        assert words in {("list",), ("data", "show")}
+        return
+    asked = [action for action in parser._actions if action.required]
+    given = [word for action in asked for word in (*action.option_strings[:1], "x")]
+    assert main([*words, *given, "--tracking-uri", "http://ann:canary@127.0.0.1:9"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --tracking-uri http://127.0.0.1:9: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("uri", [*SECRET_URIS, "http://u:8/canary@h:1", "http://u:canary/x@h:1"])
+def test_no_message_about_a_store_repeats_its_password(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_there(place: tuple[str, int], *_: object, **__: object) -> socket.socket:
+        raise ConnectionRefusedError(f"no database at {place[0]}")
+
+    monkeypatch.setattr("socket.create_connection", nothing_there)  # else names of hosts are looked up for seconds
+    try:
+        check_store(uri)
+    except TrackingError as error:
+        assert "canary" not in str(error)
+    else:
+        assert "?" in uri  # the host is in the query, or cannot be told from it
+    if "://" in uri:
+        assert "canary" not in one_line(RuntimeError(f"no driver for {uri} here, see http://docs.example/x"))
+
+
+def test_a_database_is_looked_for_at_its_host_whatever_its_password_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("socket.create_connection", lambda place, *_, **__: asked.append(place) or socket.socket())
+    check_store("postgresql+psycopg2://u:pa/ss w@db.example:1/mlflow")
+    assert asked == [("db.example", 1)]
+
+
 @pytest.mark.parametrize(
-    "uri", [None, "http://h:5000", "sqlite:///m.db", "sqlite:////a/m.db?timeout=5", "postgresql://h/d"]
+    "uri",
+    [None, "http://h:5000", "sqlite:///m.db", "sqlite:////a/m.db?timeout=5", "sqlite:////a@b/m.db", "postgresql://h/d"],
 )
 def test_an_address_without_a_password_is_taken(uri: str | None) -> None:
     check_no_password(uri)

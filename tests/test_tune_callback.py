@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from ray.tune import Checkpoint
 
-from tune.callback import Collector, OwnNode
+from tune.callback import Collector, OwnNode, TrialNodes
+from tune.cluster import Share
 from tune.outbox import Index
 from tune.progress import Progress
 from tune.sweep_dir import SweepDir
@@ -265,3 +266,47 @@ def test_a_driver_whose_own_node_is_gone_is_interrupted_and_one_that_lost_anothe
     with pytest.raises(KeyboardInterrupt):
         OwnNode().on_step_begin(1, [])
     assert "Ray on this machine was lost" in capsys.readouterr().err
+
+
+def test_a_cluster_without_a_node_for_trials_is_told_every_30_s_and_left_after_the_wait(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    head = {"Alive": True, "Resources": {"CPU": 8.0}}
+    worker = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0, "accelerator_type:H100": 1.0}}
+    clock, said = SimpleNamespace(now_s=1000.0), []
+    monkeypatch.setattr(ray, "nodes", lambda: [head, worker])
+    monkeypatch.setattr("tune.callback.time.monotonic", lambda: clock.now_s)
+    share = Share(cpus=8, gpus=1, at_a_time=1, accelerator="H100")
+    watch = TrialNodes(share.fits, 70.0, said.append)
+
+    def passes(seconds: int) -> None:
+        for _ in range(seconds):
+            clock.now_s += 1
+            watch.on_step_begin(1, [])
+
+    passes(100)
+    worker["Alive"] = False
+    passes(30)
+    assert said == []
+    worker["Alive"] = True  # another one came in time, and was lost as well
+    passes(10)
+    worker["Alive"] = False
+    passes(69)
+    assert [line.split(": ")[1].split(" (")[0] for line in said] == ["30 of at most 70 s", "60 of at most 70 s"]
+    with pytest.raises(KeyboardInterrupt):
+        passes(10)
+    assert capsys.readouterr().err == "no node that could run a trial has joined the cluster for 70 s\n"
+
+
+def test_a_node_is_of_the_trials_kind_if_it_has_their_share() -> None:
+    model = "accelerator_type:H100"
+    pinned, half, cpu = (
+        Share(cpus=4, gpus=1, at_a_time=1, accelerator="H100"), Share(cpus=4, gpus=0.5, at_a_time=2),
+        Share(cpus=4, gpus=0, at_a_time=1),
+    )  # fmt: skip
+    of_it, other, small = {"CPU": 4, "GPU": 1, model: 1}, {"CPU": 4, "GPU": 1}, {"CPU": 2, "GPU": 1, model: 1}
+    assert [pinned.fits(node) for node in (of_it, other, small, {"CPU": 4})] == [True, False, False, False]
+    assert [half.fits(node) for node in (of_it, other, small, {"CPU": 4})] == [True, True, False, False]
+    assert [cpu.fits(node) for node in (of_it, small, {"CPU": 4}, {})] == [True, False, True, False]

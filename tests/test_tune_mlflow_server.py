@@ -24,9 +24,10 @@ from system_kit import skip_for_want_of
 from werkzeug.security import generate_password_hash
 
 from tune.errors import WrongInput
+from tune.mlflow_access import check_access
 from tune.mlflow_model import download_model
 from tune.mlflow_server import command, prepare, read_settings
-from tune.mlflow_store import open_client
+from tune.mlflow_store import TrackingError, open_client
 from tune.tracking import Tracker, read_sweep
 
 STORES = ("sqlite", "postgresql")
@@ -83,6 +84,16 @@ def test_only_who_has_the_password_is_answered(server: PrivateServer) -> None:
     assert ask(server) == 401
     assert ask(server, Authorization=basic("admin", "not the password")) == 401
     assert ask(server, Authorization=basic("admin", server.password)) == 200
+
+
+def test_a_sweep_with_a_wrong_password_is_turned_away_before_it_starts(
+    server: PrivateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_access(server.uri, EXPERIMENT, 60, pytest.fail)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary of a password")
+    with pytest.raises(TrackingError, match="turns us away: .*You are not authenticated") as refused:
+        check_access(server.uri, EXPERIMENT, 60, pytest.fail)
+    assert "canary" not in str(refused.value)
 
 
 def test_another_host_header_is_refused_with_the_right_password_too(server: PrivateServer) -> None:

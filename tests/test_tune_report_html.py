@@ -269,12 +269,14 @@ def test_the_command_writes_the_page_beside_printing_the_table(
         ("", None, "not a file"),
         ("-", None, "--html -: name a file"),
         ("x", "./x", "the same file"),
+        ("data.csv", None, "--html data.csv: it is there and no HTML page"),
     ],
 )
 def test_a_target_that_cannot_be_written_is_told(
     target: str, json_target: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_text("date,OT\n")
     with pytest.raises(WrongInput, match=re.escape(problem)):
         output.check_html_target(target, json_target)
 

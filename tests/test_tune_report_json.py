@@ -6,15 +6,19 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from report_kit import GPU_A
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
+from sweep_kit import ROOT
 
-from tune import commands, output
+from tune import commands, output, sweep_dir
 from tune.compare import read_side
 from tune.errors import WrongInput
+from tune.listing import registries
+from tune.mlflow_store import sqlite_file
 from tune.report import as_json
 
 
@@ -90,3 +94,37 @@ def test_a_json_target_may_be_stdout_a_new_file_or_one_to_overwrite(
     monkeypatch.chdir(tmp_path)
     Path("there.json").touch()
     output.check_json_target(target)
+
+
+@pytest.mark.parametrize("content", [{"jobs": []}, {"sweep": "a", "trials": []}, {"sweeps": []}, registries()])
+def test_an_earlier_result_is_replaced(tmp_path: Path, content: dict[str, Any]) -> None:
+    target = str(tmp_path / "x.json")
+    output.write_json(target, content)
+    output.check_json_target(target)
+    output.write_json(target, {"jobs": []})
+    assert json.loads(Path(target).read_text()) == {"jobs": []}
+
+
+OURS = sorted((ROOT / "docs" / "results").glob("*-h[12]00*.json"))
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: file.name)
+def test_a_result_of_any_earlier_version_is_known(file: Path) -> None:
+    output.check_json_target(str(file))
+
+
+def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path, new_store: str) -> None:
+    content = {"sweep": "pruning", "trials": [], "key": "k", "created_s": 1.0}
+    folder = sweep_dir.create(tmp_path, "pruning", content)
+    files = [folder.path / "sweep.json", sqlite_file(new_store)]
+    others = {"data.csv": "date,OT\n1,2\n", "list.json": "[]", "mine.json": '{"x": 1}', "cut.json": "{"}
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+        files.append(tmp_path / name)
+    for file in files:
+        before = file.read_bytes()
+        with pytest.raises(WrongInput, match="it is there and --json did not write it; name another file"):
+            output.check_json_target(str(file))
+        with pytest.raises(WrongInput, match="did not write it"):  # it came there while the command ran
+            output.write_json(str(file), {"jobs": []})
+        assert file.read_bytes() == before

@@ -233,6 +233,26 @@ def test_a_store_that_is_not_there_leaves_the_counts_empty(
     assert "how far the sweeps are is not known" in said.err
 
 
+def test_what_others_have_written_commands_no_terminal(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    odd = "odd\x1b]0;x\x07\n\x9b31m\u202e"
+    server.add(odd, "FAILED", metadata={"user": f"ann{odd}", "sweep": odd}, message=f"no {odd}")
+    where = ["--cluster", server.url]
+    assert main(["status", *where, "--tracking-uri", f"sqlite:///{tmp_path}/none.db"]) == DONE
+    said = capsys.readouterr().out
+    head, row = said.splitlines()  # its line breaks begin no line
+    assert row.startswith("odd]0;x31m") and "annodd" in row and all(letter.isprintable() for letter in row)
+    for arguments in (["logs", "another"], ["stop", odd]):
+        line = _error([*arguments, *where], capsys)
+        assert "odd]0;x" in line and all(letter.isprintable() for letter in line)
+    server.add(odd + "2", metadata={"user": user_name(), "sweep": odd})
+    assert main(["stop", *where]) == DONE
+    streams = capsys.readouterr()
+    assert all(letter.isprintable() or letter == "\n" for letter in streams.out + streams.err)
+    assert any(path.startswith("/api/jobs/odd") and path.endswith("2/stop") for _, path, _ in server.asked)
+
+
 @pytest.mark.parametrize(
     ("state", "exit_code", "expected"),
     [("done", 0, 0), ("done", None, 0), ("failed", 1, 1), ("failed", -9, 137), ("stopped", None, INTERRUPTED)],

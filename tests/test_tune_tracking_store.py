@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tracking_kit import EXPERIMENT, MakeTracker, opened_fixture, settle, shared_store_fixture, sweep_id_fixture  # noqa: F401 (fixtures)
 
-from tune.mlflow_store import judge, redacted
+from tune.mlflow_store import judge, redacted_text
 from tune.tracking import TrackingError, check_store, list_sweeps, read_sweep
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
@@ -83,7 +83,18 @@ def test_no_password_reaches_a_message_or_a_file(opened: MakeTracker, tmp_path: 
     assert "secret" not in tracker.outage + "".join(tracker.problems)
     tracker.close(0)
     assert not [file for file in tmp_path.iterdir() if file.is_file() and "secret" in file.read_text()]
-    assert redacted("see http://a:b@host:1/x?token=c now") == "see http://host:1/x now"
+    assert redacted_text("see http://a:b@host:1/x?token=c now") == "see http://host:1/x now"
+
+
+def test_where_an_outage_begins_is_said_at_once_and_once(opened: MakeTracker) -> None:
+    uri, said = f"http://127.0.0.1:{free_port()}", []
+    tracker = opened(uri=uri, begin=False)
+    tracker.tell(said.append)
+    tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
+    while tracker.outage is None:
+        time.sleep(0.01)
+    tracker.flush(2.5)  # tried again meanwhile, every second
+    assert len(said) == 1 and said[0].startswith(f"MLflow store {uri} cannot be written: ")
 
 
 def test_an_error_is_retried_unless_mlflow_refuses_the_record() -> None:

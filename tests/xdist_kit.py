@@ -15,7 +15,7 @@ from xdist.scheduler import LoadFileScheduling
 # Files that start Ray, a cluster, servers or a browser; a file of a new kind is added here.
 SWEEPS = (
     "test_experiments", "test_faults", "test_security", "test_cluster_local", "test_tune_lanes", "test_mlflow_ui",
-    "test_tune_workers_autoscaled", "test_benchmarks_scale",
+    "test_tune_workers_autoscaled", "test_benchmarks_scale", "test_tune_shared_folders",
 )  # fmt: skip
 
 

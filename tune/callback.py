@@ -18,6 +18,7 @@ from tune.nursery import OutOfMemory
 from tune.progress import Progress
 from tune.sweep_dir import KEPT_CHECKPOINTS, SweepDir
 from tune.tracking import Tracker
+from tune.workers import SAY_EVERY_S, Node, alive_nodes
 
 Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
 
@@ -65,6 +66,42 @@ class OwnNode(ray_tune.Callback):
             raise KeyboardInterrupt
 
 
+class TrialNodes(ray_tune.Callback):
+    """Says that a cluster has no node left for a trial, and interrupts a sweep that gets no other: Tune says nothing.
+
+    fits: whether a node with these resources could run a trial.
+    wait_s: how long a new one may take; at least SAY_EVERY_S, as a node that is replaced is away for a moment.
+    """
+
+    def __init__(self, fits: Callable[[Node], bool], wait_s: float, say: Callable[[str], None]) -> None:
+        self._fits, self._limit_s, self._say = fits, max(wait_s, SAY_EVERY_S), say
+        self._looked_s = self._said_s = -LOOK_S
+        self._gone_s: float | None = None  # since when none is there
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Tune in every round of its loop. Raises KeyboardInterrupt."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+        if any(self._fits(node) for node in alive_nodes(ray)):
+            self._gone_s = None
+            return
+        if self._gone_s is None:
+            self._gone_s = self._said_s = now_s
+        waited_s = now_s - self._gone_s
+        if waited_s >= self._limit_s:
+            print(f"no node that could run a trial has joined the cluster for {waited_s:.0f} s", file=sys.stderr)
+            raise KeyboardInterrupt
+        if now_s - self._said_s >= SAY_EVERY_S:
+            self._said_s = now_s
+            line = f"the cluster has no node left that could run a trial: {waited_s:.0f} of at most {self._limit_s:g} s"
+            self._say(f"{line} (--wait-for-gpus); `ray status` shows what is starting")
+
+
 class Collector(ray_tune.Callback):
     """Appends and returns: nothing here waits for MLflow or for the disk of another node.
 
@@ -82,6 +119,7 @@ class Collector(ray_tune.Callback):
         self.ending: Ending = lambda trial_id: None  # how a trial ends that Tune completes without its own word
         self.disk_full: str | None = None  # the error, once there is no room
         self._told: set[str] = set()  # trials whose damaged checkpoint was told
+        self.say = progress.say
 
     @property
     def stop(self) -> ray_tune.Stopper:

@@ -45,6 +45,11 @@ class Share:
         """What Ray is asked for, beside CPUs and GPUs: a sliver of the accelerator, which pins to its nodes."""
         return {} if self.accelerator is None else {f"{ACCELERATOR}{self.accelerator}": 0.001}
 
+    def fits(self, node: Node) -> bool:
+        """Whether a node could run a trial once nobody else uses it."""
+        enough = node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus
+        return enough and self.resources.keys() <= node.keys()
+
     @property
     def exclusive(self) -> bool:
         """Whether a trial has its device to itself."""

@@ -64,6 +64,11 @@ class PublishedFault(Exception):
     """An arm shown as the replaced study published it fails as it did there: expected, and no failure of the sweep."""
 
 
+def printable(text: str) -> str:
+    """A text fit for one line of a terminal: what others have written may hold control characters."""
+    return "".join(letter for letter in text if letter.isprintable())
+
+
 def unknown_name(kind: str, given: str, allowed: Iterable[str], *, meant: str | None = None) -> WrongInput:
     """The error for a name that is not in a registry, suggesting the nearest one, or the one that is surely meant."""
     names = sorted(allowed)

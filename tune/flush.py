@@ -8,7 +8,8 @@ import sys
 from tune import sweep_dir
 from tune.closing import flush_while_moving, flush_within, how_to_flush, open_tracker, summarise
 from tune.errors import DONE, INTERRUPTED, WrongInput
-from tune.mlflow_store import check_store, redacted, settled_uri
+from tune.mlflow_access import check_access
+from tune.mlflow_store import PROJECT, check_store, redacted, settled_uri
 from tune.sweep_dir import SweepDir, check_known
 
 STORE_ANSWERS_WITHIN_S = 10.0
@@ -31,6 +32,7 @@ def flush(arguments: argparse.Namespace, tracking_uri: str | None) -> int:
         if not arguments.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    check_access(uri, PROJECT, STORE_ANSWERS_WITHIN_S, say)
     with open_tracker(folder, uri) as tracker:
         found = tracker.pending
         lacking = flush_while_moving(tracker, STALLED_S, say)

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from tune.errors import printable
+
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # how Ray hands a submitted job's metadata to its process
 JOB_ID, USER = "job_submission_id", "user"  # keys of that metadata: Ray's own, and ours
 _LONGEST = 64
@@ -83,7 +85,5 @@ def user_name() -> str | None:
 
 
 def _printable(value: object) -> str | None:
-    """A text fit for one line of a terminal: what others have written may hold control characters."""
-    if not isinstance(value, str):
-        return None
-    return "".join(letter for letter in value if letter.isprintable())[:_LONGEST] or None
+    """The beginning of a text as a terminal may show it; None where that is nothing, or where it is no text."""
+    return (printable(value)[:_LONGEST] or None) if isinstance(value, str) else None

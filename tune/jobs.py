@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from tune.errors import INTERRUPTED, WrongInput, did_you_mean
 from tune.holder import USER
-from tune.mlflow_store import redacted
+from tune.mlflow_store import redacted, redacted_text
 from tune.private import check_token_file
 
 ANSWERS_WITHIN_S = 6.0
@@ -160,7 +160,8 @@ class JobServer:
                 "that holds the cluster's"
             ) from None
         except (requests.RequestException, aiohttp.ClientError, ConnectionError, RuntimeError, ValueError) as error:
-            raise WrongInput(f"{self._given}: {redacted(first_line(str(error)) or type(error).__name__)}") from None
+            said = first_line(str(error)) or type(error).__name__
+            raise WrongInput(f"{self._given}: {redacted_text(said)}") from None
 
 
 def first_line(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.blocks import Blocks, Turn
-from tune.callback import Collector, OwnNode
+from tune.callback import Collector, OwnNode, TrialNodes
 from tune.cluster import Share
 from tune.hardware import packages_sha256
 from tune.lanes import Lanes, Place, enter, gpus_there
@@ -91,6 +91,7 @@ class Launcher:
     data_dir: Path  # absolute
     cache_dir: Path  # absolute
     data_sha256: str  # of the source the sweep was planned on
+    wait_s: float = 0.0  # how long a cluster that has lost all nodes for trials may take to bring one
     isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
     entry: Entry = trial_entry
 
@@ -190,7 +191,7 @@ class Launcher:
             run_config=ray_tune.RunConfig(
                 name=self.folder.next_attempt(),
                 storage_path=str(self.folder.path),
-                callbacks=[collector, OwnNode()],
+                callbacks=[collector, OwnNode(), TrialNodes(self.share.fits, self.wait_s, collector.say)],
                 stop=collector.stop,
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),

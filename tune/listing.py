@@ -18,7 +18,7 @@ from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.config import FIELDS, GROUPS, SEED_STUDY_ONLY
 from tune.engines import ENGINES
-from tune.errors import DONE, WrongInput
+from tune.errors import DONE, WrongInput, printable
 from tune.gpu_models import GPU_MODELS
 from tune.lr import LR_SCHEDULES
 from tune.output import check_json_target, write_json
@@ -157,7 +157,10 @@ def show_runs(arguments: argparse.Namespace, tracking_uri: str) -> int:
 
 
 def table(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of a plain table, columns as wide as they need to be; what is None is left empty."""
-    texts = [columns, *(["" if row[name] is None else str(row[name]) for name in columns] for row in rows)]
+    """Lines of a plain table, columns as wide as they need to be; what is None is left empty.
+
+    What others have written (jobs, sweeps of a shared store) reaches no terminal's commands.
+    """
+    texts = [columns, *(["" if row[name] is None else printable(str(row[name])) for name in columns] for row in rows)]
     widths = [max(len(line[index]) for line in texts) for index in range(len(columns))]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in texts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from hashlib import sha256
 
 from tune.mlflow_store import TrackingError, check_store, judge, one_line, redacted, settled_uri
@@ -30,6 +31,7 @@ class Flusher:
     def __init__(self, outbox: Outbox, writer: MlflowWriter, position: Position, *, total: int, sent: int) -> None:
         self.problems: list[str] = []
         self.outage: str | None = None
+        self.say: Callable[[str], None] = lambda text: None  # hears where an outage begins and ends
         self._outbox, self._writer, self._position = outbox, writer, position
         self._total, self._sent = total, sent
         self._changed = threading.Condition()
@@ -95,6 +97,8 @@ class Flusher:
                 self._pause(delay)
                 delay = min(2 * delay, _LONGEST_DELAY_S)
             else:
+                if self.outage is not None:
+                    self.say("MLflow takes records again")
                 self.outage, delay = None, _FIRST_DELAY_S
 
     def _await_work(self) -> bool:
@@ -197,9 +201,9 @@ class Flusher:
     def _note_outage(self, error: Exception) -> None:
         if self.outage is None:
             uri = redacted(self._writer.book.tracking_uri)
-            self._report(
-                f"MLflow store {uri} cannot be written: {one_line(error)}; records wait in {self._outbox.path}"
-            )
+            problem = f"MLflow store {uri} cannot be written: {one_line(error)}; records wait in {self._outbox.path}"
+            self._report(problem)
+            self.say(problem)
         self.outage = one_line(error)
 
     def _report(self, problem: str) -> None:

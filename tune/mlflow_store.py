@@ -44,30 +44,35 @@ def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
     Raises:
         TrackingError: it does not answer, or it is a kind of store that MLflow no longer writes to.
     """
+    bare = redacted(tracking_uri)  # an error about a password in an address would repeat it
     try:
-        parts = urlsplit(tracking_uri)
+        parts = urlsplit(bare)
         scheme, _ = parts.scheme, parts.port
     except ValueError as error:
-        raise TrackingError(f"tracking URI {redacted(tracking_uri)!r} is not an address: {error}") from error
+        raise TrackingError(f"tracking URI {bare!r} is not an address: {error}") from error
     if scheme in ("http", "https"):
-        _check_server(tracking_uri, timeout_s)
+        _check_server(tracking_uri, bare, timeout_s)
     elif scheme.startswith("sqlite"):
         _check_folder(tracking_uri)
     elif port := _DATABASE_PORTS.get(scheme.split("+")[0]):
-        _check_socket(tracking_uri, port, timeout_s)
+        _check_socket(bare, port, timeout_s)
     elif scheme in ("", "file"):
         raise TrackingError(
-            f"tracking URI {tracking_uri!r} names a folder, which MLflow no longer writes to: use sqlite:///mlflow.db, "
+            f"tracking URI {bare!r} names a folder, which MLflow no longer writes to: use sqlite:///mlflow.db, "
             "or the http:// address of an MLflow server"
         )
     else:
+        raise TrackingError(f"tracking URI {bare!r}: allowed are http, https, sqlite, {', '.join(_DATABASE_PORTS)}")
+
+
+def _check_server(tracking_uri: str, bare: str, timeout_s: float) -> None:
+    """Raises TrackingError unless an MLflow server answers at `bare`, the address without user, password and query."""
+    if tracking_uri.partition("://")[2].find("@") > len(urlsplit(tracking_uri).netloc):
         raise TrackingError(
-            f"tracking URI {redacted(tracking_uri)!r}: allowed are http, https, sqlite, {', '.join(_DATABASE_PORTS)}"
+            f"MLflow server {bare}: there is an @ after one of / ? #: in a password write these as %2F %3F %23, or use "
+            "MLFLOW_TRACKING_USERNAME and _PASSWORD; in a path write the @ as %40"
         )
-
-
-def _check_server(tracking_uri: str, timeout_s: float) -> None:
-    url = redacted(tracking_uri).rstrip("/") + "/health"
+    url = bare.rstrip("/") + "/health"
     # Only whether it answers is asked and nothing is sent, so a certificate that MLflow is told to accept is accepted.
     context = ssl._create_unverified_context()  # nosec B323
     try:
@@ -79,7 +84,7 @@ def _check_server(tracking_uri: str, timeout_s: float) -> None:
         problem = f"answers {error.code} at /health: is this the address of an MLflow server?"
     except (OSError, ValueError, http.client.HTTPException) as error:
         problem = f"does not answer ({getattr(error, 'reason', None) or error}): start it or correct the tracking URI"
-    raise TrackingError(f"MLflow server {redacted(tracking_uri)} {problem}")
+    raise TrackingError(f"MLflow server {bare} {problem}")
 
 
 def settled_uri(tracking_uri: str) -> str:
@@ -105,26 +110,41 @@ def _check_folder(tracking_uri: str) -> None:
         raise TrackingError(f"tracking URI {tracking_uri!r}: {target} is not writable; choose another file")
 
 
-def _check_socket(tracking_uri: str, default_port: int, timeout_s: float) -> None:
-    parts = urlsplit(tracking_uri)
+def _check_socket(bare: str, default_port: int, timeout_s: float) -> None:
+    parts = urlsplit(bare)
     if parts.hostname is None:
         return
     try:
         socket.create_connection((parts.hostname, parts.port or default_port), timeout=timeout_s).close()
     except OSError as error:
         raise TrackingError(
-            f"MLflow database {redacted(tracking_uri)} does not answer ({error}): start it or correct the tracking URI"
+            f"MLflow database {bare} does not answer ({error}): start it or correct the tracking URI"
         ) from error
 
 
-def redacted(text: str) -> str:
-    """The text without the user, password and query of any address in it: fit for messages and logs."""
-    return re.sub(r"\?[^\s'\"]*", "", re.sub(r"(?<=://)[^/\s]*@", "", text)) if "://" in text else text
+def redacted(address: str) -> str:
+    """An address without its user, password and query: fit for messages and logs.
+
+    SQLAlchemy takes passwords with slashes, question marks and spaces as they are, so what stands before the last @ is
+    left out, and everything where a password's question mark cannot be told from a query's.
+    """
+    scheme, separator, rest = address.partition("://") if "://" in address else ("", "", address)
+    if not rest.startswith("/"):  # else it names a file, or the database of a host that its query names
+        secret, _, rest = rest.rpartition("@")
+        rest = "" if "?" in secret else rest
+    return scheme + separator + rest.partition("?")[0]
+
+
+def redacted_text(text: str) -> str:
+    """A text without the user, password and query of any address in it. Rather too much is left out than too little."""
+    bare = re.sub(r"(?<=://)[^\s'\"?]*\?[^\s'\"]*@[^\s'\"]*", "", text)  # a password's question mark, or a query's @
+    bare = re.sub(r"(?<=://)(?!/)(?:[^:/@\s]*:(?:(?!://)[^@])*@)?(?:[^\s'\"]*@)?", "", bare)
+    return re.sub(r"\?[^\s'\"]*", "", bare) if "://" in text else text
 
 
 def one_line(error: BaseException) -> str:
     """An error as one short line without credentials."""
-    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
+    return redacted_text(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
 
 
 def has_password(tracking_uri: str) -> bool:

@@ -12,15 +12,38 @@ from typing import Any
 from tune.errors import WrongInput
 from tune.sweep_dir import write_atomically
 
+# The keys at the top of all that --json has written; those of `list` are its kinds of things.
+WRITTEN = frozenset({"sweep_id", "sweep", "baseline", "device", "environment", "diagnoses", "comparisons", "cost"})
+WRITTEN |= {"total_comparisons", "trials", "jobs", "sweeps", "ready", "checks", "before", "after", "slower", "arms"}
+WRITTEN |= {"less_accurate", "attention", "data sets", "feeds", "engines", "presets", "pruning scores", "GPU models"}
+WRITTEN |= {"pruning schedules", "learning rates"}
+
 
 def check_json_target(target: str | None) -> None:
-    """Raises WrongInput unless --json names a file, there or not, in a folder that can be written."""
+    """Raises WrongInput unless --json names a new file, or an earlier result, in a folder that can be written."""
     if target not in (None, "-"):
         check_file_target("--json", str(target))
+        _check_replaceable(str(target))
+
+
+def _check_replaceable(target: str) -> None:
+    """Raises WrongInput for a file with a content that --json has not written: data, a store, a sweep's own record."""
+    try:
+        with open(target, "rb") as file:
+            begins = file.read(1)
+            found = json.loads(begins + file.read()) if begins == b"{" else None
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WrongInput(f"--json {target}: {error.strerror}; name another file") from None
+    except ValueError:  # no JSON, or no text
+        found = None
+    if begins and not (isinstance(found, dict) and found and found.keys() <= WRITTEN):
+        raise WrongInput(f"--json {target}: it is there and --json did not write it; name another file, or remove it")
 
 
 def check_html_target(target: str | None, json_target: str | None) -> None:
-    """Raises WrongInput unless --html names such a file, another one than --json."""
+    """Raises WrongInput unless --html names a new file, or an HTML page, another one than --json."""
     if target is None:
         return
     if target == "-":
@@ -28,6 +51,15 @@ def check_html_target(target: str | None, json_target: str | None) -> None:
     check_file_target("--html", target)
     if json_target not in (None, "-") and os.path.realpath(str(json_target)) == os.path.realpath(target):
         raise WrongInput(f"--html {target} and --json {json_target}: the same file; name two")
+    try:
+        with open(target, "rb") as file:
+            begins = file.read(15).lower()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WrongInput(f"--html {target}: {error.strerror}; name another file") from None
+    if begins and not begins.startswith((b"<!doctype html", b"<html")):
+        raise WrongInput(f"--html {target}: it is there and no HTML page; name another file, or remove it")
 
 
 def check_out_target(target: str | None) -> None:
@@ -68,6 +100,7 @@ def write_json(target: str | None, content: dict[str, Any]) -> None:
     if target == "-":
         print(text)
         return
+    _check_replaceable(target)  # once more: a store or a file of the sweep may have come there meanwhile
     try:
         write_atomically(Path(target), text + "\n")
     except OSError as error:

@@ -24,10 +24,12 @@ from tune.hardware import code_identity
 from tune.holder import this_process
 from tune.launch import Entry, Launcher, trial_entry
 from tune.live import make_progress
-from tune.mlflow_store import JOB_TAG, redacted, settled_uri
+from tune.mlflow_access import check_access
+from tune.mlflow_store import JOB_TAG, PROJECT, redacted, settled_uri
 from tune.prepare import cache_dir, prepare_data
 from tune.progress import Progress
 from tune.search import Plan, PlannedTrial, make_plan, plan_rows
+from tune.shared_folders import check_nodes
 from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
@@ -81,6 +83,7 @@ def run_sweep(
     entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
     """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
     asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed}
     asked_key = _asked_key(sweep, asked, options)
     with cluster.connected(options.address) as ray:
@@ -90,6 +93,10 @@ def run_sweep(
             plan, launcher, tracker = _open(ray, sweep, asked, options, show_plan, asked_key, entry)
         with tracker:
             return _Run(plan, launcher.folder, launcher, options).run(tracker)
+
+
+def _say(options: Options) -> Callable[[str], None]:
+    return (lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def _asked_key(sweep: SweepConfig, asked: Mapping[str, Any], options: Options) -> str:
@@ -126,6 +133,10 @@ def _open(
         storage_path=options.storage_path,
         quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
     )
+    if options.address is not None:
+        data = plan.trials[0].config.data
+        folders = {"storage": options.storage_path, "data_dir": options.data_dir}
+        check_nodes(ray, share, **folders, dataset=data.dataset)
     plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
     show_plan(plan)
     if not plan.runnable:
@@ -141,6 +152,7 @@ def _open(
         data_dir=options.data_dir,
         cache_dir=cache_dir(options.storage_path),
         data_sha256=series.source_sha256,
+        wait_s=options.wait_for_gpus_s,
         isolate=options.isolate,
         entry=entry,
     )
@@ -181,6 +193,7 @@ class _Run:
     def run(self, tracker: Tracker) -> Outcome:
         epochs = self.plan.trials[0].config.train.epochs
         with make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
+            tracker.tell(progress.say)
             self._begin(tracker)
             collector = Collector(self.folder, tracker, progress, environment=self._environment)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):

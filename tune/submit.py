@@ -14,12 +14,12 @@ from typing import Any
 
 from data_pipeline.datasets import FILE_ENDINGS
 from tune.config_file import read_config
-from tune.errors import DONE, INTERRUPTED, WrongInput
+from tune.errors import DONE, INTERRUPTED, WrongInput, printable
 from tune.holder import user_name
 from tune.jobs import ENDED, STOP_S, Job, JobServer
 from tune.listing import table
 from tune.mlflow_reader import JobProgress, progress_of_jobs
-from tune.mlflow_store import PROJECT, TrackingError, check_no_password, has_password, redacted, sqlite_file
+from tune.mlflow_store import PROJECT, TrackingError, has_password, redacted, sqlite_file
 from tune.output import check_json_target, write_json
 from tune.request import build_request
 from tune.shipment import CONFIG, packed
@@ -100,7 +100,6 @@ def _there(option: str, path: Path) -> Path:
 
 def _sent_environment(arguments: argparse.Namespace) -> dict[str, str]:
     """The variables that travel. WrongInput without a store that can be named in clear and reached from there."""
-    check_no_password(arguments.tracking_uri)
     env = {name: os.environ[name] for name in SENT if os.environ.get(name)}
     uri = arguments.tracking_uri or env.get("MLFLOW_TRACKING_URI")
     if uri is None:
@@ -154,11 +153,12 @@ def stop(arguments: argparse.Namespace, tracking_uri: str) -> int:
     job = _find(server, server.jobs(), arguments.job, tracking_uri)
     if job.state in ENDED:
         raise WrongInput(f"{job.job_id} is not running: it is {job.state}; see `experiments.py status`")
-    print(f"stopping {job.job_id}, which may take up to {STOP_S} s", file=sys.stderr)
+    shown = printable(job.job_id)
+    print(f"stopping {shown}, which may take up to {STOP_S} s", file=sys.stderr)
     job = server.stop(job.job_id)
     if job.state not in ENDED:
         raise WrongInput(f"{job.job_id} was told to stop and is still {job.state}; see `experiments.py logs`")
-    print(f"{job.job_id} is {job.state}; the same command again goes on from there")
+    print(f"{shown} is {job.state}; the same command again goes on from there")
     return DONE
 
 
@@ -213,12 +213,13 @@ def _row(job: Job, progress: JobProgress | None) -> dict[str, Any]:
 
 def _follow(server: JobServer, job_id: str) -> int:
     """Show what a job prints until it ends: its exit code. Ctrl-C leaves the job alone."""
+    shown = printable(job_id)
     try:
         job = server.follow(job_id, _write)
     except KeyboardInterrupt:
-        where = f"{job_id} --cluster {shlex.quote(server.url)}"
+        where = f"{shlex.quote(shown)} --cluster {shlex.quote(server.url)}"
         print(
-            f"\n{job_id} goes on; follow it: experiments.py logs -f {where}; how far it is: experiments.py status "
+            f"\n{shown} goes on; follow it: experiments.py logs -f {where}; how far it is: experiments.py status "
             f"{where}; stop it: experiments.py stop {where}",
             file=sys.stderr,
         )
@@ -227,7 +228,7 @@ def _follow(server: JobServer, job_id: str) -> int:
         raise WrongInput(f"{server.url} ended the log of {job_id}, which is {job.state}; see `experiments.py status`")
     code = job.shell_code
     end = job.state if job.exit_code is None else f"{job.state} with exit code {code}"
-    print(f"{job_id} is {end}", file=sys.stderr)
+    print(f"{shown} is {end}", file=sys.stderr)
     return code
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -80,6 +80,10 @@ class Tracker:
     def outage(self) -> str | None:
         """Why MLflow cannot be written right now; None while it can."""
         return self._flusher.outage
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """`say` hears when MLflow cannot be written and when it can again: at once, from another thread."""
+        self._flusher.say = say
 
     @property
     def ended(self) -> dict[str, str]:
