@@ -181,3 +181,9 @@ def test_a_python_without_the_packages_is_told_what_to_do_in_one_line(lacks: str
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == WRONG_INPUT and ended.stdout == ""
     assert f"has no package '{lacks}': run `make setup` and `. .venv/bin/activate`" in line
+
+
+@pytest.mark.parametrize("command", [["list"], ["doctor"], PLAN, [*PLAN, "--sweep", "full"]], ids=" ".join)
+def test_a_result_of_json_may_be_written_again(command: list[str]) -> None:
+    for _ in range(2):
+        assert main([*command, "--json", "found.json"]) == DONE

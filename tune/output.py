@@ -16,7 +16,7 @@ from tune.sweep_dir import write_atomically
 WRITTEN = frozenset({"sweep_id", "sweep", "baseline", "device", "environment", "diagnoses", "comparisons", "cost"})
 WRITTEN |= {"total_comparisons", "trials", "jobs", "sweeps", "ready", "checks", "before", "after", "slower", "arms"}
 WRITTEN |= {"less_accurate", "attention", "data sets", "feeds", "engines", "presets", "pruning scores", "GPU models"}
-WRITTEN |= {"pruning schedules", "learning rates"}
+WRITTEN |= {"pruning schedules", "learning rates", "fields"}
 
 
 def check_json_target(target: str | None) -> None:
