@@ -47,6 +47,7 @@ class Watched:
     code: int
     commands: set[str] = field(default_factory=set)
     listening: set[tuple[str, str, int]] = field(default_factory=set)  # process name, address, port
+    sessions: dict[str, int] = field(default_factory=dict)  # name and mode of each folder that Ray was given
 
     @property
     def sweep_dir(self) -> Path:
@@ -96,6 +97,7 @@ def _run_watched(folder: Path, server: Server) -> Watched:
             driver.kill()
         seen.code = driver.wait()
         logs = [file for file in Path(sockets).rglob("*") if file.is_file() and not file.is_symlink()]
+        seen.sessions = {path.name: stat.S_IMODE(path.stat().st_mode) for path in Path(sockets).iterdir()}
         (folder / "ray-logs").mkdir()
         for number, file in enumerate(logs):  # kept for the search
             (folder / "ray-logs" / f"{number}-{file.name}").write_bytes(file.read_bytes())
@@ -138,6 +140,10 @@ def test_a_sweep_without_address_listens_on_loopback_only(watched: Watched) -> N
     assert {name for name, *_ in watched.listening} & {"raylet", "gcs_server"}
     loopback = ("127.", "::1", "::ffff:127.")
     assert not [one for one in watched.listening if not one[1].startswith(loopback)]
+
+
+def test_no_other_account_reaches_the_code_and_sockets_of_a_local_ray(watched: Watched) -> None:
+    assert watched.sessions == {f"ray-{os.getuid()}": 0o700}
 
 
 def test_what_is_believed_later_is_its_owners_alone(watched: Watched) -> None:

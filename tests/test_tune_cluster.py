@@ -201,6 +201,31 @@ def test_whatever_ray_says_to_joining_becomes_one_line(
     assert said.startswith("Ray did not start on this machine" if address is None else "--address auto")
 
 
+def _make_open(own: Path) -> None:
+    own.mkdir()
+    own.chmod(0o777)
+
+
+def _make_link(own: Path) -> None:
+    (own.parent / "elsewhere").mkdir(mode=0o700)
+    own.symlink_to(own.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"), [(_make_open, "can be written by others"), (_make_link, "is a link"), (Path.touch, "File exists")]
+)
+def test_a_session_folder_that_others_could_change_is_refused(
+    made: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
+    own = tmp_path / f"ray-{os.getuid()}"
+    made(own)
+    with pytest.raises(WrongInput, match=f"{own}.* {said}|{said}.*{own}") as refused, cluster.connected(None):
+        pass
+    assert "name another folder in RAY_TMPDIR" in str(refused.value) and "\n" not in str(refused.value)
+
+
 def test_the_command_answers_in_one_line_where_no_cluster_listens(closed_port: int, tmp_path: Path) -> None:
     command = ["--sweep", "pruning", "--dataset", "demo", "--address", f"127.0.0.1:{closed_port}"]
     done = subprocess.run(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tune.errors import WrongInput
@@ -22,7 +23,7 @@ from tune.hardware import (
     missing_packages,
     node_facts,
 )
-from tune.private import check_token_file
+from tune.private import check_token_file, make_private
 from tune.workers import ACCELERATOR, Node, Wanted, wait_for
 
 CONNECT_S = 4.0  # an address where nothing answers within this is refused
@@ -74,6 +75,7 @@ def connected(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:  # "local", or Ray would join what RAY_ADDRESS or somebody's `ray start` on this machine names
         options |= {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False}
+        options["_temp_dir"] = str(_session_folder())
     else:
         options["address"] = address
     try:
@@ -83,13 +85,34 @@ def connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
         if address is None:
             problem = f"Ray did not start on this machine: {_first_line(error)}"
-            raise WrongInput(f"{problem}; its logs lie in /tmp/ray/session_latest/logs") from error
+            raise WrongInput(f"{problem}; its logs lie in {options['_temp_dir']}/session_latest/logs") from error
         raise WrongInput(f"--address {address}: {_first_line(error)}; is a Ray cluster running there?") from error
     try:
         check_token_file()  # Ray may just have written it
         yield ray
     finally:
         ray.shutdown()
+
+
+def _session_folder() -> Path:
+    """Where a Ray of ours keeps its sockets, logs and our code: inside of a folder that only we can enter.
+
+    Ray opens its own folder to everybody, and its workers run the code that lies there. Names are short, as the paths
+    of sockets are limited. WrongInput where others may write to the folder.
+    """
+    from ray._common.utils import get_default_ray_temp_dir
+
+    own = Path(get_default_ray_temp_dir()).with_name(f"ray-{os.getuid()}")
+    problem = f"{own} is a link, so its sessions are not trusted" if own.is_symlink() else None
+    try:
+        if problem is None:
+            make_private(own, "sessions")
+            own.chmod(0o700)  # its owner's from before may be readable
+    except (OSError, RuntimeError) as error:
+        problem = _first_line(error)
+    if problem:
+        raise WrongInput(f"Ray did not start on this machine: {problem}; or name another folder in RAY_TMPDIR")
+    return own / "s"
 
 
 @contextmanager
