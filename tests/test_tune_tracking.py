@@ -1,6 +1,8 @@
 """What a tracker writes to a real SQLite store, read back."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ from tracking_kit import (  # noqa: F401 (fixtures)
 
 from tune.mlflow_writer import TRIAL_STATUSES
 from tune.tracking import read_sweep
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -174,3 +178,25 @@ def test_wrong_calls_say_what_is_allowed(opened: MakeTracker) -> None:
         end(tracker, "a", "finished")
     with pytest.raises(ValueError, match="'paused' is not one of done, failed, interrupted"):
         tracker.end_sweep(status="paused", metrics={}, files={})
+
+
+STARTED = """
+import sys, threading
+from pathlib import Path
+from tune.tracking import Tracker
+start = threading.Thread.start
+def told(thread):
+    if thread.name == "mlflow-flusher":
+        print("mlflow.tracking" in sys.modules)
+    start(thread)
+threading.Thread.start = told
+assert "mlflow" not in sys.modules
+Tracker(outbox_path=Path(sys.argv[1]), tracking_uri="http://127.0.0.1:9", experiment="x", artifact_root=None)
+"""
+
+
+def test_mlflow_is_imported_before_the_thread_that_writes_to_it_begins(tmp_path: Path) -> None:
+    """While that thread imported it Tune did too, and Python found them waiting for each other: seen in a soak."""
+    command = [sys.executable, "-c", STARTED, str(tmp_path / "outbox.jsonl")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "True\n", ended.stderr

@@ -48,7 +48,13 @@ class Flusher:
         return max(0, self._total - self._sent)
 
     def start(self) -> None:
-        """Begin with what the outbox already holds."""
+        """Begin with what the outbox already holds.
+
+        MLflow is imported here: two threads that import it at once, ours and Tune's, can wait for each other's modules,
+        and Python ends that with an error in one of them.
+        """
+        import mlflow.tracking  # noqa: F401
+
         self._thread.start()
 
     def notify(self) -> None:
