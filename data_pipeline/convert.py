@@ -20,10 +20,11 @@ from data_pipeline.arrow_file import Scratch, write_file
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import DataError
 from data_pipeline.readers import Chunk, open_source
+from data_pipeline.rounding import Rounding
 from data_pipeline.timeaxis import MICROSECONDS_PER_MINUTE, TimeAxis
 from data_pipeline.windows import split_bounds
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +53,8 @@ class GeneratedSource:
     def chunks(self) -> Iterator[Chunk]:
         """One chunk."""
         timestamps, values = self._generate()
-        yield Chunk(timestamps=timestamps.astype("datetime64[us]").view(np.int64), values=values)
+        times = timestamps.astype("datetime64[us]").view(np.int64)
+        yield Chunk(timestamps=times, values=values, exact=values.astype(np.float64))
 
     def sha256(self) -> str:
         """Of the generator's name and version."""
@@ -108,11 +110,12 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
         )
     scratch = Scratch(folder, len(source.columns))
     try:
-        axis = TimeAxis(label)
+        axis, rounding = TimeAxis(label), Rounding(source.columns)
         for chunk in source.chunks():
             axis.add(chunk.timestamps)
             scratch.append(chunk.timestamps, chunk.values)
-        metadata = _describe(spec, label, source, scratch, axis)
+            rounding.add(chunk.exact, chunk.values)
+        metadata = _describe(spec, label, source, scratch, axis, rounding)
         metadata["source_stamp"] = stamp
         mean, std = np.array(metadata["mean"]), np.array(metadata["std"])
         for block in scratch.values():
@@ -126,8 +129,10 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
         log.info("%s: %s", label, note)
 
 
-def _describe(spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch, axis: TimeAxis) -> dict[str, Any]:
-    """The metadata of the file. Raises DataError for a wrong time axis or too few rows."""
+def _describe(
+    spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch, axis: TimeAxis, rounding: Rounding
+) -> dict[str, Any]:
+    """The metadata of the file. DataError for a wrong time axis, too few rows, values that 32 bits do not hold."""
     if scratch.rows == 0:
         raise DataError(f"{label}: a header and no data rows: give the complete file")
     axis.check()
@@ -142,6 +147,7 @@ def _describe(spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
     mean, std = train_statistics(scratch, bounds["train"][1])
+    rounding.check(label, std, bounds["train"][1])
     sha256 = source.sha256()
     notes = []
     if spec.sha256 not in (None, sha256):

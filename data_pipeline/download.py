@@ -9,10 +9,10 @@ from pathlib import Path
 
 import filelock
 
+from data_pipeline.content import content_sha256
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import DataError
 from data_pipeline.http_file import DownloadFailed, Progress, download
-from data_pipeline.readers import content_sha256
 
 HUB = "hf://datasets/"
 COPY_BYTES = 1 << 20
