@@ -19,6 +19,7 @@ import numpy as np
 from data_pipeline.arrow_file import Scratch, write_file
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import DataError
+from data_pipeline.pins import pin_file, read_pins
 from data_pipeline.readers import Chunk, open_source
 from data_pipeline.rounding import Rounding
 from data_pipeline.timeaxis import MICROSECONDS_PER_MINUTE, TimeAxis
@@ -146,9 +147,15 @@ def _describe(
         bounds = split_bounds(spec.split, scratch.rows, step_minutes)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
+    if spec.rows not in (None, scratch.rows):
+        raise DataError(
+            f"{label}: {scratch.rows:,} data rows found, {spec.name} has {spec.rows:,}: delete it to have it fetched "
+            "again, or give yours another name and pass its path"
+        )
     mean, std = train_statistics(scratch, bounds["train"][1])
     rounding.check(label, std, bounds["train"][1])
     sha256 = source.sha256()
+    _check_pin(spec, label, sha256)
     notes = []
     if spec.sha256 not in (None, sha256):
         notes.append(f"not the published file of {spec.name} (sha256 {sha256[:12]}..., expected {spec.sha256[:12]}...)")
@@ -172,6 +179,20 @@ def _describe(
         "std": np.where(std == 0, 1.0, std).tolist(),
         "notes": notes,
     }
+
+
+def _check_pin(spec: DatasetSpec, label: str, sha256: str) -> None:
+    """DataError where a file without a published sha256 is not what was downloaded, by the pin beside it."""
+    if spec.sha256 is not None or not spec.urls:
+        return
+    pin = pin_file(Path(label).parent, spec.file)
+    pins = read_pins(pin)
+    if pins and sha256 not in pins.values():
+        raise DataError(
+            f"{label}: cut or changed since its download (its sha256 is {sha256[:12]}..., {pin.name} has "
+            f"{', '.join(f'{known[:12]}...' for known in pins.values())}): delete it to have it fetched again, or pass "
+            "a file of your own by its path"
+        )
 
 
 def split_as_json(spec: DatasetSpec) -> dict[str, Any]:
