@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_kit import BAD, CPU, GOOD, MODEL, SUBJECT, with_attention
+from gate_kit import BAD, CPU, GOOD, MODEL, SMALL, SUBJECT, with_attention
 
 from tune import gate
 from tune.errors import GateFailed
-from tune.numerics import Errors, Measured
+from tune.numerics import Measured
 
 
 class Counted:
@@ -160,7 +160,7 @@ def test_a_failed_verdict_is_kept_and_says_that_it_comes_from_the_cache(tmp_path
 
 
 def test_errors_that_are_not_finite_survive_the_disk(tmp_path: Path, counted: Counted) -> None:
-    counted.answer = replace(GOOD, arm=Errors(predictions=float("nan"), gradients=float("inf")))
+    counted.answer = replace(GOOD, arm=replace(SMALL, predictions=float("nan"), gradients=float("inf")))
     for _ in range(2):
         with pytest.raises(GateFailed, match="not finite"):
             gate.require(SUBJECT, CPU, tmp_path / "gate")

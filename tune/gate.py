@@ -26,7 +26,12 @@ from tune.numerics import BATCHES, DROPOUTS, Errors, Measured, Subject, measure
 from tune.private import make_private
 from tune.sweep_dir import write_atomically
 
-FACTOR, SLACK = 2.0, 1e-6  # design, measurement rule 2
+FACTOR, SLACK = 2.0, 1e-6  # for every error that is judged: so many times eager's, and this
+WHAT = {
+    "predictions": "predictions",
+    "gradients": "gradients",
+    "worst_series": "predictions of the worst series",
+}
 NO_NUMERICS = frozenset({"python", "granite-tsfm", "ray", "mlflow", "pandas", "pyarrow", "numpy"})
 SOURCES = (
     ("model", "**/*.py"),
@@ -55,23 +60,31 @@ class Verdict:
         return FACTOR * self.measured.eager.gradients + SLACK
 
     @property
+    def worst_series_limit(self) -> float:
+        return FACTOR * self.measured.eager.worst_series + SLACK
+
+    @property
     def relative_error(self) -> float:
-        """The larger of the two errors, each over its limit: at most 1 passes."""
+        """The largest of the errors, each over its limit: at most 1 passes; infinite where one is not a number."""
         arm = self.measured.arm
-        return max(arm.predictions / self.prediction_limit, arm.gradients / self.gradient_limit)
+        shares = (
+            arm.predictions / self.prediction_limit,
+            arm.gradients / self.gradient_limit,
+            arm.worst_series / self.worst_series_limit,
+        )
+        return math.inf if any(map(math.isnan, shares)) else max(shares)
 
     @property
     def problem(self) -> str | None:
         """Why the arm does not pass, in one line; None if it passes."""
-        problems = [
-            text
-            for what in ("predictions", "gradients")
-            if (text := _problem(what, getattr(self.measured.arm, what), getattr(self.measured.eager, what)))
-        ]
-        if not problems:
+        arm, eager = self.measured.arm, self.measured.eager
+        found = {name: _problem(text, getattr(arm, name), getattr(eager, name)) for name, text in WHAT.items()}
+        if found["predictions"]:
+            del found["worst_series"]  # it says nothing more
+        if not any(found.values()):
             return None
         where = f" (from the cache, key {self.key}: delete {self.file} to measure again)" if self.cached else ""
-        return "; ".join(problems) + self._at() + where
+        return "; ".join(text for text in found.values() if text) + self._at() + where
 
     def _at(self) -> str:
         model, measured = self.subject.model, self.measured
@@ -87,6 +100,8 @@ class Verdict:
             "gate/prediction_limit": self.prediction_limit,
             "gate/gradient_error": self.measured.arm.gradients,
             "gate/gradient_limit": self.gradient_limit,
+            "gate/worst_series_error": self.measured.arm.worst_series,
+            "gate/worst_series_limit": self.worst_series_limit,
             "gate/batch": self.measured.batch_size,
         }
 
@@ -133,7 +148,7 @@ def judge(subject: Subject, device: torch.device, folder: Path | None) -> Verdic
     return replace(fresh, measured=measured, file=file, cached=found is not None)
 
 
-_NOTHING = Errors(predictions=math.nan, gradients=math.nan)
+_NOTHING = Errors(predictions=math.nan, gradients=math.nan, worst_series=math.nan)
 _UNMEASURED = Measured(arm=_NOTHING, eager=_NOTHING, batch_size=0)
 
 
@@ -146,7 +161,7 @@ def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
         "beta1_moves": subject.beta1_moves,
         "precision": subject.precision,
         "batch_size": subject.batch_size,
-        "rule": [FACTOR, SLACK, BATCHES],
+        "rule": [FACTOR, SLACK, BATCHES, *WHAT],
     } | platform_identity(device)
 
 
@@ -190,7 +205,7 @@ def _read(file: Path, about: dict[str, Any]) -> Measured | None:
 
 def _measured(content: dict[str, Any]) -> Measured:
     arm, eager = (Errors(**content[name]) for name in ("arm", "eager"))
-    numbers = (arm.predictions, arm.gradients, eager.predictions, eager.gradients)
+    numbers = (*asdict(arm).values(), *asdict(eager).values())
     if not all(isinstance(number, float) and not number < 0 for number in numbers):
         raise ValueError(f"{numbers} are no errors")
     if not isinstance(content["batch_size"], int) or content["batch_size"] < 1:

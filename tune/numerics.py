@@ -57,6 +57,9 @@ class Errors:
 
     predictions: float
     gradients: float  # all concatenated, without k_proj.bias
+    # The largest ||difference|| over the horizon of one series (window and channel), over the root mean square of
+    # ||reference||: one series among thousands that is all wrong does not show in a norm over everything.
+    worst_series: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,12 +273,19 @@ class _Sums:
     """Sums of squares over the batches: of the difference and of the reference, for predictions and gradients."""
 
     squares: list[float] = field(default_factory=lambda: [0.0] * 4)
+    worst_squares: list[float] = field(default_factory=list)  # the difference's over the horizon, of each batch
+    series: int = 0
 
     def add(self, got: tuple[Tensor, Tensor], true: tuple[Tensor, Tensor]) -> None:
+        squares_BC = (got[0] - true[0]).square().sum(1)
+        self.worst_squares.append(squares_BC.max().item())
+        self.series += squares_BC.numel()
         for place, (mine, theirs) in enumerate(zip(got, true, strict=True)):
             self.squares[2 * place] += (mine - theirs).square().sum().item()
             self.squares[2 * place + 1] += theirs.square().sum().item()
 
     def errors(self) -> Errors:
         ratios = [math.sqrt(self.squares[at] / self.squares[at + 1]) for at in (0, 2)]
-        return Errors(predictions=ratios[0], gradients=ratios[1])
+        worst = torch.tensor(self.worst_squares, dtype=torch.float64).max().item()  # NaN where one is
+        mean_square = self.squares[1] / self.series
+        return Errors(predictions=ratios[0], gradients=ratios[1], worst_series=math.sqrt(worst / mean_square))

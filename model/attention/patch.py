@@ -41,7 +41,7 @@ class Patch:
     cpu_patterns: tuple[str, ...] = ()
 
     def unsupported_reason(self, work: Workload) -> str | None:
-        """CUDA of capability 8.0, no attention dropout, at most 128 patches of heads of at most 64 (tf32: see above)."""
+        """CUDA of capability 8.0, no attention dropout, at most 128 patches of heads of at most 64; less in tf32."""
         if work.device_type != "cuda":
             return "patch needs a CUDA GPU: use eager or sdpa_flash here"
         if reason := capability_reason(self.name, work, (8, 0), "sdpa_efficient or eager"):
