@@ -116,6 +116,10 @@ def test_dropout_is_no_part_of_the_key_for_the_gate_has_none(tmp_path: Path, cou
         lambda content: json.dumps(content | {"about": {"engine": "eager"}}),
         lambda content: json.dumps(content | {"measured": {"passed": True}}),
         lambda content: json.dumps(content | {"measured": content["measured"] | {"batch_size": 0}}),
+        lambda content: json.dumps(content | {"measured": content["measured"] | {"attention": {"arm": 0.0}}}),
+        lambda content: json.dumps(
+            content | {"measured": content["measured"] | {"attention": {"arm": -1.0, "eager": 0.0}}}
+        ),
         lambda content: json.dumps(
             content | {"measured": content["measured"] | {"arm": {"predictions": -1.0, "gradients": 0.0}}}
         ),

@@ -20,6 +20,7 @@ from typing import Any
 import filelock
 import torch
 
+from tune.attention_alone import AttentionErrors
 from tune.errors import GateFailed
 from tune.hardware import node_facts, package_dir, versions
 from tune.numerics import BATCHES, DROPOUTS, Errors, Measured, Subject, measure
@@ -35,7 +36,10 @@ WHAT = {
 NO_NUMERICS = frozenset({"python", "granite-tsfm", "ray", "mlflow", "pandas", "pyarrow", "numpy"})
 SOURCES = (
     ("model", "**/*.py"),
-    *(("tune", name) for name in ("adam.py", "step.py", "engines.py", "graph.py", "lr.py", "numerics.py", "gate.py")),
+    *(
+        ("tune", f"{name}.py")
+        for name in ("adam", "attention_alone", "step", "engines", "graph", "lr", "numerics", "gate")
+    ),
 )
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # environment variables that change numerics
 LONGEST_WAIT_S = 900.0  # for another trial that measures the same
@@ -93,8 +97,17 @@ class Verdict:
         return pruned + smaller
 
     @property
+    def attention_note(self) -> str | None:
+        """One line where the attention function alone is further from fp64 than the gate's rule would allow."""
+        alone = self.measured.attention
+        if alone is None or alone.arm <= FACTOR * alone.eager + SLACK:
+            return None
+        return f"attention alone is {alone.arm:.1e} from fp64, over {FACTOR:g} x eager's {alone.eager:.1e}"
+
+    @property
     def metrics(self) -> dict[str, float | None]:
         """The numbers by MLflow name."""
+        alone = self.measured.attention
         return {
             "gate/prediction_error": self.measured.arm.predictions,
             "gate/prediction_limit": self.prediction_limit,
@@ -102,6 +115,8 @@ class Verdict:
             "gate/gradient_limit": self.gradient_limit,
             "gate/worst_series_error": self.measured.arm.worst_series,
             "gate/worst_series_limit": self.worst_series_limit,
+            "gate/attention_error": alone.arm if alone else None,
+            "gate/attention_eager_error": alone.eager if alone else None,
             "gate/batch": self.measured.batch_size,
         }
 
@@ -149,7 +164,7 @@ def judge(subject: Subject, device: torch.device, folder: Path | None) -> Verdic
 
 
 _NOTHING = Errors(predictions=math.nan, gradients=math.nan, worst_series=math.nan)
-_UNMEASURED = Measured(arm=_NOTHING, eager=_NOTHING, batch_size=0)
+_UNMEASURED = Measured(arm=_NOTHING, eager=_NOTHING, batch_size=0, attention=None)
 
 
 def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
@@ -161,7 +176,7 @@ def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
         "beta1_moves": subject.beta1_moves,
         "precision": subject.precision,
         "batch_size": subject.batch_size,
-        "rule": [FACTOR, SLACK, BATCHES, *WHAT],
+        "rule": [FACTOR, SLACK, BATCHES, *WHAT, "attention alone"],
     } | platform_identity(device)
 
 
@@ -205,12 +220,13 @@ def _read(file: Path, about: dict[str, Any]) -> Measured | None:
 
 def _measured(content: dict[str, Any]) -> Measured:
     arm, eager = (Errors(**content[name]) for name in ("arm", "eager"))
-    numbers = (*asdict(arm).values(), *asdict(eager).values())
+    alone = None if content["attention"] is None else AttentionErrors(**content["attention"])
+    numbers = [number for errors in (arm, eager, alone) if errors is not None for number in asdict(errors).values()]
     if not all(isinstance(number, float) and not number < 0 for number in numbers):
         raise ValueError(f"{numbers} are no errors")
     if not isinstance(content["batch_size"], int) or content["batch_size"] < 1:
         raise ValueError(f"batch_size {content['batch_size']!r}")
-    return Measured(arm=arm, eager=eager, batch_size=content["batch_size"])
+    return Measured(arm=arm, eager=eager, batch_size=content["batch_size"], attention=alone)
 
 
 def _write(file: Path, about: dict[str, Any], measured: Measured) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from data_pipeline.batches import Batch
 from model.as_published import unread_parameters
 from model.patchtst import build_model, cut_to_kept_heads
+from tune.attention_alone import AttentionErrors, measure_attention
 from tune.engines import ENGINES
 from tune.lr import Course, Rates
 from tune.step import Stepper, set_matmul_precision
@@ -69,6 +70,7 @@ class Measured:
     arm: Errors
     eager: Errors  # the yardstick: eager backend and engine at the arm's precision
     batch_size: int  # windows in the batches that were used
+    attention: AttentionErrors | None  # told only; None for an arm as published, which uses no registered function
 
 
 def measure(subject: Subject, device: torch.device) -> Measured:
@@ -96,7 +98,22 @@ def _measure(subject: Subject, device: torch.device) -> Measured:
             of_arm.add(arm.run(batch), true)
     finally:
         arm.close()
-    return Measured(arm=of_arm.errors(), eager=of_eager.errors(), batch_size=batch_size)
+    attention = _attention_alone(subject, batch_size, device)
+    return Measured(arm=of_arm.errors(), eager=of_eager.errors(), batch_size=batch_size, attention=attention)
+
+
+def _attention_alone(subject: Subject, batch_size: int, device: torch.device) -> AttentionErrors | None:
+    model = subject.model
+    if model.get("as_published") is not None:
+        return None
+    sequences, width = batch_size * model["num_channels"], model["d_model"] // model["num_heads"]
+    shape_SKNE = (sequences, subject.heads, _patches(model), width)
+    return measure_attention(model["attention"], shape_SKNE, subject.precision, device)
+
+
+def _patches(model: Mapping[str, Any]) -> int:
+    patches: int = (model["context_length"] - model["patch_length"]) // model["patch_stride"] + 1
+    return patches
 
 
 def _batch_that_fits(subject: Subject, device: torch.device) -> int:
@@ -109,7 +126,7 @@ def _batch_that_fits(subject: Subject, device: torch.device) -> int:
     else:
         allowed = CPU_MEMORY
     model = subject.model
-    patches = (model["context_length"] - model["patch_length"]) // model["patch_stride"] + 1
+    patches = _patches(model)
     wide = 16 * model["d_model"] + 4 * model["ffn_dim"]
     numbers = model["num_layers"] * model["num_channels"] * patches * (4 * subject.heads * patches + wide)
     return max(1, min(subject.batch_size, int(allowed // (8 * numbers))))
