@@ -35,13 +35,13 @@ class AttentionErrors:
 
 def measure_attention(name: str, shape_SKNE: tuple[int, ...], precision: str, device: torch.device) -> AttentionErrors:
     """Of the backend `name`, on inputs rounded to `precision`. Raises whatever it raises; sets the matmul precision."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator(device).manual_seed(SEED)
     dtype = DTYPES.get(precision, torch.float32)
     scales = (SHARPNESS, SHARPNESS, 1.0, 1.0)  # of q, k, v and the output's gradient
     # As projections lie in memory: (S, N, K, E), heads beside each other
     s, k, n, e = shape_SKNE
-    drawn_SNKE = [scale * torch.randn((s, n, k, e), generator=generator) for scale in scales]
-    *qkv_SNKE, grad_SNKE = (tensor.to(device, dtype) for tensor in drawn_SNKE)
+    drawn_SNKE = [scale * torch.randn((s, n, k, e), generator=generator, device=device) for scale in scales]
+    *qkv_SNKE, grad_SNKE = (tensor.to(dtype) for tensor in drawn_SNKE)
     true = _run(_function("eager"), [tensor.double() for tensor in qkv_SNKE], grad_SNKE.double(), "fp64")
     errors = {}
     for each in ("eager", name):
