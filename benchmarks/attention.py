@@ -8,7 +8,8 @@
 "warm": the same inputs again and again, in the L2 cache as far as they fit. "cold": the inputs rotate over enough sets
 that three times the cache lies between two uses of one. Times are medians in ms of one forward and backward pass.
 Floor: 11 passes over a tensor of S * N * K * E elements (forward reads q k v and writes o; backward reads q k v do and
-writes dq dk dv), and 15 as a backward pass makes them that also reads o and writes and reads a sum, at --bandwidth-tbs.
+writes dq dk dv), and 15 as a backward pass makes them that also reads o and writes and reads a sum, at --bandwidth-tbs:
+without it at 3.0 TB/s on the card that this was found for, and no floor ("-") on any other.
 A cell that fails keeps its error and the others go on. Before a backend is timed its output and gradients are compared
 with eager in fp64.
 """
@@ -35,7 +36,9 @@ SHAPES: tuple[Shape, ...] = (
     (896, 42, 16, 8), (896, 21, 16, 8), (896, 5, 16, 8), (896, 64, 16, 8), (3584, 42, 16, 8), (896, 42, 8, 16),
     (896, 42, 4, 32),
 )  # fmt: skip
-# One program per (sequence, head), warm, on an H100 on 2026-11-22: what our kernels are to beat.
+# What this card was found to do, on 2026-11-22. On any other there is neither a floor nor a naive time.
+CARD, CARD_BANDWIDTH_TBS = "NVIDIA H100 80GB HBM3", 3.0
+# One program per (sequence, head), warm, bf16: what our kernels are to beat.
 NAIVE_MS = dict(zip(SHAPES, (0.167, 0.062, 0.027, 0.325, 1.039, 0.085, 0.063), strict=True))
 PASSES = (11, 15)
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "tf32": 4}
@@ -63,7 +66,7 @@ def main() -> None:
         tune(shapes, options, results, lambda: write(options.json, results))
     else:
         measure_all(shapes, options, results)
-        print_table(results["cells"], shapes, options)
+        print_table(results["cells"], shapes, options, results["environment"]["gpu"])
     write(options.json, results)
 
 
@@ -74,7 +77,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--backends", help="comma-separated (default: all)")
     parser.add_argument("--samples", type=int, help="of each time (default 25, with --quick 7)")
     parser.add_argument("--quick", action="store_true", help="fewer samples, the first two shapes")
-    parser.add_argument("--bandwidth-tbs", type=float, default=3.0, help="of the floors, in TB/s (default 3.0)")
+    parser.add_argument(
+        "--bandwidth-tbs",
+        type=float,
+        help=f"of the floors, in TB/s (default {CARD_BANDWIDTH_TBS} on {CARD}, else none)",
+    )
     parser.add_argument("--tune", action="store_true", help="time our own kernels' launches instead")
     parser.add_argument("--budget-s", type=float, default=300.0, help="for --tune, in all (default 300)")
     parser.add_argument("--workers", type=int, help="processes that compile for --tune (default: cores, at most 12)")
@@ -213,20 +220,23 @@ def check(attend: Any, shape: Shape, precision: str) -> dict[str, float]:
     return errors
 
 
-def print_table(cells: list[dict[str, Any]], shapes: tuple[Shape, ...], options: argparse.Namespace) -> None:
-    """One row for each shape: floors, then "warm / cold" of each backend."""
+def print_table(cells: list[dict[str, Any]], shapes: tuple[Shape, ...], options: argparse.Namespace, gpu: str) -> None:
+    """One row for each shape: floors and the naive time where they are known, then "warm / cold" of each backend."""
     from rich.console import Console
     from rich.table import Table
 
     names = list(dict.fromkeys(cell["backend"] for cell in cells))
     table = Table(title=f"attention, forward + backward, {options.precision}, ms: warm / cold (floors, naive: warm)")
-    heads = ("S x N x K x E", *(f"floor {count}" for count in PASSES), "naive", *names)
+    heads = ("S x N x K x E", *(f"floor {count}" for count in PASSES), f"naive ({CARD})", *names)
+    bandwidth_tbs = options.bandwidth_tbs or (CARD_BANDWIDTH_TBS if gpu == CARD else None)
     for head in heads:
         table.add_column(head)
     for shape in shapes:
         row = {cell["backend"]: _short(cell) for cell in cells if tuple(cell["shape"]) == shape}
-        floors = [f"{floor_ms(shape, count, options.precision, options.bandwidth_tbs):.3f}" for count in PASSES]
-        naive = f"{NAIVE_MS[shape]:.3f}" if options.precision == "bf16" else "-"
+        floors = ["-"] * len(PASSES)
+        if bandwidth_tbs is not None:
+            floors = [f"{floor_ms(shape, count, options.precision, bandwidth_tbs):.3f}" for count in PASSES]
+        naive = f"{NAIVE_MS[shape]:.3f}" if options.precision == "bf16" and gpu == CARD else "-"
         table.add_row(" x ".join(map(str, shape)), *floors, naive, *(row.get(name, "-") for name in names))
     Console(width=200).print(table)
 

@@ -40,7 +40,7 @@ class Cell:
     host_ms: list[float] | None = None
     windows_per_s: float | None = None
     mfu_pct: float | None = None
-    floor_pct: float | None = None  # shortest possible step in percent of the measured one
+    floor_pct: float | None = None  # `floor_s` (a model of compute and traffic) in percent of the measured step
     peak_memory_gib: float | None = None
     compile_s: float | None = None  # compiling, warming up, capturing
     kernels: dict[str, tuple[float, float]] | None = None  # name -> ms of a step, launches of a step; longest first

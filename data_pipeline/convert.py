@@ -19,11 +19,13 @@ import numpy as np
 from data_pipeline.arrow_file import Scratch, write_file
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import DataError
+from data_pipeline.pins import pin_file, read_pins
 from data_pipeline.readers import Chunk, open_source
+from data_pipeline.rounding import Rounding
 from data_pipeline.timeaxis import MICROSECONDS_PER_MINUTE, TimeAxis
 from data_pipeline.windows import split_bounds
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +54,8 @@ class GeneratedSource:
     def chunks(self) -> Iterator[Chunk]:
         """One chunk."""
         timestamps, values = self._generate()
-        yield Chunk(timestamps=timestamps.astype("datetime64[us]").view(np.int64), values=values)
+        times = timestamps.astype("datetime64[us]").view(np.int64)
+        yield Chunk(timestamps=times, values=values, exact=values.astype(np.float64))
 
     def sha256(self) -> str:
         """Of the generator's name and version."""
@@ -108,11 +111,12 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
         )
     scratch = Scratch(folder, len(source.columns))
     try:
-        axis = TimeAxis(label)
+        axis, rounding = TimeAxis(label), Rounding(source.columns)
         for chunk in source.chunks():
             axis.add(chunk.timestamps)
             scratch.append(chunk.timestamps, chunk.values)
-        metadata = _describe(spec, label, source, scratch, axis)
+            rounding.add(chunk.exact, chunk.values)
+        metadata = _describe(spec, label, source, scratch, axis, rounding)
         metadata["source_stamp"] = stamp
         mean, std = np.array(metadata["mean"]), np.array(metadata["std"])
         for block in scratch.values():
@@ -126,8 +130,10 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
         log.info("%s: %s", label, note)
 
 
-def _describe(spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch, axis: TimeAxis) -> dict[str, Any]:
-    """The metadata of the file. Raises DataError for a wrong time axis or too few rows."""
+def _describe(
+    spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch, axis: TimeAxis, rounding: Rounding
+) -> dict[str, Any]:
+    """The metadata of the file. DataError for a wrong time axis, too few rows, values that 32 bits do not hold."""
     if scratch.rows == 0:
         raise DataError(f"{label}: a header and no data rows: give the complete file")
     axis.check()
@@ -141,8 +147,15 @@ def _describe(spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch
         bounds = split_bounds(spec.split, scratch.rows, step_minutes)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
+    if spec.rows not in (None, scratch.rows):
+        raise DataError(
+            f"{label}: {scratch.rows:,} data rows found, {spec.name} has {spec.rows:,}: delete it to have it fetched "
+            "again, or give yours another name and pass its path"
+        )
     mean, std = train_statistics(scratch, bounds["train"][1])
+    rounding.check(label, std, bounds["train"][1])
     sha256 = source.sha256()
+    _check_pin(spec, label, sha256)
     notes = []
     if spec.sha256 not in (None, sha256):
         notes.append(f"not the published file of {spec.name} (sha256 {sha256[:12]}..., expected {spec.sha256[:12]}...)")
@@ -166,6 +179,20 @@ def _describe(spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch
         "std": np.where(std == 0, 1.0, std).tolist(),
         "notes": notes,
     }
+
+
+def _check_pin(spec: DatasetSpec, label: str, sha256: str) -> None:
+    """DataError where a file without a published sha256 is not what was downloaded, by the pin beside it."""
+    if spec.sha256 is not None or not spec.urls:
+        return
+    pin = pin_file(Path(label).parent, spec.file)
+    pins = read_pins(pin)
+    if pins and sha256 not in pins.values():
+        raise DataError(
+            f"{label}: cut or changed since its download (its sha256 is {sha256[:12]}..., {pin.name} has "
+            f"{', '.join(f'{known[:12]}...' for known in pins.values())}): delete it to have it fetched again, or pass "
+            "a file of your own by its path"
+        )
 
 
 def split_as_json(spec: DatasetSpec) -> dict[str, Any]:

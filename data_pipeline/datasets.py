@@ -44,6 +44,8 @@ class DatasetSpec:
     """Tried in order; `hf://datasets/OWNER/NAME/FILE` is a file on the Hugging Face hub."""
     sha256: str | None = None
     """Of the uncompressed CSV; None: pinned at the first download, or the user's own file."""
+    rows: int | None = None
+    """Data rows of the published file; None: not known, or vouched for by `sha256`."""
     first_timestamp: str | None = None
     """Of row 0, where a source has values only."""
     citation: str = ""
@@ -107,6 +109,7 @@ DATASETS: dict[str, DatasetSpec] = {
             "hf://datasets/thuml/Time-Series-Library/traffic/traffic.csv",
             "https://raw.githubusercontent.com/laiguokun/multivariate-time-series-data/master/traffic/traffic.txt.gz",
         ),
+        rows=17_544,  # the hours of 2015 and 2016, as in Lai et al., table 1
         first_timestamp="2016-07-01T02:00:00",  # as in THUML's file; the measurements are of 2015 and 2016
         citation="Caltrans PeMS road occupancy, as in Lai et al., LSTNet, SIGIR 2018",
     ),

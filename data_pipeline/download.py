@@ -9,10 +9,11 @@ from pathlib import Path
 
 import filelock
 
+from data_pipeline.content import content_sha256
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import DataError
 from data_pipeline.http_file import DownloadFailed, Progress, download
-from data_pipeline.readers import content_sha256
+from data_pipeline.pins import pin_file, read_pins, write_pins
 
 HUB = "hf://datasets/"
 COPY_BYTES = 1 << 20
@@ -55,6 +56,7 @@ def _fetch(spec: DatasetSpec, target: Path, progress: Progress) -> Path:
                 _get(url, part, progress)
                 complete = _as_csv(spec, url, part, made)
                 _check(spec, url, complete, target)
+                _flush(complete)
                 os.replace(complete, target)
                 part.unlink(missing_ok=True)
                 return target
@@ -71,6 +73,12 @@ def _fetch(spec: DatasetSpec, target: Path, progress: Progress) -> Path:
         f"cannot download {spec.file} ({'; '.join(dict.fromkeys(reasons))}): get it from {spec.urls[0]} and put it "
         f"into {target.parent} yourself, or use --dataset demo, which needs no file"
     )
+
+
+def _flush(path: Path) -> None:
+    """To the disk, before it gets its name: a power loss must not leave a cut file under that name."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 class _WrongContent(Exception):
@@ -101,11 +109,11 @@ def _get(url: str, part: Path, progress: Progress) -> None:
 def _check(spec: DatasetSpec, url: str, complete: Path, target: Path) -> None:
     """Compare with the published sha256, or with the one of the first download from this URL."""
     got = content_sha256(complete)
-    pin = target.with_name(f"{target.name}.sha256")
-    pins = dict(line.split("  ", 1)[::-1] for line in pin.read_text().splitlines()) if pin.exists() else {}
+    pin = pin_file(target.parent, target.name)
+    pins = read_pins(pin)
     want = spec.sha256 or pins.get(url)
     if want is None:
-        pin.write_text("".join(f"{sha}  {source}\n" for source, sha in {**pins, url: got}.items()))
+        write_pins(pin, {**pins, url: got})
     elif got != want:
         raise _WrongContent(f"{url}: sha256 is {got[:16]}..., expected {want[:16]}...")
 

@@ -14,10 +14,10 @@ import filelock
 import numpy as np
 
 from data_pipeline.arrow_file import DamagedFile, MappedFile, map_file
+from data_pipeline.content import content_sha256
 from data_pipeline.convert import SCHEMA_VERSION, convert, generator_sha256, split_as_json, unwritable
 from data_pipeline.datasets import DatasetSpec, get_dataset
 from data_pipeline.errors import DataError
-from data_pipeline.readers import content_sha256
 from data_pipeline.windows import split_bounds
 
 SETTLED_S = 2.0

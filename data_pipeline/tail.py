@@ -67,11 +67,7 @@ def read_tail(
 
 def other_columns(path: Path, table: Table) -> tuple[str, ...]:
     """The columns of `path` that were not read for `table`. Raises DataError."""
-    if path.name.endswith(".parquet"):
-        names = pa_parquet.read_schema(path).names
-    else:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-            names = next(csv.reader([stream.readline().decode("utf-8-sig")]))
+    names = open_source(path, table.timestamp_column, table.columns).names
     return tuple(name for name in names if name not in (table.timestamp_column, *table.columns))
 
 

@@ -56,21 +56,24 @@ class TimeAxis:
     @property
     def gaps(self) -> int:
         """Places where at least one row is missing."""
-        return sum(count for step, count in self._steps.items() if step != self.step_us)
+        return sum(self._steps.values()) - self._steps[self.step_us]
 
     @property
     def missing_rows(self) -> int:
         """Rows that the gaps would hold."""
-        return sum((step // self.step_us - 1) * count for step, count in self._steps.items())
+        common = self.step_us
+        return sum((step // common - 1) * count for step, count in self._steps.items())
 
     def check(self) -> None:
         """Raise DataError where steps are no multiples of the commonest, or more than 1 % of the rows are missing."""
-        if any(step % self.step_us for step in self._steps) or self.gaps > sum(self._steps.values()) / 2:
+        common, gaps = self.step_us, self.gaps
+        if any(step % common for step in self._steps) or gaps > sum(self._steps.values()) / 2:
             raise self._irregular()
-        if self.missing_rows > MAX_MISSING_FRACTION * self._rows:
+        missing = self.missing_rows
+        if missing > MAX_MISSING_FRACTION * self._rows:
             raise DataError(
-                f"{self._source}: {self.missing_rows} rows are missing in {self.gaps} gaps at one row per "
-                f"{self.step_us / MICROSECONDS_PER_MINUTE:g} min, {self._rows} are there: at most "
+                f"{self._source}: {missing} rows are missing in {gaps} gaps at one row per "
+                f"{common / MICROSECONDS_PER_MINUTE:g} min, {self._rows} are there: at most "
                 f"{MAX_MISSING_FRACTION:.0%} may be missing; fill the gaps or give the longest part without any"
             )
 

@@ -45,6 +45,14 @@ def to_microseconds_or_none(text: str) -> int | None:
         return None
 
 
+def text_or_none(value: pa.Scalar) -> str | None:
+    """One value of a column as text, or None where it has none: a year past 9999, an unknown zone, no UTF-8."""
+    try:
+        return str(value.as_py())
+    except (pa.ArrowException, ValueError, OverflowError):
+        return None
+
+
 def _parse(text: pa.Array, zoned: bool) -> pa.Array:
     kind = ZONED if zoned else NAIVE
     try:
@@ -62,7 +70,12 @@ def has_zone(text: str) -> bool:
 
 def _first_bad(column: pa.Array, zoned: bool, source: str, name: str, first_row: int, error: Exception) -> DataError:
     for at, value in enumerate(column):
-        text = str(value.as_py())
+        text = text_or_none(value)
+        if text is None:
+            return DataError(
+                f"{source}: the value in column {name!r} at data row {first_row + at} cannot be read as {column.type} "
+                f"(another unit or another encoding?): {HELP}"
+            )
         if to_microseconds_or_none(text) is None:
             return DataError(
                 f"{source}: {text[:60]!r} in column {name!r} at data row {first_row + at} is no time: {HELP}"

@@ -30,6 +30,7 @@ class StepShape:
     num_layers: int
     ffn_dim: int  # F
     heads_kept: Sequence[int] | None = None  # heads left in each layer; None: all
+    projections: int = 4  # of a layer's attention: q, k, v, out; 3 where an arm as published skips the last
 
     @property
     def sequences(self) -> int:
@@ -43,11 +44,15 @@ class StepShape:
 
     @property
     def attention_widths(self) -> tuple[int, ...]:
-        """A of each layer. ValueError where `heads_kept` is not one number in 1..num_heads per layer."""
+        """A of each layer. ValueError where `heads_kept` is not one number in 1..num_heads per layer, or where without
+        an output projection heads have left: nothing would bring A back to D."""
         kept = [self.num_heads] * self.num_layers if self.heads_kept is None else list(self.heads_kept)
         if len(kept) != self.num_layers or not all(1 <= heads <= self.num_heads for heads in kept):
             raise ValueError(f"heads_kept={kept}: give {self.num_layers} numbers from 1 to {self.num_heads}")
-        return tuple(heads * (self.d_model // self.num_heads) for heads in kept)
+        widths = tuple(heads * (self.d_model // self.num_heads) for heads in kept)
+        if self.projections != 4 and (self.projections != 3 or set(widths) != {self.d_model}):
+            raise ValueError(f"projections={self.projections}: give 4, or 3 while no head has left")
+        return widths
 
 
 def parameter_count(shape: StepShape) -> int:
@@ -64,9 +69,9 @@ def forward_flops(shape: StepShape) -> int:
     """FLOPs of one forward pass over a batch. [FLOP]"""
     tokens = shape.sequences * shape.patches
     d, f = shape.d_model, shape.ffn_dim
-    # Projections q, k, v, out; scores and weighted sum; feed-forward.
+    # Projections; scores and weighted sum; feed-forward.
     layers = sum(
-        2 * tokens * 4 * d * a + 2 * 2 * tokens * shape.patches * a + 2 * tokens * 2 * d * f
+        2 * tokens * shape.projections * d * a + 2 * 2 * tokens * shape.patches * a + 2 * tokens * 2 * d * f
         for a in shape.attention_widths
     )
     head = 2 * shape.sequences * shape.patches * d * shape.prediction_length
@@ -83,11 +88,13 @@ def train_step_flops(shape: StepShape) -> int:
 
 
 def minimal_step_bytes(shape: StepShape, *, activation_bytes: int) -> int:
-    """Least traffic with GPU memory of one training step with Adam and fp32 weights. [bytes]
+    """Traffic with GPU memory of one training step with Adam and fp32 weights, by a model of it. [bytes]
 
-    activation_bytes: 2 in half precision, 4 in fp32. A floor to divide by a GPU's bandwidth, not a prediction. Assumed:
-    every matrix product reads its inputs and writes its output once, everything elementwise (norms, GELU, residual,
-    dropout, casts) rides along with a product, attention is one kernel per direction, and nothing stays in cache.
+    activation_bytes: 2 in half precision, 4 in fp32. The model: every matrix product reads its inputs and writes its
+    output once, everything elementwise (norms, GELU, residual, dropout, casts) rides along with a product, attention is
+    one kernel per direction, and nothing stays in cache. A measure that is the same for all arms, to divide by a GPU's
+    bandwidth; neither a prediction nor a bound. A step may move more, and also less: the fused encoder never writes the
+    feed-forward's hidden layer in its forward pass, and a GPU's cache spares it some of what the model counts.
     """
     tokens = shape.sequences * shape.patches
     wide, hidden = tokens * shape.d_model, tokens * shape.ffn_dim
@@ -103,9 +110,12 @@ def minimal_step_bytes(shape: StepShape, *, activation_bytes: int) -> int:
         elements += (wide + 2 * hidden) + (hidden + 3 * wide) + (wide + 2 * heads) + 7 * heads + (3 * heads + 3 * wide)
     elements += (series + wide) + (wide + series)  # embedding: forward; gradient and input again
     elements += (wide + forecast) + (forecast + 2 * wide)  # forecasting head, forward and backward
+    if shape.projections == 3:  # attention itself adds the residual and takes its gradient; see attention_widths
+        elements -= shape.num_layers * (2 * wide + 3 * wide)
     inputs = (series + forecast) * FP32_BYTES  # gathered windows and targets, in fp32
     # Weights: read forward and backward, gradient written; Adam reads weight, gradient and 2 moments, writes 3.
-    weights = parameter_count(shape) * (3 + 7) * FP32_BYTES
+    unread = (4 - shape.projections) * shape.num_layers * (shape.d_model**2 + shape.d_model)
+    weights = (parameter_count(shape) - unread) * (3 + 7) * FP32_BYTES
     return elements * activation_bytes + inputs + weights
 
 
@@ -163,13 +173,16 @@ def compute_floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> flo
 
 
 def memory_floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> float | None:
-    """What a step's least bytes take at the GPU's full bandwidth; None where that is not known."""
+    """What the bytes of `minimal_step_bytes`' model take at the GPU's full bandwidth; None where that is not known."""
     peak = GPU_PEAKS.get(gpu or "")
     return None if peak is None else least_step_bytes(shape, precision=precision) / peak.bandwidth
 
 
 def floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> float | None:
-    """No training step can be shorter: the longer of the two floors (the roofline). None unless both are known."""
+    """The roofline, by this model of the traffic: the longer of the two floors. None unless both are known.
+
+    No step can beat its arithmetic. One that keeps in caches or registers what the model counts could beat the rest.
+    """
     computing = compute_floor_s(shape, gpu=gpu, precision=precision)
     moving = memory_floor_s(shape, gpu=gpu, precision=precision)
     return None if computing is None or moving is None else max(computing, moving)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tune.attention_alone import AttentionErrors
 from tune.numerics import Errors, Measured, Subject
 
 CPU = torch.device("cpu")
@@ -28,10 +29,9 @@ MODEL = {
     "attention": "eager",
 }
 SUBJECT = Subject(model=MODEL, heads=4, engine="eager", precision="fp32", batch_size=8)
-GOOD = Measured(
-    arm=Errors(predictions=1e-7, gradients=2e-7), eager=Errors(predictions=1e-7, gradients=2e-7), batch_size=8
-)
-BAD = replace(GOOD, arm=Errors(predictions=3.1e-2, gradients=2e-7), eager=Errors(predictions=1.2e-3, gradients=2e-7))
+SMALL = Errors(predictions=1e-7, gradients=2e-7, worst_series=3e-7)
+GOOD = Measured(arm=SMALL, eager=SMALL, batch_size=8, attention=AttentionErrors(arm=1e-7, eager=2e-7))
+BAD = replace(GOOD, arm=replace(SMALL, predictions=3.1e-2), eager=replace(SMALL, predictions=1.2e-3))
 
 
 def with_attention(attention: str, **changes: Any) -> Subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import logging
@@ -242,10 +243,11 @@ def test_planning_modules_import_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_a_file_as_wide_as_traffic_is_read_by_its_name(tmp_path):
+def test_a_file_as_wide_as_traffic_is_read_by_its_name(tmp_path, monkeypatch):
     columns = DATASETS["traffic"].columns
     assert len(columns) == 862
     _, values = write_csv(tmp_path / "traffic.csv", rows=100, columns=columns)
+    monkeypatch.setitem(DATASETS, "traffic", dataclasses.replace(DATASETS["traffic"], rows=100))
     series = open_series("traffic", tmp_path, tmp_path / "cache")
     assert series.bounds == {"train": (0, 70), "validation": (70, 80), "test": (80, 100)}
     np.testing.assert_array_equal(series.values, values)

@@ -23,7 +23,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("mlflow_writer", "mlflow_server", "mlflow_access"),
     ("mlflow_flusher", "mlflow_reader"),
     ("tracking",),
-    ("kernels", "numerics"),
+    ("kernels", "attention_alone", "numerics"),
     ("gate",),
     ("proof", "compile_cache"),
     ("axes", "config_file"),

@@ -16,6 +16,7 @@ H100: dict[str, Any] = {
 }  # fmt: skip
 WIDE = H100 | {"head_dim": 16, "num_heads": 8}
 CPU = H100 | {"device_type": "cpu", "capability": None, "precision": "fp32"}
+TF32_WIDE = H100 | {"precision": "tf32", "patches": 97, "head_dim": 33, "num_heads": 4}
 B200 = H100 | {"capability": (10, 0)}
 
 
@@ -67,6 +68,9 @@ B200 = H100 | {"capability": (10, 0)}
         ("flash_attention_4", B200 | {"head_dim": 192}, "at most 128 and got 192"),
         ("flash_attention_4", H100 | {"attention_dropout": 0.2}, "no attention dropout"),
         ("flash_attention_4", H100 | {"sequences": MAX_GRID_YZ + 1}, "at most 65,535 sequences"),
+        ("patch", TF32_WIDE | {"capability": (8, 6)}, "shared memory .* 97 patches of head_dim 33 in tf32"),
+        ("patch", TF32_WIDE | {"capability": (8, 9)}, "shared memory"),
+        ("patch", TF32_WIDE | {"capability": (12, 0)}, "shared memory"),
         ("flex", CPU | {"head_dim": 16}, "no backward pass on CPU"),
         ("flex", H100, "a head_dim from 16 to 256 and got 8"),
         ("flex", WIDE | {"capability": (7, 5)}, "needs compute capability 8.0"),
@@ -106,6 +110,12 @@ def test_a_limit_is_stated_in_one_line_with_a_way_out(name: str, facts: dict[str
         ("flash_attention_4", B200 | {"capability": (10, 3), "head_dim": 128}),
         ("flex", WIDE | {"sequences": MAX_GRID_YZ}),
         ("flex", WIDE | {"precision": "fp32", "capability": (7, 5), "head_dim": 24}),
+        ("patch", TF32_WIDE),
+        ("patch", TF32_WIDE | {"capability": (8, 0)}),
+        ("patch", TF32_WIDE | {"capability": (8, 9), "patches": 96, "head_dim": 64}),
+        ("patch", TF32_WIDE | {"capability": (8, 9), "patches": 128, "head_dim": 32}),
+        ("patch", TF32_WIDE | {"capability": (8, 9), "precision": "fp32"}),
+        ("patch", TF32_WIDE | {"capability": None}),
         ("eager", CPU | {"head_dim": 3, "sequences": 10**6}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -119,3 +129,5 @@ def test_auto_is_the_first_of_its_order_that_runs() -> None:
     assert resolve_auto(Workload(**H100)) == on_gpu
     assert resolve_auto(Workload(**CPU)) == "eager"
     assert resolve_auto(Workload(**H100 | {"patches": 129, "head_dim": 3})) == "eager"
+    ada = TF32_WIDE | {"capability": (8, 9), "head_dim": 64}
+    assert resolve_auto(Workload(**ada)) == "sdpa_efficient"

@@ -205,6 +205,16 @@ def test_the_chosen_kernels_compile_for_ampere_and_hopper(
         assert "v4" in reads and "mma" in kernel.asm["ptx"], "no 16-byte reads or no tensor cores"
 
 
+@pytest.mark.parametrize(("shape", "fits"), [((97, 4, 33), False), ((96, 2, 64), True), ((128, 4, 32), True)], ids=str)
+def test_patch_refuses_tf32_where_the_backward_kernel_does_not_fit_an_ada_gpu(
+    shape: tuple[int, int, int], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert (_compiled("backward", shape, torch.float32, 89).metadata.shared <= 99 * 1024) == fits
+    facts = H100 | {"precision": "tf32", "patches": shape[0], "head_dim": shape[2], "capability": (8, 9)}
+    assert (Patch().unsupported_reason(Workload(**facts)) is None) == fits
+
+
 def _error(ours: Tensor, true: Tensor) -> float:
     return ((ours.double() - true).norm() / true.norm()).item()
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from published_kit import flash_calls_fixture  # noqa: F401
 from torch.utils.flop_counter import FlopCounterMode
 
+from model import as_published
+from model.as_published import FLASH
 from model.flops import (
     GPU_PEAKS,
     StepShape,
@@ -36,7 +39,8 @@ PRUNED = dataclasses.replace(SMALL, heads_kept=(4, 1))
 def _model(shape: StepShape) -> Any:
     fields = dataclasses.asdict(shape)
     kept = fields.pop("heads_kept")
-    fields.pop("batch_size")
+    for name in ("batch_size", "projections"):
+        fields.pop(name)
     model = build_model(
         **fields, dropout=0.1, head_dropout=0.2, attention_dropout=0.0, norm_type="batchnorm", pre_norm=True,
         attention="eager",
@@ -62,6 +66,42 @@ def test_flops_are_those_that_pytorch_counts(shape: StepShape) -> None:
 @pytest.mark.parametrize("shape", [SMALL, OVERLAPPING, ONE_LAYER, PRUNED], ids=["small", "overlap", "one", "pruned"])
 def test_parameters_are_those_of_the_model(shape: StepShape) -> None:
     assert parameter_count(shape) == count_parameters(_model(shape))
+
+
+@pytest.mark.usefixtures("flash_calls")
+@pytest.mark.parametrize("kind", FLASH)
+def test_an_arm_as_published_counts_the_projections_that_it_computes(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(as_published, "KERNEL_DTYPE", torch.float32)
+    shape = dataclasses.replace(SMALL, projections=4 if FLASH[kind].projects_out else 3)
+    fields = dataclasses.asdict(shape)
+    for name in ("heads_kept", "batch_size", "projections"):
+        fields.pop(name)
+    model = build_model(
+        **fields, dropout=0.1, head_dropout=0.2, attention_dropout=0.0, norm_type="batchnorm", pre_norm=True,
+        attention="flash_attention_2", as_published=kind,
+    )  # fmt: skip
+    past = torch.randn(shape.batch_size, shape.context_length, shape.num_channels)
+    future = torch.randn(shape.batch_size, shape.prediction_length, shape.num_channels)
+    with FlopCounterMode(display=False) as counter:
+        model(past_values=past, future_values=future).loss.backward()
+    assert train_step_flops(shape) == counter.get_total_flops()
+
+
+def test_a_projection_that_is_skipped_moves_no_bytes() -> None:
+    skipped = dataclasses.replace(SMALL, projections=3)
+    saved = minimal_step_bytes(SMALL, activation_bytes=2) - minimal_step_bytes(skipped, activation_bytes=2)
+    wide, layers = SMALL.sequences * SMALL.patches * SMALL.d_model, SMALL.num_layers
+    # Its input is neither written nor read, its gradients neither; its weights stay where they are
+    assert saved == layers * (5 * wide * 2 + (24 * 24 + 24) * 40)
+    assert parameter_count(skipped) == parameter_count(SMALL)
+
+
+@pytest.mark.parametrize("change", [{"projections": 2}, {"projections": 3, "heads_kept": (6, 5)}])
+def test_projections_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="give 4, or 3 while no head has left"):
+        train_step_flops(dataclasses.replace(SMALL, **change))
 
 
 def test_halving_the_width_of_activations_saves_less_than_half_of_the_bytes() -> None:

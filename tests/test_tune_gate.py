@@ -37,6 +37,24 @@ class OnePercentOff(Eager):
 
 
 @dataclass(frozen=True)
+class OneSequenceForgotten(Eager):
+    """eager whose output is zero for the first sequence of a batch."""
+
+    name: str = "one_sequence_forgotten"
+
+    def register(self) -> str:
+        from transformers import AttentionInterface
+
+        def forgetful(*tensors: Any, **options: Any) -> Any:
+            output, weights = attend(*tensors, **options)
+            there = torch.arange(len(output)) > 0
+            return output * there[:, None, None, None], weights
+
+        AttentionInterface.register(self.name, forgetful)
+        return self.name
+
+
+@dataclass(frozen=True)
 class NotANumber(Eager):
     """eager with NaN in one place of its output."""
 
@@ -71,6 +89,7 @@ def test_every_backend_passes_at_every_precision_with_all_of_its_heads_and_with_
     verdict = gate.require(with_attention(attention, precision=precision, heads=heads), CPU, None)
     assert 0 < verdict.measured.arm.predictions <= verdict.prediction_limit
     assert 0 < verdict.measured.arm.gradients <= verdict.gradient_limit
+    assert 0 < verdict.measured.arm.worst_series <= verdict.worst_series_limit
 
 
 def test_the_reference_is_fp64_and_the_precision_shows_in_the_yardstick() -> None:
@@ -85,6 +104,42 @@ def test_scores_scaled_by_one_percent_too_much_do_not_pass(monkeypatch: pytest.M
         gate.require(with_attention("one_percent_off"), CPU, None)
 
 
+def test_one_sequence_among_thousands_that_is_not_attended_does_not_pass_at_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(BACKENDS, "one_sequence_forgotten", OneSequenceForgotten())
+    arm = with_attention("one_sequence_forgotten", precision="bf16", batch_size=128)
+    changes = {"num_channels": 32, "context_length": 24, "prediction_length": 8, "d_model": 16, "ffn_dim": 16}
+    verdict = gate.judge(replace(arm, model={**arm.model, **changes}), CPU, None)
+    measured = verdict.measured
+    assert measured.arm.predictions < verdict.prediction_limit and measured.arm.gradients < verdict.gradient_limit
+    assert (verdict.problem or "").startswith("predictions of the worst series differ from the fp64 reference by")
+    assert verdict.relative_error == measured.arm.worst_series / verdict.worst_series_limit > 5
+
+
+def test_the_worst_series_is_measured_against_the_root_mean_square_of_all() -> None:
+    true = torch.zeros(2, 3, 2, dtype=torch.float64)  # B=2, H=3, C=2: the four series have norms 3, 0, 0 and 4
+    true[0, 0, 0], true[1, :, 1] = 3.0, 4 / 3**0.5
+    wrong = true.clone()
+    wrong[1, 2, 0] += 0.5
+    gradients = torch.ones(4, dtype=torch.float64)
+    sums = numerics._Sums()
+    sums.add((wrong, gradients), (true, gradients))
+    sums.add((true, gradients), (true, gradients))
+    assert sums.errors().worst_series == pytest.approx(0.5 / 2.5)
+    sums.add((true * torch.nan, gradients), (true, gradients))
+    sums.add((true, gradients), (true, gradients))
+    assert sums.errors().worst_series != sums.errors().worst_series
+
+
+@pytest.mark.parametrize("what", ["predictions", "gradients", "worst_series"])
+def test_an_error_that_is_not_a_number_is_the_largest_of_all(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = replace(GOOD.arm, **{what: float("nan")})
+    monkeypatch.setattr(gate, "measure", lambda *_: replace(GOOD, arm=arm))
+    verdict = gate.judge(SUBJECT, CPU, None)
+    assert verdict.relative_error == float("inf") and "not finite" in (verdict.problem or "")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_what_is_not_finite_does_not_pass(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     monkeypatch.setitem(BACKENDS, "not_a_number", NotANumber())
@@ -93,7 +148,7 @@ def test_what_is_not_finite_does_not_pass(monkeypatch: pytest.MonkeyPatch, preci
 
 
 def test_an_infinite_yardstick_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    infinite = Errors(predictions=float("inf"), gradients=float("inf"))
+    infinite = Errors(predictions=float("inf"), gradients=float("inf"), worst_series=float("inf"))
     monkeypatch.setattr(gate, "measure", lambda *_: replace(GOOD, arm=infinite, eager=infinite))
     with pytest.raises(GateFailed, match="of the eager arm itself are not finite"):
         gate.require(SUBJECT, CPU, None)

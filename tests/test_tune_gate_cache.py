@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_kit import BAD, CPU, GOOD, MODEL, SUBJECT, with_attention
+from gate_kit import BAD, CPU, GOOD, MODEL, SMALL, SUBJECT, with_attention
 
 from tune import gate
 from tune.errors import GateFailed
-from tune.numerics import Errors, Measured
+from tune.numerics import Measured
 
 
 class Counted:
@@ -116,6 +116,10 @@ def test_dropout_is_no_part_of_the_key_for_the_gate_has_none(tmp_path: Path, cou
         lambda content: json.dumps(content | {"about": {"engine": "eager"}}),
         lambda content: json.dumps(content | {"measured": {"passed": True}}),
         lambda content: json.dumps(content | {"measured": content["measured"] | {"batch_size": 0}}),
+        lambda content: json.dumps(content | {"measured": content["measured"] | {"attention": {"arm": 0.0}}}),
+        lambda content: json.dumps(
+            content | {"measured": content["measured"] | {"attention": {"arm": -1.0, "eager": 0.0}}}
+        ),
         lambda content: json.dumps(
             content | {"measured": content["measured"] | {"arm": {"predictions": -1.0, "gradients": 0.0}}}
         ),
@@ -160,7 +164,7 @@ def test_a_failed_verdict_is_kept_and_says_that_it_comes_from_the_cache(tmp_path
 
 
 def test_errors_that_are_not_finite_survive_the_disk(tmp_path: Path, counted: Counted) -> None:
-    counted.answer = replace(GOOD, arm=Errors(predictions=float("nan"), gradients=float("inf")))
+    counted.answer = replace(GOOD, arm=replace(SMALL, predictions=float("nan"), gradients=float("inf")))
     for _ in range(2):
         with pytest.raises(GateFailed, match="not finite"):
             gate.require(SUBJECT, CPU, tmp_path / "gate")

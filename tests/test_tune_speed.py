@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from model.as_published import FLASH
 from model.flops import GPU_PEAKS, StepShape, least_step_bytes, train_step_flops
-from tune.hardware import GIB
+from tune.hardware import GIB, DeviceFacts
 from tune.measure import EpochTimes
-from tune.speed import time_metrics
+from tune.search import make_plan
+from tune.speed import WITHOUT_OUTPUT_PROJECTION, step_shape, time_metrics
+from tune.sweeps import get_sweep
 
 SHAPE = StepShape(
     batch_size=128, num_channels=7, context_length=512, prediction_length=96, patch_length=12, patch_stride=12,
@@ -37,6 +40,19 @@ def test_mfu_is_of_the_whole_epoch_and_the_roofline_of_the_steps_alone() -> None
     shares = [metrics["speed/peak_pct"], metrics["speed/bandwidth_pct"]]
     assert metrics["speed/roofline_pct"] == max(share for share in shares if share is not None)
     assert metrics["time/median_step_ms"] == 4.0
+
+
+def test_the_shape_of_an_arm_as_published_leaves_out_the_projection_that_its_layers_skip() -> None:
+    plan = make_plan(
+        get_sweep("seed_study"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=DeviceFacts(
+            device_type="cuda", name=H100, capability=(9, 0), memory_gib=80.0, gpus=1
+        ),
+    )  # fmt: skip
+    for trial in plan.trials:
+        kind = trial.config.model.as_published
+        shape = step_shape(trial.config, channels=7, windows=1000, heads=[16, 16, 16])
+        assert shape.projections == (4 if kind not in FLASH or FLASH[kind].projects_out else 3)
+    assert tuple(kind for kind, layer in FLASH.items() if not layer.projects_out) == WITHOUT_OUTPUT_PROJECTION
 
 
 @pytest.mark.parametrize("gpu", [None, "some GPU"])

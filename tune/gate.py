@@ -20,17 +20,26 @@ from typing import Any
 import filelock
 import torch
 
+from tune.attention_alone import AttentionErrors
 from tune.errors import GateFailed
 from tune.hardware import node_facts, package_dir, versions
 from tune.numerics import BATCHES, DROPOUTS, Errors, Measured, Subject, measure
 from tune.private import make_private
 from tune.sweep_dir import write_atomically
 
-FACTOR, SLACK = 2.0, 1e-6  # design, measurement rule 2
+FACTOR, SLACK = 2.0, 1e-6  # for every error that is judged: so many times eager's, and this
+WHAT = {
+    "predictions": "predictions",
+    "gradients": "gradients",
+    "worst_series": "predictions of the worst series",
+}
 NO_NUMERICS = frozenset({"python", "granite-tsfm", "ray", "mlflow", "pandas", "pyarrow", "numpy"})
 SOURCES = (
     ("model", "**/*.py"),
-    *(("tune", name) for name in ("adam.py", "step.py", "engines.py", "graph.py", "lr.py", "numerics.py", "gate.py")),
+    *(
+        ("tune", f"{name}.py")
+        for name in ("adam", "attention_alone", "step", "engines", "graph", "lr", "numerics", "gate")
+    ),
 )
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # environment variables that change numerics
 LONGEST_WAIT_S = 900.0  # for another trial that measures the same
@@ -55,23 +64,31 @@ class Verdict:
         return FACTOR * self.measured.eager.gradients + SLACK
 
     @property
+    def worst_series_limit(self) -> float:
+        return FACTOR * self.measured.eager.worst_series + SLACK
+
+    @property
     def relative_error(self) -> float:
-        """The larger of the two errors, each over its limit: at most 1 passes."""
+        """The largest of the errors, each over its limit: at most 1 passes; infinite where one is not a number."""
         arm = self.measured.arm
-        return max(arm.predictions / self.prediction_limit, arm.gradients / self.gradient_limit)
+        shares = (
+            arm.predictions / self.prediction_limit,
+            arm.gradients / self.gradient_limit,
+            arm.worst_series / self.worst_series_limit,
+        )
+        return math.inf if any(map(math.isnan, shares)) else max(shares)
 
     @property
     def problem(self) -> str | None:
         """Why the arm does not pass, in one line; None if it passes."""
-        problems = [
-            text
-            for what in ("predictions", "gradients")
-            if (text := _problem(what, getattr(self.measured.arm, what), getattr(self.measured.eager, what)))
-        ]
-        if not problems:
+        arm, eager = self.measured.arm, self.measured.eager
+        found = {name: _problem(text, getattr(arm, name), getattr(eager, name)) for name, text in WHAT.items()}
+        if found["predictions"]:
+            del found["worst_series"]  # it says nothing more
+        if not any(found.values()):
             return None
         where = f" (from the cache, key {self.key}: delete {self.file} to measure again)" if self.cached else ""
-        return "; ".join(problems) + self._at() + where
+        return "; ".join(text for text in found.values() if text) + self._at() + where
 
     def _at(self) -> str:
         model, measured = self.subject.model, self.measured
@@ -80,13 +97,26 @@ class Verdict:
         return pruned + smaller
 
     @property
+    def attention_note(self) -> str | None:
+        """One line where the attention function alone is further from fp64 than the gate's rule would allow."""
+        alone = self.measured.attention
+        if alone is None or alone.arm <= FACTOR * alone.eager + SLACK:
+            return None
+        return f"attention alone is {alone.arm:.1e} from fp64, over {FACTOR:g} x eager's {alone.eager:.1e}"
+
+    @property
     def metrics(self) -> dict[str, float | None]:
         """The numbers by MLflow name."""
+        alone = self.measured.attention
         return {
             "gate/prediction_error": self.measured.arm.predictions,
             "gate/prediction_limit": self.prediction_limit,
             "gate/gradient_error": self.measured.arm.gradients,
             "gate/gradient_limit": self.gradient_limit,
+            "gate/worst_series_error": self.measured.arm.worst_series,
+            "gate/worst_series_limit": self.worst_series_limit,
+            "gate/attention_error": alone.arm if alone else None,
+            "gate/attention_eager_error": alone.eager if alone else None,
             "gate/batch": self.measured.batch_size,
         }
 
@@ -133,8 +163,8 @@ def judge(subject: Subject, device: torch.device, folder: Path | None) -> Verdic
     return replace(fresh, measured=measured, file=file, cached=found is not None)
 
 
-_NOTHING = Errors(predictions=math.nan, gradients=math.nan)
-_UNMEASURED = Measured(arm=_NOTHING, eager=_NOTHING, batch_size=0)
+_NOTHING = Errors(predictions=math.nan, gradients=math.nan, worst_series=math.nan)
+_UNMEASURED = Measured(arm=_NOTHING, eager=_NOTHING, batch_size=0, attention=None)
 
 
 def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
@@ -146,7 +176,7 @@ def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
         "beta1_moves": subject.beta1_moves,
         "precision": subject.precision,
         "batch_size": subject.batch_size,
-        "rule": [FACTOR, SLACK, BATCHES],
+        "rule": [FACTOR, SLACK, BATCHES, *WHAT, "attention alone"],
     } | platform_identity(device)
 
 
@@ -190,12 +220,13 @@ def _read(file: Path, about: dict[str, Any]) -> Measured | None:
 
 def _measured(content: dict[str, Any]) -> Measured:
     arm, eager = (Errors(**content[name]) for name in ("arm", "eager"))
-    numbers = (arm.predictions, arm.gradients, eager.predictions, eager.gradients)
+    alone = None if content["attention"] is None else AttentionErrors(**content["attention"])
+    numbers = [number for errors in (arm, eager, alone) if errors is not None for number in asdict(errors).values()]
     if not all(isinstance(number, float) and not number < 0 for number in numbers):
         raise ValueError(f"{numbers} are no errors")
     if not isinstance(content["batch_size"], int) or content["batch_size"] < 1:
         raise ValueError(f"batch_size {content['batch_size']!r}")
-    return Measured(arm=arm, eager=eager, batch_size=content["batch_size"])
+    return Measured(arm=arm, eager=eager, batch_size=content["batch_size"], attention=alone)
 
 
 def _write(file: Path, about: dict[str, Any], measured: Measured) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from data_pipeline.batches import Batch
 from model.as_published import unread_parameters
 from model.patchtst import build_model, cut_to_kept_heads
+from tune.attention_alone import AttentionErrors, measure_attention
 from tune.engines import ENGINES
 from tune.lr import Course, Rates
 from tune.step import Stepper, set_matmul_precision
@@ -57,6 +59,9 @@ class Errors:
 
     predictions: float
     gradients: float  # all concatenated, without k_proj.bias
+    # The largest ||difference|| over the horizon of one series (window and channel), over the root mean square of
+    # ||reference||: one series among thousands that is all wrong does not show in a norm over everything.
+    worst_series: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,7 @@ class Measured:
     arm: Errors
     eager: Errors  # the yardstick: eager backend and engine at the arm's precision
     batch_size: int  # windows in the batches that were used
+    attention: AttentionErrors | None  # told only; None where it was not measured, as for an arm as published
 
 
 def measure(subject: Subject, device: torch.device) -> Measured:
@@ -93,7 +99,26 @@ def _measure(subject: Subject, device: torch.device) -> Measured:
             of_arm.add(arm.run(batch), true)
     finally:
         arm.close()
-    return Measured(arm=of_arm.errors(), eager=of_eager.errors(), batch_size=batch_size)
+    attention = _attention_alone(subject, batch_size, device)
+    return Measured(arm=of_arm.errors(), eager=of_eager.errors(), batch_size=batch_size, attention=attention)
+
+
+def _attention_alone(subject: Subject, batch_size: int, device: torch.device) -> AttentionErrors | None:
+    model = subject.model
+    if model.get("as_published") is not None:
+        return None
+    sequences, width = batch_size * model["num_channels"], model["d_model"] // model["num_heads"]
+    shape_SKNE = (sequences, subject.heads, _patches(model), width)
+    try:
+        return measure_attention(model["attention"], shape_SKNE, subject.precision, device)
+    except Exception as error:  # it judges nothing, so it fails no arm
+        print(f"gate: attention alone was not measured: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _patches(model: Mapping[str, Any]) -> int:
+    patches: int = (model["context_length"] - model["patch_length"]) // model["patch_stride"] + 1
+    return patches
 
 
 def _batch_that_fits(subject: Subject, device: torch.device) -> int:
@@ -106,7 +131,7 @@ def _batch_that_fits(subject: Subject, device: torch.device) -> int:
     else:
         allowed = CPU_MEMORY
     model = subject.model
-    patches = (model["context_length"] - model["patch_length"]) // model["patch_stride"] + 1
+    patches = _patches(model)
     wide = 16 * model["d_model"] + 4 * model["ffn_dim"]
     numbers = model["num_layers"] * model["num_channels"] * patches * (4 * subject.heads * patches + wide)
     return max(1, min(subject.batch_size, int(allowed // (8 * numbers))))
@@ -270,12 +295,19 @@ class _Sums:
     """Sums of squares over the batches: of the difference and of the reference, for predictions and gradients."""
 
     squares: list[float] = field(default_factory=lambda: [0.0] * 4)
+    worst_squares: list[float] = field(default_factory=list)  # the difference's over the horizon, of each batch
+    series: int = 0
 
     def add(self, got: tuple[Tensor, Tensor], true: tuple[Tensor, Tensor]) -> None:
+        squares_BC = (got[0] - true[0]).square().sum(1)
+        self.worst_squares.append(squares_BC.max().item())
+        self.series += squares_BC.numel()
         for place, (mine, theirs) in enumerate(zip(got, true, strict=True)):
             self.squares[2 * place] += (mine - theirs).square().sum().item()
             self.squares[2 * place + 1] += theirs.square().sum().item()
 
     def errors(self) -> Errors:
         ratios = [math.sqrt(self.squares[at] / self.squares[at + 1]) for at in (0, 2)]
-        return Errors(predictions=ratios[0], gradients=ratios[1])
+        worst = torch.tensor(self.worst_squares, dtype=torch.float64).max().item()  # NaN where one is
+        mean_square = self.squares[1] / self.series
+        return Errors(predictions=ratios[0], gradients=ratios[1], worst_series=math.sqrt(worst / mean_square))

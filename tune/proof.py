@@ -63,7 +63,9 @@ class Proof:
         # Measuring fills the compiler's caches: a trial that measured compiles faster than one that read the verdict.
         self.tags["gate_verdict"] = CACHED if all(verdict.cached for verdict in verdicts) else MEASURED
         gated_at = min(verdict.measured.batch_size for verdict in verdicts)
-        self.tags["gate"] = "passed" if gated_at == batch_size else f"passed, gated at batch {gated_at} of {batch_size}"
+        smaller = [] if gated_at == batch_size else [f"gated at batch {gated_at} of {batch_size}"]
+        notes = dict.fromkeys(verdict.attention_note for verdict in verdicts if verdict.attention_note)
+        self.tags["gate"] = ", ".join(["passed", *smaller, *notes])
         if worst.problem is not None:
             self.tags["gate"] = f"{NOT_ENFORCED}{worst.problem}"
 

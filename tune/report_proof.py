@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from tune.kernel_names import short
 from tune.tracking import TrialRecord
 
-PAIRS = (("gate/prediction_error", "gate/prediction_limit"), ("gate/gradient_error", "gate/gradient_limit"))
+PAIRS = tuple((f"gate/{what}_error", f"gate/{what}_limit") for what in ("prediction", "gradient", "worst_series"))
 
 
 def proof_note(arms: Mapping[str, Iterable[TrialRecord]]) -> list[str]:

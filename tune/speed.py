@@ -2,8 +2,8 @@
 
 `speed/tflops` and `speed/mfu_pct` count the whole training time of an epoch, as MFU is defined. How near the *kernels*
 are to the GPU's limits is a matter of the steps alone, without what lies between them: `speed/peak_pct` (of the dense
-peak in the trial's precision), `speed/bandwidth_pct` (of the memory's bandwidth, if a step moved only the least bytes
-that it must), and `speed/roofline_pct`, the larger of the two: the shortest possible time of a step over its own.
+peak in the trial's precision), `speed/bandwidth_pct` (of the memory's bandwidth, if a step moved the bytes that
+`minimal_step_bytes` of model/flops.py counts), and `speed/roofline_pct`, the larger of the two.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from model.flops import StepShape, floor_s, least_step_bytes, memory_floor_s, mf
 from tune.config import TrialConfig
 from tune.hardware import GIB
 from tune.measure import EpochTimes
+
+WITHOUT_OUTPUT_PROJECTION = ("flash", "flash_bidirectional")  # values of model.as_published
 
 
 def time_metrics(
@@ -71,4 +73,5 @@ def step_shape(config: TrialConfig, *, channels: int, windows: int, heads: Seque
         num_layers=model.num_layers,
         ffn_dim=model.ffn_dim,
         heads_kept=heads,
+        projections=3 if model.as_published in WITHOUT_OUTPUT_PROJECTION else 4,
     )

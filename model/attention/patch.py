@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 TRANSFORMERS_NAME = "triton_patch"
 MAX_PATCHES = 128
 MAX_HEAD_DIM = 64
+# With tf32 the backward pass for more patches of wider heads keeps 131,072 bytes in shared memory; a block may have
+# 101,376 on these GPUs (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
+MAX_TF32_PATCHES, MAX_TF32_HEAD_DIM = 96, 32
+SMALL_SHARED_MEMORY = ((8, 6), (8, 9))  # and 12.0 and later
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Patch:
     cpu_patterns: tuple[str, ...] = ()
 
     def unsupported_reason(self, work: Workload) -> str | None:
-        """CUDA of capability 8.0, no attention dropout, at most 128 patches of heads of at most 64."""
+        """CUDA of capability 8.0, no attention dropout, at most 128 patches of heads of at most 64; less in tf32."""
         if work.device_type != "cuda":
             return "patch needs a CUDA GPU: use eager or sdpa_flash here"
         if reason := capability_reason(self.name, work, (8, 0), "sdpa_efficient or eager"):
@@ -54,7 +58,7 @@ class Patch:
                 f"patch takes a head_dim of at most {MAX_HEAD_DIM} and got {work.head_dim}: raise model.num_heads, or "
                 "use sdpa_efficient or eager"
             )
-        return None
+        return _shared_memory_reason(work)
 
     def missing_package(self, *, importing: bool) -> str | None:
         """triton, which comes with torch's builds for CUDA on Linux."""
@@ -67,6 +71,18 @@ class Patch:
 
         AttentionInterface.register(TRANSFORMERS_NAME, attend)
         return TRANSFORMERS_NAME
+
+
+def _shared_memory_reason(work: Workload) -> str | None:
+    small = work.capability is not None and (work.capability in SMALL_SHARED_MEMORY or work.capability >= (12, 0))
+    large = work.patches > MAX_TF32_PATCHES and work.head_dim > MAX_TF32_HEAD_DIM
+    if not (small and large and work.precision == "tf32"):
+        return None
+    return (
+        f"patch needs more shared memory than this GPU generation has for {work.patches} patches of head_dim "
+        f"{work.head_dim} in tf32: set train.precision=bf16 or fp32, raise model.num_heads so that head_dim is at most "
+        f"{MAX_TF32_HEAD_DIM}, or use sdpa_efficient"
+    )
 
 
 def attend(
