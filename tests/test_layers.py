@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A stage may import itself and the stages before it. tune/ modules in one line are one stage.
 STAGES: tuple[tuple[str, ...], ...] = (
     ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox", "holder", "clock"),
+    ("memory",),
     ("gpu_models", "output", "cli", "streams", "live", "workers"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs", "diagnosis"),
     ("sampler", "speed", "study_clock", "host_copy"),
@@ -35,7 +36,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("space", "plan_text", "estimate", "blocks"),
     ("trial",),
     ("whole",),
-    ("checkpoint", "session", "saving", "opening"),
+    ("checkpoint", "session", "saving", "opening", "rehearsal"),
     ("cluster", "nursery", "standby"),
     ("callback",),
     ("lanes", "dispatch"),
