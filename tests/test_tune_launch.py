@@ -18,8 +18,8 @@ from tune.launch import Launcher
 def _launcher(folder: Path, device_type: str) -> tuple[Launcher, Sweep]:
     sweep = Sweep(folder, plan_of(arms=2, repeats=1))
     launcher = Launcher(
-        folder=sweep.folder, share=Share(cpus=1, gpus=0, at_a_time=1), device_type=device_type, data_dir=folder,
-        cache_dir=folder, data_sha256="d", entry=entry,
+        folder=sweep.folder, share=Share(cpus=1, gpus=0, at_a_time=1), device_type=device_type, gpu_name="some GPU",
+        data_dir=folder, cache_dir=folder, data_sha256="d", entry=entry,
     )  # fmt: skip
     return launcher, sweep
 
@@ -41,7 +41,8 @@ def test_a_trial_of_a_fixed_list_waits_on_a_cpu_only(
 @pytest.mark.parametrize("device_type", ["cuda", "cpu"])
 def test_a_trial_of_a_search_waits_everywhere(tmp_path: Path, device_type: str) -> None:
     launcher, sweep = _launcher(tmp_path, device_type)
-    assert launcher.job(sweep.plan.trials[0], prepare_next=True).awaits_answer
+    job = launcher.job(sweep.plan.trials[0], prepare_next=True)
+    assert (job.awaits_answer, job.gpu_name) == (True, "some GPU")
 
 
 @pytest.mark.parametrize(("gpus", "in_blocks", "kept"), [(1, True, True), (1, False, False), (0.5, True, False)])

@@ -88,6 +88,7 @@ class Launcher:
     folder: SweepDir
     share: Share  # what a trial gets, and how many run at a time
     device_type: str
+    gpu_name: str | None  # of the GPU that the plan was made for; None on a CPU
     data_dir: Path  # absolute
     cache_dir: Path  # absolute
     data_sha256: str  # of the source the sweep was planned on
@@ -116,6 +117,7 @@ class Launcher:
             resume_from=self.folder.checkpoints(trial.trial_id),
             sweep_id=self.folder.sweep_id,
             packages_sha256=packages_sha256(),
+            gpu_name=self.gpu_name,
             compile_dir=str(self._isolated if self.isolate else storage / "compile"),
             isolate=self.isolate,
             prepare_next=prepare_next,

@@ -42,7 +42,7 @@ from tune.search import unsupported_reason
 from tune.speed import step_shape, time_metrics
 from tune.step import Stepper, compiled_afresh, make_optimizer, make_scaler
 from tune.study_clock import StudyClock, study_metrics
-from tune.trial import ALONE, Host, Progress, Spans, TrialJob, median_after
+from tune.trial import ALONE, Host, Progress, Spans, TrialJob, check_gpu, median_after
 
 
 class Session:
@@ -89,6 +89,7 @@ class Session:
         """The plan was made from a probe; the device that the trial got has the last word."""
         missing = missing_packages([self.config.model.attention], importing=True)
         self._facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
+        check_gpu(self.job, self._facts)
         reason = unsupported_reason(self.config, self._facts, channels)
         if reason:
             raise Unsupported(reason)

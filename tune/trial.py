@@ -20,7 +20,7 @@ from typing import Any
 from tune.clock import SteadyClock
 from tune.config import TrialConfig
 from tune.errors import BeginAnew, GateFailed, PublishedFault, Unsupported, disk_full
-from tune.hardware import package_dir, packages_sha256
+from tune.hardware import DeviceFacts, package_dir, packages_sha256
 from tune.memory import REMEDY, KernelKills, is_out_of_memory, lost_a_worker, peak_memory_gib
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -44,6 +44,7 @@ class TrialJob:
     resume_from: Sequence[str] = ()  # checkpoints of earlier runs of this sweep, the newest first
     sweep_id: str | None = None  # goes into the saved model
     packages_sha256: str | None = None  # of the driver's code; None: not checked
+    gpu_name: str | None = None  # as the driver of the GPU says it where the plan was made; None: not checked
     compile_dir: str | None = None  # where compiled code is kept (tune.compile_cache); None: where PyTorch likes
     isolate: bool = False  # a process that nothing was prepared in, and an empty cache
     sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled while it trains
@@ -180,6 +181,15 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
             session.save_best(folder / "model")
         session.samples.write(folder / "samples")
         report(final | {"tags": session.tags()}, folder)
+
+
+def check_gpu(job: TrialJob, found: DeviceFacts) -> None:
+    """Raises RuntimeError on a GPU of another model than the plan's: Ray has one word for several of them."""
+    if job.gpu_name not in (None, found.name):
+        raise RuntimeError(
+            f"this GPU is a {found.name}, the sweep was planned for {job.gpu_name}, and times of two models do not "
+            "compare, though Ray may call both the same: take this node out of the cluster, and run with --fresh"
+        )
 
 
 def _with_cache(host: Host, job: TrialJob, config: TrialConfig) -> Host:
