@@ -29,7 +29,7 @@ NO_MEMORY = {
     "a library's words for it": RuntimeError("unable to mmap 8192 bytes: Cannot allocate memory (12)"),
 }
 OTHERS = {
-    "shared memory of a kernel": RuntimeError("out of resource: shared memory, Required: 300000, Hardware limit: 232448"),
+    "shared memory of a kernel": RuntimeError("out of resource: shared memory, Required: 300000"),
     "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
     "a full disk": OSError(errno.ENOSPC, "No space left on device"),
     "anything": ValueError("boom"),
@@ -87,7 +87,7 @@ def test_a_killed_worker_of_a_loader_is_oom_where_the_kernel_killed_for_memory_m
     assert end["status"] == status, end
     assert end["reason"].startswith("RuntimeError: DataLoader worker") and "\n" not in end["reason"]
     assert ("the kernel killed 2 processes" in end["reason"]) == (status == "oom")
-    assert ("fewer data.num_workers" in end["reason"]) == ("final/host_peak_memory_gib" in end["metrics"]) == bool(kills)
+    assert ("final/host_peak_memory_gib" in end["metrics"]) == (status == "oom")
 
 
 def test_what_the_kernel_killed_before_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,8 +75,8 @@ class KernelKills:
         if (killed := _killed_ever() - self._before) <= 0:
             return None
         return (
-            f"the kernel killed {killed} {'process' if killed == 1 else 'processes'} on this machine for want of memory "
-            f"meanwhile, so that is the likely cause: {REMEDY}, fewer data.num_workers, or a machine with more memory"
+            f"the kernel killed {killed} {'process' if killed == 1 else 'processes'} on this machine for want of "
+            f"memory meanwhile, so that is the likely cause: {REMEDY}, fewer data.num_workers, or a machine with more memory"
         )
 
 

@@ -263,8 +263,8 @@ def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None
 def _telling_of_memory() -> Iterator[KernelKills]:
     """Inside, a process that is lost while the kernel kills processes for want of memory is told as OutOfMemory.
 
-    Only what it did since the trial was last heard of counts, as whoever hears it notes by `restart`: a loss for another
-    reason is tried again.
+    Only what it did since the trial was last heard of counts, as whoever hears it notes by `restart`: a loss for
+    another reason is tried again.
     """
     kills = KernelKills()
     try:
