@@ -74,9 +74,10 @@ class KernelKills:
         """In words, with what to do; None where the kernel killed nothing, or does not say."""
         if (killed := _killed_ever() - self._before) <= 0:
             return None
+        processes = "process" if killed == 1 else "processes"
         return (
-            f"the kernel killed {killed} {'process' if killed == 1 else 'processes'} on this machine for want of "
-            f"memory meanwhile, so that is the likely cause: {REMEDY}, fewer data.num_workers, or a machine with more memory"
+            f"the kernel killed {killed} {processes} on this machine for want of memory meanwhile, so that is the "
+            f"likely cause: {REMEDY}, fewer data.num_workers, or a machine with more memory"
         )
 
 
