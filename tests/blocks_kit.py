@@ -119,7 +119,7 @@ class Sweep:
         self.plan, self.data, self.ends = plan, folder, Ends()
         self.folder = sweep_dir.create(folder / "runs", "s", {"key": "k", "created_s": 1.0, "code": {}})
         self.launcher = Launcher(
-            folder=self.folder, share=Share(cpus=1, gpus=1, at_a_time=2), device_type="cuda",
+            folder=self.folder, share=Share(cpus=1, gpus=1, at_a_time=2), device_type="cuda", gpu_name=None,
             data_dir=folder, cache_dir=folder, data_sha256="d", entry=fake_entry,
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES: tuple[tuple[str, ...], ...] = (
     ("environments",),
     ("errors", "kernel_names", "hardware", "private", "sweep_dir", "progress", "outbox", "holder", "clock"),
+    ("memory",),
     ("gpu_models", "output", "cli", "streams", "live", "workers"),
     ("config", "sweeps", "lr", "engines", "adam", "step", "graph", "measure", "evaluate", "pairs", "diagnosis"),
     ("sampler", "speed", "study_clock", "host_copy"),
@@ -36,7 +37,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("space", "plan_text", "estimate", "blocks"),
     ("trial",),
     ("whole",),
-    ("checkpoint", "session", "saving", "opening"),
+    ("checkpoint", "session", "saving", "opening", "rehearsal"),
     ("cluster", "nursery", "standby"),
     ("callback", "shared_folders"),
     ("lanes", "dispatch"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,6 +166,23 @@ def test_without_a_block_that_has_begun_no_more_gpus_are_asked_for_than_are_used
         lanes.look()
         assert len(FakeLane.made) == len(lanes) == 2
         assert [lane.index for lane in lanes.open] == [0] and lanes.there is None  # the first begins at once
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_on_the_only_gpu_a_block_goes_on_and_says_so_where_it_began_on_another(ray: Any, gone: bool) -> None:
+    ray.nodes = lambda: [{"Alive": True, "NodeID": "node", "Resources": {"GPU": 1.0}}]
+    began_on = "gpu9" if gone else "gpu0"
+    blocks, trials, recorded = _blocks(2, 2, begun={"1": began_on, "2": "gpu0"})
+    with Lanes(ray, replace(SHARE, at_a_time=1), most=1, wanted={began_on, "gpu0"}) as lanes:
+        dispatcher = Dispatcher(blocks, lanes, lambda turn: {"seed": turn.trial.seed, "why": turn.moved_because})
+        handed = []
+        for number in range(len(trials)):
+            handed.append(dispatcher.suggest(f"t{number}")["job"])
+            dispatcher.on_trial_complete(f"t{number}", {"status": "done"})
+    why = "gpu9, on which its block began, is gone" if gone else None
+    assert [job["seed"] for job in handed] == ([2, 2, 1, 1] if gone else [1, 1, 2, 2])  # its own first
+    assert [job["why"] for job in handed if job["seed"] == 1] == [why] * 2
+    assert recorded == {"1": "gpu0", "2": "gpu0"}
 
 
 def test_a_trial_whose_gpu_is_gone_is_handed_out_again_in_a_folder_of_its_own(ray: Any) -> None:

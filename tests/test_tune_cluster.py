@@ -50,6 +50,11 @@ SHARES: dict[str, tuple[list[dict[str, float]], dict[str, Any], Share]] = {
         [gpu_node(8, 1), gpu_node(4, 2, "L4")], {"gpu_model": "L4"},
         Share(cpus=2, gpus=1, at_a_time=2, accelerator="L4"),
     ),
+    "one_model_beside_one_that_ray_does_not_know": (
+        [gpu_node(8, 1), {"CPU": 4.0, "GPU": 2.0}], {"gpu_model": "H100"},
+        Share(cpus=8, gpus=1, at_a_time=1, accelerator="H100"),
+    ),
+    "only_gpus_that_ray_does_not_know": ([{"CPU": 4.0, "GPU": 2.0}] * 2, {}, Share(cpus=2, gpus=1, at_a_time=4)),
     "cpu_asked_for": ([HEAD, {"CPU": 8}, {"CPU": 4}], {"gpus_per_trial": 0}, Share(cpus=8, gpus=0, at_a_time=1)),
     "cpu_of_this_machine": ([{"CPU": 2}], {"joined": False}, Share(cpus=2, gpus=0, at_a_time=1)),
     "one_at_a_time_on_cpu": ([{"CPU": 2}], {"joined": False, "max_concurrent": 1}, Share(cpus=2, gpus=0, at_a_time=1)),
@@ -63,6 +68,12 @@ REFUSED: dict[str, tuple[list[dict[str, float]], dict[str, Any], str]] = {
     "several_at_a_time_on_cpu": ([{"CPU": 2}], {"joined": False, "max_concurrent": 2}, "--max-concurrent 2: on a CPU"),
     "several_on_an_asked_for_cpu": ([gpu_node(8, 1)], {"gpus_per_trial": 0, "max_concurrent": 2}, "--max-concurrent 2"),
     "two_models": ([gpu_node(8, 1), gpu_node(8, 1, "L4")], {}, "GPUs of several models (H100, L4)"),
+    "a_model_and_one_that_ray_does_not_know": (
+        [gpu_node(8, 1), {"CPU": 8.0, "GPU": 1.0}], {}, "GPUs of several models (H100, of no model that Ray knows)",
+    ),
+    "a_model_that_ray_does_not_know": (
+        [{"CPU": 8.0, "GPU": 1.0}], {"gpu_model": "T4"}, "the cluster has none; its GPUs are of no model that Ray",
+    ),
     "another_model": (
         [gpu_node(8, 1), gpu_node(8, 1, "L4")], {"gpu_model": "T4"}, "--gpu-model T4: the cluster has none; its GPUs "
         "are H100, L4",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from blocks_kit import EPOCHS, Sweep, fake_gpus, plan_of
 
+from tune.cluster import Share
 from tune.launch import MAX_RETRIES
 from tune.pairs import compare_arms
 from tune.report_pairs import run_of
@@ -102,3 +104,12 @@ def test_a_trial_that_gets_further_each_time_may_be_lost_more_often_than_it_is_r
     lost = sum(line["kind"] == "begin" for line in sweep.log if line["trial_id"] == victim) - 1
     assert lost == EPOCHS > MAX_RETRIES
     assert set(sweep.ends.ended.values()) == {"done"}
+
+
+def test_one_gpu_at_a_time_is_recorded_with_its_blocks_and_keeps_its_actor(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, plan_of(2, 2))
+    sweep.launcher = replace(sweep.launcher, share=Share(cpus=1, gpus=1, at_a_time=1))
+    sweep.run(epoch_s=0.0, meet=1)
+    (gpu,) = {line["gpu"] for line in sweep.log}
+    assert sweep.folder.blocks() == dict.fromkeys("12", gpu)
+    assert set(sweep.ends.ended.values()) == {"done"} and len({line["pid"] for line in sweep.log}) == 1

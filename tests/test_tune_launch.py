@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from tune.launch import Launcher
 def _launcher(folder: Path, device_type: str) -> tuple[Launcher, Sweep]:
     sweep = Sweep(folder, plan_of(arms=2, repeats=1))
     launcher = Launcher(
-        folder=sweep.folder, share=Share(cpus=1, gpus=0, at_a_time=1), device_type=device_type, data_dir=folder,
-        cache_dir=folder, data_sha256="d", entry=entry,
+        folder=sweep.folder, share=Share(cpus=1, gpus=0, at_a_time=1), device_type=device_type, gpu_name="some GPU",
+        data_dir=folder, cache_dir=folder, data_sha256="d", entry=entry,
     )  # fmt: skip
     return launcher, sweep
 
@@ -40,4 +41,18 @@ def test_a_trial_of_a_fixed_list_waits_on_a_cpu_only(
 @pytest.mark.parametrize("device_type", ["cuda", "cpu"])
 def test_a_trial_of_a_search_waits_everywhere(tmp_path: Path, device_type: str) -> None:
     launcher, sweep = _launcher(tmp_path, device_type)
-    assert launcher.job(sweep.plan.trials[0], prepare_next=True).awaits_answer
+    job = launcher.job(sweep.plan.trials[0], prepare_next=True)
+    assert (job.awaits_answer, job.gpu_name) == (True, "some GPU")
+
+
+@pytest.mark.parametrize(("gpus", "in_blocks", "kept"), [(1, True, True), (1, False, False), (0.5, True, False)])
+def test_blocks_keep_to_their_gpu_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, in_blocks: bool, kept: bool
+) -> None:
+    went: list[str] = []
+    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, **how: went.append("list"))
+    monkeypatch.setattr(Launcher, "_run_blocks", lambda self, trials, collector: went.append("blocks"))
+    launcher, sweep = _launcher(tmp_path, "cuda")
+    launcher = replace(launcher, share=replace(launcher.share, gpus=gpus))
+    launcher.run(sweep.plan.runnable, None, in_blocks=in_blocks)  # type: ignore[arg-type]
+    assert went == ["blocks" if kept else "list"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tune import measure
-from tune.measure import EpochTimer, EpochTimes, GpuMeter
+from tune.measure import EpochTimer, EpochTimes, GpuMeter, count_others
 
 
 class FakeClock:
@@ -107,3 +107,26 @@ def test_on_a_cpu_memory_energy_and_neighbours_are_unknown_and_therefore_none() 
     meter.begin()
     readings = (meter.peak_memory_gib(), meter.energy_j(), meter.other_processes())
     assert (meter.uuid, *readings) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("pids", "idle", "others"),
+    [
+        ([10], (), 0),
+        ([10, 11], (11,), 0),  # our own that stands by
+        ([10, 12], (11,), 1),  # ours is gone from the list, a foreign one is there
+        ([10, 11, 12], (11,), 1),
+        ([10, 12, 13], (), 2),
+        ([901, 902], (11,), 0),  # numbers of the host, unknown in here
+        ([901, 902, 903], (11,), 1),
+        ([901, 902], (), 1),
+        ([], (), None),  # not even our own: NVML hides processes
+        ([], (11,), None),
+        ([901], (11,), None),
+        ([11], (11,), None),
+    ],
+)
+def test_our_own_standby_is_no_neighbour_any_other_process_is_and_what_is_hidden_is_not_known(
+    pids: list[int], idle: tuple[int, ...], others: int | None
+) -> None:
+    assert count_others(pids, own=10, idle=idle) == others

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import psutil
 import pytest
 from trial_kit import Recorder, small_config, small_job
 
-from tune.measure import count_others
 from tune.nursery import Nursery, OutOfMemory, ProcessLost, Serving
 from tune.trial import TrialJob
 
@@ -166,7 +166,7 @@ def test_only_what_the_kernel_killed_since_the_trial_was_heard_of_is_taken_for_w
 ) -> None:
     counter = tmp_path / "vmstat"
     counter.write_text("oom_kill 0\n")
-    monkeypatch.setattr("tune.nursery.VMSTAT", counter)
+    monkeypatch.setattr("tune.memory.VMSTAT", counter)
 
     def kill(result: dict[str, Any], folder: Path | None) -> None:
         if (result.get("epoch") == 2) == since_the_report:
@@ -309,8 +309,6 @@ def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> N
 
 
 def test_a_process_that_ended_is_not_taken_for_ready() -> None:
-    from multiprocessing import Pipe
-
     ours, theirs = Pipe()
     process = Serving(ours)
     theirs.send(("ready", None))
@@ -320,21 +318,18 @@ def test_a_process_that_ended_is_not_taken_for_ready() -> None:
     assert process.problem == "it was lost"
 
 
-@pytest.mark.parametrize(
-    ("pids", "idle", "others"),
-    [
-        ([10], (), 0),
-        ([10, 11], (11,), 0),  # our own that stands by
-        ([10, 12], (11,), 1),  # ours is gone from the list, a foreign one is there
-        ([10, 11, 12], (11,), 1),
-        ([10, 12, 13], (), 2),
-        ([901, 902], (11,), 0),  # numbers of the host, unknown in here
-        ([901, 902, 903], (11,), 1),
-        ([901, 902], (), 1),
-        ([], (11,), 0),
-    ],
-)
-def test_our_own_standby_is_no_neighbour_and_any_other_process_is(
-    pids: list[int], idle: tuple[int, ...], others: int
-) -> None:
-    assert count_others(pids, own=10, idle=idle) == others
+def test_a_process_that_ends_just_before_it_is_killed_hides_no_error() -> None:
+    class AboutToEnd(Serving):
+        """Lives when it is looked at, for the last time."""
+
+        looks = iter([True, True, False])
+
+        def _lives(self) -> bool:
+            return next(self.looks)
+
+    ours, theirs = Pipe()
+    process = AboutToEnd(ours)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        process.pid = ended.pid
+    with theirs, pytest.raises(ProcessLost, match="the one in flight"), process:
+        raise ProcessLost("the one in flight")

@@ -6,17 +6,18 @@ import functools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trial_kit import GRADUAL, ONE_CYCLE, small_job
+from trial_kit import GRADUAL, ONE_CYCLE, Recorder, small_job
 from trial_kit import run_small as _run
 
 from model.patchtst import load_model
 from tune import session as session_module
-from tune.hardware import packages_sha256
+from tune.hardware import node_facts, packages_sha256
 from tune.trial import Host, median_after, run_trial
 
 
@@ -232,3 +233,18 @@ def test_a_worker_with_other_code_than_the_drivers_fails_and_says_so(tmp_path: P
     assert "imports other code than the driver" in trial.final["reason"]
     same = _run(tmp_path / "s", packages_sha256=packages_sha256(), train__epochs=1)
     assert same.final["status"] == "done"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_gpu_of_another_model_than_the_plans_is_refused_though_ray_has_one_name_for_both(
+    tmp_path: Path, same: bool
+) -> None:
+    found = node_facts(use_gpu=False).name
+    planned = found if same else "NVIDIA H100 PCIe"
+    recorder = Recorder(tmp_path)
+    run_trial(replace(small_job(tmp_path, train__epochs=1), gpu_name=planned), recorder)
+    end = recorder.final
+    assert end["status"] == ("done" if same else "failed"), end
+    if not same:
+        assert f"this GPU is a {found}, the sweep was planned for {planned}" in end["reason"]
+        assert "\n" not in end["reason"] and not recorder.epochs

@@ -219,10 +219,15 @@ def _trials_per_gpu(per_trial: float) -> int:
 
 
 def _of_one_model(nodes: list[Node], wanted: str | None) -> list[Node]:
-    """The nodes with GPUs of the wanted model; all of them where none is wanted and there is one model only."""
-    models = sorted({key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)})
-    known = ", ".join(models) or "of no model that Ray knows"
-    if wanted is None and len(models) > 1:
+    """The nodes with GPUs of the wanted model; all of them where none is wanted and there is one model only.
+
+    GPUs whose model Ray does not know count as one more.
+    """
+    of_nodes = [{key.removeprefix(ACCELERATOR) for key in node if key.startswith(ACCELERATOR)} for node in nodes]
+    models = sorted(set().union(*of_nodes))
+    unknown = [] if all(of_nodes) else ["of no model that Ray knows"]
+    known = ", ".join(models + unknown)
+    if wanted is None and len(models + unknown) > 1:
         raise WrongInput(
             f"the cluster has GPUs of several models ({known}), whose times cannot be compared; choose one with "
             "--gpu-model"

@@ -14,7 +14,7 @@ from tune.blocks import Blocks, Turn
 from tune.callback import Collector, OwnNode, TrialNodes
 from tune.cluster import Share
 from tune.hardware import packages_sha256
-from tune.lanes import Lanes, Place, enter, gpus_there
+from tune.lanes import Lanes, Place, enter
 from tune.search import PlannedTrial
 from tune.sweep_dir import SweepDir
 from tune.trial import TrialJob
@@ -88,6 +88,7 @@ class Launcher:
     folder: SweepDir
     share: Share  # what a trial gets, and how many run at a time
     device_type: str
+    gpu_name: str | None  # of the GPU that the plan was made for; None on a CPU
     data_dir: Path  # absolute
     cache_dir: Path  # absolute
     data_sha256: str  # of the source the sweep was planned on
@@ -117,6 +118,7 @@ class Launcher:
             resume_from=self.folder.checkpoints(trial.trial_id),
             sweep_id=self.folder.sweep_id,
             packages_sha256=packages_sha256(),
+            gpu_name=self.gpu_name,
             compile_dir=str(self._isolated if self.isolate else storage / "compile"),
             isolate=self.isolate,
             prepare_next=prepare_next,
@@ -131,12 +133,14 @@ class Launcher:
         return self.folder.path / "isolated"
 
     def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool = False) -> None:
-        """Run `trials` in their order (FIFO); `in_blocks`: those of one seed on one GPU, where there are several."""
-        import ray
+        """Run `trials` in their order (FIFO); `in_blocks`: those of one seed on one GPU.
+
+        Also where there is one GPU: a block is resumed where it began, and nobody knows how many there are then.
+        """
         from ray import tune as ray_tune
 
-        if in_blocks and self.share.gpus == 1 and gpus_there(ray, self.share) > 1:
-            self._run_blocks(ray, trials, collector)
+        if in_blocks and self.share.gpus == 1:
+            self._run_blocks(trials, collector)
             return
         followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
         listed = [self.job(trial, prepare_next=at < followed, fixed=True).as_dict() for at, trial in enumerate(trials)]
@@ -144,7 +148,9 @@ class Launcher:
         resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
         self._fit(collector, resources, self.share.at_a_time, param_space={"job": jobs})
 
-    def _run_blocks(self, ray: Any, trials: Sequence[PlannedTrial], collector: Collector) -> None:
+    def _run_blocks(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
+        import ray
+
         from tune.dispatch import Dispatcher, Lineup
 
         begun = self.folder.blocks()

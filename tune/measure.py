@@ -196,14 +196,16 @@ class EpochTimer:
             torch.cuda.synchronize()
 
 
-def count_others(pids: Sequence[int], *, own: int, idle: Collection[int]) -> int:
+def count_others(pids: Sequence[int], *, own: int, idle: Collection[int]) -> int | None:
     """How many of the processes `pids` on a GPU are neither this one nor one of `idle`, which do nothing there.
 
-    In a container NVML may give the host's numbers, which are of no use inside: then processes are only counted.
+    In a container NVML may give the host's numbers, which are of no use inside: then processes are only counted. None
+    where there are fewer than ours alone: NVML hides some, and may hide others too.
     """
     if own in pids:
         return len(set(pids) - {own} - set(idle))
-    return max(len(pids) - 1 - len(idle), 0)
+    others = len(pids) - 1 - len(idle)
+    return None if others < 0 else others
 
 
 class GpuMeter:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from tune.hardware import OURS, alive, package_dir
+from tune.memory import KernelKills
 from tune.private import make_private
-from tune.trial import OOM_REMEDY, Report, TrialJob
+from tune.trial import Report, TrialJob
 from tune.whole import seal
 
-VMSTAT = Path("/proc/vmstat")
 PREPARED, COLD = "prepared", "cold"  # values of the tag warm_start
 READY_WITHIN_S = 120.0  # a process that takes longer to prepare is given up
 GONE_WITHIN_S = 20.0  # a process that takes longer to end is killed
@@ -108,7 +108,8 @@ class Serving:
         while self._lives() and time.monotonic() < until:
             time.sleep(0.005)
         if self._lives():
-            os.kill(self.pid, 9)
+            with suppress(ProcessLookupError):  # it ended by itself just now
+                os.kill(self.pid, 9)
         while self._lives():
             time.sleep(0.005)
         self._pipe.close()
@@ -192,13 +193,13 @@ class Nursery:
         if job.prepare_next and not job.isolate:
             self._prepare(job)
         order = {"job": job.as_dict(), "folder": os.getcwd(), "checkpoint": checkpoint, "tags": tags}
-        with serving, _telling_of_memory() as heard:
+        with serving, _telling_of_memory() as kills:
             serving.send("run", order | {"rehearsed_s": rehearsed_s})
-            return self._serve(serving, report, heard)
+            return self._serve(serving, report, kills)
 
-    def _serve(self, serving: Serving, report: Report, heard: Callable[[], None]) -> float | None:
+    def _serve(self, serving: Serving, report: Report, kills: KernelKills) -> float | None:
         for kind, content in serving.messages():
-            heard()
+            kills.restart()
             if kind == "anew":
                 return float(content)
             if kind == "settle":
@@ -259,37 +260,19 @@ def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None
 
 
 @contextmanager
-def _telling_of_memory() -> Iterator[Callable[[], None]]:
+def _telling_of_memory() -> Iterator[KernelKills]:
     """Inside, a process that is lost while the kernel kills processes for want of memory is told as OutOfMemory.
 
-    The kernel does not say to whom it did that; a trial is mostly the largest there is. Only what it did since the
-    trial was last heard of counts, as the function that is yielded notes: a loss for another reason is tried again.
+    Only what it did since the trial was last heard of counts, as whoever hears it notes by `restart`: a loss for
+    another reason is tried again.
     """
-    before = kernel_kills()
-
-    def heard() -> None:
-        nonlocal before
-        before = kernel_kills()
-
+    kills = KernelKills()
     try:
-        yield heard
+        yield kills
     except ProcessLost as error:
-        if (killed := kernel_kills() - before) <= 0:
+        if (told := kills.told()) is None:
             raise
-        told = f"{killed} {'process' if killed == 1 else 'processes'}"
-        raise OutOfMemory(
-            f"{error}; the kernel killed {told} on this machine for want of memory meanwhile, so that is the likely "
-            f"cause: {OOM_REMEDY}, fewer data.num_workers, or a machine with more memory"
-        ) from None
-
-
-def kernel_kills() -> int:
-    """Processes that the kernel has killed on this machine for want of memory; 0 where it does not say."""
-    try:
-        lines = VMSTAT.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+        raise OutOfMemory(f"{error}; {told}") from None
 
 
 def _own_cache(job: TrialJob) -> AbstractContextManager[str | None]:

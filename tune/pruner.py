@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from model.patchtst import heads_per_layer
@@ -41,6 +42,16 @@ class Pruner:
     def heads_at_ends(self, heads: int) -> list[int]:
         """How many of `heads` a layer has in the first and in the last epoch; one number where that is the same."""
         return [heads - gone for gone in dict.fromkeys((self._removed[0], self._removed[-1]))]
+
+    def heads_after(self, epoch: int, heads: int) -> dict[int, int]:
+        """How many of `heads` each layer has left from each later epoch on in which some leave. `epoch` is from 1.
+
+        The same in every layer, and known beforehand: scores decide which heads leave, never how many.
+        """
+        if self._config.as_published is not None:
+            return {}
+        gone = enumerate(pairwise(self._removed[epoch - 1 :]), start=epoch + 1)
+        return {later: heads - after for later, (before, after) in gone if after > before}
 
     def prune_before(
         self,

@@ -149,6 +149,7 @@ def _open(
         folder=folder,
         share=share,
         device_type=device.device_type,
+        gpu_name=device.name if device.device_type == "cuda" else None,
         data_dir=options.data_dir,
         cache_dir=cache_dir(options.storage_path),
         data_sha256=series.source_sha256,

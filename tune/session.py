@@ -33,15 +33,16 @@ from tune.host_copy import HostCopy
 from tune.lr import Course, Rates
 from tune.observer import Observer
 from tune.opening import open_data, open_feed
-from tune.proof import MEASURED, Proof
+from tune.proof import Proof
 from tune.pruner import TAYLOR_BATCHES, Pruner
 from tune.raw_samples import RawSamples
+from tune.rehearsal import rehearse
 from tune.saving import save_forecaster
 from tune.search import unsupported_reason
 from tune.speed import step_shape, time_metrics
 from tune.step import Stepper, compiled_afresh, make_optimizer, make_scaler
 from tune.study_clock import StudyClock, study_metrics
-from tune.trial import ALONE, Host, Progress, Spans, TrialJob, median_after
+from tune.trial import ALONE, Host, Progress, Spans, TrialJob, check_gpu, median_after
 
 
 class Session:
@@ -62,9 +63,7 @@ class Session:
         self.progress = Progress()
         self.best_state: dict[str, Tensor] | None = None
         self.host_copy = HostCopy(self.device)
-        self._last_epoch_s: tuple[float, float] | None = (
-            None  # in this process: when it began, by perf_counter; how long
-        )
+        self._last_epoch_s: tuple[float, float] | None = None  # of this process: began, by perf_counter; how long
         self._startup_s: float | None = None
         self._stepper: Stepper | None = None
         self.pruner = Pruner(config.pruning, epochs=config.train.epochs, seed=config.train.seed)
@@ -90,6 +89,7 @@ class Session:
         """The plan was made from a probe; the device that the trial got has the last word."""
         missing = missing_packages([self.config.model.attention], importing=True)
         self._facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
+        check_gpu(self.job, self._facts)
         reason = unsupported_reason(self.config, self._facts, channels)
         if reason:
             raise Unsupported(reason)
@@ -137,13 +137,9 @@ class Session:
     def run_epoch(self) -> dict[str, float | None]:
         """Prune what is due, train one epoch, validate. Returns the epoch's metrics by MLflow name."""
         epoch = self.progress.epoch + 1
-        began_s = time.perf_counter()
-        pruned = self.pruner.prune_before(epoch, self.model, self.optimizer, self._training_losses)
-        self.progress.prune_s += time.perf_counter() - began_s
-        if pruned or self._stepper is None:
-            self._build_stepper()
+        self.prune_before(epoch)
         assert self._stepper is not None
-        self._leave_the_epochs_to_another()
+        self._leave_the_epochs_to_another(epoch)
         self._settle()
         clock = StudyClock()
         self._train(epoch)
@@ -167,6 +163,14 @@ class Session:
         metrics = losses | costs | self.observer.gpu | self._memory | told | self._size_metrics()
         self.progress.accounts.append({name: metrics[name] for name in NEEDED})
         return metrics
+
+    def prune_before(self, epoch: int) -> None:
+        """Let the heads go that are due, and get ready for the shapes that are left."""
+        began_s = time.perf_counter()
+        pruned = self.pruner.prune_before(epoch, self.model, self.optimizer, self._training_losses)
+        self.progress.prune_s += time.perf_counter() - began_s
+        if pruned or self._stepper is None:
+            self._build_stepper()
 
     def _between_s(self, began_s: float, epoch_s: float) -> float | None:
         """Since the epoch before began, without its training and validation; None for a process's first epoch."""
@@ -219,13 +223,10 @@ class Session:
         self._memory = {"gpu/peak_memory_gib": peak_gib}
         self._note_neighbours()
 
-    def _leave_the_epochs_to_another(self) -> None:
-        """Raises BeginAnew where this process measured the gate or compiled, and another one can have the epochs.
-
-        On a GPU that leaves behind what costs 3.5 % of a step, in an arm's first trial only (docs/measurements.md)."""
-        if not self.job.rehearse or self._host.rehearsed_s is not None or self._idle is not None:
-            return
-        if self.proof.tags["gate_verdict"] == MEASURED or compiled_afresh():
+    def _leave_the_epochs_to_another(self, epoch: int) -> None:
+        """Raises BeginAnew where this process measured the gate or compiled, and another one can have the epochs."""
+        may = self.job.rehearse and self._host.rehearsed_s is None and self._idle is None
+        if may and rehearse(self, epoch):
             raise BeginAnew(time.perf_counter() - self._began_s)
 
     def _settle(self) -> None:
@@ -322,13 +323,11 @@ class Session:
             "heads_kept": json.dumps(heads_per_layer(self.model)),
             "spans": self.spans.as_tag(),
             "as_published": self.config.as_published,
+            "compiled_afresh": str(compiled_afresh()).lower(),
             "diagnosis": self._diagnosis(),
         }
-        return (
-            {name: value for name, value in known.items() if value is not None}
-            | self.proof.tags
-            | dict(self._host.tags)
-        )
+        told = {name: value for name, value in known.items() if value is not None}
+        return told | self.proof.tags | dict(self._host.tags)
 
     def _diagnosis(self) -> str | None:
         busy_ms = self.proof.metrics.get(STEP_BUSY)

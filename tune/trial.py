@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import statistics
 import tempfile
 import time
@@ -21,13 +20,12 @@ from typing import Any
 from tune.clock import SteadyClock
 from tune.config import TrialConfig
 from tune.errors import BeginAnew, GateFailed, PublishedFault, Unsupported, disk_full
-from tune.hardware import package_dir, packages_sha256
+from tune.hardware import DeviceFacts, package_dir, packages_sha256
+from tune.memory import REMEDY, KernelKills, is_out_of_memory, lost_a_worker, peak_memory_gib
 
 Report = Callable[[dict[str, Any], Path | None], None]
 
-GIB = 2**30
 PEAKS = {"final/peak_memory_gib": "GPU memory", "final/host_peak_memory_gib": "process memory"}
-OOM_REMEDY = "try a smaller train.batch_size or model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +44,7 @@ class TrialJob:
     resume_from: Sequence[str] = ()  # checkpoints of earlier runs of this sweep, the newest first
     sweep_id: str | None = None  # goes into the saved model
     packages_sha256: str | None = None  # of the driver's code; None: not checked
+    gpu_name: str | None = None  # as the driver of the GPU says it where the plan was made; None: not checked
     compile_dir: str | None = None  # where compiled code is kept (tune.compile_cache); None: where PyTorch likes
     isolate: bool = False  # a process that nothing was prepared in, and an empty cache
     sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled while it trains
@@ -130,15 +129,20 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     return before it is through with an epoch's, but not with the end's. Raises BeginAnew before the first epoch where
     the job says `rehearse` and this process had to measure the gate or to compile.
     """
-    spans = Spans()
+    spans, kills = Spans(), KernelKills()
+
+    def tell(result: dict[str, Any], folder: Path | None) -> None:
+        report(result, folder)
+        kills.restart()
+
     with tempfile.TemporaryDirectory(dir=host.scratch) as tmp:  # until the end was reported: all epochs were by then
         try:
-            _run(job, report, checkpoint, spans, host, Path(tmp))
+            _run(job, tell, checkpoint, spans, host, Path(tmp))
         except BeginAnew:
             raise
         except Exception as error:  # reported with its reason, never hidden
             spans.work_ended()
-            failure = _failure(error)
+            failure = _failure(error, kills)
             failure["tags"] |= {"spans": spans.as_tag()}  # what failed has its cost, too
             report(failure, None)
 
@@ -179,6 +183,15 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, h
         report(final | {"tags": session.tags()}, folder)
 
 
+def check_gpu(job: TrialJob, found: DeviceFacts) -> None:
+    """Raises RuntimeError on a GPU of another model than the plan's: Ray has one word for several of them."""
+    if job.gpu_name not in (None, found.name):
+        raise RuntimeError(
+            f"this GPU is a {found.name}, the sweep was planned for {job.gpu_name}, and times of two models do not "
+            "compare, though Ray may call both the same: take this node out of the cluster, and run with --fresh"
+        )
+
+
 def _with_cache(host: Host, job: TrialJob, config: TrialConfig) -> Host:
     import torch
 
@@ -202,24 +215,7 @@ def _not_finite(metrics: dict[str, float | None]) -> str | None:
     return None
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Of the device, or of the host, where PyTorch has no error of its own for it."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def peak_memory() -> dict[str, float]:
-    """Most memory that tensors held on the GPU since the epoch or the trial began, and that this process ever held."""
-    import torch
-
-    peaks = {"final/host_peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        peaks = {"final/peak_memory_gib": torch.cuda.max_memory_allocated() / GIB, **peaks}
-    return peaks
-
-
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(error: Exception, kills: KernelKills) -> dict[str, Any]:
     if isinstance(error, Unsupported):
         return {"status": "unsupported", "reason": str(error), "metrics": {}, "tags": {}}
     if isinstance(error, GateFailed):
@@ -229,10 +225,11 @@ def _failure(error: Exception) -> dict[str, Any]:
         return {"status": "failed", "reason": reason, "metrics": {}, "tags": {"expected_failure": "true"}}
     reason = f"{type(error).__name__}: {_first_words(error)}"
     tags = {"traceback": traceback.format_exc()[-4000:]}
-    if _is_out_of_memory(error):
-        peaks = peak_memory()
+    killed = kills.told() if lost_a_worker(error) else None
+    if killed or is_out_of_memory(error):
+        peaks = peak_memory_gib()
         told = "; ".join([reason, *(f"{PEAKS[name]} peak {value:.2f} GiB" for name, value in peaks.items())])
-        return {"status": "oom", "reason": f"{told}; {OOM_REMEDY}", "metrics": peaks, "tags": tags}
+        return {"status": "oom", "reason": f"{told}; {killed or REMEDY}", "metrics": peaks, "tags": tags}
     if disk_full(error):  # nothing is wrong with the trial: the driver stops the sweep and leaves it to do
         tags |= {"disk_full": "true"}
     return {"status": "failed", "reason": reason, "metrics": {}, "tags": tags}
