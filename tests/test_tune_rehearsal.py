@@ -112,7 +112,6 @@ def test_after_a_rehearsal_nothing_is_compiled_afresh_though_heads_leave_in_the_
     compiled = CompiledStepper._compiled
     monkeypatch.setattr(CompiledStepper, "_compiled", in_part)
     monkeypatch.setattr(Session, "pass_gate", known)
-    monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)  # shorter programs
     fields = ONE_SHOT | {"train__engine": "compile", "model__head_dropout": 0.2}
     with pytest.raises(BeginAnew):
         _process(tmp_path, "first", **fields)
