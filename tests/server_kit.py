@@ -7,7 +7,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,18 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from port_kit import free_port
 from system_kit import skip_for_want_of
 
 from tune.mlflow_store import TrackingError, check_store
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTED_WITHIN_S = 120
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

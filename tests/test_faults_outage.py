@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from fault_kit import SEED, Faults
-from server_kit import Server, free_port
+from port_kit import free_port
+from server_kit import Server
 from sweep_kit import Driver, epochs, outbox, run
 from trouble_kit import BASE, Proxy, Trouble, undisturbed
 

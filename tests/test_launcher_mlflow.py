@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_kit import ROOT, free_port
+from port_kit import free_port
+from server_kit import ROOT
 
 from launcher import listener
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_kit import free_port
+from port_kit import free_port
 
 from tune import runner
 from tune.mlflow_access import check_access

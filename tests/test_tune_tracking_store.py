@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from port_kit import free_port
 from tracking_kit import EXPERIMENT, MakeTracker, opened_fixture, settle, shared_store_fixture, sweep_id_fixture  # noqa: F401 (fixtures)
 
 from tune.mlflow_store import judge, redacted_text
@@ -37,12 +38,6 @@ def test_reading_a_store_that_is_not_there_creates_nothing(tmp_path: Path, ask: 
     with pytest.raises(TrackingError, match="there is no MLflow store at .*mlflow.db yet"):
         ask(f"sqlite:///{tmp_path}/mlflow.db")
     assert list(tmp_path.iterdir()) == []
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.mark.parametrize(

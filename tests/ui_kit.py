@@ -9,7 +9,6 @@ import math
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from port_kit import free_port
 
 from tune import runner, sweep_dir
 from tune.callback import Collector
@@ -107,9 +108,7 @@ class Ui:
     """`make ui` over a folder's store on a free port of 127.0.0.1; a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
+        port = free_port()
         self.url, self._log = f"http://127.0.0.1:{port}", folder / "ui.log"
         self._command = ["make", "--no-print-directory", "-C", str(ROOT), "-o", "setup", "ui"]
         self._command += [f"BIN={Path(sys.executable).parent}", f"STORE={store(folder)}", f"PORT={port}"]

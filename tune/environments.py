@@ -25,7 +25,8 @@ def mixture(environments: Iterable[Environment]) -> list[str]:
 
 
 def _facts(environment: Environment) -> dict[str, Any]:
-    driver = (environment.get("device") or {}).get("driver")
+    device = environment.get("device")
+    driver = device.get("driver") if isinstance(device, Mapping) else None  # early sweeps have the device's name there
     return dict(environment.get("versions") or {}) | ({} if driver is None else {"driver": driver})
 
 
