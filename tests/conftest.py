@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fault_kit import Faults, soaking
+from hypothesis import settings
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,6 +19,11 @@ REPO_ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's processes wait until the tests beside them have ended
+
+
+# What hypothesis draws is the same in every run, so that a test fails for whoever changed something; a soak draws anew.
+settings.register_profile("steady", derandomize=True)
+settings.load_profile("default" if soaking() else "steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -35,6 +35,7 @@ SWEEP = (  # noqa: SIM905
     "--set model.ffn_dim=16 --set train.batch_size=256"
 ).split()
 GONE_WITHIN_S = 60.0
+OF_A_CHECKPOINT = ("state.pt", "moments.safetensors", "best.safetensors", "steps.arrow")
 
 
 @contextlib.contextmanager
@@ -207,5 +208,6 @@ def _on_disk(folder: Path, tmp: Path) -> list[str]:
         load_model(model.parent)
     unfinished = [path for path in (folder / "runs").rglob("*") if path.suffix in (".tmp", ".new", ".part")]
     unfinished += (folder / "runs").glob("arrow/.*-*")
-    unfinished += [path for path in tmp.iterdir() if path.name.startswith("tmp")]
+    # MLflow's client writes texts there to send them, and a driver that is killed meanwhile cannot clear that away
+    unfinished += [path for name in OF_A_CHECKPOINT for path in tmp.glob(f"tmp*/**/{name}")]
     return wrong + [f"{path} was left" for path in unfinished]
