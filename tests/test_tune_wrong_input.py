@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from wrong_input_kit import enter
 
 from experiments import main
 from tune import cluster, commands, sweep_dir
@@ -34,14 +35,8 @@ def _over(*items: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of its own, which holds a file, a folder and configurations; without a store from outside."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "list.yaml").write_text("- sweep: pruning\n")
+    enter(tmp_path, monkeypatch)
     (tmp_path / "broken.yaml").write_text("sweep: pruning\nset: {model.d_model: 64\n")
-    (tmp_path / "unknown.yaml").write_text("swep: pruning\n")
     (tmp_path / "trials.yaml").write_text("sweep: pruning\ntrials: 5\n")
     (tmp_path / "some.csv").write_text("When,a\n2020-01-01 00:00:00,1\n")
     (tmp_path / "semicolons.csv").write_text("day;load, kW\n2020-01-01 00:00:00;1\n")

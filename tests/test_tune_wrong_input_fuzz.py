@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wrong_input_kit import enter
 
 from experiments import main
 from tune.errors import DONE, WRONG_INPUT
@@ -20,13 +21,7 @@ DEMO = ["--dataset", "demo"]
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of its own, which holds a file, a folder and configurations; without a store from outside."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "list.yaml").write_text("- sweep: pruning\n")
-    (tmp_path / "unknown.yaml").write_text("swep: pruning\n")
+    enter(tmp_path, monkeypatch)
 
 
 PIECES = st.sampled_from(

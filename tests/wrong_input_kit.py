@@ -1,0 +1,17 @@
+"""Where the tests of wrong input give their commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into a folder of its own, which holds a file, a folder and configurations; without a store from outside."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (folder / "file").write_text("x")
+    (folder / "folder").mkdir()
+    (folder / "list.yaml").write_text("- sweep: pruning\n")
+    (folder / "unknown.yaml").write_text("swep: pruning\n")
