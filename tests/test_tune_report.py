@@ -167,7 +167,48 @@ def test_two_pairs_are_a_ratio_without_an_interval_and_no_verdict() -> None:
 def test_the_family_of_holm_and_what_no_difference_means_are_in_a_note() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast", "other") for seed in (1, 2, 3)))
     (note,) = (note for note in _notes(record) if note.startswith("'x baseline'"))
-    assert "(95 %, Holm over 2 arms)" in note and "'no difference shown' does not mean equal" in note
+    assert ", 3 pairs an arm, with a t interval (95 %, Holm over 2 arms). " in note
+    assert "'no difference shown' does not mean equal" in note
+
+
+@pytest.mark.parametrize(
+    ("fast", "other", "told"),
+    [
+        (5, 5, "5 pairs an arm, with a t interval (95 %, Holm over 2 arms)"),
+        (5, 4, "4 to 5 pairs an arm, with a t interval (95 %, Holm over 2 arms)"),
+        (5, 1, "1 to 5 pairs an arm, with a t interval where there are at least 3 (95 %)"),
+        (1, 1, "1 pair an arm: a t interval takes 3"),
+        (0, 0, "no pair an arm: a t interval takes 3"),
+    ],
+)
+def test_a_note_says_how_many_pairs_there_were_and_which_of_them_have_an_interval(
+    fast: int, other: int, told: str
+) -> None:
+    done = {"none": 5, "fast": fast, "other": other}
+    trials = [
+        _trial(arm, seed, status="done" if seed <= count else "oom")
+        for arm, count in done.items()
+        for seed in range(1, 6)
+    ]
+    (note,) = (note for note in _notes(_sweep(*trials)) if note.startswith("'x baseline'"))
+    assert f"pairs of one seed on one device, {told}. " in note
+
+
+def test_what_all_trials_share_comes_first_and_what_differs_or_is_not_known_is_not_in_it() -> None:
+    same = {"data.dataset": "ETTm1", "train.precision": "bf16"}
+    trials = [_trial("none", 1, params=same | {"train.batch_size": "32", "train.engine": "graph"})]
+    trials += [_trial("fast", seed, params=same | {"train.batch_size": "64"}) for seed in (1, 2)]
+    assert _notes(_sweep(*trials))[0] == "All trials: data ETTm1, 3 epochs, bf16; 2 seeds."
+    assert not any(note.startswith("All trials") for note in _notes(_sweep(_bare(_trial()))))
+
+
+@pytest.mark.parametrize(
+    ("excess", "shown"),
+    [(0.000004, "+0 %"), (-0.0000099, "-0.001 %"), (0.00039, "+0.039 %"), (-0.00125017, "-0.13 %"), (0.2, "+20 %")],
+)
+def test_a_difference_in_error_is_told_to_a_thousandth_of_a_percent(excess: float, shown: str) -> None:
+    trials = [_trial("none"), _trial("fast", metrics={"final/val_mse": 0.3 * (1 + excess)})]
+    assert f"| not shown ({shown}) |" in markdown(_sweep(*trials))
 
 
 @pytest.mark.parametrize("fast", [_trial("fast"), _trial("fast", tags=ON_B)], ids=["one pair", "no pair"])

@@ -118,6 +118,15 @@ def test_all_ratios_of_a_cross_are_one_family_of_holm() -> None:
     assert "Holm over the 3 ratios" in table.caption
 
 
+def test_one_ratio_is_no_family_of_holm() -> None:
+    def seconds(config: TrialConfig, seed: int) -> float | None:
+        return None if (config.train.batch_size, config.model.patch_length) == (256, 24) else 1 + seed / 100
+
+    record = _record("custom", seconds, over={"train.batch_size": [128, 256], "model.patch_length": [12, 24]})
+    table = next(one for one in dimension_tables(record) if one.title == "Batch size by patch size")
+    assert table.caption.endswith("on one device; intervals: 95 %.")
+
+
 def test_loaders_are_compared_for_each_number_of_workers() -> None:
     record = _record("num_workers", lambda config, seed: 2.0 if config.data.feed == "tsfm" else 1.0)
     tables = {table.title: table for table in dimension_tables(record)}

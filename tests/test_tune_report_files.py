@@ -95,6 +95,32 @@ def test_a_picture_has_its_points_and_error_bars_where_the_chart_has_them(monkey
     assert [reach for _, _, reach in drawn] == [[error["arrayminus"], error["array"]] for error in errors]
 
 
+def test_a_picture_of_ratios_has_each_with_its_interval_in_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    written: list[tuple[str, Any]] = []
+    monkeypatch.setattr(Axes, "annotate", lambda self, text, point, *_, **__: written.append((text, tuple(point))))
+    chart = _charts(_record())["speed"]
+    png(chart)
+    assert written == [(trace["text"][0], (trace["x"][0], row)) for trace, row in zip(chart.data, (1, 0), strict=True)]
+    assert re.fullmatch(r"1\.9\dx \(1\.\d\d-\d\.\d\d\)", written[0][0])
+
+
+@pytest.mark.parametrize(("errors", "axis"), [((0.3, 0.3003), [0.2971485, 0.3031515]), ((0.3, 0.4), None)])
+def test_errors_that_count_as_equal_do_not_look_far_apart(errors: tuple[float, float], axis: Any) -> None:
+    arms = zip(("none", "fast"), errors, strict=True)
+    chart = _charts(sweep(*(trial(arm, metrics={"final/val_mse": mse}) for arm, mse in arms)))["pareto"]
+    assert chart.layout["yaxis"].get("range") == (axis and pytest.approx(axis))
+    assert png(chart)
+
+
+def test_no_two_arms_of_the_scatter_look_alike() -> None:
+    chart = _charts(_record(arms=14, seeds=1))["pareto"]
+    looks = [(trace["marker"]["color"], trace["marker"]["symbol"]) for trace in chart.data if "marker" in trace]
+    assert len(looks) == len(set(looks)) == 14
+    assert png(chart)
+
+
 def test_without_matplotlib_the_pictures_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(WrongInput, match="matplotlib, which is not installed: pip install -r requirements.txt"):

@@ -19,7 +19,7 @@ from tune import commands, output, report_html
 from tune.cli import report_parser
 from tune.errors import WrongInput
 from tune.report import COLUMNS, summarise
-from tune.report_charts import PARTS, pareto_front
+from tune.report_charts import FRONT_PX, PARTS, POINT_PX, pareto_front
 from tune.report_html import html_page, script_json
 from tune.tracking import SweepRecord, Tracker, read_sweep
 
@@ -103,7 +103,7 @@ def _charts(page: str) -> dict[str, dict[str, Any]]:
 def test_the_page_holds_every_cell_of_the_table_each_reason_and_the_environment(record: SweepRecord, page: str) -> None:
     for row in summarise(record):
         for _, cell in COLUMNS:
-            assert f">{escape(cell(row))}</td>" in page
+            assert f">{escape(cell(row))}</td>".replace(" %", "\u00a0%") in page
     text = _Elements(page).text
     for trial in record.trials:
         assert trial.reason in text
@@ -114,7 +114,13 @@ def test_the_page_holds_every_cell_of_the_table_each_reason_and_the_environment(
 
 
 def test_numbers_stand_to_the_right(page: str) -> None:
-    assert '<td class="number">0.3000</td>' in page and "<td>fast</td>" in page
+    assert '<td class="number">0.3000</td>' in page and ">fast</td>" in page
+
+
+def test_a_column_of_long_texts_gets_room_and_a_number_keeps_its_percent_sign(page: str) -> None:
+    (accuracy,) = {cell for cell in re.findall(r"<td[^>]*>[^<]*</td>", page) if "worse" in cell and "at least" in cell}
+    assert accuracy.startswith('<td class="long">worse (+33\u00a0%, at least +33\u00a0%)')
+    assert "td.long { min-width: 13rem; }" in page and '<td class="long">done</td>' not in page
 
 
 def test_nothing_of_the_store_is_raw_in_the_page(page: str) -> None:
@@ -177,8 +183,8 @@ def test_a_speed_up_has_the_tables_interval_and_none_under_three_pairs(record: S
 
 def test_the_front_is_marked_and_no_axis_of_the_scatter_is_reversed(page: str) -> None:
     chart = _charts(page)["pareto"]
-    symbols = {trace["name"]: trace["marker"]["symbol"] for trace in chart["data"] if "marker" in trace}
-    assert symbols == {"none": "diamond", "fast": "diamond", escape(EVIL): "circle"}
+    sizes = {trace["name"]: trace["marker"]["size"] for trace in chart["data"] if "marker" in trace}
+    assert sizes == {"none": FRONT_PX, "fast": FRONT_PX, escape(EVIL): POINT_PX} and FRONT_PX > POINT_PX
     line = next(trace for trace in chart["data"] if trace["name"] == "Pareto front")
     assert [*line["x"], *line["y"]] == pytest.approx([1.04, 2.02, 0.4, 0.3])
     assert all("autorange" not in chart["layout"][axis] for axis in ("xaxis", "yaxis"))

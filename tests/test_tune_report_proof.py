@@ -9,6 +9,7 @@ from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
 from tune.report import as_json, notes, summarise
+from tune.report_tables import closing_tables
 
 FLASH = ["void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<32>>(params)"]
 
@@ -40,8 +41,21 @@ def test_one_line_names_each_arms_kernels_and_its_largest_error_over_its_limit()
         _proven("fast", 1, 2e-3),
         _proven("fast", 2, 5e-3),
     )
-    assert "none 0.20, aten::_softmax + aten::_softmax_backward_data;" in line
+    assert "none 0.20, aten::_softmax and 1 more;" in line
     assert "fast 0.50, pytorch_flash::flash_fwd_kernel." in line
+
+
+def test_a_long_name_is_cut_in_the_line_and_whole_in_the_table_before_the_environment() -> None:
+    names = ["cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16", "sdpa_bprop"]
+    record = _sweep(_proven("none", 1, 2e-3, names), _proven("fast", 1, 5e-3, gate="passed, gated at batch 4 of 8"))
+    line = _line(*record.trials)
+    assert "none 0.20, cudnn_generated_fort_native_sdpa_sm90... and 1 more" in line and names[0] not in line
+    *_, proof, environment = closing_tables(record, None)
+    assert environment.title == "Environment"
+    assert proof.rows == [
+        ["none", "0.20", ", ".join(names)],
+        ["fast", "0.50 (gated at batch 4 of 8)", "pytorch_flash::flash_fwd_kernel"],
+    ]
 
 
 def test_what_could_not_be_seen_or_was_gated_smaller_is_said() -> None:

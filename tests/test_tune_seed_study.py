@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gate_kit import BAD, SUBJECT
 from published_kit import flash_calls_fixture  # noqa: F401
 from trial_kit import Recorder, run_small
 
@@ -17,11 +18,13 @@ from tune import model_lookup, proof
 from tune import session as session_module
 from tune.axes import lay_over
 from tune.closing import failures
-from tune.errors import WrongInput
+from tune.errors import NOT_ENFORCED, WrongInput
+from tune.gate import Verdict
 from tune.hardware import DeviceFacts
 from tune.outbox import TrialLog
 from tune.report import as_json, notes, summarise
-from tune.report_charts import pareto_chart
+from tune.report_charts import FRONT_PX, POINT_PX, pareto_chart
+from tune.report_published import published_notes
 from tune.report_terminal import print_report
 from tune.search import Plan, make_plan
 from tune.sweeps import get_sweep
@@ -243,8 +246,8 @@ def test_a_published_arm_is_never_faster_however_fast() -> None:
 
 def test_a_published_arm_is_not_on_the_pareto_front() -> None:
     chart = pareto_chart(summarise(_sweep()))
-    shapes = {point["name"]: point["marker"]["symbol"] for point in chart.data if "marker" in point}
-    assert shapes["eager"] == "diamond" and shapes["flash-published"] == "circle"
+    sizes = {point["name"]: point["marker"]["size"] for point in chart.data if "marker" in point}
+    assert sizes["eager"] == FRONT_PX and sizes["flash-published"] == POINT_PX
     (front,) = [line for line in chart.data if line["name"] == "Pareto front"]
     assert front["y"] == [0.3]
 
@@ -258,6 +261,15 @@ def test_the_studys_figure_its_gate_and_our_times_stand_side_by_side() -> None:
     ) in lines
     assert any(line.startswith("vanilla-published (as published; passes the gate): 4.000 s") for line in lines)
     assert not any(line.startswith(("eager (", "flash-fed (")) for line in lines)
+
+
+def test_what_an_arm_fails_at_the_gate_is_told_without_the_cache_it_comes_from(tmp_path: Path) -> None:
+    verdict = Verdict(key="k1", subject=SUBJECT, measured=BAD, file=tmp_path / "k1.json", cached=True)
+    assert str(tmp_path) in str(verdict.problem)
+    tags = {"as_published": "true", "gate": f"{NOT_ENFORCED}{verdict.problem}"}
+    arms = {"flash-published": [_trial("flash-published", 1, 1.0, study_s=2.0, tags=tags)]}
+    line = published_notes(_sweep(), arms, margin=0.01)[0]
+    assert "by 3.1e-02, allowed 2 x 1.2e-03" in line and "k1" not in line and "cache" not in line
 
 
 def test_of_the_zeroed_arm_only_the_model_before_zeroing_is_said_to_pass_the_gate() -> None:

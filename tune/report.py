@@ -19,6 +19,7 @@ from tune.report_cost import Price, cost_json, costs
 from tune.report_pairs import TOTAL, accuracy_text, comparisons, moved_notes, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
 from tune.report_published import TAG, published_notes, shown_as
+from tune.report_setting import setting_note
 from tune.report_time import diagnoses, time_notes
 from tune.tracking import SweepRecord, TrialRecord
 from tune.verdict import verdict
@@ -157,12 +158,12 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
-    """What a reader must know beside the table: naive errors, what did not run or is missing, what bounds each arm,
-    what the ratio is.
+    """What a reader must know beside the table: what all trials share, naive errors, what did not run or is missing,
+    what bounds each arm, what the ratio is.
 
     The last line is what a search says to use. `rows` and `margin` are those of `summarise`.
     """
-    lines = _naive_note(record)
+    lines = setting_note(record) + _naive_note(record)
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
     if unknown := [trial.trial_id for trial in record.trials if not _known(trial)]:
         lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")
@@ -206,8 +207,9 @@ def _environments_note(record: SweepRecord) -> list[str]:
 
 
 TIME_NOTE = (
-    "'median train s/epoch' is the training part of an epoch, without validation: the median over the epochs after the "
-    "last head left."
+    "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same one, 'median train "
+    "s/epoch' of the training part of an epoch, without validation. Of a pruned arm the epochs after its last head "
+    "left count."
 )
 NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune.diagnosis import PARTS, mean_of, settled
+from tune.finalists import MARGIN
 from tune.pairs import Comparison
 from tune.report import ArmRow
+from tune.report_pairs import ratio_text
 from tune.report_time import epochs_of
 from tune.tracking import TrialRecord
 
@@ -21,7 +23,9 @@ Arms = Mapping[str, Sequence[TrialRecord]]
 # Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow (jfly.uni-koeln.de/color)
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one where the colours begin anew
+SHAPES = ("circle", "square", "triangle-up", "pentagon")  # of points, likewise
 PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")  # of PARTS
+POINT_PX, FRONT_PX = 10, 15  # a point of the scatter, and one on the front
 ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of what is around all of them
 
 
@@ -56,7 +60,7 @@ def speed_chart(rows: Sequence[ArmRow]) -> Chart:
 
 def total_chart(rows: Sequence[ArmRow]) -> Chart:
     """The same of the whole training."""
-    what = "The same for all training epochs together, with those before heads left"
+    what = "The same for all training epochs together, of a pruned arm with those before its heads left"
     return _ratios("total", "Speed-up of the whole training", what, [(row, row.compared_total) for row in rows])
 
 
@@ -64,12 +68,18 @@ def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Co
     data: list[dict[str, Any]] = []
     names: list[str] = []
     looks = _styled([row for row, _ in compared])
-    for (row, colour, _), (_, found) in zip(looks, compared, strict=True):
+    for (row, (colour, _, _)), (_, found) in zip(looks, compared, strict=True):
         ratio = found.ratio if found else None
         if ratio is None or not math.isfinite(ratio):
             continue
         names.append(_text(row.arm))
-        point: dict[str, Any] = {"type": "scatter", "mode": "markers", "x": [ratio], "y": names[-1:], "name": names[-1]}
+        point: dict[str, Any] = {"type": "scatter", "x": [ratio], "y": names[-1:], "name": names[-1]}
+        point |= {
+            "mode": "markers+text",
+            "text": [ratio_text(found)],
+            "textposition": "top center",
+            "cliponaxis": False,
+        }
         low, high = (found and found.interval) or (math.nan, math.nan)
         if math.isfinite(low) and math.isfinite(high):
             reach = {"array": [high - ratio], "arrayminus": [ratio - low]}
@@ -81,8 +91,8 @@ def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Co
     return Chart(
         key=key,
         title=title,
-        caption=f"{what}, baseline's over arm's: above 1 the arm is faster. Bars are the table's intervals; an arm "
-        "without one has too few pairs.",
+        caption=f"{what}, baseline's over arm's: above 1 the arm is faster. Bars are the table's intervals; one "
+        "that is narrower than its point is hidden by it, an arm without numbers in brackets has too few pairs.",
         data=data,
         layout={
             "xaxis": _axis("x baseline"),
@@ -99,12 +109,12 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
     points = {row.arm: both for row in rows if (both := _time_and_error(row))}
     front = pareto_front({row.arm: points[row.arm] for row in rows if row.arm in points and not row.shown_as})
     data: list[dict[str, Any]] = []
-    for row, colour, _ in _styled(rows):
+    for row, (colour, _, shape) in _styled(rows):
         if row.arm not in points:
             continue
         x, y = points[row.arm]
-        shape = ("diamond" if row.arm in front else "circle") + ("" if row.timing_valid == "true" else "-open")
-        marker = {"color": colour, "size": 13 if row.arm in front else 10, "symbol": shape}
+        symbol = shape + ("" if row.timing_valid == "true" else "-open")
+        marker = {"color": colour, "size": FRONT_PX if row.arm in front else POINT_PX, "symbol": symbol}
         hover = "%{fullData.name}: %{x:.4g} s, %{y:.4f}<extra></extra>"
         point = {"type": "scatter", "mode": "markers", "x": [x], "y": [y], "name": _text(row.arm)}
         data.append(point | {"marker": marker, "hovertemplate": hover})
@@ -116,12 +126,23 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
     return Chart(
         key="pareto",
         title="Time and accuracy",
-        caption="Mean of each arm; down and left is better. Diamonds are on the Pareto front: no other arm is better "
-        "in one and at least as good in the other; arms of the replaced study are never on it. Hollow: not "
-        "known to be alone on its device, so its time may be too long.",
+        caption="Mean of each arm; down and left is better. Large points are on the Pareto front: no other arm's mean "
+        "is better in one and at least as good in the other; whether two errors really differ, the table says. Arms of "
+        "the replaced study are never on it. Hollow: not known to be alone on its device, so its time may be too long. "
+        f"The axis of errors spans at least {200 * MARGIN:g} % of them.",
         data=data,
-        layout={"xaxis": _axis("median training time of an epoch, s"), "yaxis": _axis("validation MSE")},
+        layout={
+            "xaxis": _axis("median training time of an epoch, s"),
+            "yaxis": _axis("validation MSE", **_wide_enough([y for _, y in points.values()])),
+        },
     )
+
+
+def _wide_enough(errors: Sequence[float]) -> dict[str, Any]:
+    """A range where plotly's own would make errors that count as equal look far apart."""
+    low, high = min(errors, default=0.0), max(errors, default=0.0)
+    middle = (low + high) / 2
+    return {"range": [middle * (1 - MARGIN), middle * (1 + MARGIN)]} if high - low < 2 * MARGIN * middle else {}
 
 
 def _time_and_error(row: ArmRow) -> tuple[float, float] | None:
@@ -147,7 +168,7 @@ def curve_chart(arms: Arms, split: str) -> Chart:
     data: list[dict[str, Any]] = []
     places = _places([all(trial.status == "unsupported" for trial in trials) for trials in arms.values()])
     for index, (arm, trials) in zip(places, arms.items(), strict=True):
-        colour, dash = _style(index)
+        colour, dash, _ = _style(index)
         curves = [line for trial in trials if (line := _curve(trial, metric))]
         for number, line in enumerate(curves):
             look = {"name": _text(arm), "legendgroup": f"arm {index}", "line": {"color": colour, "dash": dash}}
@@ -196,8 +217,8 @@ def time_chart(arms: Arms) -> Chart:
     return Chart(
         key="times",
         title="Where an epoch's training time goes",
-        caption="Mean over the arm's trials that are done and their epochs after the last head left, without a trial's "
-        "first; an epoch without validation.",
+        caption="Mean over the arm's trials that are done and their epochs but a trial's first, of a pruned arm the "
+        "epochs after the last head left; without validation. The table has the median, also of the first.",
         data=data if names else [],
         layout={
             "barmode": "relative",
@@ -218,9 +239,9 @@ def _parts(trials: Sequence[TrialRecord]) -> dict[str, float]:
     return {part: mean for part, mean in means.items() if mean is not None} if None not in means.values() else {}
 
 
-def _styled(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, str, str]]:
+def _styled(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, tuple[str, str, str]]]:
     places = _places([row.status == "unsupported" for row in rows])
-    return [(row, *_style(place)) for row, place in zip(rows, places, strict=True)]
+    return [(row, _style(place)) for row, place in zip(rows, places, strict=True)]
 
 
 def _places(unsupported: Sequence[bool]) -> list[int]:
@@ -229,9 +250,10 @@ def _places(unsupported: Sequence[bool]) -> list[int]:
     return [order.index(index) for index in range(len(unsupported))]
 
 
-def _style(index: int) -> tuple[str, str]:
-    """Colour and dash of the arm at this place; one arm looks the same in all charts."""
-    return COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+def _style(index: int) -> tuple[str, str, str]:
+    """Colour, dash and shape of the arm at this place; one arm looks the same in all charts."""
+    turn = index // len(COLOURS)
+    return COLOURS[index % len(COLOURS)], DASHES[turn % len(DASHES)], SHAPES[turn % len(SHAPES)]
 
 
 def _axis(title: str, **more: Any) -> dict[str, Any]:

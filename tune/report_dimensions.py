@@ -164,17 +164,14 @@ def _cross(grid: _Grid, index: int, margin: float) -> Table:
     first = _named(compared, base)
     sides = [cell for value in values for cell in (f"{_named(compared, value)}: s/epoch", f"x {first}")]
     tested = sum(one.interval is not None for one in ratios.values())
+    family = f", Holm over the {tested} ratios that have one" if tested > 1 else ""
     return Table(
         title=f"{compared.name.capitalize()} by {', '.join(others)}",
         head=[*others, f"{first}: s/epoch", *sides],
         rows=rows,
         numeric=[*[False] * len(others), *[True] * (1 + len(sides))],
         caption=f"Each ratio is against {first} in its own row, from pairs of equal seed on one device; "
-        + (
-            f"intervals: 95 %, Holm over the {tested} ratios that have one."
-            if tested
-            else "too few pairs for intervals."
-        ),
+        + (f"intervals: 95 %{family}." if tested else "too few pairs for intervals."),
     )
 
 

@@ -16,7 +16,7 @@ from tune.report import by_arm, notes, summarise, told
 from tune.report_charts import Chart, charts
 from tune.report_cost import Price
 from tune.report_dimensions import dimension_tables
-from tune.report_tables import Table, arm_table, cost_table, environment_table, not_done_table
+from tune.report_tables import Table, arm_table, closing_tables
 from tune.tracking import SweepRecord
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -30,11 +30,12 @@ body { margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: var(--text);
 h1, h2 { line-height: 1.25; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; }
 .wide { overflow-x: auto; } .soft, .none { color: var(--soft); } .chart { min-height: 1rem; }
 table { border-collapse: collapse; font-size: .875rem; }
-th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); padding: .35rem .4rem; text-align: left; vertical-align: top; }
 td, li { overflow-wrap: break-word; }
-th, td { min-width: 5rem; } th:first-child, td:first-child { min-width: 9rem; }
+th, td { min-width: 4.5rem; } th:first-child, td:first-child { min-width: 8rem; } td.long { min-width: 13rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; } td.number { white-space: nowrap; }
 """
+LONG = 25  # characters of a text
 # The colours of the page are the charts' too, also when the reader switches between light and dark.
 DRAW = """
 const charts = JSON.parse(document.getElementById("charts").textContent);
@@ -72,7 +73,7 @@ def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | Non
         _list(notes(record, rows, margin=margin)),
         *(_table(table) for table in dimension_tables(record, margin=margin)),
         *(_section(figure) for figure in figures),
-        *map(_table, (cost_table(record, price), not_done_table(record), environment_table(record))),
+        *map(_table, closing_tables(record, price)),
     ]
     return _document(record.sweep_id, "\n".join(body), [figure for figure in figures if figure.data])
 
@@ -119,15 +120,29 @@ def _section(chart: Chart) -> str:
     return f'<h2>{escape(chart.title)}</h2>\n<p class="soft">{escape(chart.caption)}</p>\n{shown}'
 
 
+def _kind(right: bool, longest: int) -> str:
+    """The class of a column: texts of more than a few words get room, or they would stand word under word."""
+    if right:
+        return ' class="number"'
+    return ' class="long"' if longest > LONG else ""
+
+
+def _kept(text: str) -> str:
+    """A number and its percent sign in one line."""
+    return text.replace(" %", "\u00a0%")
+
+
 def _list(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
 def _table(table: Table) -> str:
     def line(tag: str, cells: Sequence[str]) -> str:
-        kinds = [' class="number"' if right else "" for right in table.numeric]
-        shown = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        shown = (f"<{tag}{kind}>{_kept(escape(cell))}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return f"<tr>{''.join(shown)}</tr>"
+
+    longest = [max((len(row[index]) for row in table.rows), default=0) for index in range(len(table.head))]
+    kinds = [_kind(right, length) for right, length in zip(table.numeric, longest, strict=True)]
 
     title = f"<h2>{escape(table.title)}</h2>\n" if table.title else ""
     if not table.rows:

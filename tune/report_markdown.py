@@ -9,7 +9,7 @@ from tune.finalists import MARGIN
 from tune.report import notes, summarise, told
 from tune.report_cost import Price
 from tune.report_dimensions import dimension_tables
-from tune.report_tables import Table, arm_table, cost_table, environment_table, not_done_table
+from tune.report_tables import Table, arm_table, closing_tables
 from tune.tracking import SweepRecord
 
 
@@ -33,7 +33,7 @@ def markdown(
         "\n".join(f"- {_text(note)}" for note in notes(record, rows, margin=margin)),
         *(_table(table) for table in dimension_tables(record, margin=margin)),
         *(f"## {_text(title)}\n\n![{_text(title)}]({path})" for path, title in (pictures or {}).items()),
-        *map(_table, (cost_table(record, price), not_done_table(record), environment_table(record))),
+        *map(_table, closing_tables(record, price)),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tune.pairs import BOOTSTRAP_FROM, ENOUGH, Accuracy, Bounds, Comparison, Run, compare_arms
+from tune.pairs import BOOTSTRAP_FROM, ENOUGH, Accuracy, Bounds, Comparison, Run, compare_arms, counted
 from tune.tracking import TrialRecord
 
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
@@ -82,7 +82,11 @@ def _limit(found: Accuracy) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:+.2g} %" if abs(value) < 0.1 else f"{100 * value:+.0f} %"
+    """Two digits, but none beyond a thousandth of a percent, which would say nothing."""
+    percent = 100 * value
+    if abs(percent) < 0.01:
+        return f"{round(percent, 3) + 0.0:+g} %"  # + 0.0: no minus before a zero
+    return f"{percent:+.2g} %" if abs(percent) < 10 else f"{percent:+.0f} %"
 
 
 def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
@@ -90,10 +94,9 @@ def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
     tested = sum(one.interval is not None for one in found.values())
     lines = []
     if found:
-        family = f", Holm over {tested} arms" if tested > 1 else ""
         lines.append(
             "'x baseline': the baseline's epoch time over the arm's, so above 1 the arm is faster; geometric mean over "
-            f"pairs of one seed on one device, with its t interval from {ENOUGH} pairs (95 %{family}). 'no difference "
+            f"pairs of one seed on one device, {_counts(found, tested)}. 'no difference "
             "shown' does not mean equal. 'x baseline, total' is the same of all training epochs together."
         )
     if any(one.accuracy is not None for one in found.values()):
@@ -104,6 +107,17 @@ def pairing_notes(found: Mapping[str, Comparison], margin: float) -> list[str]:
     if drawn := [f"{arm} {range_text(one.bootstrap)}" for arm, one in found.items() if one.bootstrap]:
         lines.append(f"Bootstrap intervals (BCa over pairs, from {BOOTSTRAP_FROM}): {', '.join(drawn)}.")
     return lines + _left_out(found)
+
+
+def _counts(found: Mapping[str, Comparison], tested: int) -> str:
+    """How many pairs the arms have, and which of them an interval."""
+    counts = sorted({one.count for one in found.values() if one.ratio is not None})
+    each = f"{counts[0]} to {counts[-1]} pairs" if len(counts) > 1 else "".join(counted(n, "pair") for n in counts)
+    family = f" (95 %, Holm over {tested} arms)" if tested > 1 else " (95 %)"
+    if not tested:
+        return f"{each or 'no pair'} an arm: a t interval takes {ENOUGH}"
+    where = "" if counts[0] >= ENOUGH else f" where there are at least {ENOUGH}"
+    return f"{each} an arm, with a t interval{where}{family}"
 
 
 def moved_notes(arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None) -> list[str]:

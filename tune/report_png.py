@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH_IN, LEGEND_ROW_IN, LEAST_HEIGHT_IN = 8.0, 0.2, 4.0
 DPI = 100  # dots an inch: of the picture, and what a height in plotly's layout is divided by
 COLOURS_KEPT = 256  # makes a picture a third as large; the mixed ones at the edges of letters give way
-MARKERS = {"circle": "o", "diamond": "D"}
+MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "pentagon": "p"}
 STYLES: Mapping[str, Any] = {
     "solid": "-",
     "dot": ":",
@@ -79,6 +79,8 @@ def _draw(figure: Figure, chart: Chart) -> None:
             _scatter(axes, trace, chart.layout["yaxis"].get("categoryarray"))
     for shape in chart.layout.get("shapes", ()):
         axes.axvline(shape["x0"], color="#888888", linewidth=1, linestyle=STYLES[shape["line"]["dash"]])
+    if "range" in chart.layout["yaxis"]:
+        axes.set_ylim(*chart.layout["yaxis"]["range"])
     for name, put in (("xaxis", axes.set_xlabel), ("yaxis", axes.set_ylabel)):
         if title := chart.layout[name].get("title"):
             put(title["text"])
@@ -119,6 +121,10 @@ def _scatter(axes: Axes, trace: Mapping[str, Any], names: Sequence[str] | None) 
         axes.errorbar(trace["x"], y, xerr=reach, capsize=3, elinewidth=1.5, **look)
     else:
         axes.plot(trace["x"], y, **look)
+    if "text" in trace["mode"]:
+        axes.margins(x=0.12)  # the text of an outermost point stays within the axes
+        for text, point in zip(trace["text"], zip(trace["x"], y, strict=True), strict=True):
+            axes.annotate(text, point, (0, 6), textcoords="offset points", ha="center", fontsize=8)
 
 
 def _compressed(pixels: Any) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tune.report import COLUMNS, ArmRow, by_arm, environment_of
 from tune.report_cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
+from tune.report_proof import proof_rows
 from tune.tracking import SweepRecord, TrialRecord
 
 TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others are numbers, which stand to the right
@@ -36,10 +37,15 @@ def arm_table(rows: Sequence[ArmRow]) -> Table:
     )
 
 
+def closing_tables(record: SweepRecord, price: Price | None) -> list[Table]:
+    """What the report ends with."""
+    return [cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
+
+
 def not_done_table(record: SweepRecord) -> Table:
     """One line for the trials of an arm that are not done for the same reason."""
     same: dict[tuple[str, str, str], list[TrialRecord]] = {}
-    for trial in record.trials:
+    for trial in (trial for trials in by_arm(record).values() for trial in trials):
         if trial.status != "done":
             same.setdefault((trial.tags.get("arm", "-"), trial.status, trial.reason or "-"), []).append(trial)
     return Table(
@@ -82,6 +88,19 @@ def cost_table(record: SweepRecord, price: Price | None) -> Table:
 def _cost_cells(arm: str, cost: Cost, price: Price | None) -> list[str]:
     cells = [arm, str(cost.trials), hours_text(cost), energy_text(cost)]
     return cells if price is None else [*cells, money_text(cost, price)]
+
+
+def proof_table(record: SweepRecord) -> Table:
+    """What each arm proved: its error over the gate's limit, and its kernels by name."""
+    rows = proof_rows(by_arm(record))
+    return Table(
+        title="Gate and kernels",
+        head=["arm", "largest error / its limit", "kernels of attention in a profiled step"],
+        rows=rows,
+        numeric=[False] * 3,
+        caption="At most 1 passes. Errors are against fp64: of forecasts, of gradients, of the worst single series.",
+        empty="No trial says that it passed the gate.",
+    )
 
 
 def environment_table(record: SweepRecord) -> Table:

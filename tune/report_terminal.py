@@ -24,13 +24,13 @@ def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN
 
     rows = summarise(record, margin=margin)
     console = Console(file=stream, width=None if stream.isatty() else WIDEST, highlight=False)
-    table = _table(record, rows, [name for name, _ in COLUMNS])
+    table = _table(record, rows, [name for name, _ in COLUMNS], folded=stream.isatty())
     needed = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
     if not stream.isatty():
         console.width = max(WIDEST, needed)
     left_out = [name for name, _ in COLUMNS if name not in NARROW] if needed > console.width else []
     if left_out:
-        table = _table(record, rows, NARROW)
+        table = _table(record, rows, NARROW, folded=True)
     console.print(table)
     if left_out:
         console.print(f"Left out, as they need {needed} columns: {', '.join(left_out)}.", soft_wrap=True, markup=False)
@@ -39,13 +39,17 @@ def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN
     console.print(cost_line(costs(record, by_arm(record)), price), soft_wrap=True, markup=False)
 
 
-def _table(record: SweepRecord, rows: Sequence[ArmRow], names: Sequence[str]) -> Table:
-    """The columns of these names; where they do not fit, a cell's text goes on in the next line, and none is cut."""
+def _table(record: SweepRecord, rows: Sequence[ArmRow], names: Sequence[str], *, folded: bool) -> Table:
+    """The columns of these names; where they do not fit, a cell's text goes on in the next line, and none is cut.
+
+    `folded`: a heading of several words over narrow cells takes two lines.
+    """
     from rich.table import Table
 
     table = Table(title=f"{record.sweep_id} on {told(record, 'device')}")
     for name in names:
-        table.add_column(name, justify="left" if name in ("arm", "status") else "right", overflow="fold")
+        heading = name.replace(" s/epoch", "\ns/epoch").replace("total s", "total\ns") if folded else name
+        table.add_column(heading, justify="left" if name in ("arm", "status") else "right", overflow="fold")
     cells = dict(COLUMNS)
     for row in rows:
         table.add_row(*(cells[name](row) for name in names))
