@@ -26,12 +26,6 @@ settings.register_profile("steady", derandomize=True)
 settings.load_profile("default" if soaking() else "steady")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--screenshots", type=Path, metavar="FOLDER", help="write pictures of the MLflow UI there (test_mlflow_ui.py)"
-    )
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All of test_faults_*.py is part of a soak (tests/soak.py); what is marked `soak_only` runs nowhere else."""
     for item in items:

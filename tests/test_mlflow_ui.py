@@ -1,20 +1,16 @@
-"""`make ui` over a recorded sweep, as a person sees it in Chromium.
-
-`pytest tests/test_mlflow_ui.py --screenshots docs` renews the pictures in docs/.
-"""
+"""`make ui` over a recorded sweep, as a person sees it in Chromium."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from system_kit import system_program
-from ui_kit import ROOT, SEEDS, Ui, record_sweep, store
+from ui_kit import CHARTS, CHOSEN, EXPANDER, FLAGS, ROOT, SEEDS, Ui, lines, record_sweep, store
 
 from tune.mlflow_store import PROJECT, open_client
 from tune.tracking import SweepRecord, read_sweep
@@ -25,15 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 ARMS = ("patch-12", "patch-24", "patch-48", "patch-96", "patch-192")
 WAIT_MS = 120_000
 CLICK_MS, CLICKS = 15_000, 8  # how long a click may take to lead somewhere, and how many a person would try
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
-# What a person has clicked once: the side bar for training, and the assistant that opens by itself closed.
-CHOSEN = """localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
-localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");"""
-CHARTS = "[data-testid='experiment-view-compare-runs-card']"
 SECTIONS = "[data-testid='experiment-view-compare-runs-section-header']"
-EXPANDER = "button[data-component-id*='runnamecellrenderer']"
-COLOURS = 256  # of a picture in docs/, which is to be small
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -76,28 +64,6 @@ def page_fixture(browser: Any, ui: Ui) -> Iterator[Any]:
     assert hosts - {"", urlsplit(ui.url).netloc} == set()
 
 
-@pytest.fixture(name="picture")
-def picture_fixture(request: pytest.FixtureRequest) -> Callable[[Any, str], None]:
-    """Writes what a page shows into the folder given as --screenshots; does nothing without."""
-    folder = request.config.getoption("--screenshots")
-
-    def take(page: Any, name: str) -> None:
-        if folder is not None:
-            from PIL import Image
-
-            shown = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
-            shown.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-                folder / f"{name}.png", optimize=True
-            )
-
-    return take
-
-
-def lines(chart: Any) -> Any:
-    """The curves of a chart; the UI draws each a second time, faintly, for what smoothing hides."""
-    return chart.locator(".js-line[style*='stroke-opacity: 1;']")
-
-
 def follow(page: Any, link: str, to: str) -> None:
     """Click a link until the page is where it leads: a click is lost where the UI just then draws the link anew."""
     from playwright.sync_api import TimeoutError as TookTooLong
@@ -118,7 +84,7 @@ def list_url_fixture(record: SweepRecord, ui: Ui, folder: Path) -> str:
 
 
 def test_the_list_has_the_sweep_with_its_trials_below_and_charts_at_once(
-    page: Any, record: SweepRecord, list_url: str, picture: Callable[[Any, str], None]
+    page: Any, record: SweepRecord, list_url: str
 ) -> None:
     page.goto(f"{list_url}?compareRunsMode=CHART")
     page.get_by_role("link", name=record.name).wait_for()
@@ -132,7 +98,6 @@ def test_the_list_has_the_sweep_with_its_trials_below_and_charts_at_once(
     assert sorted(names) == sorted(f"{arm}-s{seed}" for arm in ARMS for seed in range(1, SEEDS + 1))
     page.get_by_placeholder("Search metric charts").fill("loss/|speed/")
     lines(page.locator(CHARTS).filter(has_text="loss/val_mse")).first.wait_for(state="attached")
-    picture(page, "ui-experiment")
 
 
 def test_the_sweeps_description_leads_to_its_arms_side_by_side(page: Any, record: SweepRecord, list_url: str) -> None:
@@ -163,9 +128,7 @@ def test_the_view_of_a_sweep_has_what_its_arms_differ_in_as_columns(
     assert sorted(wanted, key=lambda name: places[name]) == wanted
 
 
-def test_four_ticked_trials_compare_as_parallel_coordinates_and_as_curves(
-    page: Any, list_url: str, picture: Callable[[Any, str], None]
-) -> None:
+def test_four_ticked_trials_compare_as_parallel_coordinates_and_as_curves(page: Any, list_url: str) -> None:
     page.goto(list_url)
     page.locator(EXPANDER).first.click()
     for arm in ARMS[:4]:
@@ -175,23 +138,17 @@ def test_four_ticked_trials_compare_as_parallel_coordinates_and_as_curves(
     axes = page.locator(".parcoords .axis-title")
     axes.first.wait_for(state="attached")
     assert axes.all_text_contents()[0] == "model.patch_length" and axes.all_text_contents()[-1] == "loss/val_mse"
-    picture(page, "ui-compare")
     follow(page, "loss/val_mse", to="#/metric")
     lines(page).nth(3).wait_for(state="attached")
     assert lines(page).count() == 4
 
 
-def test_the_report_draws_its_charts_in_the_artifact_view(
-    page: Any, record: SweepRecord, list_url: str, picture: Callable[[Any, str], None]
-) -> None:
+def test_the_report_draws_its_charts_in_the_artifact_view(page: Any, record: SweepRecord, list_url: str) -> None:
     page.goto(f"{list_url}/{record.run_id}/artifacts/report.html")
     report = page.frame_locator("iframe")
     report.get_by_role("heading", name=record.sweep_id).wait_for()
     for chart in ("speed", "pareto", "curves", "times"):
         report.locator(f"#chart-{chart} .main-svg").first.wait_for()
-    report.get_by_role("heading", name="Speed-up of an epoch").evaluate("heading => heading.scrollIntoView()")
-    page.get_by_text("Path: file:").evaluate("path => path.style.visibility = 'hidden'")  # of this machine
-    picture(page, "ui-report")
 
 
 def test_the_searches_of_the_readme_find_what_they_say(record: SweepRecord, folder: Path) -> None:

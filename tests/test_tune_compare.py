@@ -115,7 +115,8 @@ def test_sweeps_of_two_tasks_are_wrong_input_with_both_values(
 
 
 def test_the_recorded_sweeps_of_two_data_sets_and_lengths_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    attention, study = (str(OLD.with_name(f"2026-11-27-{name}-h200.json")) for name in ("attention", "seed_study"))
+    names = ("attention-ETTm1", "seed_study")
+    attention, study = (str(OLD.with_name(f"2026-11-27-{name}-h100.json")) for name in names)
     assert main(["compare", attention, study]) == 2
     assert "data.dataset ETTm1 and ETTh1, train.epochs 10 and 3" in _error(capsys)
 

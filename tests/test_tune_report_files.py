@@ -106,6 +106,14 @@ def test_a_picture_of_ratios_has_each_with_its_interval_in_letters(monkeypatch: 
     assert re.fullmatch(r"1\.9\dx \(1\.\d\d-\d\.\d\d\)", written[0][0])
 
 
+def test_the_axis_of_ratios_leaves_room_for_the_text_over_its_outermost_points() -> None:
+    chart = _charts(_record())["speed"]
+    low, high = chart.layout["xaxis"]["range"]
+    last = chart.data[-1]
+    reach = last["x"][0] + last["error_x"]["array"][0]
+    assert low == pytest.approx(1 - 0.12 * (reach - 1)) and high == pytest.approx(reach + 0.12 * (reach - 1))
+
+
 @pytest.mark.parametrize(("errors", "axis"), [((0.3, 0.3003), [0.2971485, 0.3031515]), ((0.3, 0.4), None)])
 def test_errors_that_count_as_equal_do_not_look_far_apart(errors: tuple[float, float], axis: Any) -> None:
     arms = zip(("none", "fast"), errors, strict=True)

@@ -57,6 +57,13 @@ def test_a_narrow_terminal_shows_ratio_and_verdicts_whole_and_says_what_it_leave
     assert "status, heads, parameters, val MSE, test MSE, train total s, x baseline, total" in left_out
 
 
+def test_a_heading_takes_two_lines_before_a_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = _shown(Terminal(), _record(fast="flash-bidirectional"))
+    (row,) = [line for line in lines if "flash-bidirectional │" in line]
+    assert f" {ACCURACY} │" in row and RATIO in row
+
+
 def test_a_wide_terminal_and_a_pipe_show_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "240")
     for stream in (Terminal(), io.StringIO()):

@@ -32,6 +32,13 @@ from tune.sweeps import get_sweep
 ROOT = Path(__file__).resolve().parents[1]
 STARTED_WITHIN_S = 120
 EPOCHS, SEEDS = 6, 3
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+# What a person has clicked once: the side bar for training, and the assistant that opens by itself closed.
+CHOSEN = """localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");"""
+CHARTS = "[data-testid='experiment-view-compare-runs-card']"
+EXPANDER = "button[data-component-id*='runnamecellrenderer']"
 DEVICE = DeviceFacts(device_type="cpu", name="no device: made-up numbers")
 
 
@@ -77,6 +84,11 @@ def _time_s(trial: PlannedTrial) -> float:
 def _mse(trial: PlannedTrial) -> float:
     noise = random.Random(trial.trial_id).gauss(0, 0.002)
     return 0.3 + trial.config.model.patch_length / 2000 + noise
+
+
+def lines(chart: Any) -> Any:
+    """The curves of a chart; the UI draws each a second time, faintly, for what smoothing hides."""
+    return chart.locator(".js-line[style*='stroke-opacity: 1;']")
 
 
 def store(folder: Path) -> str:

@@ -67,6 +67,7 @@ def total_chart(rows: Sequence[ArmRow]) -> Chart:
 def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Comparison | None]]) -> Chart:
     data: list[dict[str, Any]] = []
     names: list[str] = []
+    ends = [1.0]  # of all that is drawn
     looks = _styled([row for row, _ in compared])
     for (row, (colour, _, _)), (_, found) in zip(looks, compared, strict=True):
         ratio = found.ratio if found else None
@@ -81,6 +82,7 @@ def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Co
             "cliponaxis": False,
         }
         low, high = (found and found.interval) or (math.nan, math.nan)
+        ends += [end for end in (low, ratio, high) if math.isfinite(end)]
         if math.isfinite(low) and math.isfinite(high):
             reach = {"array": [high - ratio], "arrayminus": [ratio - low]}
             point["error_x"] = {"type": "data", "symmetric": False, "thickness": 2, "width": 6, **reach}
@@ -95,13 +97,19 @@ def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Co
         "that is narrower than its point is hidden by it, an arm without numbers in brackets has too few pairs.",
         data=data,
         layout={
-            "xaxis": _axis("x baseline"),
+            "xaxis": _axis("x baseline", range=_with_room(min(ends), max(ends))),
             "yaxis": _names_axis(names),
             "shapes": [one],
             "showlegend": False,
             "height": FRAME_PX + ROW_PX * len(names),
         },
     )
+
+
+def _with_room(low: float, high: float) -> list[float]:
+    """A range in which the text over an outermost point stays within the axes."""
+    room = 0.12 * (high - low) or 0.1
+    return [low - room, high + room]
 
 
 def pareto_chart(rows: Sequence[ArmRow]) -> Chart:

@@ -79,8 +79,9 @@ def _draw(figure: Figure, chart: Chart) -> None:
             _scatter(axes, trace, chart.layout["yaxis"].get("categoryarray"))
     for shape in chart.layout.get("shapes", ()):
         axes.axvline(shape["x0"], color="#888888", linewidth=1, linestyle=STYLES[shape["line"]["dash"]])
-    if "range" in chart.layout["yaxis"]:
-        axes.set_ylim(*chart.layout["yaxis"]["range"])
+    for name, limit in (("xaxis", axes.set_xlim), ("yaxis", axes.set_ylim)):
+        if "range" in chart.layout[name]:
+            limit(*chart.layout[name]["range"])
     for name, put in (("xaxis", axes.set_xlabel), ("yaxis", axes.set_ylabel)):
         if title := chart.layout[name].get("title"):
             put(title["text"])
@@ -122,7 +123,6 @@ def _scatter(axes: Axes, trace: Mapping[str, Any], names: Sequence[str] | None) 
     else:
         axes.plot(trace["x"], y, **look)
     if "text" in trace["mode"]:
-        axes.margins(x=0.12)  # the text of an outermost point stays within the axes
         for text, point in zip(trace["text"], zip(trace["x"], y, strict=True), strict=True):
             axes.annotate(text, point, (0, 6), textcoords="offset points", ha="center", fontsize=8)
 

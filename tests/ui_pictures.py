@@ -1,0 +1,93 @@
+"""Pictures of the MLflow UI over a real sweep, for docs/: a run list, a comparison, the report.
+
+    PYTHONPATH=. python tests/ui_pictures.py FOLDER SWEEP_ID docs
+
+FOLDER holds mlflow.db; the sweep's run has its report.html. Its four fastest arms are compared in their first seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from system_kit import system_program
+from ui_kit import CHARTS, CHOSEN, EXPANDER, FLAGS, Ui, lines, store
+
+from tune.mlflow_store import PROJECT, open_client
+from tune.report import summarise
+from tune.tracking import read_sweep
+
+COLOURS = 128  # of a picture, which is to be small
+SHOWN = 4  # arms compared
+WAIT_MS = 120_000
+
+
+def main() -> None:
+    """Start the UI, look at three pages, write what they show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sweep_id")
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    record = read_sweep(store(options.folder), PROJECT, options.sweep_id)
+    experiment = open_client(store(options.folder)).get_run(record.run_id).info.experiment_id
+    with Ui(options.folder) as ui, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=system_program("chromium"), args=FLAGS.split())
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.add_init_script(CHOSEN)
+        url = f"{ui.url}/#/experiments/{experiment}/runs"
+        timed = sorted((row.median_epoch_s, row.arm) for row in summarise(record) if row.median_epoch_s)
+        _runs(page, f"{url}?searchFilter=tags.sweep_id%20%3D%20'{record.sweep_id}'")
+        _write(page, options.out / "ui-experiment.png")
+        _compared(page, [f"{arm}-s1" for _, arm in timed[:SHOWN]])
+        _write(page, options.out / "ui-compare.png")
+        _report(page, f"{url}/{record.run_id}/artifacts/report.html")
+        _write(page, options.out / "ui-report.png")
+        browser.close()
+
+
+def _runs(page: Any, url: str) -> None:
+    """The list with the sweep unfolded, and the curves of its trials."""
+    page.goto(f"{url}&compareRunsMode=CHART")
+    page.locator(EXPANDER).first.click()
+    page.get_by_role("link", name=re.compile(r"-s1$")).first.wait_for()
+    page.get_by_placeholder("Search metric charts").fill("loss/|speed/")
+    lines(page.locator(CHARTS).filter(has_text="loss/val_mse")).first.wait_for(state="attached")
+
+
+def _compared(page: Any, names: list[str]) -> None:
+    """The trials of these names side by side."""
+    for name in names:
+        row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+        row.get_by_role("checkbox").first.check()
+    page.get_by_role("button", name="Compare").click()
+    page.locator(".parcoords .axis-title").first.wait_for(state="attached")
+
+
+def _report(page: Any, url: str) -> None:
+    """The report where its first chart is."""
+    page.goto(url)
+    report = page.frame_locator("iframe")
+    report.locator("#chart-speed .main-svg").first.wait_for()
+    report.get_by_role("heading", name="Speed-up of an epoch").evaluate("heading => heading.scrollIntoView()")
+    page.get_by_text("Path: file:").evaluate("path => path.style.visibility = 'hidden'")  # of this machine
+
+
+def _write(page: Any, file: Path) -> None:
+    from PIL import Image
+
+    shown = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    few = shown.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    part = file.with_name(f".{file.name}.part")
+    few.save(part, format="PNG", optimize=True)
+    part.replace(file)
+
+
+if __name__ == "__main__":
+    main()
