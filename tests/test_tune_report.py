@@ -194,14 +194,6 @@ def test_a_note_says_how_many_pairs_there_were_and_which_of_them_have_an_interva
     assert f"pairs of one seed on one device, {told}. " in note
 
 
-def test_what_all_trials_share_comes_first_and_what_differs_or_is_not_known_is_not_in_it() -> None:
-    same = {"data.dataset": "ETTm1", "train.precision": "bf16"}
-    trials = [_trial("none", 1, params=same | {"train.batch_size": "32", "train.engine": "graph"})]
-    trials += [_trial("fast", seed, params=same | {"train.batch_size": "64"}) for seed in (1, 2)]
-    assert _notes(_sweep(*trials))[0] == "All trials: data ETTm1, 3 epochs, bf16; 2 seeds."
-    assert not any(note.startswith("All trials") for note in _notes(_sweep(_bare(_trial()))))
-
-
 @pytest.mark.parametrize(
     ("excess", "shown"),
     [(0.000004, "+0 %"), (-0.0000099, "-0.001 %"), (0.00039, "+0.039 %"), (-0.00125017, "-0.13 %"), (0.2, "+20 %")],
