@@ -321,12 +321,13 @@ def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> N
 @pytest.fixture
 def listening(tmp_path: Path) -> Iterator[tuple[Template, str]]:
     """A template as a node has one, and its socket."""
-    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # short: the paths of sockets are limited
-    template = Template.start(listen_at=folder / "socket")
-    _until((folder / "socket").exists)
-    yield template, str(folder / "socket")
-    template.end()
-    assert not folder.exists()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short: the paths of sockets are limited
+        place = Path(folder) / "socket"
+        template = Template.start(listen_at=place)
+        _until(place.exists)
+        yield template, str(place)
+        template.end()
+        assert not place.exists()
 
 
 def test_the_actors_of_a_node_share_its_template_each_with_its_own_environment(

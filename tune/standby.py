@@ -22,7 +22,6 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
@@ -156,9 +155,7 @@ def _template(control: Connection, socket_path: Path | None) -> None:
         _fork_on_demand(control, listening)
     finally:
         if socket_path is not None:
-            with suppress(OSError):
-                socket_path.unlink()
-                socket_path.parent.rmdir()
+            socket_path.unlink(missing_ok=True)
 
 
 def _listen(path: Path) -> socket.socket:

@@ -8,12 +8,15 @@ actor there starts its own (`tune.nursery`).
 from __future__ import annotations
 
 import functools
+import os
+import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tune.cluster import Share
+from tune.private import make_private
 from tune.serving import Template
 
 ANSWERS_WITHIN_S = 30.0  # a node that has not started its template by then gets none
@@ -23,13 +26,27 @@ class Keeper:
     """A Ray actor that owns its node's template, which ends with it."""
 
     def __init__(self) -> None:
-        folder = tempfile.mkdtemp(prefix="template-")  # its owner's only: whoever reaches a template is served
-        self._socket = Path(folder) / "socket"
+        folder = Path(tempfile.gettempdir()) / f"templates-{os.getuid()}"
+        if folder.is_symlink():
+            raise RuntimeError(f"{folder} is a link, so its sockets are not trusted")
+        make_private(folder, "sockets")  # whoever reaches one is served
+        _remove_dead(folder)
+        self._socket = folder / secrets.token_hex(4)  # short: the paths of sockets are limited
         self._template = Template.start(listen_at=self._socket)
 
     def socket(self) -> str:
         """Where the template listens, or will in a moment."""
         return str(self._socket)
+
+
+def _remove_dead(folder: Path) -> None:
+    """Sockets that nobody listens at: Ray kills what its workers have started, which then cannot clear away."""
+    for path in folder.iterdir():
+        if path.is_socket():
+            try:
+                Template.reach(str(path)).end()
+            except OSError:
+                path.unlink(missing_ok=True)
 
 
 class Templates:
