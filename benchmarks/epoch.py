@@ -121,7 +121,8 @@ def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, fac
 def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> list[dict[str, Any]]:
     """All reports of a trial of these fields in a process of its own; the last has its status and reason."""
     from tune.errors import Unsupported
-    from tune.nursery import Nursery, ProcessLost
+    from tune.nursery import Nursery
+    from tune.serving import ProcessLost
 
     try:
         job = plan_job(fields, seed, data_dir, facts, cache)

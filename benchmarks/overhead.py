@@ -41,7 +41,7 @@ class Row:
     reason: str
     device: str
     warm_start: str | None
-    cold_because: str | None
+    unprepared_because: str | None
     gate_verdict: str | None
     timing_valid: str | None
     first_of_arm: bool
@@ -163,7 +163,7 @@ def rows_of(trials: Any) -> list[Row]:
                 reason=trial.reason,
                 device=device,
                 warm_start=trial.tags.get("warm_start"),
-                cold_because=trial.tags.get("cold_because"),
+                unprepared_because=trial.tags.get("unprepared_because"),
                 gate_verdict=trial.tags.get("gate_verdict"),
                 timing_valid=trial.tags.get("timing_valid"),
                 first_of_arm=trial.tags["arm"] not in {row.arm for row in rows},
@@ -260,8 +260,8 @@ def print_rows(rows: list[Row]) -> None:
         print(f"{_cell(row.idle_before_s, 13)}{'  *' if row.first_of_arm else '   '} {row.timing_valid}")
     print("* first of its backend; all in seconds")
     for row in rows:
-        if row.cold_because:
-            print(f"{row.trial_id} started cold: {row.cold_because}")
+        if row.unprepared_because:
+            print(f"{row.trial_id} was not prepared: {row.unprepared_because}")
 
 
 def _cell(value: float | None, width: int, digits: int = 2) -> str:

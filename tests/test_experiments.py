@@ -133,7 +133,7 @@ def test_each_trial_has_a_process_of_its_own(swept: Ran) -> None:
 
 def test_every_process_but_the_first_was_prepared_while_the_trial_before_it_started(swept: Ran) -> None:
     tags = [trial.tags for trial in swept.record().trials]
-    assert sorted(one["warm_start"] for one in tags) == ["cold"] + ["prepared"] * (ARMS - 1)
+    assert sorted(one["warm_start"] for one in tags) == ["forked"] + ["prepared"] * (ARMS - 1)
     assert {one["compile_cache"] for one in tags} == {"shared"}
 
 
@@ -170,7 +170,11 @@ def battered(tmp_path_factory: pytest.TempPathFactory) -> Battered:
     program.write_text(FEWER_ARMS.format(root=str(ROOT), fewer=FEWER))
     first = Driver(folder, "first.log", *SMALL, program=program)
     first.until_a_trial_is_between_epochs()
-    killed = next(process for process in first.processes("tune.standby") if "serve" in process.cmdline())
+    ours = first.processes("tune.standby")
+    (template,) = (
+        process for process in ours if process.ppid() not in {one.pid for one in ours}
+    )  # the node's only one
+    killed = min(template.children(), key=lambda process: process.create_time())  # not the one that is prepared
     killed.kill()
     first.until(lambda: ended(folder))
     first.until_a_trial_is_between_epochs()

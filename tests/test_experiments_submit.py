@@ -91,7 +91,8 @@ class Story:
 def _trial_processes(cluster: LocalCluster) -> list[psutil.Process]:
     assert cluster.node is not None
     every = psutil.Process(cluster.node.pid).children(recursive=True)
-    found = [process for process in every if "tune.standby" in process.cmdline() and "serve" in process.cmdline()]
+    ours = [process for process in every if "tune.standby" in process.cmdline()]
+    found = [process for process in ours if process.ppid() in {one.pid for one in ours}]  # forked by a template
     assert found
     return found
 

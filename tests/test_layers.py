@@ -47,7 +47,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("trial",),
     ("whole",),
     ("checkpoint", "session", "saving", "opening", "rehearsal"),
-    ("cluster", "nursery", "standby"),
+    ("cluster", "serving", "nursery", "standby", "templates"),
     ("callback", "shared_folders"),
     ("lanes", "dispatch"),
     ("halving", "launch", "proposer"),

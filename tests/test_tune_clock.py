@@ -46,6 +46,14 @@ def test_a_trials_time_is_what_passed_when_the_clock_is_set(monkeypatch: pytest.
     assert spans.started_ms <= spans.first_epoch_ms <= spans.work_ended_ms
 
 
+def test_a_trial_begins_when_its_actor_was_given_it_not_when_its_process_came() -> None:
+    alone, waited = Spans(), Spans(100.0)
+    assert 99_000 < alone.started_ms - waited.started_ms <= 100_000
+    spent_ms = waited.spent_ms()
+    assert spent_ms is not None and spent_ms >= 100_000
+    assert "waited_s" not in waited.as_tag()
+
+
 def test_records_stay_in_order_over_processes_whose_clocks_disagree(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jump_ns: int
 ) -> None:

@@ -8,10 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ import psutil
 import pytest
 from trial_kit import Recorder, small_config, small_job
 
-from tune.nursery import Nursery, OutOfMemory, ProcessLost, Serving
+from tune.nursery import Nursery, OutOfMemory
+from tune.serving import ProcessLost, Serving, Template
+from tune.serving import _python as START
 from tune.trial import TrialJob
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,9 +86,11 @@ def in_turn(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> list[
     ]
 
 
-def test_the_first_trial_starts_its_process_and_the_next_ones_are_prepared(in_turn: list[Recorder]) -> None:
+def test_the_first_trials_process_is_forked_and_the_next_ones_are_prepared(in_turn: list[Recorder]) -> None:
     assert [trial.final["status"] for trial in in_turn] == ["done"] * 3, in_turn[0].final
-    assert [trial.final["tags"]["warm_start"] for trial in in_turn] == ["cold", "prepared", "prepared"]
+    assert [trial.final["tags"]["warm_start"] for trial in in_turn] == ["forked", "prepared", "prepared"]
+    why = [trial.final["tags"].get("unprepared_because") for trial in in_turn]
+    assert why == ["no trial ran before it in this actor", None, None]
 
 
 def test_each_trial_has_a_process_of_its_own_which_is_gone_when_the_trial_is(in_turn: list[Recorder]) -> None:
@@ -101,9 +107,13 @@ def test_a_trial_that_moved_to_another_gpu_says_why(in_turn: list[Recorder]) -> 
     assert [trial.final["tags"].get("moved_because") for trial in in_turn] == [None, "its GPU is gone", None]
 
 
-def test_cold_and_prepared_processes_compute_the_same(in_turn: list[Recorder]) -> None:
-    errors = [trial.final["metrics"]["final/test_mse"] for trial in in_turn]
-    assert errors == errors[:1] * 3
+def test_cold_forked_and_prepared_processes_compute_the_same(
+    in_turn: list[Recorder], nursery: Nursery, tmp_path: Path
+) -> None:
+    cold = _run(nursery, tmp_path / "a", isolate=True)
+    assert cold.final["tags"]["warm_start"] == "cold"
+    errors = [trial.final["metrics"]["final/test_mse"] for trial in (cold, *in_turn)]
+    assert errors == errors[:1] * 4
 
 
 @pytest.mark.parametrize("isolate", [False, True])
@@ -138,26 +148,26 @@ def test_a_trial_times_no_epoch_before_the_next_process_lies_still(nursery: Nurs
     assert waiting.cpu_times()[:2] == before[:2]
 
 
-def test_where_the_prepared_process_was_killed_the_trial_starts_one_and_says_so(
+def test_where_the_prepared_process_was_killed_the_trial_gets_another_and_says_so(
     nursery: Nursery, tmp_path: Path
 ) -> None:
     _run(nursery, tmp_path / "a")
     assert nursery.standby is not None and nursery.standby.pid is not None
     os.kill(nursery.standby.pid, signal.SIGKILL)
     trial = _run(nursery, tmp_path / "b")
-    assert (trial.final["status"], trial.final["tags"]["warm_start"]) == ("done", "cold")
-    assert trial.final["tags"]["cold_because"].endswith("it was lost")
+    assert (trial.final["status"], trial.final["tags"]["warm_start"]) == ("done", "forked")
+    assert trial.final["tags"]["unprepared_because"].endswith("it was lost")
     assert _run(nursery, tmp_path / "c").final["tags"]["warm_start"] == "prepared"
 
 
-def test_where_nothing_could_be_prepared_the_next_trial_starts_a_process_itself(
+def test_where_nothing_could_be_prepared_the_next_trials_process_is_forked_for_it(
     nursery: Nursery, tmp_path: Path
 ) -> None:
     job = _job(tmp_path / "a", data_dir="nowhere")
     broken = replace(job, config=job.config | {"data": job.config["data"] | {"dataset": "/nowhere.csv"}})
     nursery.run(broken, Recorder(tmp_path / "a"), None)
     tags = _run(nursery, tmp_path / "b").final["tags"]
-    assert tags["warm_start"] == "cold" and "nowhere.csv" in tags["cold_because"]
+    assert tags["warm_start"] == "forked" and "nowhere.csv" in tags["unprepared_because"]
 
 
 @pytest.mark.parametrize("since_the_report", [False, True])
@@ -306,6 +316,78 @@ def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> N
         actor.send_signal(how)
         actor.wait(timeout=60)
     _until(lambda: not [process for process in processes if process.is_running() and process.status() != "zombie"])
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[tuple[Template, str]]:
+    """A template as a node has one, and its socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short: the paths of sockets are limited
+        place = Path(folder) / "socket"
+        template = Template.start(listen_at=place)
+        _until(place.exists)
+        yield template, str(place)
+        template.end()
+        assert not place.exists()
+
+
+def test_the_actors_of_a_node_share_its_template_each_with_its_own_environment(
+    listening: tuple[Template, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = []
+
+    def report(result: dict[str, Any], folder: Path | None) -> None:
+        parents.append(psutil.Process(int(result["tags"]["process"])).ppid())
+
+    for setting in ("one", "two"):  # as a GPU that Ray gives to one actor
+        monkeypatch.setenv("TORCHINDUCTOR_OF_THE_ACTOR", setting)
+        actor = Nursery()
+        job = replace(_job(tmp_path / setting, compile_dir=str(tmp_path / setting / "compile")), prepare_next=False)
+        actor.run(job, report, None, template=listening[1])
+        assert actor.template is not None
+        actor.template.end()
+        (about,) = (tmp_path / setting / "compile").glob("*/about.json")
+        assert json.loads(about.read_text())["compiler"] == {"TORCHINDUCTOR_OF_THE_ACTOR": setting}
+    assert len(set(parents)) == 1 and psutil.Process(parents[0]).cmdline()[-1] == listening[1]
+
+
+def test_a_template_outlives_those_that_it_forks_for_and_ends_with_its_owner(listening: tuple[Template, str]) -> None:
+    template, socket_path = listening
+    with Template.reach(socket_path).fork() as forked:
+        assert forked.wakes(60.0)
+    other = Template.reach(socket_path)
+    assert template.lives and other.lives
+    template.end()
+    _until(lambda: not other.lives)
+    with pytest.raises(OSError):
+        Template.reach(socket_path)
+
+
+def test_where_the_nodes_template_is_gone_an_actor_starts_its_own(tmp_path: Path) -> None:
+    actor = Nursery()
+    recorder = Recorder(tmp_path / "a")
+    actor.run(replace(_job(tmp_path / "a"), prepare_next=False), recorder, None, template=str(tmp_path / "nowhere"))
+    assert recorder.final["tags"]["warm_start"] == "forked"
+    assert actor.template is not None
+    actor.template.end()
+
+
+def test_where_no_template_can_import_what_it_needs_the_trial_gets_a_cold_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.serving._python", _only_serving)
+    actor = Nursery()
+    recorder = Recorder(tmp_path / "a")
+    actor.run(replace(_job(tmp_path / "a"), prepare_next=False), recorder, None)
+    assert (recorder.final["status"], recorder.final["tags"]["warm_start"]) == ("done", "cold")
+    assert actor.template is not None
+    actor.template.end()
+
+
+def _only_serving(kind: str, pipe: Connection, *arguments: str) -> subprocess.Popen[bytes]:
+    """Templates end at once."""
+    if kind == "template":
+        return subprocess.Popen([sys.executable, "-c", ""])
+    return START(kind, pipe, *arguments)
 
 
 def test_a_process_that_ended_is_not_taken_for_ready() -> None:

@@ -17,6 +17,7 @@ from tune.hardware import packages_sha256
 from tune.lanes import Lanes, Place, enter
 from tune.search import PlannedTrial
 from tune.sweep_dir import SweepDir
+from tune.templates import Templates
 from tune.trial import TrialJob
 from tune.whole import first_whole
 
@@ -50,6 +51,7 @@ def _trial_name(trial: Any) -> str:
 
 def trial_entry(config: dict[str, Any]) -> None:
     """What Ray runs on a worker: one trial, in a process of its own, reported through Tune."""
+    import ray
     from ray import tune as ray_tune
 
     from tune import nursery
@@ -69,7 +71,7 @@ def trial_entry(config: dict[str, Any]) -> None:
     if wrong is not None:
         goes_on = f"goes on from {folder}" if folder else "starts from the beginning"
         job = replace(job, checkpoint_damaged=f"{goes_on}, as a checkpoint is damaged: {wrong}")
-    nursery.here().run(job, report, folder)
+    nursery.here().run(job, report, folder, template=job.templates.get(ray.get_runtime_context().get_node_id()))
 
 
 def _of_this_run(newest: Any) -> list[str]:
@@ -94,6 +96,7 @@ class Launcher:
     data_sha256: str  # of the source the sweep was planned on
     wait_s: float = 0.0  # how long a cluster that has lost all nodes for trials may take to bring one
     isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
+    templates: Templates | None = None  # on the nodes, to fork trials' processes from; None: an actor has its own
     entry: Entry = trial_entry
 
     def job(
@@ -125,6 +128,7 @@ class Launcher:
             rehearse=self.device_type == "cuda",
             moved_because=moved_because,
             awaits_answer=not fixed or self.device_type == "cpu",
+            templates={} if self.templates is None else self.templates.sockets,
         )
 
     @property

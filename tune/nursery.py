@@ -1,163 +1,36 @@
 """The Ray actor's side of a trial: it computes nothing, but owns the process that does and the one ready for the next.
 
-A trial gets a fresh process. While a trial starts (loads, passes its gate, compiles), before its first timed epoch, the
-process of the next one is forked from a template that has imported everything, and brings up its device's context; the
-trial's epochs wait until that process lies still. It serves one trial, then ends. Where none is ready, the trial starts
-a process itself; its tag `warm_start` says `cold`, and `cold_because` why.
+A trial gets a fresh process, forked from a template that has imported everything. While a trial starts (loads, passes
+its gate, compiles), before its first timed epoch, the process of the next one is forked already, and brings up its
+device's context; the trial's epochs wait until that process lies still. It serves one trial, then ends. A trial's tag
+`warm_start` says how its process came: `prepared` in that way, `forked` where none was prepared for it, or `cold`, a
+Python of its own. `unprepared_because` says why the last two.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import send_handle
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tune.hardware import OURS, alive, package_dir
 from tune.memory import KernelKills
 from tune.private import make_private
+from tune.serving import ProcessLost, Serving, Template, start_cold
 from tune.trial import Report, TrialJob
 from tune.whole import seal
 
-PREPARED, COLD = "prepared", "cold"  # values of the tag warm_start
-READY_WITHIN_S = 120.0  # a process that takes longer to prepare is given up
-GONE_WITHIN_S = 20.0  # a process that takes longer to end is killed
-
-
-class ProcessLost(RuntimeError):
-    """A trial's process ended before its trial did."""
+PREPARED, FORKED, COLD = "prepared", "forked", "cold"  # values of the tag warm_start
+READY_WITHIN_S = 120.0  # a process that takes longer to come or to prepare is given up
 
 
 class OutOfMemory(ProcessLost):
     """The kernel killed processes for want of memory while a trial's process was lost."""
-
-
-class Serving:
-    """A process that serves one trial. As a context manager: it is gone afterwards."""
-
-    def __init__(self, pipe: Connection, popen: subprocess.Popen[bytes] | None = None) -> None:
-        self._pipe, self._popen = pipe, popen
-        self.pid: int | None = popen.pid if popen else None  # of a forked one it is its first message
-        self._ready = False
-        self.problem: str | None = None  # why it cannot be used
-
-    def send(self, kind: str, content: Any = None) -> None:
-        with suppress(OSError):  # it is gone: whoever reads next finds out
-            self._pipe.send((kind, content))
-
-    def ready(self, within_s: float) -> bool:
-        """Whether it is prepared and lives; waits for that. If not, `problem` says why."""
-        until = time.monotonic() + within_s
-        try:
-            while self._pipe.poll(0 if self._ready else max(0.0, until - time.monotonic())):
-                kind, content = self._pipe.recv()
-                if kind == "pid":
-                    self.pid = content
-                elif kind == "ready":
-                    self._ready = True
-                else:
-                    self.problem = content
-                    return False
-        except (EOFError, OSError):
-            self.problem = "it was lost"
-            return False
-        if not self._ready:
-            self.problem = f"it was not ready within {within_s:g} s"
-        return self._ready
-
-    def wakes(self, within_s: float) -> bool:
-        """The same, asked of the process itself: a pipe does not tell at once that its other end was killed."""
-        self._ready = False
-        self.send("wake")
-        return self.ready(within_s)
-
-    def messages(self) -> Iterator[tuple[str, Any]]:
-        """What its trial says, up to its end. Raises ProcessLost."""
-        while True:
-            try:
-                kind, content = self._pipe.recv()
-            except (EOFError, OSError):
-                raise ProcessLost(f"the trial's process {self.pid} was lost before the trial ended") from None
-            if kind == "end":
-                return
-            if kind not in ("pid", "ready"):
-                yield kind, content
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self.end(GONE_WITHIN_S if kind is None else 0.0)
-
-    def end(self, within_s: float) -> None:
-        """Wait until it is gone, with its memory on the device; kill it after `within_s` seconds."""
-        until = time.monotonic() + within_s
-        if self.pid is None:  # forked a moment ago: it reads the end of the pipe before anything else
-            self._pipe.close()
-            return
-        while self._lives() and time.monotonic() < until:
-            time.sleep(0.005)
-        if self._lives():
-            with suppress(ProcessLookupError):  # it ended by itself just now
-                os.kill(self.pid, 9)
-        while self._lives():
-            time.sleep(0.005)
-        self._pipe.close()
-
-    def _lives(self) -> bool:
-        if self._popen is not None:
-            return self._popen.poll() is None
-        return self.pid is not None and alive(self.pid)
-
-
-def start_cold() -> Serving:
-    """A process that knows nothing yet."""
-    ours, theirs = Pipe()
-    with theirs:
-        return Serving(ours, _python("serve", theirs))
-
-
-def _python(kind: str, pipe: Connection) -> subprocess.Popen[bytes]:
-    """Imports what this process imports, from the same places: Ray may have shipped our packages."""
-    places = [str(package_dir(name).parent) for name in OURS] + [path for path in sys.path if path]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
-    command = [sys.executable, "-P", "-m", "tune.standby", kind, str(pipe.fileno())]
-    return subprocess.Popen(command, pass_fds=[pipe.fileno()], stdin=subprocess.DEVNULL, env=environment)
-
-
-class Template:
-    """The process that ready ones are forked from."""
-
-    def __init__(self) -> None:
-        self._control, theirs = Pipe()
-        with theirs:
-            self._popen = _python("template", theirs)
-
-    @property
-    def lives(self) -> bool:
-        return self._popen.poll() is None
-
-    def fork(self) -> Serving:
-        """Returns at once; the process comes as soon as the template has imported everything. OSError if it is gone."""
-        ours, theirs = Pipe()
-        with theirs:
-            send_handle(self._control, theirs.fileno(), self._popen.pid)
-        return Serving(ours)
-
-    def end(self) -> None:
-        """The template ends with the pipe to it; what it has forked does not."""
-        self._control.close()
-        self._popen.wait()
 
 
 class Nursery:
@@ -167,13 +40,16 @@ class Nursery:
         self.template: Template | None = None
         self.standby: Serving | None = None
         self._backends: set[str] = set()  # attention of the trials so far: the next one is likely among them
+        self._shared: str | None = None  # socket of the node's template
         self._lost = ""  # why the process prepared last cannot be used
 
-    def run(self, job: TrialJob, report: Report, checkpoint: str | None) -> None:
+    def run(self, job: TrialJob, report: Report, checkpoint: str | None, *, template: str | None = None) -> None:
         """Compute one trial in a process of its own, which is killed if `report` raises. Raises ProcessLost.
 
         A process that had to measure or to compile may leave the epochs to another one (`TrialJob.rehearse`).
+        template: the socket of the node's own; None, or where nobody listens there: this actor has one for itself.
         """
+        self._shared = template
         with _own_cache(job) as own:
             told = job if own is None else replace(job, compile_dir=own, gate_dir=str(Path(own) / "gate"))
             rehearsed_s = self._compute(told, report, checkpoint, None)
@@ -184,6 +60,7 @@ class Nursery:
         self, job: TrialJob, report: Report, checkpoint: str | None, rehearsed_s: float | None
     ) -> float | None:
         """One process of a trial, to its end; how long it took if the trial is to begin anew in another, else None."""
+        taken_s = time.monotonic()
         serving, tags = self._take(job, again=rehearsed_s is not None)
         tags["rehearsed"] = str(rehearsed_s is not None).lower()
         for name in ("moved_because", "checkpoint_damaged"):
@@ -194,7 +71,7 @@ class Nursery:
             self._prepare(job)
         order = {"job": job.as_dict(), "folder": os.getcwd(), "checkpoint": checkpoint, "tags": tags}
         with serving, _telling_of_memory() as kills:
-            serving.send("run", order | {"rehearsed_s": rehearsed_s})
+            serving.send("run", order | {"rehearsed_s": rehearsed_s, "taken_s": taken_s})
             return self._serve(serving, report, kills)
 
     def _serve(self, serving: Serving, report: Report, kills: KernelKills) -> float | None:
@@ -220,15 +97,35 @@ class Nursery:
                 return standby, {"warm_start": PREPARED}
             self._give_up(standby)
         none = "no other was prepared for its epochs" if again else "no trial ran before it in this actor"
-        why = "isolated" if job.isolate else self._lost or none
-        return start_cold(), {"warm_start": COLD, "cold_because": why}
+        tags = {"warm_start": COLD, "unprepared_because": "isolated" if job.isolate else self._lost or none}
+        if not job.isolate and (forked := self._forked()) is not None:
+            return forked, tags | {"warm_start": FORKED}
+        return start_cold(), tags
+
+    def _forked(self) -> Serving | None:
+        """One that has imported everything; None where its template was lost: a cold one can say what is wrong."""
+        try:
+            forked = self._a_template().fork()
+        except OSError:
+            return None
+        if forked.wakes(READY_WITHIN_S):
+            return forked
+        forked.end(0.0)
+        return None
+
+    def _a_template(self) -> Template:
+        """The node's, as long as it lives; else this actor's own."""
+        if self.template is not None and not self.template.lives:
+            self.template.end()
+            self.template = None
+        if self.template is None:
+            self.template = _reached(self._shared) or Template.start()
+        return self.template
 
     def _prepare(self, job: TrialJob) -> None:
-        if self.template is None or not self.template.lives:
-            self.template = Template()
         self._lost = ""
         try:
-            self.standby = self.template.fork()
+            self.standby = self._a_template().fork()
         except OSError as error:
             self._lost = f"the template was lost: {error}"
         else:
@@ -248,6 +145,15 @@ class Nursery:
     def _give_up(self, standby: Serving) -> None:
         self._lost = f"the prepared process is of no use: {standby.problem}"
         standby.end(0.0)
+
+
+def _reached(socket_path: str | None) -> Template | None:
+    if socket_path is None:
+        return None
+    try:
+        return Template.reach(socket_path)
+    except OSError:  # its keeper was lost
+        return None
 
 
 def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None:

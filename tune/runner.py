@@ -33,6 +33,7 @@ from tune.shared_folders import check_nodes
 from tune.space import SearchPlan, plan_sweep
 from tune.sweep_dir import SweepDir
 from tune.sweeps import SweepConfig
+from tune.templates import Templates
 from tune.tracking import Tracker, check_store
 
 STORE_ANSWERS_WITHIN_S = 15.0
@@ -124,6 +125,8 @@ def _open(
         gpu_model=options.gpu_model,
         wait_s=options.wait_for_gpus_s,
     )
+    forking = entry is trial_entry and not options.isolate
+    templates = Templates(ray, share) if forking else None  # they import while everything else is made ready
     device, environment = cluster.probe(ray, share)
     asked = {**asked, "device": device}
     plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
@@ -155,6 +158,7 @@ def _open(
         data_sha256=series.source_sha256,
         wait_s=options.wait_for_gpus_s,
         isolate=options.isolate,
+        templates=templates,
         entry=entry,
     )
     return plan, launcher, tracker

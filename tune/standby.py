@@ -1,11 +1,12 @@
 """The process that computes one trial, and the template that such processes are forked from.
 
-    python -m tune.standby serve FD      computes one trial and ends
-    python -m tune.standby template FD   imports everything once, then forks such a process whenever it is asked to
+    python -m tune.standby serve FD               computes one trial and ends
+    python -m tune.standby template FD [SOCKET]   imports everything once, then forks such a process when it is asked to
 
-FD is one end of a pipe to the Ray actor (`tune.nursery`). A process that serves is told ("prepare", ...) while another
-trial runs and ("wake", None) to see if it lives, or neither of them, and then ("run", order). It ends with its trial,
-and when the other end of the pipe closes: nothing outlives the actor. It knows nothing of Ray.
+FD is one end of a pipe to the process that started it (`tune.serving`). One that serves a Ray actor is told
+("environment", ...) where it was forked, ("prepare", ...) while another trial runs, ("wake", None) to see if it lives,
+and then ("run", order). It ends with its trial, and when the other end of its pipe closes: nothing outlives the actor.
+It knows nothing of Ray. A template may be asked by whoever can connect to SOCKET, too; it ends with FD's other end.
 
 The template must never initialise CUDA, or nothing that it forks could use it.
 """
@@ -15,11 +16,13 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any, NoReturn
@@ -65,6 +68,10 @@ def serve(line: Line) -> None:
         kind, content = line.receive()
         if kind == "run":
             return _run(line, content)
+        if kind == "environment":  # the actor's own: its template may be another process's
+            os.environ.clear()
+            os.environ |= content
+            continue
         try:
             if kind == "prepare":
                 prepare(TrialJob(**content["job"]), content["backends"])
@@ -93,7 +100,13 @@ def _run(line: Line, order: dict[str, Any]) -> None:
 
         maybe_warm_pool()  # its workers, as importing the compiler starts them: the template has none to hand on
     checkpoint = None if order["checkpoint"] is None else Path(order["checkpoint"])
-    host = Host(tags=order["tags"], settle=settle, scratch=Path(order["folder"]), rehearsed_s=order["rehearsed_s"])
+    host = Host(
+        tags=order["tags"],
+        settle=settle,
+        scratch=Path(order["folder"]),
+        rehearsed_s=order["rehearsed_s"],
+        waited_s=time.monotonic() - order["taken_s"],  # on Linux one clock for all processes
+    )
     try:
         run_trial(job, report, checkpoint, host)
     except BeginAnew as anew:
@@ -133,23 +146,51 @@ def prepare(job: TrialJob, backends: Sequence[str]) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _template(control: Connection) -> None:
-    ours = {name: value for name, value in TEMPLATE_SETTINGS.items() if name not in os.environ}
-    os.environ |= ours
-    preload()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for what is forked
-    while True:
-        try:
-            handle = recv_handle(control)
-        except (EOFError, OSError):
-            return
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            control.close()
-            for name in ours:
-                del os.environ[name]
-            _serve_and_exit(Connection(handle))
-        os.close(handle)
+def _template(control: Connection, socket_path: Path | None) -> None:
+    listening = [] if socket_path is None else [_listen(socket_path)]  # before the imports: who asks early waits
+    try:
+        os.environ |= {name: value for name, value in TEMPLATE_SETTINGS.items() if name not in os.environ}
+        preload()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for what is forked
+        _fork_on_demand(control, listening)
+    finally:
+        if socket_path is not None:
+            socket_path.unlink(missing_ok=True)
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(128)
+    return listener
+
+
+def _fork_on_demand(control: Connection, listening: Sequence[socket.socket]) -> None:
+    """Fork for everybody who sends the end of a pipe, until `control` closes."""
+    asking = [control]
+    while control in asking:
+        for one in wait([*asking, *listening]):
+            if isinstance(one, socket.socket):
+                asking.append(Connection(one.accept()[0].detach()))
+                continue
+            assert isinstance(one, Connection)
+            try:
+                handle = recv_handle(one)
+            except (EOFError, OSError):
+                asking.remove(one)
+                one.close()
+            else:
+                _fork(handle, [*asking, *listening])
+
+
+def _fork(handle: int, held: Sequence[Connection | socket.socket]) -> None:
+    """A process that serves whoever has the other end of the pipe `handle`."""
+    if os.fork() == 0:
+        for one in held:  # or nobody would see the template end
+            one.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _serve_and_exit(Connection(handle))
+    os.close(handle)
 
 
 def _serve_and_exit(pipe: Connection) -> NoReturn:
@@ -167,10 +208,10 @@ def _serve_and_exit(pipe: Connection) -> NoReturn:
 
 
 def main(arguments: Sequence[str]) -> None:
-    kind, number = arguments
+    kind, number, *rest = arguments
     pipe = Connection(int(number))
     if kind == "template":
-        _template(pipe)
+        _template(pipe, Path(rest[0]) if rest else None)
     else:
         _serve_and_exit(pipe)
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import InitVar, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class TrialJob:
     rehearse: bool = False  # whether a process that had to measure or compile leaves the epochs to another one
     awaits_answer: bool = True  # whether the driver must have an epoch, and may end the trial, before the next begins
     checkpoint_damaged: str | None = None  # why its newest checkpoint is not gone on from, and where it begins
+    templates: Mapping[str, str] = field(default_factory=dict)  # Ray's node id -> socket of the template there
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,6 +89,7 @@ class Host:
     """Returns once nothing is being prepared beside the trial: the processes of ours that idle on its device."""
     rehearsed_s: float | None = None  # what a process before this one took to measure and compile; None: none did
     scratch: Path | None = None  # where a checkpoint lies until it is stored; None: where the system keeps such things
+    waited_s: float = 0.0  # since the trial's actor was given it, for the process
 
 
 ALONE = Host()
@@ -95,16 +97,17 @@ ALONE = Host()
 
 @dataclass
 class Spans:
-    """When a trial's process began and worked, by the wall clock in ms: the gaps between trials are read from these."""
+    """When a trial began and worked, by the wall clock in ms: the gaps between trials are read from these."""
 
+    waited_s: InitVar[float] = 0.0  # already, for its process
     started_ms: int = field(init=False)
     first_epoch_ms: int | None = None  # the first training work in this process
     work_ended_ms: int | None = None  # the device's last work: training, validation or the test set
     earlier_ms: int | None = 0  # what earlier processes took up to the checkpoint gone on from; None: not known
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, waited_s: float) -> None:
         self._clock = SteadyClock()
-        self.started_ms = self._clock.now_ms()
+        self.started_ms = self._clock.now_ms() - round(1e3 * waited_s)
 
     def epoch_began(self) -> None:
         self.first_epoch_ms = self.first_epoch_ms or self._clock.now_ms()
@@ -129,7 +132,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     return before it is through with an epoch's, but not with the end's. Raises BeginAnew before the first epoch where
     the job says `rehearse` and this process had to measure the gate or to compile.
     """
-    spans, kills = Spans(), KernelKills()
+    spans, kills = Spans(host.waited_s), KernelKills()
 
     def tell(result: dict[str, Any], folder: Path | None) -> None:
         report(result, folder)
@@ -148,7 +151,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
 
 
 def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, host: Host, tmp: Path) -> None:
-    started_s = time.perf_counter()
+    started_s = time.perf_counter() - host.waited_s
     from tune.session import Session
 
     config = TrialConfig.model_validate(job.config)
