@@ -22,7 +22,7 @@ from tune.report_published import TAG, published_notes, shown_as
 from tune.report_setting import setting_note
 from tune.report_time import diagnoses, time_notes
 from tune.tracking import SweepRecord, TrialRecord
-from tune.verdict import verdict
+from tune.verdict import headline
 
 TIMING_REMARKS = {"true": "", "false": " (shared)", "unknown": " (not known to be alone)"}
 
@@ -161,7 +161,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     """What a reader must know beside the table: what all trials share, naive errors, what did not run or is missing,
     what bounds each arm, what the ratio is.
 
-    The last line is what a search says to use. `rows` and `margin` are those of `summarise`.
+    The last line is the sweep's result. `rows` and `margin` are those of `summarise`.
     """
     lines = setting_note(record) + _naive_note(record)
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
@@ -179,7 +179,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
     lines += moved_notes(arms, record.tags.get("baseline")) + _environments_note(record)
-    line = verdict(record, rows)
+    line = headline(record, rows)
     return [*lines, line] if line else lines
 
 

@@ -18,6 +18,7 @@ from tune.report_cost import Price
 from tune.report_dimensions import dimension_tables
 from tune.report_tables import Table, arm_table, closing_tables
 from tune.tracking import SweepRecord
+from tune.verdict import NO_RESULT, headline
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 STYLE = """
@@ -68,6 +69,7 @@ def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | Non
     body = [
         f"<h1>{escape(record.sweep_id)}</h1>",
         f"<p>{escape(told(record, 'question'))}</p>",
+        f"<p><strong>{escape(headline(record, rows) or NO_RESULT)}</strong></p>",
         f'<p class="soft">Device: {escape(told(record, "device"))}</p>',
         _table(arm_table(rows)),
         _list(notes(record, rows, margin=margin)),

@@ -11,6 +11,7 @@ from tune.report_cost import Price
 from tune.report_dimensions import dimension_tables
 from tune.report_tables import Table, arm_table, closing_tables
 from tune.tracking import SweepRecord
+from tune.verdict import NO_RESULT, headline
 
 
 def markdown(
@@ -28,6 +29,7 @@ def markdown(
     parts = [
         f"# {_text(record.sweep_id)}",
         _text(told(record, "question")),
+        f"**{_text(headline(record, rows) or NO_RESULT)}**",
         f"Device: {_text(told(record, 'device'))}",
         _table(arm_table(rows)),
         "\n".join(f"- {_text(note)}" for note in notes(record, rows, margin=margin)),

@@ -1,4 +1,4 @@
-"""What a finished search says to use: one line, from the pairs of its final only.
+"""A sweep's result in one line: what a search says to use, from the pairs of its final only, or the largest gain shown.
 
 It compares validation errors of equal seeds, never the test set's, by the rules of tune/pairs.py: an arm is to be used
 that is shown to be faster and shown not to be worse.
@@ -17,6 +17,9 @@ from tune.report_pairs import accuracy_text, ratio_text
 if TYPE_CHECKING:
     from tune.mlflow_reader import SweepRecord
     from tune.report import ArmRow
+
+
+NO_RESULT = "No result: no arm has a pair with the baseline."
 
 
 def as_settings(changes: Mapping[str, Any]) -> str:
@@ -53,6 +56,40 @@ class _Compared:
             f"{ratio_text(self.found)} the baseline's epoch speed, {self.found.verdict}; validation MSE "
             f"{accuracy_text(self.accuracy)}; {counted(self.found.count, 'pair')}"
         )
+
+
+def headline(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
+    """The line of a search or of arms that were compared; None where nothing was."""
+    return verdict(record, rows) or answer(record, rows)
+
+
+def answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
+    """Which arm has the largest gain over the baseline that is shown, at an error shown not to be worse.
+
+    None where no arm has a pair, and of a search without its final. Arms are compared with the baseline only: it does
+    not say which of two is faster.
+    """
+    baseline = record.tags.get("baseline")
+    found = {row.arm: row.compared for row in rows if row.compared and row.compared.count and not row.is_baseline}
+    if not found or any("stage" in trial.tags for trial in record.trials):
+        return None
+    most = max(one.count for one in found.values())
+    if most < ENOUGH:
+        return f"Answer: none yet, {counted(most, 'pair')} an arm at most: {ENOUGH} are needed."
+    fast = {arm: one for arm, one in found.items() if one.verdict == FASTER}
+    good = {arm: one for arm, one in fast.items() if one.accuracy and one.accuracy.verdict == NOT_WORSE}
+    order = sorted(fast, key=lambda arm: (arm in good, fast[arm].ratio or 0.0), reverse=True)
+    others = [f"{arm} {ratio_text(fast[arm])}" for arm in order if arm in good][1:]
+    costly = [f"{arm} {ratio_text(fast[arm])}, {accuracy_text(fast[arm].accuracy)}" for arm in order if arm not in good]
+    if good:
+        best = good[order[0]]
+        line = f"Answer: {order[0]}, an epoch {ratio_text(best)} as fast as {baseline}'s, validation error "
+        line += f"{accuracy_text(best.accuracy)}, {counted(best.count, 'pair')}."
+    else:
+        kept = " without a worse validation error" if fast else ""
+        line = f"Answer: {baseline}; no arm is shown to be faster{kept}."
+    line += f" Faster than {baseline}, too: {'; '.join(others)}." if others else ""
+    return line + (f" Faster, but not shown to keep the error: {'; '.join(costly)}." if costly else "")
 
 
 def verdict(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
