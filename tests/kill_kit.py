@@ -87,6 +87,17 @@ def trial_processes(tmp: Path) -> list[psutil.Process]:
     return _with_words(tmp, "tune.standby")
 
 
+def templates(tmp: Path) -> list[psutil.Process]:
+    """Those that trials' processes are forked from, and Ray's processes that keep one."""
+    found = _with_words(tmp, "Keeper")
+    for process in _with_words(tmp, "tune.standby template"):
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            if parent is None or "tune.standby" not in " ".join(parent.cmdline()):  # else it is a fork
+                found.append(process)
+    return found
+
+
 def actors(tmp: Path) -> list[psutil.Process]:
     """Ray's processes that hold a trial, each with the process that computes it."""
     return _with_words(tmp, "ImplicitFunc")

@@ -26,6 +26,7 @@ from kill_kit import (
     orphans,
     private_tmp,
     processes,
+    templates,
     trial_processes,
     undisturbed,
     what_is_wrong,
@@ -82,11 +83,13 @@ class Attacked:
         return runs
 
     def lose(self, driver: Driver) -> None:
-        """Trials' processes and actors, in random order."""
+        """Trials' processes and actors, and what they are forked from, in random order."""
         faults = [
             ("SIGKILL of a trial's process", trial_processes),
             ("SIGKILL of the actor of a trial", actors),
         ] * LOSSES
+        if soaking():
+            faults.append(("SIGKILL of a node's template or its keeper", templates))
         self.moments.shuffle(faults)
         for fault, find in faults:
             if when := lose(driver, partial(find, self.tmp), self.moments):
