@@ -68,6 +68,7 @@ class LiveProgress(Progress):
     _rows: dict[str, _Row] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._live = Live(
             console=self.console,
             get_renderable=self.table,
@@ -96,7 +97,7 @@ class LiveProgress(Progress):
         self._rows.setdefault(trial_id, _Row(label=label, seed=seed, epochs=epochs))
 
     def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
-        self._count_epoch(trial_id)
+        self._count_epoch(trial_id, metrics)
         if row := self._rows.get(trial_id):
             row.epoch, row.metrics = epoch, metrics
             row.epochs_s.append(metrics["time/epoch_s"])

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any
 
+from tune.pace import Pace
+
 GOOD = ("done", "stopped")
 
 
@@ -27,7 +29,9 @@ class Progress:
     _before: dict[str, str] = field(default_factory=dict)  # of those that had ended, or that cannot run
     _blocks: Sequence[Sequence[str]] = ()
     _at_a_time: int = 1
-    _spans_s: dict[str, list[float]] = field(default_factory=dict)  # when a trial of this session began, and ended
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.epochs)
 
     def __enter__(self) -> Progress:
         return self
@@ -58,7 +62,7 @@ class Progress:
         self.say(f"[{len(self._ended)}/{self.total} ended] {trial_id} started")
 
     def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
-        self._count_epoch(trial_id)
+        self._count_epoch(trial_id, metrics)
         self.say(
             f"[{len(self._ended)}/{self.total} ended] {trial_id} epoch {epoch}/{self.epochs}"
             f"  val MSE {metrics['loss/val_mse']:.4f}  train {metrics['time/train_s']:.2f} s"
@@ -67,15 +71,16 @@ class Progress:
 
     def ended(self, trial_id: str, status: str, reason: str | None) -> None:
         self._ended[trial_id] = status
-        self._spans_s.setdefault(trial_id, [time.monotonic()]).append(time.monotonic())
+        self._pace.ended(trial_id, time.monotonic())
         detail = f": {reason}" if reason else ""
         self.say(f"[{len(self._ended)}/{self.total} ended] {trial_id} {status}{detail}  ETA {self.eta()}")
 
     def _began(self, trial_id: str) -> None:
-        self._spans_s.setdefault(trial_id, [time.monotonic()])
+        self._pace.began(trial_id, time.monotonic())
 
-    def _count_epoch(self, trial_id: str) -> None:
+    def _count_epoch(self, trial_id: str, metrics: Mapping[str, Any]) -> None:
         self._done_here[trial_id] = self._done_here.get(trial_id, 0) + 1
+        self._pace.epoch(trial_id, time.monotonic(), metrics.get("time/epoch_s") or metrics["time/train_s"])
 
     def counts(self) -> str:
         """How the trials of the sweep stand, earlier sessions included."""
@@ -86,18 +91,19 @@ class Progress:
         return f"{done} done, {failed} failed, {unsupported} unsupported, {left} left"
 
     def eta(self) -> str:
-        """Time left, from the mean time per finished share of the work; "unknown" before any epoch."""
+        """Time left, by what trials took so far; "unknown" before any epoch."""
+        if self._blocks:
+            now_s = time.monotonic()
+            blocks = [[self._pace.left_s(trial, now_s) for trial in block] for block in self._blocks]
+            known = [[left_s for left_s in block if left_s is not None] for block in blocks]
+            if any(len(block) < len(lefts) for block, lefts in zip(known, blocks, strict=True)):
+                return "unknown"
+            return duration(makespan(map(sum, known), self._at_a_time))
         shares = {trial: epochs / self.epochs for trial, epochs in self._done_here.items()}
-        shares |= dict.fromkeys(self._ended, 1.0)
-        work = sum(shares.values())
+        work = sum((shares | dict.fromkeys(self._ended, 1.0)).values())
         if work <= 0:
             return "unknown"
-        if not self._blocks:
-            return duration(max(0.0, (time.monotonic() - self._began_s) / work * (self.total - work)))
-        now_s = time.monotonic()
-        busy_s = sum((span[1] if len(span) > 1 else now_s) - span[0] for span in self._spans_s.values())
-        left = [sum(max(0.0, 1 - shares.get(trial, 0.0)) for trial in block) for block in self._blocks]
-        return duration(busy_s / work * makespan(left, self._at_a_time))
+        return duration(max(0.0, (time.monotonic() - self._began_s) / work * (self.total - work)))
 
 
 def makespan(lengths: Iterable[float], at_a_time: int) -> float:

@@ -221,14 +221,12 @@ class _Run:
         return json.dumps(self.folder.read()["environment"])
 
     def _expect(self, progress: Progress, left: Sequence[PlannedTrial], ended: Mapping[str, str]) -> None:
-        """Say what is left, for the time that it takes: on several GPUs in blocks of one seed."""
+        """Say what is left, for the time that it takes: on GPUs in blocks of one seed, else trial by trial."""
         share = self.launcher.share
-        if share.gpus != 1 or share.at_a_time == 1 or not self.plan.in_blocks:
-            progress.expect(len(left), ended)
-            return
-        blocks: dict[int, list[str]] = {}
+        in_blocks = share.gpus == 1 and self.plan.in_blocks
+        blocks: dict[int | str, list[str]] = {}
         for trial in left:
-            blocks.setdefault(trial.seed, []).append(trial.trial_id)
+            blocks.setdefault(trial.seed if in_blocks else trial.trial_id, []).append(trial.trial_id)
         progress.expect_blocks(list(blocks.values()), share.at_a_time, ended)
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
