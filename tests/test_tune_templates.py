@@ -7,11 +7,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayActorError
 
 from tune.cluster import Share, connected
 from tune.serving import Template
@@ -99,6 +101,25 @@ def test_sockets_are_made_in_a_folder_of_the_owners_only(
     with pytest.raises(RuntimeError, match="not trusted"):
         Keeper()
     assert (elsewhere / "kept").exists()
+
+
+def test_a_node_whose_folder_is_not_to_be_trusted_has_none_and_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def get(reference: Any) -> Any:
+        raise RayActorError(error_msg=f"The actor died.\n  Traceback\nRuntimeError: {reference} is a link")
+
+    templates = Templates.__new__(Templates)
+    templates._ray = SimpleNamespace(
+        wait=lambda asked, **how: (asked[:1], asked[1:]), get=get, kill=lambda keeper: None
+    )
+    templates._keepers = {name: SimpleNamespace(socket=SimpleNamespace(remote=lambda at=name: at)) for name in "ab"}
+    assert templates.sockets == {}
+    says = "each GPU's first trial imports by itself there"
+    assert set(capsys.readouterr().err.splitlines()) == {
+        f"node a: {says}: RuntimeError: a is a link",
+        f"node b: {says}: no answer within 30 s",
+    }
 
 
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:

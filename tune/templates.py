@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,14 +71,20 @@ class Templates:
         answered, silent = self._ray.wait(list(asked), num_returns=len(asked), timeout=ANSWERS_WITHIN_S)
         for reference in silent:
             self._ray.kill(self._keepers[asked[reference]])  # it would import beside trials that are timed
-        found = {asked[reference]: self._answer(reference) for reference in answered}
+            _say_that_none(asked[reference], f"no answer within {ANSWERS_WITHIN_S:g} s")
+        found = {asked[reference]: self._answer(asked[reference], reference) for reference in answered}
         return {node: path for node, path in found.items() if path is not None}
 
-    def _answer(self, reference: Any) -> str | None:
+    def _answer(self, node: str, reference: Any) -> str | None:
         from ray.exceptions import RayError
 
         try:
             path: str = self._ray.get(reference)
-        except RayError:  # the node was lost; a trial that comes there again starts a template itself
+        except RayError as error:  # the node was lost, or its folder is not to be trusted
+            _say_that_none(node, str(error).strip().splitlines()[-1].strip())
             return None
         return path
+
+
+def _say_that_none(node: str, why: str) -> None:
+    print(f"node {node[:8]}: each GPU's first trial imports by itself there: {why}", file=sys.stderr, flush=True)
