@@ -266,6 +266,7 @@ def cpu_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     monkeypatch.setattr(cluster, "connected", lambda address: nullcontext(ray))
     monkeypatch.setattr(cluster, "probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
+    monkeypatch.setattr("tune.runner.Templates", lambda ray, share: SimpleNamespace(sockets={}))
     yield
 
 
