@@ -69,7 +69,8 @@ def test_nodes_that_fit_a_trial_have_a_template_each_until_the_job_ends_or_the_n
             _until(Path(place).exists)
             with Template.reach(place).fork() as forked:
                 assert forked.wakes(60.0)
-        assert len(_templates(places)) == 2
+        found = _templates(places)
+        assert len(found) == 2 and all(one.environ().get("CUDA_VISIBLE_DEVICES") != "" for one in found)
         _lose(cluster, FIRST)
         _until(lambda: len(_templates(places)) == 1)
         again = dict(Templates(ray, SHARE).sockets)
@@ -101,6 +102,18 @@ def test_sockets_are_made_in_a_folder_of_the_owners_only(
     with pytest.raises(RuntimeError, match="not trusted"):
         Keeper()
     assert (elsewhere / "kept").exists()
+
+
+def test_a_template_sees_the_gpus_that_ray_hides_from_its_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(Template, "start", lambda **how: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    for hidden in ("", "1"):  # "1": by whoever started Ray
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        Keeper()
+    assert seen == [None, "1"]
 
 
 def test_a_node_whose_folder_is_not_to_be_trusted_has_none_and_is_told(

@@ -32,6 +32,8 @@ class Keeper:
             raise RuntimeError(f"{folder} is a link, so its sockets are not trusted")
         make_private(folder, "sockets")  # whoever reaches one is served
         _remove_dead(folder)
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # as Ray shows an actor that asks for no GPU
+            del os.environ["CUDA_VISIBLE_DEVICES"]  # or what is imported would remember that there is none
         self._socket = folder / secrets.token_hex(4)  # short: the paths of sockets are limited
         self._template = Template.start(listen_at=self._socket)
 
