@@ -75,7 +75,8 @@ def answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
         return None
     most = max(one.count for one in found.values())
     if most < ENOUGH:
-        return f"Answer: none yet, {counted(most, 'pair')} an arm at most: {ENOUGH} are needed (--repeats {ENOUGH} or more)."
+        needed = f"{ENOUGH} are needed (--repeats {ENOUGH} or more)"
+        return f"Answer: none yet, {counted(most, 'pair')} an arm at most: {needed}."
     fast = {arm: one for arm, one in found.items() if one.verdict == FASTER}
     good = {arm: one for arm, one in fast.items() if one.accuracy and one.accuracy.verdict == NOT_WORSE}
     order = sorted(fast, key=lambda arm: (arm in good, fast[arm].ratio or 0.0), reverse=True)
