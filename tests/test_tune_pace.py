@@ -28,7 +28,8 @@ class Sweep:
         return self
 
     def left(self, *trials: str) -> list[float | None]:
-        return [self.pace.left_s(trial, self.now_s) for trial in trials]
+        found = self.pace.left_s(trials, self.now_s)
+        return [None if found is None else found.get(trial, 0.0) for trial in trials]
 
 
 def test_nothing_is_known_before_the_first_epoch_and_what_is_left_then_is_known_at_once() -> None:
@@ -40,6 +41,7 @@ def test_what_an_arm_does_once_is_counted_once_for_each_arm() -> None:
     sweep = Sweep().run("a-s1", NEW_S)
     assert sweep.left("a-s1", "b-s1") == [0.0, NEW_S + 1 + 9]
     assert sweep.left("a-s2") == [1 + 9]  # no later trial has begun: an epoch
+    assert sweep.left("b-s1", "b-s2") == [NEW_S + 1 + 9, 1 + 9]
     sweep.run("a-s2", OLD_S)
     assert sweep.left("a-s3", "b-s1") == [OLD_S + 1 + 9, NEW_S + 1 + 9]
 

@@ -6,7 +6,7 @@ trial holds what is measured and compiled once; tails differ between arms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -40,42 +40,45 @@ class Pace:
         self.began(trial, now_s)
         self._ended_s[trial] = now_s
 
-    def left_s(self, trial: str, now_s: float) -> float | None:
-        """None before anything is known: the first epoch of a session, or a trial's end."""
-        if trial in self._ended_s:
-            return 0.0
-        tail_s = self._tail_s(arm_of(trial))
-        if tail_s is None:
+    def left_s(self, trials: Iterable[str], now_s: float) -> dict[str, float] | None:
+        """Of each of `trials` that has not ended, in the order in which they run; None before anything is known."""
+        left = [trial for trial in trials if trial not in self._ended_s]
+        own_s, usual_s = self._tails_s()
+        if not left:
+            return {}
+        if usual_s is None:
             return None
-        if trial in self._first_s:
-            left = self.epochs - self._done[trial]
-            return tail_s * max(0, left) / max(1, self.epochs - 1)
-        spent_s = now_s - self._began_s[trial] if trial in self._began_s else 0.0
-        return max(0.0, self._head_s(trial) - spent_s) + tail_s
+        first_of = {arm_of(trial): trial for trial in reversed(self._began_s)}
+        first_s, later_s = self._heads_s(first_of)
+        found = {}
+        for trial in left:
+            tail_s = own_s.get(arm_of(trial), usual_s)
+            if trial in self._first_s:
+                found[trial] = tail_s * max(0, self.epochs - self._done[trial]) / max(1, self.epochs - 1)
+                continue
+            head_s = first_s if first_of.setdefault(arm_of(trial), trial) == trial else later_s
+            found[trial] = max(0.0, head_s - (now_s - self._began_s.get(trial, now_s))) + tail_s
+        return found
 
-    def _tail_s(self, arm: str) -> float | None:
-        """Of the arm's own trials where one has ended, else of all; until then by the epochs so far."""
+    def _tails_s(self) -> tuple[dict[str, float], float | None]:
+        """Of each arm that has one; of all, or until then by the epochs so far."""
         tails = {
             trial: end_s - self._first_s[trial] for trial, end_s in self._ended_s.items() if trial in self._first_s
         }
-        own = [tail_s for trial, tail_s in tails.items() if arm_of(trial) == arm]
+        of_arm: dict[str, list[float]] = {}
+        for trial, tail_s in tails.items():
+            of_arm.setdefault(arm_of(trial), []).append(tail_s)
         epochs_s = [(self.epochs - 1) * epoch_s for epoch_s in self._epoch_s.values()]
         wholes = [end_s - self._began_s[trial] for trial, end_s in self._ended_s.items()]  # none came to an epoch
-        return _mean(own, tails.values(), epochs_s, wholes)
+        return {arm: fmean(values) for arm, values in of_arm.items()}, _mean(tails.values(), epochs_s, wholes)
 
-    def _head_s(self, trial: str) -> float:
-        """Of first trials of their arms where it is one, else of the others; while that is not known, an epoch."""
+    def _heads_s(self, first_of: Mapping[str, str]) -> tuple[float, float]:
+        """Of an arm's first trial, and of its others; while that is not known, an epoch."""
         heads: dict[bool, list[float]] = {True: [], False: []}
-        seen: set[str] = set()
-        for one in self._began_s:
-            if one == trial:
-                break
-            if one in self._first_s:
-                heads[arm_of(one) not in seen].append(self._first_s[one] - self._began_s[one])
-            seen.add(arm_of(one))
-        is_first = arm_of(trial) not in seen
-        later = _mean(heads[False], self._epoch_s.values()) or 0.0
-        return (_mean(heads[True]) or later) if is_first else later
+        for trial, end_s in self._first_s.items():
+            heads[first_of[arm_of(trial)] == trial].append(end_s - self._began_s[trial])
+        later_s = _mean(heads[False], self._epoch_s.values()) or 0.0
+        return _mean(heads[True]) or later_s, later_s
 
 
 def _mean(*choices: Iterable[float]) -> float | None:

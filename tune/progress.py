@@ -93,12 +93,11 @@ class Progress:
     def eta(self) -> str:
         """Time left, by what trials took so far; "unknown" before any epoch."""
         if self._blocks:
-            now_s = time.monotonic()
-            blocks = [[self._pace.left_s(trial, now_s) for trial in block] for block in self._blocks]
-            known = [[left_s for left_s in block if left_s is not None] for block in blocks]
-            if any(len(block) < len(lefts) for block, lefts in zip(known, blocks, strict=True)):
+            left_s = self._pace.left_s([trial for block in self._blocks for trial in block], time.monotonic())
+            if left_s is None:
                 return "unknown"
-            return duration(makespan(map(sum, known), self._at_a_time))
+            lengths = [sum(left_s.get(trial, 0.0) for trial in block) for block in self._blocks]
+            return duration(makespan(lengths, self._at_a_time))
         shares = {trial: epochs / self.epochs for trial, epochs in self._done_here.items()}
         work = sum((shares | dict.fromkeys(self._ended, 1.0)).values())
         if work <= 0:
