@@ -8,30 +8,22 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from trial_kit import Recorder, small_config, small_job
+from nursery_kit import job_in, until
+from trial_kit import Recorder, small_config
 
 from tune.nursery import Nursery, OutOfMemory
-from tune.serving import ProcessLost, Serving, Template
-from tune.serving import _python as START
-from tune.trial import TrialJob
+from tune.serving import ProcessLost, Serving
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def _job(folder: Path, **changes: Any) -> TrialJob:
-    folder.mkdir(exist_ok=True)
-    return replace(small_job(folder, train__epochs=2), prepare_next=True, **changes)
 
 
 FREE: dict[str, Any] = {
@@ -41,17 +33,8 @@ FREE: dict[str, Any] = {
 
 def _run(nursery: Nursery, folder: Path, **changes: Any) -> Recorder:
     recorder = Recorder(folder)
-    nursery.run(_job(folder, **changes), recorder, None)
+    nursery.run(job_in(folder, **changes), recorder, None)
     return recorder
-
-
-def _until(happened: Callable[[], Any], within_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if found := happened():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("did not happen")
 
 
 def _processes(parent: int) -> list[psutil.Process]:
@@ -96,7 +79,7 @@ def test_the_first_trials_process_is_forked_and_the_next_ones_are_prepared(in_tu
 def test_each_trial_has_a_process_of_its_own_which_is_gone_when_the_trial_is(in_turn: list[Recorder]) -> None:
     pids = {int(trial.final["tags"]["process"]) for trial in in_turn}
     assert len(pids | {os.getpid()}) == 4
-    _until(lambda: not [pid for pid in pids if psutil.pid_exists(pid)])  # what has ended waits for the template
+    until(lambda: not [pid for pid in pids if psutil.pid_exists(pid)])  # what has ended waits for the template
 
 
 def test_what_a_process_hands_over_is_sealed_before_it_is_stored(in_turn: list[Recorder]) -> None:
@@ -139,7 +122,7 @@ def test_a_trial_times_no_epoch_before_the_next_process_lies_still(nursery: Nurs
         assert nursery.standby is not None and nursery.standby.pid is not None and nursery.standby.ready(0.0)
         standing.append((result["tags"]["process"], psutil.Process(nursery.standby.pid)))
 
-    nursery.run(_job(tmp_path / "a"), report, None)
+    nursery.run(job_in(tmp_path / "a"), report, None)
     assert len(standing) == 3
     (own,), (waiting,) = {pid for pid, _ in standing}, {process for _, process in standing}
     assert int(own) != waiting.pid
@@ -163,7 +146,7 @@ def test_where_the_prepared_process_was_killed_the_trial_gets_another_and_says_s
 def test_where_nothing_could_be_prepared_the_next_trials_process_is_forked_for_it(
     nursery: Nursery, tmp_path: Path
 ) -> None:
-    job = _job(tmp_path / "a", data_dir="nowhere")
+    job = job_in(tmp_path / "a", data_dir="nowhere")
     broken = replace(job, config=job.config | {"data": job.config["data"] | {"dataset": "/nowhere.csv"}})
     nursery.run(broken, Recorder(tmp_path / "a"), None)
     tags = _run(nursery, tmp_path / "b").final["tags"]
@@ -185,7 +168,7 @@ def test_only_what_the_kernel_killed_since_the_trial_was_heard_of_is_taken_for_w
             os.kill(int(result["tags"]["process"]), signal.SIGKILL)
 
     with pytest.raises(ProcessLost) as lost:
-        nursery.run(_job(tmp_path / "a"), kill, None)
+        nursery.run(job_in(tmp_path / "a"), kill, None)
     assert lost.type is (OutOfMemory if since_the_report else ProcessLost)
 
 
@@ -194,7 +177,7 @@ def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(nursery:
         os.kill(int(result["tags"]["process"]), signal.SIGKILL)
 
     with pytest.raises(ProcessLost, match=r"process \d+ was lost"):
-        nursery.run(_job(tmp_path / "a"), kill, None)
+        nursery.run(job_in(tmp_path / "a"), kill, None)
 
 
 def test_a_trial_that_is_stopped_leaves_no_process(nursery: Nursery, tmp_path: Path) -> None:
@@ -205,8 +188,8 @@ def test_a_trial_that_is_stopped_leaves_no_process(nursery: Nursery, tmp_path: P
         raise SystemExit  # as Tune ends a trial that a scheduler stopped
 
     with pytest.raises(SystemExit):
-        nursery.run(_job(tmp_path / "a"), stop, None)
-    _until(lambda: not psutil.pid_exists(pids[0]))
+        nursery.run(job_in(tmp_path / "a"), stop, None)
+    until(lambda: not psutil.pid_exists(pids[0]))
 
 
 def test_a_trial_that_nobody_decides_about_trains_on_while_an_epoch_is_reported(
@@ -217,13 +200,13 @@ def test_a_trial_that_nobody_decides_about_trains_on_while_an_epoch_is_reported(
     def report(result: dict[str, Any], folder: Path | None) -> None:
         if result.get("epoch") == 1:
             assert folder is not None
-            _until((folder.parent / "epoch-2" / "state.pt").exists)
+            until((folder.parent / "epoch-2" / "state.pt").exists)
             time.sleep(0.5)
             reached.append((folder.parent / "epoch-3").exists())
         recorder(result, folder)
 
     recorder = Recorder(tmp_path / "a")
-    nursery.run(replace(_job(tmp_path / "a"), **FREE), report, None)
+    nursery.run(replace(job_in(tmp_path / "a"), **FREE), report, None)
     assert reached == [False]  # one report is on its way at most
     assert [one["epoch"] for one in recorder.epochs] == [1, 2, 3] and recorder.final["status"] == "done"
     again = _run(nursery, tmp_path / "b", config=FREE["config"])
@@ -243,7 +226,7 @@ def test_a_trial_that_may_be_ended_trains_no_epoch_before_the_answer(nursery: Nu
 
     stood_still: list[bool] = []
     with pytest.raises(InterruptedError):
-        nursery.run(_job(tmp_path / "a"), report, None)
+        nursery.run(job_in(tmp_path / "a"), report, None)
     assert stood_still == [True]
 
 
@@ -252,15 +235,15 @@ def test_an_epoch_that_was_handed_over_is_stored_whole_though_its_process_was_ki
 ) -> None:
     def report(result: dict[str, Any], folder: Path | None) -> None:
         os.kill(int(result["tags"]["process"]), signal.SIGKILL)
-        _until(lambda: not psutil.pid_exists(int(result["tags"]["process"])))
+        until(lambda: not psutil.pid_exists(int(result["tags"]["process"])))
         recorder(result, folder)
 
     recorder = Recorder(tmp_path / "a")
     with pytest.raises(ProcessLost):
-        nursery.run(replace(_job(tmp_path / "a"), **FREE), report, None)
+        nursery.run(replace(job_in(tmp_path / "a"), **FREE), report, None)
     assert [one["epoch"] for one in recorder.reports] == [1]
     rest = Recorder(tmp_path / "b")
-    nursery.run(replace(_job(tmp_path / "b"), **FREE), rest, str(tmp_path / "a" / "report-1"))
+    nursery.run(replace(job_in(tmp_path / "b"), **FREE), rest, str(tmp_path / "a" / "report-1"))
     assert [one["epoch"] for one in rest.epochs] == [2, 3] and rest.final["status"] == "done"
 
 
@@ -273,7 +256,7 @@ def test_a_trial_keeps_no_copy_of_what_is_stored(nursery: Nursery, tmp_path: Pat
         assert not [earlier for earlier in folders if earlier.exists()]
         folders.append(folder)
 
-    nursery.run(replace(_job(tmp_path / "a"), **(FREE if free else {})), report, None)
+    nursery.run(replace(job_in(tmp_path / "a"), **(FREE if free else {})), report, None)
     assert len(folders) == len(set(folders)) >= 3 and not folders[0].parent.exists()
 
 
@@ -289,7 +272,7 @@ def test_an_isolated_trial_has_a_cold_process_and_an_empty_cache_that_is_removed
 
     _run(nursery, tmp_path / "a")  # leaves a prepared process, which is not used
     recorder = Recorder(tmp_path / "b")
-    nursery.run(_job(tmp_path / "b", isolate=True, compile_dir=str(caches)), report, None)
+    nursery.run(job_in(tmp_path / "b", isolate=True, compile_dir=str(caches)), report, None)
     tags = recorder.final["tags"]
     assert (tags["warm_start"], tags["compile_cache"]) == ("cold", "isolated")
     assert [len(folders) for folders in seen] == [1, 1, 1]
@@ -300,9 +283,10 @@ OWNER = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from test_tune_nursery import Nursery, _job
+from nursery_kit import job_in
+from tune.nursery import Nursery
 from tune.trial import TrialJob
-Nursery().run(_job(Path(sys.argv[1])), lambda result, folder: print("epoch", flush=True) or sys.stdin.read(), None)
+Nursery().run(job_in(Path(sys.argv[1])), lambda result, folder: print("epoch", flush=True) or sys.stdin.read(), None)
 """
 
 
@@ -312,82 +296,10 @@ def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> N
     command = [sys.executable, "-c", code, str(tmp_path / "a")]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as actor:
         assert actor.stdout is not None and actor.stdout.readline() == b"epoch\n"
-        processes = _until(lambda: (found := _processes(actor.pid)) and len(found) == 3 and found)
+        processes = until(lambda: (found := _processes(actor.pid)) and len(found) == 3 and found)
         actor.send_signal(how)
         actor.wait(timeout=60)
-    _until(lambda: not [process for process in processes if process.is_running() and process.status() != "zombie"])
-
-
-@pytest.fixture
-def listening(tmp_path: Path) -> Iterator[tuple[Template, str]]:
-    """A template as a node has one, and its socket."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short: the paths of sockets are limited
-        place = Path(folder) / "socket"
-        template = Template.start(listen_at=place)
-        _until(place.exists)
-        yield template, str(place)
-        template.end()
-        assert not place.exists()
-
-
-def test_the_actors_of_a_node_share_its_template_each_with_its_own_environment(
-    listening: tuple[Template, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parents = []
-
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        parents.append(psutil.Process(int(result["tags"]["process"])).ppid())
-
-    for setting in ("one", "two"):  # as a GPU that Ray gives to one actor
-        monkeypatch.setenv("TORCHINDUCTOR_OF_THE_ACTOR", setting)
-        actor = Nursery()
-        job = replace(_job(tmp_path / setting, compile_dir=str(tmp_path / setting / "compile")), prepare_next=False)
-        actor.run(job, report, None, template=listening[1])
-        assert actor.template is not None
-        actor.template.end()
-        (about,) = (tmp_path / setting / "compile").glob("*/about.json")
-        assert json.loads(about.read_text())["compiler"] == {"TORCHINDUCTOR_OF_THE_ACTOR": setting}
-    assert len(set(parents)) == 1 and psutil.Process(parents[0]).cmdline()[-1] == listening[1]
-
-
-def test_a_template_outlives_those_that_it_forks_for_and_ends_with_its_owner(listening: tuple[Template, str]) -> None:
-    template, socket_path = listening
-    with Template.reach(socket_path).fork() as forked:
-        assert forked.wakes(60.0)
-    other = Template.reach(socket_path)
-    assert template.lives and other.lives
-    template.end()
-    _until(lambda: not other.lives)
-    with pytest.raises(OSError):
-        Template.reach(socket_path)
-
-
-def test_where_the_nodes_template_is_gone_an_actor_starts_its_own(tmp_path: Path) -> None:
-    actor = Nursery()
-    recorder = Recorder(tmp_path / "a")
-    actor.run(replace(_job(tmp_path / "a"), prepare_next=False), recorder, None, template=str(tmp_path / "nowhere"))
-    assert recorder.final["tags"]["warm_start"] == "forked"
-    assert actor.template is not None
-    actor.template.end()
-
-
-def test_where_no_template_can_import_what_it_needs_the_trial_gets_a_cold_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tune.serving._python", _only_serving)
-    actor = Nursery()
-    recorder = Recorder(tmp_path / "a")
-    actor.run(replace(_job(tmp_path / "a"), prepare_next=False), recorder, None)
-    assert (recorder.final["status"], recorder.final["tags"]["warm_start"]) == ("done", "cold")
-    assert actor.template is not None
-    actor.template.end()
-
-
-def _only_serving(kind: str, pipe: Connection, *arguments: str) -> subprocess.Popen[bytes]:
-    """Templates end at once."""
-    if kind == "template":
-        return subprocess.Popen([sys.executable, "-c", ""])
-    return START(kind, pipe, *arguments)
+    until(lambda: not [process for process in processes if process.is_running() and process.status() != "zombie"])
 
 
 def test_a_process_that_ended_is_not_taken_for_ready() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from nursery_kit import until
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 
@@ -37,15 +37,6 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def _until(happened: Callable[[], Any], within_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if found := happened():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("did not happen")
-
-
 def _templates(sockets: list[str]) -> list[psutil.Process]:
     """The living processes whose last argument is one of these."""
     every = psutil.process_iter(["cmdline", "status"])
@@ -66,16 +57,16 @@ def test_nodes_that_fit_a_trial_have_a_template_each_until_the_job_ends_or_the_n
         places = sorted(sockets.values())
         for place in places:
             assert Path(place).parent.stat().st_mode & 0o077 == 0
-            _until(Path(place).exists)
+            until(Path(place).exists)
             with Template.reach(place).fork() as forked:
                 assert forked.wakes(60.0)
         found = _templates(places)
         assert len(found) == 2 and all(one.environ().get("CUDA_VISIBLE_DEVICES") != "" for one in found)
         _lose(cluster, FIRST)
-        _until(lambda: len(_templates(places)) == 1)
+        until(lambda: len(_templates(places)) == 1)
         again = dict(Templates(ray, SHARE).sockets)
         assert len(again) == 1 and not Path(sockets[FIRST]).exists() and Path(sockets[SECOND]).exists()
-    _until(lambda: not _templates([*places, *again.values()]))
+    until(lambda: not _templates([*places, *again.values()]))
 
 
 def test_a_node_that_is_lost_before_it_answers_takes_no_template_from_the_others(cluster: Cluster) -> None:
