@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from experiments import main
 from model.attention import BACKENDS
@@ -66,6 +67,20 @@ def test_what_the_default_sweep_needs_and_lacks_is_exit_code_2(
     assert not found["ready"]
     assert [check["kind"] for check in found["checks"] if check["needed"] and not check["works"]] == [kind]
     assert doctor.STORE_ANSWERS_WITHIN_S <= 15
+
+
+def test_sources_that_every_process_would_compile_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def told() -> dict[str, Any]:
+        return next(check for check in _json(capsys, DONE, "doctor")["checks"] if check["kind"] == "start-up")
+
+    assert torch.__spec__ is not None
+    monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "file"))
+    assert told()["works"]
+    monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "none.pyc"))
+    place = Path(torch.__file__).parents[1]
+    assert not told()["works"] and told()["found"].endswith(f"or run: python -m compileall -q {place}")
 
 
 def test_a_store_that_no_sweep_has_made_yet_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -84,6 +85,7 @@ def _checks(data_dir: Path, storage: Path, tracking_uri: str) -> Iterator[Check]
     yield _storage(storage)
     yield _space("disk", storage, LITTLE_DISK_GIB)
     yield _space("shared memory", Path("/dev/shm"), LITTLE_SHM_GIB)  # asked for its size  # nosec B108
+    yield _bytecode()
     yield _default_sweep(facts)
 
 
@@ -138,6 +140,19 @@ def _storage(storage: Path) -> Check:
     except WrongInput as error:
         return Check(kind="storage", name=str(storage), works=False, found=str(error), needed=True)
     return Check(kind="storage", name=str(storage), works=True, found="can be written", needed=True)
+
+
+def _bytecode() -> Check:
+    """Whether PyTorch is imported without being compiled by Python each time; it stands for all packages."""
+    import torch
+
+    spec = torch.__spec__
+    name = "Python's bytecode"
+    if spec is None or spec.cached is None or Path(spec.cached).exists():
+        return Check(kind="start-up", name=name, works=True, found="torch is imported from it")
+    found = "torch has none, so every process compiles its sources, seconds each time: unset PYTHONDONTWRITEBYTECODE, "
+    found += f"or run: python -m compileall -q {shlex.quote(str(Path(torch.__file__).parents[1]))}"
+    return Check(kind="start-up", name=name, works=False, found=found)
 
 
 def _space(kind: str, path: Path, little_gib: float) -> Check:
