@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from tune.report import notes, summarise
-from tune.report_same_epochs import same_epochs_notes
+from tune.report_same_epochs import same_epochs, same_epochs_note
 from tune.tracking import SweepRecord, TrialRecord
+from tune.verdict import answer
 
 OVERFITS = (0.30, 0.20, 0.40, 0.50)  # best in epoch 2
 
 
 def _trial(
-    arm: str, errors: Sequence[float], *, heads: Sequence[float] = (), seed: int = 1, status: str = "done", **tags: str
-) -> TrialRecord:
+    arm: str, errors: Sequence[float], *, heads: Sequence[float] = (), seed: int = 1, status: str = "done",
+    s: float = 1.0, **tags: str,
+) -> TrialRecord:  # fmt: skip
     heads = heads or [4.0] * len(errors)
     start = max((epoch for epoch, count in enumerate(heads, 1) if count != heads[-1]), default=0) + 1
     best = min(range(start, len(errors) + 1), key=lambda epoch: errors[epoch - 1])
@@ -25,15 +27,13 @@ def _trial(
     return TrialRecord(
         trial_id=f"{arm}-s{seed}", run_id="r", name="n", status=status, reason="", params={},
         tags={"arm": arm, "seed": str(seed), "timing_valid": "true", **tags},
-        metrics={"final/best_epoch": float(best), "final/val_mse": errors[best - 1]}, history=history,
+        metrics={"final/best_epoch": float(best), "final/val_mse": errors[best - 1], "final/median_epoch_s": s},
+        history=history,
     )  # fmt: skip
 
 
 def _told(*trials: TrialRecord) -> list[str]:
-    arms: dict[str, list[TrialRecord]] = {}
-    for trial in trials:
-        arms.setdefault(trial.tags["arm"], []).append(trial)
-    return same_epochs_notes(arms, "none", 0.01)
+    return same_epochs_note(same_epochs(trials, "none", 0.01), "none")
 
 
 def _seeds(arm: str, errors: Sequence[float], **more: Any) -> list[TrialRecord]:
@@ -79,10 +79,22 @@ def test_epochs_that_diverged_are_in_no_comparison() -> None:
     assert "late -" in line
 
 
-def test_the_report_tells_it_beside_the_table() -> None:
-    trials = (*_seeds("none", OVERFITS), *_seeds("late", OVERFITS, heads=(4, 4, 3, 3)))
+def _record(*trials: TrialRecord) -> SweepRecord:
     tags = {"sweep": "pruning", "baseline": "none", "environment": "{}"}
-    record = SweepRecord(
+    return SweepRecord(
         sweep_id="s", run_id="p", name="n", status="done", tags=tags, params={}, metrics={}, trials=trials
     )
+
+
+def test_the_report_tells_it_beside_the_table() -> None:
+    record = _record(*_seeds("none", OVERFITS), *_seeds("late", OVERFITS, heads=(4, 4, 3, 3)))
     assert any(line.startswith("Heads left after the best epoch of none") for line in notes(record, summarise(record)))
+
+
+def test_the_answer_tells_both_errors_of_an_arm_that_is_faster() -> None:
+    record = _record(*_seeds("none", OVERFITS, s=2.0), *_seeds("late", OVERFITS, heads=(4, 4, 3, 3), s=1.0))
+    line = answer(record, summarise(record))
+    assert line is not None and line.endswith(
+        "Faster, but not shown to keep the error: late 2.00x (2.00-2.00), worse (+100 %, at least +100 %) "
+        "and in the same epochs not worse (+0 %, at most +0 %)."
+    )

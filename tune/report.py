@@ -19,7 +19,7 @@ from tune.report_cost import Price, cost_json, costs
 from tune.report_pairs import TOTAL, accuracy_text, comparisons, moved_notes, pairing_notes, ratio_text
 from tune.report_proof import kernel_list, proof_note
 from tune.report_published import TAG, published_notes, shown_as
-from tune.report_same_epochs import same_epochs_notes
+from tune.report_same_epochs import same_epochs, same_epochs_note
 from tune.report_setting import setting_note
 from tune.report_time import diagnoses, time_notes
 from tune.tracking import SweepRecord, TrialRecord
@@ -179,8 +179,9 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     arms = by_arm(record)
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
-    lines += same_epochs_notes(arms, record.tags.get("baseline"), margin)
-    lines += moved_notes(arms, record.tags.get("baseline")) + _environments_note(record)
+    baseline = record.tags.get("baseline")
+    lines += same_epochs_note(same_epochs(record.trials, baseline, margin), baseline)
+    lines += moved_notes(arms, baseline) + _environments_note(record)
     line = headline(record, rows)
     return [*lines, line] if line else lines
 

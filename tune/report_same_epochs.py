@@ -7,35 +7,48 @@ epoch lies before, the two errors also differ by how long was trained, as where 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tune.pairs import Run, compare_each
+from tune.pairs import Accuracy, Run, compare_each
 from tune.report_pairs import accuracy_text
 from tune.tracking import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Late:
-    """An arm that the baseline's best epoch preceded."""
+class SameEpochs:
+    """An arm whose heads left after the baseline's best epoch, beside the baseline's best of the epochs that count."""
 
-    counted_from: int  # first epoch of the arm that counts
+    counted_from: int  # first of them
     baseline_best: tuple[int, ...]  # best epochs of the baseline that lie before
-    pairs: tuple[list[Run], list[Run]]  # baseline and arm, errors of the best epoch from counted_from
+    accuracy: Accuracy | None  # None without a pair whose errors are known
 
 
-def same_epochs_notes(arms: Mapping[str, Sequence[TrialRecord]], baseline: str | None, margin: float) -> list[str]:
-    """One line, or none where every best epoch of the baseline counts for all arms."""
-    own = _done(arms.get(baseline or "", ()))
-    late = {arm: one for arm, trials in arms.items() if arm != baseline and (one := _late(own, _done(trials)))}
-    if not late:
+def same_epochs(trials: Iterable[TrialRecord], baseline: str | None, margin: float) -> dict[str, SameEpochs]:
+    """By arm; arms for which every best epoch of the baseline counts are not in it. `margin` as in `tune.pairs`."""
+    arms: dict[str, dict[str, TrialRecord]] = {}
+    for trial in trials:
+        if trial.status == "done" and {"arm", "seed"} <= trial.tags.keys() and trial.tags.get("stage") != "search":
+            arms.setdefault(trial.tags["arm"], {})[trial.tags["seed"]] = trial
+    own = arms.pop(baseline or "", {})
+    late = {arm: found for arm, done in arms.items() if (found := _late(own, done))}
+    pairs = {arm: (_runs(own, start), _runs(arms[arm], start)) for arm, (start, _) in late.items()}
+    compared = compare_each(pairs, margin=margin)
+    return {
+        arm: SameEpochs(counted_from=start, baseline_best=best, accuracy=compared[arm].accuracy)
+        for arm, (start, best) in late.items()
+    }
+
+
+def same_epochs_note(found: Mapping[str, SameEpochs], baseline: str | None) -> list[str]:
+    """One line, or none where there is nothing to tell."""
+    if not found:
         return []
-    found = compare_each({arm: one.pairs for arm, one in late.items()}, margin=margin)
     by_start: dict[int, list[str]] = {}
-    for arm, one in late.items():
-        by_start.setdefault(one.counted_from, []).append(f"{arm} {accuracy_text(found[arm].accuracy)}")
+    for arm, one in found.items():
+        by_start.setdefault(one.counted_from, []).append(f"{arm} {accuracy_text(one.accuracy)}")
     told = "; ".join(f"from epoch {start} on {', '.join(texts)}" for start, texts in sorted(by_start.items()))
-    best = sorted({epoch for one in late.values() for epoch in one.baseline_best})
+    best = sorted({epoch for one in found.values() for epoch in one.baseline_best})
     when = f"epoch {best[0]}" if len(best) == 1 else f"epochs {best[0]} to {best[-1]}"
     return [
         f"Heads left after the best epoch of {baseline} ({when}), so 'accuracy' also compares how long was trained. "
@@ -43,30 +56,15 @@ def same_epochs_notes(arms: Mapping[str, Sequence[TrialRecord]], baseline: str |
     ]
 
 
-def _done(trials: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
-    """By seed. Trials of a search are in no pairs (`tune.report_pairs`)."""
-    return {
-        trial.tags["seed"]: trial
-        for trial in trials
-        if trial.status == "done" and "seed" in trial.tags and trial.tags.get("stage") != "search"
-    }
-
-
-def _late(baseline: Mapping[str, TrialRecord], arm: Mapping[str, TrialRecord]) -> _Late | None:
-    """None where no seed's best epoch of the baseline precedes what counts of the arm, or that is not known."""
+def _late(baseline: Mapping[str, TrialRecord], arm: Mapping[str, TrialRecord]) -> tuple[int, tuple[int, ...]] | None:
+    """From which epoch on the arm counts, and the baseline's best epochs before; None where there are none."""
     starts = [start for trial in arm.values() if (start := _counted_from(trial)) is not None]
     if not starts:
         return None
     start = max(starts)
     best = [int(trial.metrics.get("final/best_epoch", start)) for seed, trial in baseline.items() if seed in arm]
     before = tuple(epoch for epoch in best if epoch < start)
-    if not before:
-        return None
-    both = (
-        [_run(seed, trial, start) for seed, trial in baseline.items()],
-        [_run(seed, arm[seed], start) for seed in arm],
-    )
-    return _Late(counted_from=start, baseline_best=before, pairs=both)
+    return (start, before) if before else None
 
 
 def _counted_from(trial: TrialRecord) -> int | None:
@@ -77,7 +75,10 @@ def _counted_from(trial: TrialRecord) -> int | None:
     return max((epoch for epoch, count in heads if count != heads[-1][1]), default=0) + 1
 
 
-def _run(seed: str, trial: TrialRecord, start: int) -> Run:
-    errors = [mse for epoch, mse in trial.history.get("loss/val_mse", ()) if epoch >= start and mse is not None]
-    usable = [mse for mse in errors if 0 < mse < math.inf]
-    return Run(seed=seed, unfit="not compared", mse=min(usable, default=None))
+def _runs(trials: Mapping[str, TrialRecord], start: int) -> list[Run]:
+    return [Run(seed=seed, unfit="not compared", mse=_least_error(trial, start)) for seed, trial in trials.items()]
+
+
+def _least_error(trial: TrialRecord, start: int) -> float | None:
+    errors = [error for epoch, error in trial.history.get("loss/val_mse", ()) if epoch >= start and error is not None]
+    return min((error for error in errors if 0 < error < math.inf), default=None)

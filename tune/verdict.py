@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune.pairs import ENOUGH, FASTER, NOT_WORSE, Accuracy, Comparison, counted
 from tune.report_pairs import accuracy_text, ratio_text
+from tune.report_same_epochs import same_epochs
 
 if TYPE_CHECKING:
     from tune.mlflow_reader import SweepRecord
@@ -81,7 +82,8 @@ def answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
     good = {arm: one for arm, one in fast.items() if one.accuracy and one.accuracy.verdict == NOT_WORSE}
     order = sorted(fast, key=lambda arm: (arm in good, fast[arm].ratio or 0.0), reverse=True)
     others = [f"{arm} {ratio_text(fast[arm])}" for arm in order if arm in good][1:]
-    costly = [f"{arm} {ratio_text(fast[arm])}, {accuracy_text(fast[arm].accuracy)}" for arm in order if arm not in good]
+    errors = _errors(record, baseline, fast)
+    costly = [f"{arm} {ratio_text(fast[arm])}, {errors[arm]}" for arm in order if arm not in good]
     if good:
         best = good[order[0]]
         line = f"Answer: {order[0]}, an epoch {ratio_text(best)} as fast as {baseline}'s, validation error "
@@ -91,6 +93,16 @@ def answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
         line = f"Answer: {baseline}; no arm is shown to be faster{kept}."
     line += f" Faster than {baseline}, too: {'; '.join(others)}." if others else ""
     return line + (f" Faster, but not shown to keep the error: {'; '.join(costly)}." if costly else "")
+
+
+def _errors(record: SweepRecord, baseline: str | None, found: Mapping[str, Comparison]) -> dict[str, str]:
+    """Each arm's error beside the baseline's, and beside that of the same epochs where the best ones lie apart."""
+    texts = {arm: accuracy_text(one.accuracy) for arm, one in found.items()}
+    margins = [one.accuracy.margin for one in found.values() if one.accuracy]
+    for arm, same in same_epochs(record.trials, baseline, margins[0]).items() if margins else ():
+        if arm in texts:
+            texts[arm] += f" and in the same epochs {accuracy_text(same.accuracy)}"
+    return texts
 
 
 def verdict(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
