@@ -23,9 +23,10 @@ def test_trivial_trials_go_all_the_way_and_no_call_to_the_store_is_made_for_each
     cost = json.loads((tmp_path / "cost.json").read_text()) if (tmp_path / "cost.json").exists() else done.stderr
     assert cost["done"] == cost["trials"] == SEEDS, done.stderr
     assert cost["calls"]["create_run"] == SEEDS + 1
+    assert cost["calls"]["create_logged_model"] == SEEDS and cost["refused"] == 0
     assert "get_metric_history" not in cost["calls"]
     assert cost["cpu_s_per_trial"] > 0 and cost["peak_memory_gib"] > 0
-    assert f"{SEEDS} trials of 2 epochs; MLflow has all numbers of {SEEDS}" in done.stdout
+    assert f"{SEEDS} trials of 2 epochs; MLflow has all numbers of {SEEDS}, refused 0" in done.stdout
 
 
 @pytest.mark.parametrize("trials", [5, 1000])
