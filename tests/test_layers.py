@@ -36,6 +36,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
         "report_published",
         "report_cost",
         "report_time",
+        "report_same_epochs",
         "report_setting",
         "report",
     ),
