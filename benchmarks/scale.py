@@ -10,7 +10,8 @@ ones, in the actor itself, which serves all trials: its runs are tagged `warm_st
 `timing_valid: false`. It is given to the runner from here and is no backend that a user could name.
 
 "driver" is the process that a person starts: the CPU time of all its threads and its largest resident memory. Ray's own
-processes are not in it. `start` is what it took to connect and plan, `run` the rest. Both are also given per trial.
+processes are not in it. `start` is what it took to connect and plan, `run` the rest, with a `flush` at its end where
+MLflow lacks something then. Both are also given per trial.
 """
 
 from __future__ import annotations
@@ -141,6 +142,7 @@ def sweep_of(trials: int) -> SweepConfig:
 
 def measure(trials: int, epochs: int, folder: Path) -> Cost:
     """Run the sweep in `folder`, which is empty, and read its trials back."""
+    from tune.flush import flush
     from tune.mlflow_store import PROJECT
     from tune.runner import Options, run_sweep
     from tune.tracking import read_sweep
@@ -157,6 +159,8 @@ def measure(trials: int, epochs: int, folder: Path) -> Cost:
         show_plan=lambda plan: marks.append(_now()),
         entry=trivial_trial,
     )
+    if outcome.pending:  # trials this fast outrun MLflow, and the end waits for it for a while only
+        flush(argparse.Namespace(sweep_id=outcome.sweep_id, storage_path=folder / "runs", quiet=False), uri)
     marks.append(_now())
     counted, memory_gib = dict(calls), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     record = read_sweep(uri, PROJECT, outcome.sweep_id)
