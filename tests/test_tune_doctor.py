@@ -81,6 +81,8 @@ def test_sources_that_every_process_would_compile_are_told(
     monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "none.pyc"))
     place = Path(torch.__file__).parents[1]
     assert not told()["works"] and told()["found"].endswith(f"or run: python -m compileall -q {place}")
+    monkeypatch.setattr(torch, "__spec__", None)
+    assert told()["works"] is None
 
 
 def test_a_store_that_no_sweep_has_made_yet_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:

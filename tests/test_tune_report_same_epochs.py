@@ -74,6 +74,12 @@ def test_nothing_is_told_where_the_baselines_best_epoch_counts_or_no_pair_is_the
     assert _told(*trials) == []
 
 
+def test_epochs_that_only_one_of_the_two_has_are_left_out() -> None:
+    patient = _seeds("late", (0.30, 0.20, 0.44, 0.30), heads=(4, 4, 3, 3))
+    [line] = _told(*_seeds("none", OVERFITS[:3]), *patient)
+    assert "from epoch 3 on late worse (+10 %" in line
+
+
 def test_epochs_that_diverged_are_in_no_comparison() -> None:
     [line] = _told(_trial("none", OVERFITS), _trial("late", (0.3, 0.2, math.inf, math.inf), heads=(4, 4, 3, 3)))
     assert "late -" in line

@@ -146,9 +146,10 @@ def _bytecode() -> Check:
     """Whether PyTorch is imported without being compiled by Python each time; it stands for all packages."""
     import torch
 
-    spec = torch.__spec__
-    name = "Python's bytecode"
-    if spec is None or spec.cached is None or Path(spec.cached).exists():
+    spec, name = torch.__spec__, "Python's bytecode"
+    if spec is None or spec.cached is None:
+        return Check(kind="start-up", name=name, works=None, found="torch does not say where it would be")
+    if Path(spec.cached).exists():
         return Check(kind="start-up", name=name, works=True, found="torch is imported from it")
     found = "torch has none, so every process compiles its sources, seconds each time: unset PYTHONDONTWRITEBYTECODE, "
     found += f"or run: python -m compileall -q {shlex.quote(str(Path(torch.__file__).parents[1]))}"

@@ -180,7 +180,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
     baseline = record.tags.get("baseline")
-    lines += same_epochs_note(same_epochs(record.trials, baseline, margin), baseline)
+    in_order = [trial for trials in arms.values() for trial in trials]
+    lines += same_epochs_note(same_epochs(in_order, baseline, margin), baseline)
     lines += moved_notes(arms, baseline) + _environments_note(record)
     line = headline(record, rows)
     return [*lines, line] if line else lines

@@ -32,8 +32,7 @@ def same_epochs(trials: Iterable[TrialRecord], baseline: str | None, margin: flo
             arms.setdefault(trial.tags["arm"], {})[trial.tags["seed"]] = trial
     own = arms.pop(baseline or "", {})
     late = {arm: found for arm, done in arms.items() if (found := _late(own, done))}
-    pairs = {arm: (_runs(own, start), _runs(arms[arm], start)) for arm, (start, _) in late.items()}
-    compared = compare_each(pairs, margin=margin)
+    compared = compare_each({arm: _runs(own, arms[arm], start) for arm, (start, _) in late.items()}, margin=margin)
     return {
         arm: SameEpochs(counted_from=start, baseline_best=best, accuracy=compared[arm].accuracy)
         for arm, (start, best) in late.items()
@@ -75,10 +74,21 @@ def _counted_from(trial: TrialRecord) -> int | None:
     return max((epoch for epoch, count in heads if count != heads[-1][1]), default=0) + 1
 
 
-def _runs(trials: Mapping[str, TrialRecord], start: int) -> list[Run]:
-    return [Run(seed=seed, unfit="not compared", mse=_least_error(trial, start)) for seed, trial in trials.items()]
+def _runs(
+    baseline: Mapping[str, TrialRecord], arm: Mapping[str, TrialRecord], start: int
+) -> tuple[list[Run], list[Run]]:
+    """Both sides of each seed's pair, over the epochs from `start` on that both have: one may have stopped early."""
+    both: tuple[list[Run], list[Run]] = [], []
+    for seed in sorted(baseline.keys() & arm.keys()):
+        errors = [_errors(side[seed], start) for side in (baseline, arm)]
+        common = errors[0].keys() & errors[1].keys()
+        for runs, of_epoch in zip(both, errors, strict=True):
+            least = min((of_epoch[epoch] for epoch in common), default=None)
+            runs.append(Run(seed=seed, unfit="not compared", mse=least))
+    return both
 
 
-def _least_error(trial: TrialRecord, start: int) -> float | None:
-    errors = [error for epoch, error in trial.history.get("loss/val_mse", ()) if epoch >= start and error is not None]
-    return min((error for error in errors if 0 < error < math.inf), default=None)
+def _errors(trial: TrialRecord, start: int) -> dict[int, float]:
+    """By epoch; one whose error is no number is as if it had not been."""
+    history = trial.history.get("loss/val_mse", ())
+    return {epoch: error for epoch, error in history if epoch >= start and error is not None and 0 < error < math.inf}
