@@ -37,7 +37,7 @@ ui: setup  ## the MLflow UI over the local store; STORE=sqlite:////other/mlflow.
 
 # BACKEND_STORE_URI HOST PORT SERVER_DIR ARTIFACTS_DESTINATION MLFLOW_SERVER_ALLOWED_HOSTS WORKERS: see the README
 mlflow-server: setup  ## an MLflow server with accounts, over SQLite or PostgreSQL
-	@$(BIN)/python -m tune.mlflow_server
+	@$(BIN)/python -m launcher.mlflow_server
 
 CLUSTER ?= cluster.yaml
 cluster-token: setup  ## the token that all nodes and drivers of a cluster share, made once

@@ -19,23 +19,18 @@ def incomplete(missing: ModuleNotFoundError) -> int:
 
 try:
     from data_pipeline.errors import DataError
-    from tune.cli import (
-        compare_parser,
-        data_parser,
-        doctor_parser,
-        flush_parser,
-        list_parser,
-        logs_parser,
-        predict_parser,
-        report_parser,
-        runs_parser,
-        status_parser,
-        stop_parser,
-        sweep_parser,
-    )
-    from tune.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, disk_full, printable, unknown_name
-    from tune.mlflow_store import TrackingError, check_no_password
-    from tune.streams import OutputClosed, lasting_stderr, watched_stdout
+    from tune.commands.compare import compare_parser
+    from tune.commands.data import data_parser
+    from tune.commands.doctor import doctor_parser
+    from tune.commands.flush import flush_parser
+    from tune.commands.jobs import logs_parser, status_parser, stop_parser
+    from tune.commands.listing import list_parser, runs_parser
+    from tune.commands.predict import predict_parser
+    from tune.commands.report import report_parser
+    from tune.commands.sweep import sweep_parser
+    from tune.common.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, disk_full, printable, unknown_name
+    from tune.tracking.store import TrackingError, check_no_password
+    from tune.console.streams import OutputClosed, lasting_stderr, watched_stdout
 except KeyboardInterrupt:  # Ctrl-C before main() can answer it
     sys.exit(130)
 except ModuleNotFoundError as missing:
@@ -47,77 +42,83 @@ def tracking_uri(given: str | None) -> str:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    from tune import commands
+    from tune.commands import data as commands_data
+    from tune.commands import report as commands_report
+    from tune.commands import sweep as commands
 
     if arguments.submit is not None:
-        from tune import submit
+        from tune.commands import jobs as submit
 
         return submit.submit(arguments)
     return commands.sweep(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def status_command(arguments: argparse.Namespace) -> int:
-    from tune import submit
+    from tune.commands import jobs as submit
 
     return submit.status(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def logs_command(arguments: argparse.Namespace) -> int:
-    from tune import submit
+    from tune.commands import jobs as submit
 
     return submit.logs(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def stop_command(arguments: argparse.Namespace) -> int:
-    from tune import submit
+    from tune.commands import jobs as submit
 
     return submit.stop(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def report_command(arguments: argparse.Namespace) -> int:
-    from tune import commands
+    from tune.commands import data as commands_data
+    from tune.commands import report as commands_report
+    from tune.commands import sweep as commands
 
-    return commands.report(arguments, tracking_uri(arguments.tracking_uri))
+    return commands_report.report(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def compare_command(arguments: argparse.Namespace) -> int:
-    from tune import compare
+    from tune.commands import compare
 
     return compare.compare(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def flush_command(arguments: argparse.Namespace) -> int:
-    from tune.flush import flush
+    from tune.commands.flush import flush
 
     return flush(arguments, arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None)
 
 
 def predict_command(arguments: argparse.Namespace) -> int:
-    from tune.predict import predict
+    from tune.commands.predict import predict
 
     return predict(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def data_command(arguments: argparse.Namespace) -> int:
-    from tune import commands
+    from tune.commands import data as commands_data
+    from tune.commands import report as commands_report
+    from tune.commands import sweep as commands
 
-    return commands.show_data(arguments)
+    return commands_data.show_data(arguments)
 
 
 def list_command(arguments: argparse.Namespace) -> int:
-    from tune import listing
+    from tune.commands import listing
 
     return listing.show_registries(arguments)
 
 
 def runs_command(arguments: argparse.Namespace) -> int:
-    from tune import listing
+    from tune.commands import listing
 
     return listing.show_runs(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def doctor_command(arguments: argparse.Namespace) -> int:
-    from tune import doctor
+    from tune.commands import doctor
 
     return doctor.doctor(arguments, tracking_uri(arguments.tracking_uri))
 

@@ -4,7 +4,7 @@
     python benchmarks/accuracy.py --data-dir DIR --datasets demo --epochs 1 --seeds 1 --json accuracy.json
 
 Arms: `plain` (engine eager, attention eager, transformers' layers, fp32) and `fast` (the defaults of the machine), both
-with our Adam, which has its own tests against PyTorch's (tests/test_tune_adam.py). Trials run --at-a-time beside each
+with our Adam, which has its own tests against PyTorch's (tests/tune/engine/test_adam.py). Trials run --at-a-time beside each
 other on one device, so their times mean nothing and are not shown. Errors are those of the epoch that is best on the
 validation data, read by a trial as in a sweep. Printed: mean and standard deviation over seeds, and the mean difference
 of fast from plain over the pairs of one seed, in percent, with its 95 % paired t interval.
@@ -43,7 +43,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for both arms")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from tune.hardware import environment, has_gpu, node_facts
+    from tune.machine.device import has_gpu, node_facts
+    from tune.machine.environment import environment
 
     facts = node_facts(use_gpu=has_gpu())
     print(f"{facts.name}, {environment()['versions']}")

@@ -57,8 +57,10 @@ def own_parts(epochs: int) -> Times:
     """Of one trial in this process: how long each function takes that runs between epochs."""
     import torch
 
-    from tune import checkpoint, raw_samples, session
-    from tune.trial import run_trial
+    from tune.trial import checkpoint
+    from tune.measure import raw_samples
+    from tune.trial import session
+    from tune.trial.run import run_trial
 
     times: Times = {}
     for owner, name, label in (
@@ -101,10 +103,10 @@ def _overrides(epochs: int) -> dict[str, Any]:
 
 
 def _job(folder: Path, epochs: int) -> Any:
-    from tune.hardware import has_gpu, node_facts
-    from tune.search import make_plan
-    from tune.sweeps import get_sweep
-    from tune.trial import TrialJob
+    from tune.machine.device import has_gpu, node_facts
+    from tune.plan.plan import make_plan
+    from tune.config.sweeps import get_sweep
+    from tune.trial.job import TrialJob
 
     gpu = has_gpu()
     facts = node_facts(use_gpu=gpu)
@@ -119,7 +121,7 @@ def entry(config: dict[str, Any], *, wait: bool, file: str) -> None:
     """What Ray runs on a worker: the real entry with the answer as asked for; writes how long each report took."""
     from ray import tune as ray_tune
 
-    from tune.launch import trial_entry
+    from tune.driver.entry import trial_entry
 
     spans: list[float] = []
     real = ray_tune.report
@@ -141,10 +143,11 @@ def entry(config: dict[str, Any], *, wait: bool, file: str) -> None:
 
 def whole_way(epochs: int, *, wait: bool) -> Times:
     """Of one trial through the runner: what passed between its epochs, and what the processes beside it did."""
-    from tune.callback import Collector
-    from tune.runner import Options, run_sweep
-    from tune.sweep_dir import SweepDir
-    from tune.sweeps import get_sweep
+    from tune.driver.collector import Collector
+    from tune.driver.options import Options
+    from tune.driver.run import run_sweep
+    from tune.storage.sweep_dir import SweepDir
+    from tune.config.sweeps import get_sweep
 
     driver: list[float] = []
     recorded: list[float] = []

@@ -5,7 +5,7 @@
 
 The first rows are the old way: tsfm_public's data set through a DataLoader with 2, 4 and 8 workers, fp32, eager engine,
 eager attention. The fastest of them is the baseline that the following rows change step by step. Every row is one trial
-in processes of its own, as a sweep runs it (`tune.nursery`): on a GPU one measures the gate and compiles, and a fresh
+in processes of its own, as a sweep runs it (`tune.worker.supervisor`): on a GPU one measures the gate and compiles, and a fresh
 one trains. The figure is the median over the epochs of the training part, compiling and validation apart. Every row's
 optimizer is ours (Adam in one launch), the old way's too. What cannot run here is listed with its reason.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if TYPE_CHECKING:
-    from tune.trial import TrialJob
+    from tune.trial.job import TrialJob
 
 OLD = {
     "data.feed": "tsfm",
@@ -69,7 +69,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every row")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from tune.hardware import environment, has_gpu, node_facts
+    from tune.machine.device import has_gpu, node_facts
+    from tune.machine.environment import environment
 
     facts = node_facts(use_gpu=has_gpu())
     print(f"{facts.name}, {environment()['versions']}")
@@ -120,9 +121,9 @@ def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, fac
 
 def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> list[dict[str, Any]]:
     """All reports of a trial of these fields in a process of its own; the last has its status and reason."""
-    from tune.errors import Unsupported
-    from tune.nursery import Nursery
-    from tune.serving import ProcessLost
+    from tune.common.errors import Unsupported
+    from tune.worker.supervisor import Nursery
+    from tune.worker.process import ProcessLost
 
     try:
         job = plan_job(fields, seed, data_dir, facts, cache)
@@ -149,10 +150,10 @@ def plan_job(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cach
 
     Raises Unsupported with the reason where it cannot run here, ValueError for fields that are none.
     """
-    from tune.errors import Unsupported
-    from tune.search import make_plan
-    from tune.sweeps import Arm, SweepConfig
-    from tune.trial import TrialJob
+    from tune.common.errors import Unsupported
+    from tune.plan.plan import make_plan
+    from tune.config.sweeps import Arm, SweepConfig
+    from tune.trial.job import TrialJob
 
     sweep = SweepConfig(name="alone", question="", baseline="row", arms=(Arm(label="row", changes={}),))
     trial = make_plan(sweep, overrides=fields, repeats=1, seed=seed, device=facts).trials[0]

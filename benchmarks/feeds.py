@@ -68,8 +68,8 @@ def measure(
     path: Path, shape: str, options: argparse.Namespace, workers: list[int], slots: dict[tuple[str, str, int], float]
 ) -> dict[tuple[str, int], float]:
     """Median windows per second of each (feed, workers); prints the table, adds the MiB of each feed to `slots`."""
-    from data_pipeline.feeds import FEEDS
-    from data_pipeline.store import open_series
+    from data_pipeline.feed import FEEDS
+    from data_pipeline.series.store import open_series
 
     series = open_series(str(path), None, path.parent / "cache")
     batch_size = options.batch or SHAPES[shape][2]
@@ -158,8 +158,8 @@ def held_by(path: Path, trials: int) -> float:
 
 
 def _trial(path: Path, barrier: Barrier, results) -> None:
-    from data_pipeline.feeds import FEEDS
-    from data_pipeline.store import open_series
+    from data_pipeline.feed import FEEDS
+    from data_pipeline.series.store import open_series
 
     options = dict(context_length=CONTEXT, prediction_length=HORIZON, batch_size=1, device="cpu", seed=0, num_workers=0)
     demo = FEEDS["arrow"](open_series("demo", None, path.parent / f"cache-{os.getpid()}"), **options)

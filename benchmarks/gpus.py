@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="JSON of the same plan run before")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from tune.hardware import environment, has_gpu, node_facts
+    from tune.machine.device import has_gpu, node_facts
+    from tune.machine.environment import environment
 
     facts = node_facts(use_gpu=has_gpu())
     print(f"{facts.gpus} x {facts.name}, {environment()['versions']}")
@@ -60,7 +61,7 @@ def main() -> None:
 def run(options: argparse.Namespace, storage: Path, *, trials: int, epochs: int, seed: int) -> list[dict[str, Any]]:
     """One sweep of one arm; its trials in the order of their starts."""
     from benchmarks.overhead import recorded
-    from tune.sweeps import get_sweep
+    from tune.config.sweeps import get_sweep
 
     fields, many = {"train.epochs": epochs}, {"max_concurrent": options.at_a_time}
     rows = recorded(get_sweep("custom"), fields, options, storage, repeats=trials, seed=seed, **many)

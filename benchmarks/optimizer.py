@@ -68,7 +68,7 @@ def optimizers() -> dict[str, Callable[..., Any]]:
     """What is compared, each made from parameters and a learning rate in GPU memory as the graph engine has it."""
     import torch
 
-    from tune.adam import OneLaunchAdam
+    from tune.engine.adam import OneLaunchAdam
 
     return {
         "one launch": lambda parameters, lr: OneLaunchAdam(parameters, lr=lr),

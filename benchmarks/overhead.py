@@ -76,7 +76,8 @@ def main() -> None:
     parser.add_argument("--storage", type=Path, help="keep it there; the same command again goes on with what is left")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from tune.hardware import environment, has_gpu, node_facts
+    from tune.machine.device import has_gpu, node_facts
+    from tune.machine.environment import environment
 
     facts = node_facts(use_gpu=has_gpu())
     print(f"{facts.name}, {environment()['versions']}")
@@ -107,7 +108,7 @@ def run_sweep_here(options: argparse.Namespace, storage: Path, *, isolate: bool)
     """One sweep over the backends, run to its end; its trials in the order in which they ran."""
     from dataclasses import replace
 
-    from tune.sweeps import get_sweep
+    from tune.config.sweeps import get_sweep
 
     attention = get_sweep("attention")
     wanted = options.backends.split(",")
@@ -130,10 +131,11 @@ def recorded(
     **how: Any,
 ) -> list[Row]:
     """Run a sweep in `storage`, with the fields of --set on top; its trials as MLflow has them. how: of `Options`."""
-    from tune.config import parse_value
-    from tune.mlflow_store import PROJECT
-    from tune.runner import Options, run_sweep
-    from tune.tracking import read_sweep
+    from tune.config.trial_config import parse_value
+    from tune.tracking.store import PROJECT
+    from tune.driver.options import Options
+    from tune.driver.run import run_sweep
+    from tune.tracking.reader import read_sweep
 
     fields = {"data.dataset": options.dataset} | fields
     for item in options.set:

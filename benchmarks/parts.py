@@ -24,9 +24,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.epoch import plan_job
-from tune.diagnosis import OFF_PCT, PARTS
-from tune.engines import ENGINES
-from tune.errors import Unsupported
+from tune.measure.bottleneck import OFF_PCT, PARTS
+from tune.engine import ENGINES
+from tune.common.errors import Unsupported
 
 FEEDS = {"device": ("device", 0), "arrow-0": ("arrow", 0), "arrow-2": ("arrow", 2), "tsfm-2": ("tsfm", 2)}
 MOST_OTHER_PCT = 5.0  # more of it needs an explanation: marked, no failure
@@ -56,7 +56,7 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run every row, print it as it comes, write the raw values; returns the exit code."""
     options = _options(arguments)
-    from tune.hardware import has_gpu, node_facts
+    from tune.machine.device import has_gpu, node_facts
 
     facts = node_facts(use_gpu=has_gpu())
     print(f"{facts.name}: {options.dataset}, batch {options.batch}, {options.epochs} epochs a row")
@@ -92,7 +92,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run_row(engine: str, feed: str, options: argparse.Namespace, facts: Any, cache: Path) -> Row:
     """One trial in this process, as a row."""
-    from tune.trial import run_trial
+    from tune.trial.run import run_trial
 
     name, workers = FEEDS[feed]
     fields = {"data.dataset": options.dataset, "data.feed": name, "data.num_workers": workers, "train.engine": engine}

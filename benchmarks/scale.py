@@ -31,8 +31,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tune.axes import lay_over  # noqa: E402
-from tune.sweeps import SweepConfig, get_sweep  # noqa: E402
+from tune.config.axes import lay_over  # noqa: E402
+from tune.config.sweeps import SweepConfig, get_sweep  # noqa: E402
 
 SEEDS = 5  # trials of an arm
 NOTHING = "nothing was trained"  # in files that nobody reads here
@@ -86,8 +86,8 @@ def main() -> int:
         cost = measure(options.trials, options.epochs, Path(folder))
     print_cost(cost)
     if options.json:
-        from tune.hardware import environment
-        from tune.sweep_dir import write_atomically
+        from tune.machine.environment import environment
+        from tune.common.files import write_atomically
 
         content = asdict(cost) | {name: getattr(cost, name) for name in ("cpu_s_per_trial", "wall_s_per_trial")}
         write_atomically(options.json, json.dumps(content | {"environment": environment()}, indent=1))
@@ -96,7 +96,7 @@ def main() -> int:
 
 
 def trivial_trial(config: dict[str, Any]) -> None:
-    """What Ray runs on a worker instead of a training: reports as a trial does (tune/trial.py), at once."""
+    """What Ray runs on a worker instead of a training: reports as a trial does (tune/trial/run.py), at once."""
     import tempfile
     import time
     from pathlib import Path
@@ -124,7 +124,7 @@ def trivial_trial(config: dict[str, Any]) -> None:
 def kept_files(job: dict[str, Any]) -> dict[str, str]:
     """What a trial leaves for MLflow, by its place in the folder: the facts of its model are real ones."""
     from model.facts import CONFIG, FACTS, WEIGHTS, Facts
-    from tune.raw_samples import STEPS
+    from tune.measure.raw_samples import STEPS
 
     facts = Facts(
         columns=("OT",), step_minutes=60.0, mean=(0.0,), std=(1.0,), context_length=512, prediction_length=96,
@@ -142,10 +142,11 @@ def sweep_of(trials: int) -> SweepConfig:
 
 def measure(trials: int, epochs: int, folder: Path) -> Cost:
     """Run the sweep in `folder`, which is empty, and read its trials back."""
-    from tune.flush import flush
-    from tune.mlflow_store import PROJECT
-    from tune.runner import Options, run_sweep
-    from tune.tracking import read_sweep
+    from tune.commands.flush import flush
+    from tune.tracking.store import PROJECT
+    from tune.driver.options import Options
+    from tune.driver.run import run_sweep
+    from tune.tracking.reader import read_sweep
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     calls = count_store_calls()

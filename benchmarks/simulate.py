@@ -5,7 +5,7 @@
 
 The time of an epoch is a product: the arm's true time; a factor of its block, which all arms of a seed share
 (lognormal, 2 %); a factor of its trial (lognormal, assumed, see SCENARIOS: no arm has been repeated on an H100 yet);
-and the epoch's own, drawn from recorded epochs over the median of their trial. tune/pairs.py itself judges each sweep.
+and the epoch's own, drawn from recorded epochs over the median of their trial. tune/stats/pairs.py itself judges each sweep.
 
 Null: all arms are equal; a sweep is wrong that calls any arm faster. Power: one arm is faster by the given difference.
 """
@@ -25,9 +25,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tune.finalists import MARGIN  # noqa: E402
-from tune.pairs import FASTER, SLOWER, Comparison, Run, compare_arms  # noqa: E402
-from tune.request import REPEATS  # noqa: E402
+from tune.stats.pairs import MARGIN  # noqa: E402
+from tune.stats.pairs import Comparison, FASTER, Run, SLOWER, compare_arms  # noqa: E402
+from tune.config.request import REPEATS  # noqa: E402
 
 GRAPH = "2026-11-22-attention-ETTm1-h100-graph.json"
 COMPILE = ("2026-11-22-num_workers-ETTm1-h100.json", "2026-11-22-pruning-ETTm1-h100.json")

@@ -60,8 +60,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     from model.attention import BACKENDS
-    from tune.engines import ENGINES
-    from tune.hardware import environment, has_gpu, node_facts
+    from tune.engine import ENGINES
+    from tune.machine.device import has_gpu, node_facts
+    from tune.machine.environment import environment
 
     facts = node_facts(use_gpu=has_gpu())
     axes = (
@@ -87,8 +88,8 @@ def main() -> None:
 
 def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -> None:
     """Fill in a cell's figures, or its reason."""
-    from tune.search import make_plan
-    from tune.sweeps import Arm, SweepConfig
+    from tune.plan.plan import make_plan
+    from tune.config.sweeps import Arm, SweepConfig
 
     given = {"data.dataset": "demo", "model.preset": "study", "train.epochs": 10_000}
     if options.precision:
@@ -108,8 +109,8 @@ def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -
 def run(cell: Cell, config: Any, options: argparse.Namespace, facts: Any, folder: Path) -> None:
     """Train for `options.steps` steps as a trial's session does."""
     from model.flops import floor_s, mfu_pct
-    from tune.session import Session
-    from tune.trial import TrialJob
+    from tune.trial.session import Session
+    from tune.trial.job import TrialJob
 
     job = TrialJob(
         trial_id="step",

@@ -61,7 +61,7 @@ def main() -> int:
         row["share_pct"] = 100 * (row["report_median_us"] - rows[0]["report_median_us"]) / (EPOCH_S * 1e6)
     print_rows(rows)
     if options.json:
-        from tune.sweep_dir import write_atomically
+        from tune.common.files import write_atomically
 
         write_atomically(options.json, json.dumps({"epoch_s": EPOCH_S, "rows": rows}, indent=1))
     return 1 if any(row["share_pct"] >= LIMIT_SHARE_PCT or row["points_lost"] for row in rows) else 0
@@ -96,7 +96,7 @@ def mlflow_server(folder: Path) -> Iterator[int]:
 
 
 def _wait_for(port: int) -> None:
-    from tune.mlflow_store import TrackingError, check_store
+    from tune.tracking.store import TrackingError, check_store
 
     for attempt in range(600):
         try:
@@ -151,11 +151,12 @@ def sleeping_trial(config: dict[str, Any]) -> None:
 def run_child(mode: str, uri: str, folder_name: str, *, trials: int) -> None:
     """The sweep itself, then `flush`; writes what they cost to row.json."""
     from experiments import main as experiments
-    from tune.axes import lay_over
-    from tune.mlflow_store import PROJECT
-    from tune.runner import Options, run_sweep
-    from tune.sweeps import get_sweep
-    from tune.tracking import read_sweep
+    from tune.config.axes import lay_over
+    from tune.tracking.store import PROJECT
+    from tune.driver.options import Options
+    from tune.driver.run import run_sweep
+    from tune.config.sweeps import get_sweep
+    from tune.tracking.reader import read_sweep
 
     folder = Path(folder_name)
     mode_file, driver_s = folder.with_suffix(".mode"), time_log_epoch()
@@ -197,7 +198,7 @@ def run_child(mode: str, uri: str, folder_name: str, *, trials: int) -> None:
 
 def time_log_epoch() -> list[float]:
     """Seconds of each call of Tracker.log_epoch from now on."""
-    from tune.tracking import Tracker
+    from tune.tracking.tracker import Tracker
 
     took_s: list[float] = []
     log_epoch = Tracker.log_epoch

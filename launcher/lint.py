@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from tune.errors import did_you_mean
+from tune.common.errors import did_you_mean
 
 Config = dict[str, Any]
 Findings = Iterator[str]

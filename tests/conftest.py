@@ -64,7 +64,7 @@ def real_data_dir() -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables in a SQLite file, to be copied: making them takes a second, most of what a small test does."""
-    from tune.mlflow_store import open_client
+    from tune.tracking.store import open_client
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     open_client(f"sqlite:///{file}")

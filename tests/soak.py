@@ -1,7 +1,7 @@
 """Fault tests over and over, each run with another seed and so with other moments: python tests/soak.py --runs 20
 
 Stops at the first failure and says how to repeat it. At the end, or later with --table, it adds up what was injected
-and what was lost from the runs' own notes (tests/fault_kit.py).
+and what was lost from the runs' own notes (tests/kits/fault_kit.py).
 """
 
 from __future__ import annotations

@@ -14,14 +14,15 @@ import pytest
 import data_pipeline.datasets
 import model.attention
 import model.pruning
-import tune.sweeps
+import tune.config.sweeps
 from experiments import main
-from tune.config import FIELDS, SEED_STUDY_ONLY
-from tune.hardware import cpu_facts
-from tune.listing import NAMED
-from tune.search import make_plan
-from tune.sweeps import Arm, SweepConfig, get_sweep
-from tune.trial import TrialJob, run_trial
+from tune.config.trial_config import FIELDS, SEED_STUDY_ONLY
+from tune.machine.device import cpu_facts
+from tune.commands.listing import NAMED
+from tune.plan.plan import make_plan
+from tune.config.sweeps import Arm, SweepConfig, get_sweep
+from tune.trial.job import TrialJob
+from tune.trial.run import run_trial
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,0 +1,262 @@
+"""The feed that gathers windows from the mapped file, in this process or in workers, a chunk of batches at a time.
+
+Workers write into slots of memory shared with this process, so a batch is never pickled and its pages are faulted in
+once; on a GPU the slots are pinned and copied on a stream of their own while the chunk before is computed. Asking a
+loader for something costs the training process some tenths of a millisecond, during which it launches no kernel: a
+chunk is several batches where memory allows, so that this is paid once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data_pipeline.series.arrow_file import map_file
+from data_pipeline.feed.batches import Batch, BatchPlan, shared_tensor, window_view
+from data_pipeline.errors import DataError
+from data_pipeline.feed.loading import Loader, as_is, check_shared_memory, check_workers, shared_memory_free
+from data_pipeline.series.store import Series
+
+PREFETCH = 2
+"""Chunks that each worker prepares ahead."""
+MAX_CHUNK = 8
+"""Batches in a chunk at most."""
+SLOT_BYTES = 256 << 20
+"""What all slots together may hold before chunks get smaller."""
+COPIES = 3
+"""Slots beyond those of the workers: one being copied, one waiting, one in the hands of the loader."""
+
+# A NumPy array travels to a worker by value; a tensor would cost a shared-memory file and its descriptor per request.
+Request = tuple[int, np.ndarray]
+Windows = tuple[torch.Tensor, torch.Tensor]
+Chunk = tuple[torch.Tensor, torch.Tensor, "torch.cuda.Event | None"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """Memory for chunks in flight."""
+
+    past: torch.Tensor
+    """[slots, chunk * B, L * C] float32."""
+    future: torch.Tensor
+    """[slots, chunk * B, H * C] float32."""
+
+    def __len__(self) -> int:
+        return len(self.past)
+
+
+class WindowDataset(Dataset):
+    """Windows of the scaled rows of an Arrow file, mapped where it is first asked for one."""
+
+    def __init__(self, path: Path, source_sha256: str, lengths: tuple[int, int], slots: Slots | None) -> None:
+        self._path, self._sha256, self._lengths, self._slots = path, source_sha256, lengths, slots
+        self._views: Windows | None = None
+
+    def __getitems__(self, request: Request) -> int | Windows:
+        """Gather the windows that start at the given rows: into the slot given, whose number is returned, or, where
+        there are no slots, into new memory."""
+        slot, starts = request[0], torch.from_numpy(request[1])
+        past, future = self._mapped()
+        if self._slots is None:
+            return past.index_select(0, starts), future.index_select(0, starts)
+        torch.index_select(past, 0, starts, out=self._slots.past[slot, : len(starts)])
+        torch.index_select(future, 0, starts, out=self._slots.future[slot, : len(starts)])
+        return slot
+
+    def _mapped(self) -> Windows:
+        if self._views is None:
+            file = map_file(self._path, check=False)
+            if file.metadata["source_sha256"] != self._sha256:
+                raise DataError(f"{self._path}: replaced while this trial ran, its source has changed: run it again")
+            rows = shared_tensor(file.arrays["scaled"])
+            context, horizon = self._lengths
+            self._views = window_view(rows, 0, context), window_view(rows, context, horizon)
+        return self._views
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_views": None}
+
+
+class ArrowFeed:
+    """See the module."""
+
+    gathered_on_device = False
+
+    def __init__(
+        self,
+        series: Series,
+        *,
+        context_length: int,
+        prediction_length: int,
+        batch_size: int,
+        device: str | torch.device,
+        seed: int,
+        num_workers: int = 0,
+    ) -> None:
+        check_workers(num_workers)
+        self._plan = BatchPlan(
+            series,
+            context_length=context_length,
+            prediction_length=prediction_length,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        self.channels = len(series.columns)
+        self.steps_per_epoch = self._plan.steps_per_epoch
+        self._device = torch.device(device)
+        self._lengths = context_length, prediction_length
+        self._copier = _Copier(self._device) if self._device.type == "cuda" else None
+        self._slots = None
+        batch_bytes = 4 * batch_size * (context_length + prediction_length) * self.channels
+        self._chunk = _chunk_size(num_workers, batch_bytes)
+        if num_workers or self._copier:
+            windows = self._chunk * batch_size
+            self._slots = _slots(num_workers, windows, context_length, prediction_length, self.channels)
+        if self._copier and self._slots:
+            self._copier.pin(self._slots)
+        self._loader = Loader(
+            WindowDataset(series.path, series.source_sha256, self._lengths, self._slots),
+            num_workers=num_workers,
+            prefetch=PREFETCH,
+            collate=as_is,
+            preload="data_pipeline.feed.arrow",
+            warm_up=(0, np.zeros(1, dtype=np.int64)),
+        )
+
+    @property
+    def slot_bytes(self) -> int:
+        """Memory of the slots: shared with the workers, page-locked where the device is a GPU."""
+        return self._slots.past.nbytes + self._slots.future.nbytes if self._slots else 0
+
+    def num_windows(self, split: str) -> int:
+        """Windows of the split."""
+        return len(self._plan.starts[split])
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """See `Feed`."""
+        starts = self._plan.train(epoch)
+        return self._batches(starts, [starts.shape[1]] * len(starts))
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """See `Feed`."""
+        return self._batches(*self._plan.evaluation(split))
+
+    def close(self) -> None:
+        """Stop the workers and release the slots."""
+        self._loader.close()
+        if self._copier:
+            self._copier.close()
+        self._slots = None
+
+    def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
+        steps, batch_size = starts.shape
+        n_slots = len(self._slots) if self._slots else 1
+        chunks = (starts[first : first + self._chunk].reshape(-1).numpy() for first in range(0, steps, self._chunk))
+        requests = ((at % n_slots, rows) for at, rows in enumerate(chunks))
+        sizes = (batch_size * min(self._chunk, steps - first) for first in range(0, steps, self._chunk))
+        windows = (
+            self._windows(answer, size) for answer, size in zip(self._loader.answers(requests), sizes, strict=True)
+        )
+        reals = iter(valid)
+        for past, future, ready in self._copier.chunks(windows) if self._copier else self._kept(windows):
+            for past_BLC, future_BHC in zip(past.split(batch_size), future.split(batch_size), strict=True):
+                yield Batch(past=past_BLC, future=future_BHC, valid=next(reals), ready=ready)
+
+    def _kept(self, windows: Iterator[Windows]) -> Iterator[Chunk]:
+        """Chunks on the CPU. Their slot will be written again, the batches may be kept."""
+        for past, future in windows:
+            if self._slots:
+                past, future = past.clone(), future.clone()
+            yield past, future, None
+
+    def _windows(self, answer: int | Windows, number: int) -> Windows:
+        """[number, L, C] and [number, H, C] of an answer, on the CPU."""
+        if isinstance(answer, int):
+            assert self._slots is not None
+            answer = self._slots.past[answer, :number], self._slots.future[answer, :number]
+        past, future = (
+            rows.view(number, length, self.channels) for rows, length in zip(answer, self._lengths, strict=True)
+        )
+        return past, future
+
+
+class _Copier:
+    """Copies chunks from pinned slots to a GPU on a stream of its own, one chunk ahead."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pinned: list[torch.Tensor] = []
+
+    def pin(self, slots: Slots) -> None:
+        """Page-lock the slots where they lie, so that the copy engine reads what the workers wrote."""
+        runtime = torch.cuda.cudart()
+        for tensor in (slots.past, slots.future):
+            torch.cuda.check_error(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
+            self._pinned.append(tensor)
+
+    def chunks(self, windows: Iterator[Windows]) -> Iterator[Chunk]:
+        """Chunks on the device, each with the event that says its copy is complete."""
+        self._stream.synchronize()  # a pass that was left early may still be copying from the slots
+        waiting: deque[Chunk] = deque()
+        copied: deque[torch.cuda.Event] = deque()
+        while True:
+            if len(copied) == COPIES:  # the slot of that chunk is the next to be written
+                copied.popleft().synchronize()
+            pair = next(windows, None)
+            if pair is not None:
+                waiting.append(self._copy(*pair))
+                event = waiting[-1][2]
+                assert event is not None
+                copied.append(event)
+            if not waiting:
+                return
+            if len(waiting) == 2 or pair is None:
+                past, future, ready = waiting.popleft()
+                for tensor in (past, future):
+                    tensor.record_stream(torch.cuda.current_stream(self._device))
+                yield past, future, ready
+
+    def close(self) -> None:
+        """Unlock the slots."""
+        self._stream.synchronize()
+        for tensor in self._pinned:
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(tensor.data_ptr()))
+        self._pinned.clear()
+
+    def _copy(self, past: torch.Tensor, future: torch.Tensor) -> Chunk:
+        with torch.cuda.stream(self._stream):
+            ready = torch.cuda.Event()
+            there = past.to(self._device, non_blocking=True), future.to(self._device, non_blocking=True)
+            ready.record(self._stream)
+        return *there, ready
+
+
+def _chunk_size(num_workers: int, batch_bytes: int) -> int:
+    """Batches in a chunk: as many as the slots may hold, at most MAX_CHUNK; 1 where no worker is asked."""
+    if not num_workers:
+        return 1
+    free = shared_memory_free()
+    room = SLOT_BYTES if free is None else min(SLOT_BYTES, free // 2)
+    return max(1, min(MAX_CHUNK, room // (_number_of_slots(num_workers) * batch_bytes)))
+
+
+def _number_of_slots(num_workers: int) -> int:
+    return num_workers * PREFETCH + COPIES
+
+
+def _slots(num_workers: int, windows: int, context_length: int, prediction_length: int, channels: int) -> Slots:
+    """Room for every chunk in flight, `windows` each. Raises DataUnsupported where shared memory is too small."""
+    number = _number_of_slots(num_workers)
+    check_shared_memory(num_workers, windows, 4 * number * windows * (context_length + prediction_length) * channels)
+    past = torch.empty(number, windows, context_length * channels)
+    future = torch.empty(number, windows, prediction_length * channels)
+    if num_workers:
+        past, future = past.share_memory_(), future.share_memory_()
+    return Slots(past=past, future=future)

@@ -1,0 +1,114 @@
+"""What every feed hands out, in which order: shared by all of them, so that they cannot differ.
+
+Shapes: B windows of a batch, L context rows, H horizon rows, C channels, T rows of the series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from data_pipeline.errors import DataError
+from data_pipeline.series.store import Series
+from data_pipeline.series.windows import window_starts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Windows of one split, standardised, on the feed's device."""
+
+    past: torch.Tensor
+    """[B, L, C] float32."""
+    future: torch.Tensor
+    """[B, H, C] float32."""
+    valid: int
+    """Real windows: rows from `valid` on repeat the last window of the split (evaluation's last batch only)."""
+    ready: torch.cuda.Event | None = None
+    """The compute stream must wait for it before it reads the tensors; None where nothing is being copied."""
+
+    def arrived(self) -> Batch:
+        """This batch, once the current stream has been told to wait for its copy. The host does not wait."""
+        if self.ready is not None:
+            torch.cuda.current_stream().wait_event(self.ready)
+        return self
+
+
+class Feed(Protocol):
+    """Batches of a series on a device."""
+
+    channels: int
+    steps_per_epoch: int
+    """Training batches per epoch."""
+    gathered_on_device: bool
+    """Whether asking for a batch queues its gather on the compute stream: that work is part of the training step."""
+
+    def num_windows(self, split: str) -> int:
+        """Windows of the split."""
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """The training windows in an order drawn from (seed, epoch); the last partial batch is dropped, but a split
+        smaller than one batch is one batch."""
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """Every window of the split once, in time order; the last batch is padded and says how far it is `valid`."""
+
+    def close(self) -> None:
+        """Stop workers and release memory."""
+
+
+class BatchPlan:
+    """The first rows of the windows of each batch. The same plan in every feed makes the same batches."""
+
+    def __init__(
+        self, series: Series, *, context_length: int, prediction_length: int, batch_size: int, seed: int
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}: it must be at least 1")
+        self.starts = window_starts(series.bounds, context_length, prediction_length)
+        self.batch_size = batch_size
+        self.seed = seed
+        train = len(self.starts["train"])
+        self.train_batch_size = min(batch_size, train)
+        self.steps_per_epoch = train // self.train_batch_size
+
+    def train(self, epoch: int) -> torch.Tensor:
+        """First rows [steps, B] int64 of the epoch's windows."""
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        order = torch.randperm(len(self.starts["train"]), generator=generator)
+        kept = order[: self.steps_per_epoch * self.train_batch_size] + self.starts["train"].start
+        return kept.view(self.steps_per_epoch, self.train_batch_size)
+
+    def evaluation(self, split: str) -> tuple[torch.Tensor, list[int]]:
+        """First rows [steps, B] int64 of the split's windows, and how many of each batch are real."""
+        if split not in self.starts:
+            raise DataError(f"unknown split {split!r}: choose one of {', '.join(self.starts)}")
+        starts = self.starts[split]
+        steps = -(-len(starts) // self.batch_size)
+        rows = torch.arange(steps * self.batch_size).clamp_(max=len(starts) - 1) + starts.start
+        valid = [min(self.batch_size, len(starts) - step * self.batch_size) for step in range(steps)]
+        return rows.view(steps, self.batch_size), valid
+
+
+def shared_tensor(array: np.ndarray) -> torch.Tensor:
+    """`array` as a tensor over the same memory, without a copy. The tensor must not be written to."""
+    writable = array.view()
+    if isinstance(array.base, np.ndarray) and array.base.flags.writeable:
+        writable.flags.writeable = True
+    return torch.from_numpy(writable)
+
+
+def window_view(rows: torch.Tensor, first: int, length: int) -> torch.Tensor:
+    """All windows of `length` rows of `rows` [T, C] that begin `first` rows late, as a view [N, length * C]."""
+    n_rows, channels = rows.shape
+    count = n_rows - first - length + 1
+    return rows.as_strided((count, length * channels), (channels, 1), rows.storage_offset() + first * channels)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One generator seed from two numbers, equal for equal pairs only (up to chance)."""
+    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))

@@ -1,0 +1,196 @@
+"""One memory-mapped Arrow file per source, converted once per node, shared by every trial."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from data_pipeline.series.arrow_file import DamagedFile, MappedFile, map_file
+from data_pipeline.source.content import content_sha256
+from data_pipeline.series.convert import SCHEMA_VERSION, convert, generator_sha256, split_as_json, unwritable
+from data_pipeline.datasets import DatasetSpec, get_dataset
+from data_pipeline.errors import DataError
+from data_pipeline.series.windows import split_bounds
+
+SETTLED_S = 2.0
+"""A file younger than this may change again without its time stamp changing: its content is hashed instead."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """A multivariate series of T rows and C columns; the arrays are read-only views of a mapped file."""
+
+    name: str
+    columns: tuple[str, ...]
+    values: np.ndarray
+    """[T, C] float32, in the units of the source."""
+    scaled: np.ndarray
+    """[T, C] float32, (values - mean) / std computed in float64."""
+    timestamps: np.ndarray
+    """[T] datetime64[us], UTC where the source names a zone."""
+    mean: np.ndarray
+    """[C] float64, of the training rows."""
+    std: np.ndarray
+    """[C] float64, population standard deviation of the training rows; 1 where a column is constant there."""
+    step_minutes: float
+    bounds: dict[str, tuple[int, int]]
+    """Rows [start, stop) of train, validation and test."""
+    source_sha256: str
+    """Of the uncompressed source."""
+    path: Path
+    """The mapped Arrow file."""
+    notes: tuple[str, ...] = ()
+    """What was unusual in the source and kept: gaps, constant columns, time zones."""
+
+
+def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
+    """The source file of `spec`, None where it is generated. Raises DataError where it is missing."""
+    if spec.generate is not None:
+        return None
+    own_file = Path(spec.file).is_absolute()
+    if own_file:
+        if Path(spec.file).exists():
+            return Path(spec.file)
+        raise DataError(f"there is no file {spec.file}: give the path of a CSV or Parquet file, or --dataset demo")
+    if data_dir is not None:
+        for path in (data_dir / spec.file, data_dir / f"{spec.file}.gz"):
+            if path.exists():
+                return path
+    where = f"in {data_dir}" if data_dir is not None else "(no data folder was given)"
+    source = spec.urls[0] if spec.urls else "its source"
+    raise DataError(
+        f"there is no {spec.file} or {spec.file}.gz {where}: download it from {source} into that folder, "
+        "or use --dataset demo, which needs no file"
+    )
+
+
+def open_series(name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_column: str | None = None) -> Series:
+    """Map the series `name` (a data set, or a path), converting its source first where that is not done yet.
+
+    `data_dir` holds NAME.csv or NAME.csv.gz and is only read. The Arrow file lies in `cache_dir`; whoever comes first
+    converts it under a lock, the others wait and map the same file. It is made again where the source, the split
+    rule or the schema changed, or where its checksums show damage. Raises DataError.
+    """
+    spec = get_dataset(name, timestamp_column)
+    source = locate(spec, data_dir)
+    target = cache_dir / f"{cache_key(spec, source)}.arrow"
+    mapped = _reuse(spec, source, target) or _convert_once(spec, source, target)
+    return _series(spec, target, mapped)
+
+
+def known_bounds(
+    name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_column: str | None = None
+) -> dict[str, tuple[int, int]] | None:
+    """Rows [start, stop) of each split, where that is known without converting or downloading anything; else None.
+
+    Raises DataError for a generated series that is too short for its split.
+    """
+    spec = get_dataset(name, timestamp_column)
+    if spec.generate is not None and spec.step_minutes is not None:
+        return split_bounds(spec.split, len(spec.generate()[0]), spec.step_minutes)
+    try:
+        source = locate(spec, data_dir)
+        known = map_file(cache_dir / f"{cache_key(spec, source)}.arrow", check=False).metadata
+    except (DataError, DamagedFile, OSError):
+        return None
+    stamp = None if source is None else _stamp(source)
+    current = known.get("schema_version") == SCHEMA_VERSION and known.get("split") == split_as_json(spec)
+    return _bounds(known) if current and stamp is not None and stamp == known["source_stamp"] else None
+
+
+def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> MappedFile:
+    """Convert under the lock, unless another process did while this one waited for it."""
+    lock = filelock.FileLock(f"{target}.lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(target.parent, error) from error
+    try:
+        mapped = _reuse(spec, source, target)
+        if mapped is None:
+            convert(spec, source, None if source is None else _stamp(source), target)
+            log.info("converted %s to %s", source or spec.name, target)
+            mapped = map_file(target, check=False)
+        return mapped
+    finally:
+        lock.release()
+
+
+def cache_key(spec: DatasetSpec, source: Path | None) -> str:
+    """The name of the converted file, without its ending: readable, and distinct for each source and reading."""
+    identity = "\0".join((spec.name, str(source and source.resolve()), str(spec.timestamp_column)))
+    stem = "".join(letter if letter.isprintable() else "_" for letter in Path(spec.name).name.split(".")[0]) or "series"
+    return f"{stem[:60]}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+
+
+def _reuse(spec: DatasetSpec, source: Path | None, target: Path) -> MappedFile | None:
+    """The converted file where it is sound and belongs to the source as it is now."""
+    if not target.exists():
+        return None
+    try:
+        mapped = map_file(target, check=True)
+    except (DamagedFile, OSError) as error:
+        log.warning("%s is damaged (%s): converting its source again", target, error)
+        return None
+    known = mapped.metadata
+    if known.get("schema_version") != SCHEMA_VERSION or known.get("split") != split_as_json(spec):
+        log.info("%s was written for another version: converting its source again", target)
+        return None
+    if source is None:
+        same = known["source_sha256"] == generator_sha256(spec)
+    else:
+        stamp = _stamp(source)
+        unchanged = stamp is not None and stamp == known["source_stamp"]
+        same = unchanged or known["source_sha256"] == content_sha256(source)
+    if not same:
+        log.info("%s has changed: converting it again", source or spec.name)
+    return mapped if same else None
+
+
+def _stamp(source: Path) -> str | None:
+    """What changes when the file changes; None while it is too young for its time stamps to tell."""
+    try:
+        stat = os.stat(source)
+    except OSError:
+        return None
+    if time.time() - max(stat.st_mtime, stat.st_ctime) < SETTLED_S:
+        return None
+    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+
+
+def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
+    known = mapped.metadata
+    return Series(
+        name=spec.name,
+        columns=tuple(known["columns"]),
+        values=_read_only(mapped.arrays["values"]),
+        scaled=_read_only(mapped.arrays["scaled"]),
+        timestamps=_read_only(mapped.arrays["timestamp"]),
+        mean=np.array(known["mean"]),
+        std=np.array(known["std"]),
+        step_minutes=known["step_minutes"],
+        bounds=_bounds(known),
+        source_sha256=known["source_sha256"],
+        path=path,
+        notes=tuple(known["notes"]),
+    )
+
+
+def _bounds(known: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {split: (int(start), int(stop)) for split, (start, stop) in known["bounds"].items()}
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view

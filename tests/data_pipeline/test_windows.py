@@ -1,0 +1,58 @@
+"""Window arithmetic: published counts, no leakage, and refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_pipeline.datasets import DATASETS, ETT_SPLIT, FRACTION_SPLIT
+from data_pipeline.errors import DataError
+from data_pipeline.series.windows import split_bounds, window_starts
+
+ROWS = {"ETTh1": 17420, "ETTm1": 69680, "traffic": 17544}
+# train, validation, test windows at horizon 96, as published and as counted by tsfm_public
+COUNTS = {
+    ("ETTh1", 336): (8209, 2785, 2785),
+    ("ETTh1", 512): (8033, 2785, 2785),
+    ("ETTm1", 336): (34129, 11425, 11425),
+    ("ETTm1", 512): (33953, 11425, 11425),
+    ("traffic", 336): (11849, 1661, 3413),
+    ("traffic", 512): (11673, 1661, 3413),
+}
+
+
+@pytest.mark.parametrize(("name", "context"), COUNTS)
+def test_window_counts_are_the_published_ones(name, context):
+    spec = DATASETS[name]
+    starts = window_starts(split_bounds(spec.split, ROWS[name], spec.step_minutes), context, 96)
+    assert tuple(len(starts[split]) for split in ("train", "validation", "test")) == COUNTS[name, context]
+
+
+def test_future_rows_of_a_split_never_leave_it_and_cover_it():
+    bounds = split_bounds(FRACTION_SPLIT, 1000, 60)
+    for split, starts in window_starts(bounds, 30, 10).items():
+        first, stop = bounds[split]
+        assert starts[-1] + 30 + 10 == stop
+        assert starts[0] + 30 == (30 if split == "train" else first)
+
+
+def test_splits_are_adjacent_and_fractions_cover_every_row():
+    for rows in (10, 11, 99, 17544):
+        bounds = split_bounds(FRACTION_SPLIT, rows, 60)
+        assert bounds["train"][0] == 0 and bounds["test"][1] == rows
+        assert bounds["train"][1] == bounds["validation"][0] and bounds["validation"][1] == bounds["test"][0]
+
+
+def test_ett_rows_after_twenty_months_are_in_no_split():
+    assert split_bounds(ETT_SPLIT, 17420, 60)["test"] == (11520, 14400)
+
+
+@pytest.mark.parametrize(("rows", "rule"), [(14399, ETT_SPLIT), (4, FRACTION_SPLIT), (0, FRACTION_SPLIT)])
+def test_a_series_too_short_to_split_is_refused(rows, rule):
+    with pytest.raises(DataError, match=f"{rows} rows given"):
+        split_bounds(rule, rows, 60)
+
+
+@pytest.mark.parametrize(("context", "horizon", "named"), [(701, 1, "train"), (10, 101, "validation"), (0, 9, "cont")])
+def test_a_split_without_a_window_is_refused_by_name(context, horizon, named):
+    with pytest.raises(DataError, match=named):
+        window_starts(split_bounds(FRACTION_SPLIT, 1000, 60), context, horizon)

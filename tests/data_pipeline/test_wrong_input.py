@@ -1,0 +1,349 @@
+"""Wrong files end in one line naming the file and what to do, and leave nothing behind; odd ones are kept and told."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import re
+import resource
+import signal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pa_parquet
+import pytest
+
+from data_pipeline.source import readers
+from data_pipeline.series import store
+from data_pipeline.feed.batches import BatchPlan
+from data_pipeline.datasets import DATASETS
+from data_pipeline.errors import DataError
+from data_pipeline.series.store import open_series
+
+
+def rows(count=60, step="h", start="2020-01-01T00", value="{at},{at}.5"):
+    times = np.datetime64(start) + np.arange(count) * np.timedelta64(1, step)
+    return [f"{str(time).replace('T', ' ')}:00:00,{value.format(at=at % 7)}" for at, time in enumerate(times)]
+
+
+def text(lines=None, header="date,a,b"):
+    return "\n".join([header, *(rows() if lines is None else lines)]) + "\n"
+
+
+def replaced(row, line):
+    lines = rows()
+    lines[row] = line
+    return text(lines)
+
+
+GOOD = text().encode()
+ZIPPED = gzip.compress(GOOD * 20, mtime=0)
+
+# name -> (content, what the line must say)
+WRONG = {
+    "empty": (b"", "empty"),
+    "only blank lines": (b"\n \n\n", "empty"),
+    "header only": (b"date,a,b\n", "no data rows"),
+    "header without line end": (b"date,a,b", "no data rows"),
+    "no header": (text(header="2019-12-31 23:00:00,1,2").encode(), "header"),
+    "numbers only, as LSTNet's files": (b"0.1,0.2\n0.3,0.4\n", "header"),
+    "utf-16": (text().encode("utf-16"), "UTF-8"),
+    "latin-1 header": (text(header="date,größe,b").encode("latin-1"), "UTF-8"),
+    "latin-1 cell": (replaced(30, "2020-01-02 06:00:00,größe,1").encode("latin-1"), "data row 31.*'a'"),
+    "binary": (bytes(range(256)) * 20, "UTF-8"),
+    "semicolons": (text().replace(",", ";").encode(), "separated by ';'"),
+    "tabs": (text().replace(",", "\t").encode(), "tab"),
+    "bars": (text().replace(",", "|").encode(), "separated by '|'"),
+    "decimal commas": (text(rows(value='"1,5",2')).encode(), "not a number"),
+    "one column": (b"date\n2020-01-01\n", "one column"),
+    "a column without a name": (text(header="date,,b").encode(), "no name"),
+    "a column name twice": (text(header="date,a,a").encode(), "two columns.*'a'"),
+    "an unclosed quote in the header": (text(header='date,"a,b').encode(), "quote"),
+    "an unclosed quote in a row": (replaced(20, '2020-01-01 20:00:00,"1,2').encode(), "row"),
+    "a text cell": (replaced(4, "2020-01-01 04:00:00,high,2").encode(), "data row 5, column 'a': 'high'"),
+    "a truth value": (replaced(4, "2020-01-01 04:00:00,true,2").encode(), "not a number"),
+    "a hexadecimal number": (replaced(4, "2020-01-01 04:00:00,0x1F,2").encode(), "not a number"),
+    "a number with thousands marks": (replaced(4, '2020-01-01 04:00:00,"1,000",2').encode(), "not a number"),
+    "an empty cell": (replaced(7, "2020-01-01 07:00:00,,2").encode(), "no value in column 'a' at data row 8"),
+    "nan": (replaced(7, "2020-01-01 07:00:00,1,NaN").encode(), "no value in column 'b' at data row 8"),
+    "NA": (replaced(7, "2020-01-01 07:00:00,1,NA").encode(), "no value in column 'b'"),
+    "infinite": (replaced(7, "2020-01-01 07:00:00,1,-inf").encode(), "finite"),
+    "beyond 32 bits": (replaced(7, "2020-01-01 07:00:00,1e39,2").encode(), "finite.*3.4e38"),
+    "a short row": (replaced(9, "2020-01-01 09:00:00,1").encode(), "data row 10 has 2 fields"),
+    "a long row": (replaced(9, "2020-01-01 09:00:00,1,2,3").encode(), "data row 10 has 4 fields"),
+    "a NUL byte": (replaced(9, "2020-01-01 09:00:00,1,\0").encode(), "UTF-8|number"),
+    "cut in its last row": (GOOD[:-9], "fields|not a number|no value"),
+    "unsorted": (text(rows()[30:] + rows()[:30]).encode(), "backwards.*data row 31"),
+    "newest first": (text(rows()[::-1]).encode(), "backwards.*data row 2"),
+    "a time twice": (text(rows()[:20] + rows()[19:]).encode(), "twice.*data row 21"),
+    "irregular times": (text([f"2020-01-01 00:{m:02d}:00,1,2" for m in (0, 7, 13, 21, 22, 50)]).encode(), "irregular"),
+    "calendar months": (text([f"2020-{m:02d}-01 00:00:00,{m},2" for m in range(1, 13)]).encode(), "irregular"),
+    "large gaps": (text(rows(120)[:50] + rows(120)[60:]).encode(), "10 rows are missing in 1 gap"),
+    "no time column": (text(header="a,b,c").replace("2020-01-01 ", "x").encode(), "no timestamp column.*--set data"),
+    "times that are none": (replaced(5, "yesterday,1,2").encode(), "'yesterday'.*data row 6"),
+    "a day that does not exist": (replaced(5, "2020-02-30 00:00:00,1,2").encode(), "2020-02-30"),
+    "day first": (text([f"{d:02d}.01.2020 00:00,{d},2" for d in range(1, 29)]).encode(), "ISO 8601"),
+    "seconds since 1970": (text([f"{1577836800 + 3600 * at},1,2" for at in range(50)]).encode(), "ISO 8601"),
+    "an empty time": (replaced(5, ",1,2").encode(), "no timestamp.*data row 6|''.*data row 6"),
+    "some times with a zone": (replaced(5, "2020-01-01 05:00:00+02:00,1,2").encode(), "zone"),
+    "all but one time with a zone": (
+        text([f"{line[:19]}Z{line[19:]}" for line in rows()[:59]] + rows()[59:]).encode(),
+        "zone",
+    ),
+    "clocks set back": (
+        text([f"2020-10-25 0{h}:{m:02d}:00,1,2" for h in (1, 2, 2, 3) for m in (0, 30)]).encode(),
+        "backwards|twice",
+    ),
+    "one row": (text(rows(1)).encode(), "step"),
+    "too few rows to split": (text(rows(4)).encode(), "4 rows"),
+    "too small a spread": (
+        text(
+            [f"{line[:19]},{1e-30 * (at % 2):.0e},2" for at, line in enumerate(rows(59))] + [f"{rows()[59][:19]},1e9,2"]
+        ),
+        "varies so little",
+    ),
+}
+WRONG_NAMED = {
+    "a truncated gzip": ("x.csv.gz", ZIPPED[: len(ZIPPED) // 2], "truncated or damaged gzip"),
+    "a gzip cut in its checksum": ("x.csv.gz", ZIPPED[:-3], "truncated or damaged gzip"),
+    "a gzip with a flipped byte": ("x.csv.gz", ZIPPED[:200] + bytes([ZIPPED[200] ^ 8]) + ZIPPED[201:], "x.csv.gz"),
+    "a plain file called gzip": ("x.csv.gz", GOOD, "gzip"),
+    "an empty file called gzip": ("x.csv.gz", b"", "empty|gzip"),
+    "a gzip called plain": ("x.csv", ZIPPED, "UTF-8"),
+    "a CSV called Parquet": ("x.parquet", GOOD, "x.parquet.*Parquet"),
+    "an empty Parquet": ("x.parquet", b"", "x.parquet"),
+}
+
+
+def check_refused(path, cache, said):
+    with pytest.raises(DataError, match=said) as caught:
+        open_series(str(path), None, cache)
+    line = str(caught.value)
+    assert line.isprintable() and str(path) in line and len(line) <= 600
+    assert not cache.exists() or [p for p in cache.iterdir() if p.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_csv_is_one_line(case, tmp_path):
+    content, said = WRONG[case]
+    path = tmp_path / "x.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    check_refused(path, tmp_path / "cache", said)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_csv_is_the_same_line_when_gzipped(case, tmp_path):
+    content, said = WRONG[case]
+    path = tmp_path / "x.csv.gz"
+    path.write_bytes(gzip.compress(content if isinstance(content, bytes) else content.encode()))
+    check_refused(path, tmp_path / "cache", said)
+
+
+@pytest.mark.parametrize("case", WRONG_NAMED)
+def test_a_wrong_container_is_one_line(case, tmp_path):
+    name, content, said = WRONG_NAMED[case]
+    (tmp_path / name).write_bytes(content)
+    check_refused(tmp_path / name, tmp_path / "cache", said)
+
+
+def test_an_error_far_into_a_large_file_names_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 1 << 10)
+    lines = rows(2000)
+    lines[1500] = lines[1500][:19] + ",,1"
+    (tmp_path / "x.csv").write_text(text(lines))
+    check_refused(tmp_path / "x.csv", tmp_path / "cache", "data row 1501")
+    lines[1500] = lines[1500][:19] + ",word,1"
+    (tmp_path / "x.csv").write_text(text(lines))
+    check_refused(tmp_path / "x.csv", tmp_path / "cache", "data row 1501")
+
+
+def times(count=60):
+    return np.datetime64("2020-01-01", "us") + np.arange(count) * np.timedelta64(3600, "s")
+
+
+PARQUET = {
+    "no rows": ({"date": times(0), "a": np.zeros(0)}, "no data rows"),
+    "text": ({"date": times(), "a": ["x"] * 60}, "'a' holds string"),
+    "truth values": ({"date": times(), "a": [True] * 60}, "'a' holds bool"),
+    "null": ({"date": times(), "a": [1.0] * 59 + [None]}, "data row 60"),
+    "nan": ({"date": times(), "a": [1.0] * 59 + [float("nan")]}, "data row 60"),
+    "numbers as times": ({"date": np.arange(60), "a": np.arange(60.0)}, "'date' holds int64"),
+    "no time": ({"a": np.arange(60.0), "b": np.arange(60.0)}, "no timestamp column"),
+    "unsorted": ({"date": times()[::-1], "a": np.arange(60.0)}, "backwards"),
+    "one column": ({"date": times()}, "one column"),
+}
+
+
+@pytest.mark.parametrize("case", PARQUET)
+def test_wrong_parquet_is_one_line(case, tmp_path):
+    columns, said = PARQUET[case]
+    pa_parquet.write_table(pa.table(columns), tmp_path / "x.parquet")
+    check_refused(tmp_path / "x.parquet", tmp_path / "cache", said)
+
+
+def test_a_cut_parquet_is_one_line(tmp_path):
+    sink = io.BytesIO()
+    pa_parquet.write_table(pa.table({"date": times(), "a": np.arange(60.0)}), sink)
+    (tmp_path / "x.parquet").write_bytes(sink.getvalue()[:-50])
+    check_refused(tmp_path / "x.parquet", tmp_path / "cache", "x.parquet")
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int64", "decimal", "text times", "zoned", "date"])
+def test_parquet_reads_as_the_same_csv_does(kind, tmp_path):
+    values = np.arange(60) % 7
+    stamps = pa.array(times())
+    if kind == "text times":
+        stamps = stamps.cast(pa.string())
+    elif kind == "zoned":
+        stamps = stamps.cast(pa.timestamp("ns", "UTC"))
+    elif kind == "date":
+        stamps = pa.array(np.datetime64("2020-01-01") + np.arange(60))
+    numbers = pa.array(values).cast(pa.decimal128(25, 2)) if kind == "decimal" else pa.array(values.astype("float64"))
+    if kind in ("float32", "int64"):
+        numbers = pa.array(values.astype(kind))
+    pa_parquet.write_table(pa.table({"date": stamps, "a": numbers}), tmp_path / "x.parquet", row_group_size=13)
+    series = open_series(str(tmp_path / "x.parquet"), None, tmp_path / "cache")
+    np.testing.assert_array_equal(series.values[:, 0], values.astype(np.float32))
+    step = 24 if kind == "date" else 1
+    np.testing.assert_array_equal(series.timestamps, np.datetime64("2020-01-01T00") + np.arange(60) * step)
+    assert bool(series.notes) == (kind == "zoned")
+
+
+ODD = {
+    "windows line ends": (GOOD.replace(b"\n", b"\r\n"), None),
+    "a byte order mark": (b"\xef\xbb\xbf" + GOOD, None),
+    "no last line end": (GOOD[:-1], None),
+    "blank lines at the end": (GOOD + b"\n\n", None),
+    "quoted cells": (text([f'"{line[:19]}","{line[20:21]}",{line[22:]}' for line in rows()]).encode(), None),
+    "spaces around numbers": (text(rows(value=" {at} , {at}.5 ")).encode(), None),
+    "the letter T": (text([line.replace(" ", "T") for line in rows()]).encode(), None),
+    "slashes and no leading zeros": (
+        text([f"2020/1/{1 + at // 24} {at % 24}:00,{at % 7},{at % 7}.5" for at in range(60)]).encode(),
+        None,
+    ),
+    "another name for the time": (text(header="Timestamp,a,b").encode(), None),
+    "a time column found by its content": (text(header="when,a,b").encode(), None),
+    "a zone": (text([f"{line[:19]}+00:00{line[19:]}" for line in rows()]).encode(), "UTC"),
+    "a small gap": (text(rows(300)[:150] + rows(300)[151:]).encode(), "1 rows missing in 1 gap"),
+    "a constant column": (text(rows(value="{at},3.5")).encode(), "constant.*b"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_can_be_kept_is_kept_and_said(case, tmp_path, caplog):
+    content, said = ODD[case]
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    series = open_series(str(path), None, tmp_path / "cache")
+    assert series.columns == ("a", "b") and series.step_minutes == 60 and len(series.values) in (60, 299)
+    hours = (series.timestamps - np.datetime64("2020-01-01")).astype("timedelta64[h]").astype(int)
+    np.testing.assert_array_equal(series.values[:, 0], hours % 7)
+    if said is None:
+        assert series.notes == () and caplog.text == ""
+    else:
+        (note,) = series.notes
+        assert re.search(said, note) and caplog.text == ""  # the caller prints notes
+    assert np.isfinite(series.scaled).all() and (series.std > 0).all()
+
+
+def test_a_zone_is_turned_to_utc(tmp_path):
+    (tmp_path / "x.csv").write_text(text([f"{line[:19]}+02:00{line[19:]}" for line in rows()]))
+    series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
+    assert series.timestamps[0] == np.datetime64("2019-12-31T22:00")
+
+
+def test_the_time_column_can_be_named(tmp_path):
+    (tmp_path / "x.csv").write_text(text(header="measured at,a,b"))
+    series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache", timestamp_column="measured at")
+    assert series.columns == ("a", "b")
+    with pytest.raises(DataError, match="no column 'noon'.*measured at"):
+        open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache", timestamp_column="noon")
+    with pytest.raises(DataError, match="only be named for a file"):
+        open_series("demo", None, tmp_path / "cache", timestamp_column="noon")
+
+
+def test_a_series_too_short_for_one_window_is_one_line(tmp_path):
+    (tmp_path / "x.csv").write_text(text())
+    series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
+    with pytest.raises(DataError, match="train split holds no window.*512 \\+ 96"):
+        BatchPlan(series, context_length=512, prediction_length=96, batch_size=8, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "header", "said"),
+    [
+        (rows(), "date,a,b", "columns a, b found, ETTh1 has HUFL"),
+        (rows(value="1,2,3,4,5,6,7"), "date," + ",".join(DATASETS["ETTm1"].columns), "needs 14400 at one row per 60"),
+    ],
+)
+def test_another_file_under_a_published_name_is_refused(lines, header, said, tmp_path):
+    (tmp_path / "ETTh1.csv").write_text(text(lines, header))
+    with pytest.raises(DataError, match=said):
+        open_series("ETTh1", tmp_path, tmp_path / "cache")
+
+
+def test_another_step_under_a_published_name_is_refused(tmp_path):
+    (tmp_path / "ETTm1.csv").write_text(
+        text(rows(value="1,2,3,4,5,6,7"), "date," + ",".join(DATASETS["ETTm1"].columns))
+    )
+    with pytest.raises(DataError, match="one row per 60 min found, ETTm1 has one per 15"):
+        open_series("ETTm1", tmp_path, tmp_path / "cache")
+
+
+def test_changed_values_under_a_published_name_are_kept_and_said(tmp_path):
+    lines = rows(14400, value=",".join(["{at}"] * 7))
+    (tmp_path / "ETTh1.csv").write_text(text(lines, "date," + ",".join(DATASETS["ETTh1"].columns)))
+    series = open_series("ETTh1", tmp_path, tmp_path / "cache")
+    assert any("not the published file" in note for note in series.notes)
+
+
+def test_a_folder_or_nothing_is_no_file(tmp_path):
+    (tmp_path / "x.csv").mkdir()
+    check_refused(tmp_path / "x.csv", tmp_path / "cache", "is a folder")
+    check_refused(tmp_path / "y.csv", tmp_path / "cache", "no file")
+
+
+def test_no_permission_to_read_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "x.csv").write_text(text())
+
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(readers, "open", refuse, raising=False)
+    check_refused(tmp_path / "x.csv", tmp_path / "cache", "no permission")
+
+
+def test_a_cache_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written.*cache folder"):
+        open_series("demo", None, tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize("limit_kib", [0, 4, 30, 120, 200])
+def test_a_full_disk_is_one_line_and_leaves_nothing(limit_kib, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_kib << 10, limits[1]))
+    try:
+        with pytest.raises(DataError, match="no space left"):
+            open_series("demo", None, cache)  # 250 KiB
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
+    assert len(open_series("demo", None, cache).values) == 3200
+
+
+def test_a_crash_while_converting_leaves_the_old_file_in_place(tmp_path, monkeypatch):
+    (tmp_path / "x.csv").write_text(text())
+    old = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
+    (tmp_path / "x.csv").write_text(replaced(3, "2020-01-01 03:00:00,oops,1"))
+    with pytest.raises(DataError, match="oops"):
+        open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
+    (tmp_path / "x.csv").write_text(text())
+    monkeypatch.setattr(store, "convert", lambda *_: pytest.fail("the old file was still right"))
+    assert open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache").source_sha256 == old.source_sha256

@@ -1,0 +1,44 @@
+"""Short hands of the report's tests: trials and sweeps as MLflow would give them, made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune.tracking.reader import SweepRecord, TrialRecord
+
+GPU_A = "GPU-aaaa"
+ON_A = {"gpu_uuid": GPU_A, "device": "NVIDIA H100"}
+
+
+def trial(
+    arm: str = "none", seed: int = 1, *, s: float | None = 2.0, status: str = "done", reason: str = "", **given: Any
+) -> TrialRecord:
+    """A trial with an epoch time of `s` seconds; `tags`, `metrics` and `params` add to the usual ones.
+
+    `history`: metric -> its value in each epoch.
+    """
+    history = {name: list(enumerate(values, 1)) for name, values in given.pop("history", {}).items()}
+    tags = {"arm": arm, "seed": str(seed), "timing_valid": "true", **ON_A, **given.pop("tags", {})}
+    metrics = {"final/test_mse": 0.4, "final/val_mse": 0.3, **given.pop("metrics", {})} if status == "done" else {}
+    if s is not None and status == "done":
+        metrics["final/median_epoch_s"] = s
+    return TrialRecord(
+        trial_id=f"pruning-{arm}-s{seed}",
+        run_id="r",
+        name="n",
+        status=status,
+        reason=reason,
+        params={"train.epochs": "3", **given.pop("params", {})},
+        tags=tags,
+        metrics=metrics,
+        history=history,
+    )
+
+
+def sweep(*trials: TrialRecord, **tags: str) -> SweepRecord:
+    usual = {"sweep": "pruning", "baseline": "none", "question": "How fast?", "arms": "none,fast,other"}
+    usual |= {"device": "NVIDIA H100", "environment": '{"gpus": 1}'}
+    return SweepRecord(
+        sweep_id="pruning-1", run_id="p", name="n", status="done", tags=usual | tags, params={}, metrics={},
+        trials=trials,
+    )  # fmt: skip

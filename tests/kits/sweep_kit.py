@@ -1,0 +1,97 @@
+"""Sweeps as a person runs them: the real command in a folder of its own, waited for or watched from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tune.tracking.store import PROJECT
+from tune.tracking.reader import SweepRecord, list_sweeps, read_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Ran:
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    @property
+    def sweep_ids(self) -> list[str]:
+        return [summary.sweep_id for summary in list_sweeps(self.uri, PROJECT)]
+
+    def record(self, sweep_id: str | None = None) -> SweepRecord:
+        return read_sweep(self.uri, PROJECT, sweep_id or self.sweep_ids[0])
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+
+
+def run(folder: Path, *arguments: str, program: Path = ROOT / "experiments.py") -> Ran:
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments],
+        cwd=folder, env=_environment(), capture_output=True, text=True, timeout=540,
+    )  # fmt: skip
+    return Ran(folder, done.returncode, done.stdout, done.stderr)
+
+
+def outbox(folder: Path) -> list[dict[str, Any]]:
+    files = list((folder / "runs").glob("*/outbox.jsonl"))
+    text = files[0].read_text() if files else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def ended(folder: Path) -> set[str]:
+    return {record["trial_id"] for record in outbox(folder) if record["kind"] == "end"}
+
+
+def epochs(folder: Path) -> list[tuple[str, int]]:
+    return [(record["trial_id"], record["epoch"]) for record in outbox(folder) if record["kind"] == "epoch"]
+
+
+class Driver:
+    """The sweep in the background, watched through its outbox."""
+
+    def __init__(self, folder: Path, log: str, *arguments: str, program: Path = ROOT / "experiments.py") -> None:
+        self.folder, self.log = folder, folder / log
+        with open(self.log, "wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, str(program), *arguments],
+                cwd=folder, env=_environment(), stdout=file, stderr=file,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as in a terminal
+            )  # fmt: skip
+
+    def until(self, happened: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if found := happened():
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"did not happen: {self.log.read_text()}")
+
+    def until_a_trial_is_between_epochs(self) -> None:
+        """Some trial has reported an epoch since now and has not ended."""
+        before = set(epochs(self.folder))
+        self.until(lambda: {trial for trial, _ in set(epochs(self.folder)) - before} - ended(self.folder))
+
+    def processes(self, named: str) -> list[psutil.Process]:
+        """Those it has started, directly or not, with this in their command line."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if named in " ".join(child.cmdline())]

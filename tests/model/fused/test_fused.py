@@ -1,0 +1,201 @@
+"""The fused layers: what they take, how they are planned, their kernels in the interpreter and on a GPU."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.fused import INSTEAD, shape_reason, unsupported_reason
+from model.patchtst import build_model, load_model, save_model
+from model.presets import PRESETS
+from tune.gate.verdict import judge
+from tune.machine.device import DeviceFacts
+from tune.gate.numerics import Subject
+from tune.plan.plan import make_plan
+from tune.config.sweeps import Arm, SweepConfig
+
+ROOT = Path(__file__).resolve().parents[3]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+STUDY = {name.removeprefix("model."): PRESETS["study"][name] for name in PRESETS["study"] if name.startswith("model.")}
+SHAPE = {name: STUDY[name] for name in ("d_model", "ffn_dim", "norm_type", "pre_norm", "dropout")}
+H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100 80GB HBM3", gpus=1, cpus=8, capability=(9, 0), memory_gib=79.0)
+CPU = DeviceFacts(device_type="cpu", name="AMD EPYC", cpus=2)
+
+
+def _layers(device: DeviceFacts, **given: Any) -> tuple[str, str | None]:
+    """Who computes the layers of a planned trial, and why it cannot run."""
+    sweep = SweepConfig(name="one", question="", baseline="arm", arms=(Arm(label="arm", changes={}),))
+    fields = {"data.dataset": "demo"} | {name.replace("__", "."): value for name, value in given.items()}
+    trial = make_plan(sweep, overrides=fields, repeats=1, seed=1, device=device).trials[0]
+    return trial.config.model.layers, trial.unsupported
+
+
+def test_the_kernels_are_right_in_tritons_interpreter() -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/kits/interpreted_fused.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"d_model": 256}, "d_model divisible by 16 of at most 128 and got 256"),
+        ({"d_model": 40}, "d_model divisible by 16 of at most 128 and got 40"),
+        ({"ffn_dim": 100}, "ffn_dim divisible by 16 and got 100"),
+        ({"norm_type": "layernorm"}, "batch norm before each sublayer"),
+        ({"pre_norm": False}, "batch norm before each sublayer"),
+        ({"dropout": 0.2}, "model.dropout is 0.2"),
+    ],
+    ids=str,
+)
+def test_a_model_that_they_were_not_written_for_gets_the_reason_and_what_to_do(change: Any, says: str) -> None:
+    reason = shape_reason(**SHAPE | change)
+    assert reason and says in reason and reason.endswith(INSTEAD)
+
+
+def test_they_take_the_studys_model_on_a_gpu_in_half_precision_only() -> None:
+    for precision in ("bf16", "fp16"):
+        there = {"precision": precision, "device_type": "cuda", "capability": (9, 0)}
+        assert unsupported_reason(**SHAPE, **there) is None  # type: ignore[arg-type]
+    for change, says in (
+        ({"precision": "fp32"}, "bf16 or fp16"),
+        ({"capability": (7, 5)}, "compute capability 8.0"),
+        ({"device_type": "cpu"}, "CUDA GPU"),
+    ):
+        reason = unsupported_reason(**SHAPE, **{**there, **change})  # type: ignore[arg-type]
+        assert reason and says in reason
+
+
+def test_auto_is_resolved_when_planning_and_does_not_depend_on_the_engine() -> None:
+    for engine in ("eager", "compile", "graph"):
+        assert _layers(H100, train__engine=engine) == ("fused", None)
+    assert _layers(H100, train__precision="fp32") == ("transformers", None)
+    assert _layers(H100, model__preset="ettm", data__context_length=336) == ("transformers", None)
+    assert _layers(CPU) == ("transformers", None)
+    assert _layers(H100, model__layers="transformers") == ("transformers", None)
+
+
+def test_where_auto_would_give_the_arms_of_a_sweep_different_layers_all_get_transformers() -> None:
+    arms = tuple(Arm(label=precision, changes={"train.precision": precision}) for precision in ("bf16", "fp16", "fp32"))
+    for taken, layers in ((arms, "transformers"), (arms[:2], "fused")):
+        sweep = SweepConfig(name="one", question="", baseline="bf16", arms=taken)
+        trials = make_plan(sweep, overrides={"data.dataset": "demo"}, repeats=2, seed=1, device=H100).trials
+        assert {trial.config.model.layers for trial in trials} == {layers}
+        assert len(trials) == 2 * len(taken) and all(trial.unsupported is None for trial in trials)
+
+
+def test_fused_layers_that_were_asked_for_are_never_replaced() -> None:
+    layers, reason = _layers(H100, model__layers="fused", model__dropout=0.1)
+    assert layers == "fused" and reason and "model.dropout is 0.1" in reason
+    layers, reason = _layers(CPU, model__layers="fused")
+    assert layers == "fused" and reason and "CUDA GPU" in reason
+
+
+def _model(**changes: Any) -> Any:
+    fields = STUDY | {"patch_stride": 12, "num_channels": 7, "context_length": 96, "prediction_length": 24}
+    return build_model(**fields | {"attention": "eager"} | changes)
+
+
+def test_asking_the_model_itself_for_what_they_cannot_do_is_an_error() -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    with pytest.raises(ValueError, match=r"model.dropout is 0.2: set model.layers=transformers"):
+        _model(layers="fused", dropout=0.2)
+
+
+def test_saving_and_loading_go_both_ways(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    fused = _model(layers="fused")
+    save_model(fused, tmp_path / "model")
+    for layers in ("transformers", "fused"):
+        again = load_model(tmp_path / "model", layers=layers)
+        for (name, one), (other, two) in zip(fused.state_dict().items(), again.state_dict().items(), strict=True):
+            assert name == other and torch.equal(one, two)
+
+
+EVERY_CASE = itertools.product(
+    ["patch", "sdpa_efficient"], ["bf16", "fp16"], [16, 11, 8], ["eager", "compile", "graph"]
+)
+OTHER_BACKENDS = itertools.product(
+    ["eager", "sdpa_cudnn", "sdpa_flash", "flash_attention_2"], ["bf16"], [16], ["graph"]
+)
+
+
+@needs_gpu
+@pytest.mark.parametrize(("attention", "precision", "heads", "engine"), [*EVERY_CASE, *OTHER_BACKENDS])
+def test_on_the_gpu_they_pass_the_gate(attention: str, precision: str, heads: int, engine: str) -> None:
+    if attention == "flash_attention_2":
+        pytest.importorskip("flash_attn", reason="flash-attn is not installed")
+    model = STUDY | {"patch_stride": 12, "num_channels": 7, "context_length": 512, "prediction_length": 96}
+    subject = Subject(
+        model=model | {"attention": attention, "layers": "fused"},
+        heads=heads,
+        engine=engine,
+        precision=precision,
+        batch_size=33,
+    )
+    verdict = judge(subject, torch.device("cuda"), None)
+    assert verdict.problem is None
+
+
+@needs_gpu
+def test_on_the_gpu_gradients_are_the_same_to_the_last_bit_every_time() -> None:
+    model = _model(layers="fused", attention="patch").cuda()
+    past, future = torch.randn(64, 96, 7, device="cuda"), torch.randn(64, 24, 7, device="cuda")
+
+    def gradients() -> list[torch.Tensor]:
+        again = copy.deepcopy(model)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            again(past_values=past, future_values=future).loss.backward()
+        return [parameter.grad for parameter in again.parameters() if parameter.grad is not None]
+
+    torch.manual_seed(0)
+    first = gradients()
+    torch.manual_seed(0)
+    assert all(torch.equal(one, two) for one, two in zip(first, gradients(), strict=True))
+
+
+def _compiled(kernel: Any, capability: int, fixed: dict[str, Any], warps: int, stages: int) -> Any:
+    """A kernel with bf16 activations compiled for a GPU of that capability; needs no GPU."""
+    triton = pytest.importorskip("triton", reason="triton is not installed")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    single = {"mean", "var", "gamma", "beta", "bias", "b1", "b2", "partial", "sums"}
+    scalars = {"eps": "fp32", "M": "i32"}
+    names = kernel.arg_names
+    types = {
+        name: "constexpr" if name in fixed else scalars.get(name, "*fp32" if name in single else "*bf16")
+        for name in names
+    }
+    aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if types[name].startswith("*")}
+    source = ASTSource(kernel, types, {(names.index(name),): value for name, value in fixed.items()}, aligned)
+    options = {"num_warps": warps, "num_stages": stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", ["fused_feed_forward", "fused_feed_forward_backward"])
+def test_the_feed_forward_kernels_compile_for_ampere_and_hopper(name: str, capability: int) -> None:
+    from model.fused import feed_forward_kernels
+
+    back = name.endswith("backward")
+    fixed = {"D": 128, "F": 512, "ROWS": 64, "COLUMNS": 128, "SLICE": 64 if back else 32, "PRECISION": "ieee"}
+    kernel = _compiled(getattr(feed_forward_kernels, name), capability, fixed, 4, 1 if back else 3)
+    assert kernel.metadata.shared <= (163_000 if capability == 80 else 227_000)  # bytes a program may have
+    assert ("wgmma" if capability == 90 else "mma.sync") in kernel.asm["ptx"]
+
+
+def test_a_device_of_unknown_capability_is_not_refused() -> None:
+    assert _layers(replace(H100, capability=None)) == ("fused", None)

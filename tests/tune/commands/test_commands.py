@@ -1,0 +1,190 @@
+"""The command as its user meets it, through main(), in this process. Nothing here starts Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from experiments import main
+from tune.cluster import connect as cluster
+from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
+from tune.storage.outbox import Outbox
+from tune.plan.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[3]
+CUSTOM = ["--sweep", "custom", "--dataset", "demo"]
+PLAN = [*CUSTOM, "--plan"]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_plan_of_which_nothing_can_run_is_shown_and_says_why_in_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN, "--gpus-per-trial", "0", "--set", "train.engine=graph"]) == WRONG_INPUT
+    said = capsys.readouterr()
+    assert "0 can run" in said.out
+    assert said.err == (
+        "error: no trial of this plan can run: graph replays a CUDA graph, which a CPU has none of; use compile or "
+        "eager\n"
+    )
+
+
+def test_a_plan_shows_a_value_only_where_all_its_trials_have_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A preset fills fields that the command line does not name."""
+    assert main([*PLAN, "--over", "model.preset=study,tiny", "--gpu-model", "H100"]) == DONE
+    header = capsys.readouterr().out
+    assert "preset (swept), patch 12 (42 patches)" in header and "512 -> 96 steps" in header
+    assert "(swept) layers" in header
+    assert main([*PLAN, "--over", "model.preset=study,etth", "--gpu-model", "H100"]) == DONE
+    header = capsys.readouterr().out
+    assert "(swept) -> 96 steps" in header and "patches" not in header
+
+
+def test_a_plan_says_that_it_asks_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN, "--address", "10.1.2.3:6379"]) == DONE
+    assert "--address 10.1.2.3:6379: --plan asks no cluster; this plan is for this machine" in capsys.readouterr().err
+    assert main([*PLAN, "--address", "auto", "--gpu-model", "H100"]) == DONE
+    assert "this plan is for H100" in capsys.readouterr().err
+
+
+class Started(Exception):
+    """Ray would have started."""
+
+
+def test_the_same_sweep_a_second_time_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys: list[str] = []
+    real = Plan.key
+
+    def key(plan: Plan, **given: str) -> str:
+        keys.append(real(plan, **given))
+        return keys[-1]
+
+    def no_ray(address: str | None) -> None:
+        raise Started
+
+    monkeypatch.setattr(cluster, "connected", no_ray)
+    monkeypatch.setattr(Plan, "key", key)
+    storage = tmp_path / "runs"
+    sweep = sweep_dir_open_sweep.create(storage, "custom", {"key": "another", "created_s": 1.0, "code": {}})
+    running = Outbox(sweep.outbox)
+    with pytest.raises(Started):  # what runs is another sweep
+        main(CUSTOM)
+    sweep.update(key=keys[-1])
+    capsys.readouterr()
+    for arguments in (CUSTOM, [*CUSTOM, "--resume", sweep.sweep_id]):
+        assert main(arguments) == WRONG_INPUT
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{sweep.sweep_id} is running as process {os.getpid()}" in line
+    with pytest.raises(WrongInput, match="is running as process"):  # where the cluster had to be asked for the plan
+        sweep_dir_open_sweep.choose(storage, key=keys[-1], environment={}, fresh=False, resume=None)
+    with pytest.raises(Started):
+        main([*CUSTOM, "--fresh"])
+    running.close()
+    with pytest.raises(Started):
+        main(CUSTOM)
+
+
+def test_the_help_of_a_command_of_two_words_needs_the_first_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["data", "--help"])
+    assert "usage: experiments.py data show" in capsys.readouterr().out
+
+
+def test_an_unknown_sweep_of_the_store_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match="Did you mean 'custom-1'"):
+        sweep = sweep_dir_open_sweep.create(tmp_path, "custom", {"key": "k", "created_s": 1.0, "code": {}})
+        sweep.path.rename(tmp_path / "custom-1")
+        sweep_dir_open_sweep.check_known(tmp_path, "custm-1", given="--resume custm-1")
+
+
+def _stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_only_a_sweep_that_is_interrupted_goes_on_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tune.commands.listing.registries", _stop)
+    monkeypatch.setattr("tune.commands.sweep.build_request", _stop)
+    for arguments in (["list"], PLAN):
+        assert main(arguments) == INTERRUPTED
+        assert capsys.readouterr().err == "interrupted\n"
+    assert main(CUSTOM) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; the same command again goes on from here\n"
+
+
+def test_an_interrupt_in_the_first_imports_is_no_traceback() -> None:
+    code = (
+        "import runpy, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tune.commands.parser': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        f"runpy.run_path({str(ROOT / 'experiments.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+        ("sqlite:///a b.db", "mlflow ui --backend-store-uri 'sqlite:///a b.db'"),
+        (f"sqlite:///{ROOT}/mlflow.db", f"mlflow ui --backend-store-uri sqlite:///{ROOT}/mlflow.db   (or: make ui)"),
+    ],
+)
+def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_store(
+    uri: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = SimpleNamespace(pending=0, interrupted=False, statuses={}, failures=(), sweep_id="custom-1")
+    monkeypatch.setattr("tune.driver.run.run_sweep", lambda *_, **__: outcome)
+    monkeypatch.setattr("tune.commands.sweep._show", lambda *_: None)
+    assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE
+    assert capsys.readouterr().out == f"MLflow UI: {said}\n"
+
+
+def test_a_plan_looks_at_the_windows_of_data_that_are_converted_and_says_where_they_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (f"2020-01-{day:02} {hour:02}:00:00,{hour}" for day in range(1, 29) for hour in range(24))
+    file = tmp_path / "mine.csv"
+    file.write_text("\n".join(["date,load", *rows]))
+    monkeypatch.setattr("data_pipeline.series.store.SETTLED_S", 0.0)  # else a file this young is never trusted by its times
+    wide = ["--sweep", "custom", "--dataset", str(file), "--plan", "--set", "data.prediction_length=300"]
+    before = sorted(tmp_path.rglob("*"))
+    assert main(wide) == DONE
+    assert "data   not read yet" in capsys.readouterr().out
+    assert main(PLAN) == DONE
+    assert "not read yet" not in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before  # a plan converts nothing
+    assert main(["data", "show", str(file)]) == DONE
+    assert main(wide) == WRONG_INPUT
+    assert "split holds no window" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lacks", ["filelock", "pydantic"], ids=["at the first import", "by the command"])
+def test_a_python_without_the_packages_is_told_what_to_do_in_one_line(lacks: str) -> None:
+    code = f"import sys; sys.modules[{lacks!r}] = None; sys.argv = ['experiments.py', 'list']; import runpy; "
+    code += "runpy.run_path('experiments.py', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == WRONG_INPUT and ended.stdout == ""
+    assert f"has no package '{lacks}': run `make setup` and `. .venv/bin/activate`" in line
+
+
+@pytest.mark.parametrize("command", [["list"], ["doctor"], PLAN, [*PLAN, "--sweep", "full"]], ids=" ".join)
+def test_a_result_of_json_may_be_written_again(command: list[str]) -> None:
+    for _ in range(2):
+        assert main([*command, "--json", "found.json"]) == DONE

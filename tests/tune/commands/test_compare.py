@@ -1,0 +1,194 @@
+"""`compare A B`: what it reads, what it refuses, when its exit code is 1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import main
+from tune.commands import compare
+
+FAST, SLOW = (1.00, 1.01, 0.99), (1.10, 1.11, 1.09)
+OLD = Path(__file__).resolve().parents[3] / "docs/results/2026-11-22-attention-ETTm1-h100-graph.json"
+
+
+def _trial(arm: str, seed: int, epoch_s: float, val_mse: float = 0.3, **given: Any) -> dict[str, Any]:
+    return {
+        "trial_id": f"attention-{arm}-s{seed}", "arm": arm, "seed": str(seed), "stage": None, "timing_valid": "true",
+        "status": "done", "reason": None, "params": {"train.seed": seed, "train.epochs": 10},
+        "metrics": {"final/median_epoch_s": epoch_s, "final/val_mse": val_mse}, "kernels": None,
+    } | given  # fmt: skip
+
+
+def _result(arms: Mapping[str, Sequence[float]], device: str = "NVIDIA H100", **given: Any) -> dict[str, Any]:
+    trials = [_trial(arm, seed, time_s, **given) for arm, times in arms.items() for seed, time_s in enumerate(times)]
+    return {"sweep_id": "s", "sweep": "attention", "device": device, "environment": None, "trials": trials}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _compare(before: Any, after: Any, *options: str) -> int:
+    for name, content in (("a.json", before), ("b.json", after)):
+        Path(name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return main(["compare", "a.json", "b.json", *options])
+
+
+def _error(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_an_arm_that_got_slower_beyond_its_interval_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """ln 1.10 apart, deviation 1 % each: Welch's t = 11 with 4 degrees of freedom."""
+    assert _compare(_result({"eager": FAST, "flex": FAST}), _result({"eager": FAST, "flex": SLOW})) == 1
+    out = capsys.readouterr().out
+    assert "B is slower: flex." in out and "Welch's t interval" in out
+    (row,) = (line for line in out.splitlines() if line.startswith("flex "))
+    assert "1.000 (3)" in row and "1.100 (3)" in row and "0.91x (0.8" in row and " slower " in row
+
+
+def test_the_same_times_are_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _compare(_result({"eager": FAST}), _result({"eager": FAST[::-1]})) == 0
+    assert "No arm is shown to be slower or less accurate." in capsys.readouterr().out
+
+
+def test_a_faster_arm_and_a_slowdown_within_the_scatter_are_exit_code_0() -> None:
+    assert _compare(_result({"eager": SLOW}), _result({"eager": FAST})) == 0
+    assert _compare(_result({"eager": (1.0, 1.2, 0.8)}), _result({"eager": (1.1, 1.3, 0.9)})) == 0
+
+
+def test_a_larger_error_is_exit_code_1_and_within_the_margin_0(capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = _result({"eager": FAST}), _result({"eager": FAST}, val_mse=0.306)
+    assert _compare(before, after) == 1
+    assert "B is less accurate: eager." in capsys.readouterr().out
+    assert _compare(before, after, "--margin-pct", "3") == 0
+    assert _compare(after, before) == 0
+
+
+SCATTERED = (0.300, 0.330, 0.280, 0.310)  # between seeds much more than 2 %
+
+
+def _with_errors(errors: Sequence[float], first_seed: int = 0) -> dict[str, Any]:
+    trials = [_trial("eager", first_seed + at, 1.0 + at / 100, error) for at, error in enumerate(errors)]
+    return _result({}) | {"trials": trials}
+
+
+def test_a_loss_of_2_percent_in_every_seed_is_seen_however_far_the_seeds_lie_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = _with_errors(SCATTERED)
+    assert _compare(before, _with_errors([1.02 * error for error in SCATTERED])) == 1
+    out = capsys.readouterr().out
+    assert "worse (+2 %, at least +2 %)" in out and "seed by seed" in out and "unpaired." not in out
+    assert _compare(before, before) == 0
+    assert "not worse (+0 %, at most +0 %)" in capsys.readouterr().out
+
+
+def test_errors_of_other_seeds_are_no_pairs_and_the_arm_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    after = _with_errors([1.02 * error for error in SCATTERED], first_seed=2)
+    assert _compare(_with_errors(SCATTERED), after) == 0
+    out = capsys.readouterr().out
+    assert "eager: fewer than 3 seeds in common, so 'accuracy' is by Welch's t on logarithms, unpaired." in out
+    assert "not shown (+2 %" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [("data.dataset", "ETTm1", "ETTh1"), ("data.prediction_length", 96, 720), ("data.context_length", 336, 512)],
+)
+def test_sweeps_of_two_tasks_are_wrong_input_with_both_values(
+    name: str, one: Any, other: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = [_result({"eager": FAST}, params={"train.seed": 1, "train.epochs": 10, name: value})
+             for value in (one, str(one), other)]  # fmt: skip
+    assert _compare(*sides[:2]) == 0  # as an earlier version wrote it
+    capsys.readouterr()
+    assert _compare(sides[0], sides[2]) == 2
+    assert f"a.json and b.json differ in the task of eager ({name} {one} and {other})" in _error(capsys)
+
+
+def test_the_recorded_sweeps_of_two_data_sets_and_lengths_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("attention-ETTm1", "seed_study")
+    attention, study = (str(OLD.with_name(f"2026-11-27-{name}-h100.json")) for name in names)
+    assert main(["compare", attention, study]) == 2
+    assert "data.dataset ETTm1 and ETTh1, train.epochs 10 and 3" in _error(capsys)
+
+
+def test_json_holds_the_verdicts_and_stdout_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _compare(_result({"eager": FAST}), _result({"eager": SLOW}), "--json", "-") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["slower"], found["less_accurate"], found["device"]) == (["eager"], [], "NVIDIA H100")
+    assert (found["arms"]["eager"]["verdict"], found["arms"]["eager"]["unit"]) == ("slower", "trial")
+
+
+def test_what_differs_beside_the_times_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    after = _result({"eager": FAST, "new": FAST}, params={"train.seed": 9, "train.batch_size": 3})
+    assert _compare(_result({"eager": FAST, "gone": FAST}), after) == 0
+    out = capsys.readouterr().out
+    assert (
+        "eager is configured differently: train.batch_size None in A, 3 in B, train.epochs 10 in A, None in B." in out
+    )
+    assert "Only in a.json: gone." in out and "Only in b.json: new." in out
+
+
+def test_trials_that_shared_their_gpu_failed_or_searched_do_not_count(capsys: pytest.CaptureFixture[str]) -> None:
+    before = _result({"eager": FAST, "flex": FAST})
+    after = _result({"eager": FAST, "flex": FAST})
+    spoiled: list[dict[str, Any]] = [{"timing_valid": "false"}, {"status": "failed"}, {"timing_valid": None}]
+    after["trials"] += [_trial("flex", 7 + index, 9.0, 0.3, **one) for index, one in enumerate(spoiled)]
+    after["trials"].append(_trial("flex", 1, 9.0, 9.0, stage="search"))
+    assert _compare(before, after) == 0
+    assert "1.000 (3)  1.000 (3)" in capsys.readouterr().out
+
+
+def test_an_arm_that_cannot_be_judged_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _compare(_result({"eager": FAST, "flex": FAST}), _result({"eager": FAST, "flex": SLOW[:2]})) == 0
+    out = capsys.readouterr().out
+    assert "no verdict (2 trials, 3 needed)" in out and "(speed not judged: flex)." in out
+
+
+def test_a_file_of_an_earlier_version_names_its_arms_by_trial_ids() -> None:
+    side = compare.read_side(str(OLD), "sqlite:///none.db")
+    assert {"eager", "flash_attention_2"} < set(side.arms) and side.device == "NVIDIA H100 80GB HBM3"
+    (run,) = side.arms["eager"]
+    assert run.time_s == pytest.approx(1.074, abs=1e-3) and not side.tells_alone
+
+
+WRONG = {
+    "another device": (_result({"eager": FAST}, device="A100"), "ran on NVIDIA H100, b.json on A100: their"),
+    "no common arm": (_result({"flex": FAST}), "have no arm in common (eager and flex)"),
+    "too few": (_result({"eager": FAST[:2]}), "no arm has 3 done trials in both a.json and b.json"),
+    "no json": ("not json", "b.json is not JSON; give a sweep id"),
+    "a list": ([], "b.json is not a result that says its device and its trials"),
+    "no device": ({"trials": []}, "b.json is not a result that says its device"),
+    "no trials": ({"device": "NVIDIA H100"}, "b.json is not a result that says its device and its trials"),
+    "words for numbers": (_result({"eager": ("fast",)}), "b.json is not a result"),  # type: ignore[dict-item]
+}
+
+
+@pytest.mark.parametrize(("after", "problem"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_compared_is_wrong_input_in_one_line(
+    after: Any, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _compare(_result({"eager": FAST}), after) == 2
+    assert problem in _error(capsys)
+
+
+def test_a_file_or_sweep_that_is_not_there_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "none.json", "b.json"]) == 2
+    assert "none.json: No such file" in _error(capsys)
+    assert main(["compare", "pruning-1", "b.json", "--tracking-uri", "sqlite:///none.db"]) == 2
+    assert "there is no MLflow store" in _error(capsys)
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "101", "nan"])
+def test_a_margin_that_is_none_is_wrong_input(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "a", "b", "--margin-pct", given]) == 2
+    assert f"--margin-pct {given}: give a number above 0, at most 100" in _error(capsys)

@@ -1,0 +1,324 @@
+"""What a command asks to run: fields, axes and a configuration file joined."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiments import main
+from tune.config.axes import LONGEST_LABEL, MOST_ARMS, lay_over, split_values
+from tune.commands.sweep import sweep_parser
+from tune.config.yaml_file import read_config, write_config
+from tune.common.errors import DONE, WRONG_INPUT, WrongInput
+from tune.machine.device import DeviceFacts
+from tune.config.request import DRAWN, REPEATS, Request, build_request
+from tune.plan.plan import Plan, make_plan
+from tune.config.sweeps import SWEEPS, get_sweep
+
+CPU = DeviceFacts(device_type="cpu", name="some CPU")
+CUSTOM = ["--sweep", "custom", "--dataset", "demo"]
+
+
+def _request(*arguments: str) -> Request:
+    return build_request(sweep_parser().parse_args(arguments))
+
+
+def _plan(request: Request) -> Plan:
+    return make_plan(request.sweep, overrides=request.overrides, repeats=request.repeats, seed=request.seed, device=CPU)
+
+
+def _key(request: Request) -> str:
+    return _plan(request).key(data_sha256="d", tracking_uri="u")
+
+
+def test_the_path_of_a_file_is_made_absolute_however_it_is_given(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("sweep: pruning\ndataset: my.csv")
+    forms = [["--set", "data.dataset=my.csv"], ["--dataset", "my.csv"], ["--config", "x.yaml"]]
+    for form in forms:
+        assert _request("--sweep", "pruning", *form).overrides == {"data.dataset": str(tmp_path / "my.csv")}
+    assert _request("--sweep", "pruning", "--dataset", "demo").overrides == {"data.dataset": "demo"}
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")  # a configuration names its data from where it lies
+    assert _request("--config", "../x.yaml").overrides == {"data.dataset": str(tmp_path / "folder" / ".." / "my.csv")}
+    monkeypatch.chdir("/")
+    assert _request("--config", str(tmp_path / "x.yaml")).overrides == {"data.dataset": str(tmp_path / "my.csv")}
+    homeless = _request("--sweep", "pruning", "--dataset", "~nobody-of-this-name/my.csv")
+    assert homeless.overrides["data.dataset"].startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("item", "value"),
+    [
+        ("model.d_model=64", 64), ("pruning.heads=[4,8]", [4, 8]), ("train.engine=eager", "eager"),
+        ("train.learning_rate=1e-4", 1e-4), ("train.patience=null", None), ("model.pre_norm=false", False),
+        ("data.timestamp_column=2024", "2024"), ('data.timestamp_column="2024"', "2024"),
+        ("data.timestamp_column=null", None), ("train.epochs=" + "9" * 5000, "9" * 5000),
+    ],
+)  # fmt: skip
+def test_a_value_is_read_as_json_and_a_text_for_a_text_field(item: str, value: Any) -> None:
+    assert list(_request(*CUSTOM, "--set", item).overrides.values()) == ["demo", value]
+
+
+def test_every_arm_runs_at_every_combination_of_the_axes() -> None:
+    request = _request("--sweep", "attention", "--over", "model.patch_length=12,24", "--over", "train.batch_size=32,64")
+    assert len(request.sweep.arms) == 4 * len(get_sweep("attention").arms)
+    assert request.sweep.baseline == "eager-patch_length=12-batch_size=32" == request.sweep.arms[0].label
+    assert request.sweep.swept == {"model.attention", "model.patch_length", "train.batch_size"}
+
+
+def test_the_axes_of_the_custom_sweep_are_its_arms() -> None:
+    request = _request("--sweep", "custom", "--over", "pruning.heads=[0],[4,8]", "--set", "pruning.score=static")
+    assert [arm.label for arm in request.sweep.arms] == ["heads=0", "heads=4_8"]
+    assert [arm.changes for arm in request.sweep.arms] == [{"pruning.heads": [0]}, {"pruning.heads": [4, 8]}]
+
+
+def test_values_that_look_alike_in_a_label_keep_labels_of_their_own() -> None:
+    request = _request("--sweep", "custom", "--over", "pruning.heads=[1,2],[12],[1.2]")
+    assert len({arm.label for arm in request.sweep.arms}) == 3
+    assert [arm.label for arm in _request("--sweep", "custom", "--over", "train.schedule=a").sweep.arms] == [
+        "train.schedule=a"
+    ]
+
+
+def test_an_axis_over_a_space_is_one_more_dimension_of_it() -> None:
+    request = _request("--sweep", "full", "--over", "train.learning_rate=1e-4,1e-3")
+    assert [choice.label for choice in request.sweep.space["train.learning_rate"]] == [
+        "learning_rate=0.0001", "learning_rate=0.001",
+    ]  # fmt: skip
+    assert [arm.changes["train.learning_rate"] for arm in request.sweep.arms] == [1e-4]
+    assert request.sweep.baseline == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("axis", "why"),
+    [
+        ("train.epochs=5,10", "errors after trainings of different length cannot be compared"),
+        ("data.prediction_length=96,192", "errors at different horizons are of different tasks"),
+    ],
+)
+def test_what_makes_errors_incomparable_is_no_axis_of_a_search(axis: str, why: str) -> None:
+    with pytest.raises(WrongInput, match=f"^--over {axis.split('=')[0]}: the full sweep searches, and {why}; run one"):
+        _request("--sweep", "full", "--over", axis)
+    assert len(_request(*CUSTOM, "--over", axis).sweep.arms) == 2
+    assert "data.context_length" in _request("--sweep", "full", "--over", "data.context_length=336,512").sweep.space
+
+
+def test_a_drawn_arms_longest_name_is_checked_before_anything_runs() -> None:
+    axes = ["model.dropout=0.1", "model.head_dropout=0.1", "model.attention_dropout=0.1", "train.learning_rate=1e-4"]
+    arguments = [part for axis in axes for part in ("--over", axis)]
+    with pytest.raises(WrongInput, match="^--over: the arm .* has a name of 1[0-9]{2} letters, at most 120 fit"):
+        _request("--sweep", "full", *arguments)
+    request = _request("--sweep", "full", *arguments[:2])
+    longest = "-".join(max((c.label for c in choices), key=len) for choices in request.sweep.space.values())
+    assert len(longest) <= LONGEST_LABEL
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_an_axis_can_lie_over_every_sweep(name: str) -> None:
+    request = _request("--sweep", name, "--dataset", "demo", "--over", "train.learning_rate=1e-4,1e-3")
+    plan = _plan(request)
+    assert request.sweep.baseline in {trial.arm for trial in plan.trials}
+    assert (
+        len({trial.trial_id for trial in plan.trials}) == len(plan.trials) == request.repeats * len(request.sweep.arms)
+    )
+
+
+def test_no_axes_change_nothing() -> None:
+    assert lay_over(get_sweep("pruning"), {}) == get_sweep("pruning")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("12,24", ["12", "24"]), ("[4,8],[0]", ["[4,8]", "[0]"]), ('"a,b",c', ['"a,b"', "c"]), ("a", ["a"]),
+        ("", [""]), ("1,,2", ["1", "", "2"]), ("1,", ["1", ""]), ("]a,b", ["]a", "b"]),
+    ],
+)  # fmt: skip
+def test_an_axis_is_split_at_the_commas_between_its_values(text: str, parts: list[str]) -> None:
+    assert split_values(text) == parts
+
+
+@given(st.lists(st.integers() | st.lists(st.integers(), max_size=3), min_size=1, max_size=5))
+def test_the_values_of_an_axis_come_back_as_they_were_written(values: list[Any]) -> None:
+    assert [json.loads(part) for part in split_values(",".join(json.dumps(value) for value in values))] == values
+
+
+def test_the_trials_of_a_space_are_drawn_as_often_as_asked_for() -> None:
+    assert _request("--sweep", "full").trials == DRAWN
+    assert _request("--sweep", "full", "--trials", "7").trials == 7
+    assert _request("--sweep", "pruning").trials is None
+
+
+def test_arms_that_are_compared_run_five_times_and_a_single_one_once() -> None:
+    assert _request("--sweep", "pruning").repeats == _request("--sweep", "full").repeats == REPEATS == 5
+    assert _request(*CUSTOM, "--over", "train.learning_rate=1e-4,1e-3").repeats == 5
+    assert _request(*CUSTOM).repeats == 1
+    assert _request("--sweep", "pruning", "--repeats", "2").repeats == 2
+
+
+def test_most_arms_can_be_planned_and_no_more() -> None:
+    values = ",".join(str(number) for number in range(1, 101))
+    axes = ["--over", f"train.epochs={values}", "--over", f"train.batch_size={values}"]
+    assert len(_request(*CUSTOM, *axes).sweep.arms) == MOST_ARMS
+    with pytest.raises(WrongInput, match="at most 10,000"):
+        _request(*CUSTOM, *axes, "--over", "data.prediction_length=1,2")
+
+
+FILES = [
+    ["--sweep", "pruning", "--dataset", "demo", "--epochs", "3", "--repeats", "2", "--seed", "5"],
+    [*CUSTOM, "--set", "model.d_model=32", "--over", "train.learning_rate=1e-4,1e-3", "--over", "model.num_heads=2,4"],
+    [*CUSTOM, "--set", "pruning.heads=[1,2]", "--set", "pruning.score=static", "--set", "train.patience=null"],
+    ["--sweep", "custom", "--dataset", "my.csv", "--set", "data.timestamp_column=1e4", "--set", "model.pre_norm=false"],
+    ["--sweep", "full", "--dataset", "demo", "--trials", "9", "--over", "train.learning_rate=1e-5"],
+]
+
+
+@pytest.mark.parametrize("arguments", FILES, ids=" ".join)
+def test_a_saved_configuration_asks_for_the_same_plan(arguments: list[str], tmp_path: Path) -> None:
+    typed = _request(*arguments)
+    write_config(tmp_path / "saved.yaml", typed.as_config())
+    read = _request("--config", str(tmp_path / "saved.yaml"))
+    assert read == typed
+    assert _key(read) == _key(typed)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])  # the first text of all reads Unicode's tables
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(["train.learning_rate", "data.timestamp_column", "model.preset", "pruning.heads"]),
+        st.none() | st.text(max_size=8) | st.floats(allow_nan=False) | st.lists(st.integers(), max_size=3),
+    )
+)
+def test_whatever_a_field_is_set_to_survives_the_file(fields: dict[str, Any], tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.mktemp("saved")
+    write_config(folder / "a.yaml", {"sweep": "custom", "set": fields})
+    once = _request("--config", str(folder / "a.yaml"))
+    write_config(folder / "b.yaml", once.as_config())
+    assert repr(_request("--config", str(folder / "b.yaml"))) == repr(once)  # repr: NaN is not equal to itself
+
+
+def _filed(folder: Path, text: str, *arguments: str) -> Request:
+    (folder / "x.yaml").write_text(text)
+    return _request("--config", str(folder / "x.yaml"), *arguments)
+
+
+def test_the_command_line_wins_over_the_file_field_by_field_and_says_so(tmp_path: Path) -> None:
+    text = "sweep: custom\nepochs: 3\nseed: 4\nset: {model.d_model: 64, train.batch_size: 32}"
+    text += "\nover: {model.ffn_dim: [8, 9]}"
+    request = _filed(
+        tmp_path, text, "--epochs", "5", "--seed", "6", "--over", "model.d_model=16,32", "--set", "model.ffn_dim=4"
+    )
+    assert request.overrides == {"train.batch_size": 32, "train.epochs": 5, "model.ffn_dim": 4}
+    assert request.axes == {"model.d_model": (16, 32)} and request.seed == 6
+    (note,) = request.notes
+    for name in ("--seed", "train.epochs", "model.d_model", "model.ffn_dim"):
+        assert name in note
+    assert "train.batch_size" not in note
+
+
+def test_a_file_alone_says_nothing_more(tmp_path: Path) -> None:
+    assert _filed(tmp_path, "sweep: custom", "--repeats", "2").notes == ()
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
+def test_a_number_is_a_number_however_yaml_takes_it(number: str, tmp_path: Path) -> None:
+    request = _filed(tmp_path, f"sweep: custom\nset: {{train.learning_rate: {number}}}")
+    assert request.overrides == {"train.learning_rate": 1e-4}
+
+
+BROKEN = [
+    ("sweep: [pruning", "line 1: "),
+    ("sweep: pruning\nsweep: custom", "line 2: 'sweep' is given twice"),
+    ("set:\n  model.d_model: 1\n  model.d_model: 2", "line 3: 'model.d_model' is given twice"),
+    ("- sweep", "holds a list instead"),
+    ("pruning", "holds a text instead"),
+    ("5", "holds a number instead"),
+    ("swep: pruning", "unknown key 'swep'.*Did you mean 'sweep'"),
+    ("1: pruning", "unknown key '1'"),
+    ("sweep: 5", "sweep is a number; give a name"),
+    ("epochs: many", "epochs is a text; give a whole number"),
+    ("epochs: 1.5", "epochs is a number; give a whole number"),
+    ("epochs: true", "epochs is true or false; give a whole number"),
+    ("dataset:", "dataset is empty"),
+    ("set: [1]", "set is a list; give fields with a value each"),
+    ("set: {1: 2}", "a number is no field's name"),
+    ("set: {model.d_modle: 2}", "unknown field 'model.d_modle'.*Did you mean"),
+    ("set: {data.timestamp_column: 2024-01-01}", "of kind date"),
+    ("set: {model.d_model: {a: 1}}", "holds a mapping"),
+    ("epochs: 3\nset: {train.epochs: 4}", "train.epochs is given twice"),
+    ("set: {model.d_model: 4}\nover: {model.d_model: [4]}", "both set and an axis"),
+    ("over: {model.d_model: 64}", "model.d_model is a number; give fields with a list each"),
+    ("over: {model.d_model: []}", "give one value or more"),
+    ("over: {model.d_model: [8, 8]}", "8 is given twice"),
+    ("a: !!python/object/apply:os.system [x]", "line 1: "),
+    ("a: !!timestamp x", "not YAML that can be read"),
+    ("a: 2024-13-45", "not YAML that can be read"),
+    ("a: " + "9" * 5000, "not YAML that can be read"),
+    ("[" * 5000, "not YAML that can be read"),
+    ("a: [1]\n\tb", "line 2"),
+    ("set: {pruning.heads: &a [1, *a]}", r"line 1: '\*a' refers to another value"),
+    ("set: {pruning.heads: " + "[" * 200 + "]" * 200 + "}", "set: pruning.heads holds lists in lists"),
+    ("over: {pruning.heads: " + "[" * 300 + "]" * 300 + "}", "over: pruning.heads holds lists in lists"),
+    ("set: {train.epochs: 1:30}", "line 1: 1:30 is another number in YAML 1.1"),
+    ("set: {train.learning_rate: 1:30.5}", "line 1: 1:30.5 is another number"),
+    ("epochs: 010", "line 1: 010 is another number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN, ids=[text[:40] for text, _ in BROKEN])
+def test_what_is_wrong_with_a_file_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match=message) as caught:
+        _filed(tmp_path, text)
+    said = str(caught.value)
+    assert said.startswith(f"--config {tmp_path / 'x.yaml'}: ") and len(" ".join(said.split())) < 1000
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x00\x01\x02", b"a: \x07"])
+def test_what_is_no_text_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(WrongInput, match="--config"):
+        read_config(tmp_path / "x.yaml")
+
+
+def test_an_endless_file_is_not_read_to_its_end() -> None:
+    with pytest.raises(WrongInput, match="more than 1 MiB"):
+        read_config(Path("/dev/zero"))
+
+
+def test_a_configuration_that_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WrongInput, match="--save-config"):
+        write_config(tmp_path / "folder", {"sweep": "custom"})
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_configuration_can_be_saved_again_and_over_the_one_it_came_from(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the same command again goes on, so it says the same again
+        assert main([*CUSTOM, "--plan", "--save-config", "a.yaml"]) == DONE
+    changed = ["--plan", "--config", "a.yaml", "--epochs", "7", "--save-config"]
+    assert main([*changed, "a.yaml"]) == DONE
+    assert read_config(Path("a.yaml"))["epochs"] == 7
+    assert main([*CUSTOM, "--plan", "--save-config", "b.yaml"]) == DONE
+    assert main([*changed, "b.yaml"]) == WRONG_INPUT
+    assert "epochs" not in read_config(Path("b.yaml"))
+
+
+def test_a_plan_counts_the_channels_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """862 channels at batch 128 are more sequences than the fused kernels' grids take; at batch 64 they fit."""
+    wide = tmp_path / "wide.csv"
+    names = ",".join(f"c{at}" for at in range(862))
+    wide.write_text(f"date,{names}\n2020-01-01 00:00:00,{','.join(['1.5'] * 862)}\n")
+    asked = ["--sweep", "attention", "--dataset", str(wide), "--gpu-model", "H100", "--plan"]
+    assert main(asked) == DONE
+    assert "at most 65,535 sequences (batch x channels) at once and got 110,336" in capsys.readouterr().out
+    assert main([*asked, "--set", "train.batch_size=64"]) == DONE
+    assert "65,535" not in capsys.readouterr().out

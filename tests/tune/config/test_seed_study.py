@@ -1,0 +1,338 @@
+"""The sweep seed_study: its plan, its trials without Ray, and what its report says and never says."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gate_kit import BAD, SUBJECT
+from published_kit import flash_calls_fixture  # noqa: F401
+from trial_kit import Recorder, run_small
+
+from tune.tracking import find_model as model_lookup
+from tune.gate import proof
+from tune.trial import session as session_module
+from tune.config.axes import lay_over
+from tune.driver.finish import failures
+from tune.common.errors import NOT_ENFORCED, WrongInput
+from tune.gate.verdict import Verdict
+from tune.machine.device import DeviceFacts
+from tune.storage.trial_log import TrialLog
+from tune.report.arms import summarise
+from tune.report.notes import notes
+from tune.report.values import as_json
+from tune.report.charts import FRONT_PX, POINT_PX, pareto_chart
+from tune.report.published import published_notes
+from tune.report.render.terminal import print_report
+from tune.plan.plan import Plan, make_plan
+from tune.config.sweeps import get_sweep
+from tune.tracking.reader import SweepRecord, TrialRecord
+
+CPU = DeviceFacts(device_type="cpu", name="some CPU")
+H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100 80GB HBM3", capability=(9, 0), memory_gib=80.0, gpus=1)
+PUBLISHED = {"vanilla-published", "flash-published", "zeroed-published", "dynamic-published"}
+PARTLY = {"flash-fed", "flash-bidirectional", "flash-complete"}
+OURS = {"flash", "eager", "static-4-8"}
+NEEDS_FLASH = {"flash-published", *PARTLY, "flash"}
+
+
+def _plan(device: DeviceFacts = H100, **overrides: Any) -> Plan:
+    given = {"data.dataset": "demo"} | overrides
+    return make_plan(get_sweep("seed_study"), overrides=given, repeats=1, seed=1, device=device)
+
+
+def _by_arm(plan: Plan) -> dict[str, Any]:
+    return {trial.arm: trial for trial in plan.trials}
+
+
+def test_only_the_studys_arms_are_told_as_published() -> None:
+    told = {arm: trial.config.as_published for arm, trial in _by_arm(_plan()).items()}
+    assert told == dict.fromkeys(PUBLISHED, "true") | dict.fromkeys(PARTLY, "partly") | dict.fromkeys(OURS)
+    assert get_sweep("seed_study").baseline in OURS
+
+
+def test_on_a_gpu_every_arm_runs_the_studys_model_operator_by_operator() -> None:
+    for trial in _plan().trials:
+        assert trial.unsupported is None
+        assert (trial.config.model.preset, trial.config.model.layers) == ("study", "transformers")
+        assert trial.config.train.engine == "eager"
+
+
+def test_without_a_flash_kernel_its_arms_are_unsupported_and_nothing_takes_their_place() -> None:
+    absent = H100.__class__(**{**asdict(H100), "missing": {"flash_attention_2": "flash-attn is not installed"}})
+    for device, reason in ((CPU, "flash_attention_2 has no CPU kernel"), (absent, "flash-attn is not installed")):
+        refused = {arm: trial.unsupported for arm, trial in _by_arm(_plan(device)).items() if trial.unsupported}
+        assert refused.keys() == NEEDS_FLASH
+        assert all(reason in text for text in refused.values())
+
+
+# rung -> fields in which its two arms differ, but for the sweep's own marks
+RUNGS = {
+    ("vanilla-published", "flash-published"): {"model.attention"},
+    ("flash-published", "flash-fed"): {"data.feed", "data.num_workers"},
+    ("flash-fed", "flash-bidirectional"): set(),
+    ("flash-bidirectional", "flash-complete"): set(),
+    ("flash-complete", "flash"): {"train.precision"},
+    ("eager", "flash"): {"model.attention"},
+    ("vanilla-published", "zeroed-published"): {"pruning.heads"},
+    ("eager", "static-4-8"): {"pruning.score", "pruning.heads"},
+}
+
+
+def test_the_two_arms_of_a_rung_differ_in_one_thing() -> None:
+    arms = {arm: trial.config.flat() for arm, trial in _by_arm(_plan()).items()}
+    found = {}
+    for rung in get_sweep("seed_study").ladder:
+        before, after = arms[rung.before], arms[rung.after]
+        fields = {name for name in before if before[name] != after[name]}
+        assert fields
+        found[rung.before, rung.after] = {name for name in fields if not name.endswith("as_published")}
+    assert found == RUNGS
+
+
+def test_an_axis_leaves_the_ladder_at_its_first_value() -> None:
+    sweep = lay_over(get_sweep("seed_study"), {"model.d_model": (64, 128)})
+    labels = {arm.label for arm in sweep.arms}
+    assert all({rung.before, rung.after} <= labels for rung in sweep.ladder)
+    assert {rung.after.rpartition("-")[2] for rung in sweep.ladder} == {"d_model=64"}
+
+
+def test_what_an_arm_is_made_of_cannot_be_given_by_hand() -> None:
+    for name, value in (("data.feed", "arrow"), ("train.engine", "compile"), ("model.as_published", "flash")):
+        with pytest.raises(WrongInput, match=f"{name} is given by hand, but the seed_study sweep sets it"):
+            _plan(**{name: value})
+
+
+@pytest.fixture(name="flash_runs_here")
+def flash_runs_here_fixture(flash_calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa: F811
+    """A stand-in computes flash attention, and nobody asks for the kernels of a GPU."""
+    monkeypatch.setattr(session_module, "unsupported_reason", lambda *_: None)
+    proven = proof.kernels.ProvenStep(kernels=("flash::flash_fwd_kernel",), busy_ms=None)
+    monkeypatch.setattr(proof.kernels, "prove", lambda *_, **__: proven)
+    return flash_calls
+
+
+FLASH = {"model__attention": "flash_attention_2", "model__as_published": "flash", "data__feed": "tsfm"}
+
+
+def _models(recorder: Recorder) -> list[Path]:
+    """The models that came with its end: those of epochs are checkpoints."""
+    return list(recorder.folder.glob(f"report-{len(recorder.reports)}/model"))
+
+
+def test_the_gate_is_computed_and_told_and_stops_no_published_arm(tmp_path: Path, flash_runs_here: list[Any]) -> None:
+    done = run_small(tmp_path / "a", train__epochs=2, **FLASH)
+    assert (done.final["status"], done.final["reason"]) == ("done", None)
+    tags, metrics = done.final["tags"], done.final["metrics"]
+    assert tags["as_published"] == "true"
+    assert tags["gate"].startswith("not passed, not enforced: predictions differ from the fp64 reference by ")
+    assert metrics["gate/prediction_error"] > 100 * metrics["gate/prediction_limit"]
+    assert metrics["gate/gradient_limit"] < metrics["gate/gradient_error"] < 10  # and not NaN for what is not read
+    assert {call["causal"] for call in flash_runs_here} == {True}
+    assert _models(done) == []
+    for report in done.epochs:
+        found = report["metrics"]
+        whole = found["time/train_s"] + found["time/validation_s"]
+        assert found["published/epoch_s"] >= whole - 0.05  # two clocks
+        assert found["published/compute_s"] == found["published/epoch_s"] - found["published/data_loading_s"]
+        assert 0 < found["published/data_loading_s"] < found["time/feed_host_s"]  # of one request, not of all
+
+
+def test_an_arm_of_ours_that_computes_the_same_is_stopped_by_the_gate(
+    tmp_path: Path, flash_runs_here: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module.TrialConfig, "as_published", None)
+    done = run_small(tmp_path / "a", train__epochs=1, **FLASH)
+    assert done.final["status"] == "failed_gate"
+
+
+def test_an_interrupted_flash_arm_goes_on_as_published(tmp_path: Path, flash_runs_here: list[Any]) -> None:
+    arm = FLASH | {"data__feed": "device", "train__learning_rate": 1e-2}
+    whole = run_small(tmp_path / "whole", train__epochs=2, **arm)
+    with pytest.raises(KeyboardInterrupt):
+        run_small(tmp_path / "part", stop_after=1, train__epochs=2, **arm)
+    rest = run_small(tmp_path / "rest", checkpoint=tmp_path / "part" / "report-1", train__epochs=2, **arm)
+    assert rest.final["tags"]["as_published"] == "partly"
+    assert rest.final["metrics"]["final/test_mse"] == whole.final["metrics"]["final/test_mse"]
+
+
+VANILLA = {"model__attention": "eager", "model__as_published": "vanilla"}
+
+
+def test_the_studys_pruning_trains_with_every_head(tmp_path: Path) -> None:
+    done = run_small(tmp_path / "a", train__epochs=1, pruning__as_published="zeroed", pruning__heads=[1, 2], **VANILLA)
+    assert (done.final["status"], done.final["tags"]["gate"]) == ("done", "passed")
+    assert done.final["metrics"]["final/heads"] == 4
+    assert done.epochs[0]["metrics"]["published/epoch_s"] > 0
+    assert _models(done) == []
+
+
+def test_dynamic_pruning_fails_with_the_studys_error_which_is_expected(tmp_path: Path) -> None:
+    done = run_small(tmp_path / "a", train__epochs=1, pruning__as_published="dynamic", **VANILLA)
+    assert done.epochs == [] and done.final["status"] == "failed"
+    assert done.final["reason"].startswith(
+        "AttributeError: 'PatchTSTAttention' object has no attribute 'device' (the replaced study's own error, expected"
+    )
+    assert done.final["tags"]["expected_failure"] == "true"
+
+
+def test_only_an_expected_failure_is_none_of_the_sweep() -> None:
+    logs = {
+        "dynamic": TrialLog(status="failed", tags={"expected_failure": "true"}),
+        "broken": TrialLog(status="failed"),
+        "small": TrialLog(status="oom"),
+        "fine": TrialLog(status="done"),
+    }
+    tracker: Any = SimpleNamespace(trials=logs, ended={name: log.status for name, log in logs.items()})
+    assert failures(tracker) == ("broken", "small")
+
+
+def _trial(arm: str, seed: int, train_s: float, **given: Any) -> TrialRecord:
+    tags = {"arm": arm, "seed": str(seed), "timing_valid": "true", "gpu_uuid": "GPU-a", "gate": "passed"}
+    history = {"time/train_s": [(1, 9.0), (2, train_s), (3, train_s)], "time/validation_s": [(1, 0.5)],
+               "time/data_wait_s": [(1, 0.25)]}  # fmt: skip
+    if study_s := given.pop("study_s", None):
+        history |= {"published/epoch_s": [(1, study_s)], "published/data_loading_s": [(1, 0.0125)]}
+    mse = given.pop("mse", 0.3)
+    metrics = {"final/median_epoch_s": train_s, "final/val_mse": mse, "final/test_mse": mse}
+    whole: dict[str, Any] = {
+        "trial_id": f"seed_study-{arm}-s{seed}", "run_id": "r", "name": "n", "status": "done", "reason": "",
+        "params": {"train.epochs": "3"}, "tags": tags | given.pop("tags", {}), "metrics": metrics, "history": history,
+    }  # fmt: skip
+    return TrialRecord(**whole | given)
+
+
+def _sweep(seeds: int = 3) -> SweepRecord:
+    """The study's flash arm is faster than anything, and its error smaller."""
+    trials = []
+    for seed in range(1, seeds + 1):
+        scatter = 1 + 0.01 * seed
+        trials += [
+            _trial("eager", seed, 2.0 * scatter),
+            _trial("flash", seed, 4.0),
+            _trial("vanilla-published", seed, 3.0, study_s=4.0, tags={"as_published": "true"}),
+            _trial("flash-published", seed, 1.0, study_s=2.0, mse=0.1,
+                   tags={"as_published": "true", "gate": "not passed, not enforced: predictions differ"}),
+            _trial("zeroed-published", seed, 3.1, study_s=4.1, tags={"as_published": "true"},
+                   params={"train.epochs": "3", "pruning.as_published": "zeroed"}),
+            _trial("flash-fed", seed, 0.0, status="unsupported", metrics={}, history={},
+                   tags={"as_published": "partly"}),
+        ]  # fmt: skip
+    ladder = [asdict(rung) for rung in get_sweep("seed_study").ladder]
+    tags = {"sweep": "seed_study", "baseline": "eager", "ladder": json.dumps(ladder)}
+    return SweepRecord(
+        sweep_id="seed_study-1", run_id="p", name="n", status="done", tags=tags, params={}, metrics={},
+        trials=tuple(trials),
+    )  # fmt: skip
+
+
+def _lines(record: SweepRecord) -> list[str]:
+    return notes(record, summarise(record))
+
+
+def test_a_published_arm_is_never_faster_however_fast() -> None:
+    record = _sweep()
+    stream = io.StringIO()
+    print_report(record, stream)
+    row = next(line for line in stream.getvalue().splitlines() if "│ flash-published" in line)
+    assert "as published" in row and "x" not in row.split("│")[8]
+    assert {row.arm for row in summarise(record) if row.compared} == {"flash"}
+    assert as_json(record)["comparisons"].keys() == {"flash"}
+    said = stream.getvalue()
+    assert "Answer: eager; no arm is shown to be faster." in said
+    assert not re.search(r"(?<!the second is )(?<!the arm is )(?<!no arm is shown to be )faster", said)
+    assert not any(line.startswith("use this") for line in _lines(record))
+
+
+def test_a_published_arm_is_not_on_the_pareto_front() -> None:
+    chart = pareto_chart(summarise(_sweep()))
+    sizes = {point["name"]: point["marker"]["size"] for point in chart.data if "marker" in point}
+    assert sizes["eager"] == FRONT_PX and sizes["flash-published"] == POINT_PX
+    (front,) = [line for line in chart.data if line["name"] == "Pareto front"]
+    assert front["y"] == [0.3]
+
+
+def test_the_studys_figure_its_gate_and_our_times_stand_side_by_side() -> None:
+    lines = _lines(_sweep())
+    assert (
+        "flash-published (as published; would fail the gate, which is not enforced here: predictions differ): 2.000 s "
+        "an epoch by the study's timer, 0.0125 s of it loading data; by ours 1.000 s of training, 0.250 s of it "
+        "waiting for data, and 0.500 s of validation."
+    ) in lines
+    assert any(line.startswith("vanilla-published (as published; passes the gate): 4.000 s") for line in lines)
+    assert not any(line.startswith(("eager (", "flash-fed (")) for line in lines)
+
+
+def test_what_an_arm_fails_at_the_gate_is_told_without_the_cache_it_comes_from(tmp_path: Path) -> None:
+    verdict = Verdict(key="k1", subject=SUBJECT, measured=BAD, file=tmp_path / "k1.json", cached=True)
+    assert str(tmp_path) in str(verdict.problem)
+    tags = {"as_published": "true", "gate": f"{NOT_ENFORCED}{verdict.problem}"}
+    arms = {"flash-published": [_trial("flash-published", 1, 1.0, study_s=2.0, tags=tags)]}
+    line = published_notes(_sweep(), arms, margin=0.01)[0]
+    assert "by 3.1e-02, allowed 2 x 1.2e-03" in line and "k1" not in line and "cache" not in line
+
+
+def test_of_the_zeroed_arm_only_the_model_before_zeroing_is_said_to_pass_the_gate() -> None:
+    told = "its model before zeroing passes the gate; zeroing itself is not gated"
+    assert any(line.startswith(f"zeroed-published (as published; {told}): 4.100 s") for line in _lines(_sweep()))
+
+
+def test_every_rung_says_what_it_is_worth_or_why_that_is_not_known() -> None:
+    lines = _lines(_sweep())
+    head = "flash as published, the study's claim (vanilla-published -> flash-published): "
+    assert f"{head}3.00x (3.00-3.00) in 3 pairs; 2.00x by the study's timer" in lines
+    (honest,) = [line for line in lines if line.startswith("flash against eager")]
+    assert "(eager -> flash): 0.51x (0.50-0.52) in 3 pairs" in honest and "study's timer" not in honest
+    fed = "windows from the device, not one by one (flash-published -> flash-fed): "
+    assert f"{fed}not measured; flash-fed is unsupported" in lines
+    assert any(line.endswith("(eager -> static-4-8): not measured; static-4-8 is missing") for line in lines)
+
+
+def test_under_three_pairs_a_rung_has_no_interval() -> None:
+    lines = _lines(_sweep(seeds=1))
+    assert any("flash-published): 3.00x in 1 pair; 2.00x by the study's timer" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("moved", "told"),
+    [
+        ((2, 3), "3.00x in 1 pair (left out: 2 on different devices); 2.00x by the study's timer"),
+        ((1, 2, 3), "not measured; 3 on different devices"),
+    ],
+)
+def test_pairs_on_two_gpus_are_left_out_of_a_rung_and_counted(moved: tuple[int, ...], told: str) -> None:
+    record = _sweep()
+    there = {f"seed_study-flash-published-s{seed}" for seed in moved}
+    trials = tuple(
+        TrialRecord(**vars(trial) | {"tags": trial.tags | {"gpu_uuid": "GPU-b"}}) if trial.trial_id in there else trial
+        for trial in record.trials
+    )
+    lines = _lines(SweepRecord(**vars(record) | {"trials": trials}))
+    assert f"flash as published, the study's claim (vanilla-published -> flash-published): {told}" in lines
+
+
+def test_a_sweep_without_a_ladder_says_nothing_of_the_study() -> None:
+    record = _sweep()
+    trials = tuple(trial for trial in record.trials if "as_published" not in trial.tags)
+    plain = SweepRecord(**{**vars(record), "tags": {"sweep": "attention", "baseline": "eager"}, "trials": trials})
+    assert not any("study" in line or "->" in line for line in _lines(plain))
+
+
+def _run(arm: str, mse: float, **tags: str) -> Any:
+    tags = {"status": "done", "trial_id": arm, "sweep_id": "s", **tags}
+    data = SimpleNamespace(tags=tags, metrics={"final/val_mse": mse})
+    return SimpleNamespace(data=data, info=SimpleNamespace(run_id="0" * 32, run_name=arm))
+
+
+def test_no_forecast_comes_from_a_published_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ours, theirs = _run("eager", 0.3), _run("flash-published", 0.1, as_published="true")
+    assert model_lookup._winner("s", [theirs, ours])[0] is ours
+    monkeypatch.setattr(model_lookup, "_find_run", lambda *_: (theirs, ""))
+    with pytest.raises(WrongInput, match="flash-published of s shows the replaced study and keeps no model; give"):
+        model_lookup._fetch(None, "flash-published", tmp_path)  # type: ignore[arg-type]

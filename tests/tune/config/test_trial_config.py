@@ -1,0 +1,104 @@
+"""TrialConfig, field names and the errors for values that do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tune.config.trial_config import FIELDS, build_trial, check_field, parse_params
+from tune.common.errors import WrongInput
+
+GOOD: dict[str, Any] = {
+    "data.dataset": "demo",
+    "model.preset": "tiny",
+    "model.attention": "eager",
+    "model.patch_length": 12,
+    "model.patch_stride": 12,
+    "model.d_model": 64,
+    "model.num_heads": 16,
+    "model.num_layers": 1,
+    "model.ffn_dim": 64,
+    "model.dropout": 0.0,
+    "model.head_dropout": 0.2,
+    "model.attention_dropout": 0.0,
+    "model.norm_type": "batchnorm",
+    "model.pre_norm": True,
+    "train.precision": "fp32",
+    "train.engine": "eager",
+}
+
+
+def test_a_good_configuration_survives_the_trip_to_a_worker() -> None:
+    config = build_trial(GOOD)
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
+    assert config.num_patches == 42  # (512 - 12) // 12 + 1
+    assert config.flat()["model.d_model"] == 64
+    assert set(config.flat()) == set(FIELDS)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        build_trial(GOOD).train.epochs = 3  # type: ignore[misc]
+
+
+WRONG = [
+    ({"model.patch_length": 512}, "model.patch_length=512 must be shorter than data.context_length=512"),
+    ({"model.num_heads": 5}, "model.num_heads=5 does not divide model.d_model=64"),
+    ({"model.d_model": 33, "model.num_heads": 11}, "model.d_model=33 must be even"),
+    ({"train.epochs": 0}, "train.epochs=0: input should be greater than or equal to 1"),
+    ({"train.epochs": "many"}, "train.epochs='many'"),
+    ({"train.batch_size": -1}, "train.batch_size=-1"),
+    ({"train.learning_rate": float("nan")}, "train.learning_rate=nan"),
+    ({"train.precision": "int8"}, "train.precision='int8'"),
+    ({"model.dropout": 1.0}, "model.dropout=1.0"),
+    ({"pruning.score": "magnitude"}, "pruning.score=magnitude needs pruning.heads_per_layer"),
+    ({"pruning.score": "magnitude", "pruning.heads_per_layer": 16}, "at least one must stay"),
+    ({"pruning.score": "static"}, "pruning.score=static takes pruning.heads"),
+    ({"pruning.score": "static", "pruning.heads": [1, 1]}, "must be different head numbers"),
+    ({"pruning.score": "static", "pruning.heads": [16]}, "a layer has heads 0 to 15"),
+    ({"pruning.heads": [1]}, "pruning.heads is for pruning.score=static"),
+    ({"pruning.heads_per_layer": 2}, "given with pruning.score=none"),
+    ({"model.d_modle": 64}, "unknown field 'model.d_modle'.*Did you mean 'model.d_model'?"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG, ids=[str(change) for change, _ in WRONG])
+def test_what_does_not_fit_is_told_in_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(WrongInput, match=message.replace("[", r"\[")) as caught:
+        build_trial(GOOD | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_field_is_named_with_the_way_to_give_it() -> None:
+    with pytest.raises(WrongInput, match="--set model.d_model=VALUE"):
+        build_trial({name: value for name, value in GOOD.items() if name != "model.d_model"})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_known_by_its_name(name: str) -> None:
+    assert check_field(name) == name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"pruning.score": "static", "pruning.heads": [4, 8]},
+        {"train.patience": 3, "train.learning_rate": 1e-5, "model.pre_norm": False},
+        {"data.dataset": "/data/12.csv", "data.timestamp_column": "2024"},
+    ],
+    ids=str,
+)
+def test_params_come_back_from_the_texts_of_a_store_as_they_were(change: dict[str, Any]) -> None:
+    flat = build_trial(GOOD | change).flat()
+    texts = {name: str(value) for name, value in flat.items() if value is not None}  # as tune.tracking.tracker stores them
+    found = parse_params(texts)
+    assert found == flat
+    assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in flat.items()}
+
+
+def test_params_of_an_older_version_are_read_without_being_judged() -> None:
+    found = parse_params({"model.d_model": "33", "model.width": "7", "train.epochs": "2 [shortened]"})
+    assert (found["model.d_model"], found["model.width"], found["train.epochs"]) == (33, "7", "2 [shortened]")
+    assert found["train.batch_size"] is None

@@ -1,0 +1,62 @@
+"""The time left that a progress line names: of trials one after another, and of blocks on several GPUs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tune.console.eta import makespan
+from tune.console.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now_s = [0.0]
+    monkeypatch.setattr("tune.console.progress.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    return now_s
+
+
+@given(lengths=st.lists(st.floats(0.1, 9), min_size=1, max_size=8), at_a_time=st.integers(1, 9))
+def test_blocks_take_no_less_than_the_longest_or_their_share_and_no_more_than_one_gpu(
+    lengths: list[float], at_a_time: int
+) -> None:
+    found = makespan(lengths, at_a_time)
+    assert max(max(lengths), sum(lengths) / at_a_time) <= found * (1 + 1e-9)
+    assert found <= sum(lengths) / at_a_time + max(lengths) + 1e-9
+
+
+def test_blocks_begin_in_their_order_as_gpus_become_free() -> None:
+    assert makespan([3, 1, 1, 4], 2) == 6
+    assert makespan([], 2) == 0
+
+
+def test_trials_that_run_at_the_same_time_are_not_counted_one_after_another(clock: list[float]) -> None:
+    progress = Progress(total=0, epochs=10, quiet=True)
+    progress.expect_blocks([["a1", "a2"], ["b1", "b2"], ["c1", "c2"]], 2)
+    assert (progress.total, progress.eta()) == (6, "unknown")
+    for trial in ("a1", "b1"):
+        progress.started(trial, seed=1, epochs=progress.epochs)
+    clock[0] = 100.0
+    for trial in ("a1", "b1"):
+        progress.ended(trial, "done", None)
+    assert progress.eta() == "5:00"  # 100 s each: a2 and b2 at a time, then c1 and c2 on one of the two
+    for trial in ("a2", "b2"):
+        progress.started(trial, seed=1, epochs=progress.epochs)
+    clock[0] = 200.0
+    for trial in ("a2", "b2"):
+        progress.ended(trial, "done", None)
+    assert progress.eta() == "3:20"
+
+
+def test_half_a_trial_counts_as_half(clock: list[float]) -> None:
+    progress = Progress(total=0, epochs=2, quiet=True)
+    progress.expect_blocks([["a1"], ["b1"]], 2)
+    progress.started("a1", seed=1, epochs=progress.epochs)
+    progress.started("b1", seed=1, epochs=progress.epochs)
+    clock[0] = 10.0
+    for trial in ("a1", "b1"):
+        progress.epoch(trial, 1, {"loss/val_mse": 1.0, "time/train_s": 10.0, "speed/windows_per_s": 1.0})
+    assert progress.eta() == "0:10"

@@ -1,0 +1,58 @@
+"""Who waits after an epoch until the driver has it: what may be ended there, and what shares the driver's cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blocks_kit import Sweep, plan_of
+from blocks_kit import fake_entry as entry
+
+from tune.driver.blocks import Turn
+from tune.cluster.share import Share
+from tune.driver.launcher import Launcher
+
+
+def _launcher(folder: Path, device_type: str) -> tuple[Launcher, Sweep]:
+    sweep = Sweep(folder, plan_of(arms=2, repeats=1))
+    launcher = Launcher(
+        folder=sweep.folder, share=Share(cpus=1, gpus=0, at_a_time=1), device_type=device_type, gpu_name="some GPU",
+        data_dir=folder, cache_dir=folder, data_sha256="d", entry=entry,
+    )  # fmt: skip
+    return launcher, sweep
+
+
+@pytest.mark.parametrize(("device_type", "waits"), [("cuda", False), ("cpu", True)])
+def test_a_trial_of_a_fixed_list_waits_on_a_cpu_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_type: str, waits: bool
+) -> None:
+    handed: list[Any] = []
+    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, param_space: handed.append(param_space))
+    launcher, sweep = _launcher(tmp_path, device_type)
+    launcher.run(sweep.plan.runnable, None)  # type: ignore[arg-type]
+    (jobs,) = (space["job"]["grid_search"] for space in handed)
+    assert [job["awaits_answer"] for job in jobs] == [waits] * 2
+    turn = Turn(trial=sweep.plan.trials[0], followed=False, moved_because=None)
+    assert launcher._job_of(turn)["awaits_answer"] is waits
+
+
+@pytest.mark.parametrize("device_type", ["cuda", "cpu"])
+def test_a_trial_of_a_search_waits_everywhere(tmp_path: Path, device_type: str) -> None:
+    launcher, sweep = _launcher(tmp_path, device_type)
+    job = launcher.job(sweep.plan.trials[0], prepare_next=True)
+    assert (job.awaits_answer, job.gpu_name) == (True, "some GPU")
+
+
+@pytest.mark.parametrize(("gpus", "in_blocks", "kept"), [(1, True, True), (1, False, False), (0.5, True, False)])
+def test_blocks_keep_to_their_gpu_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, in_blocks: bool, kept: bool
+) -> None:
+    went: list[str] = []
+    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, **how: went.append("list"))
+    monkeypatch.setattr(Launcher, "_run_blocks", lambda self, trials, collector: went.append("blocks"))
+    launcher, sweep = _launcher(tmp_path, "cuda")
+    launcher = replace(launcher, share=replace(launcher.share, gpus=gpus))
+    launcher.run(sweep.plan.runnable, None, in_blocks=in_blocks)  # type: ignore[arg-type]
+    assert went == ["blocks" if kept else "list"]

@@ -1,0 +1,195 @@
+"""How a sweep is closed: finished only when MLflow has all of it, its summary included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tune.driver import finish as closing
+from tune.commands import sweep as commands
+from tune.driver import open as runner_open
+from tune.driver import run as runner
+from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.storage import sweep_dir
+from tune.cluster.share import Share
+from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
+from tune.machine.device import DeviceFacts
+from tune.storage.trial_log import TrialLog
+from tune.console.progress import Progress
+from tune.config.request import Request
+from tune.driver.options import Options, Outcome
+from tune.plan.plan import make_plan
+from tune.config.sweeps import get_sweep
+
+CPU = DeviceFacts(device_type="cpu", name="some CPU")
+
+
+class FakeTracker:
+    """Says how many records MLflow lacks at each flush, and remembers how the sweep was ended."""
+
+    problems: list[str] = []
+    outage = "no answer"
+
+    def __init__(self, ended: Mapping[str, str], lacking: list[int]) -> None:
+        self.ended, self._lacking, self.ends = dict(ended), lacking, []
+        self.waited_s = 0.0
+        self.trials = {trial: TrialLog(status=status) for trial, status in ended.items()}
+
+    def flush(self, timeout_s: float) -> int:
+        self.waited_s += timeout_s
+        return self._lacking.pop(0)
+
+    def end_sweep(self, *, status: str, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        self.ends.append((status, dict(metrics), sorted(files)))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(closing, "read_sweep", lambda *_: "the record")
+    monkeypatch.setattr(closing, "parent_metrics", lambda record: {"test_mse/none": 0.5})
+    monkeypatch.setattr(closing, "markdown", lambda record: "table")
+    monkeypatch.setattr(closing, "html_page", lambda record: "page")
+    plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
+    folder = sweep_dir_open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
+    options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
+    return runner._Run(plan, folder, SimpleNamespace(), options)
+
+
+def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None = None) -> tuple[Outcome, FakeTracker]:
+    trials = [trial.trial_id for trial in run.plan.trials][:ended]
+    tracker = FakeTracker(dict.fromkeys(trials, status), lacking)
+    return run._close(tracker, Progress(total=0, epochs=1)), tracker
+
+
+@pytest.mark.parametrize(("status", "sweep"), [("done", "done"), ("unsupported", "done"), ("oom", "failed")])
+def test_a_sweep_is_finished_once_mlflow_has_its_trials_and_its_summary(run: Any, status: str, sweep: str) -> None:
+    outcome, tracker = _close(run, [0, 0], status)
+    assert tracker.ends == [(sweep, {"test_mse/none": 0.5}, ["report.html", "report.md"])]
+    assert run.folder.read()["state"] == sweep_dir.FINISHED
+    assert (outcome.interrupted, outcome.pending) == (False, 0)
+
+
+def test_a_page_that_cannot_be_made_leaves_no_sweep_open(
+    run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(record: object) -> str:
+        raise WrongInput("no plotly")
+
+    monkeypatch.setattr(closing, "html_page", refuse)
+    _, tracker = _close(run, [0, 0])
+    assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["report.md"])]
+    assert "has no report.html: no plotly" in capsys.readouterr().err
+
+
+def test_while_mlflow_lacks_trials_the_sweep_stays_open_without_a_summary(run: Any) -> None:
+    outcome, tracker = _close(run, [9, 7])
+    assert tracker.ends == [("interrupted", {}, [])]
+    assert run.folder.read()["state"] == sweep_dir.ENDED
+    assert outcome.pending == 8  # with the record of this end
+
+
+def test_the_end_waits_for_a_store_that_does_not_answer_as_long_as_it_says_and_no_longer(
+    run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, tracker = _close(run, [9, 7])
+    assert "MLflow lacks 9 records (no answer): waiting up to 60 s for it to take them" in capsys.readouterr().err
+    assert tracker.waited_s == 60
+
+
+def test_while_mlflow_lacks_the_summary_the_sweep_stays_open(run: Any) -> None:
+    outcome, _ = _close(run, [0, 1, 1])
+    assert run.folder.read()["state"] == sweep_dir.ENDED
+    assert outcome.pending == 1
+
+
+def test_a_sweep_with_trials_left_is_interrupted(run: Any) -> None:
+    outcome, tracker = _close(run, [0, 0], ended=3)
+    assert [status for status, _, _ in tracker.ends] == ["interrupted"]
+    assert outcome.interrupted and run.folder.read()["state"] == sweep_dir.RUNNING
+
+
+def test_a_sweep_goes_on_in_another_environment_only_when_resumed_by_name_and_announces_it_with_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "code_identity", lambda: {"git_commit": None, "git_dirty": None, "code_sha256": "c"})
+    overrides = {"data.dataset": "demo"}
+    plan = make_plan(get_sweep("engine"), overrides=overrides, repeats=1, seed=1, device=CPU)
+    options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path, quiet=True)
+    first, second = ({"versions": {"torch": version}, "host_cpus": 2} for version in ("2.11.0", "2.12.0"))
+    keys = {"key": "k", "asked": "a"}
+    folder = runner_open._open_folder(plan, keys, first, options)
+    assert runner_open._open_folder(plan, keys, first, options) == folder
+    with pytest.raises(WrongInput, match=f"torch 2.11.0, now 2.12.0.*--fresh.*--resume {folder.sweep_id}"):
+        runner_open._open_folder(plan, keys, second, options)
+    named = replace(options, resume=folder.sweep_id)
+    assert runner_open._open_folder(plan, keys, second, named) == folder
+    announced: dict[str, Any] = {}
+    tracker = SimpleNamespace(ended={}, plan_trial=lambda trial_id, tags, **_: announced.update({trial_id: tags}))
+    runner._Run(plan, folder, SimpleNamespace(), named)._announce(tracker, plan.runnable)  # type: ignore[arg-type]
+    told = [json.loads(tags["environment"])["versions"]["torch"] for tags in announced.values()]
+    assert told and set(told) == {"2.12.0"}
+    assert [one["versions"]["torch"] for one in folder.read()["environments"]] == ["2.11.0", "2.12.0"]
+
+
+@pytest.mark.parametrize(
+    ("share", "repeats", "eta"),
+    [
+        (Share(cpus=2, gpus=1, at_a_time=2), 3, "3:20"),  # two GPUs: one has two blocks of 10 trials
+        (Share(cpus=2, gpus=1, at_a_time=9), 3, "1:40"),  # three of them have a block
+        (Share(cpus=2, gpus=0.5, at_a_time=2), 3, "2:30"),  # no pairs
+        (Share(cpus=2, gpus=1, at_a_time=2), 1, "0:50"),  # no verdict: the trials are spread
+        (Share(cpus=2, gpus=0, at_a_time=1), 3, "5:00"),
+    ],
+)
+def test_the_time_left_is_that_of_the_blocks_that_share_a_gpu_or_of_trials_that_are_spread(
+    share: Share, repeats: int, eta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = get_sweep("pruning").arms[:10]
+    sweep = replace(get_sweep("pruning"), arms=arms)
+    plan = make_plan(sweep, overrides={"data.dataset": "demo"}, repeats=repeats, seed=1, device=CPU)
+    folder = sweep_dir_open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
+    options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
+    progress = Progress(total=0, epochs=1, quiet=True)
+    now_s = [0.0]
+    monkeypatch.setattr("tune.console.progress.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    runner._Run(plan, folder, SimpleNamespace(share=share), options)._expect(progress, plan.runnable, {})
+    assert progress.total == 10 * repeats
+    progress.started("an earlier one", seed=1, epochs=1)
+    now_s[0] = 10.0
+    progress.ended("an earlier one", "done", None)
+    assert progress.eta() == eta
+
+
+@pytest.mark.parametrize(
+    ("status", "interrupted", "pending", "code"),
+    [
+        ("done", False, 0, DONE),
+        ("unsupported", False, 0, DONE),
+        ("nan", False, 0, TRIAL_FAILED),
+        ("done", True, 0, INTERRUPTED),
+        ("done", False, 3, INTERRUPTED),
+    ],
+)
+def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
+    status: str, interrupted: bool, pending: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = ("t",) if status == "nan" else ()
+    outcome = Outcome(sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending)
+    shown: list[str] = []
+    monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
+    monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))
+    arguments = SimpleNamespace(
+        storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None,
+        gpu_model=None, wait_for_gpus=0.0, save_config=None, fresh=False, resume=None, isolate=False, quiet=True,
+        json=None,
+    )  # fmt: skip
+    request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
+    found = commands._run(request, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))
+    assert found == code
+    assert shown == ([] if pending else ["s"])

@@ -1,0 +1,45 @@
+"""Errors are exact over every element, whatever the batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from data_pipeline.feed.batches import Batch
+from tune.measure.accuracy import evaluate, naive_forecasts
+
+
+def _batches(past: torch.Tensor, future: torch.Tensor, size: int) -> list[Any]:
+    found = []
+    for start in range(0, len(past), size):
+        rows = [min(start + offset, len(past) - 1) for offset in range(size)]
+        found.append(Batch(past=past[rows], future=future[rows], valid=min(size, len(past) - start)))
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10, 16])
+def test_mse_and_mae_count_every_element_once_whatever_the_batch_size(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    past, future = torch.randn(10, 6, 2, generator=generator), torch.randn(10, 3, 2, generator=generator)
+    found = evaluate({"zero": lambda x: torch.zeros(len(x), 3, 2)}, _batches(past, future, size))["zero"]
+    assert found.mse == pytest.approx(future.double().square().mean().item(), rel=1e-12)
+    assert found.mae == pytest.approx(future.double().abs().mean().item(), rel=1e-12)
+
+
+def test_no_window_is_an_error_and_not_a_zero() -> None:
+    with pytest.raises(ValueError, match="no window"):
+        evaluate({"zero": lambda x: x}, [])
+
+
+def test_naive_forecasts_repeat_the_last_value_and_the_last_day() -> None:
+    past = torch.arange(48.0).reshape(1, 48, 1)
+    naive = naive_forecasts(context_length=48, prediction_length=30, step_minutes=60)
+    assert naive["last_value"](past).flatten().tolist() == [47.0] * 30
+    assert naive["last_day"](past).flatten().tolist() == [*range(24, 48), *range(24, 30)]
+
+
+@pytest.mark.parametrize("step_minutes", [None, 15])
+def test_there_is_no_last_day_where_the_context_does_not_hold_one(step_minutes: int | None) -> None:
+    assert set(naive_forecasts(context_length=48, prediction_length=8, step_minutes=step_minutes)) == {"last_value"}

@@ -1,0 +1,132 @@
+"""A sweep for programs: what the JSON holds, and where it may be written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from report_kit import GPU_A
+from report_kit import sweep as _sweep
+from report_kit import trial as _trial
+from sweep_kit import ROOT
+
+from tune.commands import report as commands_report
+from tune.console import output
+from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.commands.compare import read_side
+from tune.common.errors import WrongInput
+from tune.commands.listing import registries
+from tune.common.address import sqlite_file
+from tune.report.values import as_json
+
+
+def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
+    trial = _trial(params={"model.d_model": "64", "model.pre_norm": "True", "train.learning_rate": "1e-05"})
+    (found,) = as_json(_sweep(trial))["trials"]
+    assert (found["trial_id"], found["status"], found["reason"]) == ("pruning-none-s1", "done", None)
+    assert (found["params"]["model.d_model"], found["params"]["model.pre_norm"]) == (64, True)
+    assert (found["params"]["train.learning_rate"], found["params"]["train.patience"]) == (1e-5, None)
+    assert found["metrics"]["final/test_mse"] == 0.4
+    assert as_json(_sweep())["environment"] == {"gpus": 1}
+    assert (found["arm"], found["seed"], found["timing_valid"], found["gpu_uuid"]) == ("none", "1", "true", GPU_A)
+    assert found["stage"] is None
+
+
+def test_the_json_holds_each_comparison_with_its_verdict() -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
+    found = as_json(record)["comparisons"]["fast"]
+    assert (found["ratio"], found["interval"], found["verdict"]) == (1.0, (1.0, 1.0), "no difference shown")
+    assert found["accuracy"]["verdict"] == "not worse"
+    assert json.loads(json.dumps(found))["count"] == 3
+
+
+def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
+    output.write_json(str(tmp_path / "x.json"), as_json(record))
+    side = read_side(str(tmp_path / "x.json"), "sqlite:///none.db")
+    assert (side.device, list(side.arms), side.tells_alone) == ("NVIDIA H100", ["none", "fast"], True)
+    assert [(run.seed, run.time_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
+
+
+def test_an_environment_that_was_shortened_stays_a_text() -> None:
+    assert as_json(_sweep(environment='{"gpus": [shortened]'))["environment"] == '{"gpus": [shortened]'
+
+
+def test_the_json_file_is_strict_with_null_for_numbers_json_has_not(tmp_path: Path) -> None:
+    record = _sweep(_trial(metrics={"loss/train_mse": math.nan, "loss/val_mse": math.inf}))
+    output.write_json(str(tmp_path / "x.json"), as_json(record))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    result = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    metrics = result["trials"][0]["metrics"]
+    assert (metrics["loss/train_mse"], metrics["loss/val_mse"]) == (None, None)
+    assert metrics["final/test_mse"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [("", "not a file"), (".", "not a file"), ("new/", "not a file"), ("none/x.json", "there is no folder none")],
+)
+def test_a_json_target_that_cannot_be_written_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WrongInput, match=problem):
+        output.check_json_target(target)
+    with pytest.raises(WrongInput, match=problem):  # before the store is even looked for
+        commands_report.report(SimpleNamespace(json=target, sweep_id="s"), "sqlite:///none.db")  # type: ignore[arg-type]
+
+
+def test_a_json_target_in_a_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.os, "access", lambda *_: False)
+    with pytest.raises(WrongInput, match="not writable"):
+        output.check_json_target(str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize("target", ["-", "x.json", "there.json"])
+def test_a_json_target_may_be_stdout_a_new_file_or_one_to_overwrite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.json").touch()
+    output.check_json_target(target)
+
+
+@pytest.mark.parametrize("content", [{"jobs": []}, {"sweep": "a", "trials": []}, {"sweeps": []}, registries()])
+def test_an_earlier_result_is_replaced(tmp_path: Path, content: dict[str, Any]) -> None:
+    target = str(tmp_path / "x.json")
+    output.write_json(target, content)
+    output.check_json_target(target)
+    output.write_json(target, {"jobs": []})
+    assert json.loads(Path(target).read_text()) == {"jobs": []}
+
+
+OURS = sorted((ROOT / "docs" / "results").glob("*-h[12]00*.json"))
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: file.name)
+def test_a_result_of_any_earlier_version_is_known(file: Path) -> None:
+    output.check_json_target(str(file))
+
+
+def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path, new_store: str) -> None:
+    content = {"sweep": "pruning", "trials": [], "key": "k", "created_s": 1.0}
+    folder = sweep_dir_open_sweep.create(tmp_path, "pruning", content)
+    files = [folder.path / "sweep.json", sqlite_file(new_store)]
+    others = {"data.csv": "date,OT\n1,2\n", "list.json": "[]", "mine.json": '{"x": 1}', "cut.json": "{"}
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+        files.append(tmp_path / name)
+    for file in files:
+        before = file.read_bytes()
+        with pytest.raises(WrongInput, match="it is there and --json did not write it; name another file"):
+            output.check_json_target(str(file))
+        with pytest.raises(WrongInput, match="did not write it"):  # it came there while the command ran
+            output.write_json(str(file), {"jobs": []})
+        assert file.read_bytes() == before

@@ -1,0 +1,145 @@
+"""A process that leaves the epochs to another fills the caches for all of them, and changes nothing that is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trial_kit import Recorder, run_small, small_config, small_job
+
+from tune.trial import compile_cache
+from tune.trial.job import BeginAnew
+from tune.trial.pruner import Pruner
+from tune.trial.session import Session, heads_per_layer
+from tune.engine.compiled import CompiledStepper, compiled_afresh
+from tune.trial.job import ALONE, Host
+from tune.trial.run import run_trial
+
+ONE_SHOT: dict[str, Any] = {
+    "train__epochs": 3, "train__batch_size": 1024, "pruning__score": "taylor", "pruning__heads_per_layer": 2,
+}  # fmt: skip
+GRADUAL = ONE_SHOT | {"train__epochs": 6, "pruning__heads_per_layer": 3, "pruning__schedule": "gradual"}
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_process_that_compiled_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in compile_cache.FOLDERS:
+        monkeypatch.setenv(variable, "before")
+    _forget()
+
+
+def _forget() -> None:
+    import torch._dynamo.utils
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Heads of each model that a stepper was built and warmed for."""
+    heads: list[int] = []
+    build = Session._build_stepper
+
+    def noting(self: Session) -> None:
+        build(self)
+        heads.append(len(heads_per_layer(self.model)[0]))
+
+    monkeypatch.setattr(Session, "_build_stepper", noting)
+    return heads
+
+
+def _process(folder: Path, name: str, host: Host = ALONE, checkpoint: Path | None = None, **fields: Any) -> Recorder:
+    """What one process of a trial does that may leave its epochs to another; raises BeginAnew where it does."""
+    recorder = Recorder(folder / name)
+    recorder.folder.mkdir()
+    told = {"gate_dir": str(folder / "gate"), "compile_dir": str(folder / "compile"), "rehearse": True}
+    run_trial(replace(small_job(folder, **fields), **told), recorder, checkpoint, host)
+    return recorder
+
+
+def _gated(folder: Path, fields: dict[str, Any]) -> Recorder:
+    """The same trial as it is where nothing is left to another; afterwards the gate's verdict is known."""
+    return run_small(folder / "before", gate_dir=folder / "gate", **fields)
+
+
+def test_shapes_that_come_later_are_warmed_once_by_a_process_that_trains_nothing(
+    tmp_path: Path, built: list[int]
+) -> None:
+    alone = _gated(tmp_path, GRADUAL)
+    with pytest.raises(BeginAnew):
+        _process(tmp_path, "first", **GRADUAL)
+    assert built == [4, 2, 1] * 2 and not list((tmp_path / "first").iterdir())
+    trained = _process(tmp_path, "second", Host(rehearsed_s=1.0), **GRADUAL)
+    again = _process(tmp_path, "third", **GRADUAL)  # raises nothing: the shapes are on record
+    for run in (trained, again):
+        assert run.final["metrics"]["final/test_mse"] == alone.final["metrics"]["final/test_mse"]
+        ours, theirs = (one.weights(len(one.reports) - 1) for one in (run, alone))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_another_size_of_batch_is_rehearsed_anew_and_another_score_is_not(tmp_path: Path) -> None:
+    with pytest.raises(BeginAnew):
+        _process(tmp_path, "first", **ONE_SHOT)
+    another_score = _process(tmp_path, "second", **ONE_SHOT | {"pruning__score": "random"})
+    assert another_score.final["status"] == "done"
+    smaller = ONE_SHOT | {"train__batch_size": 512}
+    run_small(tmp_path / "gated", gate_dir=tmp_path / "gate", **smaller)
+    with pytest.raises(BeginAnew):
+        _process(tmp_path, "third", **smaller)
+
+
+def test_a_trial_that_goes_on_after_its_pruning_has_nothing_left_to_rehearse(tmp_path: Path, built: list[int]) -> None:
+    alone = _gated(tmp_path, ONE_SHOT)
+    built.clear()
+    rest = _process(tmp_path, "rest", checkpoint=tmp_path / "before" / "report-2", **ONE_SHOT)
+    assert rest.final["metrics"]["final/test_mse"] == alone.final["metrics"]["final/test_mse"]
+    assert built == [2]
+
+
+def test_after_a_rehearsal_nothing_is_compiled_afresh_though_heads_leave_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known(self: Session) -> None:  # as it is for an arm's second trial; measuring would compile for a minute
+        self.proof.tags["gate_verdict"] = "cached"
+
+    def in_part(self: CompiledStepper, function: Any) -> Any:  # a quarter of what there is to compile
+        pruned = len(heads_per_layer(self.model)[0]) == 2
+        return compiled(self, function) if pruned and function.__name__ == "loss" else function
+
+    compiled = CompiledStepper._compiled
+    monkeypatch.setattr(CompiledStepper, "_compiled", in_part)
+    monkeypatch.setattr(Session, "pass_gate", known)
+    fields = ONE_SHOT | {"train__engine": "compile", "model__head_dropout": 0.2}
+    with pytest.raises(BeginAnew):
+        _process(tmp_path, "first", **fields)
+    assert compiled_afresh()  # there, and therefore not below
+    _forget()
+    trained = _process(tmp_path, "second", Host(rehearsed_s=1.0), **fields)
+    assert [report["metrics"]["model/heads"] for report in trained.epochs] == [4, 2, 2]
+    assert (trained.final["status"], trained.final["tags"]["compiled_afresh"]) == ("done", "false"), trained.final
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 20])
+@pytest.mark.parametrize("schedule", ["one_shot", "gradual"])
+def test_the_heads_that_are_left_are_known_before_the_scores(schedule: str, epochs: int) -> None:
+    pruner = _pruner(epochs, score="random", schedule=schedule, heads_per_layer=3)
+    every = pruner.heads_after(1, 4)
+    assert all(1 < epoch <= epochs for epoch in every)
+    assert [*pruner.heads_at_ends(4)[:1], *every.values()][-1] == 1  # all are gone in the end, and by and by
+    assert list(every.values()) == sorted(set(every.values()), reverse=True)
+    for epoch in range(1, epochs + 1):
+        assert pruner.heads_after(epoch, 4) == {at: heads for at, heads in every.items() if at > epoch}
+
+
+@pytest.mark.parametrize("fields", [{}, {"score": "static", "heads": [1]}, {"as_published": "zeroed", "heads": [1]}])
+def test_where_no_head_leaves_after_the_first_epoch_there_are_no_later_shapes(fields: dict[str, Any]) -> None:
+    assert _pruner(9, **fields).heads_after(1, 4) == {}
+
+
+def _pruner(epochs: int, **fields: Any) -> Pruner:
+    config = small_config(**{f"pruning.{name}": value for name, value in fields.items()})
+    return Pruner(config.pruning, epochs=epochs, seed=1)

@@ -1,0 +1,142 @@
+"""A trial that was interrupted goes on: the same weights to the last bit, and what it tells of its past."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trial_kit import GRADUAL, ONE_CYCLE
+from trial_kit import run_small as _run
+
+from tune.trial import session as session_module
+from tune.trial.host_copy import HostCopy
+from tune.measure.gpu_meter import GpuMeter
+
+
+@pytest.mark.parametrize("pruning", [{}, GRADUAL, ONE_CYCLE], ids=["unpruned", "gradual", "one_cycle"])
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_an_interrupted_trial_continues_to_bit_identical_weights(
+    tmp_path: Path, stop_after: int, pruning: dict[str, Any]
+) -> None:
+    whole = _run(tmp_path / "whole", train__epochs=4, **pruning)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "part", stop_after=stop_after, train__epochs=4, **pruning)
+    rest = _run(tmp_path / "rest", checkpoint=tmp_path / "part" / f"report-{stop_after}", train__epochs=4, **pruning)
+    assert [report["epoch"] for report in rest.epochs] == list(range(stop_after + 1, 5))
+    for mine, theirs in ((rest.weights(4 - stop_after), whole.weights(4)),):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    for name in ("final/test_mse", "final/val_mse", "final/best_epoch", "final/heads"):
+        assert rest.final["metrics"][name] == whole.final["metrics"][name]
+
+
+def test_a_checkpoint_that_came_from_the_device_in_one_copy_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(self: Any, device: Any) -> None:
+        real(self, torch.device("cuda"))
+
+    def load(folder: Path, number: int) -> list[dict[str, torch.Tensor]]:
+        files = ("model/model.safetensors", "moments.safetensors")
+        return [load_file(folder / f"report-{number}" / file) for file in files]
+
+    _run(tmp_path / "direct", train__epochs=2, **GRADUAL)
+    real = HostCopy.__init__
+    monkeypatch.setattr(HostCopy, "__init__", apart)
+    monkeypatch.setattr("tune.trial.host_copy._pinned", lambda elements, dtype: torch.empty(elements, dtype=dtype))
+    _run(tmp_path / "copied", train__epochs=2, **GRADUAL)
+    for number in (1, 2):
+        for direct, copied in zip(load(tmp_path / "direct", number), load(tmp_path / "copied", number), strict=True):
+            assert direct.keys() == copied.keys() and len(direct) > 10
+            assert all(torch.equal(direct[name], copied[name]) for name in direct)
+
+
+def test_the_best_weights_survive_interruptions_after_it_and_after_a_worse_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0}  # by epoch
+    real = session_module.Session._evaluate
+
+    def scripted(self: Any, split: str, naive: bool = False) -> Any:
+        found = real(self, split, naive)
+        mse = errors[self.progress.epoch + 1] if split == "validation" else found["model"].mse
+        return found | {"model": type(found["model"])(mse=mse, mae=1.0)}
+
+    monkeypatch.setattr(session_module.Session, "_evaluate", scripted)
+    whole = _run(tmp_path / "whole", train__epochs=5)
+    best = whole.weights(2)
+    checkpoint = None
+    for part in range(4):  # each goes on where the one before was interrupted: after epochs 2, 3, 4
+        ran = tmp_path / f"part-{part}"
+        with pytest.raises(KeyboardInterrupt) if part < 3 else nullcontext():
+            last = _run(ran, checkpoint=checkpoint, stop_after=(2, 1, 1, None)[part], train__epochs=5)
+        checkpoint = ran / f"report-{2 if part == 0 else 1}"
+    for found in (whole.weights(6), last.weights(2)):
+        assert all(torch.equal(found[name], best[name]) for name in best)
+    assert last.final["metrics"]["final/best_epoch"] == 2
+
+
+def test_what_passed_between_two_epochs_is_told_from_a_processs_second_epoch_on(tmp_path: Path) -> None:
+    done = _run(tmp_path / "a", train__epochs=3)
+    told = [report["metrics"] for report in done.epochs]
+    assert told[0]["time/between_s"] is None
+    assert all(metrics["time/between_s"] > 0 for metrics in told[1:])
+
+
+def test_a_trial_killed_between_its_last_epoch_and_its_end_only_ends(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "part", stop_after=2, train__epochs=2)
+    rest = _run(tmp_path / "rest", checkpoint=tmp_path / "part" / "report-2", train__epochs=2)
+    assert rest.epochs == []
+    assert rest.final["status"] == "done"
+
+
+def test_a_trial_that_shared_its_device_says_so_also_after_it_goes_on_alone(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "a", stop_after=1, exclusive=False, train__epochs=2)
+    rest = _run(tmp_path / "b", checkpoint=tmp_path / "a" / "report-1", train__epochs=2)
+    assert rest.final["tags"]["timing_valid"] == "false"
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_trial_that_goes_on_knows_what_its_earlier_process_took_if_that_was_recorded(
+    tmp_path: Path, recorded: bool
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "a", stop_after=1, train__epochs=2)
+    file = tmp_path / "a" / "report-1" / "state.pt"
+    state = torch.load(file, weights_only=True)
+    spent_ms = state.pop("spent_ms")
+    if not recorded:  # as an earlier version wrote it
+        torch.save(state, file)
+    rest = _run(tmp_path / "b", checkpoint=file.parent, train__epochs=2)
+    assert spent_ms > 0
+    assert json.loads(rest.final["tags"]["spans"])["earlier_ms"] == (spent_ms if recorded else None)
+
+
+def test_a_trial_that_went_on_on_another_gpu_is_on_neither_of_them_for_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(uuid: str) -> None:
+        def begin(self: Any, device: Any) -> None:
+            real(self, device)
+            self.uuid = uuid
+
+        monkeypatch.setattr("tune.measure.timer.GpuMeter.__init__", begin)
+
+    real = GpuMeter.__init__
+    on("GPU-a")
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "first", stop_after=1, train__epochs=2)
+    checkpoint = tmp_path / "first" / "report-1"
+    found = []
+    for uuid in ("GPU-a", "GPU-b"):
+        on(uuid)
+        rest = _run(tmp_path / uuid, checkpoint=checkpoint, train__epochs=2)
+        found.append(rest.final["tags"]["gpu_uuid"])
+    assert found == ["GPU-a", "GPU-a then GPU-b"]

@@ -1,0 +1,129 @@
+"""Ray: connect, look at the node that will run the trials, decide what a trial gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import nullcontext
+from pathlib import Path
+from tune.cluster.auth_token import check_token_file
+from tune.common.errors import WrongInput
+from tune.common.errors import _first_line
+from tune.common.files import make_private
+from tune.machine.code_identity import CODE
+from tune.machine.code_identity import REPO_ROOT
+from tune.machine.device import available_cpus
+from typing import Any
+import os
+import socket
+
+
+CONNECT_S = 4.0  # an address where nothing answers within this is refused
+
+
+PACKAGE_DIRS = [str(REPO_ROOT / entry) for entry in CODE if not entry.endswith(".py")]
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Ray joined at `address`, or started on this machine; shut down at the end. Our packages travel to the workers.
+
+    Raises WrongInput where nothing answers at `address`, or Ray can neither join nor start.
+    """
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results go through the outbox
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # the state of all trials, which we never read back
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints to stdout even at verbose=0
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is not None:
+        _check_address(address)  # Ray itself retries for minutes where nothing listens
+    check_token_file()
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:  # "local", or Ray would join what RAY_ADDRESS or somebody's `ray start` on this machine names
+        options |= {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False}
+        options["_temp_dir"] = str(_session_folder())
+    else:
+        options["address"] = address
+    try:
+        with nullcontext() if address is not None else _on_loopback():
+            ray.init(runtime_env={"py_modules": PACKAGE_DIRS}, **options)
+    except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), plain Exception, ...
+        ray.shutdown()
+        if address is None:
+            problem = f"Ray did not start on this machine: {_first_line(error)}"
+            raise WrongInput(f"{problem}; its logs lie in {options['_temp_dir']}/session_latest/logs") from error
+        raise WrongInput(f"--address {address}: {_first_line(error)}; is a Ray cluster running there?") from error
+    try:
+        check_token_file()  # Ray may just have written it
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _session_folder() -> Path:
+    """Where a Ray of ours keeps its sockets, logs and our code: inside of a folder that only we can enter.
+
+    Ray opens its own folder to everybody, and its workers run the code that lies there. Names are short, as the paths
+    of sockets are limited. WrongInput where others may write to the folder.
+    """
+    from ray._common.utils import get_default_ray_temp_dir
+
+    own = Path(get_default_ray_temp_dir()).with_name(f"ray-{os.getuid()}")
+    problem = f"{own} is a link, so its sessions are not trusted" if own.is_symlink() else None
+    try:
+        if problem is None:
+            make_private(own, "sessions")
+            own.chmod(0o700)  # its owner's from before may be readable
+    except (OSError, RuntimeError) as error:
+        problem = _first_line(error)
+    if problem:
+        raise WrongInput(f"Ray did not start on this machine: {problem}; or name another folder in RAY_TMPDIR")
+    return own / "s"
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that starts inside listens on 127.0.0.1 only, as Ray's own do on a Mac; on Linux they take all interfaces.
+
+    A constant of Ray's that it reads from the environment once, when it is imported, which has happened by now.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _check_address(address: str) -> None:
+    """Raises WrongInput within CONNECT_S seconds where nothing listens; finding a cluster for `auto` is left to Ray."""
+    given, place = _place(address)
+    if place is None:
+        return
+    try:
+        socket.create_connection(place, timeout=CONNECT_S).close()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise WrongInput(
+            f"{given}: nothing answers there ({reason}); is a Ray cluster running? Without --address Ray starts here"
+        ) from None
+
+
+def check_address_form(address: str) -> None:
+    """Raises WrongInput for an address that is none; asks nobody."""
+    _place(address)
+
+
+def _place(address: str) -> tuple[str, tuple[str, int] | None]:
+    """The address in words, and its host and port; None for `auto`. WrongInput for what is no address."""
+    target = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "auto"
+    given = f"--address {address}" if target == address else f"--address {address} (RAY_ADDRESS={target})"
+    if target == "auto":
+        return given, None
+    host, _, port = target.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise WrongInput(f"{given}: write HOST:PORT, ray://HOST:PORT or auto; without --address Ray starts here")
+    return given, (host.strip("[]"), int(port))

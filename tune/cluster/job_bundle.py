@@ -1,0 +1,81 @@
+"""What a submitted sweep takes along: our own sources and the configuration, nothing else of the user's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from tune.common.errors import WrongInput
+from tune.config.yaml_file import write_config
+from tune.machine.code_identity import CODE
+from tune.machine.code_identity import IDENTITY_FILE
+from tune.machine.code_identity import REPO_ROOT
+from tune.machine.code_identity import code_identity
+from tune.machine.code_identity import tracked_files
+from typing import Any
+import json
+import shutil
+
+
+MOST_MIB = 20.0  # our sources are a fiftieth of that; Ray keeps every package in the memory of the cluster's head
+
+
+CONFIG = "sweep.yaml"  # the configuration, as the command on the cluster names it
+
+
+MIB = 2**20
+
+
+@contextmanager
+def packed(config: Mapping[str, Any] | None) -> Iterator[Path]:
+    """A folder with our sources, which code they are, and `config`, if any, as CONFIG; gone at the end.
+
+    Raises WrongInput where sources would be left behind, or the rest is larger than MOST_MIB.
+    """
+    names = source_files()
+    check_size({name: (REPO_ROOT / name).stat().st_size for name in names})
+    with TemporaryDirectory(prefix="sweep-") as temporary:
+        folder = Path(temporary)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPO_ROOT / name, folder / name)
+        (folder / IDENTITY_FILE).write_text(json.dumps(code_identity(), sort_keys=True))
+        if config is not None:
+            write_config(folder / CONFIG, config)
+        yield folder
+
+
+def source_files() -> list[str]:
+    """Our source files, as paths from the project's folder: those git tracks; outside git all Python files.
+
+    Raises WrongInput where a Python file among them is not tracked: the cluster would run other code than this
+    machine does.
+    """
+    tracked = tracked_files(CODE)
+    if not tracked:
+        found = [REPO_ROOT / CODE[0], *(file for entry in CODE[1:] for file in (REPO_ROOT / entry).rglob("*.py"))]
+        return sorted(str(file.relative_to(REPO_ROOT)) for file in found)
+    left_out = [name for name in tracked_files(CODE, others=True) or [] if name.endswith(".py")]
+    if left_out:
+        raise WrongInput(
+            f"--submit sends what git tracks, and {', '.join(left_out[:3])} is not tracked: `git add` or remove it"
+        )
+    return sorted(name for name in tracked if (REPO_ROOT / name).is_file())
+
+
+def check_size(sizes_bytes: Mapping[str, int]) -> None:
+    """Raises WrongInput, naming the largest files, where these are more than MOST_MIB together."""
+    total_mib = sum(sizes_bytes.values()) / MIB
+    if total_mib > MOST_MIB:
+        largest = sorted(sizes_bytes, key=lambda name: -sizes_bytes[name])[:3]
+        raise WrongInput(
+            f"--submit: the sources are {total_mib:.0f} MiB, {MOST_MIB:.0f} can be sent; the largest are "
+            f"{_with_sizes(largest, sizes_bytes)}: keep data out of the source folders"
+        )
+
+
+def _with_sizes(names: Iterable[str], sizes_bytes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({sizes_bytes[name] / MIB:.1f} MiB)" for name in names)

@@ -1,0 +1,63 @@
+"""A look at the node that will run the trials."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from tune.cluster.share import Share
+from tune.common.errors import WrongInput
+from tune.common.errors import _first_line
+from tune.machine.device import DeviceFacts
+from tune.machine.device import has_gpu
+from tune.machine.device import missing_packages
+from tune.machine.device import node_facts
+from tune.machine.environment import environment
+from typing import Any
+import sys
+
+
+PROBE_HINT_S = 120.0  # a probe that has not run by then says on stderr what it waits for
+
+
+PROBE_LIMIT_S = 600.0  # and is given up after this
+
+
+def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
+    """Device facts and environment, read by a task on a node of the kind that will run the trials.
+
+    Raises WrongInput if no node takes the task within PROBE_LIMIT_S seconds, if it fails, or if the node has a GPU
+    that torch cannot use.
+    """
+    from ray.exceptions import RayError
+
+    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, resources=share.resources, max_calls=1)(_probe_here)
+    running = task.remote(share.gpus > 0)
+    kind = "" if share.accelerator is None else f", {share.accelerator}"
+    wanted = f"a node with a trial's share free (CPUs: {share.cpus}, GPUs: {share.gpus:g}{kind})"
+    if not ray.wait([running], timeout=PROBE_HINT_S)[0]:
+        print(f"waiting for {wanted}; `ray status` shows who holds them", file=sys.stderr)
+        if not ray.wait([running], timeout=PROBE_LIMIT_S - PROBE_HINT_S)[0]:
+            raise WrongInput(f"no answer within {PROBE_LIMIT_S:g} s from {wanted}; `ray status` shows who holds them")
+    try:
+        facts, found, problem = ray.get(running)
+    except RayError as error:  # RayTaskError's own message is a traceback: its cause says it in one line
+        cause = getattr(error, "cause", None) or error
+        reason = f"{type(cause).__name__}: {_first_line(cause)}"
+        raise WrongInput(f"looking at the node that will run the trials failed: {reason}") from error
+    if problem:
+        raise WrongInput(problem)
+    return facts, found
+
+
+def _probe_here(use_gpu: bool) -> tuple[DeviceFacts | None, dict[str, Any], str | None]:
+    import torch
+
+    if use_gpu and not torch.cuda.is_available():
+        problem = f"the node has a GPU but torch {torch.__version__} cannot use it"
+        return None, {}, f"{problem}; install a CUDA build of torch, or give --gpus-per-trial 0"
+    facts = replace(node_facts(use_gpu=use_gpu), missing=missing_packages(importing=True))
+    return facts, environment(), None
+
+
+def assumed_facts(gpus_per_trial: float | None) -> DeviceFacts:
+    """This machine's own device, for a plan that asks no cluster."""
+    return node_facts(use_gpu=gpus_per_trial != 0 and has_gpu(), assumed=True)

@@ -1,0 +1,181 @@
+"""`list` and `list runs`: what can be named on the command line, and the sweeps that MLflow has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from data_pipeline.datasets import DATASETS
+from data_pipeline.datasets import DatasetSpec
+from data_pipeline.feed import FEEDS
+from datetime import UTC
+from datetime import datetime
+from model.attention import ALIASES
+from model.attention import BACKENDS
+from model.presets import PRESETS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from tune.commands.parser import Parser
+from tune.commands.parser import _add_shared
+from tune.common.errors import DONE
+from tune.common.errors import WrongInput
+from tune.config.sweeps import SWEEPS
+from tune.config.trial_config import FIELDS
+from tune.config.trial_config import GROUPS
+from tune.config.trial_config import SEED_STUDY_ONLY
+from tune.console.output import check_json_target
+from tune.console.output import write_json
+from tune.console.text import table
+from tune.engine import ENGINES
+from tune.engine.lr import LR_SCHEDULES
+from tune.machine.gpu_models import GPU_MODELS
+from typing import Any
+import argparse
+import inspect
+import json
+import sys
+
+
+def list_parser() -> Parser:
+    parser = Parser(prog="experiments.py list", description="What can be named, in one line each.", allow_abbrev=False)
+    parser.add_argument("--json", metavar="FILE", help="also as JSON; - for stdout")
+    return parser
+
+
+def runs_parser() -> Parser:
+    parser = Parser(prog="experiments.py list runs", description="The latest sweeps in MLflow.", allow_abbrev=False)
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
+    _add_shared(parser)
+    return parser
+
+
+def registries() -> dict[str, dict[str, str]]:
+    """Kind of thing -> name -> what it is, in one line: everything that a command line can name."""
+    return {
+        "sweeps": {name: sweep().question for name, sweep in SWEEPS.items()},
+        "attention": {name: backend.description for name, backend in BACKENDS.items()}
+        | {alias: f"another name of {name}" for alias, name in ALIASES.items() if name in BACKENDS},
+        "data sets": {name: _dataset(spec) for name, spec in DATASETS.items()},
+        "feeds": _documented(FEEDS),
+        "engines": {name: engine.description for name, engine in ENGINES.items()},
+        "presets": {name: _preset(fields) for name, fields in PRESETS.items()},
+        "pruning scores": _documented(SCORES),
+        "pruning schedules": _documented(SCHEDULES),
+        "learning rates": _documented(LR_SCHEDULES),
+        "GPU models": {name: _gpu(model.capability, model.memory_gib) for name, model in GPU_MODELS.items()},
+        "fields": {name: _field(name) for name in FIELDS if name not in SEED_STUDY_ONLY},
+    }
+
+
+# The kinds above that a field takes its value from, and what it takes beside their names.
+NAMED = {
+    "data.dataset": ("data sets", "the path of a CSV or Parquet file"), "data.feed": ("feeds", ""),
+    "model.attention": ("attention", "auto"), "model.preset": ("presets", ""), "train.engine": ("engines", ""),
+    "train.schedule": ("learning rates", ""), "pruning.score": ("pruning scores", "none or static"),
+    "pruning.schedule": ("pruning schedules", ""),
+}  # fmt: skip
+
+
+WORDS = {
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "string": "text",
+    "array": "list of numbers",
+}
+
+
+def _field(name: str) -> str:
+    """What a field takes and what it is where nobody says, from its declaration."""
+    group, key = name.split(".", 1)
+    schema = GROUPS[group].model_json_schema()["properties"][key]
+    presets = [name in fields for fields in PRESETS.values()]
+    default = "as the preset" if any(presets) else "as suits the device"
+    if "default" in schema and not all(presets):
+        value = "none" if schema["default"] is None else json.dumps(schema["default"]).strip('"')
+        default = f"{default}, else {value}" if any(presets) else value
+    if name in NAMED:
+        kind, also = NAMED[name]
+        allowed = f"a name under '{kind}'{f', or {also}' if also else ''}"
+    else:
+        allowed = " or ".join(_allowed(kind) for kind in schema.get("anyOf", [schema]))
+    return f"{allowed}; {default} if not given"
+
+
+def _allowed(kind: Mapping[str, Any]) -> str:
+    """A type of JSON Schema in words, with its bounds."""
+    if "enum" in kind:
+        return ", ".join(kind["enum"])
+    if kind["type"] == "null":
+        return "none"
+    bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    found = [f"{word} {kind[bound]:,}" for bound, word in bounds.items() if bound in kind]
+    return " ".join([WORDS[kind["type"]], *found])
+
+
+def _documented(functions: Mapping[str, Any]) -> dict[str, str]:
+    return {name: (inspect.getdoc(function) or "").partition("\n")[0] for name, function in functions.items()}
+
+
+def _dataset(spec: DatasetSpec) -> str:
+    columns = "" if spec.columns is None else f"{len(spec.columns)} columns, "
+    step = "" if spec.step_minutes is None else f"every {spec.step_minutes:g} min, "
+    return f"{columns}{step}{spec.citation}"
+
+
+def _preset(fields: Mapping[str, Any]) -> str:
+    words = {
+        "data.context_length": "context", "model.patch_length": "patch", "model.d_model": "d_model",
+        "model.num_heads": "heads", "model.num_layers": "layers", "model.ffn_dim": "ffn",
+        "train.learning_rate": "learning rate", "train.schedule": "schedule",
+    }  # fmt: skip
+    return ", ".join(f"{word} {fields[name]}" for name, word in words.items() if name in fields)
+
+
+def _gpu(capability: tuple[int, int], memory_gib: float | None) -> str:
+    memory = "several memory sizes" if memory_gib is None else f"{memory_gib:g} GiB"
+    return f"compute capability {capability[0]}.{capability[1]}, {memory}"
+
+
+def show_registries(arguments: argparse.Namespace) -> int:
+    """`list`."""
+    check_json_target(arguments.json)
+    found = registries()
+    text = sys.stderr if arguments.json == "-" else sys.stdout
+    for line in _lines(found):
+        print(line, file=text)
+    write_json(arguments.json, found)
+    return DONE
+
+
+def _lines(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    width = max(len(name) for members in found.values() for name in members)
+    for kind, members in found.items():
+        yield f"{kind}:"
+        for name, what in members.items():
+            yield f"  {name:{width}}  {what}".rstrip()
+
+
+def show_runs(arguments: argparse.Namespace, tracking_uri: str) -> int:
+    """`list runs`: the latest sweeps of the MLflow store, newest first. TrackingError where it cannot be read."""
+    from tune.tracking.store import PROJECT
+    from tune.tracking.reader import list_sweeps
+
+    check_json_target(arguments.json)
+    if arguments.limit < 1:
+        raise WrongInput(f"--limit {arguments.limit}: give 1 or more")
+    sweeps = list_sweeps(tracking_uri, PROJECT, limit=arguments.limit, timeout_s=10.0)
+    rows = [
+        {
+            "sweep_id": sweep.sweep_id,
+            "status": sweep.status,
+            "trials": sweep.trials,
+            "device": sweep.tags.get("device"),
+            "started": datetime.fromtimestamp(sweep.started_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+        for sweep in sweeps
+    ]
+    text = sys.stderr if arguments.json == "-" else sys.stdout
+    for line in table(["sweep_id", "status", "trials", "device", "started"], rows):
+        print(line, file=text)
+    write_json(arguments.json, {"sweeps": rows})
+    return DONE

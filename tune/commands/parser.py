@@ -1,0 +1,80 @@
+"""The parsers of the command line: every option, its help and its default. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tune.common.errors import WrongInput
+from tune.common.errors import did_you_mean
+import argparse
+
+
+WAIT_FOR_GPUS_S = 600.0
+
+
+EXAMPLES = """examples:
+  python experiments.py --sweep pruning --dataset demo --epochs 2 --repeats 1    offline, on a laptop
+  python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
+  python experiments.py --sweep pruning --plan                        show the trials, run nothing
+  python experiments.py --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100
+  python experiments.py --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
+  python experiments.py report SWEEP_ID                               the table of an earlier sweep
+  python experiments.py report SWEEP_ID --out DIR                     the same with charts: Markdown, HTML and PNG
+  python experiments.py compare SWEEP_ID other.json                   did an arm get slower or less accurate?
+  python experiments.py flush SWEEP_ID                                what MLflow lacks of it, once it answers again
+  python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
+  python experiments.py data show ETTh1                               what is in a data set
+  python experiments.py list                                          sweeps, backends, engines, data sets, ...
+  python experiments.py --sweep pruning --submit http://HEAD:8265 --storage-path /shared/runs    on a cluster
+  python experiments.py status|logs|stop --cluster http://HEAD:8265
+  python experiments.py doctor                                        what works here, and what to do about the rest
+The same command again resumes a sweep that did not finish.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our error form: one line, exit code 2, with the nearest option for a misspelt one."""
+
+    _given: Sequence[str] = ()
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        found = super().parse_args(args, namespace)
+        found.words = list(args or ())  # as given, for a command that is sent elsewhere
+        return found
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        self._given = args or ()
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        words = [word.partition("=")[0].removeprefix("--") for word in self._given if word.startswith("--")]
+        if not message.startswith(("unrecognized arguments", "the following arguments are required")):
+            words = []
+        near = {word: did_you_mean(word, known, "--") for word in words if word not in known}
+        hints = [f" --{word}:{hint}" for word, hint in near.items() if hint]
+        raise WrongInput(f"{message} (see --help){';' if hints else ''}{''.join(hints)}")
+
+
+def _add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
+    text = "folder with NAME.csv[.gz], downloaded into it where missing (default data)"
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)
+    text = "sweeps and converted data (default runs)"
+    parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
+
+
+def _add_margin(parser: Parser) -> None:
+    text = "how much larger a validation error may be and count as not worse (default 1)"
+    parser.add_argument("--margin-pct", type=float, default=1.0, metavar="PCT", help=text)
+
+
+def _add_tracking_uri(parser: Parser) -> None:
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow store (default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+
+
+def _add_shared(parser: Parser) -> None:
+    _add_tracking_uri(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON; - for stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

@@ -1,0 +1,122 @@
+"""The command `predict`: a saved model, a file with its columns -> a file with the rows that come next."""
+
+from __future__ import annotations
+
+from data_pipeline.datasets import FILE_ENDINGS
+from data_pipeline.series.tail import Table
+from data_pipeline.series.tail import other_columns
+from data_pipeline.series.tail import read_tail
+from data_pipeline.series.tail import times_as_text
+from data_pipeline.series.tail import write_table
+from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
+from pathlib import Path
+from tune.commands.parser import Parser
+from tune.commands.parser import _add_tracking_uri
+from tune.common.errors import DONE
+from tune.common.errors import WrongInput
+from tune.tracking.find_model import find_model
+import argparse
+import numpy as np
+import os
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.facts import Facts
+    from model.forecaster import Forecaster
+
+
+def predict_parser() -> Parser:
+    text = "The rows after the last of a file, by a model that a sweep has saved, in the units of the file."
+    parser = Parser(prog="experiments.py predict", description=text, allow_abbrev=False)
+    text = "a sweep id (its best trial), a trial id (of the newest sweep that has it), an MLflow run (its id, or "
+    text += "runs:/ID/model), or a folder"
+    parser.add_argument("run", metavar="RUN", help=text)
+    text = "CSV (also .gz) or Parquet with a time column and the model's columns"
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help=text)
+    text = "CSV (also .gz) or Parquet to write, by its ending"
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=text)
+    parser.add_argument("--force", action="store_true", help="replace --output if it is there")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)")
+    parser.add_argument("--timestamp-column", metavar="NAME", help="of --input; without it, it is found")
+    _add_tracking_uri(parser)
+    return parser
+
+
+def predict(arguments: argparse.Namespace, tracking_uri: str) -> int:
+    """Forecast the prediction_length rows after the last row of --input, in its units, into --output."""
+    source, target = arguments.input.expanduser(), arguments.output.expanduser()
+    check_files(source, target, force=arguments.force)
+    with tempfile.TemporaryDirectory(prefix="model-") as scratch:
+        found = find_model(arguments.run, tracking_uri=tracking_uri, scratch=Path(scratch))
+        forecaster = _load(found.folder, arguments.device)
+    facts = forecaster.facts
+    past = read_tail(
+        source,
+        columns=facts.columns,
+        rows=facts.context_length,
+        step_minutes=facts.step_minutes,
+        timestamp_column=arguments.timestamp_column or facts.dataset.get("timestamp_column"),
+    )
+    if ignored := other_columns(source, past):
+        print(f"not columns of the model, ignored: {', '.join(ignored)}", file=sys.stderr)
+    future = _continued(past, forecaster.forecast(past.values), facts)
+    check_files(source, target, force=arguments.force)  # also what came up meanwhile is not written over
+    try:
+        write_table(target, future)
+    except OSError as error:
+        raise WrongInput(f"--output {target}: {error.strerror or error}; name another file") from None
+    first, last = (times_as_text(future.timestamps[[at]], zoned=future.zoned)[0] for at in (0, -1))
+    print(f"{target}: {len(future.values)} rows x {len(facts.columns)} columns, {first} to {last}, by {found.words}")
+    return DONE
+
+
+def check_files(source: Path, target: Path, *, force: bool) -> None:
+    """Raises WrongInput unless `source` is a file we read and `target` one that can be written."""
+    for option, path in (("--input", source), ("--output", target)):
+        if not path.name.endswith(FILE_ENDINGS):
+            raise WrongInput(f"{option} {path}: give a file ending in {', '.join(FILE_ENDINGS)}")
+    if not source.is_file():
+        raise WrongInput(
+            f"--input {source}: there is no such file; give a CSV or Parquet file with the model's columns"
+        )
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise WrongInput(f"--output {target}: there is no folder {folder}; make it or name another")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise WrongInput(f"--output {target}: the folder {folder} is not writable; name a file in another")
+    if not os.path.lexists(target):
+        return
+    if not target.is_file():
+        raise WrongInput(f"--output {target}: it is not a file, or a link to none; name another")
+    if target.samefile(source):
+        raise WrongInput(f"--output {target}: this is the input; name another file")
+    if not force:
+        raise WrongInput(f"--output {target}: it is there already; name another file, or give --force to replace it")
+
+
+def _load(folder: Path, device: str) -> Forecaster:
+    import torch
+
+    from model.forecaster import Forecaster
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise WrongInput("--device cuda: PyTorch finds no CUDA GPU here; use --device cpu")
+    try:
+        return Forecaster(folder, device=device)
+    except ValueError as error:
+        raise WrongInput(f"this model cannot be used: {error}") from None
+
+
+def _continued(past: Table, values_HC: np.ndarray, facts: Facts) -> Table:
+    """The forecast with the times that follow."""
+    step_us = round(facts.step_minutes * MICROSECONDS_PER_MINUTE)
+    steps = np.arange(1, len(values_HC) + 1, dtype=np.int64)
+    return Table(
+        timestamp_column=past.timestamp_column,
+        timestamps=past.timestamps[-1] + step_us * steps,
+        zoned=past.zoned,
+        columns=facts.columns,
+        values=values_HC,
+    )

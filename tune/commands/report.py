@@ -1,0 +1,78 @@
+"""The command `report`."""
+
+from __future__ import annotations
+
+from tune.commands.parser import Parser
+from tune.commands.parser import _add_margin
+from tune.commands.parser import _add_shared
+from tune.common.errors import DONE
+from tune.console.output import check_html_target
+from tune.console.output import check_json_target
+from tune.console.output import check_out_target
+from tune.console.output import write_folder
+from tune.console.output import write_json
+from tune.console.output import write_page
+from tune.report.cost import Price
+from tune.report.cost import parse_price
+from tune.stats.pairs import MARGIN
+from tune.stats.pairs import margin_of
+from tune.tracking.store import PROJECT
+from typing import IO
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tune.tracking.reader import SweepRecord
+
+
+def report_parser() -> Parser:
+    parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
+    parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    text = "also write all of it there: report.md, report.html (one page that works offline), png/CHART.png"
+    parser.add_argument("--out", metavar="DIR", help=text)
+    parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, under a name of your own")
+    text = "what a GPU costs for an hour, with a currency if you like (2.50, or '2.50 EUR'): adds the sweep's cost"
+    parser.add_argument("--price-per-gpu-hour", metavar="PRICE", help=text)
+    _add_margin(parser)
+    _add_shared(parser)
+    return parser
+
+
+def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
+    """Print the table of an earlier sweep, and write its files where that is asked for."""
+    check_json_target(arguments.json)
+    check_html_target(arguments.html, arguments.json)
+    check_out_target(arguments.out)
+    text = sys.stderr if arguments.json == "-" else sys.stdout
+    margin, given = margin_of(arguments.margin_pct), arguments.price_per_gpu_hour
+    price = None if given is None else parse_price(given)
+    record = _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin, price=price)
+    if arguments.out is not None:
+        from tune.report.render.files import report_files
+
+        write_folder(arguments.out, report_files(record, margin=margin, price=price))
+    if arguments.html is not None:
+        from tune.report.render.page import html_page
+
+        write_page(arguments.html, html_page(record, margin=margin, price=price))
+    return DONE
+
+
+def _show(
+    sweep_id: str,
+    tracking_uri: str,
+    json_target: str | None,
+    text: IO[str],
+    *,
+    margin: float = MARGIN,
+    price: Price | None = None,
+) -> SweepRecord:
+    from tune.report.values import as_json
+    from tune.report.render.terminal import print_report
+    from tune.tracking.reader import read_sweep
+
+    record = read_sweep(tracking_uri, PROJECT, sweep_id)
+    print_report(record, text, margin=margin, price=price)
+    write_json(json_target, as_json(record, margin=margin, price=price))
+    return record

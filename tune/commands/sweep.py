@@ -1,0 +1,287 @@
+"""What each command of the command line does, from parsed arguments to an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tune.cluster.connect import check_address_form
+from tune.cluster.probe import assumed_facts
+from tune.cluster.share import check_gpus_per_trial
+from tune.commands.parser import EXAMPLES
+from tune.commands.parser import Parser
+from tune.commands.parser import WAIT_FOR_GPUS_S
+from tune.commands.parser import _add_folders
+from tune.commands.parser import _add_shared
+from tune.commands.report import _show
+from tune.common.address import is_server
+from tune.common.address import redacted
+from tune.common.address import sqlite_file
+from tune.common.errors import DONE
+from tune.common.errors import INTERRUPTED
+from tune.common.errors import TRIAL_FAILED
+from tune.common.errors import WrongInput
+from tune.config.request import Request
+from tune.config.request import build_request
+from tune.config.yaml_file import check_new_config
+from tune.config.yaml_file import write_config
+from tune.console.output import check_file_target
+from tune.console.output import check_json_target
+from tune.console.output import write_json
+from tune.machine.code_identity import REPO_ROOT
+from tune.machine.gpu_models import gpu_facts
+from tune.plan.data import channels_of
+from tune.plan.data import check_windows
+from tune.plan.data import prepare_data
+from tune.plan.estimate import time_line
+from tune.plan.plan import Plan
+from tune.plan.plan import plan_rows
+from tune.plan.space import plan_sweep
+from tune.plan.text import print_plan
+from tune.storage.open_sweep import check_idle
+from tune.storage.open_sweep import check_known
+from tune.storage.open_sweep import check_storage
+from tune.storage.open_sweep import running
+from tune.tracking.store import check_store
+from typing import Any
+from typing import IO
+import argparse
+import os
+import shlex
+import sys
+
+
+def sweep_parser() -> Parser:
+    parser = Parser(
+        prog="experiments.py",
+        description="Fast and fair sweeps over PatchTST training.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--sweep", metavar="NAME", help="the sweep, for example: pruning (see `experiments.py list`)")
+    what.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="ETTh1 (default), ETTh2, ETTm1, ETTm2, traffic, demo, or the path of a CSV or Parquet file",
+    )
+    what.add_argument("--epochs", type=int, metavar="N", help="training epochs of each trial")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for every arm, repeatable"
+    )
+    what.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        metavar="FIELD=V1,V2",
+        help="run every arm at each of these values, repeatable (all combinations); ratios are against the sweep's own "
+        "baseline arm at the first value of each; over the full sweep: one more dimension of the search",
+    )
+    what.add_argument("--seed", type=int, metavar="N", help="seed of the first repeat (default 1)")
+    text = "how often each arm runs, each time with another seed (default 5; 1 where there is one arm only)"
+    what.add_argument("--repeats", type=int, metavar="N", help=text)
+    what.add_argument("--trials", type=int, metavar="N", help="how many trials the full sweep draws (default 50)")
+    text = "all of these as YAML, a data file's path from its folder; the command line wins"
+    what.add_argument("--config", type=Path, metavar="FILE", help=text)
+    what.add_argument("--save-config", type=Path, metavar="FILE", help="write what is run as such a file")
+    how = parser.add_argument_group("how to run it")
+    how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
+    _add_folders(how)
+    how.add_argument("--address", metavar="ADDR", help="a running Ray cluster, or auto; without it Ray starts here")
+    text = "send the sweep to a cluster's job server, http://HOST:8265, and follow it; Ctrl-C only stops following"
+    how.add_argument("--submit", metavar="URL", help=text)
+    how.add_argument(
+        "--gpu-model",
+        metavar="NAME",
+        help="the GPU model to use where a cluster has several; with --plan: the one to plan for, there or not",
+    )
+    how.add_argument("--gpus-per-trial", type=float, metavar="N", help="1 where there are GPUs; 0 runs on the CPU")
+    text = "trials at a time (default: one per GPU); of a cluster's autoscaler as many GPUs are asked for"
+    how.add_argument("--max-concurrent", type=int, metavar="N", help=text)
+    text = "how long a cluster's workers may take to join, if need be started for it (default 600; 0: no waiting)"
+    how.add_argument("--wait-for-gpus", type=float, default=WAIT_FOR_GPUS_S, metavar="SECONDS", help=text)
+    how.add_argument("--fresh", action="store_true", help="start anew even if the same sweep is unfinished")
+    how.add_argument("--resume", metavar="SWEEP_ID", help="go on with this sweep, also after a change of code")
+    text = "start each trial's process anew, with empty caches of compiled code and gate results: slower"
+    how.add_argument("--isolate", action="store_true", help=text)
+    _add_shared(parser)
+    return parser
+
+
+STORE_ANSWERS_WITHIN_S = 10.0
+
+
+MOST_WAITED_S = 7 * 24 * 3600.0
+
+
+def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
+    """Plan a sweep; run it unless only the plan was asked for; print the table."""
+    request = build_request(arguments)
+    _check_options(request, arguments)
+    text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
+    if arguments.plan:
+        return _show_plan(request, arguments, text)
+    check_storage(arguments.storage_path)
+    check_store(tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    if arguments.address is None:
+        _check_here(request, arguments, tracking_uri)
+    return _run(request, arguments, tracking_uri, text)
+
+
+def _check_options(request: Request, arguments: argparse.Namespace) -> None:
+    """Raises WrongInput for what is wrong with how to run it, as far as that can be told on the spot."""
+    if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
+        raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
+    if not 0 <= arguments.wait_for_gpus <= MOST_WAITED_S:
+        raise WrongInput(
+            f"--wait-for-gpus {arguments.wait_for_gpus:g}: give 0, which does not wait, to {MOST_WAITED_S:g} seconds"
+        )
+    check_gpus_per_trial(arguments.gpus_per_trial)
+    if arguments.gpu_model is not None and arguments.gpus_per_trial == 0:
+        raise WrongInput(f"--gpu-model {arguments.gpu_model} and --gpus-per-trial 0, which is the CPU: leave one out")
+    if arguments.address is not None:
+        check_address_form(arguments.address)
+    if arguments.resume is not None:
+        if arguments.fresh:
+            raise WrongInput(f"--fresh and --resume {arguments.resume}: one starts anew, one goes on; give one")
+        check_known(arguments.storage_path, arguments.resume, given=f"--resume {arguments.resume}")
+    check_json_target(arguments.json)
+    if arguments.save_config is not None:
+        _check_new_config(request, arguments)
+
+
+def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
+    """Raises WrongInput for a file that --save-config should leave alone; it may replace the --config it came from."""
+    target = arguments.save_config
+    if str(target) == "-":
+        raise WrongInput("--save-config -: name a file; stdout is for results")
+    check_file_target("--save-config", str(target))
+    if arguments.json not in (None, "-") and os.path.abspath(arguments.json) == os.path.abspath(target):
+        raise WrongInput(f"--save-config {target} and --json {arguments.json}: the same file; name two")
+    if arguments.config is None or os.path.abspath(arguments.config) != os.path.abspath(target):
+        check_new_config(target, request.as_config())
+
+
+def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -> int:
+    plan = _assumed_plan(request, arguments, channels=_channels(request))
+    first = plan.trials[0].config.data
+    looked_at = check_windows(first, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
+    _settle(request, arguments)
+    print_plan(plan, text)
+    if not looked_at:
+        print("  data   not read yet: whether the windows fit shows when the sweep starts", file=text)
+    at_a_time = _at_a_time(plan, arguments.max_concurrent)
+    print(f"  time   {time_line(plan, arguments.storage_path, at_a_time=at_a_time)}", file=text)
+    if arguments.address is not None:
+        planned_for = "this machine" if arguments.gpu_model is None else arguments.gpu_model
+        print(f"--address {arguments.address}: --plan asks no cluster; this plan is for {planned_for}", file=sys.stderr)
+    write_json(arguments.json, {"sweep": request.sweep.name, "trials": plan_rows(plan.trials)})
+    if not plan.runnable:
+        raise WrongInput(f"no trial of this plan can run: {plan.trials[0].unsupported}")
+    return DONE
+
+
+def _at_a_time(plan: Plan, asked: int | None) -> int:
+    """The trials that will run at a time, as far as a plan can know, which asks no cluster for its GPUs."""
+    if plan.device.device_type == "cpu":
+        return 1
+    there = plan.device.gpus or asked or 1  # a model that was only named says nothing of how many there are
+    return min(there, asked or there)
+
+
+def _check_here(request: Request, arguments: argparse.Namespace, tracking_uri: str) -> None:
+    """Tell wrong input, missing data and the same sweep running already before Ray starts on this machine."""
+    data = _assumed_plan(request, arguments, gpu_model=None).trials[0].config.data
+    storage = arguments.storage_path
+    series = prepare_data(data, data_dir=arguments.data_dir, storage_path=storage, quiet=arguments.quiet)
+    if not arguments.fresh and (busy := running(storage)):
+        plan = _assumed_plan(request, arguments, gpu_model=None, channels=len(series.columns))
+        key = plan.key(data_sha256=series.source_sha256, tracking_uri=tracking_uri)
+        for sweep in busy:
+            if sweep.read()["key"] == key:
+                check_idle(sweep)
+
+
+def _channels(request: Request) -> int | None:
+    dataset, column = (request.overrides.get(f"data.{name}") for name in ("dataset", "timestamp_column"))
+    known = isinstance(dataset, str) and (column is None or isinstance(column, str))
+    return channels_of(str(dataset), column) if known else None  # what is of another type, the plan refuses
+
+
+def _assumed_plan(request: Request, arguments: argparse.Namespace, **given: Any) -> Plan:
+    """The plan for the GPU model that was named, else for this machine's own device."""
+    gpu_model = given.get("gpu_model", arguments.gpu_model)
+    facts = assumed_facts(arguments.gpus_per_trial) if gpu_model is None else gpu_facts(gpu_model)
+    return plan_sweep(
+        request.sweep,
+        draws=request.trials,
+        overrides=request.overrides,
+        repeats=request.repeats,
+        seed=request.seed,
+        device=facts,
+        channels=given.get("channels"),
+    )
+
+
+def _settle(request: Request, arguments: argparse.Namespace) -> None:
+    """Once nothing is wrong with a request: say how it came about, and save it where that is asked for."""
+    for note in request.notes:
+        print(note, file=sys.stderr)
+    if arguments.save_config is not None:
+        write_config(arguments.save_config, request.as_config())
+
+
+def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, text: IO[str]) -> int:
+    from tune.driver.finish import how_to_flush
+    from tune.driver.options import Options
+    from tune.driver.run import run_sweep
+
+    options = Options(
+        storage_path=arguments.storage_path.absolute(),
+        tracking_uri=tracking_uri,
+        data_dir=arguments.data_dir.absolute(),
+        address=arguments.address,
+        gpu_model=arguments.gpu_model,
+        gpus_per_trial=arguments.gpus_per_trial,
+        max_concurrent=arguments.max_concurrent,
+        wait_for_gpus_s=arguments.wait_for_gpus,
+        trials=request.trials,
+        fresh=arguments.fresh,
+        resume=arguments.resume,
+        isolate=arguments.isolate,
+        quiet=arguments.quiet,
+    )
+
+    def show_plan(plan: Plan) -> None:
+        _settle(request, arguments)
+        if not arguments.quiet:
+            print_plan(plan, sys.stderr)
+
+    outcome = run_sweep(
+        request.sweep,
+        overrides=request.overrides,
+        repeats=request.repeats,
+        seed=request.seed,
+        options=options,
+        show_plan=show_plan,
+    )
+    if outcome.pending:
+        path = arguments.storage_path
+        print(how_to_flush(outcome.sweep_id, path, tracking_uri, outcome.pending), file=sys.stderr)
+        if outcome.interrupted:
+            print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    _show(outcome.sweep_id, tracking_uri, arguments.json, text)
+    print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
+    if outcome.interrupted:
+        print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return TRIAL_FAILED if outcome.failures else DONE
+
+
+def _ui(tracking_uri: str) -> str:
+    """Where the results can be looked at; without the password of the store, which the user knows."""
+    shown = redacted(tracking_uri)
+    if is_server(tracking_uri):
+        return shown
+    ours = shown.startswith("sqlite") and sqlite_file(tracking_uri) == REPO_ROOT / "mlflow.db"  # as the Makefile has it
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown)}" + ("   (or: make ui)" if ours else "")

@@ -1,0 +1,57 @@
+"""Addresses of stores without their secrets, and SQLite files whatever the current directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+import re
+
+
+def settled_uri(tracking_uri: str) -> str:
+    """The same store whatever the current directory: a relative SQLite path is made absolute."""
+    scheme, separator, _ = tracking_uri.partition(":///")
+    if not (scheme.startswith("sqlite") and separator):
+        return tracking_uri
+    query = tracking_uri.partition("?")[2]
+    return f"{scheme}:///{sqlite_file(tracking_uri)}" + (f"?{query}" if query else "")
+
+
+def sqlite_file(tracking_uri: str) -> Path:
+    """The file of a `sqlite:///relative.db` or `sqlite:////absolute.db` URI, absolute."""
+    return Path(tracking_uri.split(":///", 1)[-1].split("?", 1)[0]).absolute()
+
+
+def redacted(address: str) -> str:
+    """An address without its user, password and query: fit for messages and logs.
+
+    SQLAlchemy takes passwords with slashes, question marks and spaces as they are, so what stands before the last @ is
+    left out, and everything where a password's question mark cannot be told from a query's.
+    """
+    scheme, separator, rest = address.partition("://") if "://" in address else ("", "", address)
+    if not rest.startswith("/"):  # else it names a file, or the database of a host that its query names
+        secret, _, rest = rest.rpartition("@")
+        rest = "" if "?" in secret else rest
+    return scheme + separator + rest.partition("?")[0]
+
+
+def redacted_text(text: str) -> str:
+    """A text without the user, password and query of any address in it. Rather too much is left out than too little."""
+    bare = re.sub(r"(?<=://)[^\s'\"?]*\?[^\s'\"]*@[^\s'\"]*", "", text)  # a password's question mark, or a query's @
+    bare = re.sub(r"(?<=://)(?!/)(?:[^:/@\s]*:(?:(?!://)[^@])*@)?(?:[^\s'\"]*@)?", "", bare)
+    return re.sub(r"\?[^\s'\"]*", "", bare) if "://" in text else text
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one short line without credentials."""
+    return redacted_text(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
+
+
+def has_password(tracking_uri: str) -> bool:
+    """Whether an address may hold a secret: a user, a password, or the query of a database that is no file."""
+    bare = redacted(tracking_uri)
+    return bare != tracking_uri and not (tracking_uri.startswith("sqlite") and bare == tracking_uri.partition("?")[0])
+
+
+def is_server(tracking_uri: str) -> bool:
+    """True for an MLflow server, which keeps its own artifacts; False for a store this process opens itself."""
+    return urlsplit(tracking_uri).scheme in ("http", "https")

@@ -1,0 +1,106 @@
+"""Who runs a sweep: account, machine, process, and the Ray job where the command was submitted as one.
+
+A submitted command runs under the cluster's account; the user is then who the submission says it is, which Ray does not
+verify: good for telling people apart, not for access.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import dataclass
+from datetime import UTC
+from datetime import datetime
+from pathlib import Path
+from tune.common.errors import printable
+import getpass
+import json
+import os
+import socket
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs under this number; one that has ended and waits to be collected does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = len(os.listdir(f"/proc/{pid}/task"))  # its memory is there until the last of them has ended
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X") or threads > 1
+
+
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # how Ray hands a submitted job's metadata to its process
+
+
+JOB_ID, USER = "job_submission_id", "user"  # keys of that metadata: Ray's own, and ours
+
+
+_LONGEST = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """One process that runs a sweep; what is not known is None."""
+
+    user: str | None
+    host: str | None
+    pid: int | None
+    since: str | None  # UTC, to the second
+    job: str | None = None  # its Ray job, as `experiments.py status` shows it
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Holder:
+        """What `as_json` wrote; a file that is broken or of another kind tells nothing."""
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        found = found if isinstance(found, Mapping) else {}
+        texts = {name: _printable(found.get(name)) for name in ("user", "host", "since", "job")}
+        pid = found.get("pid")
+        return cls(pid=pid if isinstance(pid, int) else None, **texts)
+
+    def __str__(self) -> str:
+        words = ["another process" if self.pid is None else f"process {self.pid}"]
+        words += [f"on {self.host}"] if self.host else []
+        words += [f"of {self.user}"] if self.user else []
+        words += [f"since {self.since}"] if self.since else []
+        words += [f"(job {self.job})"] if self.job else []
+        return " ".join(words)
+
+
+def this_process() -> Holder:
+    """This process, from now on."""
+    submitted = job_metadata()
+    return Holder(
+        user=_printable(submitted.get(USER)) or user_name(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        job=_printable(submitted.get(JOB_ID)),
+    )
+
+
+def job_metadata() -> dict[str, str]:
+    """What the Ray job that this process is the driver of was submitted with; empty where it is none."""
+    try:
+        found = json.loads(os.environ.get(JOB_CONFIG, "{}"))["metadata"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def user_name() -> str | None:
+    """The account this process runs under; None where it has no name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's bare number
+        return None
+
+
+def _printable(value: object) -> str | None:
+    """The beginning of a text as a terminal may show it; None where that is nothing, or where it is no text."""
+    return (printable(value)[:_LONGEST] or None) if isinstance(value, str) else None

@@ -1,0 +1,149 @@
+"""`--over FIELD=V1,V2`: axes laid across the arms of any sweep.
+
+Every arm of the sweep runs at every combination of the axes' values. There is one baseline, and every ratio is against
+it: the sweep's own baseline arm at the first value of each axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
+from tune.common.errors import WrongInput
+from tune.config.sweeps import Arm
+from tune.config.sweeps import SweepConfig
+from tune.config.trial_config import FIELDS
+from tune.config.trial_config import check_field
+from typing import Any
+import itertools
+import json
+import re
+
+
+MOST_ARMS = 10_000
+
+
+LONGEST_LABEL = 120  # a trial's id, which the tracking store and file names limit, holds it
+
+
+_LONGEST_VALUE = 40
+
+
+# fields that belong to the whole sweep, with what to do instead
+NO_AXES = {
+    "train.seed": "use --seed and --repeats",
+    "data.dataset": "a sweep runs on one data set; run one sweep for each",
+    "data.timestamp_column": "a sweep runs on one data set; run one sweep for each",
+}
+
+
+# fields by which the trials of one search cannot differ: it ranks them by one error
+NO_DIMENSIONS = {
+    "train.epochs": "errors after trainings of different length cannot be compared",
+    "data.prediction_length": "errors at different horizons are of different tasks",
+}
+
+
+def split_values(text: str) -> list[str]:
+    """The parts between the commas of `V1,V2,...`; commas inside brackets or double quotes do not count."""
+    parts, depth, quoted = [""], 0, False
+    for letter in text:
+        quoted ^= letter == '"'
+        depth += 0 if quoted else (letter in "[{") - (letter in "]}")
+        if letter == "," and not quoted and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def check_axis(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """The values of one axis. WrongInput for a field that is none, none that can vary, and values given twice."""
+    given = f"--over {name}={','.join(_text(value) for value in values)}"
+    if check_field(name) in NO_AXES:
+        raise WrongInput(f"{given}: {NO_AXES[name]}")
+    if not values:
+        raise WrongInput(f"{given}: give one value or more, for example --over model.d_model=64,128")
+    for position, value in enumerate(values):
+        if value in values[:position]:
+            raise WrongInput(f"{given}: {_text(value)} is given twice; leave one out")
+    return tuple(values)
+
+
+def lay_over(sweep: SweepConfig, axes: Mapping[str, Sequence[Any]]) -> SweepConfig:
+    """`sweep` with its arms at every combination of the axes; an axis of a sweep with a space is one more dimension.
+
+    Raises WrongInput for a field that the sweep itself changes, for one of NO_DIMENSIONS over a space, for more than
+    MOST_ARMS arms, and for labels that come out too long.
+    """
+    for name in axes:
+        if name in sweep.swept:
+            raise WrongInput(
+                f"--over {name}: the {sweep.name} sweep changes it itself; leave it out, or use --sweep custom"
+            )
+    count = len(sweep.arms)
+    for values in axes.values():
+        count *= len(values)
+    if count > MOST_ARMS:
+        raise WrongInput(f"--over: {count:,} arms; a sweep has at most {MOST_ARMS:,}: give fewer axes or values")
+    if sweep.space:
+        return _into_space(sweep, axes)
+    combinations = [_combine(parts) for parts in itertools.product(*(_axis(*item) for item in axes.items()))]
+    arms = tuple(_combine((arm, point)) if axes else arm for arm in sweep.arms for point in combinations)
+    first = next(index for index, arm in enumerate(sweep.arms) if arm.label == sweep.baseline) * len(combinations)
+    _check_label(max((arm.label for arm in arms), key=len))
+    at_first = {arm.label: arms[index * len(combinations)].label for index, arm in enumerate(sweep.arms)}
+    ladder = (replace(rung, before=at_first[rung.before], after=at_first[rung.after]) for rung in sweep.ladder)
+    return replace(sweep, arms=arms, baseline=arms[first].label, ladder=tuple(ladder))
+
+
+def _check_label(longest: str) -> None:
+    if len(longest) > LONGEST_LABEL:
+        raise WrongInput(
+            f"--over: the arm {longest} has a name of {len(longest)} letters, at most {LONGEST_LABEL} fit; "
+            "give fewer axes"
+        )
+
+
+def _into_space(sweep: SweepConfig, axes: Mapping[str, Sequence[Any]]) -> SweepConfig:
+    for name in axes:
+        if name in NO_DIMENSIONS:
+            raise WrongInput(
+                f"--over {name}: the {sweep.name} sweep searches, and {NO_DIMENSIONS[name]}; run one search for each"
+            )
+    points = {name: _axis(name, values) for name, values in axes.items()}
+    dimensions = (*sweep.space.values(), *points.values())
+    _check_label("-".join(max((choice.label for choice in choices), key=len) for choices in dimensions))
+    first = {name: values[0] for name, values in axes.items()}
+    arms = tuple(replace(arm, changes={**arm.changes, **first}) for arm in sweep.arms)
+    return replace(sweep, arms=arms, space={**sweep.space, **points})
+
+
+def _axis(name: str, values: Sequence[Any]) -> tuple[Arm, ...]:
+    labels: list[str] = []
+    for value in values:
+        label = f"{_short(name)}={_label(value)}"
+        labels.append(label if label not in labels else f"{label}.{len(labels) + 1}")
+    return tuple(Arm(label=label, changes={name: value}) for label, value in zip(labels, values, strict=True))
+
+
+def _combine(parts: Sequence[Arm]) -> Arm:
+    """One arm with all changes; an arm that changes nothing gives no part of the label."""
+    changes = {name: value for part in parts for name, value in part.changes.items()}
+    return Arm(label="-".join(part.label for part in parts if part.changes), changes=changes)
+
+
+def _short(name: str) -> str:
+    """The field's name without its group, where no other group has one of that name."""
+    last = name.split(".", 1)[1]
+    return last if sum(field.endswith(f".{last}") for field in FIELDS) == 1 else name
+
+
+def _label(value: Any) -> str:
+    """A value in the letters that file names, run names and metric names share."""
+    text = re.sub(r"[^A-Za-z0-9.]+", "_", _text(value)).strip("_")
+    return text[-_LONGEST_VALUE:] or "_"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

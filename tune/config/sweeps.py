@@ -1,0 +1,300 @@
+"""SWEEPS: name -> function returning a SweepConfig. A new sweep is one function and one line in the dict.
+
+An arm is a label and the fields it changes; everything else is shared, so that arms differ in one thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from model.attention import BACKENDS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from tune.common.errors import unknown_name
+from tune.engine import ENGINES
+from typing import Any
+
+
+PATCH_LENGTHS = (12, 24, 48, 96, 192)
+
+
+BATCH_SIZES = (32, 64, 128, 256, 512)
+
+
+WORKERS = (0, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One configuration of the sweep: what is changed against the shared fields."""
+
+    label: str  # unique in its sweep; part of the run name
+    changes: Mapping[str, Any]  # field name -> value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """Two arms of a sweep that differ in one thing, and in which; the report says what it is worth."""
+
+    before: str  # label of an arm
+    after: str
+    change: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """A sweep before planning: a fixed list of arms or, with a `space`, a search that also draws arms from it."""
+
+    name: str
+    question: str  # what the sweep answers, in one line
+    baseline: str  # label of the arm the others are compared with
+    arms: tuple[Arm, ...]
+    shared: Mapping[str, Any] = field(default_factory=dict)  # fields every arm has, before the user's own
+    space: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)  # dimension -> its choices; empty: arms only
+    ladder: tuple[Rung, ...] = ()  # pairs of arms that are compared beside the baseline
+    repeats: int | None = None  # without --repeats; None: as in every sweep
+
+    @property
+    def swept(self) -> frozenset[str]:
+        """Fields that some arm or choice changes; giving one of them by hand as well is wrong input."""
+        choices = (choice for dimension in self.space.values() for choice in dimension)
+        return frozenset(name for arm in (*self.arms, *choices) for name in arm.changes)
+
+    def drawn(self, labels: Mapping[str, str]) -> Arm:
+        """The arm with one choice of each dimension: `labels` is dimension -> label, in any order.
+
+        Raises KeyError for a dimension or label that is not in the space, or is missing.
+        """
+        if labels.keys() != self.space.keys():
+            raise KeyError(f"{sorted(labels)} are not the dimensions {sorted(self.space)}")
+        chosen = [{choice.label: choice for choice in self.space[name]}[labels[name]] for name in self.space]
+        changes = {name: value for choice in chosen for name, value in choice.changes.items()}
+        return Arm(label="-".join(choice.label for choice in chosen), changes=changes)
+
+
+# Timing sweeps train every epoch, also where a preset has a patience: arms that stop early have fewer epochs to time.
+TIMED: Mapping[str, Any] = {"train.patience": None}
+
+
+UNPRUNED = Arm(label="none", changes={"pruning.score": "none"})
+
+
+def _choices(name: str, values: Iterable[Any], label: str = "{}") -> tuple[Arm, ...]:
+    """One arm for each value of one field."""
+    return tuple(Arm(label=label.format(value), changes={name: value}) for value in values)
+
+
+def _baseline_first(baseline: str, registry: Iterable[str]) -> list[str]:
+    return [baseline, *(name for name in registry if name != baseline)]
+
+
+def attention() -> SweepConfig:
+    """Every backend there is."""
+    return SweepConfig(
+        name="attention",
+        question="Which attention backend trains fastest?",
+        baseline="eager",
+        arms=_choices("model.attention", _baseline_first("eager", BACKENDS)),
+        shared=TIMED,
+    )
+
+
+def patch_size() -> SweepConfig:
+    """Patches from short to long; the stride follows unless it is given."""
+    return SweepConfig(
+        name="patch_size",
+        question="How much faster is training with longer patches, and what does it cost in accuracy?",
+        baseline=f"patch-{PATCH_LENGTHS[0]}",
+        arms=_choices("model.patch_length", PATCH_LENGTHS, "patch-{}"),
+        shared=TIMED,
+    )
+
+
+def batch_size() -> SweepConfig:
+    """Windows in a step."""
+    return SweepConfig(
+        name="batch_size",
+        question="Which batch size trains an epoch fastest, and what does it cost in accuracy?",
+        baseline="batch-128",
+        arms=_choices("train.batch_size", BATCH_SIZES, "batch-{}"),
+        shared=TIMED,
+    )
+
+
+def engine() -> SweepConfig:
+    """Every way there is to execute a step."""
+    return SweepConfig(
+        name="engine",
+        question="Which way to execute the training step is fastest?",
+        baseline="eager",
+        arms=_choices("train.engine", _baseline_first("eager", ENGINES)),
+        shared=TIMED,
+    )
+
+
+def custom() -> SweepConfig:
+    """One arm in which nothing is changed: what --over then adds is the sweep."""
+    return SweepConfig(
+        name="custom",
+        question="What do the fields given with --over change?",
+        baseline="base",
+        arms=(Arm(label="base", changes={}),),
+    )
+
+
+def _prune(score: str, count: int, schedule: str = "one_shot") -> Arm:
+    changes = {"pruning.score": score, "pruning.heads_per_layer": count, "pruning.schedule": schedule}
+    return Arm(label=f"{score}-{count}-{schedule}", changes=changes)
+
+
+def _static(*heads: int) -> Arm:
+    label = "static-" + "-".join(str(head) for head in heads)
+    return Arm(label=label, changes={"pruning.score": "static", "pruning.heads": heads})
+
+
+def pruning() -> SweepConfig:
+    """Heads that really leave the model, by score, schedule and number."""
+    return SweepConfig(
+        name="pruning",
+        question="How much faster is training once attention heads are removed, and what does it cost in accuracy?",
+        baseline="none",
+        arms=(
+            UNPRUNED,
+            _static(0),
+            _static(4, 8),
+            _prune("magnitude", 1),
+            _prune("magnitude", 2),
+            _prune("magnitude", 5),
+            _prune("magnitude", 8),
+            _prune("taylor", 5),
+            _prune("random", 5),
+            _prune("magnitude", 5, "gradual"),
+            _prune("taylor", 5, "gradual"),
+        ),
+        shared=TIMED,
+    )
+
+
+def _loader(feed: str, workers: int) -> Arm:
+    return Arm(label=f"{feed}-{workers}", changes={"data.feed": feed, "data.num_workers": workers})
+
+
+def num_workers() -> SweepConfig:
+    """Loader processes for each feed that has them, beside the feed that needs none."""
+    return SweepConfig(
+        name="num_workers",
+        question="Which feed, with how many loader processes, keeps the device from waiting for data?",
+        baseline="arrow-0",
+        arms=(*(_loader(feed, workers) for feed in ("arrow", "tsfm") for workers in WORKERS), _loader("device", 0)),
+        shared=TIMED,
+    )
+
+
+def full() -> SweepConfig:
+    """Searches attention, patch, batch, loader and pruning together; choices that go together are one dimension."""
+    baseline = {
+        "model.attention": "eager",
+        "model.patch_length": 12,
+        "train.batch_size": 128,
+        "data.feed": "device",
+        "data.num_workers": 0,
+        "pruning.score": "none",
+    }
+    pruned = [_prune(score, count, schedule) for score in SCORES for schedule in SCHEDULES for count in (1, 2, 5, 8)]
+    return SweepConfig(
+        name="full",
+        question="Which attention, patch, batch, loader and pruning together train fastest without losing accuracy?",
+        baseline="baseline",
+        arms=(Arm(label="baseline", changes=baseline),),
+        shared=TIMED,
+        space={
+            "attention": _choices("model.attention", BACKENDS),
+            "patch_length": _choices("model.patch_length", PATCH_LENGTHS, "patch-{}"),
+            "batch_size": _choices("train.batch_size", BATCH_SIZES, "batch-{}"),
+            "loader": (_loader("device", 0), *(_loader("arrow", workers) for workers in WORKERS)),
+            "pruning": (UNPRUNED, *pruned),
+        },
+    )
+
+
+# The study's feed with the number of workers that was fastest in its own table (4 and 2 were level there).
+_STUDY_ARM: Mapping[str, Any] = {
+    "data.feed": "tsfm", "data.num_workers": 4, "model.layers": "transformers", "train.engine": "eager",
+    "train.precision": "fp32",
+}  # fmt: skip
+
+
+_FED: Mapping[str, Any] = {**_STUDY_ARM, "data.feed": "device", "data.num_workers": 0}
+
+
+_HONEST: Mapping[str, Any] = {**_FED, "train.precision": "bf16"}
+
+
+_VANILLA: Mapping[str, Any] = {"model.attention": "eager", "model.as_published": "vanilla"}
+
+
+_ZEROED: Mapping[str, Any] = {"pruning.as_published": "zeroed", "pruning.heads": (4, 8)}
+
+
+def _flash(kind: str) -> Mapping[str, Any]:
+    return {"model.attention": "flash_attention_2", "model.as_published": kind}
+
+
+def seed_study() -> SweepConfig:
+    """The replaced study's arms as it published them; then, one change at a time, what a fair comparison has.
+
+    Batch 512 is the largest of the study's own: there the GPU has enough to do for arms to differ, once the feed lets
+    it. Every arm runs operator by operator, as there.
+    """
+    return SweepConfig(
+        name="seed_study",
+        question="What was each unfairness of the replaced study worth, beside arms that differ in one thing?",
+        baseline="eager",
+        arms=(
+            Arm(label="vanilla-published", changes={**_STUDY_ARM, **_VANILLA}),
+            Arm(label="flash-published", changes={**_STUDY_ARM, **_flash("flash")}),
+            Arm(label="zeroed-published", changes={**_STUDY_ARM, **_VANILLA, **_ZEROED}),
+            Arm(label="dynamic-published", changes={**_STUDY_ARM, **_VANILLA, "pruning.as_published": "dynamic"}),
+            Arm(label="flash-fed", changes={**_FED, **_flash("flash")}),
+            Arm(label="flash-bidirectional", changes={**_FED, **_flash("flash_bidirectional")}),
+            Arm(label="flash-complete", changes={**_FED, **_flash("flash_complete")}),
+            Arm(label="flash", changes={**_HONEST, "model.attention": "flash_attention_2"}),
+            Arm(label="eager", changes={**_HONEST, "model.attention": "eager"}),
+            Arm(label="static-4-8", changes={**_HONEST, "model.attention": "eager", **_static(4, 8).changes}),
+        ),
+        shared={**TIMED, "train.batch_size": 512, "train.epochs": 3},
+        ladder=(
+            Rung(before="vanilla-published", after="flash-published", change="flash as published, the study's claim"),
+            Rung(before="flash-published", after="flash-fed", change="windows from the device, not one by one"),
+            Rung(before="flash-fed", after="flash-bidirectional", change="without the causal mask"),
+            Rung(before="flash-bidirectional", after="flash-complete", change="with the output projection"),
+            Rung(before="flash-complete", after="flash", change="the rest of the model in bf16 too"),
+            Rung(before="eager", after="flash", change="flash against eager, same function and precision"),
+            Rung(before="vanilla-published", after="zeroed-published", change="heads 4 and 8 zeroed as published"),
+            Rung(before="eager", after="static-4-8", change="heads 4 and 8 really removed"),
+        ),
+        repeats=3,
+    )
+
+
+SWEEPS: dict[str, Callable[[], SweepConfig]] = {
+    "attention": attention,
+    "patch_size": patch_size,
+    "batch_size": batch_size,
+    "num_workers": num_workers,
+    "pruning": pruning,
+    "engine": engine,
+    "full": full,
+    "seed_study": seed_study,
+    "custom": custom,
+}
+
+
+def get_sweep(name: str) -> SweepConfig:
+    """The named sweep; WrongInput with the nearest name if there is none."""
+    if name not in SWEEPS:
+        raise unknown_name("sweep", name, SWEEPS)
+    return SWEEPS[name]()

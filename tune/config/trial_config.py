@@ -1,0 +1,305 @@
+"""TrialConfig: everything that decides what one trial computes, validated before anything starts.
+
+Planning-safe: imports none of torch, transformers, ray, mlflow. A field left at None is filled by `tune.plan.plan`
+from the preset and from the device the trial will run on; `TrialConfig` itself never guesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pydantic import BaseModel
+from pydantic import ConfigDict
+from pydantic import Field
+from pydantic import TypeAdapter
+from pydantic import ValidationError
+from pydantic import model_validator
+from tune.common.errors import WrongInput
+from tune.common.errors import did_you_mean
+from tune.common.errors import unknown_name
+from typing import Annotated
+from typing import Any
+from typing import Literal
+from typing import Self
+from typing import get_args
+import ast
+import json
+import re
+
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+PublishedModel = Literal["vanilla", "flash", "flash_bidirectional", "flash_complete"]  # model/as_published.py
+
+
+PublishedPruning = Literal["zeroed", "dynamic"]
+
+
+SHOWN_AS = {"true": "as published", "partly": "partly as published"}  # TrialConfig.as_published in words
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class DataConfig(_Frozen):
+    """Which series, cut into which windows, read in which way."""
+
+    dataset: str = "ETTh1"  # a name in data_pipeline.datasets.DATASETS, or the path of a CSV or Parquet file
+    timestamp_column: str | None = None  # of a file; None: found in it
+    context_length: int = Field(512, ge=2, le=65_536)  # time steps the model sees
+    prediction_length: int = Field(96, ge=1, le=65_536)  # time steps it forecasts
+    feed: str = "device"  # a name in data_pipeline.feed.FEEDS
+    num_workers: int = Field(0, ge=0, le=128)  # loader processes; 0 for the device feed
+
+
+class ModelConfig(_Frozen):
+    """The network: transformers' PatchTSTForPrediction at these widths."""
+
+    preset: str  # a name in model.presets.PRESETS; fills the fields not given
+    attention: str = "auto"  # a name in model.attention.BACKENDS
+    as_published: PublishedModel | None = None  # an arm of the replaced study; only the sweep seed_study sets it
+    layers: Literal["auto", "transformers", "fused"] = "auto"  # who computes the encoder; auto: fused where it can
+    patch_length: int = Field(ge=1)  # time steps in a patch
+    patch_stride: int = Field(ge=1)  # time steps between patch starts
+    d_model: int = Field(ge=2, le=16_384)  # even
+    num_heads: int = Field(ge=1, le=1_024)
+    num_layers: int = Field(ge=1, le=256)
+    ffn_dim: int = Field(ge=1, le=65_536)
+    dropout: float = Field(ge=0, lt=1)  # positional, residual path and feed-forward
+    head_dropout: float = Field(ge=0, lt=1)  # before the forecasting head
+    attention_dropout: float = Field(ge=0, lt=1)
+    norm_type: Literal["batchnorm", "layernorm"]
+    pre_norm: bool
+
+    @model_validator(mode="after")
+    def _width_fits(self) -> Self:
+        if self.d_model % 2:
+            raise ValueError(
+                f"model.d_model={self.d_model} must be even: the position table has a sine and a cosine for each "
+                "pair of columns"
+            )
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"model.num_heads={self.num_heads} does not divide model.d_model={self.d_model}; choose a divisor"
+            )
+        return self
+
+
+class TrainConfig(_Frozen):
+    """Optimiser and loop: Adam, mean squared error on standardised values."""
+
+    batch_size: int = Field(128, ge=1, le=1_048_576)  # windows in a step
+    epochs: int = Field(10, ge=1, le=100_000)
+    learning_rate: float = Field(1e-4, gt=0, le=10)
+    schedule: str = "constant"  # a name in tune.engine.lr.LR_SCHEDULES
+    pct_start: float = Field(0.3, ge=0, le=1)  # one_cycle: share of the steps in which the rate rises
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation MSE; None = never stop early
+    precision: Precision  # bf16 and fp16: autocast over fp32 weights; fp32: no tf32
+    engine: str  # a name in tune.engine.ENGINES
+    seed: int = Field(1, ge=0, lt=2**31)  # weights, data order, dropout, random scores
+
+
+class PruningConfig(_Frozen):
+    """Which attention heads leave the model, when, and chosen how."""
+
+    score: str = "none"  # none | static | a name in model.pruning.SCORES
+    schedule: str = "one_shot"  # a name in model.pruning.SCHEDULES; not used by none and static
+    heads_per_layer: int = Field(0, ge=0)  # how many heads leave each layer
+    heads: tuple[int, ...] = ()  # static: the heads that leave every layer before training
+    as_published: PublishedPruning | None = None  # the replaced study's; only the sweep seed_study sets it
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.as_published:
+            if self.score != "none" or self.heads_per_layer or bool(self.heads) != (self.as_published == "zeroed"):
+                raise ValueError("pruning.as_published=zeroed takes pruning.heads and no score, dynamic takes neither")
+            return self
+        if self.score == "static":
+            if not self.heads or self.heads_per_layer:
+                raise ValueError("pruning.score=static takes pruning.heads, for example pruning.heads=[4,8]")
+            if len(set(self.heads)) != len(self.heads) or min(self.heads) < 0:
+                raise ValueError(f"pruning.heads={list(self.heads)} must be different head numbers from 0")
+        elif self.heads:
+            raise ValueError(f"pruning.heads is for pruning.score=static, given with pruning.score={self.score}")
+        elif self.score == "none" and self.heads_per_layer:
+            raise ValueError("pruning.heads_per_layer is given with pruning.score=none; choose a score or leave it out")
+        elif self.score != "none" and not self.heads_per_layer:
+            raise ValueError(f"pruning.score={self.score} needs pruning.heads_per_layer of 1 or more")
+        return self
+
+    @property
+    def heads_to_remove(self) -> int:
+        """How many heads leave each layer in the end; the replaced study's pruning lets none leave."""
+        return 0 if self.as_published else len(self.heads) or self.heads_per_layer
+
+
+class TrialConfig(_Frozen):
+    """One trial. `model_dump(mode="json")` is what travels to the worker."""
+
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    pruning: PruningConfig
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        context = self.data.context_length
+        if self.model.patch_length >= context:
+            raise ValueError(
+                f"model.patch_length={self.model.patch_length} must be shorter than data.context_length={context}"
+            )
+        heads = self.model.num_heads
+        if self.pruning.heads_to_remove >= heads:
+            raise ValueError(
+                f"pruning would remove {self.pruning.heads_to_remove} of {heads} heads a layer; at least one must stay"
+            )
+        if self.pruning.heads and max(self.pruning.heads) >= heads:
+            raise ValueError(f"pruning.heads={list(self.pruning.heads)}: a layer has heads 0 to {heads - 1}")
+        return self
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens in a sequence: whole patches that fit into the context, counted from its end."""
+        return (self.data.context_length - self.model.patch_length) // self.model.patch_stride + 1
+
+    @property
+    def as_published(self) -> Literal["true", "partly"] | None:
+        """Whether this is an arm of the replaced study: as it was, whatever the model's sizes, or put right in part."""
+        if self.model.as_published is None and self.pruning.as_published is None:
+            return None
+        untouched = self.model.as_published in ("vanilla", "flash") and self.data.feed == "tsfm"
+        return "true" if untouched else "partly"
+
+    @property
+    def attention_precision(self) -> str:
+        """What attention gets its inputs in: the study's flash arms cast them, whatever the rest is."""
+        return "fp16" if (self.model.as_published or "").startswith("flash") else self.train.precision
+
+    def builder_fields(self, channels: int) -> dict[str, Any]:
+        """What `model.patchtst.build_model` takes, for a series of `channels`."""
+        return self.model.model_dump(exclude={"preset"}) | {
+            "num_channels": channels,
+            "context_length": self.data.context_length,
+            "prediction_length": self.data.prediction_length,
+        }
+
+    def flat(self) -> dict[str, Any]:
+        """The same configuration keyed by field name, as `--set` and MLflow params write it."""
+        return {
+            f"{group}.{key}": value
+            for group, fields in self.model_dump(mode="json").items()
+            for key, value in fields.items()
+        }
+
+
+GROUPS: dict[str, type[_Frozen]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "pruning": PruningConfig,
+}
+
+
+FIELDS = tuple(f"{group}.{field}" for group, config in GROUPS.items() for field in config.model_fields)
+
+
+SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_published"))
+
+
+def check_field(name: str) -> str:
+    """`name` if it is a field; WrongInput otherwise, with the field of that last word, or the nearest name."""
+    if name not in FIELDS:
+        alike = [field for field in FIELDS if field.rpartition(".")[2] == name.rpartition(".")[2]]
+        raise unknown_name("field", name, FIELDS, meant=alike[0] if len(alike) == 1 else None)
+    return name
+
+
+def check_value(name: str, value: Any, *, given: str) -> None:
+    """Raises WrongInput for a value that does not fit one field; `given` is what the user calls the field."""
+    group, field = check_field(name).split(".", 1)
+    info = GROUPS[group].model_fields[field]
+    kind: Any = Annotated[(info.annotation, *info.metadata)]
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        text = error.errors(include_url=False)[0]["msg"]
+        raise WrongInput(f"{given} {value}: {text[0].lower()}{text[1:]}") from None
+
+
+def is_text(name: str) -> bool:
+    """Whether the values of a field are texts, so that 2024 given for it is no number."""
+    group, field = name.split(".", 1)
+    kind = GROUPS[group].model_fields[field].annotation
+    return kind is str or any(part is str or isinstance(part, str) for part in get_args(kind))  # str | None, Literal
+
+
+def parse_value(name: str, text: str) -> Any:
+    """What a person wrote for a field: a number, list, true, false or null as JSON has it; anything else is a name."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # ValueError also of a number with thousands of digits
+        return text
+    return text if is_text(name) and not isinstance(value, str | None) else value
+
+
+def parse_params(texts: Mapping[str, str]) -> dict[str, Any]:
+    """`TrialConfig.flat()` from the texts that a tracking store keeps of it, with str() as it wrote them.
+
+    A field that the texts lack is None: the store leaves None out. Nothing is validated, so that an old sweep can be
+    read; a text that is not its field's, or of a field that is gone, stays as it is.
+    """
+    return {name: _parsed(name, texts[name]) if name in texts else None for name in FIELDS} | {
+        name: text for name, text in texts.items() if name not in FIELDS
+    }
+
+
+def _parsed(name: str, text: str) -> Any:
+    if is_text(name):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def build_trial(flat: dict[str, Any]) -> TrialConfig:
+    """A TrialConfig from values keyed by field name. WrongInput in one line for any value that does not fit."""
+    nested: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    for name, value in flat.items():
+        group, field = check_field(name).split(".", 1)
+        if _is_truth(value) and GROUPS[group].model_fields[field].annotation is not bool and not is_text(name):
+            raise WrongInput(f"{name}={json.dumps(value)}: true and false are no numbers; give a number")
+        nested[group][field] = value
+    try:
+        return TrialConfig.model_validate(nested)
+    except ValidationError as error:
+        raise WrongInput(_one_line(error)) from None
+
+
+def _is_truth(value: Any) -> bool:
+    """True, False, or a list with one of them, which pydantic would take for 1 and 0."""
+    return any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else (value,)))
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"][:2])
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return text
+    if first["type"] == "missing":
+        return f"{where} is not set; give it with --set {where}=VALUE"
+    near = ""
+    if first["type"] == "literal_error":
+        near = "." + did_you_mean(str(first["input"]), re.findall("'([^']*)'", first["ctx"]["expected"]))
+    return f"{where}={first['input']!r}: {text[0].lower()}{text[1:]}{near}"
+
+
+def as_settings(changes: Mapping[str, Any]) -> str:
+    """Fields as the command line takes them."""
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        for name, value in changes.items()
+    }
+    return " ".join(f"--set {name}={text}" for name, text in texts.items())

@@ -1,0 +1,124 @@
+"""What a person at a terminal sees while a sweep runs: a table of the running trials that stays in place.
+
+Where stderr is no terminal, or one that cannot move its cursor (TERM=dumb), progress stays plain lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from rich.console import Console
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+from statistics import fmean
+from tune.console.eta import duration
+from tune.console.progress import Progress
+from types import TracebackType
+from typing import Any
+import sys
+
+
+REFRESHES_PER_S = 2.0
+
+
+MOST_ROWS = 16  # of running trials; the others are counted below
+
+
+COLUMNS = ("running", "seed", "epoch", "val MSE", "ms/step", "s/epoch", "ETA")
+
+
+def make_progress(*, total: int, epochs: int, quiet: bool) -> Progress:
+    """A live table where stderr is a terminal that can show one, else plain lines; nothing if `quiet`."""
+    stream, console = sys.stderr, Console(file=sys.stderr, highlight=False)
+    # isatty as well: rich takes FORCE_COLOR, which build machines set, for a terminal
+    if quiet or not stream.isatty() or not console.is_terminal or console.is_dumb_terminal:
+        return Progress(total=total, epochs=epochs, quiet=quiet, stream=stream)
+    return LiveProgress(total=total, epochs=epochs, stream=stream, console=console)
+
+
+@dataclass
+class _Row:
+    """A running trial."""
+
+    label: str
+    seed: int
+    epochs: int
+    epoch: int = 0  # done
+    metrics: dict[str, Any] = field(default_factory=dict)  # of its last epoch
+    epochs_s: list[float] = field(default_factory=list)  # what each epoch took, validation included
+
+    def cells(self) -> list[str]:
+        left_s = fmean(self.epochs_s) * (self.epochs - self.epoch) if self.epochs_s else None
+        return [
+            self.label,
+            str(self.seed),
+            f"{self.epoch}/{self.epochs}",
+            self._number("loss/val_mse", ".4f"),
+            self._number("speed/step_ms", ".2f"),
+            self._number("time/train_s", ".2f"),
+            "-" if left_s is None else duration(left_s),
+        ]
+
+    def _number(self, name: str, form: str) -> str:
+        value = self.metrics.get(name)
+        return "-" if value is None else format(value, form)
+
+
+@dataclass
+class LiveProgress(Progress):
+    """Use as a context manager: inside, the table is shown, and what is written to sys.stderr scrolls by above it."""
+
+    console: Console = field(kw_only=True)
+    _rows: dict[str, _Row] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._live = Live(
+            console=self.console,
+            get_renderable=self.table,
+            refresh_per_second=REFRESHES_PER_S,
+            redirect_stdout=False,  # which belongs to the results
+            transient=True,
+        )
+
+    def __enter__(self) -> LiveProgress:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        if self.total:  # else nothing was going to run
+            self.say(self.counts())
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def started(self, trial_id: str, *, seed: int, epochs: int) -> None:
+        self._began(trial_id)
+        label = trial_id.removesuffix(f"-s{seed}")
+        self._rows.setdefault(trial_id, _Row(label=label, seed=seed, epochs=epochs))
+
+    def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
+        self._count_epoch(trial_id, metrics)
+        if row := self._rows.get(trial_id):
+            row.epoch, row.metrics = epoch, metrics
+            row.epochs_s.append(metrics["time/epoch_s"])
+
+    def ended(self, trial_id: str, status: str, reason: str | None) -> None:
+        self._rows.pop(trial_id, None)
+        super().ended(trial_id, status, reason)
+
+    def table(self) -> Group:
+        """The running trials and, below, the sweep. It is drawn by a thread of its own."""
+        rows = list(self._rows.values())
+        table = Table(box=None, pad_edge=False)
+        for index, name in enumerate(COLUMNS):
+            table.add_column(name, justify="right" if index else "left", no_wrap=True, overflow="ellipsis")
+        for row in rows[:MOST_ROWS]:
+            table.add_row(*map(Text, row.cells()))
+        more = [Text(f"and {len(rows) - MOST_ROWS} more")] if len(rows) > MOST_ROWS else []
+        return Group(*([table] if rows else []), *more, Text(f"{self.counts()}  ETA {self.eta()}"))

@@ -1,0 +1,144 @@
+"""Writing results where the user asked for them: checked before anything runs, written whole at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tune.common.errors import WrongInput
+from tune.common.files import write_atomically
+from typing import Any
+import json
+import math
+import os
+
+
+# The keys at the top of all that --json has written; those of `list` are its kinds of things.
+WRITTEN = frozenset({"sweep_id", "sweep", "baseline", "device", "environment", "diagnoses", "comparisons", "cost"})
+
+
+WRITTEN |= {"total_comparisons", "trials", "jobs", "sweeps", "ready", "checks", "before", "after", "slower", "arms"}
+
+
+WRITTEN |= {"less_accurate", "attention", "data sets", "feeds", "engines", "presets", "pruning scores", "GPU models"}
+
+
+WRITTEN |= {"pruning schedules", "learning rates", "fields"}
+
+
+def check_json_target(target: str | None) -> None:
+    """Raises WrongInput unless --json names a new file, or an earlier result, in a folder that can be written."""
+    if target not in (None, "-"):
+        check_file_target("--json", str(target))
+        _check_replaceable(str(target))
+
+
+def _check_replaceable(target: str) -> None:
+    """Raises WrongInput for a file with a content that --json has not written: data, a store, a sweep's own record."""
+    try:
+        with open(target, "rb") as file:
+            begins = file.read(1)
+            found = json.loads(begins + file.read()) if begins == b"{" else None
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WrongInput(f"--json {target}: {error.strerror}; name another file") from None
+    except ValueError:  # no JSON, or no text
+        found = None
+    if begins and not (isinstance(found, dict) and found and found.keys() <= WRITTEN):
+        raise WrongInput(f"--json {target}: it is there and --json did not write it; name another file, or remove it")
+
+
+def check_html_target(target: str | None, json_target: str | None) -> None:
+    """Raises WrongInput unless --html names a new file, or an HTML page, another one than --json."""
+    if target is None:
+        return
+    if target == "-":
+        raise WrongInput("--html -: name a file; stdout is for the table")
+    check_file_target("--html", target)
+    if json_target not in (None, "-") and os.path.realpath(str(json_target)) == os.path.realpath(target):
+        raise WrongInput(f"--html {target} and --json {json_target}: the same file; name two")
+    try:
+        with open(target, "rb") as file:
+            begins = file.read(15).lower()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WrongInput(f"--html {target}: {error.strerror}; name another file") from None
+    if begins and not begins.startswith((b"<!doctype html", b"<html")):
+        raise WrongInput(f"--html {target}: it is there and no HTML page; name another file, or remove it")
+
+
+def check_out_target(target: str | None) -> None:
+    """Raises WrongInput unless --out names a folder that can be written, or a new one in such a folder."""
+    if target is None:
+        return
+    folder = target if os.path.isdir(target) else os.path.dirname(target.rstrip("/")) or "."
+    if not target.strip() or target == "-" or os.path.exists(target) and not os.path.isdir(target):
+        problem = "not a folder"
+    elif not os.path.isdir(folder):
+        problem = f"there is no folder {folder}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"the folder {folder} is not writable"
+    else:
+        return
+    raise WrongInput(f"--out {target}: {problem}; name a folder, there or new, where you may write")
+
+
+def check_file_target(option: str, target: str) -> None:
+    """Raises WrongInput unless `target` is a file, there or not, in a folder that can be written."""
+    folder = os.path.dirname(target) or "."
+    if not os.path.basename(target) or os.path.exists(target) and not os.path.isfile(target):
+        problem = "not a file"
+    elif not os.path.isdir(folder):
+        problem = f"there is no folder {folder}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"the folder {folder} is not writable"
+    else:
+        return
+    raise WrongInput(f"{option} {target}: {problem}; name a file in a folder that exists and is writable")
+
+
+def write_json(target: str | None, content: dict[str, Any]) -> None:
+    """Write strict JSON to a file, to stdout for "-", nowhere for None."""
+    if target is None:
+        return
+    text = json.dumps(_strict(content), indent=1, allow_nan=False)
+    if target == "-":
+        print(text)
+        return
+    _check_replaceable(target)  # once more: a store or a file of the sweep may have come there meanwhile
+    try:
+        write_atomically(Path(target), text + "\n")
+    except OSError as error:
+        raise WrongInput(f"--json {target}: {error.strerror}; use `report SWEEP_ID --json FILE`") from None
+
+
+def write_page(target: str, page: str) -> None:
+    """Write an HTML page to the file that --html names."""
+    try:
+        write_atomically(Path(target), page)
+    except OSError as error:
+        raise WrongInput(f"--html {target}: {error.strerror}") from None
+
+
+def write_folder(target: str, files: Mapping[str, str | bytes | None]) -> None:
+    """Write files (path in the folder -> content, None: it must not be there) into the folder that --out names."""
+    try:
+        for name, content in files.items():
+            path = Path(target) / name
+            path.parent.mkdir(exist_ok=True, parents=True)
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomically(path, content)
+    except OSError as error:
+        raise WrongInput(f"--out {target}: {error.strerror}") from None
+
+
+def _strict(content: Any) -> Any:
+    """The same with null for every number that JSON cannot write: NaN and the infinities."""
+    if isinstance(content, dict):
+        return {name: _strict(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_strict(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

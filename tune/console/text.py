@@ -1,0 +1,16 @@
+"""Plain tables for a terminal."""
+
+from __future__ import annotations
+
+from tune.common.errors import printable
+from typing import Any
+
+
+def table(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """Lines of a plain table, columns as wide as they need to be; what is None is left empty.
+
+    What others have written (jobs, sweeps of a shared store) reaches no terminal's commands.
+    """
+    texts = [columns, *(["" if row[name] is None else printable(str(row[name])) for name in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in texts) for index in range(len(columns))]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in texts]

@@ -1,0 +1,97 @@
+"""Which trial a free GPU runs next, so that all trials of a block run on one GPU. Pure; knows nothing of Ray.
+
+A block is the trials of one seed, in the order of the plan. A GPU takes a block, runs it to its end and takes the next.
+Where its GPU is gone, what is left of a block moves to one other GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from tune.plan.plan import PlannedTrial
+
+
+Record = Callable[[dict[str, str]], None]  # is given the GPU of every block that has begun, by the block's seed
+
+
+@dataclass
+class _Block:
+    gpu: str | None  # on which it runs; None: not begun
+    left: list[PlannedTrial] = field(default_factory=list)
+    running: bool = False
+    moved_because: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A trial for a GPU."""
+
+    trial: PlannedTrial
+    followed: bool  # whether another trial may follow on this GPU
+    moved_because: str | None  # why its block does not run where it began; None: it does
+
+
+class Blocks:
+    """The trials that are left, by block.
+
+    trials: in the order of the plan.
+    begun: the GPU of each block that an earlier run of this sweep has begun, by seed.
+    record: called before a block begins on a GPU, or moves to one.
+    """
+
+    def __init__(self, trials: Sequence[PlannedTrial], *, begun: Mapping[str, str], record: Record) -> None:
+        self._blocks: dict[str, _Block] = {}
+        for trial in trials:
+            seed = str(trial.seed)
+            self._blocks.setdefault(seed, _Block(gpu=begun.get(seed))).left.append(trial)
+        self._gpus, self._record = dict(begun), record
+
+    @property
+    def done(self) -> bool:
+        """Whether no trial is left or running."""
+        return not any(block.left or block.running for block in self._blocks.values())
+
+    def take(self, gpu: str, *, there: Collection[str] | None) -> Turn | None:
+        """The next trial for `gpu`, which is free; None where nothing is left that may run on it.
+
+        there: all GPUs that this sweep has now; None while that is not known, and no block moves.
+        """
+        seed = self._choose(gpu, there)
+        if seed is None:
+            return None
+        block = self._blocks[seed]
+        if block.gpu != gpu:
+            if block.gpu is not None:
+                block.moved_because = f"{block.gpu}, on which its block began, is gone"
+            block.gpu = gpu
+            self._gpus[seed] = gpu
+            self._record(dict(self._gpus))
+        block.running = True
+        trial = block.left.pop(0)
+        followed = bool(block.left) or any(other.left and not other.running for other in self._blocks.values())
+        return Turn(trial=trial, followed=followed, moved_because=block.moved_because)
+
+    def _choose(self, gpu: str, there: Collection[str] | None) -> str | None:
+        """The block that began on `gpu` and has trials left, else the first that is on no GPU."""
+        waiting = {seed: block for seed, block in self._blocks.items() if block.left and not block.running}
+        own = (seed for seed, block in waiting.items() if block.gpu == gpu)
+        free = (
+            seed
+            for seed, block in waiting.items()
+            if block.gpu is None or (there is not None and block.gpu not in there)
+        )
+        return next(own, None) or next(free, None)
+
+    def ended(self, trial: PlannedTrial) -> None:
+        """A trial that was taken has ended, however it did: its GPU is free."""
+        self._blocks[str(trial.seed)].running = False
+
+    def put_back(self, trial: PlannedTrial) -> None:
+        """A trial that was taken lost its GPU: it is the next of its block again."""
+        block = self._blocks[str(trial.seed)]
+        block.running = False
+        block.left.insert(0, trial)

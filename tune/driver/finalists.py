@@ -1,0 +1,122 @@
+"""What a search chooses by: a trial's validation error, and which cells go on to the final.
+
+Planning-safe. Everything here comes from validation data and training times; the test set chooses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from tune.config.trial_config import TrialConfig
+from tune.stats.pairs import MARGIN
+from tune.storage.trial_log import TrialLog
+from typing import Any
+import math
+import statistics
+
+
+FINALISTS = 3
+
+
+RULE = (
+    f"of the finished trials whose validation MSE is at most {MARGIN:.0%} above the baseline's (the best one's, where "
+    "that is higher), the fastest by their median training time of an epoch; where these are too few, the next "
+    "finished ones by validation MSE"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A trial of the search that may go on."""
+
+    trial_id: str
+    computation: Any  # equal for trials that compute the same
+    status: str  # done, or stopped early
+    val_mse: float  # best, over the epochs that ran with the final number of heads
+    epoch_s: float | None  # median training time of those epochs; None: not measured alone on the device
+
+
+def choose(candidates: Iterable[Candidate], *, baseline: Any = None) -> list[Candidate]:
+    """At most FINALISTS candidates by RULE, no two of them the same computation.
+
+    baseline: the baseline's computation. Its own trial sets the margin, as in the verdict, and is not among those
+    chosen: it is in the final anyway. Where it has not finished the margin is the best one's.
+
+    A trial that was stopped early was behind by more than the margin: it is taken only where no other finished.
+    """
+    candidates = list(candidates)
+    found = [one for one in candidates if one.computation != baseline]
+    own = [one.val_mse for one in candidates if one.computation == baseline and one.status == "done"]
+    ranked = sorted(
+        [one for one in found if one.status == "done"] or found, key=lambda one: (one.val_mse, one.trial_id)
+    )
+    fast = sorted(
+        (one for one in _within_margin(ranked, own) if one.epoch_s is not None),
+        key=lambda one: (one.epoch_s, one.val_mse, one.trial_id),
+    )
+    chosen: list[Candidate] = []
+    for one in [*fast, *ranked]:
+        if all(one.computation != other.computation for other in chosen):
+            chosen.append(one)
+    return chosen[:FINALISTS]
+
+
+def _within_margin(ranked: Sequence[Candidate], own: Sequence[float]) -> list[Candidate]:
+    limit = max([*(one.val_mse for one in ranked[:1]), *own], default=math.nan) * (1 + MARGIN)
+    return [one for one in ranked if one.val_mse <= limit]
+
+
+def candidate(trial_id: str, log: TrialLog, computation: Any) -> Candidate | None:
+    """The candidate that an ended trial makes; None if it failed or has no validation error."""
+    val_mse = log.metrics.get("final/val_mse", math.nan)
+    if log.status not in ("done", "stopped") or not math.isfinite(val_mse):
+        return None
+    epoch_s = log.metrics.get("final/median_epoch_s")
+    alone = log.tags.get("timing_valid") == "true"
+    return Candidate(
+        trial_id=trial_id,
+        computation=computation,
+        status=log.status,
+        val_mse=val_mse,
+        epoch_s=epoch_s if alone else None,
+    )
+
+
+def objective(config: TrialConfig, log: TrialLog) -> float | None:
+    """What the search minimises: the best validation MSE of the epochs with the final number of heads.
+
+    Of all epochs where there is none of these yet; None if no epoch gave a number.
+    """
+    counted = _val_mse(log, counted_from(config))
+    return min(counted or _val_mse(log, 1), default=None)
+
+
+def summary(config: TrialConfig, log: TrialLog) -> dict[str, float | None]:
+    """The final metrics of a trial that was stopped, from its epochs. It reads no test set: it has not finished."""
+    first = counted_from(config)
+    best = min(_val_mse(log, first), default=None)
+    times = {epoch: metrics["time/train_s"] for epoch, metrics in log.epochs.items() if "time/train_s" in metrics}
+    counted = [time_s for epoch, time_s in times.items() if epoch >= first]
+    return {
+        "final/val_mse": best,
+        "final/best_epoch": next((e for e, m in sorted(log.epochs.items()) if m.get("loss/val_mse") == best), None),
+        "final/median_epoch_s": statistics.median(counted) if counted else None,
+        "final/train_total_s": sum(times.values()) if times else None,
+    }
+
+
+def _val_mse(log: TrialLog, first: int) -> list[float]:
+    found = [metrics.get("loss/val_mse", math.nan) for epoch, metrics in log.epochs.items() if epoch >= first]
+    return [value for value in found if math.isfinite(value)]
+
+
+def counted_from(config: TrialConfig) -> int:
+    """First epoch that runs with the final number of heads."""
+    pruning = config.pruning
+    if pruning.score not in SCORES:  # none and static know no schedule
+        return 1
+    removed = SCHEDULES[pruning.schedule](pruning.heads_per_layer, config.train.epochs)
+    return 1 + removed.index(removed[-1])

@@ -1,0 +1,183 @@
+"""Planned trials -> Ray Tune trials: a fixed list, blocks with one GPU each, or a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tune.cluster.share import Share
+from tune.driver.blocks import Blocks
+from tune.driver.blocks import Turn
+from tune.driver.collector import Collector
+from tune.driver.entry import Entry
+from tune.driver.entry import trial_entry
+from tune.driver.gpu_leases import Lanes
+from tune.driver.watchdogs import OwnNode
+from tune.driver.watchdogs import TrialNodes
+from tune.machine.code_identity import packages_sha256
+from tune.plan.plan import PlannedTrial
+from tune.storage.sweep_dir import SweepDir
+from tune.trial.job import TrialJob
+from tune.worker.node_forkserver import Templates
+from typing import Any
+import logging
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
+
+
+MAX_RETRIES = 2  # after the loss of a trial's process or node
+
+
+class _Uncopied(list[dict[str, Any]]):
+    """Tune copies the whole grid for each of its trials, to put one value in its place: that grows as their square."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
+
+
+def _own_resources(config: dict[str, Any]) -> Any:
+    from ray import tune as ray_tune
+
+    return ray_tune.PlacementGroupFactory([config["resources"]])
+
+
+def _trial_name(trial: Any) -> str:
+    """Also the trial's folder: one that goes on elsewhere gets another, or checkpoints would be mixed up."""
+    name, attempt = str(trial.config["job"]["trial_id"]), trial.config.get("attempt", 1)
+    return name if attempt == 1 else f"{name}-moved-{attempt - 1}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """Runs trials of one sweep's folder; what all of them have in common."""
+
+    folder: SweepDir
+    share: Share  # what a trial gets, and how many run at a time
+    device_type: str
+    gpu_name: str | None  # of the GPU that the plan was made for; None on a CPU
+    data_dir: Path  # absolute
+    cache_dir: Path  # absolute
+    data_sha256: str  # of the source the sweep was planned on
+    wait_s: float = 0.0  # how long a cluster that has lost all nodes for trials may take to bring one
+    isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
+    templates: Templates | None = None  # on the nodes, to fork trials' processes from; None: an actor has its own
+    entry: Entry = trial_entry
+
+    def job(
+        self, trial: PlannedTrial, *, prepare_next: bool, moved_because: str | None = None, fixed: bool = False
+    ) -> TrialJob:
+        """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one.
+
+        fixed: nothing but the trial itself decides when it ends. On a GPU it then goes on while an epoch is reported;
+        on a CPU the processes that report it would take the next epoch's time.
+        """
+        storage = self.folder.path.parent
+        return TrialJob(
+            trial_id=trial.trial_id,
+            config=trial.config.model_dump(mode="json"),
+            device_type=self.device_type,
+            data_dir=str(self.data_dir),
+            cache_dir=str(self.cache_dir),
+            cpus=self.share.cpus,
+            exclusive=self.share.exclusive,
+            data_sha256=self.data_sha256,
+            gate_dir=None if self.isolate else str(storage / "gate"),
+            resume_from=self.folder.checkpoints(trial.trial_id),
+            sweep_id=self.folder.sweep_id,
+            packages_sha256=packages_sha256(),
+            gpu_name=self.gpu_name,
+            compile_dir=str(self._isolated if self.isolate else storage / "compile"),
+            isolate=self.isolate,
+            prepare_next=prepare_next,
+            rehearse=self.device_type == "cuda",
+            moved_because=moved_because,
+            awaits_answer=not fixed or self.device_type == "cpu",
+            templates={} if self.templates is None else self.templates.sockets,
+        )
+
+    @property
+    def _isolated(self) -> Path:
+        """Holds each isolated trial's own cache while it runs."""
+        return self.folder.path / "isolated"
+
+    def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool = False) -> None:
+        """Run `trials` in their order (FIFO); `in_blocks`: those of one seed on one GPU.
+
+        Also where there is one GPU: a block is resumed where it began, and nobody knows how many there are then.
+        """
+        from ray import tune as ray_tune
+
+        if in_blocks and self.share.gpus == 1:
+            self._run_blocks(trials, collector)
+            return
+        followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
+        listed = [self.job(trial, prepare_next=at < followed, fixed=True).as_dict() for at, trial in enumerate(trials)]
+        jobs = ray_tune.grid_search(_Uncopied(listed))
+        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
+        self._fit(collector, resources, self.share.at_a_time, param_space={"job": jobs})
+
+    def _run_blocks(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
+        import ray
+
+        from tune.driver.dispatcher import Dispatcher, Lineup
+
+        begun = self.folder.blocks()
+        blocks = Blocks(trials, begun=begun, record=self.folder.save_blocks)
+        seeds = {str(trial.seed) for trial in trials}
+        wanted = {begun[seed] for seed in seeds & begun.keys()}
+        with Lanes(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as lanes:
+            dispatcher = Dispatcher(blocks, lanes, self._job_of)
+            how: dict[str, Any] = {"search_alg": dispatcher, "scheduler": Lineup(dispatcher), "num_samples": -1}
+            self._fit(collector, None, len(lanes), **how)
+
+    def _job_of(self, turn: Turn) -> dict[str, Any]:
+        told: dict[str, Any] = {"prepare_next": turn.followed, "moved_because": turn.moved_because, "fixed": True}
+        return self.job(turn.trial, **told).as_dict()
+
+    def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
+        """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""
+        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
+        how: dict[str, Any] = {"search_alg": searcher, "scheduler": scheduler, "num_samples": trials}
+        self._fit(collector, resources, self.share.at_a_time, **how)
+
+    def _fit(
+        self,
+        collector: Collector,
+        resources: dict[str, float] | None,
+        at_a_time: int,
+        *,
+        param_space: dict[str, Any] | None = None,
+        **how: Any,
+    ) -> None:
+        """Run Tune to its end. resources: what Ray gives to a trial; None: each trial's configuration says it."""
+        from ray import tune as ray_tune
+
+        tuner = ray_tune.Tuner(
+            ray_tune.with_resources(self.entry, _own_resources if resources is None else resources),
+            param_space=param_space or {},
+            tune_config=ray_tune.TuneConfig(
+                max_concurrent_trials=at_a_time,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+                reuse_actors=True,  # an actor computes nothing: each trial has a process of its own (tune.worker.supervisor)
+                **how,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=self.folder.next_attempt(),
+                storage_path=str(self.folder.path),
+                callbacks=[collector, OwnNode(), TrialNodes(self.share.fits, self.wait_s, collector.say)],
+                stop=collector.stop,
+                verbose=0,
+                failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
+            ),
+        )
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what we tell in a line ourselves
+        shutil.rmtree(self._isolated, ignore_errors=True)  # what a killed run has left
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(self._isolated, ignore_errors=True)

@@ -1,0 +1,122 @@
+"""Probe, plan, and open the sweep's folder and its outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from tune.cluster import probe as cluster_probe
+from tune.cluster import share as cluster_share
+from tune.cluster.shared_folders import check_nodes
+from tune.common.address import redacted
+from tune.common.address import settled_uri
+from tune.common.errors import WrongInput
+from tune.config.sweeps import SweepConfig
+from tune.driver.entry import Entry
+from tune.driver.entry import trial_entry
+from tune.driver.finish import open_tracker
+from tune.driver.launcher import Launcher
+from tune.driver.options import Options
+from tune.machine.code_identity import code_identity
+from tune.plan.data import cache_dir
+from tune.plan.data import prepare_data
+from tune.plan.plan import Plan
+from tune.plan.plan import make_plan
+from tune.plan.plan import plan_rows
+from tune.plan.space import plan_sweep
+from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.storage.sweep_dir import SweepDir
+from tune.tracking.tracker import Tracker
+from tune.worker.node_forkserver import Templates
+from typing import Any
+import hashlib
+import json
+import sys
+import time
+
+
+def _asked_key(sweep: SweepConfig, asked: Mapping[str, Any], options: Options) -> str:
+    """Identity of what a command asks for, before any device is known: the same for two users of the same command."""
+    arms = [(arm.label, dict(arm.changes)) for arm in sweep.arms]
+    content = [sweep.name, arms, asked, options.trials, options.gpus_per_trial, redacted(options.tracking_uri)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _open(
+    ray: Any,
+    sweep: SweepConfig,
+    asked: dict[str, Any],
+    options: Options,
+    show_plan: Callable[[Plan], None],
+    asked_key: str,
+    entry: Entry,
+) -> tuple[Plan, Launcher, Tracker]:
+    """Probe, plan, and open the sweep's folder and its outbox."""
+    share = cluster_share.choose_share(
+        ray,
+        gpus_per_trial=options.gpus_per_trial,
+        max_concurrent=options.max_concurrent,
+        joined=options.address is not None,
+        gpu_model=options.gpu_model,
+        wait_s=options.wait_for_gpus_s,
+    )
+    forking = entry is trial_entry and not options.isolate
+    templates = Templates(ray, share) if forking else None  # they import while everything else is made ready
+    device, environment = cluster_probe.probe(ray, share)
+    asked = {**asked, "device": device}
+    plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
+    series = prepare_data(
+        plan.trials[0].config.data,
+        data_dir=options.data_dir,
+        storage_path=options.storage_path,
+        quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
+    )
+    if options.address is not None:
+        data = plan.trials[0].config.data
+        folders = {"storage": options.storage_path, "data_dir": options.data_dir}
+        check_nodes(ray, share, **folders, dataset=data.dataset)
+    plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
+    show_plan(plan)
+    if not plan.runnable:
+        raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
+    key = plan.key(data_sha256=series.source_sha256, tracking_uri=options.tracking_uri)
+    with sweep_dir_open_sweep.opening(options.storage_path, key):
+        folder = _open_folder(plan, {"key": key, "asked": asked_key}, environment, options)
+        tracker = open_tracker(folder, options.tracking_uri)
+    launcher = Launcher(
+        folder=folder,
+        share=share,
+        device_type=device.device_type,
+        gpu_name=device.name if device.device_type == "cuda" else None,
+        data_dir=options.data_dir,
+        cache_dir=cache_dir(options.storage_path),
+        data_sha256=series.source_sha256,
+        wait_s=options.wait_for_gpus_s,
+        isolate=options.isolate,
+        templates=templates,
+        entry=entry,
+    )
+    return plan, launcher, tracker
+
+
+def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], options: Options) -> SweepDir:
+    """The folder of the unfinished sweep with this key, or a new one."""
+    code = code_identity()
+    environment = {"device": plan.device.as_dict(), **environment, **code}
+    folder, why = sweep_dir_open_sweep.choose(
+        options.storage_path, key=keys["key"], environment=environment, fresh=options.fresh, resume=options.resume
+    )
+    if not options.quiet:
+        print(why, file=sys.stderr)
+    if folder is not None:
+        folder.run_on(environment)
+        return folder
+    content = {
+        "sweep": plan.sweep.name,
+        **keys,
+        "created_s": time.time(),
+        "code": code,
+        "environment": environment,
+        "tracking_uri": redacted(settled_uri(options.tracking_uri)),
+        "trials": plan_rows(plan.trials),
+    }
+    return sweep_dir_open_sweep.create(options.storage_path, plan.sweep.name, content)

@@ -1,0 +1,216 @@
+"""Run a sweep: connect, probe, plan, resume or start, one Tune trial per planned trial, close.
+
+Resuming does not use `Tuner.restore`: the plan, the outbox and the recorded checkpoints already say what is left, so a
+new Tuner runs just that. Nothing is unpickled, and no epoch is repeated that has a checkpoint (CONTRIBUTING.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict
+from tune.cluster import connect as cluster
+from tune.common.errors import DiskFull
+from tune.common.process import this_process
+from tune.config.sweeps import SweepConfig
+from tune.console.live import make_progress
+from tune.console.progress import Progress
+from tune.driver import search as adaptive
+from tune.driver.collector import Collector
+from tune.driver.entry import Entry
+from tune.driver.entry import trial_entry
+from tune.driver.finish import GOOD
+from tune.driver.finish import close_sweep
+from tune.driver.finish import failures
+from tune.driver.launcher import Launcher
+from tune.driver.open import _asked_key
+from tune.driver.open import _open
+from tune.driver.options import Options
+from tune.driver.options import Outcome
+from tune.plan.plan import Plan
+from tune.plan.plan import PlannedTrial
+from tune.plan.space import SearchPlan
+from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.storage.sweep_dir import SweepDir
+from tune.tracking.access import check_access
+from tune.tracking.store import JOB_TAG
+from tune.tracking.store import PROJECT
+from tune.tracking.store import check_store
+from tune.tracking.tracker import Tracker
+from typing import Any
+import functools
+import json
+import sys
+
+
+STORE_ANSWERS_WITHIN_S = 15.0
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    *,
+    overrides: Mapping[str, Any],
+    repeats: int,
+    seed: int,
+    options: Options,
+    show_plan: Callable[[Plan], None],
+    entry: Entry = trial_entry,
+) -> Outcome:
+    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run.
+
+    entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
+    """
+    check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
+    asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed}
+    asked_key = _asked_key(sweep, asked, options)
+    with cluster.connected(options.address) as ray:
+        with sweep_dir_open_sweep.opening(options.storage_path, asked_key):  # a second one must not wait for the first one's GPUs
+            if not options.fresh:
+                sweep_dir_open_sweep.check_not_running(options.storage_path, asked_key)
+            plan, launcher, tracker = _open(ray, sweep, asked, options, show_plan, asked_key, entry)
+        with tracker:
+            return _Run(plan, launcher.folder, launcher, options).run(tracker)
+
+
+def _say(options: Options) -> Callable[[str], None]:
+    return (lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+
+
+class _Run:
+    """One run of one sweep's folder."""
+
+    def __init__(self, plan: Plan, folder: SweepDir, launcher: Launcher, options: Options) -> None:
+        self.plan, self.folder, self.launcher, self.options = plan, folder, launcher, options
+        self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
+
+    def run(self, tracker: Tracker) -> Outcome:
+        epochs = self.plan.trials[0].config.train.epochs
+        with make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
+            tracker.tell(progress.say)
+            self._begin(tracker)
+            collector = Collector(self.folder, tracker, progress, environment=self._environment)
+            if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
+                _check_room(collector, tracker)
+                return self._close(tracker, progress)
+            self._announce(tracker, self.plan.trials)
+            ended = tracker.ended
+            left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
+            self._expect(progress, left, ended)
+            if len(left) < len(self.plan.runnable):
+                progress.say(_what_is_left(ended, left))
+            if left:
+                self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
+            _check_room(collector, tracker)
+            return self._close(tracker, progress)
+
+    @functools.cached_property
+    def _environment(self) -> str:
+        """What this run's trials run on, as a tag."""
+        return json.dumps(self.folder.read()["environment"])
+
+    def _expect(self, progress: Progress, left: Sequence[PlannedTrial], ended: Mapping[str, str]) -> None:
+        """Say what is left, for the time that it takes: on GPUs in blocks of one seed, else trial by trial."""
+        share = self.launcher.share
+        in_blocks = share.gpus == 1 and self.plan.in_blocks
+        blocks: dict[int | str, list[str]] = {}
+        for trial in left:
+            blocks.setdefault(trial.seed if in_blocks else trial.trial_id, []).append(trial.trial_id)
+        progress.expect_blocks(list(blocks.values()), share.at_a_time, ended)
+
+    def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
+        """The stage that draws the final's arms; True once the plan holds them."""
+        self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
+        progress.expect(adaptive.trials_left(plan, tracker), tracker.ended)
+        tags = {"sweep": plan.sweep.name, "environment": self._environment}
+        if not adaptive.Search(plan, tracker, self.launcher, progress, tags).run(collector):
+            return False
+        self.plan = adaptive.final_plan(plan, tracker, quiet=self.options.quiet)
+        self._begin(tracker)  # now with all arms
+        return True
+
+    def _begin(self, tracker: Tracker) -> None:
+        plan, content = self.plan, self.folder.read()
+        files = {"plan.json": content["trials"], "environment.json": content["environment"]}
+        if "environments" in content:  # it was resumed in another one
+            files["environments.json"] = content["environments"]
+        tracker.begin_sweep(
+            sweep_id=self.folder.sweep_id,
+            name=self.folder.sweep_id,
+            tags={
+                "sweep": plan.sweep.name,
+                "baseline": plan.sweep.baseline,
+                "question": plan.sweep.question,
+                "arms": ",".join(arm.label for arm in plan.sweep.arms),
+                "swept": ",".join(sorted(plan.sweep.swept)),
+                "gpus_per_trial": f"{self.launcher.share.gpus:g}",
+                "device": plan.device.name,
+                "environment": self._environment,
+                **_ladder(plan.sweep),
+                **_who_runs(),
+            },
+            params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
+            files={name: json.dumps(file, indent=1) for name, file in files.items()},
+        )
+
+    def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:
+        shared = {"sweep": self.plan.sweep.name, "environment": self._environment}
+        arms, ended = {arm.label: arm for arm in self.plan.sweep.arms}, tracker.ended
+        for trial in trials:
+            tags = {**shared, "arm": trial.arm, "seed": str(trial.seed)}
+            if trial.same_as is not None:
+                tags["same_as"] = trial.same_as
+            if trial.config.as_published is not None:
+                tags["as_published"] = trial.config.as_published
+            if trial.arm in arms and isinstance(self.plan, SearchPlan):
+                tags |= {"stage": "final", "settings": self.plan.settings(arms[trial.arm])}
+            tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.run_name, params=trial.config.flat(), tags=tags)
+            if trial.unsupported and trial.trial_id not in ended:
+                tracker.end_trial(
+                    trial_id=trial.trial_id,
+                    status="unsupported",
+                    reason=trial.unsupported,
+                    metrics={},
+                    tags={},
+                    model_dir=None,
+                )
+
+    def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
+        """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
+        statuses, bad = tracker.ended, failures(tracker)
+        interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
+        uri, say = self.options.tracking_uri, progress.say
+        pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)
+        for problem in tracker.problems:
+            print(f"tracking: {problem}", file=sys.stderr)
+        return Outcome(
+            sweep_id=self.folder.sweep_id,
+            statuses=statuses,
+            failures=bad,
+            interrupted=interrupted,
+            pending=pending,
+        )
+
+
+def _check_room(collector: Collector, tracker: Tracker) -> None:
+    """Raises DiskFull where that ended the run: the end of the sweep would be written to the same disk."""
+    if collector.disk_full is not None:
+        raise DiskFull(f"{collector.disk_full}; {len(tracker.ended)} trials have ended")
+
+
+def _ladder(sweep: SweepConfig) -> dict[str, str]:
+    return {"ladder": json.dumps([asdict(rung) for rung in sweep.ladder])} if sweep.ladder else {}
+
+
+def _who_runs() -> dict[str, str]:
+    """Tags of the parent run: who runs it, and one tag for each Ray job that ran it or a part of it."""
+    holder = this_process()
+    tags = {"user": holder.user, "host": holder.host, **({JOB_TAG + holder.job: holder.since} if holder.job else {})}
+    return {name: value for name, value in tags.items() if value}
+
+
+def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
+    bad = sum(status not in GOOD for status in ended.values())
+    unlucky = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
+    return f"{len(ended)} trials have ended{unlucky}, {len(left)} are left"

@@ -1,0 +1,83 @@
+"""Which attention kernels ran: a training step is profiled, and the names in it prove or refute the backend.
+
+A backend's own word and its numbers are no proof: a dispatcher, or a compiler's cache, may have put another kernel in
+its place that computes the same. Only the names of what ran tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile
+from torch.profiler import schedule
+from tune.engine.step import Stepper
+from tune.gate.kernel_names import check
+from typing import Any
+import math
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProvenStep:
+    """A profiled training step that ran its backend's kernels."""
+
+    kernels: tuple[str, ...]  # of attention; on CPU: operators
+    busy_ms: float | None  # how long any kernel or copy of the step ran on the GPU; None on a CPU
+
+
+def prove(stepper: Stepper, batch: Any, *, attention: str, engine: str) -> ProvenStep | None:
+    """One profiled training step of `stepper`, whose training is untouched by it.
+
+    batch: as `stepper.batches` hands it out.
+
+    None where nothing can be seen: what a compiler makes for a CPU has no names. Raises GateFailed where a kernel of
+    the backend is missing, or another backend's is there.
+    """
+    device_type = stepper.device.type
+    if device_type == "cpu" and engine != "eager":
+        return None
+    with stepper.preserved():
+        stepper.model.train()
+        events = _profiled(lambda: stepper.step(batch), device_type)
+    found = check(_names(events), attention=attention, device_type=device_type)
+    spans_us = [(event.time_range.start, event.time_range.end) for event in events]
+    return ProvenStep(kernels=found, busy_ms=covered(spans_us) / 1e3 if device_type == "cuda" else None)
+
+
+def profiled_names(step: Callable[[], None], device_type: str) -> list[str]:
+    """Distinct names of the GPU kernels, on CPU of the operators, of the second of two calls of `step`, in order."""
+    return _names(_profiled(step, device_type))
+
+
+def _names(events: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(event.name for event in events))
+
+
+def _profiled(step: Callable[[], None], device_type: str) -> list[Any]:
+    """The profiler's events of the device, of the second of two calls of `step`.
+
+    The first call is the profiler's own warm-up: started just before, it may miss kernels.
+    """
+    on_gpu = device_type == "cuda"
+    activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    phases = schedule(wait=0, warmup=1, active=1, repeat=1)
+    with profile(activities=[activity], schedule=phases, acc_events=True) as profiler:
+        for _ in range(2):
+            step()
+            if on_gpu:
+                torch.cuda.synchronize()
+            profiler.step()
+    wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    return [event for event in profiler.events() or [] if event.device_type == wanted and not event.is_user_annotation]
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How much of a line the spans (begin, end) cover, in their unit; what several cover counts once."""
+    total, reached = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total

@@ -1,0 +1,93 @@
+"""What one trial has to prove, and what it tells of it: the gate before its epochs, its kernels after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from tune.common.errors import GateFailed
+from tune.common.errors import NOT_ENFORCED
+from tune.config.trial_config import TrainConfig
+from tune.engine.lr import Course
+from tune.engine.lr import Rates
+from tune.engine.step import Stepper
+from tune.gate import profiled_step as kernels
+from tune.gate import verdict as gate
+from tune.gate.numerics import Subject
+from tune.measure.bottleneck import STEP_BUSY
+from typing import Any
+import json
+import torch
+
+
+CACHED, MEASURED = "cached", "measured"  # values of the tag gate_verdict
+
+
+MOST_NAMES = 20  # kernels in the tag: a store shortens what is longer than it allows
+
+
+class Proof:
+    """One trial's verdicts and kernels. `gate_dir`: where verdicts are kept; None: nowhere."""
+
+    def __init__(self, gate_dir: str | None, device: torch.device) -> None:
+        self._folder, self._device = Path(gate_dir) if gate_dir else None, device
+        self.metrics: dict[str, float | None] = {}
+        self.tags: dict[str, str] = {}
+
+    def pass_gate(
+        self,
+        model: Mapping[str, Any],
+        train: TrainConfig,
+        *,
+        heads: Sequence[int],
+        batch_size: int,
+        enforced: bool = True,
+    ) -> None:
+        """Raises GateFailed where the arm is not the reference's function with each of these numbers of `heads`.
+
+        The metrics are those of the number that comes nearest to its limit. Not enforced, the tag has the problem.
+        """
+        find = gate.require if enforced else gate.judge
+        verdicts = [
+            find(
+                Subject(
+                    model=model,
+                    heads=count,
+                    engine=train.engine,
+                    precision=train.precision,
+                    batch_size=batch_size,
+                    beta1_moves=_beta1_moves(train),
+                ),
+                self._device,
+                self._folder,
+            )
+            for count in heads
+        ]
+        worst = max(verdicts, key=lambda verdict: verdict.relative_error)
+        self.metrics = worst.metrics
+        # Measuring fills the compiler's caches: a trial that measured compiles faster than one that read the verdict.
+        self.tags["gate_verdict"] = CACHED if all(verdict.cached for verdict in verdicts) else MEASURED
+        gated_at = min(verdict.measured.batch_size for verdict in verdicts)
+        smaller = [] if gated_at == batch_size else [f"gated at batch {gated_at} of {batch_size}"]
+        notes = dict.fromkeys(verdict.attention_note for verdict in verdicts if verdict.attention_note)
+        self.tags["gate"] = ", ".join(["passed", *smaller, *notes])
+        if worst.problem is not None:
+            self.tags["gate"] = f"{NOT_ENFORCED}{worst.problem}"
+
+    def prove_kernels(self, stepper: Stepper, batch: Any, attention: str, engine: str) -> None:
+        """Raises GateFailed where a step did not run the backend's kernels, or ran another's too."""
+        try:
+            proven = kernels.prove(stepper, batch, attention=attention, engine=engine)
+        except GateFailed as error:
+            error.metrics |= self.metrics
+            raise
+        unseen = f"not visible on CPU with engine {engine}"
+        self.tags["kernels"] = unseen if proven is None else json.dumps(proven.kernels[:MOST_NAMES])
+        self.metrics = {**self.metrics, STEP_BUSY: proven.busy_ms if proven else None}
+
+
+def _beta1_moves(train: TrainConfig) -> bool:
+    course = Course(
+        learning_rate=train.learning_rate, steps_per_epoch=2, epochs=max(train.epochs, 2), pct_start=train.pct_start
+    )
+    return Rates(schedule=train.schedule, course=course).beta1_moves

@@ -1,0 +1,148 @@
+"""What the machine is: device facts, versions, code identity. Whatever is not known is None.
+
+Planning-safe: GPU facts come from NVML (nvidia-ml-py), versions from importlib.metadata; torch is not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from dataclasses import dataclass
+from model.attention import BACKENDS
+from pathlib import Path
+from typing import Any
+from typing import Literal
+import math
+import os
+import platform
+
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFacts:
+    """The device a trial runs on."""
+
+    device_type: Literal["cpu", "cuda"]
+    name: str  # GPU model or CPU model
+    capability: tuple[int, int] | None = None  # CUDA compute capability
+    memory_gib: float | None = None
+    driver: str | None = None
+    gpus: int = 0  # GPUs of this node
+    cpus: int = 1  # logical CPUs of this node
+    assumed: bool = False  # True: not read from the node that will run the trial
+    missing: Mapping[str, str] | None = None  # attention backend -> why its package cannot be used; None: not known
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@contextmanager
+def nvml() -> Iterator[Any]:
+    """The initialised NVML module, or None where there is no NVIDIA driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver, no library or no permission: NVML has one error class for each
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def cpu_name() -> str:
+    """CPU model as the kernel names it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cpu_facts(*, assumed: bool = False) -> DeviceFacts:
+    missing = missing_packages(importing=False)
+    return DeviceFacts(device_type="cpu", name=cpu_name(), cpus=available_cpus(), assumed=assumed, missing=missing)
+
+
+def missing_packages(names: Iterable[str] = BACKENDS, *, importing: bool) -> dict[str, str]:
+    """Those of the attention backends `names` whose package cannot be used in this process, with the reason.
+
+    importing=False only looks whether a package is installed; importing=True imports it, and what it needs.
+    """
+    reasons = {name: BACKENDS[name].missing_package(importing=importing) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs this process may use: its affinity, and the quota of its control group (a container's, v2 or v1)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            if int(quota) > 0:  # -1 in v1, "max" in v2: no quota
+                return max(1, min(allowed, math.ceil(int(quota) / int(period))))
+        except (OSError, ValueError):
+            continue
+    return allowed
+
+
+def node_facts(*, use_gpu: bool, assumed: bool = False) -> DeviceFacts:
+    """Facts of the node this runs on: its first visible GPU if `use_gpu`, else its CPU.
+
+    Raises RuntimeError if a GPU is wanted and NVML shows none.
+    """
+    if not use_gpu:
+        return cpu_facts(assumed=assumed)
+    with nvml() as lib:
+        handles = visible_gpus(lib)
+        if not handles:
+            raise RuntimeError("NVML shows no GPU on this node: is the NVIDIA driver loaded?")
+        first = handles[0]
+        return DeviceFacts(
+            device_type="cuda",
+            name=lib.nvmlDeviceGetName(first),
+            capability=tuple(lib.nvmlDeviceGetCudaComputeCapability(first)),
+            memory_gib=round(lib.nvmlDeviceGetMemoryInfo(first).total / GIB, 1),
+            driver=lib.nvmlSystemGetDriverVersion(),
+            gpus=len(handles),
+            cpus=available_cpus(),
+            assumed=assumed,
+            missing=missing_packages(importing=False),
+        )
+
+
+def has_gpu() -> bool:
+    """Whether NVML shows a GPU that CUDA_VISIBLE_DEVICES does not hide."""
+    with nvml() as lib:
+        return bool(visible_gpus(lib))
+
+
+def visible_gpus(lib: Any) -> list[Any]:
+    """NVML handles of the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order (indices and UUIDs are understood)."""
+    if lib is None:
+        return []
+    every = [lib.nvmlDeviceGetHandleByIndex(index) for index in range(lib.nvmlDeviceGetCount())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return every
+    chosen = []
+    for item in filter(None, (part.strip() for part in visible.split(","))):
+        if item.isdigit():
+            if int(item) >= len(every):
+                break  # CUDA ignores everything from the first invalid entry on
+            chosen.append(every[int(item)])
+        else:
+            matches = [handle for handle in every if lib.nvmlDeviceGetUUID(handle).startswith(item)]
+            if not matches:
+                break
+            chosen.extend(matches[:1])
+    return chosen

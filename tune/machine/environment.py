@@ -1,0 +1,85 @@
+"""What a trial ran on, as saved with a sweep (`hardware.environment`, device facts, code), and how two of these differ.
+
+Only what a result depends on counts: the versions of packages, the GPU's driver, our code. Which machine of a cluster
+was looked at, and how many processors it has, does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from importlib import metadata
+from tune.machine.device import available_cpus
+from tune.machine.device import cpu_name
+from typing import Any
+import platform
+
+
+CODE_FIELDS = ("git_commit", "git_dirty", "code_sha256")  # of `hardware.code_identity`
+
+
+Environment = Mapping[str, Any]
+
+
+def changes(then: Environment, now: Environment) -> list[str]:
+    """Versions and driver that differ, a text each; what only one of the two tells is not known, and no difference."""
+    return [f"{name} {_word(old)}, now {_word(new)}" for name, (old, new) in _differing([_facts(then), _facts(now)])]
+
+
+def mixture(environments: Iterable[Environment]) -> list[str]:
+    """What differs among them, a text each with every value, in their order: versions, driver, code."""
+    told = [_facts(one) | _code(one) for one in environments]
+    return [f"{name} {' / '.join(map(_word, values))}" for name, values in _differing(told)]
+
+
+def _facts(environment: Environment) -> dict[str, Any]:
+    device = environment.get("device")
+    driver = device.get("driver") if isinstance(device, Mapping) else None  # early sweeps have the device's name there
+    return dict(environment.get("versions") or {}) | ({} if driver is None else {"driver": driver})
+
+
+def _code(environment: Environment) -> dict[str, Any]:
+    sha256 = environment.get("code_sha256")
+    return {} if sha256 is None else {"code": str(sha256)[:10]}
+
+
+def _differing(facts: list[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
+    names = [name for name in facts[0] if all(name in one for one in facts)] if facts else []
+    values = {name: list(dict.fromkeys(one[name] for one in facts)) for name in names}
+    return [(name, found) for name, found in values.items() if len(found) > 1]
+
+
+def _word(value: Any) -> str:
+    return "not installed" if value is None else str(value)
+
+
+PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "granite-tsfm",
+    "flash-attn",
+    "flash_attn_3",
+    "flash-attn-4",
+    "ray",
+    "mlflow",
+    "pandas",
+    "pyarrow",
+    "numpy",
+)
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of the packages a result depends on; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """What is saved with every sweep beside the device facts: the node's versions and processor."""
+    return {"versions": versions(), "host_cpu": cpu_name(), "host_cpus": available_cpus()}

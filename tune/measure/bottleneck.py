@@ -1,0 +1,173 @@
+"""One line on what a trial's training time is bound by: a pure function of where its epochs went.
+
+Judged in this order. Shares are of the training time, over the epochs after the first with the final number of heads.
+
+0. Epochs that stalled for more than STALLED_PCT of their time are told, and left out while there are others: what holds
+   up a few steps comes from outside more often than from the arm.
+1. Parts that are more than OFF_PCT away from their sum are not judged.
+2. What the device waits for: data, copies, the host's launches (between steps, and inside of them where a profiled
+   step tells how long the GPU really worked), the epoch's head and tail. The largest of these bounds the trial if it is
+   at least LOST_PCT.
+3. Else the kernels do: memory-bound or compute-bound where the step reaches at least NEAR_PCT of the bandwidth or of
+   the peak, whichever is nearer; kernel-bound, far from both roofs, below. Without a peak on record it says so.
+
+On a CPU only waiting for data is told from computing: its steps are timed on the host, so nothing else shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+import math
+
+
+OFF_PCT = 2.0
+
+
+LOST_PCT = 20.0
+
+
+NEAR_PCT = 40.0
+
+
+STALLED_PCT = 5.0
+
+
+STALLED = "time/stalled_pct"
+
+
+PARTS = ("step", "h2d", "data_wait", "launch", "other")  # time/NAME_s
+
+
+STEP_BUSY = "final/step_busy_ms"  # in one profiled step: how long any kernel or copy ran
+
+
+# Metrics of an epoch that a diagnosis reads
+NEEDED = (
+    *(f"time/{part}_s" for part in PARTS),
+    "time/train_s",
+    "time/median_step_ms",
+    STALLED,
+    "speed/peak_pct",
+    "speed/bandwidth_pct",
+    "gpu/energy_j",
+    "model/heads",
+)
+
+
+Epoch = Mapping[str, float | None]  # an epoch's metrics by MLflow name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Where training time went. Shares are of it; None: not known."""
+
+    on_gpu: bool
+    step_pct: float
+    h2d_pct: float
+    data_wait_pct: float
+    launch_pct: float
+    other_pct: float
+    busy_in_step_pct: float | None = None  # of a step: how long any kernel ran, from a profiled one
+    peak_pct: float | None = None  # of the GPU's peak FLOP/s, during steps
+    bandwidth_pct: float | None = None  # of its memory bandwidth, if steps moved no more than they must
+    energy_j: float | None = None  # an epoch
+
+    @property
+    def unexplained_pct(self) -> float:
+        parts = self.step_pct + self.h2d_pct + self.data_wait_pct + self.launch_pct + self.other_pct
+        return abs(parts - 100)
+
+
+def settled(epochs: Sequence[Epoch]) -> list[Epoch]:
+    """The epochs with the last one's number of heads, without the trial's first where there are others."""
+    kept = [epoch for epoch in epochs if epoch.get("model/heads") == epochs[-1].get("model/heads")]
+    return kept[1:] if len(kept) > 1 and kept[0] is epochs[0] else kept
+
+
+def account_of(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> Account | None:
+    """The account of `epochs` together; None where there is none, or a part is not known."""
+    train_s = mean_of(epochs, "time/train_s")
+    parts = {part: mean for part in PARTS if (mean := mean_of(epochs, f"time/{part}_s")) is not None}
+    if not train_s or len(parts) < len(PARTS):
+        return None
+    shares = {f"{part}_pct": 100 * mean / train_s for part, mean in parts.items()}
+    step_ms = mean_of(epochs, "time/median_step_ms")
+    return Account(
+        on_gpu=on_gpu,
+        busy_in_step_pct=min(100.0, 100 * step_busy_ms / step_ms) if step_busy_ms is not None and step_ms else None,
+        peak_pct=mean_of(epochs, "speed/peak_pct"),
+        bandwidth_pct=mean_of(epochs, "speed/bandwidth_pct"),
+        energy_j=mean_of(epochs, "gpu/energy_j"),
+        **shares,
+    )
+
+
+def mean_of(epochs: Sequence[Epoch], name: str) -> float | None:
+    """Mean of a metric; None unless every epoch has a finite value, and without an epoch."""
+    values = [value for epoch in epochs if (value := epoch.get(name)) is not None and math.isfinite(value)]
+    return fmean(values) if values and len(values) == len(epochs) else None
+
+
+def diagnose(account: Account) -> str:
+    """The line, as the module says it is found."""
+    energy = "" if account.energy_j is None else f"; {account.energy_j:,.0f} J an epoch"
+    if account.unexplained_pct > OFF_PCT:
+        return f"not diagnosed: the parts are {account.unexplained_pct:.0f} % away from the epoch's time{energy}"
+    return (_on_gpu(account) if account.on_gpu else _on_cpu(account)) + energy
+
+
+def _on_cpu(account: Account) -> str:
+    wait = account.data_wait_pct
+    if wait >= LOST_PCT:
+        return f"data-bound: the CPU waits for data {wait:.0f} % of the epoch"
+    return f"on a CPU: {account.step_pct:.0f} % of the epoch in training steps, {wait:.0f} % waiting for data"
+
+
+def _on_gpu(account: Account) -> str:
+    busy_in_step = account.busy_in_step_pct
+    known = busy_in_step is not None
+    busy_pct = account.step_pct * (100.0 if busy_in_step is None else busy_in_step) / 100
+    busy = f"GPU busy {'' if known else 'at most '}{busy_pct:.0f} %"
+    lost = {
+        f"data-bound: the GPU waits for data {account.data_wait_pct:.0f} % of the epoch": account.data_wait_pct,
+        f"copy-bound: the GPU waits for copies {account.h2d_pct:.0f} % of the epoch": account.h2d_pct,
+        f"launch-bound: {busy}": account.launch_pct + account.step_pct - busy_pct,
+        f"overhead-bound: {account.other_pct:.0f} % of the epoch before its first step and after its last": (
+            account.other_pct
+        ),
+    }
+    worst = max(lost, key=lambda line: lost[line])
+    return worst if lost[worst] >= LOST_PCT else _kernels(account, busy)
+
+
+def _kernels(account: Account, busy: str) -> str:
+    peak, bandwidth = account.peak_pct, account.bandwidth_pct
+    if peak is None or bandwidth is None:
+        return f"{busy}; how near its limits is not known: no peak of this GPU in this precision is on record"
+    if max(peak, bandwidth) < NEAR_PCT:
+        return f"kernel-bound: {busy}, far from both roofs ({bandwidth:.0f} % of bandwidth, {peak:.0f} % of peak)"
+    if bandwidth > peak:
+        return f"memory-bound at {bandwidth:.0f} % of bandwidth"
+    return f"compute-bound at {peak:.0f} % of peak"
+
+
+def diagnose_epochs(accounts: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
+    """The diagnosis of a trial with these accounts of its epochs; None where there is nothing to go by."""
+    return diagnose_settled(settled(accounts) if accounts else [], on_gpu=on_gpu, step_busy_ms=step_busy_ms)
+
+
+def diagnose_settled(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
+    """The same of epochs that `settled` left, of one trial or of several of an arm."""
+    steady = [epoch for epoch in epochs if (epoch.get(STALLED) or 0.0) <= STALLED_PCT]
+    account = account_of(steady or epochs, on_gpu=on_gpu, step_busy_ms=step_busy_ms)
+    return None if account is None else diagnose(account) + _stalls(epochs)
+
+
+def _stalls(epochs: Sequence[Epoch]) -> str:
+    stalled_pct = [share for epoch in epochs if (share := epoch.get(STALLED) or 0.0) > STALLED_PCT]
+    if not stalled_pct:
+        return ""
+    return f"; {len(stalled_pct)} of {len(epochs)} epochs stalled, for up to {max(stalled_pct):.0f} % of their time"

@@ -1,0 +1,84 @@
+"""Memory, energy and neighbours of a trial's GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Sequence
+from tune.common.process import alive
+from tune.machine.device import GIB
+from tune.machine.device import nvml
+from typing import Any
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def count_others(pids: Sequence[int], *, own: int, idle: Collection[int]) -> int | None:
+    """How many of the processes `pids` on a GPU are neither this one nor one of `idle`, which do nothing there.
+
+    In a container NVML may give the host's numbers, which are of no use inside: then processes are only counted. None
+    where there are fewer than ours alone: NVML hides some, and may hide others too.
+    """
+    if own in pids:
+        return len(set(pids) - {own} - set(idle))
+    others = len(pids) - 1 - len(idle)
+    return None if others < 0 else others
+
+
+class GpuMeter:
+    """Memory, energy and neighbours of the GPU this process computes on, by UUID. On a CPU all are None."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self.uuid: str | None = None
+        self.name: str | None = None
+        if self._cuda:
+            import torch
+
+            properties = torch.cuda.get_device_properties(device)
+            self.uuid, self.name = f"GPU-{properties.uuid}", properties.name
+        self._energy_mj: int | None = None
+
+    def begin(self) -> None:
+        """Start an epoch."""
+        if self._cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+            self._energy_mj = self._read("nvmlDeviceGetTotalEnergyConsumption")
+
+    def peak_memory_gib(self, *, at_least_bytes: int = 0) -> float | None:
+        """Most memory that tensors held since `begin`.
+
+        at_least_bytes: what a step needed while it was captured: when it is replayed the allocator does not count it.
+        """
+        if not self._cuda:
+            return None
+        import torch
+
+        return max(torch.cuda.max_memory_allocated(), at_least_bytes) / GIB
+
+    def energy_j(self) -> float | None:
+        """Energy of the whole GPU since `begin`."""
+        now = self._read("nvmlDeviceGetTotalEnergyConsumption")
+        return None if now is None or self._energy_mj is None else (now - self._energy_mj) / 1e3
+
+    def other_processes(self, idle: Collection[int] = ()) -> int | None:
+        """How many processes hold this GPU now, beside this one and those of `idle` that still live."""
+        running = self._read("nvmlDeviceGetComputeRunningProcesses")
+        if running is None:
+            return None
+        return count_others([found.pid for found in running], own=os.getpid(), idle=set(filter(alive, idle)))
+
+    def _read(self, function: str) -> Any:
+        if self.uuid is None:
+            return None
+        with nvml() as lib:
+            if lib is None:
+                return None
+            try:
+                return getattr(lib, function)(lib.nvmlDeviceGetHandleByUUID(self.uuid))
+            except lib.NVMLError:
+                return None

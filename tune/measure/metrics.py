@@ -1,0 +1,82 @@
+"""What an epoch's times mean: metrics by MLflow name, and how near a step comes to what its GPU can do at most.
+
+`speed/tflops` and `speed/mfu_pct` count the whole training time of an epoch, as MFU is defined. How near the *kernels*
+are to the GPU's limits is a matter of the steps alone, without what lies between them: `speed/peak_pct` (of the dense
+peak in the trial's precision), `speed/bandwidth_pct` (of the memory's bandwidth, if a step moved the bytes that
+`minimal_step_bytes` of model/flops.py counts), and `speed/roofline_pct`, the larger of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from model.flops import StepShape
+from model.flops import floor_s
+from model.flops import least_step_bytes
+from model.flops import memory_floor_s
+from model.flops import mfu_pct
+from model.flops import train_step_flops
+from statistics import median
+from tune.config.trial_config import TrialConfig
+from tune.machine.device import GIB
+from tune.measure.timer import EpochTimes
+
+
+WITHOUT_OUTPUT_PROJECTION = ("flash", "flash_bidirectional")  # values of model.as_published
+
+
+def time_metrics(
+    times: EpochTimes, validation_s: float, shape: StepShape, *, gpu: str | None, precision: str
+) -> dict[str, float | None]:
+    """An epoch's times and what follows from them, by MLflow name."""
+    steps = len(times.step_ms)
+    return {
+        "time/epoch_s": times.train_s + validation_s,
+        "time/train_s": times.train_s,
+        "time/step_s": times.step_s,
+        "time/h2d_s": times.h2d_s,
+        "time/data_wait_s": times.data_wait_s,
+        "time/launch_s": times.launch_s,
+        "time/other_s": times.other_s,
+        "time/feed_host_s": times.feed_host_s,
+        "time/median_step_ms": median(times.step_ms),
+        "time/unexplained_pct": times.unexplained_pct,
+        "time/stalled_pct": times.stalled_pct,
+        "time/validation_s": validation_s,
+        "speed/step_ms": 1e3 * times.train_s / steps,  # of the whole epoch's training time
+        "speed/windows_per_s": steps * shape.batch_size / times.train_s,
+        **_speeds(times, shape, gpu=gpu, precision=precision),
+    }
+
+
+def _speeds(times: EpochTimes, shape: StepShape, *, gpu: str | None, precision: str) -> dict[str, float | None]:
+    """What needs no GPU's peak is known everywhere; shares of a peak only where that is known."""
+    epoch_s, step_s = times.train_s / len(times.step_ms), times.step_s / len(times.step_ms)  # for each step
+    moving = memory_floor_s(shape, gpu=gpu, precision=precision)
+    floor = floor_s(shape, gpu=gpu, precision=precision)
+    return {
+        "speed/tflops": train_step_flops(shape) / epoch_s / 1e12,
+        "speed/mfu_pct": mfu_pct(shape, step_s=epoch_s, gpu=gpu, precision=precision),
+        "speed/least_gib_per_s": least_step_bytes(shape, precision=precision) / step_s / GIB,
+        "speed/peak_pct": mfu_pct(shape, step_s=step_s, gpu=gpu, precision=precision),
+        "speed/bandwidth_pct": None if moving is None else 100 * moving / step_s,
+        "speed/roofline_pct": None if floor is None else 100 * floor / step_s,
+    }
+
+
+def step_shape(config: TrialConfig, *, channels: int, windows: int, heads: Sequence[int]) -> StepShape:
+    """The shape of a trial's training step; windows: of the training split; heads: left in each layer."""
+    data, model = config.data, config.model
+    return StepShape(
+        batch_size=min(config.train.batch_size, windows),
+        num_channels=channels,
+        context_length=data.context_length,
+        prediction_length=data.prediction_length,
+        patch_length=model.patch_length,
+        patch_stride=model.patch_stride,
+        d_model=model.d_model,
+        num_heads=model.num_heads,
+        num_layers=model.num_layers,
+        ffn_dim=model.ffn_dim,
+        heads_kept=heads,
+        projections=3 if model.as_published in WITHOUT_OUTPUT_PROJECTION else 4,
+    )

@@ -1,0 +1,60 @@
+"""What is measured of one trial's epochs, put together: timer, memory and energy, the GPU's state, the raw samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from contextlib import contextmanager
+from tune.machine.device import nvml
+from tune.measure.gpu_meter import GpuMeter
+from tune.measure.gpu_sampler import DeviceSampler
+from tune.measure.gpu_sampler import device_metrics
+from tune.measure.raw_samples import RawSamples
+from tune.measure.timer import EpochTimer
+from tune.measure.timer import EpochTimes
+import torch
+
+
+class Observer:
+    """Watches the epochs of one trial: `open`, then `epoch` around each, then `close`.
+
+    sample: whether the GPU is sampled during the epochs.
+    """
+
+    def __init__(self, device: torch.device, raw: RawSamples, *, sample: bool) -> None:
+        self.meter = GpuMeter(device)
+        self.raw = raw
+        self._device = device
+        self._nvml = ExitStack()
+        self._sampler = DeviceSampler(self.meter.uuid if sample else None)
+
+    def open(self) -> None:
+        """Get ready to sample. NVML stays open meanwhile: to start it takes longer than to ask it."""
+        if self.meter.uuid is not None:
+            self._nvml.enter_context(nvml())
+        self._sampler.open()
+
+    def close(self) -> None:
+        """Sample no more, also where an epoch was left by an error."""
+        self._sampler.close()
+        self._nvml.close()
+
+    @contextmanager
+    def epoch(self, number: int) -> Iterator[EpochTimer]:
+        """Around the training of epoch `number`; its `times` and `gpu` are there afterwards."""
+        timer = EpochTimer(self._device)
+        self.meter.begin()
+        self._sampler.start()
+        with timer.epoch():
+            yield timer
+        energy_j = self.meter.energy_j()  # at once: the GPU draws power while it idles too
+        samples = self._sampler.stop()
+        self.times = timer.times()
+        within = [sample for sample in samples if sample.at_s <= self.times.began_s + self.times.train_s]
+        self.gpu = {**device_metrics(within), "gpu/energy_j": energy_j}
+        self.raw.add_epoch(number, self.times, within)
+
+    times: EpochTimes
+    """Of the last epoch."""
+    gpu: dict[str, float | None]
+    """Of the last epoch, by MLflow name."""

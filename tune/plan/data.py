@@ -1,0 +1,98 @@
+"""The data of a sweep, made ready before anything starts: downloaded where missing, converted, checked for windows.
+
+Planning-safe: imports none of torch, transformers, ray, mlflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from data_pipeline.datasets import FILE_ENDINGS
+from data_pipeline.datasets import get_dataset
+from data_pipeline.errors import DataError
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_pipeline.series.store import Series
+    from tune.config.trial_config import DataConfig
+
+
+MIB = 2**20
+
+
+def cache_dir(storage_path: Path) -> Path:
+    """Where converted series lie."""
+    return storage_path / "arrow"
+
+
+def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet: bool) -> Series:
+    """The series of `data`, mapped; later openings on this node find it converted.
+
+    Raises DataError for everything that is wrong with the source, and if a split holds no window.
+    """
+    from data_pipeline.series.store import open_series
+    from data_pipeline.series.windows import window_starts
+
+    fetch_if_missing(data.dataset, data_dir, quiet=quiet)
+    column = data.timestamp_column
+    series = open_series(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=column)
+    window_starts(series.bounds, data.context_length, data.prediction_length)
+    if not quiet:
+        for note in series.notes:
+            print(f"{data.dataset}: {note}", file=sys.stderr)
+    return series
+
+
+def check_windows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> bool:
+    """Whether the data's rows are known without converting or downloading anything.
+
+    Raises DataError as `prepare_data` does where they are, and a split holds no window.
+    """
+    from data_pipeline.series.store import known_bounds
+    from data_pipeline.series.windows import window_starts
+
+    bounds = known_bounds(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=data.timestamp_column)
+    if bounds is not None:
+        window_starts(bounds, data.context_length, data.prediction_length)
+    return bounds is not None
+
+
+def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
+    """Columns of a file, read from its head, for a plan; None for a named data set, whose definition knows them.
+
+    Raises DataError for a file that is not there or whose head is wrong.
+    """
+    if not dataset.endswith(FILE_ENDINGS):
+        return None
+    from data_pipeline.source.readers import open_source
+
+    return len(open_source(Path(dataset), timestamp_column).columns)
+
+
+def fetch_if_missing(dataset: str, data_dir: Path, *, quiet: bool) -> None:
+    """Download a named data set that `data_dir` does not hold yet. Raises DataError, offline among other reasons."""
+    from data_pipeline.source.download import fetch
+    from data_pipeline.series.store import locate
+
+    spec = get_dataset(dataset)
+    if not spec.urls:
+        return
+    try:
+        locate(spec, data_dir)
+    except DataError:
+        fetch(spec, data_dir, None if quiet else _download_line(spec.file))
+
+
+def _download_line(file: str) -> Callable[[int, int | None], None]:
+    shown = -1
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal shown
+        step = done // (10 * MIB) if total is None else 10 * done // max(total, 1)
+        if step > shown:
+            shown = step
+            size = "" if total is None else f" of {total / MIB:.0f}"
+            print(f"downloading {file}: {done / MIB:.0f}{size} MiB", file=sys.stderr, flush=True)
+
+    return progress

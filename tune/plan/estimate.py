@@ -1,0 +1,106 @@
+"""How long a plan will take, from earlier trials on the same device that did the same work. Never a guess.
+
+Only sweeps under the storage folder are read. A trial is like another if all fields agree that decide how much work an
+epoch is; heads that are pruned away on the way are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from tune.console.eta import makespan
+from tune.plan.plan import Plan
+from tune.plan.plan import PlannedTrial
+from tune.plan.space import SearchPlan
+from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.storage.sweep_dir import SweepDir
+from typing import Any
+import json
+
+
+ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial beside its epochs
+
+
+LIKE = "as earlier ones like them took; starting and saving a trial is not in it"
+
+
+MOST_SWEEPS = 20  # the latest, of those on this device
+
+
+# Fields that change neither the work of an epoch nor what it is done with.
+NO_WORK = frozenset(
+    {"model.preset", "data.timestamp_column", "train.epochs", "train.learning_rate", "train.schedule",
+     "train.pct_start", "train.patience", "train.seed"}
+)  # fmt: skip
+
+
+def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
+    """One line for a plan: what its trials take, for those of which that is known. at_a_time: GPUs to run them on."""
+    if isinstance(plan, SearchPlan):
+        return "not known (its trials are drawn while it runs)"
+    known = _seconds(plan, storage)
+    if not known:
+        return "not known (no earlier trial like these here)"
+    total_s = sum(seconds for _, seconds in known)
+    share = f"{len(known)} of {len(plan.runnable)} trials"
+    if at_a_time == 1:
+        return f"about {_words(total_s)} for {share}, one after another, {LIKE}"
+    blocks: dict[int, float] = defaultdict(float)  # without pairs to make, each trial is one of its own
+    for number, (trial, seconds) in enumerate(known):
+        blocks[trial.seed if plan.in_blocks else number] += seconds
+    how = f"{at_a_time} GPUs{', those of one seed on one' if plan.in_blocks else ''}"
+    line = f"about {_words(makespan(blocks.values(), at_a_time))} for {share} on {how}, {LIKE}"
+    return f"{line} ({_words(total_s)} one after another)"
+
+
+def _seconds(plan: Plan, storage: Path) -> list[tuple[PlannedTrial, float]]:
+    """Each trial that can run and has a like, with its expected seconds, without the start of its process."""
+    measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    sweeps = [folder for folder in reversed(sweep_dir_open_sweep.every(storage)) if _device(folder) == plan.device.name]
+    for folder in sweeps[:MOST_SWEEPS]:
+        for key, once_s, epoch_s in _measured(folder):
+            measured[key].append((once_s, epoch_s))
+    found = []
+    for trial in plan.runnable:
+        if likes := measured.get(_work(trial.config.flat())):
+            once_s, epoch_s = (median(values) for values in zip(*likes, strict=True))
+            found.append((trial, once_s + epoch_s * trial.config.train.epochs))
+    return found
+
+
+def _device(folder: SweepDir) -> str | None:
+    environment = folder.read().get("environment")
+    device = environment.get("device") if isinstance(environment, dict) else None
+    return device.get("name") if isinstance(device, dict) else None
+
+
+def _measured(folder: SweepDir) -> Iterator[tuple[str, float, float]]:
+    """(work, seconds once, seconds an epoch) of each trial that was done; nothing of a folder that is not ours."""
+    try:
+        params = {row["trial_id"]: row["params"] for row in folder.read()["trials"]}  # not of a search's trials
+        epochs: dict[str, list[float]] = defaultdict(list)
+        with folder.outbox.open() as file:
+            for line in file:
+                record = json.loads(line)
+                trial_id = record.get("trial_id")
+                if record["kind"] == "epoch" and "time/epoch_s" in record["metrics"]:
+                    epochs[trial_id].append(record["metrics"]["time/epoch_s"])
+                elif record["kind"] == "end" and record["status"] == "done" and epochs[trial_id] and trial_id in params:
+                    once = (record["metrics"].get(name, 0.0) for name in ONCE)
+                    yield _work(params[trial_id]), sum(once), median(epochs[trial_id])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # half a line, or of another version
+        return
+
+
+def _work(params: Mapping[str, Any]) -> str:
+    work = {name: value for name, value in params.items() if name not in NO_WORK and not name.startswith("pruning.")}
+    return json.dumps(work, sort_keys=True)
+
+
+def _words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

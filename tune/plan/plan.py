@@ -1,0 +1,276 @@
+"""SweepConfig + the user's choices + the device's facts -> a plan: every trial with its final configuration.
+
+Planning-safe. A cell that cannot run stays in the plan with the reason; it never becomes another cell. Two cells that
+come out as one computation both stay, and the later says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from data_pipeline.datasets import get_dataset
+from data_pipeline.feed import FEEDS
+from dataclasses import dataclass
+from dataclasses import replace
+from model.presets import PRESETS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from tune.common.address import redacted
+from tune.common.address import settled_uri
+from tune.common.errors import WrongInput
+from tune.common.errors import unknown_name
+from tune.config.sweeps import Arm
+from tune.config.sweeps import SweepConfig
+from tune.config.trial_config import TrialConfig
+from tune.config.trial_config import build_trial
+from tune.config.trial_config import check_field
+from tune.engine import ENGINES
+from tune.engine.lr import LR_SCHEDULES
+from tune.machine.device import DeviceFacts
+from tune.plan.support import _backend_name
+from tune.plan.support import _resolve_auto
+from tune.plan.support import unsupported_reason
+from typing import Any
+import hashlib
+import json
+import random
+
+
+MOST_TRIALS = 20_000  # of one sweep
+
+
+LAYERS = "model.layers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """One trial of the plan."""
+
+    trial_id: str  # unique in the sweep
+    arm: str
+    seed: int
+    config: TrialConfig
+    unsupported: str | None  # why it cannot run on the planned device; None: it can
+    same_as: str | None = None  # an earlier arm that is the same computation: heads leave at the same epochs
+
+    @property
+    def run_name(self) -> str:
+        """In MLflow, whose list shows a dozen letters of a child's name below its sweep's: the arm comes first."""
+        return f"{self.arm}-s{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All trials of a sweep in the order in which they run."""
+
+    sweep: SweepConfig
+    trials: tuple[PlannedTrial, ...]
+    repeats: int
+    device: DeviceFacts
+
+    @property
+    def runnable(self) -> tuple[PlannedTrial, ...]:
+        return tuple(trial for trial in self.trials if trial.unsupported is None)
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the trials of one seed belong on one GPU: there are pairs to be made. One block would use one GPU
+        only and no verdict comes of it, so its trials are spread."""
+        return self.repeats > 1 and len({trial.arm for trial in self.runnable}) > 1
+
+    def key(self, *, data_sha256: str, tracking_uri: str) -> str:
+        """Identity for resuming: same effective configurations on the same data, device model and store.
+
+        The store counts without its credentials: a new password does not make it another one.
+        """
+        content = [
+            self.sweep.name,
+            data_sha256,
+            redacted(settled_uri(tracking_uri)),
+            self.device.name,
+            [
+                (trial.trial_id, trial.unsupported is None, trial.config.model_dump(mode="json"))
+                for trial in self.trials
+            ],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_plan(
+    sweep: SweepConfig,
+    *,
+    overrides: Mapping[str, Any],
+    repeats: int,
+    seed: int,
+    device: DeviceFacts,
+    channels: int | None = None,
+) -> Plan:
+    """Plan `repeats` blocks (one seed each, from `seed` up); inside a block the arms are in random order.
+
+    channels: of the opened data; None takes those of a named data set, and limits by channels wait for the trial
+    where they are unknown.
+
+    Raises WrongInput for a field that is unknown, does not fit, or is both swept and given by hand, for seeds out of
+    range and for more than MOST_TRIALS trials.
+    """
+    _check_size(len(sweep.arms), repeats, seed)
+    for name in overrides:
+        if check_field(name) in sweep.swept | {"train.seed"}:
+            owner = "--seed and --repeats" if name == "train.seed" else f"the {sweep.name} sweep"
+            raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
+    trials: list[PlannedTrial] = []
+    for block_seed in range(seed, seed + repeats):
+        block = _mark_same(_plan_block(sweep, overrides, block_seed, device, channels))
+        random.Random(f"{sweep.name} {block_seed}").shuffle(block)
+        trials.extend(block)
+    return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device)
+
+
+def _plan_block(
+    sweep: SweepConfig, overrides: Mapping[str, Any], seed: int, device: DeviceFacts, channels: int | None
+) -> list[PlannedTrial]:
+    planned, wrong = [], []
+    for arm in sweep.arms:
+        try:
+            planned.append(plan_trial(sweep, arm, overrides, seed, device, channels))
+        except WrongInput as error:
+            wrong.append((arm, error))
+    if not wrong:
+        return _in_equal_layers(planned, sweep, overrides, seed, device, channels)
+    arm, first = wrong[0]
+    if not planned or len(arm.changes) < 2:
+        raise first
+    raise WrongInput(
+        f"{first} (the arm {arm.label}: {len(wrong)} of {len(sweep.arms)} combinations are none that can be "
+        "configured; run the others as sweeps of their own)"
+    )
+
+
+def _in_equal_layers(
+    planned: list[PlannedTrial],
+    sweep: SweepConfig,
+    overrides: Mapping[str, Any],
+    seed: int,
+    device: DeviceFacts,
+    channels: int | None,
+) -> list[PlannedTrial]:
+    """Arms differ in one thing: where `auto` came out as fused layers for some arms only, all get transformers'."""
+    settled = settled_layers(planned, sweep, overrides)
+    return _plan_block(sweep, {**overrides, **settled}, seed, device, channels) if settled else planned
+
+
+def settled_layers(trials: Iterable[PlannedTrial], sweep: SweepConfig, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """The field that gives all trials transformers' layers, where `auto` came out differently for those that can run.
+
+    Empty where it did not, and where somebody has chosen the layers.
+    """
+    if LAYERS in sweep.swept | sweep.shared.keys() or overrides.get(LAYERS, "auto") != "auto":
+        return {}
+    kinds = {trial.config.model.layers for trial in trials if trial.unsupported is None}
+    return {LAYERS: "transformers"} if len(kinds) > 1 else {}
+
+
+def _check_size(arms: int, repeats: int, seed: int) -> None:
+    if seed < 0 or seed + repeats > 2**31:
+        raise WrongInput(f"--seed {seed} with --repeats {repeats}: seeds go from 0 to {2**31 - 1}")
+    if arms * repeats > MOST_TRIALS:
+        raise WrongInput(
+            f"{arms * repeats:,} trials ({arms} arms, --repeats {repeats}): a sweep has at most {MOST_TRIALS:,}; "
+            "give fewer repeats or arms"
+        )
+
+
+def _mark_same(block: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+    """The trials of one seed, those that compute what an earlier one does with its arm in `same_as`."""
+    arms: dict[tuple[Any, ...], str] = {}
+    marked = []
+    for trial in block:
+        first = arms.setdefault(computation(trial.config), trial.arm)
+        marked.append(trial if first == trial.arm else replace(trial, same_as=first))
+    return marked
+
+
+def computation(config: TrialConfig) -> tuple[Any, ...]:
+    """What decides a result: of a pruning schedule only which number of heads it takes before which epoch."""
+    pruning = config.pruning
+    scheduled = pruning.score in SCORES  # none and static know no schedule
+    removed = SCHEDULES[pruning.schedule](pruning.heads_per_layer, config.train.epochs) if scheduled else ()
+    return config.data, config.model, config.train, pruning.model_copy(update={"schedule": ""}), removed
+
+
+def plan_trial(
+    sweep: SweepConfig,
+    arm: Arm,
+    overrides: Mapping[str, Any],
+    seed: int,
+    device: DeviceFacts,
+    channels: int | None,
+) -> PlannedTrial:
+    """One trial of `arm`: its fields go over the user's, these over the sweep's. WrongInput for what does not fit."""
+    given = {**sweep.shared, **overrides, **arm.changes, "train.seed": seed}
+    config = build_trial(_with_defaults(given, device))
+    _check_names(config)
+    if channels is None:
+        channels = len(get_dataset(config.data.dataset).columns or ())
+    config = _resolve_auto(config, device, channels)
+    return PlannedTrial(
+        trial_id=f"{sweep.name}-{arm.label}-s{seed}",
+        arm=arm.label,
+        seed=seed,
+        config=config,
+        unsupported=unsupported_reason(config, device, channels),
+    )
+
+
+def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, Any]:
+    """The device's defaults, then the preset's fields, then what was given."""
+    on_gpu = device.device_type == "cuda"
+    preset = given.get("model.preset", "study" if on_gpu else "tiny")
+    if not isinstance(preset, str) or preset not in PRESETS:  # a list cannot even be looked up
+        raise unknown_name("preset", str(preset), PRESETS)
+    fields = PRESETS[preset] | {
+        "model.preset": preset,
+        "train.precision": "bf16" if on_gpu else "fp32",
+        "train.engine": "graph" if on_gpu else "eager",
+    }
+    if "model.patch_length" in given:  # a preset's stride belongs to its own patches
+        fields.pop("model.patch_stride", None)
+    fields |= given
+    fields.setdefault("model.patch_stride", fields["model.patch_length"])
+    return fields
+
+
+def _check_names(config: TrialConfig) -> None:
+    """Registry members are checked here and not in the config, so that a new member is one dict entry."""
+    get_dataset(config.data.dataset, config.data.timestamp_column)
+    if config.data.feed not in FEEDS:
+        raise unknown_name("feed", config.data.feed, FEEDS)
+    if config.data.feed == "device" and config.data.num_workers:
+        raise WrongInput(
+            f"data.num_workers={config.data.num_workers}: the device feed has no workers; use data.feed=arrow, or 0"
+        )
+    _backend_name(config.model.attention)
+    if config.train.engine not in ENGINES:
+        raise unknown_name("engine", config.train.engine, ENGINES)
+    if config.train.schedule not in LR_SCHEDULES:
+        raise unknown_name("learning rate schedule", config.train.schedule, LR_SCHEDULES)
+    if config.pruning.score not in ("none", "static", *SCORES):
+        raise unknown_name("pruning score", config.pruning.score, ("none", "static", *SCORES))
+    if config.pruning.schedule not in SCHEDULES:
+        raise unknown_name("pruning schedule", config.pruning.schedule, SCHEDULES)
+
+
+def plan_rows(trials: Sequence[PlannedTrial]) -> list[dict[str, Any]]:
+    """The plan as plain dicts, as saved and as shown."""
+    return [
+        {
+            "trial_id": trial.trial_id,
+            "arm": trial.arm,
+            "seed": trial.seed,
+            "unsupported": trial.unsupported,
+            "same_as": trial.same_as,
+            "params": trial.config.flat(),
+        }
+        for trial in trials
+    ]

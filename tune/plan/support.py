@@ -1,0 +1,87 @@
+"""Why a configuration cannot run on a device, and what `auto` becomes there."""
+
+from __future__ import annotations
+
+from model import fused
+from model.attention import BACKENDS
+from model.attention import get_backend
+from model.attention import resolve_auto
+from model.attention.base import Workload
+from tune.common.errors import WrongInput
+from tune.config.trial_config import TrialConfig
+from tune.engine import ENGINES
+from tune.machine.device import DeviceFacts
+
+
+def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Workload:
+    return Workload(
+        device_type=device.device_type,
+        capability=device.capability,
+        precision=config.attention_precision,
+        head_dim=config.model.d_model // config.model.num_heads,
+        attention_dropout=config.model.attention_dropout,
+        sequences=config.train.batch_size * channels,
+        patches=config.num_patches,
+        num_heads=config.model.num_heads,
+    )
+
+
+def _resolve_auto(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
+    """Aliases and `auto` become the name of one backend, and of who computes the layers around it."""
+    name = config.model.attention
+    work = _workload(config, device, channels)
+    try:
+        chosen = resolve_auto(work, device.missing or {}) if name == "auto" else _backend_name(name)
+    except ValueError as error:  # no backend of AUTO_ORDER can do it
+        raise WrongInput(str(error)) from None
+    layers = config.model.layers
+    if layers == "auto":
+        layers = "transformers" if _layers_reason(config, device) else "fused"
+    return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen, "layers": layers})})
+
+
+def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
+    """Why the fused layers cannot be `config`'s on `device`; None where they can."""
+    model = config.model
+    return fused.unsupported_reason(
+        d_model=model.d_model,
+        ffn_dim=model.ffn_dim,
+        norm_type=model.norm_type,
+        pre_norm=model.pre_norm,
+        dropout=model.dropout,
+        precision=config.train.precision,
+        device_type=device.device_type,
+        capability=device.capability,
+    )
+
+
+def _backend_name(name: str) -> str:
+    """The key in BACKENDS for a name, an alias or "auto"; WrongInput for an unknown one."""
+    try:
+        return "auto" if name == "auto" else get_backend(name).name
+    except ValueError as error:
+        raise WrongInput(str(error)) from None
+
+
+def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) -> str | None:
+    """Why `config` cannot run on `device` for a series of `channels`; None if nothing is known against it."""
+    precision = _precision_reason(config, device)
+    if precision:
+        return precision
+    attention = config.model.attention
+    backend = BACKENDS[attention].unsupported_reason(_workload(config, device, channels))
+    missing = (device.missing or {}).get(attention)
+    layers = _layers_reason(config, device) if config.model.layers == "fused" else None
+    engine = ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
+    return backend or missing or layers or engine
+
+
+def _precision_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
+    precision = config.train.precision
+    if precision == "fp16" and device.device_type == "cpu":
+        return "fp16 with its loss scaling is for GPUs; use bf16 or fp32 on a CPU"
+    if precision == "tf32" and (device.device_type == "cpu" or (device.capability or (8, 0)) < (8, 0)):
+        return f"tf32 needs an NVIDIA GPU of compute capability 8.0 or more, this is {device.name}; use fp32"
+    if precision == "bf16" and device.device_type == "cuda" and (device.capability or (8, 0)) < (8, 0):
+        return f"bf16 needs compute capability 8.0 or more, this is {device.name}; use fp32"
+    return None

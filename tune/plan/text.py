@@ -1,0 +1,107 @@
+"""A plan as text: the fields that all arms share, then every trial on a line of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from tune.config.trial_config import SHOWN_AS
+from tune.config.trial_config import TrialConfig
+from tune.plan.plan import Plan
+from tune.plan.plan import PlannedTrial
+from tune.plan.space import SearchPlan
+from tune.plan.space import describe
+from typing import Any
+from typing import IO
+
+
+PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
+
+
+SHOWN = (
+    "data.dataset", "data.context_length", "data.prediction_length", "data.feed",
+    "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
+    "model.attention", "model.layers", "train.epochs", "train.batch_size", "train.precision", "train.engine",
+)  # fmt: skip
+
+
+LONG = 40  # a plan of more trials says each reason once, at its end
+
+
+def print_plan(plan: Plan, stream: IO[str]) -> None:
+    """The trials of a plan, what cannot run and why, and what computes the same as another."""
+    for line in plan_lines(plan):
+        stream.write(line + "\n")
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """What `print_plan` prints."""
+    first = plan.trials[0].config
+    varying = _varying(plan)
+    fields = {name: _value(first, name) for name in SHOWN} | dict.fromkeys(varying, "(swept)")
+    patches = "" if PATCHING & varying else f" ({first.num_patches} patches)"
+    yield f"{plan.sweep.name}: {plan.sweep.question}"
+    yield (
+        f"  data   {fields['data.dataset']}, {fields['data.context_length']} -> {fields['data.prediction_length']} "
+        f"steps, feed {fields['data.feed']}"
+    )
+    yield (
+        f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
+        f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "
+        f"attention {fields['model.attention']}, layers {fields['model.layers']}"
+    )
+    yield (
+        f"  train  {fields['train.epochs']} epochs, batch {fields['train.batch_size']}, {fields['train.precision']}, "
+        f"engine {fields['train.engine']}"
+    )
+    yield f"  device {plan.device.name}{_how_known(plan)}"
+    yield f"  ratios against the arm {plan.sweep.baseline}"
+    if isinstance(plan, SearchPlan):
+        yield from describe(plan)
+    known = "known before the search: " if isinstance(plan, SearchPlan) else ""
+    yield f"  {known}{len(plan.trials)} trials, {len(plan.runnable)} can run:"
+    yield from _trial_lines(plan)
+
+
+def _varying(plan: Plan) -> set[str]:
+    """The shown fields that the sweep changes, or that come out different for its trials: a preset fills several."""
+    first = plan.trials[0].config
+    configs = [trial.config for trial in plan.trials]
+    return {
+        name
+        for name in SHOWN
+        if name in plan.sweep.swept or any(_value(config, name) != _value(first, name) for config in configs)
+    }
+
+
+def _value(config: TrialConfig, name: str) -> Any:
+    group, field = name.split(".")
+    return getattr(getattr(config, group), field)
+
+
+def _how_known(plan: Plan) -> str:
+    if not plan.device.assumed:
+        return ""
+    if plan.device.missing is None:
+        return " (assumed, as --gpu-model says; which packages are installed there is not known)"
+    return " (assumed: this machine's)"
+
+
+def _trial_lines(plan: Plan) -> Iterator[str]:
+    reasons = Counter(trial.unsupported for trial in plan.trials if trial.unsupported)
+    marks = {reason: f"UNSUPPORTED [{number}]" for number, reason in enumerate(reasons, 1)}
+    long = len(plan.trials) > LONG
+    for trial in plan.trials:
+        yield f"    {trial.trial_id}{_remark(trial, marks if long else {})}"
+    if long:
+        for number, (reason, count) in enumerate(reasons.items(), 1):
+            yield f"  [{number}] {count} trials: {reason}"
+
+
+def _remark(trial: PlannedTrial, marks: dict[str, str]) -> str:
+    if trial.unsupported:
+        return "  " + marks.get(trial.unsupported, f"UNSUPPORTED: {trial.unsupported}")
+    if trial.config.as_published:
+        return f"  ({SHOWN_AS[trial.config.as_published]}: gate not enforced, in no comparison with the baseline)"
+    if trial.same_as and trial.config.pruning.heads_to_remove:
+        return f"  (same removals as {trial.same_as} at {trial.config.train.epochs} epochs)"
+    return f"  (the same computation as {trial.same_as})" if trial.same_as else ""

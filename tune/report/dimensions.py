@@ -1,0 +1,219 @@
+"""Tables by what a sweep varies: batch size, patch size, workers, pruning or any other field.
+
+A sweep of one dimension gives one table, a row for each of its values. A cross (`--over`) gives one for each dimension:
+its values side by side, a row for each combination of the others, every ratio against the arm that differs from the
+compared one in this dimension only. Ratios and intervals are those of tune/stats/pairs.py, from pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from tune.config.trial_config import parse_params
+from tune.report.arms import ArmRow
+from tune.report.arms import by_arm
+from tune.report.arms import epoch_text
+from tune.report.arms import summarise
+from tune.report.arms import total_text
+from tune.report.comparisons import ratio_text
+from tune.report.comparisons import runs_of
+from tune.report.tables import Table
+from tune.stats.pairs import Comparison
+from tune.stats.pairs import MARGIN
+from tune.stats.pairs import Run
+from tune.stats.pairs import compare_each
+from tune.tracking.reader import SweepRecord
+from tune.tracking.reader import TrialRecord
+from typing import Any
+
+
+Params = Mapping[str, Any]
+
+
+Point = tuple[str, ...]  # an arm's value of each dimension
+
+
+def _patch(params: Params) -> str:
+    length, stride = params["model.patch_length"], params["model.patch_stride"]
+    return f"{length}" if stride in (length, None) else f"{length}, stride {stride}"
+
+
+def _pruning(params: Params) -> str:
+    score = params["pruning.score"]
+    if score in ("none", None):
+        return "none"
+    if score == "static":
+        return f"heads {' '.join(str(head) for head in params['pruning.heads'] or ())}"
+    heads, schedule = params["pruning.heads_per_layer"], str(params["pruning.schedule"]).replace("_", " ")
+    return f"{score}, {heads} a layer, {schedule}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension:
+    """Fields that vary as one thing, and how a value of it is written."""
+
+    name: str
+    fields: tuple[str, ...]
+    text: Callable[[Params], str]
+
+
+def _plain(field: str, name: str = "") -> Dimension:
+    return Dimension(
+        name=name or field.split(".", 1)[-1].replace("_", " "),
+        fields=(field,),
+        text=lambda params: str(params.get(field)),
+    )
+
+
+def _named(dimension: Dimension, value: str) -> str:
+    """A value as a heading: a number alone would not say of what."""
+    return value if value[:1].isalpha() else f"{dimension.name} {value}"
+
+
+JOINT = (
+    Dimension(name="patch size", fields=("model.patch_length", "model.patch_stride"), text=_patch),
+    Dimension(
+        name="pruning",
+        fields=("pruning.score", "pruning.schedule", "pruning.heads_per_layer", "pruning.heads"),
+        text=_pruning,
+    ),
+    _plain("data.num_workers", "workers"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """The arms of a sweep by their place along what varies."""
+
+    dimensions: tuple[Dimension, ...]
+    arms: Mapping[Point, ArmRow]  # in the order of the definition
+    runs: Mapping[str, Sequence[Run]]  # by arm
+    origin: Point  # the baseline's place
+
+
+def dimension_tables(record: SweepRecord, *, margin: float = MARGIN) -> list[Table]:
+    """A table for each dimension that varies between arms, none where no two arms differ in one thing only.
+
+    Arms run as others published them are left out: they differ from every other in several things.
+    """
+    if "swept" not in record.tags:
+        text = "Which fields the sweep varies was not recorded."
+        return [Table(title="By dimension", head=[], rows=[], numeric=[], empty=text)]
+    grid = _grid(record, summarise(record, margin=margin), record.tags["swept"].split(","))
+    if grid is None:
+        return []
+    if len(grid.dimensions) == 1:
+        return [_single(grid)]
+    crosses = [_cross(grid, index, margin) for index in range(len(grid.dimensions))]
+    return [table for table in crosses if table.rows]
+
+
+def _grid(record: SweepRecord, rows: Sequence[ArmRow], swept: Sequence[str]) -> _Grid | None:
+    """None where no place of the baseline is known, or nothing varies."""
+    trials = by_arm(record)
+    used = [row for row in rows if not row.shown_as and _configured(trials[row.arm])]
+    params = {row.arm: parse_params(trials[row.arm][0].params) for row in used}
+    told = _dimensions(field for field in swept if field)
+    varying = tuple(one for one in told if len({one.text(found) for found in params.values()}) > 1)
+    arms: dict[Point, ArmRow] = {}
+    for row in used:  # of two arms that are one computation the first
+        arms.setdefault(tuple(one.text(params[row.arm]) for one in varying), row)
+    origin = next((point for point, row in arms.items() if row.is_baseline), None)
+    if origin is None or not varying:
+        return None
+    runs = {row.arm: runs_of(trials[row.arm]) for row in used}
+    return _Grid(dimensions=varying, arms=arms, runs=runs, origin=origin)
+
+
+def _configured(trials: Sequence[TrialRecord]) -> bool:
+    """Whether MLflow has the arm's configuration, and it was no trial of a search, which is in no pairs."""
+    return bool(trials[0].params) and trials[0].tags.get("stage") != "search"
+
+
+def _dimensions(fields: Iterable[str]) -> list[Dimension]:
+    """Those that the fields belong to, each once."""
+    joint = {field: one for one in JOINT for field in one.fields}
+    return list({one.name: one for one in (joint.get(field) or _plain(field) for field in fields)}.values())
+
+
+def _single(grid: _Grid) -> Table:
+    """A row for each value, in seconds an epoch and in all, beside the baseline's."""
+    (dimension,), base = grid.dimensions, _named(grid.dimensions[0], grid.origin[0])
+    own = grid.arms[grid.origin]
+    head = [
+        dimension.name,
+        f"{base}: s/epoch",
+        "s/epoch",
+        f"x {base}",
+        f"{base}: total s",
+        "total s",
+        f"x {base}, total",
+    ]
+    rows = []
+    for (value,), row in grid.arms.items():
+        if row.is_baseline:
+            continue
+        epoch = [epoch_text(own), _seconds(row, epoch_text), ratio_text(row.compared)]
+        rows.append([value, *epoch, total_text(own), _seconds(row, total_text), ratio_text(row.compared_total)])
+    return Table(
+        title=f"By {dimension.name}",
+        head=head,
+        rows=rows,
+        numeric=[False, *[True] * 6],
+        caption=f"The baseline is {base}. Seconds are means over trials, ratios those of the table above, from pairs.",
+    )
+
+
+def _cross(grid: _Grid, index: int, margin: float) -> Table:
+    """The values of dimension `index` side by side; a row for each combination of the others."""
+    compared, base = grid.dimensions[index], grid.origin[index]
+    values = list(dict.fromkeys(point[index] for point in grid.arms if point[index] != base))
+    places = list(dict.fromkeys(point[:index] + point[index + 1 :] for point in grid.arms))
+    rows, ratios = _compared(grid, index, places, values, margin)
+    others = [one.name for position, one in enumerate(grid.dimensions) if position != index]
+    first = _named(compared, base)
+    sides = [cell for value in values for cell in (f"{_named(compared, value)}: s/epoch", f"x {first}")]
+    tested = sum(one.interval is not None for one in ratios.values())
+    family = f", Holm over the {tested} ratios that have one" if tested > 1 else ""
+    return Table(
+        title=f"{compared.name.capitalize()} by {', '.join(others)}",
+        head=[*others, f"{first}: s/epoch", *sides],
+        rows=rows,
+        numeric=[*[False] * len(others), *[True] * (1 + len(sides))],
+        caption=f"Each ratio is against {first} in its own row, from pairs of equal seed on one device; "
+        + (f"intervals: 95 %{family}." if tested else "too few pairs for intervals."),
+    )
+
+
+def _compared(
+    grid: _Grid, index: int, places: Sequence[Point], values: Sequence[str], margin: float
+) -> tuple[list[list[str]], dict[str, Comparison]]:
+    """The rows that have a baseline of their own and something beside it, and all ratios of the table."""
+
+    def at(place: Point, value: str) -> ArmRow | None:
+        return grid.arms.get((*place[:index], value, *place[index:]))
+
+    base = grid.origin[index]
+    cells = {
+        arm.arm: (grid.runs[own.arm], grid.runs[arm.arm])
+        for place in places
+        if (own := at(place, base))
+        for value in values
+        if (arm := at(place, value))
+    }
+    ratios = compare_each(cells, margin=margin)
+    rows = []
+    for place in places:
+        own, arms = at(place, base), [at(place, value) for value in values]
+        if own is not None and any(arms):
+            sides = [(_seconds(arm, epoch_text), ratio_text(ratios[arm.arm])) if arm else ("-", "-") for arm in arms]
+            rows.append([*place, _seconds(own, epoch_text), *(text for side in sides for text in side)])
+    return rows, ratios
+
+
+def _seconds(row: ArmRow, text: Callable[[ArmRow], str]) -> str:
+    """The arm's seconds, or why it has none."""
+    return text(row) if row.median_epoch_s is not None else row.status

@@ -1,0 +1,84 @@
+"""The lines beside the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from tune.machine.environment import mixture
+from tune.report.answer import headline
+from tune.report.arms import ArmRow
+from tune.report.arms import _arm
+from tune.report.arms import _known
+from tune.report.arms import _parsed
+from tune.report.arms import by_arm
+from tune.report.bottlenecks import time_notes
+from tune.report.comparisons import moved_notes
+from tune.report.comparisons import pairing_notes
+from tune.report.proof import proof_note
+from tune.report.published import published_notes
+from tune.report.same_epochs import same_epochs
+from tune.report.same_epochs import same_epochs_note
+from tune.report.setting import setting_note
+from tune.stats.pairs import MARGIN
+from tune.tracking.reader import SweepRecord
+
+
+def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
+    """What a reader must know beside the table: what all trials share, naive errors, what did not run or is missing,
+    what bounds each arm, what the ratio is.
+
+    The last line is the sweep's result. `rows` and `margin` are those of `summarise`.
+    """
+    lines = setting_note(record) + _naive_note(record)
+    lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
+    if unknown := [trial.trial_id for trial in record.trials if not _known(trial)]:
+        lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")
+    if "baseline" not in record.tags:
+        lines.append("MLflow does not hold which arm is the baseline: there is no 'x baseline'.")
+    epochs = {_arm(trial): trial.params.get("train.epochs", "?") for trial in record.trials}
+    lines += [
+        f"{row.arm} is the same computation as {row.same_as}: same removals at {epochs[row.arm]} epochs."
+        for row in rows
+        if row.same_as
+    ]
+    arms = by_arm(record)
+    lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
+    lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
+    baseline = record.tags.get("baseline")
+    in_order = [trial for trials in arms.values() for trial in trials]
+    lines += same_epochs_note(same_epochs(in_order, baseline, margin), baseline)
+    lines += moved_notes(arms, baseline) + _environments_note(record)
+    line = headline(record, rows)
+    return [*lines, line] if line else lines
+
+
+def _naive_note(record: SweepRecord) -> list[str]:
+    finished = [trial for trial in record.trials if trial.status == "done" and _known(trial)]
+    baseline = next((trial for trial in finished if _arm(trial) == record.tags.get("baseline")), None)
+    if baseline is None or "final/test_mse" not in baseline.metrics:
+        return []
+    test_mse = baseline.metrics["final/test_mse"]
+    naive = {name: baseline.metrics[key] for name, key in NAIVE.items() if key in baseline.metrics}
+    if not naive:
+        return []
+    text = ", ".join(f"{name} {mse:.4f}" for name, mse in naive.items())
+    verb = "beats" if all(test_mse < mse for mse in naive.values()) else "does not beat all of"
+    who = f"'{baseline.tags['arm']}' with seed {baseline.tags['seed']}"
+    return [f"Test MSE of {who}, {test_mse:.4f}, {verb} the naive forecasts: {text}."]
+
+
+def _environments_note(record: SweepRecord) -> list[str]:
+    """One line where --resume has gone on with other versions or code than some of the trials ran on."""
+    texts = dict.fromkeys(trial.tags["environment"] for trial in record.trials if "environment" in trial.tags)
+    found = mixture([one for text in texts if isinstance(one := _parsed(text), dict)])
+    told = "its arms differ in more than what is compared where a pair has two of these"
+    return [f"The sweep was resumed in another environment: {'; '.join(found)}; {told}."] if found else []
+
+
+TIME_NOTE = (
+    "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same one, 'median train "
+    "s/epoch' of the training part of an epoch, without validation. Of a pruned arm the epochs after its last head "
+    "left count."
+)
+
+
+NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}

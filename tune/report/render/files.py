@@ -1,0 +1,31 @@
+"""All files of a report: Markdown, one HTML page, and a PNG of each chart."""
+
+from __future__ import annotations
+
+from tune.report.arms import by_arm
+from tune.report.arms import summarise
+from tune.report.charts import charts
+from tune.report.cost import Price
+from tune.report.render.markdown import markdown
+from tune.report.render.page import html_page
+from tune.report.render.png import png
+from tune.stats.pairs import MARGIN
+from tune.tracking.reader import SweepRecord
+
+
+def report_files(
+    record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None
+) -> dict[str, str | bytes | None]:
+    """Path in the report's folder -> content; None for the picture of a chart without data, which must not be there.
+
+    Raises:
+        WrongInput: plotly or matplotlib is not installed.
+    """
+    figures = charts(summarise(record, margin=margin), by_arm(record))
+    paths = {f"png/{figure.key}.png": figure for figure in figures}
+    pictures = {path: figure.title for path, figure in paths.items() if figure.data}
+    return {
+        "report.md": markdown(record, margin=margin, price=price, pictures=pictures),
+        "report.html": html_page(record, margin=margin, price=price),
+        **{path: png(figure) if figure.data else None for path, figure in paths.items()},
+    }

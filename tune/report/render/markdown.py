@@ -1,0 +1,67 @@
+"""A sweep's report as Markdown. Every number is the table's or MLflow's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from tune.report.answer import NO_RESULT
+from tune.report.answer import headline
+from tune.report.arms import summarise
+from tune.report.arms import told
+from tune.report.cost import Price
+from tune.report.dimensions import dimension_tables
+from tune.report.notes import notes
+from tune.report.tables import Table
+from tune.report.tables import arm_table
+from tune.report.tables import closing_tables
+from tune.stats.pairs import MARGIN
+from tune.tracking.reader import SweepRecord
+import html
+
+
+def markdown(
+    record: SweepRecord,
+    *,
+    margin: float = MARGIN,
+    price: Price | None = None,
+    pictures: Mapping[str, str] | None = None,
+) -> str:
+    """The whole report: tables, notes, cost, what did not run, environment.
+
+    `pictures`: path -> title of what is shown between them.
+    """
+    rows = summarise(record, margin=margin)
+    parts = [
+        f"# {_text(record.sweep_id)}",
+        _text(told(record, "question")),
+        f"**{_text(headline(record, rows) or NO_RESULT)}**",
+        f"Device: {_text(told(record, 'device'))}",
+        _table(arm_table(rows)),
+        "\n".join(f"- {_text(note)}" for note in notes(record, rows, margin=margin)),
+        *(_table(table) for table in dimension_tables(record, margin=margin)),
+        *(f"## {_text(title)}\n\n![{_text(title)}]({path})" for path, title in (pictures or {}).items()),
+        *map(_table, closing_tables(record, price)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    parts = [f"## {_text(table.title)}"] if table.title else []
+    if not table.rows:
+        return "\n\n".join([*parts, _text(table.empty)])
+    if table.caption:
+        parts.append(_text(table.caption))
+    rule = "|" + "|".join("---:" if right else "---" for right in table.numeric) + "|"
+    return "\n\n".join([*parts, "\n".join([_line(table.head), rule, *map(_line, table.rows)])])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_text(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _text(text: str) -> str:
+    """One line that no reader of Markdown takes for HTML, an image, a link, code or emphasis."""
+    plain = html.escape(" ".join(text.split()), quote=False)
+    for letter in "\\`*[]":
+        plain = plain.replace(letter, f"\\{letter}")
+    return plain

@@ -1,0 +1,66 @@
+"""The report as a person reads it in a terminal: the table of arms, as wide as there is room for, and its notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from tune.report.arms import ArmRow
+from tune.report.arms import COLUMNS
+from tune.report.arms import by_arm
+from tune.report.arms import summarise
+from tune.report.arms import told
+from tune.report.cost import Price
+from tune.report.cost import cost_line
+from tune.report.cost import costs
+from tune.report.notes import notes
+from tune.stats.pairs import MARGIN
+from tune.tracking.reader import SweepRecord
+from typing import IO
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+NARROW = ("arm", "median train s/epoch", "x baseline", "speed", "accuracy")  # what a terminal too narrow for all shows
+
+
+WIDEST = 260  # characters, where there is no terminal
+
+
+def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN, price: Price | None = None) -> None:
+    """The table and its notes, for a terminal or a pipe."""
+    from rich.console import Console
+
+    rows = summarise(record, margin=margin)
+    console = Console(file=stream, width=None if stream.isatty() else WIDEST, highlight=False)
+    table = _table(record, rows, [name for name, _ in COLUMNS], folded=stream.isatty())
+    needed = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
+    if not stream.isatty():
+        console.width = max(WIDEST, needed)
+    left_out = [name for name, _ in COLUMNS if name not in NARROW] if needed > console.width else []
+    if left_out:
+        table = _table(record, rows, NARROW, folded=True)
+    console.print(table)
+    if left_out:
+        console.print(f"Left out, as they need {needed} columns: {', '.join(left_out)}.", soft_wrap=True, markup=False)
+    for line in notes(record, rows, margin=margin):
+        console.print(line, soft_wrap=True, markup=False)
+    console.print(cost_line(costs(record, by_arm(record)), price), soft_wrap=True, markup=False)
+
+
+def _table(record: SweepRecord, rows: Sequence[ArmRow], names: Sequence[str], *, folded: bool) -> Table:
+    """The columns of these names; where they do not fit, a cell's text goes on in the next line, and none is cut.
+
+    `folded`: a heading of several words over narrow cells takes two lines.
+    """
+    from rich.table import Table
+
+    table = Table(title=f"{record.sweep_id} on {told(record, 'device')}")
+    for name in names:
+        heading = name.replace(" s/epoch", "\ns/epoch").replace("total s", "total\ns") if folded else name
+        table.add_column(heading, justify="left" if name in ("arm", "status") else "right", overflow="fold")
+    cells = dict(COLUMNS)
+    for row in rows:
+        table.add_row(*(cells[name](row) for name in names))
+    return table

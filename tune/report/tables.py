@@ -1,0 +1,136 @@
+"""The tables of the report, the same for Markdown and HTML: plain texts, in rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from tune.report.arms import ArmRow
+from tune.report.arms import COLUMNS
+from tune.report.arms import by_arm
+from tune.report.arms import environment_of
+from tune.report.cost import Cost
+from tune.report.cost import GPUS
+from tune.report.cost import Price
+from tune.report.cost import costs
+from tune.report.cost import energy_text
+from tune.report.cost import hours_text
+from tune.report.cost import money_text
+from tune.report.cost import total
+from tune.report.proof import proof_rows
+from tune.tracking.reader import SweepRecord
+from tune.tracking.reader import TrialRecord
+from typing import Any
+import json
+
+
+TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others are numbers, which stand to the right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table; without rows `empty` says why there are none."""
+
+    title: str  # "" where nothing stands above it
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: Sequence[bool]  # of each column
+    caption: str = ""
+    empty: str = ""
+
+
+def arm_table(rows: Sequence[ArmRow]) -> Table:
+    """What the terminal shows: one line an arm."""
+    return Table(
+        title="",
+        head=[name for name, _ in COLUMNS],
+        rows=[[cell(row) for _, cell in COLUMNS] for row in rows],
+        numeric=[name not in TEXT_COLUMNS for name, _ in COLUMNS],
+    )
+
+
+def closing_tables(record: SweepRecord, price: Price | None) -> list[Table]:
+    """What the report ends with."""
+    return [cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
+
+
+def not_done_table(record: SweepRecord) -> Table:
+    """One line for the trials of an arm that are not done for the same reason."""
+    same: dict[tuple[str, str, str], list[TrialRecord]] = {}
+    for trial in (trial for trials in by_arm(record).values() for trial in trials):
+        if trial.status != "done":
+            same.setdefault((trial.tags.get("arm", "-"), trial.status, trial.reason or "-"), []).append(trial)
+    return Table(
+        title="Trials that are not done",
+        head=["arm", "trials", "status", "reason"],
+        rows=[[arm, _which(trials), status, reason] for (arm, status, reason), trials in same.items()],
+        numeric=[False] * 4,
+        empty="Every trial is done." if record.trials else "There is no trial.",
+    )
+
+
+def _which(trials: Sequence[TrialRecord]) -> str:
+    """One by its id, several of one arm by their seeds."""
+    seeds = [trial.tags.get("seed") for trial in trials]
+    if len(trials) == 1 or None in seeds:
+        return ", ".join(trial.trial_id for trial in trials)
+    return f"seeds {', '.join(sorted(map(str, seeds), key=lambda seed: (len(seed), seed)))}"
+
+
+def cost_table(record: SweepRecord, price: Price | None) -> Table:
+    """GPU-hours, energy and, with a price, money: each arm's and all together."""
+    found = costs(record, by_arm(record))
+    head = ["arm", "trials that ran", "GPU-hours", "kWh"]
+    if price is not None:
+        head.append(f"cost, {price.currency}" if price.currency else "cost")
+    no_gpu = record.tags.get(GPUS) == "0"
+    named = {**found, "all arms": total(found)}
+    return Table(
+        title="Cost",
+        head=head,
+        rows=[] if no_gpu or not found else [_cost_cells(arm, cost, price) for arm, cost in named.items()],
+        numeric=[False, *[True] * (len(head) - 1)],
+        caption="GPU-hours: from the start of a trial's process to its last work on the GPU, whether it was done or "
+        "failed; what a lost process did after its last checkpoint is not in them. kWh: the GPU's own counter over "
+        "the training epochs alone. - is not known; 'at least': not known of every trial.",
+        empty="No GPU was used." if no_gpu else "No trial has run.",
+    )
+
+
+def _cost_cells(arm: str, cost: Cost, price: Price | None) -> list[str]:
+    cells = [arm, str(cost.trials), hours_text(cost), energy_text(cost)]
+    return cells if price is None else [*cells, money_text(cost, price)]
+
+
+def proof_table(record: SweepRecord) -> Table:
+    """What each arm proved: its error over the gate's limit, and its kernels by name."""
+    rows = proof_rows(by_arm(record))
+    return Table(
+        title="Gate and kernels",
+        head=["arm", "largest error / its limit", "kernels of attention in a profiled step"],
+        rows=rows,
+        numeric=[False] * 3,
+        caption="At most 1 passes. Errors are against fp64: of forecasts, of gradients, of the worst single series.",
+        empty="No trial says that it passed the gate.",
+    )
+
+
+def environment_table(record: SweepRecord) -> Table:
+    """What the driver saved, a row a value; as text where MLflow kept only the beginning."""
+    environment = environment_of(record)
+    known = isinstance(environment, dict)
+    return Table(
+        title="Environment",
+        head=["", "value"],
+        rows=[list(row) for row in _flat(environment)] if known else [],
+        numeric=[False, False],
+        empty=str(environment) if environment else "The environment was not recorded.",
+    )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value)

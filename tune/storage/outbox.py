@@ -1,0 +1,149 @@
+"""The tracker's diary on disk: an append-only JSONL file, the truth until MLflow has it.
+
+One record is one line, written with one system call and fsynced before `append` returns. A line that a kill cut short
+is removed on the next opening: its writer was never told that it was stored. One process at a time may hold an outbox.
+Files beside `outbox.jsonl`: `.lock` and `.holder` (who has it), `.position` (what MLflow already has), `.rejected`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from filelock import FileLock
+from filelock import Timeout
+from pathlib import Path
+from tune.common.process import Holder
+from tune.common.process import this_process
+from typing import Any
+import contextlib
+import json
+import os
+import threading
+
+
+Record = dict[str, Any]
+
+
+_BLOCK = 1 << 16
+
+
+_CLAIM_S = 1.0  # a glance at the lock (`in_use_by`) holds it for a moment, which is no reason to give up
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The companion file of an outbox: `outbox.jsonl` -> `outbox.jsonl.<suffix>`."""
+    return path.with_name(f"{path.name}.{suffix}")
+
+
+class Outbox:
+    """An append-only file of JSON records, held by one process from construction to `close`.
+
+    Raises:
+        ValueError: another process (or another Outbox of this one) holds the file; the message names its pid if known.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file_lock = _claim(self.path)
+        self._mutex = threading.Lock()
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self.size = _cut_torn_line(self._fd)
+
+    def append(self, record: Record) -> int:
+        """Store one record durably and return the size of the file after it, in bytes.
+
+        Raises:
+            OSError: the disk refused it (full, gone); nothing of the record stays behind.
+        """
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        with self._mutex:
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.write(self._fd, line[written:])
+                os.fsync(self._fd)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, self.size)
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            self.size += len(line)
+            return self.size
+
+    def read(self, start: int = 0, limit: int | None = None) -> Iterator[tuple[Record, int]]:
+        """Yield (record, offset of the byte after it) from byte `start`; a broken line has kind `unreadable`."""
+        with self.path.open("rb") as stream:
+            stream.seek(start)
+            end = start
+            while end < self.size and limit != 0:
+                line = stream.readline()
+                end += len(line)
+                yield _parse(line), end
+                limit = None if limit is None else limit - 1
+
+    def close(self) -> None:
+        """Give the file back; closing twice is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            beside(self.path, "holder").unlink(missing_ok=True)
+            self._file_lock.release()
+
+
+def _claim(path: Path) -> FileLock:
+    # thread_local=False: the tracker may be closed by another thread than the one that opened it.
+    lock = FileLock(beside(path, "lock"), thread_local=False)
+    holder = beside(path, "holder")
+    try:
+        lock.acquire(timeout=_CLAIM_S)
+    except Timeout:
+        raise ValueError(
+            f"{path} is in use by {_who(path)}: one process at a time may record a sweep; wait for it or stop it"
+        ) from None
+    draft = beside(path, "holder.new")
+    draft.write_text(this_process().as_json())
+    draft.replace(holder)
+    return lock
+
+
+def in_use_by(path: Path) -> str | None:
+    """Who holds the outbox at `path`, in words; None if nobody does."""
+    if not beside(path, "lock").exists():
+        return None
+    try:
+        with FileLock(beside(path, "lock"), timeout=0):
+            return None
+    except Timeout:
+        return _who(path)
+
+
+def _who(path: Path) -> str:
+    try:
+        text = beside(path, "holder").read_text(errors="replace")
+    except OSError:  # it has just begun, or just ended
+        text = ""
+    return str(Holder.from_json(text))
+
+
+def _cut_torn_line(fd: int) -> int:
+    size = end = os.fstat(fd).st_size
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(fd, end)
+        os.fsync(fd)
+    return end
+
+
+def _parse(line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if isinstance(record, dict) and "kind" in record:
+        return record
+    return {"kind": "unreadable", "text": line[:200].decode(errors="replace")}

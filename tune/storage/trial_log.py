@@ -1,0 +1,74 @@
+"""What an outbox holds of each trial, rebuilt from its records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from tune.storage.outbox import Record
+
+
+KEPT = ("loss/val_mse", "time/train_s")  # of an epoch's metrics: what a search chooses by
+
+
+@dataclass(kw_only=True)
+class TrialLog:
+    """What an outbox holds of one trial."""
+
+    tags: dict[str, str] = field(default_factory=dict)  # as planned, and as it ended
+    epochs: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch from 1 -> its metrics in KEPT
+    reported: dict[str, str] = field(default_factory=dict)  # the tags that it sent with its latest epoch
+    recorded: dict[int, int] = field(default_factory=dict)  # epoch -> number of its record in the outbox, from 1
+    status: str | None = None  # None: it has not ended
+    reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)  # of its end
+
+
+@dataclass(kw_only=True)
+class Index:
+    """What an outbox already holds, rebuilt from its records on opening.
+
+    `trials` maps a trial id to `planned`, `running` or `ended`.
+    """
+
+    sweep_id: str | None = None
+    sweep_status: str | None = None  # as the sweep was closed last; None: it is open
+    summary: dict[str, float] = field(default_factory=dict)  # the parent run's metrics, as the sweep was closed last
+    epochs: set[tuple[str, int]] = field(default_factory=set)
+    trials: dict[str, str] = field(default_factory=dict)
+    statuses: dict[str, str] = field(default_factory=dict)  # how each ended trial ended
+    logs: dict[str, TrialLog] = field(default_factory=dict)
+    records: int = 0
+    latest_ms: int = 0  # when the latest record was stored
+
+    def absorb(self, record: Record) -> None:
+        """Take one record into account."""
+        self.records += 1
+        self.latest_ms = max(self.latest_ms, record.get("time_ms", 0))
+        kind = record["kind"]
+        if kind == "begin_sweep":
+            self.sweep_id, self.sweep_status = record["sweep_id"], None
+        elif kind == "plan":
+            self.trials[record["trial_id"]] = "running" if record["tags"]["status"] == "running" else "planned"
+            log = self.logs.setdefault(record["trial_id"], TrialLog())
+            log.tags.update(record["tags"])
+            log.status = None
+        elif kind == "epoch":
+            self.epochs.add((record["trial_id"], record["epoch"]))
+            kept = {name: value for name, value in record.get("metrics", {}).items() if name in KEPT}
+            log = self.logs.setdefault(record["trial_id"], TrialLog())
+            log.epochs[record["epoch"]], log.recorded[record["epoch"]] = kept, self.records
+            told = log.reported | record.get("tags", {})
+            log.reported = {name: value for name, value in told.items() if value is not None}
+            if record["starts"]:
+                self.trials[record["trial_id"]] = "running"
+        elif kind == "end":
+            self.trials[record["trial_id"]] = "ended"
+            self.statuses[record["trial_id"]] = record["status"]
+            log = self.logs.setdefault(record["trial_id"], TrialLog())
+            log.tags.update(record.get("tags", {}))
+            log.status, log.reason = record["status"], record.get("reason", "")
+            log.metrics = record.get("metrics", {})
+        elif kind == "end_sweep":
+            self.sweep_status = record.get("status")
+            self.summary.update(record.get("metrics", {}))
+            self.trials.update(dict.fromkeys(record["open_trials"], "planned"))

@@ -1,0 +1,79 @@
+"""Whether an MLflow store lets us in, asked before a sweep starts: else that would be told after its last trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from tune.common.address import is_server
+from tune.common.address import one_line
+from tune.common.address import redacted
+from tune.common.address import settled_uri
+from tune.common.address import sqlite_file
+from tune.tracking.store import TrackingError
+from tune.tracking.store import open_client
+import threading
+
+
+TURNED_AWAY = (401, 403)  # HTTP: who are you; you may not
+
+
+def check_access(tracking_uri: str, experiment: str, timeout_s: float, say: Callable[[str], None]) -> None:
+    """Open the store and look for an experiment in it; takes at most about `timeout_s`, and the seconds of importing.
+
+    What may pass (a slow answer, an error of the server's) is said and no reason not to start, as records wait on
+    disk. A SQLite file that is not there is not made.
+
+    Raises:
+        TrackingError: the store turns us away, or cannot be opened: no driver, a wrong password, another schema.
+    """
+    uri = settled_uri(tracking_uri)
+    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
+        return
+    import mlflow.tracking  # noqa: F401  here, as its seconds are none of the store's
+
+    found: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            _connect(uri)
+            open_client(uri).get_experiment_by_name(experiment)
+        except Exception as error:
+            found.append(error)
+
+    # A call into a troubled server sits in MLflow's own retries for minutes; it is left to end with the process.
+    asking = threading.Thread(target=ask, name="mlflow-access", daemon=True)
+    asking.start()
+    asking.join(timeout_s)
+    if asking.is_alive():
+        say(f"MLflow store {redacted(uri)} is slow: no answer within {timeout_s:g} s; until it answers, records wait")
+    elif found:
+        _judge(uri, found[0], say)
+
+
+def _connect(uri: str) -> None:
+    """Raises TrackingError where a database cannot be connected to; MLflow would try again for two minutes."""
+    if is_server(uri):
+        return
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+    except Exception as error:
+        raise TrackingError(
+            f"MLflow store {redacted(uri)} cannot be opened: {one_line(error)}; correct the address or its password, "
+            "or install the driver that it names"
+        ) from error
+
+
+def _judge(uri: str, error: Exception, say: Callable[[str], None]) -> None:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, TrackingError):
+        raise error
+    if isinstance(error, MlflowException) and error.get_http_status_code() in TURNED_AWAY:
+        raise TrackingError(
+            f"MLflow server {redacted(uri)} turns us away: {one_line(error)}; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as the server knows them"
+        ) from error
+    say(f"MLflow store {redacted(uri)} cannot be read now: {one_line(error)}; until it answers, records wait")

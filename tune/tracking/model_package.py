@@ -1,0 +1,180 @@
+"""A trial's saved model as an MLflow model: MLmodel with signature and requirements, our loader's source, the weights.
+
+`mlflow.pyfunc.load_model("runs:/RUN_ID/model")` loads it where nothing of this project is installed: the package
+`model` travels inside. Nothing is pickled, and packing runs none of the packed code.
+
+MLmodel, requirements.txt, conda.yaml, python_env.yaml    MLflow's own
+data/model/     config.json, model.safetensors, forecasting.json: the saved folder as it is
+code/model/     the source of the package that loads it
+"""
+
+from __future__ import annotations
+
+from model.facts import CONFIG
+from model.facts import FACTS
+from model.facts import Facts
+from model.facts import WEIGHTS
+from model.facts import read_facts
+from pathlib import Path
+from typing import Any
+import json
+import platform
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities import Run
+
+
+NAME = "model"
+
+
+FILES_PATH = "data/model"  # of the saved folder, inside the MLflow model
+
+
+LOADER = "model.forecaster"
+
+
+CODE = Path(__file__).resolve().parents[2] / "model"
+
+
+# What loading it imports; torch and transformers in the versions that trained it.
+REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors", "numpy", "pandas")
+
+
+LINKED_METRICS = ("final/val_mse", "final/test_mse", "final/test_mae", "final/parameters", "final/median_epoch_s")
+
+
+class NotAModel(ValueError):
+    """The folder is not that of a model that can forecast: one line."""
+
+
+def publish(client: MlflowClient, run_id: str, folder: Path, metrics: dict[str, float], timestamp_ms: int) -> str:
+    """Store the saved model of `folder` as the run's logged model; returns its id. Repeating it makes no second one.
+
+    Raises NotAModel; errors of MLflow calls are left to the caller.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+
+    try:
+        facts = read_facts(folder)
+    except ValueError as error:
+        raise NotAModel(str(error)) from error
+    run = client.get_run(run_id)
+    logged = find_logged_model(client, run) or _create(client, run, facts)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if logged.model_id not in [output.model_id for output in outputs]:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    with tempfile.TemporaryDirectory(prefix="mlflow-model-") as temporary:
+        target = Path(temporary) / NAME
+        pack(folder, target, run_id=run_id, model_id=logged.model_id)
+        client.log_model_artifacts(logged.model_id, str(target))
+    linked = [
+        Metric(key, metrics[key], timestamp_ms, 0, model_id=logged.model_id, run_id=run_id)
+        for key in LINKED_METRICS
+        if key in metrics
+    ]
+    if linked:
+        client.log_batch(run_id, metrics=linked, synchronous=True)
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return str(logged.model_id)
+
+
+def find_logged_model(client: MlflowClient, run: Run) -> LoggedModel | None:
+    """The run's logged model, whole or not; None where it has none. Of two, which only a lost answer can make, the
+    older is kept and the others are deleted."""
+    query = f"source_run_id = '{run.info.run_id}' AND name = '{NAME}'"
+    found = list(client.search_logged_models([run.info.experiment_id], query))
+    found.sort(key=lambda model: (model.creation_timestamp, model.model_id))
+    for other in found[1:]:
+        client.delete_logged_model(other.model_id)
+    return found[0] if found else None
+
+
+def download_model(client: MlflowClient, run_id: str, target: Path) -> None:
+    """Fetch config, weights and facts of the run's model into the new folder `target`, and nothing else of it.
+
+    What the store holds beside them, our own source included, is neither fetched nor run. Raises NotAModel where the
+    run has no model; errors of MLflow calls are left to the caller.
+    """
+    import mlflow.artifacts
+
+    logged = find_logged_model(client, client.get_run(run_id))
+    if logged is None or str(logged.status) != "READY":
+        raise NotAModel(f"run {run_id} has no model in the MLflow store")
+    target.mkdir(parents=True)
+    for name in (CONFIG, WEIGHTS, FACTS):
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{logged.artifact_location}/{FILES_PATH}/{name}",
+            dst_path=str(target),
+            tracking_uri=client.tracking_uri,
+        )
+
+
+def _create(client: MlflowClient, run: Run, facts: Facts) -> LoggedModel:
+    tags = {name: str(facts.trial.get(name)) for name in ("sweep_id", "trial_id") if facts.trial.get(name)}
+    return client.create_logged_model(
+        run.info.experiment_id,
+        name=NAME,
+        source_run_id=run.info.run_id,
+        tags=tags,
+        params={"dataset": str(facts.dataset.get("name")), "context_length": str(facts.context_length)},
+        model_type="forecaster",
+    )
+
+
+def pack(folder: Path, target: Path, *, run_id: str | None = None, model_id: str | None = None) -> None:
+    """Make the MLflow model `target`, a new folder, of the saved model in `folder`. ValueError where that is none.
+
+    Not with mlflow.pyfunc.save_model: it copies everything twice, and importing it warns on stderr.
+    """
+    from mlflow.models import Model
+
+    facts = read_facts(folder)
+    needed, python = requirements(facts), platform.python_version()
+    target.mkdir(parents=True)
+    shutil.copytree(folder, target / FILES_PATH)
+    shutil.copytree(CODE, target / "code" / CODE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    model = Model(run_id=run_id, model_id=model_id, model_uuid=model_id, signature=signature(facts))
+    model.add_flavor(
+        "python_function",
+        loader_module=LOADER,
+        python_version=python,
+        code="code",
+        data=FILES_PATH,
+        env={"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+        streamable=False,
+    )
+    model.model_size_bytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    model.save(str(target / "MLmodel"))
+    conda = {
+        "name": "mlflow-env",
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", "pip", {"pip": needed}],
+    }
+    virtualenv = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
+    (target / "requirements.txt").write_text("\n".join(needed) + "\n")
+    (target / "conda.yaml").write_text(json.dumps(conda, indent=1) + "\n")  # JSON is YAML
+    (target / "python_env.yaml").write_text(json.dumps(virtualenv, indent=1) + "\n")
+
+
+def signature(facts: Facts) -> Any:
+    """In: context_length rows or more of the model's columns; out: prediction_length rows of them; source units."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    schema = Schema([ColSpec("double", name) for name in facts.columns])
+    return ModelSignature(inputs=schema, outputs=schema)
+
+
+def requirements(facts: Facts) -> list[str]:
+    """Pinned; without the local part of a version (torch 2.11.0+cu130), which an index does not have."""
+    from importlib import metadata
+
+    return [
+        f"{package}=={(facts.versions.get(package) or metadata.version(package)).split('+')[0]}"
+        for package in REQUIREMENTS
+    ]

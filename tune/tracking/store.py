@@ -1,0 +1,210 @@
+"""Reaching an MLflow store: is it there, a client for it, and what an error of it means for the record at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tune.common.address import has_password
+from tune.common.address import one_line
+from tune.common.address import redacted
+from tune.common.address import sqlite_file
+from tune.common.process import alive
+from typing import Literal
+from urllib.parse import urlsplit
+import glob
+import http.client
+import logging
+import os
+import socket
+import ssl
+import threading
+import urllib.request
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+Verdict = Literal["retry", "reject", "missing", "unknown"]
+
+
+PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
+
+
+JOB_TAG = "job."  # + a Ray job's id: tag of the sweeps that it ran
+
+
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+_REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"}
+
+
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+
+
+_RETRIED_STATUS = {401, 403, 408, 429}
+
+
+class TrackingError(ValueError):
+    """Wrong input about tracking, in one line: what was given, what is allowed, what to do."""
+
+
+def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
+    """Say within about `timeout_s` whether the MLflow store answers; imports nothing of mlflow, sends no credentials.
+
+    A server must answer at /health; the folder of a SQLite file must be writable; a database host must accept
+    connections. Name resolution counts extra.
+
+    Raises:
+        TrackingError: it does not answer, or it is a kind of store that MLflow no longer writes to.
+    """
+    bare = redacted(tracking_uri)  # an error about a password in an address would repeat it
+    try:
+        parts = urlsplit(bare)
+        scheme, _ = parts.scheme, parts.port
+    except ValueError as error:
+        raise TrackingError(f"tracking URI {bare!r} is not an address: {error}") from error
+    if scheme in ("http", "https"):
+        _check_server(tracking_uri, bare, timeout_s)
+    elif scheme.startswith("sqlite"):
+        _check_folder(tracking_uri)
+    elif port := _DATABASE_PORTS.get(scheme.split("+")[0]):
+        _check_socket(bare, port, timeout_s)
+    elif scheme in ("", "file"):
+        raise TrackingError(
+            f"tracking URI {bare!r} names a folder, which MLflow no longer writes to: use sqlite:///mlflow.db, "
+            "or the http:// address of an MLflow server"
+        )
+    else:
+        raise TrackingError(f"tracking URI {bare!r}: allowed are http, https, sqlite, {', '.join(_DATABASE_PORTS)}")
+
+
+def _check_server(tracking_uri: str, bare: str, timeout_s: float) -> None:
+    """Raises TrackingError unless an MLflow server answers at `bare`, the address without user, password and query."""
+    if tracking_uri.partition("://")[2].find("@") > len(urlsplit(tracking_uri).netloc):
+        raise TrackingError(
+            f"MLflow server {bare}: there is an @ after one of / ? #: in a password write these as %2F %3F %23, or use "
+            "MLFLOW_TRACKING_USERNAME and _PASSWORD; in a path write the @ as %40"
+        )
+    url = bare.rstrip("/") + "/health"
+    # Only whether it answers is asked and nothing is sent, so a certificate that MLflow is told to accept is accepted.
+    context = ssl._create_unverified_context()  # nosec B323
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s, context=context):  # nosec B310
+            return
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            return
+        problem = f"answers {error.code} at /health: is this the address of an MLflow server?"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        problem = f"does not answer ({getattr(error, 'reason', None) or error}): start it or correct the tracking URI"
+    raise TrackingError(f"MLflow server {bare} {problem}")
+
+
+def _check_folder(tracking_uri: str) -> None:
+    file = sqlite_file(tracking_uri)
+    target = file if file.exists() else file.parent
+    if not file.parent.is_dir():
+        raise TrackingError(f"tracking URI {tracking_uri!r}: the folder {file.parent} does not exist; create it")
+    if not (os.access(target, os.W_OK) and os.access(file.parent, os.W_OK)):
+        raise TrackingError(f"tracking URI {tracking_uri!r}: {target} is not writable; choose another file")
+
+
+def _check_socket(bare: str, default_port: int, timeout_s: float) -> None:
+    parts = urlsplit(bare)
+    if parts.hostname is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, parts.port or default_port), timeout=timeout_s).close()
+    except OSError as error:
+        raise TrackingError(
+            f"MLflow database {bare} does not answer ({error}): start it or correct the tracking URI"
+        ) from error
+
+
+def check_no_password(given: str | None) -> None:
+    """Raises TrackingError for a --tracking-uri with a user or a query: a machine's users see its command lines."""
+    if given is not None and has_password(given):
+        raise TrackingError(
+            f"--tracking-uri {redacted(given)}: what was left out here would show in the process list; put the whole "
+            "address into MLFLOW_TRACKING_URI, or user and password into MLFLOW_TRACKING_USERNAME and _PASSWORD"
+        )
+
+
+def open_client(tracking_uri: str) -> MlflowClient:
+    """An MlflowClient for this store; creates the tables of a new database. Takes seconds: imports mlflow.
+
+    Raises:
+        TrackingError: the store cannot be opened (no driver for the database, a schema of another version, ...).
+    """
+    from mlflow import MlflowClient
+
+    # A new SQLite file is announced in two log lines on stderr, which belongs to the progress display.
+    logger = logging.getLogger("mlflow.store.db.utils")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        if tracking_uri.startswith("sqlite"):
+            _make_database(sqlite_file(tracking_uri))
+        return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    except Exception as error:
+        raise TrackingError(f"MLflow store {redacted(tracking_uri)} cannot be opened: {one_line(error)}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _make_database(file: Path) -> None:
+    """Make a SQLite store that is not there yet, so that it appears with all of its tables at once.
+
+    MLflow makes them in dozens of steps and cannot go on after some of them: killed meanwhile, it would leave a store
+    that nobody can open any more.
+    """
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    if file.exists():
+        return
+    for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp*"):  # by a process that was killed
+        if (pid := left.name.removeprefix(f".{file.name}.").partition(".")[0]).isdecimal() and not alive(int(pid)):
+            left.unlink(missing_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
+    engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
+    try:
+        _initialize_tables(engine)
+        engine.dispose()
+        _publish(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, file: Path) -> None:
+    """Give a draft its name, unless another process has made such a file meanwhile."""
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not file.exists():
+            os.replace(draft, file)
+
+
+def judge(error: Exception) -> Verdict:
+    """What an error of an MLflow call means: try again later, set the record aside, or look the run up again.
+
+    Wrong credentials and a store that cannot be opened count as `retry`: setting a whole sweep aside for an expired
+    token would lose it. `unknown` is an error that is not MLflow's, such as a PermissionError of an artifact store.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    if isinstance(error, TrackingError):
+        return "retry"
+    if isinstance(error, LookupError):
+        return "reject"
+    if isinstance(error, MlflowException):
+        if error.error_code in _MISSING:
+            return "missing"
+        return "reject" if error.error_code in _REJECTED else "retry"
+    if isinstance(error, RequestException):
+        status = error.response.status_code if error.response is not None else 500
+        return "retry" if status >= 500 or status in _RETRIED_STATUS else "reject"
+    return "unknown"

@@ -1,0 +1,303 @@
+"""Tracking of a sweep on the driver: every call stores one line in an outbox and returns; MLflow follows by itself.
+
+No call waits for MLflow, whatever state it is in. Opening a Tracker on an existing outbox goes on where it stopped:
+what MLflow lacks is sent, and what the outbox already holds is not stored twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
+from tune.common.address import settled_uri
+from tune.common.clock import SteadyClock
+from tune.storage.outbox import Outbox
+from tune.storage.outbox import Record
+from tune.storage.outbox import beside
+from tune.storage.trial_log import Index
+from tune.storage.trial_log import TrialLog
+from tune.tracking.position import Position
+from tune.tracking.runs import RunBook
+from tune.tracking.sender import Flusher
+from tune.tracking.sender import store_digest
+from tune.tracking.writer import MlflowWriter
+from tune.tracking.writer import OPEN_STATUSES
+from tune.tracking.writer import SWEEP_STATUSES
+from tune.tracking.writer import TRIAL_STATUSES
+from types import TracebackType
+from typing import Any
+import re
+import threading
+
+
+__all__ = [
+    "SweepRecord",
+    "SweepSummary",
+    "Tracker",
+    "TrackingError",
+    "TrialLog",
+    "TrialRecord",
+    "check_store",
+    "list_sweeps",
+    "read_sweep",
+]
+
+
+_ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.:=-]{0,199}")  # the name of a folder, and never a hidden one or ..
+
+
+class Tracker:
+    """Records one sweep; safe to call from several threads, opened by one process at a time.
+
+    Args:
+        outbox_path: JSONL file, created when missing; its companions (`.position`, `.rejected`, `.lock`) lie beside it.
+        tracking_uri: MLflow server (http, https) or database (sqlite:///mlflow.db, postgresql+psycopg2://...).
+        experiment: MLflow experiment, created when missing.
+        artifact_root: folder or URI for the artifacts of a new experiment in a database; a server uses its own.
+
+    Raises:
+        ValueError: another process holds the outbox, or the file is none of this version.
+    """
+
+    def __init__(self, *, outbox_path: Path, tracking_uri: str, experiment: str, artifact_root: str | None) -> None:
+        tracking_uri = settled_uri(tracking_uri)
+        self._outbox = Outbox(outbox_path)
+        self._mutex = threading.Lock()
+        self._index = Index()
+        position = Position.load(
+            beside(self._outbox.path, "position"),
+            store=store_digest(tracking_uri, experiment),
+            size=self._outbox.size,
+        )
+        try:
+            sent = self._rebuild_index(position.offset)
+        except (KeyError, TypeError) as error:
+            self._outbox.close()
+            raise ValueError(f"{self._outbox.path} is not an outbox of this version ({error!r})") from error
+        book = RunBook(
+            tracking_uri=tracking_uri, experiment=experiment, artifact_root=artifact_root, runs=position.runs
+        )
+        self._clock = SteadyClock(not_before_ms=self._index.latest_ms)
+        self._flusher = Flusher(self._outbox, MlflowWriter(book), position, total=self._index.records, sent=sent)
+        self._flusher.start()
+
+    @property
+    def problems(self) -> list[str]:
+        """What went wrong so far, a line each: refused records, missing model folders, the start of an outage."""
+        return list(self._flusher.problems)
+
+    @property
+    def outage(self) -> str | None:
+        """Why MLflow cannot be written right now; None while it can."""
+        return self._flusher.outage
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """`say` hears when MLflow cannot be written and when it can again: at once, from another thread."""
+        self._flusher.say = say
+
+    @property
+    def ended(self) -> dict[str, str]:
+        """Trials that have ended, with their status; a trial opened again is left out."""
+        with self._mutex:
+            return {trial: self._index.statuses[trial] for trial, at in self._index.trials.items() if at == "ended"}
+
+    @property
+    def trials(self) -> dict[str, TrialLog]:
+        """What the outbox holds of each trial, in the order of planning; whether MLflow has it or not."""
+        with self._mutex:
+            return dict(self._index.logs)
+
+    @property
+    def sweep_status(self) -> str | None:
+        """How the sweep was closed last: done, failed or interrupted; None while it is open."""
+        with self._mutex:
+            return self._index.sweep_status
+
+    def status_of(self, trial_id: str) -> str | None:
+        """How a trial ended; None while it has not."""
+        with self._mutex:
+            return self._index.statuses[trial_id] if self._index.trials.get(trial_id) == "ended" else None
+
+    @property
+    def pending(self) -> int:
+        """Records that MLflow does not have yet."""
+        return self._flusher.pending
+
+    def begin_sweep(
+        self,
+        *,
+        sweep_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        files: Mapping[str, str],
+    ) -> None:
+        """Open the sweep, or reopen it on resume; `files` maps artifact path -> text.
+
+        Raises:
+            ValueError: the outbox belongs to another sweep.
+        """
+        _check_id("sweep_id", sweep_id)
+        with self._mutex:
+            if self._index.sweep_id not in (None, sweep_id):
+                raise ValueError(f"{self._outbox.path} holds sweep {self._index.sweep_id!r}, not {sweep_id!r}")
+            self._index.sweep_id = sweep_id
+            self._append("begin_sweep", name=name, tags=_texts(tags), params=_texts(params), files=dict(files))
+
+    def plan_trial(self, *, trial_id: str, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
+        """Announce a trial. `tags["status"]` may say `running`; without it the trial is `planned`.
+
+        Planning a known trial again does nothing (False), so a resumed driver may announce its whole plan. Announced
+        as `running`, a trial that waits or has ended is open again: that is how a retry is told from a second end.
+        """
+        _check_id("trial_id", trial_id)
+        status = tags.get("status", "planned")
+        _check_status(status, OPEN_STATUSES)
+        with self._mutex:
+            known = self._index.trials.get(trial_id)
+            if known is not None and (status == "planned" or known == "running"):
+                return False
+            if known is None:
+                tags = {**tags, "trial_number": str(len(self._index.trials) + 1)}
+            tags = {**_texts(tags), "status": status, "reason": ""}
+            self._append("plan", trial_id=trial_id, run_name=run_name, params=_texts(params), tags=tags)
+            return True
+
+    def now_ms(self) -> int:
+        """Wall time in ms, in order over all records of the sweep, whatever happens to the clock."""
+        return self._clock.now_ms()
+
+    def log_epoch(
+        self,
+        *,
+        trial_id: str,
+        epoch: int,
+        metrics: Mapping[str, float | None],
+        timestamp_ms: int,
+        tags: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Store one epoch (from 1); False when that epoch of that trial is in the outbox already, whatever its values.
+
+        Metrics that are None are left out, NaN is kept. The first epoch makes a planned trial `running`. `tags` as the
+        trial reports them with this epoch stay in the outbox, for a trial that a later driver has to end.
+        """
+        with self._mutex:
+            if (trial_id, epoch) in self._index.epochs:
+                return False
+            starts = self._known(trial_id) == "planned"
+            values = _values(metrics)
+            self._append(
+                "epoch",
+                trial_id=trial_id,
+                epoch=int(epoch),
+                metrics=values,
+                timestamp_ms=int(timestamp_ms),
+                starts=starts,
+                **({} if tags is None else {"tags": _changed(self._index.logs[trial_id].reported, _texts(tags))}),
+            )
+            return True
+
+    def end_trial(
+        self,
+        *,
+        trial_id: str,
+        status: str,
+        reason: str,
+        metrics: Mapping[str, float | None],
+        tags: Mapping[str, str],
+        model_dir: Path | None,
+        samples_dir: Path | None = None,
+    ) -> bool:
+        """Close a trial: the first end counts (False for a later one) until `plan_trial` opens it again as running.
+
+        The saved model in `model_dir` becomes the run's MLflow model later, and the files in `samples_dir` artifacts of
+        the run under `samples/`: the folders must stay until `pending` is 0.
+        """
+        _check_status(status, TRIAL_STATUSES)
+        with self._mutex:
+            if self._known(trial_id) == "ended":
+                return False
+            self._append(
+                "end",
+                trial_id=trial_id,
+                status=status,
+                reason=str(reason),
+                metrics=_values(metrics),
+                tags=_texts(tags),
+                model_dir=None if model_dir is None else str(Path(model_dir).absolute()),
+                samples_dir=None if samples_dir is None else str(Path(samples_dir).absolute()),
+            )
+            return True
+
+    def end_sweep(self, *, status: str, metrics: Mapping[str, float | None], files: Mapping[str, str]) -> None:
+        """Close the sweep as done, failed or interrupted; trials still open are `planned` again, their runs KILLED.
+
+        Metrics that it was closed with before are left out, or a driver killed while closing would store them twice.
+        """
+        _check_status(status, SWEEP_STATUSES)
+        with self._mutex:
+            values = {key: value for key, value in _values(metrics).items() if self._index.summary.get(key) != value}
+            unfinished = [trial_id for trial_id, state in self._index.trials.items() if state != "ended"]
+            self._append("end_sweep", status=status, metrics=values, files=dict(files), open_trials=unfinished)
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until MLflow has everything, at most `timeout_s`; returns the number of records it lacks."""
+        return self._flusher.flush(timeout_s)
+
+    def close(self, timeout_s: float = 30.0) -> int:
+        """Flush, stop and give the outbox back; returns how many records MLflow lacks, kept for the next opening."""
+        pending = self._flusher.close(timeout_s)
+        self._outbox.close()
+        return pending
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(5.0)  # who wants more waits with `flush` before
+
+    def _rebuild_index(self, offset: int) -> int:
+        sent = 0
+        for record, end in self._outbox.read():
+            self._index.absorb(record)
+            sent += end <= offset
+        return sent
+
+    def _known(self, trial_id: str) -> str:
+        if trial_id not in self._index.trials:
+            raise ValueError(f"trial {trial_id!r} is not in the plan of this sweep: call plan_trial first")
+        return self._index.trials[trial_id]
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        if self._index.sweep_id is None:
+            raise ValueError("no sweep was begun: call begin_sweep first")
+        record: Record = {"kind": kind, "sweep_id": self._index.sweep_id, "time_ms": self._clock.now_ms(), **fields}
+        self._outbox.append(record)
+        self._index.absorb(record)
+        self._flusher.notify()
+
+
+def _values(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: float(value) for key, value in metrics.items() if value is not None}
+
+
+def _texts(items: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in items.items() if value is not None}
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:
+    """What is new or another, and None for what is gone: most of a trial's tags stay as they are."""
+    names = sorted(before.keys() | now.keys())
+    return {name: now.get(name) for name in names if now.get(name) != before.get(name)}
+
+
+def _check_id(name: str, value: str) -> None:
+    if not _ID.fullmatch(value):
+        raise ValueError(f"{name} {value!r}: allowed are up to 200 letters, digits and _ . : = -")
+
+
+def _check_status(status: str, allowed: Mapping[str, str]) -> None:
+    if status not in allowed:
+        raise ValueError(f"status {status!r} is not one of {', '.join(allowed)}")

@@ -1,0 +1,70 @@
+"""What a sweep says of itself in the MLflow UI: the experiment's and the sweep's description, and its saved view.
+
+A saved view is an experiment tag that the UI's menu `Views` lists: columns, search and grouping under one name.
+"""
+
+from __future__ import annotations
+
+from tune.storage.outbox import Record
+from urllib.parse import urlencode
+import json
+
+
+NOTE = "mlflow.note.content"  # the UI renders it as Markdown
+
+
+RESULT = "\n\n## Result\n\n"  # from here on a sweep's note is its table
+
+
+_VIEW = "mlflow.sharedViewState."
+
+
+_RESULTS = ("metrics.`final/val_mse`", "metrics.`final/test_mse`", "metrics.`final/median_epoch_s`")
+
+
+EXPERIMENT_NOTE = """\
+Each run at the top is a **sweep**; its children are its trials, one for each arm and seed. The description of a sweep
+says how to compare its arms; the menu **Views** holds a prepared view of each sweep, newest first.
+"""
+
+
+def sweep_note(record: Record, experiment_id: str, run_id: str) -> str:
+    """The Markdown description of the sweep that a `begin_sweep` record opens. Links stay within the UI."""
+    tags = record["tags"]
+    swept = ", ".join(f"`{name}`" for name in tags.get("swept", "").split(",") if name)
+    experiment = f"#/experiments/{experiment_id}/runs"
+    view = urlencode({"viewStateShareKey": record["sweep_id"]})
+    lines = [
+        # First, and in one line: the UI folds a long description after about four.
+        f"[Arms side by side, mean over seeds]({experiment}?{view}&compareRunsMode=CHART) · "
+        f"[Trials as a table]({experiment}?{view}&compareRunsMode=TABLE) · "
+        f"[Report]({experiment}/{run_id}/artifacts/report.html) (once the sweep has ended)\n",
+        f"**{tags['question']}**\n" if "question" in tags else "",
+        f"Arms differ in {swept}." if swept else "",
+        f"They are compared with the baseline `{tags['baseline']}`, trial by trial of equal `train.seed` and device."
+        if "baseline" in tags
+        else "",
+        "To hold single trials against each other, expand this run in the list, tick them and press **Compare**.\n",
+        "| here | is |\n|---|---|",
+        "| `arm_speedup/ARM` | times the arm trains faster than the baseline; `_low` and `_high` bound it |",
+        "| `arm_epoch_s/ARM` | seconds of training an epoch, mean over seeds of the trials' medians |",
+        "| `arm_val_mse/ARM`, `arm_test_mse/ARM` | errors at the best epoch, mean over seeds |",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def sweep_view(record: Record) -> tuple[str, str]:
+    """Key and value of the experiment tag that is this sweep's saved view."""
+    swept = [f"params.`{name}`" for name in record["tags"].get("swept", "").split(",") if name]
+    columns = [*swept, "params.`train.seed`", *_RESULTS, "tags.`status`"]
+    state = {
+        "searchFilter": f"tags.sweep_id = '{record['sweep_id']}' and tags.role = 'trial'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "arm"}]},
+    }
+    made = record["time_ms"]
+    view = {"name": record["name"], "createdAt": made, "updatedAt": made, "state": json.dumps(state)}
+    return _VIEW + record["sweep_id"], json.dumps(view)

@@ -1,0 +1,251 @@
+"""Turns outbox records into MLflow calls. Every call may be repeated: a record replayed stores nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from tune.common.address import one_line
+from tune.storage.outbox import Record
+from tune.tracking.model_package import NotAModel
+from tune.tracking.model_package import publish
+from tune.tracking.runs import RunBook
+from tune.tracking.store import judge
+from tune.tracking.ui_notes import EXPERIMENT_NOTE
+from tune.tracking.ui_notes import NOTE
+from tune.tracking.ui_notes import RESULT
+from tune.tracking.ui_notes import sweep_note
+from tune.tracking.ui_notes import sweep_view
+from typing import Any
+from typing import NamedTuple
+
+
+TRIAL_STATUSES = {  # our status tag -> MLflow's status of the ended run
+    "done": "FINISHED",
+    "stopped": "FINISHED",
+    "failed": "FAILED",
+    "oom": "FAILED",
+    "nan": "FAILED",
+    "failed_gate": "FAILED",
+    "unsupported": "KILLED",
+}
+
+
+OPEN_STATUSES = {"planned": "SCHEDULED", "running": "RUNNING"}
+
+
+SWEEP_STATUSES = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+# mlflow/utils/validation.py allows 1000 metrics, 100 tags and 100 params a call, and 6000 characters a param.
+_METRICS_PER_CALL = 1000
+
+
+_TEXTS_PER_CALL = 100
+
+
+_TEXT_LIMIT = 5000
+
+
+_LEAD = "loss/val_mse"
+
+
+_BLANK_LINE = "\n\n"
+
+
+class Item(NamedTuple):
+    """One metric, tag or param of a record, and where in the record it comes from."""
+
+    record: Record
+    part: str  # "metrics", "tags" or "params"
+    key: str
+    value: Any
+
+
+class Rejection(NamedTuple):
+    """A record, or what is left of it when MLflow took the rest, that MLflow refuses for good."""
+
+    record: Record
+    error: str
+
+
+class MlflowWriter:
+    """Writes the records of one sweep.
+
+    Errors of MLflow calls are left to the caller, who judges them, with one exception: a metric, tag or param that
+    MLflow refuses for good, and a folder that is not there (the model's, the samples'), go to `rejections` and the rest
+    is written.
+    """
+
+    def __init__(self, book: RunBook) -> None:
+        self.book = book
+        self.rejections: list[Rejection] = []
+
+    def apply(self, record: Record) -> None:
+        """Write one record that is not an epoch."""
+        handlers = {
+            "begin_sweep": self._begin_sweep,
+            "plan": self._plan,
+            "end": self._end,
+            "end_sweep": self._end_sweep,
+        }
+        handler = handlers.get(record["kind"])
+        if handler is None:
+            self.rejections.append(Rejection(record, "not a record of this version"))
+        else:
+            handler(record)
+
+    def log_epochs(self, records: Iterable[Record]) -> None:
+        """Write epoch records of any number of trials, at most 1000 metrics a call."""
+        by_trial: dict[str, list[Record]] = {}
+        for record in records:
+            by_trial.setdefault(record["trial_id"], []).append(record)
+        for trial_id, epochs in by_trial.items():
+            run_id = self.book.find(epochs[0]["sweep_id"], trial_id)
+            for first in (record for record in epochs if record["starts"]):
+                self._log(run_id, _items(first, tags={"status": "running", "reason": ""}))
+                self.book.set_status(run_id, OPEN_STATUSES["running"])
+            self._log(run_id, [item for record in epochs for item in _items(record, metrics=_led(record["metrics"]))])
+
+    def _begin_sweep(self, record: Record) -> None:
+        role = {"role": "sweep"}
+        tags = {**record["tags"], **role, "status": "running"}
+        run_id = self._open_run(record, "", run_name=record["name"], needed=role, tags=tags)
+        tags |= {NOTE: sweep_note(record, self.book.experiment_id, run_id)}
+        self._log(run_id, _items(record, tags=tags, params=record["params"]))
+        self.book.set_status(run_id, OPEN_STATUSES["running"])
+        self._log_files(run_id, record)
+        self.book.tag_experiment(dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)]))  # last: the sweep can do without
+
+    def _plan(self, record: Record) -> None:
+        sweep_id = record["sweep_id"]
+        nesting = {"role": "trial", "mlflow.parentRunId": self.book.find(sweep_id, "")}
+        run_id = self._open_run(
+            record, record["trial_id"], run_name=record["run_name"], needed=nesting, tags={**record["tags"], **nesting}
+        )
+        self._log(run_id, _items(record, tags=record["tags"], params=record["params"]))
+        self.book.set_status(run_id, OPEN_STATUSES[record["tags"]["status"]])
+
+    def _open_run(
+        self, record: Record, trial_id: str, *, run_name: str, needed: dict[str, str], tags: dict[str, str]
+    ) -> str:
+        # A new run has all its tags from its first moment, so that no reader ever sees one without: the driver may
+        # die before the next call. Where MLflow refuses one of them, `_log` finds and sets aside which.
+        def find_or_create(tags: dict[str, str]) -> str:
+            return self.book.find_or_create(
+                record["sweep_id"], trial_id, run_name=run_name, start_time_ms=record["time_ms"], tags=tags
+            )
+
+        try:
+            return find_or_create({key: clean(value) for key, value in tags.items()})
+        except Exception as error:
+            if judge(error) != "reject":
+                raise
+            return find_or_create(needed)
+
+    def _end(self, record: Record) -> None:
+        run_id = self.book.find(record["sweep_id"], record["trial_id"])
+        tags = {**record["tags"], "status": record["status"], "reason": record["reason"]}
+        self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
+        self.book.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
+        # Last: when the artifact store fails for good, the rest is in MLflow.
+        if record.get("samples_dir") is not None:
+            self._log_samples(run_id, record)
+        if record["model_dir"] is not None:
+            self._publish_model(run_id, record)
+
+    def _end_sweep(self, record: Record) -> None:
+        sweep_id, status = record["sweep_id"], record["status"]
+        self.book.search(sweep_id, again=True)
+        for trial_id in record["open_trials"]:
+            trial_run = self.book.find(sweep_id, trial_id)
+            reason = f"the sweep ended ({status}) before this trial did"
+            self._log(trial_run, _items(record, tags={"status": "planned", "reason": reason}))
+            self.book.set_status(trial_run, "KILLED", end_time_ms=record["time_ms"])
+        run_id = self.book.find(sweep_id, "")
+        tags = {"status": status} | self._result_note(run_id, record)
+        self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
+        self.book.set_status(run_id, SWEEP_STATUSES[status], end_time_ms=record["time_ms"])
+        self._log_files(run_id, record)
+
+    def _result_note(self, run_id: str, record: Record) -> dict[str, str]:
+        """The sweep's note with its table below, however it reads by now; nothing where that is too long for a tag."""
+        note = self.book.client.get_run(run_id).data.tags.get(NOTE, "").partition(RESULT)[0]
+        report = record["files"].get("report.md", "")
+        first = report.split(_BLANK_LINE, 2)[-1].partition("\n\n## ")[
+            0
+        ]  # without title and question, to the next heading
+        told = f"{note}{RESULT}{first}"
+        return {NOTE: told} if report and len(told) <= _TEXT_LIMIT else {}
+
+    def _log(self, run_id: str, items: list[Item]) -> None:
+        size = _METRICS_PER_CALL if all(item.part == "metrics" for item in items) else _TEXTS_PER_CALL
+        for start in range(0, len(items), size):
+            self._offer(run_id, items[start : start + size])
+
+    def _offer(self, run_id: str, items: list[Item]) -> None:
+        # One refused item must not take the others of its call with it: halve until it stands alone.
+        try:
+            self._send(run_id, items)
+        except Exception as error:
+            if judge(error) != "reject":
+                raise
+            if len(items) == 1:
+                record, part, key, value = items[0]
+                bare = {name: content for name, content in record.items() if name not in ("metrics", "tags", "params")}
+                self.rejections.append(Rejection({**bare, part: {key: value}}, one_line(error)))
+                return
+            half = len(items) // 2
+            self._offer(run_id, items[:half])
+            self._offer(run_id, items[half:])
+
+    def _send(self, run_id: str, items: list[Item]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        # synchronous: MLflow's asynchronous mode, which the user's environment may ask for, drops failed batches.
+        self.book.client.log_batch(
+            run_id,
+            metrics=[Metric(item.key, item.value, *_when(item.record)) for item in items if item.part == "metrics"],
+            tags=[RunTag(item.key, clean(item.value)) for item in items if item.part == "tags"],
+            params=[Param(item.key, clean(item.value)) for item in items if item.part == "params"],
+            synchronous=True,
+        )
+
+    def _log_files(self, run_id: str, record: Record) -> None:
+        for name, text in record["files"].items():
+            self.book.client.log_text(run_id, text, name)
+
+    def _log_samples(self, run_id: str, record: Record) -> None:
+        folder = Path(record["samples_dir"])
+        if folder.is_dir():
+            self.book.client.log_artifacts(run_id, str(folder), "samples")
+        else:
+            self.rejections.append(Rejection(record, f"{folder} with the raw samples is not there"))
+
+    def _publish_model(self, run_id: str, record: Record) -> None:
+        folder = Path(record["model_dir"])
+        try:
+            publish(self.book.client, run_id, folder, metrics=record["metrics"], timestamp_ms=record["time_ms"])
+        except NotAModel as error:
+            self.rejections.append(Rejection(record, str(error)))
+
+
+def clean(value: Any) -> str:
+    """Text that every MLflow database stores: no NUL, no lone surrogate, at most 5000 characters."""
+    text = str(value).replace("\x00", "").encode("utf-8", "replace").decode()
+    return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 12] + " [shortened]"
+
+
+def _items(record: Record, **parts: dict[str, Any]) -> list[Item]:
+    return [Item(record, part, key, value) for part, content in parts.items() for key, value in content.items()]
+
+
+def _led(metrics: dict[str, float]) -> dict[str, float]:
+    # The compare view opens with the metric that was stored first.
+    return {_LEAD: metrics[_LEAD], **metrics} if _LEAD in metrics else metrics
+
+
+def _when(record: Record) -> tuple[int, int]:
+    # (timestamp in ms, step): an epoch has its own; what is known once is at step 0.
+    if record["kind"] == "epoch":
+        return record["timestamp_ms"], record["epoch"]
+    return record["time_ms"], 0

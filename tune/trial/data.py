@@ -1,0 +1,40 @@
+"""A trial's data: the converted series it was planned on, and the feed that hands out its batches."""
+
+from __future__ import annotations
+
+from data_pipeline.feed.batches import Feed
+from data_pipeline.errors import DataUnsupported
+from data_pipeline.feed import FEEDS
+from data_pipeline.series.store import Series
+from data_pipeline.series.store import open_series
+from pathlib import Path
+from tune.common.errors import Unsupported
+from tune.config.trial_config import TrialConfig
+from tune.trial.job import TrialJob
+import torch
+
+
+def open_data(job: TrialJob, config: TrialConfig) -> Series:
+    """The trial's series. RuntimeError where its source is not the one that the sweep was planned on."""
+    data = config.data
+    series = open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), timestamp_column=data.timestamp_column)
+    if job.data_sha256 not in (None, series.source_sha256):
+        raise RuntimeError(f"{data.dataset} is not the data this sweep was planned on: its source has changed since")
+    return series
+
+
+def open_feed(series: Series, config: TrialConfig, device: torch.device) -> Feed:
+    """The trial's feed, to be closed. Raises Unsupported where this machine cannot hold it."""
+    data, train = config.data, config.train
+    try:
+        return FEEDS[data.feed](
+            series,
+            context_length=data.context_length,
+            prediction_length=data.prediction_length,
+            batch_size=train.batch_size,
+            device=device,
+            seed=train.seed,
+            num_workers=data.num_workers,
+        )
+    except DataUnsupported as error:
+        raise Unsupported(str(error)) from None

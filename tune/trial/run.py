@@ -1,0 +1,148 @@
+"""One trial: data, model, engine, pruning, timing and evaluation joined; reports once an epoch.
+
+`run_trial` knows nothing of Ray: it is given a job and a function to report to. It never raises for what can go wrong
+inside a trial (no memory, NaN, a failure): it reports the status with its reason, so that one trial never ends a sweep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tune.common.errors import GateFailed
+from tune.common.errors import PublishedFault
+from tune.common.errors import Unsupported
+from tune.common.errors import disk_full
+from tune.config.trial_config import TrialConfig
+from tune.machine.code_identity import package_dir
+from tune.machine.code_identity import packages_sha256
+from tune.machine.out_of_memory import KernelKills
+from tune.machine.out_of_memory import REMEDY
+from tune.machine.out_of_memory import is_out_of_memory
+from tune.machine.out_of_memory import lost_a_worker
+from tune.machine.out_of_memory import peak_memory_gib
+from tune.trial.job import ALONE
+from tune.trial.job import BeginAnew
+from tune.trial.job import Host
+from tune.trial.job import Report
+from tune.trial.job import TrialJob
+from tune.trial.state import Spans
+from typing import Any
+import math
+import tempfile
+import time
+import traceback
+
+
+PEAKS = {"final/peak_memory_gib": "GPU memory", "final/host_peak_memory_gib": "process memory"}
+
+
+def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, host: Host = ALONE) -> None:
+    """Train, evaluate and report one trial; go on from `checkpoint` if there is one.
+
+    Reports after each epoch {"epoch", "metrics", "tags"} with a checkpoint folder, and at the end
+    {"status", "reason", "metrics", "tags"} with a folder holding the best model under `model/` and the
+    raw samples under `samples/`; an epoch's folder has those so far. `report` owns the folder that it is given, and may
+    return before it is through with an epoch's, but not with the end's. Raises BeginAnew before the first epoch where
+    the job says `rehearse` and this process had to measure the gate or to compile.
+    """
+    spans, kills = Spans(host.waited_s), KernelKills()
+
+    def tell(result: dict[str, Any], folder: Path | None) -> None:
+        report(result, folder)
+        kills.restart()
+
+    with tempfile.TemporaryDirectory(dir=host.scratch) as tmp:  # until the end was reported: all epochs were by then
+        try:
+            _run(job, tell, checkpoint, spans, host, Path(tmp))
+        except BeginAnew:
+            raise
+        except Exception as error:  # reported with its reason, never hidden
+            spans.work_ended()
+            failure = _failure(error, kills)
+            failure["tags"] |= {"spans": spans.as_tag()}  # what failed has its cost, too
+            report(failure, None)
+
+
+def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, host: Host, tmp: Path) -> None:
+    started_s = time.perf_counter() - host.waited_s
+    from tune.trial.session import Session
+
+    config = TrialConfig.model_validate(job.config)
+    if job.compile_dir is not None:
+        host = _with_cache(host, job, config)
+    if job.packages_sha256 not in (None, packages_sha256()):
+        raise RuntimeError(
+            f"this node imports other code than the driver ({package_dir('tune')}): one sweep's results come from one "
+            "program; update that copy, or start the sweep anew"
+        )
+    with Session(job, config, started_s, host) as session:
+        session.spans = spans
+        if checkpoint is not None:
+            session.restore(checkpoint)
+        if host.rehearsed_s is not None and spans.earlier_ms is not None:
+            spans.earlier_ms += round(1e3 * host.rehearsed_s)
+        session.pass_gate()
+        while session.progress.not_finite is None and not session.finished:
+            metrics = session.run_epoch()
+            session.progress.not_finite = _not_finite(metrics)
+            folder = tmp / f"epoch-{session.progress.epoch}"
+            session.save(folder)
+            epoch = {"epoch": session.progress.epoch, "metrics": metrics, "tags": session.tags()}  # may be its last
+            report(epoch, folder)
+        reason = session.progress.not_finite
+        final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
+        folder = tmp / "final"
+        folder.mkdir()
+        if config.as_published is None:  # another function than a loaded model would compute, or none to use
+            session.save_best(folder / "model")
+        session.samples.write(folder / "samples")
+        report(final | {"tags": session.tags()}, folder)
+
+
+def _with_cache(host: Host, job: TrialJob, config: TrialConfig) -> Host:
+    import torch
+
+    from tune.trial import compile_cache
+
+    assert job.compile_dir is not None
+    used = compile_cache.use(Path(job.compile_dir), config, torch.device(job.device_type), isolated=job.isolate)
+    return replace(host, tags={**host.tags, "compile_cache": used})
+
+
+def _finish(session: Any) -> dict[str, Any]:
+    session.prove_kernels()
+    return {"status": "done", "reason": None, "metrics": session.final_metrics()}
+
+
+def _not_finite(metrics: dict[str, float | None]) -> str | None:
+    for name in ("loss/train_mse", "loss/val_mse"):
+        value = metrics[name]
+        if value is None or not math.isfinite(value):
+            return f"{name} became {value}; try a smaller train.learning_rate"
+    return None
+
+
+def _failure(error: Exception, kills: KernelKills) -> dict[str, Any]:
+    if isinstance(error, Unsupported):
+        return {"status": "unsupported", "reason": str(error), "metrics": {}, "tags": {}}
+    if isinstance(error, GateFailed):
+        return {"status": "failed_gate", "reason": str(error), "metrics": error.metrics, "tags": {"gate": "failed"}}
+    if isinstance(error, PublishedFault):
+        reason = f"{error} (the replaced study's own error, expected: its arm never ran)"
+        return {"status": "failed", "reason": reason, "metrics": {}, "tags": {"expected_failure": "true"}}
+    reason = f"{type(error).__name__}: {_first_words(error)}"
+    tags = {"traceback": traceback.format_exc()[-4000:]}
+    killed = kills.told() if lost_a_worker(error) else None
+    if killed or is_out_of_memory(error):
+        peaks = peak_memory_gib()
+        told = "; ".join([reason, *(f"{PEAKS[name]} peak {value:.2f} GiB" for name, value in peaks.items())])
+        return {"status": "oom", "reason": f"{told}; {killed or REMEDY}", "metrics": peaks, "tags": tags}
+    if disk_full(error):  # nothing is wrong with the trial: the driver stops the sweep and leaves it to do
+        tags |= {"disk_full": "true"}
+    return {"status": "failed", "reason": reason, "metrics": {}, "tags": tags}
+
+
+def _first_words(error: Exception) -> str:
+    """The error's first line, with the second where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
