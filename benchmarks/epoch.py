@@ -122,7 +122,7 @@ def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, fac
 def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> list[dict[str, Any]]:
     """All reports of a trial of these fields in a process of its own; the last has its status and reason."""
     from tune.common.errors import Unsupported
-    from tune.worker.supervisor import Nursery
+    from tune.worker.supervisor import TrialSupervisor
     from tune.worker.process import ProcessLost
 
     try:
@@ -133,7 +133,7 @@ def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: An
         return [{"status": "failed", "reason": str(error), "metrics": {}}]
     kept = {"gate_dir": str(cache / "gate"), "compile_dir": str(cache / "compile")}
     reports: list[dict[str, Any]] = []
-    nursery = Nursery()
+    nursery = TrialSupervisor()
     try:
         job = replace(job, **kept, rehearse=facts.device_type == "cuda")
         nursery.run(job, lambda report, folder: reports.append(report), None)

@@ -15,7 +15,7 @@ from trial_kit import run_small
 from tune.storage import open_sweep as sweep_dir_open_sweep
 from tune.storage import sweep_dir
 from tune.storage.sweep_dir import SweepDir
-from tune.storage.checksums import SEAL, damage, first_whole
+from tune.storage.checksums import SEAL, find_damage, first_intact
 
 EPOCHS = 3
 CODE = {"code_sha256": "c", "git_commit": None, "git_dirty": None}
@@ -54,14 +54,14 @@ def test_harm_to_any_file_of_a_checkpoint_is_noticed_and_the_one_before_is_taken
     interrupted: Path, tmp_path: Path, faults: Faults, harm: Callable[[Path, Faults], None]
 ) -> None:
     newest, before = interrupted / "report-2", interrupted / "report-1"
-    assert first_whole([str(newest), str(before)]) == (str(newest), None)
+    assert first_intact([str(newest), str(before)]) == (str(newest), None)
     names = [file.relative_to(newest) for file in _files(newest)]
     assert len(names) >= 5 and Path(SEAL) in names
     unnoticed = 0
     for at, name in enumerate(names):
         copy = Path(shutil.copytree(newest, tmp_path / str(at)))
         harm(copy / name, faults)
-        chosen, wrong = first_whole([str(copy), str(before)])
+        chosen, wrong = first_intact([str(copy), str(before)])
         unnoticed += chosen != str(before) or not wrong or str(copy) not in wrong
     faults.injected(f"a checkpoint's file: {harm.__name__.strip('_')}", times=len(names), lost=unnoticed)
     assert unnoticed == 0
@@ -74,7 +74,7 @@ def test_a_trial_that_goes_on_from_an_earlier_checkpoint_ends_bit_identical(
     harmed = [Path(shutil.copytree(interrupted / f"report-{epoch}", tmp_path / f"c{epoch}")) for epoch in (2, 1)]
     for folder in harmed if from_start else harmed[:1]:
         _cut(faults.moments.choice(_files(folder)), faults)
-    chosen, _ = first_whole(str(folder) for folder in harmed)
+    chosen, _ = first_intact(str(folder) for folder in harmed)
     assert (chosen is None) == from_start
     rest = run_small(tmp_path / "rest", checkpoint=Path(chosen) if chosen else None, train__epochs=EPOCHS)
     whole = run_small(tmp_path / "whole", train__epochs=EPOCHS)
@@ -84,9 +84,9 @@ def test_a_trial_that_goes_on_from_an_earlier_checkpoint_ends_bit_identical(
 
 
 def test_a_checkpoint_that_is_gone_or_was_never_sealed_is_not_whole(tmp_path: Path) -> None:
-    assert damage(tmp_path / "gone") == "it is not there"
-    assert damage(tmp_path) == f"{SEAL} cannot be read (FileNotFoundError)"
-    assert first_whole([]) == (None, None)
+    assert find_damage(tmp_path / "gone") == "it is not there"
+    assert find_damage(tmp_path) == f"{SEAL} cannot be read (FileNotFoundError)"
+    assert first_intact([]) == (None, None)
 
 
 def test_a_cut_list_of_checkpoints_leads_to_no_wrong_folder(tmp_path: Path, faults: Faults) -> None:
@@ -95,7 +95,7 @@ def test_a_cut_list_of_checkpoints_leads_to_no_wrong_folder(tmp_path: Path, faul
         sweep.save_checkpoint("t", str(tmp_path / f"checkpoint_{number}"))
     whole = sweep.checkpoints("t")
     _cut(tmp_path / "checkpoints" / "t", faults)
-    assert first_whole(sweep.checkpoints("t"))[0] is None
+    assert first_intact(sweep.checkpoints("t"))[0] is None
     assert set(sweep.checkpoints("t")[:-1]) <= set(whole)
 
 

@@ -14,7 +14,7 @@ from tune.storage import open_sweep as sweep_dir_open_sweep
 from tune.driver.collector import Collector
 from tune.cluster.share import Share
 from tune.machine.device import DeviceFacts, nvml, visible_gpus
-from tune.driver.gpu_leases import Place, enter
+from tune.driver.gpu_leases import GpuLocation, enter
 from tune.driver.launcher import Launcher
 from tune.console.progress import Progress
 from tune.plan.plan import Plan, make_plan
@@ -59,7 +59,7 @@ def fake_entry(config: dict[str, Any]) -> None:
     from ray import tune as ray_tune
 
     if "place" in config:
-        enter(Place(**config["place"]))
+        enter(GpuLocation(**config["place"]))
     job = TrialJob(**config["job"])
     faults = json.loads((Path(job.data_dir) / "faults.json").read_text())
     with nvml() as lib:

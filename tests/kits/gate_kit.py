@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tune.gate.attention_error import AttentionErrors
-from tune.gate.numerics import Errors, Measured, Subject
+from tune.gate.numerics import NumericErrors, Measured, Subject
 
 CPU = torch.device("cpu")
 MODEL = {
@@ -29,7 +29,7 @@ MODEL = {
     "attention": "eager",
 }
 SUBJECT = Subject(model=MODEL, heads=4, engine="eager", precision="fp32", batch_size=8)
-SMALL = Errors(predictions=1e-7, gradients=2e-7, worst_series=3e-7)
+SMALL = NumericErrors(predictions=1e-7, gradients=2e-7, worst_series=3e-7)
 GOOD = Measured(arm=SMALL, eager=SMALL, batch_size=8, attention=AttentionErrors(arm=1e-7, eager=2e-7))
 BAD = replace(GOOD, arm=replace(SMALL, predictions=3.1e-2), eager=replace(SMALL, predictions=1.2e-3))
 

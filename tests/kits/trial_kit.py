@@ -16,7 +16,7 @@ from tune.plan.plan import make_plan
 from tune.config.sweeps import Arm, SweepConfig
 from tune.trial.job import TrialJob
 from tune.trial.run import run_trial
-from tune.storage.checksums import SEAL, seal
+from tune.storage.checksums import SEAL, write_manifest
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 SMALL = {
@@ -49,7 +49,7 @@ class Recorder:
             shutil.copytree(folder, kept)
             self.sealed.append((kept / SEAL).exists())
             if "epoch" in result:
-                seal(kept)  # as the actor does between the trial's process and Tune
+                write_manifest(kept)  # as the actor does between the trial's process and Tune
         if self.stop_after == len(self.reports):
             raise KeyboardInterrupt  # not an Exception: leaves the trial as a killed process would
 

@@ -39,7 +39,7 @@ _LONGEST = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holder:
+class ProcessInfo:
     """One process that runs a sweep; what is not known is None."""
 
     user: str | None
@@ -52,7 +52,7 @@ class Holder:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Holder:
+    def from_json(cls, text: str) -> ProcessInfo:
         """What `as_json` wrote; a file that is broken or of another kind tells nothing."""
         try:
             found = json.loads(text)
@@ -72,10 +72,10 @@ class Holder:
         return " ".join(words)
 
 
-def this_process() -> Holder:
+def this_process() -> ProcessInfo:
     """This process, from now on."""
     submitted = job_metadata()
-    return Holder(
+    return ProcessInfo(
         user=_printable(submitted.get(USER)) or user_name(),
         host=socket.gethostname(),
         pid=os.getpid(),

@@ -36,7 +36,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class AblationStep:
     """Two arms of a sweep that differ in one thing, and in which; the report says what it is worth."""
 
     before: str  # label of an arm
@@ -54,7 +54,7 @@ class SweepConfig:
     arms: tuple[Arm, ...]
     shared: Mapping[str, Any] = field(default_factory=dict)  # fields every arm has, before the user's own
     space: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)  # dimension -> its choices; empty: arms only
-    ladder: tuple[Rung, ...] = ()  # pairs of arms that are compared beside the baseline
+    ladder: tuple[AblationStep, ...] = ()  # pairs of arms that are compared beside the baseline
     repeats: int | None = None  # without --repeats; None: as in every sweep
 
     @property
@@ -267,14 +267,14 @@ def seed_study() -> SweepConfig:
         ),
         shared={**TIMED, "train.batch_size": 512, "train.epochs": 3},
         ladder=(
-            Rung(before="vanilla-published", after="flash-published", change="flash as published, the study's claim"),
-            Rung(before="flash-published", after="flash-fed", change="windows from the device, not one by one"),
-            Rung(before="flash-fed", after="flash-bidirectional", change="without the causal mask"),
-            Rung(before="flash-bidirectional", after="flash-complete", change="with the output projection"),
-            Rung(before="flash-complete", after="flash", change="the rest of the model in bf16 too"),
-            Rung(before="eager", after="flash", change="flash against eager, same function and precision"),
-            Rung(before="vanilla-published", after="zeroed-published", change="heads 4 and 8 zeroed as published"),
-            Rung(before="eager", after="static-4-8", change="heads 4 and 8 really removed"),
+            AblationStep(before="vanilla-published", after="flash-published", change="flash as published, the study's claim"),
+            AblationStep(before="flash-published", after="flash-fed", change="windows from the device, not one by one"),
+            AblationStep(before="flash-fed", after="flash-bidirectional", change="without the causal mask"),
+            AblationStep(before="flash-bidirectional", after="flash-complete", change="with the output projection"),
+            AblationStep(before="flash-complete", after="flash", change="the rest of the model in bf16 too"),
+            AblationStep(before="eager", after="flash", change="flash against eager, same function and precision"),
+            AblationStep(before="vanilla-published", after="zeroed-published", change="heads 4 and 8 zeroed as published"),
+            AblationStep(before="eager", after="static-4-8", change="heads 4 and 8 really removed"),
         ),
         repeats=3,
     )

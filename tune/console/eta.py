@@ -20,7 +20,7 @@ def arm_of(trial_id: str) -> str:
 
 
 @dataclass
-class Pace:
+class TimeLeft:
     """Told what happens to the trials of one session. Times are seconds of one monotonic clock."""
 
     epochs: int  # of a trial

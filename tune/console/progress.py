@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
-from tune.console.eta import Pace
+from tune.console.eta import TimeLeft
 from tune.console.eta import duration
 from tune.console.eta import makespan
 from types import TracebackType
@@ -35,7 +35,7 @@ class Progress:
     _at_a_time: int = 1
 
     def __post_init__(self) -> None:
-        self._pace = Pace(self.epochs)
+        self._pace = TimeLeft(self.epochs)
 
     def __enter__(self) -> Progress:
         return self

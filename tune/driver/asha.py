@@ -19,15 +19,15 @@ REDUCTION = 3  # the best third goes on
 FIRST_RUNG = 5  # one fifth of the epochs is trained before anything is stopped
 
 
-def halving(epochs: int, *, baseline: str | None = None) -> Halving | None:
+def halving(epochs: int, *, baseline: str | None = None) -> Asha | None:
     """The scheduler for trials of so many epochs; None for one epoch, which leaves nothing to stop.
 
     baseline: id of the baseline's trial, where the search has one.
     """
-    return Halving(epochs, baseline=baseline) if epochs > 1 else None
+    return Asha(epochs, baseline=baseline) if epochs > 1 else None
 
 
-class Halving(AsyncHyperBandScheduler):
+class Asha(AsyncHyperBandScheduler):
     """Ray's ASHA with a memory that outlives the driver, and reasons.
 
     Three things are left alone: the baseline, a trial at its last epoch, and a trial that is not more than MARGIN above

@@ -27,7 +27,7 @@ class _Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class Assignment:
     """A trial for a GPU."""
 
     trial: PlannedTrial
@@ -55,7 +55,7 @@ class Blocks:
         """Whether no trial is left or running."""
         return not any(block.left or block.running for block in self._blocks.values())
 
-    def take(self, gpu: str, *, there: Collection[str] | None) -> Turn | None:
+    def take(self, gpu: str, *, there: Collection[str] | None) -> Assignment | None:
         """The next trial for `gpu`, which is free; None where nothing is left that may run on it.
 
         there: all GPUs that this sweep has now; None while that is not known, and no block moves.
@@ -73,7 +73,7 @@ class Blocks:
         block.running = True
         trial = block.left.pop(0)
         followed = bool(block.left) or any(other.left and not other.running for other in self._blocks.values())
-        return Turn(trial=trial, followed=followed, moved_because=block.moved_because)
+        return Assignment(trial=trial, followed=followed, moved_because=block.moved_because)
 
     def _choose(self, gpu: str, there: Collection[str] | None) -> str | None:
         """The block that began on `gpu` and has trials left, else the first that is on no GPU."""

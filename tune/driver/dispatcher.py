@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from tune.driver.blocks import Blocks
-from tune.driver.blocks import Turn
-from tune.driver.gpu_leases import Lane
-from tune.driver.gpu_leases import Lanes
-from tune.driver.gpu_leases import Place
+from tune.driver.blocks import Assignment
+from tune.driver.gpu_leases import GpuLease
+from tune.driver.gpu_leases import GpuLeases
+from tune.driver.gpu_leases import GpuLocation
 from tune.plan.plan import PlannedTrial
 from typing import Any
 
 
-Job = Callable[[Turn], dict[str, Any]]  # what a worker is told
+Job = Callable[[Assignment], dict[str, Any]]  # what a worker is told
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Running:
     trial: PlannedTrial
-    lane: Lane
-    place: Place  # of the lane when the trial was handed out
+    lane: GpuLease
+    place: GpuLocation  # of the lane when the trial was handed out
 
     @property
     def stranded(self) -> bool:
@@ -34,7 +34,7 @@ class _Running:
 class Dispatcher(Searcher):
     """Suggests {"job", "place", "resources", "attempt"}; the trials are known, nothing is searched."""
 
-    def __init__(self, blocks: Blocks, lanes: Lanes, job: Job) -> None:
+    def __init__(self, blocks: Blocks, lanes: GpuLeases, job: Job) -> None:
         super().__init__()
         self._blocks, self._lanes, self._job = blocks, lanes, job
         self._running: dict[str, _Running] = {}  # by Tune's id
@@ -58,7 +58,7 @@ class Dispatcher(Searcher):
                 return self._hand_out(trial_id, lane, lane.place, turn)
         return None
 
-    def _hand_out(self, trial_id: str, lane: Lane, place: Place, turn: Turn) -> dict[str, Any]:
+    def _hand_out(self, trial_id: str, lane: GpuLease, place: GpuLocation, turn: Assignment) -> dict[str, Any]:
         self._running[trial_id] = _Running(trial=turn.trial, lane=lane, place=place)
         ours = turn.trial.trial_id
         self._attempts[ours] = self._attempts.get(ours, 0) + 1
@@ -82,7 +82,7 @@ class Dispatcher(Searcher):
         return [trial_id for trial_id, running in self._running.items() if running.stranded]
 
 
-class Lineup(FIFOScheduler):
+class BlockScheduler(FIFOScheduler):
     """FIFO in lanes: an actor waits for the next trial of its lane, and no trial for a node that is gone.
 
     Tune keeps an actor that has no trial only where it knows of another trial for it, or starts no actor at all at that

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tune.driver.gpu_leases import Place
+from tune.driver.gpu_leases import GpuLocation
 from tune.driver.gpu_leases import enter
-from tune.storage.checksums import first_whole
+from tune.storage.checksums import first_intact
 from tune.trial.job import TrialJob
 from typing import Any
 import os
@@ -26,7 +26,7 @@ def trial_entry(config: dict[str, Any]) -> None:
     # A trial that a scheduler stops is over once its process has given its memory back; Tune waits 2 s by itself
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     if "place" in config:
-        enter(Place(**config["place"]))
+        enter(GpuLocation(**config["place"]))
     job = TrialJob(**config["job"])
 
     def report(result: dict[str, Any], folder: Path | None) -> None:
@@ -34,7 +34,7 @@ def trial_entry(config: dict[str, Any]) -> None:
         ray_tune.report(result, checkpoint=checkpoint)
 
     retried = ray_tune.get_checkpoint()
-    folder, wrong = first_whole([*_of_this_run(retried), *job.resume_from])
+    folder, wrong = first_intact([*_of_this_run(retried), *job.resume_from])
     if wrong is not None:
         goes_on = f"goes on from {folder}" if folder else "starts from the beginning"
         job = replace(job, checkpoint_damaged=f"{goes_on}, as a checkpoint is damaged: {wrong}")

@@ -26,7 +26,7 @@ SETTLED_S = 60.0  # a GPU that has not been had by then is not waited for, where
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class GpuLocation:
     """Where a lane's GPU is."""
 
     node_id: str  # of Ray
@@ -40,7 +40,7 @@ class Place:
         return self.uuid or f"GPU-{self.visible}-of-{self.address}"
 
 
-class Lane:
+class GpuLease:
     """One GPU that is held; or, while `place` is None, waited for."""
 
     def __init__(self, ray: Any, index: int, share: Share) -> None:
@@ -51,7 +51,7 @@ class Lane:
         self._group = placement_group([{"CPU": share.cpus, "GPU": 1, **share.resources}])
         self._asked = self._ask()
 
-    place: Place | None
+    place: GpuLocation | None
 
     def _ask(self) -> Any:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -69,7 +69,7 @@ class Lane:
         if self._asked is None or not self._ray.wait([self._asked], timeout=0)[0]:
             return
         try:
-            place = Place(**self._ray.get(self._asked))
+            place = GpuLocation(**self._ray.get(self._asked))
         except RayTaskError:  # what fails there fails everywhere
             raise
         except RayError:  # its process or node was lost
@@ -88,7 +88,7 @@ class Lane:
         remove_placement_group(self._group)
 
 
-class Lanes:
+class GpuLeases:
     """The lanes of one sweep. As a context manager: they are given back.
 
     most: how many are wanted.
@@ -98,11 +98,11 @@ class Lanes:
     def __init__(self, ray: Any, share: Share, *, most: int, wanted: Collection[str]) -> None:
         self._ray, self._most, self._wanted = ray, most, set(wanted)
         count = max(most, gpus_there(ray, share)) if wanted else most
-        self._lanes = [Lane(ray, index, share) for index in range(count)]
+        self._lanes = [GpuLease(ray, index, share) for index in range(count)]
         self._settled, self._until_s = False, time.monotonic() + SETTLED_S
         self._looked_s = -LOOK_S
 
-    def __enter__(self) -> Lanes:
+    def __enter__(self) -> GpuLeases:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -132,7 +132,7 @@ class Lanes:
         del self._lanes[self._most :]
 
     @property
-    def open(self) -> list[Lane]:
+    def open(self) -> list[GpuLease]:
         """Those whose GPU is there; none before it is known which of them stay."""
         there = [lane for lane in self._lanes if lane.place is not None]
         return there if self._settled or len(self._lanes) == self._most else []
@@ -159,11 +159,11 @@ def _here() -> dict[str, Any]:
         handles = visible_gpus(lib)
         uuid = str(lib.nvmlDeviceGetUUID(handles[0])) if handles else None
     return asdict(
-        Place(node_id=context.get_node_id(), address=ray.util.get_node_ip_address(), visible=visible, uuid=uuid)
+        GpuLocation(node_id=context.get_node_id(), address=ray.util.get_node_ip_address(), visible=visible, uuid=uuid)
     )
 
 
-def enter(place: Place) -> None:
+def enter(place: GpuLocation) -> None:
     """In a trial's actor: show this process, and what it starts, the lane's GPU and no other.
 
     Raises RuntimeError where the actor is on another node: the lane's was started anew.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tune.cluster.share import Share
 from tune.driver.blocks import Blocks
-from tune.driver.blocks import Turn
+from tune.driver.blocks import Assignment
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry
 from tune.driver.entry import trial_entry
-from tune.driver.gpu_leases import Lanes
+from tune.driver.gpu_leases import GpuLeases
 from tune.driver.watchdogs import OwnNode
 from tune.driver.watchdogs import TrialNodes
 from tune.machine.code_identity import packages_sha256
@@ -123,18 +123,18 @@ class Launcher:
     def _run_blocks(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
         import ray
 
-        from tune.driver.dispatcher import Dispatcher, Lineup
+        from tune.driver.dispatcher import Dispatcher, BlockScheduler
 
         begun = self.folder.blocks()
         blocks = Blocks(trials, begun=begun, record=self.folder.save_blocks)
         seeds = {str(trial.seed) for trial in trials}
         wanted = {begun[seed] for seed in seeds & begun.keys()}
-        with Lanes(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as lanes:
+        with GpuLeases(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as lanes:
             dispatcher = Dispatcher(blocks, lanes, self._job_of)
-            how: dict[str, Any] = {"search_alg": dispatcher, "scheduler": Lineup(dispatcher), "num_samples": -1}
+            how: dict[str, Any] = {"search_alg": dispatcher, "scheduler": BlockScheduler(dispatcher), "num_samples": -1}
             self._fit(collector, None, len(lanes), **how)
 
-    def _job_of(self, turn: Turn) -> dict[str, Any]:
+    def _job_of(self, turn: Assignment) -> dict[str, Any]:
         told: dict[str, Any] = {"prepare_next": turn.followed, "moved_because": turn.moved_because, "fixed": True}
         return self.job(turn.trial, **told).as_dict()
 

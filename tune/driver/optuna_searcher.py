@@ -29,7 +29,7 @@ TRIES = 30  # proposals that were tried already, before an untried cell is taken
 Start = Callable[[PlannedTrial, Labels], dict[str, Any]]  # announces a trial and gives the job that a worker is told
 
 
-class Proposer(OptunaSearch):
+class OptunaSearcher(OptunaSearch):
     """Suggests {"job": ...}: first what an earlier run of the driver left unfinished, then the baseline, then others.
 
     A seeded TPE sampler over what the space offers, define-by-run. A cell, or another with the same computation, is

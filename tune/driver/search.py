@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from tune.console.progress import Progress
-from tune.driver.asha import Halving
+from tune.driver.asha import Asha
 from tune.driver.asha import halving
 from tune.driver.collector import Collector
 from tune.driver.finalists import Candidate
@@ -19,7 +19,7 @@ from tune.driver.finalists import candidate
 from tune.driver.finalists import choose
 from tune.driver.finalists import summary
 from tune.driver.launcher import Launcher
-from tune.driver.optuna_searcher import Proposer
+from tune.driver.optuna_searcher import OptunaSearcher
 from tune.plan.plan import PlannedTrial
 from tune.plan.plan import computation
 from tune.plan.plan import make_plan
@@ -47,7 +47,7 @@ class Search:
         """Run what is left of the search; True once it is complete."""
         scheduler = self._scheduler()
         past = drawn(self._tracker)
-        proposer = Proposer(self._plan, past=past, logs=lambda: self._tracker.trials, start=self._start)
+        proposer = OptunaSearcher(self._plan, past=past, logs=lambda: self._tracker.trials, start=self._start)
         unfinished = sum(log.status is None for _, log in past.values())
         left = self._plan.draws - len(past) + unfinished
         if past:
@@ -59,7 +59,7 @@ class Search:
         logs = [log for _, log in drawn(self._tracker).values()]
         return all(log.status for log in logs) and (len(logs) >= self._plan.draws or not proposer.has_more)
 
-    def _scheduler(self) -> Halving | None:
+    def _scheduler(self) -> Asha | None:
         """ASHA with all that was reported; ends what it had stopped just before the driver was killed."""
         scheduler = halving(self._plan.trials[0].config.train.epochs, baseline=self._plan.baseline_trial)
         if scheduler is None:

@@ -31,7 +31,7 @@ class Rate(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class ScheduleSpan:
     """What a schedule depends on beside the step's number."""
 
     learning_rate: float  # the highest
@@ -43,15 +43,15 @@ class Course:
 class Schedule(Protocol):
     """(number of the step from 0 over the whole training, course) -> rate."""
 
-    def __call__(self, step: int, course: Course) -> Rate: ...
+    def __call__(self, step: int, course: ScheduleSpan) -> Rate: ...
 
 
-def constant(step: int, course: Course) -> Rate:
+def constant(step: int, course: ScheduleSpan) -> Rate:
     """The same rate in every step."""
     return Rate(course.learning_rate, BETA1)
 
 
-def type3(step: int, course: Course) -> Rate:
+def type3(step: int, course: ScheduleSpan) -> Rate:
     """As `--lradj type3` of the official code trains: epoch 1 at rate / 25, 2 to 4 at the rate, then x 0.9 in each.
 
     Its `adjust_learning_rate` first acts after epoch 1. Until then what building OneCycleLR has set is in force; the
@@ -63,7 +63,7 @@ def type3(step: int, course: Course) -> Rate:
     return Rate(course.learning_rate * 0.9 ** max(epoch - 4, 0), MAX_BETA1)
 
 
-def one_cycle(step: int, course: Course) -> Rate:
+def one_cycle(step: int, course: ScheduleSpan) -> Rate:
     """torch's OneCycleLR with its defaults: up from a 25th of the rate, then down to a 250,000th; beta1 down and up."""
     low, high = course.learning_rate / DIV_FACTOR, course.learning_rate
     last = course.epochs * course.steps_per_epoch - 1
@@ -87,7 +87,7 @@ class Rates:
     """A named schedule as a function of the step's number alone."""
 
     schedule: str  # a name in LR_SCHEDULES
-    course: Course
+    course: ScheduleSpan
 
     def __call__(self, step: int) -> Rate:
         """The step's rate; the last step's for every later one, which only a rehearsal takes."""

@@ -22,7 +22,7 @@ from model.patchtst import cut_to_kept_heads
 from torch import Tensor
 from torch import nn
 from tune.engine import ENGINES
-from tune.engine.lr import Course
+from tune.engine.lr import ScheduleSpan
 from tune.engine.lr import Rates
 from tune.engine.precision import set_matmul_precision
 from tune.engine.step import Stepper
@@ -57,7 +57,7 @@ MEMORY_SHARE = 0.25  # of a GPU's memory that the fp64 reference may need
 CPU_MEMORY = 2 * 2**30  # bytes
 
 
-MOVING = Rates(schedule="one_cycle", course=Course(learning_rate=1e-4, steps_per_epoch=10, epochs=1))
+MOVING = Rates(schedule="one_cycle", course=ScheduleSpan(learning_rate=1e-4, steps_per_epoch=10, epochs=1))
 
 
 LARGEST_SCALE = 2.0**16
@@ -76,7 +76,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errors:
+class NumericErrors:
     """Relative Frobenius norms of the difference from the fp64 reference, over all batches."""
 
     predictions: float
@@ -90,8 +90,8 @@ class Errors:
 class Measured:
     """What the gate judges by."""
 
-    arm: Errors
-    eager: Errors  # the yardstick: eager backend and engine at the arm's precision
+    arm: NumericErrors
+    eager: NumericErrors  # the yardstick: eager backend and engine at the arm's precision
     batch_size: int  # windows in the batches that were used
     attention: AttentionErrors | None  # told only; None where it was not measured, as for an arm as published
 
@@ -328,8 +328,8 @@ class _Sums:
             self.squares[2 * place] += (mine - theirs).square().sum().item()
             self.squares[2 * place + 1] += theirs.square().sum().item()
 
-    def errors(self) -> Errors:
+    def errors(self) -> NumericErrors:
         ratios = [math.sqrt(self.squares[at] / self.squares[at + 1]) for at in (0, 2)]
         worst = torch.tensor(self.worst_squares, dtype=torch.float64).max().item()  # NaN where one is
         mean_square = self.squares[1] / self.series
-        return Errors(predictions=ratios[0], gradients=ratios[1], worst_series=math.sqrt(worst / mean_square))
+        return NumericErrors(predictions=ratios[0], gradients=ratios[1], worst_series=math.sqrt(worst / mean_square))

@@ -8,7 +8,7 @@ from pathlib import Path
 from tune.common.errors import GateFailed
 from tune.common.errors import NOT_ENFORCED
 from tune.config.trial_config import TrainConfig
-from tune.engine.lr import Course
+from tune.engine.lr import ScheduleSpan
 from tune.engine.lr import Rates
 from tune.engine.step import Stepper
 from tune.gate import profiled_step as kernels
@@ -87,7 +87,7 @@ class Proof:
 
 
 def _beta1_moves(train: TrainConfig) -> bool:
-    course = Course(
+    course = ScheduleSpan(
         learning_rate=train.learning_rate, steps_per_epoch=2, epochs=max(train.epochs, 2), pct_start=train.pct_start
     )
     return Rates(schedule=train.schedule, course=course).beta1_moves

@@ -19,7 +19,7 @@ from tune.gate.attention_error import AttentionErrors
 from tune.gate.identity import platform_identity
 from tune.gate.numerics import BATCHES
 from tune.gate.numerics import DROPOUTS
-from tune.gate.numerics import Errors
+from tune.gate.numerics import NumericErrors
 from tune.gate.numerics import Measured
 from tune.gate.numerics import Subject
 from tune.gate.numerics import measure
@@ -163,7 +163,7 @@ def judge(subject: Subject, device: torch.device, folder: Path | None) -> Verdic
     return replace(fresh, measured=measured, file=file, cached=found is not None)
 
 
-_NOTHING = Errors(predictions=math.nan, gradients=math.nan, worst_series=math.nan)
+_NOTHING = NumericErrors(predictions=math.nan, gradients=math.nan, worst_series=math.nan)
 
 
 _UNMEASURED = Measured(arm=_NOTHING, eager=_NOTHING, batch_size=0, attention=None)
@@ -197,7 +197,7 @@ def _read(file: Path, about: dict[str, Any]) -> Measured | None:
 
 
 def _measured(content: dict[str, Any]) -> Measured:
-    arm, eager = (Errors(**content[name]) for name in ("arm", "eager"))
+    arm, eager = (NumericErrors(**content[name]) for name in ("arm", "eager"))
     alone = None if content["attention"] is None else AttentionErrors(**content["attention"])
     numbers = [number for errors in (arm, eager, alone) if errors is not None for number in asdict(errors).values()]
     if not all(isinstance(number, float) and not number < 0 for number in numbers):

@@ -15,7 +15,7 @@ from tune.measure.timer import EpochTimes
 import torch
 
 
-class Observer:
+class EpochRecorder:
     """Watches the epochs of one trial: `open`, then `epoch` around each, then `close`.
 
     sample: whether the GPU is sampled during the epochs.

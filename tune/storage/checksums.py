@@ -11,12 +11,12 @@ import json
 SEAL = "files.json"  # path of each file -> sha256 of its content
 
 
-def seal(folder: Path) -> None:
+def write_manifest(folder: Path) -> None:
     """Write down what the files in `folder` hold, once all are there. A seal that is cut short counts as none."""
     (folder / SEAL).write_text(json.dumps(_digests(folder), indent=1))
 
 
-def damage(folder: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """What is wrong with a folder that was sealed; None if it is whole."""
     try:
         sealed = json.loads((folder / SEAL).read_text())
@@ -32,11 +32,11 @@ def damage(folder: Path) -> str | None:
     return f"{changed[0]} is not as it was written" if changed else None
 
 
-def first_whole(folders: Iterable[str]) -> tuple[str | None, str | None]:
+def first_intact(folders: Iterable[str]) -> tuple[str | None, str | None]:
     """The first of these sealed folders that is whole, None if there is none; and what was wrong with those before."""
     wrong: list[str] = []
     for folder in folders:
-        if (problem := damage(Path(folder))) is None:
+        if (problem := find_damage(Path(folder))) is None:
             return folder, "; ".join(wrong) or None
         wrong.append(f"{folder}: {problem}")
     return None, "; ".join(wrong) or None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from filelock import FileLock
 from filelock import Timeout
 from pathlib import Path
-from tune.common.process import Holder
+from tune.common.process import ProcessInfo
 from tune.common.process import this_process
 from typing import Any
 import contextlib
@@ -121,7 +121,7 @@ def _who(path: Path) -> str:
         text = beside(path, "holder").read_text(errors="replace")
     except OSError:  # it has just begun, or just ended
         text = ""
-    return str(Holder.from_json(text))
+    return str(ProcessInfo.from_json(text))
 
 
 def _cut_torn_line(fd: int) -> int:

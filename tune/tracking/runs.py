@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-class RunBook:
+class RunIndex:
     """Finds or creates the runs of one sweep in one experiment; `runs` maps trial id ("" is the sweep) to run id.
 
     The dict is the caller's, who may keep it on disk. Errors of MLflow calls are left to the caller.

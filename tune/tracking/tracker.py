@@ -17,7 +17,7 @@ from tune.storage.outbox import beside
 from tune.storage.trial_log import Index
 from tune.storage.trial_log import TrialLog
 from tune.tracking.position import Position
-from tune.tracking.runs import RunBook
+from tune.tracking.runs import RunIndex
 from tune.tracking.sender import Flusher
 from tune.tracking.sender import store_digest
 from tune.tracking.writer import MlflowWriter
@@ -74,7 +74,7 @@ class Tracker:
         except (KeyError, TypeError) as error:
             self._outbox.close()
             raise ValueError(f"{self._outbox.path} is not an outbox of this version ({error!r})") from error
-        book = RunBook(
+        book = RunIndex(
             tracking_uri=tracking_uri, experiment=experiment, artifact_root=artifact_root, runs=position.runs
         )
         self._clock = SteadyClock(not_before_ms=self._index.latest_ms)

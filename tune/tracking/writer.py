@@ -8,7 +8,7 @@ from tune.common.address import one_line
 from tune.storage.outbox import Record
 from tune.tracking.model_package import NotAModel
 from tune.tracking.model_package import publish
-from tune.tracking.runs import RunBook
+from tune.tracking.runs import RunIndex
 from tune.tracking.store import judge
 from tune.tracking.ui_notes import EXPERIMENT_NOTE
 from tune.tracking.ui_notes import NOTE
@@ -76,7 +76,7 @@ class MlflowWriter:
     is written.
     """
 
-    def __init__(self, book: RunBook) -> None:
+    def __init__(self, book: RunIndex) -> None:
         self.book = book
         self.rejections: list[Rejection] = []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from tune.engine.compiled import compiled_afresh
 from tune.gate.proof import MEASURED
-from tune.trial.compile_cache import Warmed
+from tune.trial.compile_cache import ShapeNotes
 from tune.trial.compile_cache import folder_for
 from typing import Any
 from typing import TYPE_CHECKING
@@ -38,11 +38,11 @@ def _rehearse_pruning(session: Session, epoch: int) -> bool:
     return True
 
 
-def _warmed(session: Session) -> Warmed:
+def _warmed(session: Session) -> ShapeNotes:
     job = session.job
     if job.compile_dir is None:
-        return Warmed(None)
-    return Warmed(folder_for(Path(job.compile_dir), session.config, session.device, isolated=job.isolate))
+        return ShapeNotes(None)
+    return ShapeNotes(folder_for(Path(job.compile_dir), session.config, session.device, isolated=job.isolate))
 
 
 def _shapes(session: Session, heads: int) -> dict[str, Any]:

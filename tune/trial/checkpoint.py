@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file
 from torch import Tensor
 from tune.engine.optimizer import make_optimizer
-from tune.trial.state import Progress
+from tune.trial.state import TrialState
 from typing import Any
 import os
 import shutil
@@ -102,7 +102,7 @@ def restore(folder: Path, session: Session) -> None:
     session.optimizer.load_state_dict(session.optimizer.state_dict() | {"state": _read_moments(folder)})
     if session.scaler is not None:
         session.scaler.load_state_dict(state["scaler"])
-    session.progress = Progress(**state["progress"])
+    session.progress = TrialState(**state["progress"])
     session.best_state = _read_best(folder, session)
     session.spans.earlier_ms = state.get("spent_ms")  # None in a checkpoint of an earlier version
     session.samples.restore(folder / "samples")

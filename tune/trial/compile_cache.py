@@ -3,7 +3,7 @@
 COMPILE_DIR/KEY/about.json   in clear what the key is a hash of
 COMPILE_DIR/KEY/inductor     PyTorch's compiler (generated code, FX graphs, AOTAutograd)
 COMPILE_DIR/KEY/triton       Triton's kernels
-COMPILE_DIR/KEY/warmed       one note for each set of shapes that a process went through to the end (`Warmed`)
+COMPILE_DIR/KEY/warmed       one note for each set of shapes that a process went through to the end (`ShapeNotes`)
 
 PyTorch keys what it keeps by the graph and its own settings. Two backends can have the same graph and differ in a
 context manager that no key has, so each (backend, engine, precision) gets a folder of its own here, and so does every
@@ -66,7 +66,7 @@ def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolate
     return ISOLATED if isolated else SHARED
 
 
-class Warmed:
+class ShapeNotes:
     """Notes on the shapes for which a folder holds all that training compiles. `folder`: None keeps no notes."""
 
     def __init__(self, folder: Path | None) -> None:

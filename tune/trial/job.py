@@ -14,7 +14,7 @@ from tune.machine.device import DeviceFacts
 from typing import Any
 
 
-class BeginAnew(Exception):
+class HandOver(Exception):
     """Not an error: what a trial needs is on disk now, and its epochs belong into a process that has not made it."""
 
     def __init__(self, took_s: float) -> None:

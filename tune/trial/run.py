@@ -21,11 +21,11 @@ from tune.machine.out_of_memory import is_out_of_memory
 from tune.machine.out_of_memory import lost_a_worker
 from tune.machine.out_of_memory import peak_memory_gib
 from tune.trial.job import ALONE
-from tune.trial.job import BeginAnew
+from tune.trial.job import HandOver
 from tune.trial.job import Host
 from tune.trial.job import Report
 from tune.trial.job import TrialJob
-from tune.trial.state import Spans
+from tune.trial.state import Timeline
 from typing import Any
 import math
 import tempfile
@@ -45,7 +45,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     return before it is through with an epoch's, but not with the end's. Raises BeginAnew before the first epoch where
     the job says `rehearse` and this process had to measure the gate or to compile.
     """
-    spans, kills = Spans(host.waited_s), KernelKills()
+    spans, kills = Timeline(host.waited_s), KernelKills()
 
     def tell(result: dict[str, Any], folder: Path | None) -> None:
         report(result, folder)
@@ -54,7 +54,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
     with tempfile.TemporaryDirectory(dir=host.scratch) as tmp:  # until the end was reported: all epochs were by then
         try:
             _run(job, tell, checkpoint, spans, host, Path(tmp))
-        except BeginAnew:
+        except HandOver:
             raise
         except Exception as error:  # reported with its reason, never hidden
             spans.work_ended()
@@ -63,7 +63,7 @@ def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, hos
             report(failure, None)
 
 
-def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Spans, host: Host, tmp: Path) -> None:
+def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Timeline, host: Host, tmp: Path) -> None:
     started_s = time.perf_counter() - host.waited_s
     from tune.trial.session import Session
 

@@ -20,7 +20,7 @@ from tune.common.errors import Unsupported
 from tune.config.trial_config import TrialConfig
 from tune.engine import ENGINES
 from tune.engine.compiled import compiled_afresh
-from tune.engine.lr import Course
+from tune.engine.lr import ScheduleSpan
 from tune.engine.lr import Rates
 from tune.engine.optimizer import make_optimizer
 from tune.engine.optimizer import make_scaler
@@ -38,7 +38,7 @@ from tune.measure.metrics import time_metrics
 from tune.measure.published_timer import StudyClock
 from tune.measure.published_timer import study_metrics
 from tune.measure.raw_samples import RawSamples
-from tune.measure.recorder import Observer
+from tune.measure.recorder import EpochRecorder
 from tune.plan.support import unsupported_reason
 from tune.trial import checkpoint as checkpoints
 from tune.trial.cache_warmup import rehearse
@@ -47,14 +47,14 @@ from tune.trial.data import open_feed
 from tune.trial.forecaster import save_forecaster
 from tune.trial.host_copy import HostCopy
 from tune.trial.job import ALONE
-from tune.trial.job import BeginAnew
+from tune.trial.job import HandOver
 from tune.trial.job import Host
 from tune.trial.job import TrialJob
 from tune.trial.job import check_gpu
 from tune.trial.pruner import Pruner
 from tune.trial.pruner import TAYLOR_BATCHES
-from tune.trial.state import Progress
-from tune.trial.state import Spans
+from tune.trial.state import TrialState
+from tune.trial.state import Timeline
 from tune.trial.state import median_after
 from typing import Any
 from typing import Self
@@ -75,14 +75,14 @@ class Session:
         torch.set_num_threads(max(1, job.cpus) if job.device_type == "cpu" else 1)
         self.job, self.config, self._started_s, self._host = job, config, started_s, host
         self._began_s = started_s
-        self.spans = Spans()
+        self.spans = Timeline()
         self._idle: Sequence[int] | None = None  # processes of ours that wait beside this one; None: not asked yet
         self._standby_wait_s = 0.0
         self.device = torch.device(job.device_type)
         self.samples = RawSamples(job.trial_id, epochs=config.train.epochs)
-        self.observer = Observer(self.device, self.samples, sample=job.sample_device)
+        self.observer = EpochRecorder(self.device, self.samples, sample=job.sample_device)
         self.meter = self.observer.meter
-        self.progress = Progress()
+        self.progress = TrialState()
         self.best_state: dict[str, Tensor] | None = None
         self.host_copy = HostCopy(self.device)
         self._last_epoch_s: tuple[float, float] | None = None  # of this process: began, by perf_counter; how long
@@ -222,9 +222,9 @@ class Session:
             torch.cuda.synchronize()
         self.progress.compile_s += time.perf_counter() - began_s
 
-    def _course(self) -> Course:
+    def _course(self) -> ScheduleSpan:
         train = self.config.train
-        return Course(
+        return ScheduleSpan(
             learning_rate=train.learning_rate,
             steps_per_epoch=self.feed.steps_per_epoch,
             epochs=train.epochs,
@@ -249,7 +249,7 @@ class Session:
         """Raises BeginAnew where this process measured the gate or compiled, and another one can have the epochs."""
         may = self.job.rehearse and self._host.rehearsed_s is None and self._idle is None
         if may and rehearse(self, epoch):
-            raise BeginAnew(time.perf_counter() - self._began_s)
+            raise HandOver(time.perf_counter() - self._began_s)
 
     def _settle(self) -> None:
         """Before the first timed epoch: what is being prepared for the next trial gets ready, and lies still."""

@@ -13,7 +13,7 @@ import statistics
 
 
 @dataclass
-class Progress:
+class TrialState:
     """What has to survive an interruption beside weights and moments."""
 
     epoch: int = 0  # epochs done
@@ -34,7 +34,7 @@ class Progress:
 
 
 @dataclass
-class Spans:
+class Timeline:
     """When a trial began and worked, by the wall clock in ms: the gaps between trials are read from these."""
 
     waited_s: InitVar[float] = 0.0  # already, for its process

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tune.trial.job import BeginAnew
+from tune.trial.job import HandOver
 from tune.trial.job import Host
 from tune.trial.job import TrialJob
 from tune.trial.run import run_trial
@@ -30,7 +30,7 @@ import time
 import traceback
 
 
-class Line:
+class ParentPipe:
     """Our end of the pipe. A thread reads it all the time, so that its closing ends this process whatever it does."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -57,7 +57,7 @@ class Line:
         return self.receive()[1]
 
 
-def serve(line: Line) -> None:
+def serve(line: ParentPipe) -> None:
     """Prepare if told to, then compute one trial. What fails while preparing is told, and ends the process."""
     line.send("pid", os.getpid())
     while True:
@@ -76,7 +76,7 @@ def serve(line: Line) -> None:
         line.send("ready")
 
 
-def _run(line: Line, order: dict[str, Any]) -> None:
+def _run(line: ParentPipe, order: dict[str, Any]) -> None:
     os.chdir(order["folder"])
 
     def report(result: dict[str, Any], folder: Path | None) -> None:
@@ -105,7 +105,7 @@ def _run(line: Line, order: dict[str, Any]) -> None:
     )
     try:
         run_trial(job, report, checkpoint, host)
-    except BeginAnew as anew:
+    except HandOver as anew:
         return line.send("anew", anew.took_s)
     line.send("end")
 
@@ -135,7 +135,7 @@ def _serve_and_exit(pipe: Connection) -> NoReturn:
     """Without an interpreter's long way down: everything that must be closed is closed by then."""
     code = 1
     try:
-        serve(Line(pipe))
+        serve(ParentPipe(pipe))
         code = 0
     except BaseException:
         traceback.print_exc()

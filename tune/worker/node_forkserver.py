@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tune.cluster.share import Share
 from tune.common.files import make_private
-from tune.worker.process import Template
+from tune.worker.process import ForkServer
 from typing import Any
 import functools
 import os
@@ -23,7 +23,7 @@ import tempfile
 ANSWERS_WITHIN_S = 30.0  # a node that has not started its template by then gets none
 
 
-class Keeper:
+class NodeForkServer:
     """A Ray actor that owns its node's template, which ends with it."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Keeper:
         if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # as Ray shows an actor that asks for no GPU
             del os.environ["CUDA_VISIBLE_DEVICES"]  # or what is imported would remember that there is none
         self._socket = folder / secrets.token_hex(4)  # short: the paths of sockets are limited
-        self._template = Template.start(listen_at=self._socket)
+        self._template = ForkServer.start(listen_at=self._socket)
 
     def socket(self) -> str:
         """Where the template listens, or will in a moment."""
@@ -47,7 +47,7 @@ def _remove_dead(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_socket():
             try:
-                Template.reach(str(path)).end()
+                ForkServer.reach(str(path)).end()
             except OSError:
                 path.unlink(missing_ok=True)
 
@@ -61,7 +61,7 @@ class Templates:
         self._ray = ray
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and share.fits(node["Resources"])]
         there = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
-        keeper = ray.remote(num_cpus=0)(Keeper)
+        keeper = ray.remote(num_cpus=0)(NodeForkServer)
         self._keepers = {
             node: keeper.options(scheduling_strategy=strategy).remote() for node, strategy in there.items()
         }

@@ -31,7 +31,7 @@ class ProcessLost(RuntimeError):
     """A trial's process ended before its trial did."""
 
 
-class Serving:
+class TrialProcess:
     """A process that serves one trial. As a context manager: it is gone afterwards."""
 
     def __init__(self, pipe: Connection, popen: subprocess.Popen[bytes] | None = None) -> None:
@@ -109,11 +109,11 @@ class Serving:
         return self.pid is not None and alive(self.pid)
 
 
-def start_cold() -> Serving:
+def start_cold() -> TrialProcess:
     """A process that knows nothing yet."""
     ours, theirs = Pipe()
     with theirs:
-        return Serving(ours, _python("serve", theirs))
+        return TrialProcess(ours, _python("serve", theirs))
 
 
 def _python(kind: str, pipe: Connection, *arguments: str) -> subprocess.Popen[bytes]:
@@ -124,7 +124,7 @@ def _python(kind: str, pipe: Connection, *arguments: str) -> subprocess.Popen[by
     return subprocess.Popen(command, pass_fds=[pipe.fileno()], stdin=subprocess.DEVNULL, env=environment)
 
 
-class Template:
+class ForkServer:
     """A way to the process that ready ones are forked from; `start` and `reach` make one."""
 
     def __init__(self, control: Connection, popen: subprocess.Popen[bytes] | None) -> None:
@@ -152,7 +152,7 @@ class Template:
     def lives(self) -> bool:
         return not self._control.poll()  # it never says anything: what there is to read is its end
 
-    def fork(self) -> Serving:
+    def fork(self) -> TrialProcess:
         """Returns at once; the process comes as soon as the template has imported everything. OSError if it is gone.
 
         It gets the environment that this process has now.
@@ -160,7 +160,7 @@ class Template:
         ours, theirs = Pipe()
         with theirs:
             send_handle(self._control, theirs.fileno(), None)
-        serving = Serving(ours)
+        serving = TrialProcess(ours)
         serving.send("environment", dict(os.environ))
         return serving
 

@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from tune.common.files import make_private
 from tune.machine.out_of_memory import KernelKills
-from tune.storage.checksums import seal
+from tune.storage.checksums import write_manifest
 from tune.trial.job import Report
 from tune.trial.job import TrialJob
 from tune.worker.process import ProcessLost
-from tune.worker.process import Serving
-from tune.worker.process import Template
+from tune.worker.process import TrialProcess
+from tune.worker.process import ForkServer
 from tune.worker.process import start_cold
 from typing import Any
 import os
@@ -41,12 +41,12 @@ class OutOfMemory(ProcessLost):
     """The kernel killed processes for want of memory while a trial's process was lost."""
 
 
-class Nursery:
+class TrialSupervisor:
     """One actor's processes: the template, and at most one that stands by."""
 
     def __init__(self) -> None:
-        self.template: Template | None = None
-        self.standby: Serving | None = None
+        self.template: ForkServer | None = None
+        self.standby: TrialProcess | None = None
         self._backends: set[str] = set()  # attention of the trials so far: the next one is likely among them
         self._shared: str | None = None  # socket of the node's template
         self._lost = ""  # why the process prepared last cannot be used
@@ -82,7 +82,7 @@ class Nursery:
             serving.send("run", order | {"rehearsed_s": rehearsed_s, "taken_s": taken_s})
             return self._serve(serving, report, kills)
 
-    def _serve(self, serving: Serving, report: Report, kills: KernelKills) -> float | None:
+    def _serve(self, serving: TrialProcess, report: Report, kills: KernelKills) -> float | None:
         for kind, content in serving.messages():
             kills.restart()
             if kind == "anew":
@@ -97,7 +97,7 @@ class Nursery:
                     serving.send("reported")
         return None
 
-    def _take(self, job: TrialJob, *, again: bool) -> tuple[Serving, dict[str, str]]:
+    def _take(self, job: TrialJob, *, again: bool) -> tuple[TrialProcess, dict[str, str]]:
         """A process for `job`, and what the trial is to tell of it."""
         standby, self.standby = self.standby, None
         if standby is not None:
@@ -110,7 +110,7 @@ class Nursery:
             return forked, tags | {"warm_start": FORKED}
         return start_cold(), tags
 
-    def _forked(self) -> Serving | None:
+    def _forked(self) -> TrialProcess | None:
         """One that has imported everything; None where its template was lost: a cold one can say what is wrong."""
         try:
             forked = self._a_template().fork()
@@ -121,13 +121,13 @@ class Nursery:
         forked.end(0.0)
         return None
 
-    def _a_template(self) -> Template:
+    def _a_template(self) -> ForkServer:
         """The node's, as long as it lives; else this actor's own."""
         if self.template is not None and not self.template.lives:
             self.template.end()
             self.template = None
         if self.template is None:
-            self.template = _reached(self._shared) or Template.start()
+            self.template = _reached(self._shared) or ForkServer.start()
         return self.template
 
     def _prepare(self, job: TrialJob) -> None:
@@ -150,16 +150,16 @@ class Nursery:
         assert self.standby.pid is not None
         return [self.standby.pid]
 
-    def _give_up(self, standby: Serving) -> None:
+    def _give_up(self, standby: TrialProcess) -> None:
         self._lost = f"the prepared process is of no use: {standby.problem}"
         standby.end(0.0)
 
 
-def _reached(socket_path: str | None) -> Template | None:
+def _reached(socket_path: str | None) -> ForkServer | None:
     if socket_path is None:
         return None
     try:
-        return Template.reach(socket_path)
+        return ForkServer.reach(socket_path)
     except OSError:  # its keeper was lost
         return None
 
@@ -167,7 +167,7 @@ def _reached(socket_path: str | None) -> Template | None:
 def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None:
     """Seal a checkpoint, report, and remove the trial's own copy of what is stored by then."""
     if folder is not None and "epoch" in result:
-        seal(Path(folder))
+        write_manifest(Path(folder))
     report(result, None if folder is None else Path(folder))
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -197,11 +197,11 @@ def _own_cache(job: TrialJob) -> AbstractContextManager[str | None]:
     return tempfile.TemporaryDirectory(prefix=f"{job.trial_id}-", dir=job.compile_dir, ignore_cleanup_errors=True)
 
 
-_NURSERY: list[Nursery] = []
+_NURSERY: list[TrialSupervisor] = []
 
 
-def here() -> Nursery:
+def here() -> TrialSupervisor:
     """This process's own: an actor runs one trial after another, and keeps it between them."""
     if not _NURSERY:
-        _NURSERY.append(Nursery())
+        _NURSERY.append(TrialSupervisor())
     return _NURSERY[0]

@@ -20,7 +20,7 @@ from tune.commands.sweep import sweep_parser
 from tune.config.yaml_file import write_config
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.machine.code_identity import IDENTITY_FILE, REPO_ROOT, code_identity
-from tune.common.process import Holder, JOB_CONFIG, this_process, user_name
+from tune.common.process import ProcessInfo, JOB_CONFIG, this_process, user_name
 
 URI = ["--tracking-uri", "http://mlflow:5000"]
 SWEEP = ["--sweep", "custom", "--over", "train.learning_rate=0.001,0.002", "--dataset", "demo"]
@@ -311,10 +311,10 @@ def test_a_holder_is_who_submitted_the_job_and_reads_what_it_wrote(monkeypatch: 
     monkeypatch.setenv(JOB_CONFIG, json.dumps({"metadata": {"user": "ann\x1b[31m", "job_submission_id": "pruning-1"}}))
     holder = this_process()
     assert (holder.user, holder.job) == ("ann[31m", "pruning-1")
-    assert Holder.from_json(holder.as_json()) == holder
+    assert ProcessInfo.from_json(holder.as_json()) == holder
     assert f"process {holder.pid} on {holder.host} of ann[31m since " in str(holder)
 
 
 @pytest.mark.parametrize("text", ["", "123", "[]", '{"pid": "1; rm"}', '{"user": 3}'])
 def test_a_holders_file_of_another_kind_tells_nothing(text: str) -> None:
-    assert str(Holder.from_json(text)) == "another process"
+    assert str(ProcessInfo.from_json(text)) == "another process"

@@ -8,7 +8,7 @@ from tracking_kit import log, plan
 from tune.common.clock import SteadyClock
 from tune.storage.outbox import Outbox
 from tune.tracking.tracker import Tracker
-from tune.trial.state import Spans
+from tune.trial.state import Timeline
 
 HOUR_NS = 3600 * 10**9
 
@@ -36,7 +36,7 @@ def test_a_steady_clock_goes_on_by_what_passed_when_the_clock_is_set(
 
 
 def test_a_trials_time_is_what_passed_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch, jump_ns: int) -> None:
-    spans = Spans()
+    spans = Timeline()
     _jump(monkeypatch, jump_ns)
     spans.epoch_began()
     spans.work_ended()
@@ -47,7 +47,7 @@ def test_a_trials_time_is_what_passed_when_the_clock_is_set(monkeypatch: pytest.
 
 
 def test_a_trial_begins_when_its_actor_was_given_it_not_when_its_process_came() -> None:
-    alone, waited = Spans(), Spans(100.0)
+    alone, waited = Timeline(), Timeline(100.0)
     assert 99_000 < alone.started_ms - waited.started_ms <= 100_000
     spent_ms = waited.spent_ms()
     assert spent_ms is not None and spent_ms >= 100_000

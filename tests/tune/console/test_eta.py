@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tune.console.eta import Pace, arm_of
+from tune.console.eta import TimeLeft, arm_of
 
 EPOCHS = 10
 NEW_S, OLD_S = 70.0, 5.0  # before the first epoch: of an arm's first trial, and of the others
@@ -14,7 +14,7 @@ class Sweep:
     """Trials one after another; an epoch of arm `a` takes 1 s, of `b` 2 s."""
 
     def __init__(self) -> None:
-        self.now_s, self.pace = 0.0, Pace(EPOCHS)
+        self.now_s, self.pace = 0.0, TimeLeft(EPOCHS)
 
     def run(self, trial: str, head_s: float, *, epochs: int = EPOCHS) -> Sweep:
         epoch_s = 2.0 if trial.startswith("b") else 1.0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from tune.driver.asha import Halving, halving
+from tune.driver.asha import Asha, halving
 from tune.storage.trial_log import TrialLog
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
@@ -19,16 +19,16 @@ def _trial(name: str) -> Any:
     return SimpleNamespace(config={"job": {"trial_id": name}}, trial_id=f"tune-{name}")
 
 
-def _report(scheduler: Halving, name: str, epoch: int, val_mse: float) -> str:
+def _report(scheduler: Asha, name: str, epoch: int, val_mse: float) -> str:
     trial = _trial(name)
     if epoch == 1:
         scheduler.on_trial_add(None, trial)
     return scheduler.on_trial_result(None, trial, {"epoch": epoch, "metrics/loss/val_mse": val_mse})
 
 
-def _filled(epochs: int = 10) -> Halving:
+def _filled(epochs: int = 10) -> Asha:
     """Three trials are past the first rung of ten epochs, which is epoch 2."""
-    scheduler = Halving(epochs)
+    scheduler = Asha(epochs)
     for name, val_mse in (("a", 0.30), ("b", 0.29), ("c", 0.28)):
         assert [_report(scheduler, name, epoch, val_mse) for epoch in (1, 2)] == [GO, GO]
     return scheduler
@@ -52,20 +52,20 @@ def test_a_trial_within_the_margin_of_the_best_goes_on() -> None:
 
 
 def test_a_trial_as_good_as_the_baseline_goes_on_and_the_baseline_itself_always() -> None:
-    scheduler = Halving(10, baseline="base")
+    scheduler = Asha(10, baseline="base")
     for name, val_mse in (("base", 0.50), ("b", 0.29), ("a", 0.28)):
         assert [_report(scheduler, name, epoch, val_mse) for epoch in (1, 2)] == [GO, GO]
     assert [_report(scheduler, "d", epoch, 0.504) for epoch in (1, 2)] == [GO, GO]
     assert [_report(scheduler, "e", epoch, 0.506) for epoch in (1, 2)] == [GO, STOP]
     assert scheduler.stopped["e"].endswith("and more than 1% above the baseline, 0.5")
-    late = Halving(10, baseline="base")
+    late = Asha(10, baseline="base")
     for name, val_mse in (("b", 0.29), ("a", 0.28), ("base", 0.50)):
         assert [_report(late, name, epoch, val_mse) for epoch in (1, 2)] == [GO, GO]
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 4, 7, 10, 28, 100])
 def test_no_trial_is_stopped_at_its_last_epoch_and_the_best_one_never(epochs: int) -> None:
-    scheduler = Halving(epochs)
+    scheduler = Asha(epochs)
     for epoch in range(1, epochs + 1):
         assert _report(scheduler, "best", epoch, 0.1) == GO
     for name in ("x", "y"):
@@ -75,7 +75,7 @@ def test_no_trial_is_stopped_at_its_last_epoch_and_the_best_one_never(epochs: in
 
 def test_one_epoch_leaves_nothing_to_stop() -> None:
     assert halving(1) is None
-    assert isinstance(halving(2), Halving)
+    assert isinstance(halving(2), Asha)
 
 
 def test_a_report_without_an_epoch_or_a_number_decides_nothing() -> None:
@@ -91,7 +91,7 @@ def test_what_trials_of_an_earlier_run_reported_counts_after_a_restart() -> None
         name: TrialLog(epochs={epoch: {"loss/val_mse": val_mse} for epoch in (1, 2)})
         for name, val_mse in (("a", 0.30), ("b", 0.29), ("c", 0.28))
     }
-    again = Halving(10)
+    again = Asha(10)
     again.replay(past)
     assert again.stopped == {}
     assert [_report(again, "d", epoch, 0.41) for epoch in (1, 2)] == [GO, STOP]
@@ -114,20 +114,20 @@ FIRST = {"a": ([0.30] * 2, [1, 2], "done"), "b": ([0.29] * 2, [3, 4], "done"), "
 
 
 def test_a_stop_whose_end_was_never_recorded_is_known_after_a_restart() -> None:
-    again = Halving(10)
+    again = Asha(10)
     again.replay(_past(**FIRST, d=([0.41, 0.41], [10, 11], None)))
     assert again.stopped == _stopped_without_a_restart()
 
 
 def test_what_went_on_or_has_ended_is_not_stopped_by_a_restart() -> None:
     for late in (([0.41] * 3, [10, 11, 12], None), ([0.41] * 2, [10, 11], "stopped"), ([0.41], [10], None)):
-        again = Halving(10)
+        again = Asha(10)
         again.replay(_past(**FIRST, d=late))
         assert again.stopped == {}
 
 
 def test_a_restart_judges_in_the_order_of_the_records_and_not_of_the_trials() -> None:
-    again = Halving(10)
+    again = Asha(10)
     again.replay(_past(a=([0.28] * 2, [8, 9], "done"), b=([0.29] * 2, [6, 7], "done"), d=([0.41] * 2, [1, 2], None)))
     assert again.stopped == {}  # nothing was there to compare it with
 

@@ -19,7 +19,7 @@ from tune.driver import gpu_leases as lanes_module
 from tune.driver.blocks import Blocks
 from tune.cluster.share import Share
 from tune.driver.dispatcher import Dispatcher
-from tune.driver.gpu_leases import Lanes, Place
+from tune.driver.gpu_leases import GpuLeases, GpuLocation
 from tune.plan.plan import PlannedTrial
 from tune.storage.sweep_dir import SweepDir
 
@@ -114,7 +114,7 @@ class FakeLane:
         self.index, self.place, self.released = index, None, False
         FakeLane.made.append(self)
 
-    place: Place | None
+    place: GpuLocation | None
 
     def look(self, living: set[str]) -> None:
         self.place = None if self.index in FakeLane.late else _place(self.index)
@@ -126,8 +126,8 @@ class FakeLane:
         self.released = True
 
 
-def _place(number: int) -> Place:
-    return Place(node_id=f"node{number}", address="address", visible=str(number), uuid=f"gpu{number}")
+def _place(number: int) -> GpuLocation:
+    return GpuLocation(node_id=f"node{number}", address="address", visible=str(number), uuid=f"gpu{number}")
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_gpu_on_which_a_block_began_is_kept_and_others_are_given_back(ray: Any) -> None:
-    with Lanes(ray, SHARE, most=2, wanted={"gpu3"}) as lanes:
+    with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as lanes:
         assert len(FakeLane.made) == 4 and lanes.open == []
         lanes.look()
         assert [lane.index for lane in lanes.open] == [3, 0]
@@ -151,18 +151,18 @@ def test_a_gpu_on_which_a_block_began_is_kept_and_others_are_given_back(ray: Any
 def test_a_gpu_that_does_not_come_is_not_waited_for_without_end(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeLane.late = {3}
     monkeypatch.setattr(lanes_module, "SETTLED_S", 1e6)
-    with Lanes(ray, SHARE, most=2, wanted={"gpu3"}) as waiting:
+    with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as waiting:
         waiting.look()
         assert (waiting.open, waiting.there) == ([], None)
     monkeypatch.setattr(lanes_module, "SETTLED_S", -1.0)
-    with Lanes(ray, SHARE, most=2, wanted={"gpu3"}) as lanes:
+    with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as lanes:
         lanes.look()
         assert lanes.there == {"gpu0", "gpu1"}
 
 
 def test_without_a_block_that_has_begun_no_more_gpus_are_asked_for_than_are_used(ray: Any) -> None:
     FakeLane.late = {1}
-    with Lanes(ray, SHARE, most=2, wanted=()) as lanes:
+    with GpuLeases(ray, SHARE, most=2, wanted=()) as lanes:
         lanes.look()
         assert len(FakeLane.made) == len(lanes) == 2
         assert [lane.index for lane in lanes.open] == [0] and lanes.there is None  # the first begins at once
@@ -173,7 +173,7 @@ def test_on_the_only_gpu_a_block_goes_on_and_says_so_where_it_began_on_another(r
     ray.nodes = lambda: [{"Alive": True, "NodeID": "node", "Resources": {"GPU": 1.0}}]
     began_on = "gpu9" if gone else "gpu0"
     blocks, trials, recorded = _blocks(2, 2, begun={"1": began_on, "2": "gpu0"})
-    with Lanes(ray, replace(SHARE, at_a_time=1), most=1, wanted={began_on, "gpu0"}) as lanes:
+    with GpuLeases(ray, replace(SHARE, at_a_time=1), most=1, wanted={began_on, "gpu0"}) as lanes:
         dispatcher = Dispatcher(blocks, lanes, lambda turn: {"seed": turn.trial.seed, "why": turn.moved_because})
         handed = []
         for number in range(len(trials)):
@@ -187,7 +187,7 @@ def test_on_the_only_gpu_a_block_goes_on_and_says_so_where_it_began_on_another(r
 
 def test_a_trial_whose_gpu_is_gone_is_handed_out_again_in_a_folder_of_its_own(ray: Any) -> None:
     blocks, trials, _ = _blocks(2, 1)
-    with Lanes(ray, SHARE, most=2, wanted=()) as lanes:
+    with GpuLeases(ray, SHARE, most=2, wanted=()) as lanes:
         dispatcher = Dispatcher(blocks, lanes, lambda turn: {"trial_id": turn.trial.trial_id})
         found = dispatcher.suggest("t1")
         assert (found["job"], found["attempt"]) == ({"trial_id": trials[0].trial_id}, 1)

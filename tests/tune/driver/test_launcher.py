@@ -10,7 +10,7 @@ import pytest
 from blocks_kit import Sweep, plan_of
 from blocks_kit import fake_entry as entry
 
-from tune.driver.blocks import Turn
+from tune.driver.blocks import Assignment
 from tune.cluster.share import Share
 from tune.driver.launcher import Launcher
 
@@ -34,7 +34,7 @@ def test_a_trial_of_a_fixed_list_waits_on_a_cpu_only(
     launcher.run(sweep.plan.runnable, None)  # type: ignore[arg-type]
     (jobs,) = (space["job"]["grid_search"] for space in handed)
     assert [job["awaits_answer"] for job in jobs] == [waits] * 2
-    turn = Turn(trial=sweep.plan.trials[0], followed=False, moved_because=None)
+    turn = Assignment(trial=sweep.plan.trials[0], followed=False, moved_because=None)
     assert launcher._job_of(turn)["awaits_answer"] is waits
 
 

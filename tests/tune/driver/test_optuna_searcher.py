@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from tune.machine.device import DeviceFacts
 from tune.storage.trial_log import TrialLog
-from tune.driver.optuna_searcher import Proposer
+from tune.driver.optuna_searcher import OptunaSearcher
 from tune.plan.plan import PlannedTrial
 from tune.plan.space import Labels, SearchPlan, plan_sweep
 from tune.config.sweeps import get_sweep
@@ -43,9 +43,9 @@ class Study:
         self.trials: dict[str, PlannedTrial] = {}
         self.proposer = self.start()
 
-    def start(self) -> Proposer:
+    def start(self) -> OptunaSearcher:
         past = {trial_id: (labels, self.logs[trial_id]) for trial_id, labels in self.drawn.items()}
-        return Proposer(self.plan, past=past, logs=lambda: self.logs, start=self._start)
+        return OptunaSearcher(self.plan, past=past, logs=lambda: self.logs, start=self._start)
 
     def _start(self, trial: PlannedTrial, labels: Labels) -> dict[str, Any]:
         self.drawn[trial.trial_id], self.trials[trial.trial_id] = labels, trial

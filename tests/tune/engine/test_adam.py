@@ -20,7 +20,7 @@ from model.patchtst import build_model
 from tune.engine.graph import CudaCapture, GraphStepper
 from tune.gate.kernel_names import ATTENTION_LIKE
 from tune.gate.profiled_step import profiled_names
-from tune.engine.lr import Course, Rates
+from tune.engine.lr import ScheduleSpan, Rates
 from tune.engine.optimizer import make_optimizer, make_scaler
 from tune.engine.step import Stepper
 
@@ -242,7 +242,7 @@ def _steppers(precision: str, schedule: str) -> tuple[Stepper, Stepper]:
         ).to("cuda")  # fmt: skip
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         options: dict[str, Any] = {"precision": precision, "scaler": make_scaler("cuda", precision)}
-        options["rate"] = Rates(schedule=schedule, course=Course(learning_rate=1e-3, steps_per_epoch=5, epochs=8))
+        options["rate"] = Rates(schedule=schedule, course=ScheduleSpan(learning_rate=1e-3, steps_per_epoch=5, epochs=8))
         if engine is GraphStepper:
             optimizer = make_optimizer(model, learning_rate=1e-3)
             found.append(GraphStepper(model, optimizer, capture=CudaCapture(), **options))

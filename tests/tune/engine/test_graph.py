@@ -20,7 +20,7 @@ from model.patchtst import build_model
 from model.pruning.surgery import remove_heads
 from tune.measure.accuracy import evaluate
 from tune.engine.graph import CudaCapture, GraphStepper
-from tune.engine.lr import Course, LR_SCHEDULES, Rates
+from tune.engine.lr import ScheduleSpan, LR_SCHEDULES, Rates
 from tune.engine.compiled import CompiledStepper
 from tune.engine.optimizer import make_scaler
 from tune.engine.step import Stepper
@@ -85,7 +85,7 @@ def _train(stepper: Stepper, feed: Any, steps: int = STEPS, skip: int = 0) -> No
 
 
 def _rates(schedule: str) -> Rates:
-    return Rates(schedule=schedule, course=Course(learning_rate=2e-3, steps_per_epoch=4, epochs=5, pct_start=0.4))
+    return Rates(schedule=schedule, course=ScheduleSpan(learning_rate=2e-3, steps_per_epoch=4, epochs=5, pct_start=0.4))
 
 
 def _assert_same(ours: Stepper, theirs: Stepper, feed: Any, limit: float) -> None:

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from tune.engine.lr import Course, LR_SCHEDULES, Rate, Rates
+from tune.engine.lr import ScheduleSpan, LR_SCHEDULES, Rate, Rates
 
 
-def _course(epochs: int = 6, steps: int = 7, pct_start: float = 0.4) -> Course:
-    return Course(learning_rate=1e-4, steps_per_epoch=steps, epochs=epochs, pct_start=pct_start)
+def _course(epochs: int = 6, steps: int = 7, pct_start: float = 0.4) -> ScheduleSpan:
+    return ScheduleSpan(learning_rate=1e-4, steps_per_epoch=steps, epochs=epochs, pct_start=pct_start)
 
 
-def _ours(schedule: str, course: Course) -> list[Rate]:
+def _ours(schedule: str, course: ScheduleSpan) -> list[Rate]:
     return [Rates(schedule=schedule, course=course)(step) for step in range(course.epochs * course.steps_per_epoch)]
 
 
-def _official(lradj: str, course: Course) -> Iterator[Rate]:
+def _official(lradj: str, course: ScheduleSpan) -> Iterator[Rate]:
     """The rates of exp_main.py's loop: OneCycleLR is always built, and stepped only for `TST`."""
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=course.learning_rate)
     scheduler = OneCycleLR(
@@ -75,5 +75,5 @@ def test_no_schedule_leaves_what_adam_allows(name: str) -> None:
 @pytest.mark.parametrize("pct_start", [0.01, 0.4, 1.0])
 def test_a_rehearsal_after_the_last_step_takes_that_steps_rate(name: str, pct_start: float) -> None:
     """The kernels are proven after the training: one step more than the schedule has."""
-    rates = Rates(schedule=name, course=Course(learning_rate=0.1, steps_per_epoch=3, epochs=2, pct_start=pct_start))
+    rates = Rates(schedule=name, course=ScheduleSpan(learning_rate=0.1, steps_per_epoch=3, epochs=2, pct_start=pct_start))
     assert rates(6) == rates(7) == rates(5)

@@ -10,7 +10,7 @@ import torch
 from data_pipeline.feed.batches import Batch
 from model.patchtst import build_model
 from tune.common.errors import Unsupported
-from tune.engine.lr import Course, Rates
+from tune.engine.lr import ScheduleSpan, Rates
 from tune.engine.compiled import refuse_a_disabled_compiler
 from tune.engine.optimizer import make_optimizer, make_scaler
 from tune.engine.step import Stepper, preserving
@@ -45,7 +45,7 @@ def _adam(model: Any, lr: float = 1e-3) -> torch.optim.Optimizer:
 
 
 def test_each_step_takes_the_rate_and_beta1_of_its_number_as_with_torchs_scheduler() -> None:
-    course = Course(learning_rate=1e-2, steps_per_epoch=5, epochs=2, pct_start=0.4)
+    course = ScheduleSpan(learning_rate=1e-2, steps_per_epoch=5, epochs=2, pct_start=0.4)
     rate = Rates(schedule="one_cycle", course=course)
     ours = _model().train()
     stepper = Stepper(ours, make_optimizer(ours, learning_rate=1e-2), precision="fp32", rate=rate)

@@ -18,7 +18,7 @@ from tune.gate import numerics
 from tune.engine import ENGINES
 from tune.common.errors import GateFailed
 from tune.engine.graph import GraphStepper
-from tune.gate.numerics import Errors, measure
+from tune.gate.numerics import NumericErrors, measure
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def test_what_is_not_finite_does_not_pass(monkeypatch: pytest.MonkeyPatch, preci
 
 
 def test_an_infinite_yardstick_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    infinite = Errors(predictions=float("inf"), gradients=float("inf"), worst_series=float("inf"))
+    infinite = NumericErrors(predictions=float("inf"), gradients=float("inf"), worst_series=float("inf"))
     monkeypatch.setattr(gate, "measure", lambda *_: replace(GOOD, arm=infinite, eager=infinite))
     with pytest.raises(GateFailed, match="of the eager arm itself are not finite"):
         gate.require(SUBJECT, CPU, None)

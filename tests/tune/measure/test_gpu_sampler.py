@@ -13,7 +13,7 @@ from nvml_kit import UUID, FakeNvml
 
 from tune.measure import recorder as observer
 from tune.measure import gpu_sampler as sampler
-from tune.measure.recorder import Observer
+from tune.measure.recorder import EpochRecorder
 from tune.measure.raw_samples import RawSamples
 from tune.measure.gpu_sampler import DeviceSample, DeviceSampler, THROTTLE_REASONS, device_metrics, throttling
 
@@ -139,7 +139,7 @@ class GpuSeenFromACpu(observer.GpuMeter):
 def _watching(monkeypatch: pytest.MonkeyPatch, driver: FakeNvml, sample: bool = True) -> Any:
     _use(monkeypatch, driver)
     monkeypatch.setattr(observer, "GpuMeter", GpuSeenFromACpu)
-    watched = Observer(torch.device("cpu"), RawSamples("t", epochs=1), sample=sample)
+    watched = EpochRecorder(torch.device("cpu"), RawSamples("t", epochs=1), sample=sample)
     watched.open()
     yield watched
     watched.close()

@@ -11,7 +11,7 @@ import torch
 from trial_kit import Recorder, run_small, small_config, small_job
 
 from tune.trial import compile_cache
-from tune.trial.job import BeginAnew
+from tune.trial.job import HandOver
 from tune.trial.pruner import Pruner
 from tune.trial.session import Session, heads_per_layer
 from tune.engine.compiled import CompiledStepper, compiled_afresh
@@ -70,7 +70,7 @@ def test_shapes_that_come_later_are_warmed_once_by_a_process_that_trains_nothing
     tmp_path: Path, built: list[int]
 ) -> None:
     alone = _gated(tmp_path, GRADUAL)
-    with pytest.raises(BeginAnew):
+    with pytest.raises(HandOver):
         _process(tmp_path, "first", **GRADUAL)
     assert built == [4, 2, 1] * 2 and not list((tmp_path / "first").iterdir())
     trained = _process(tmp_path, "second", Host(rehearsed_s=1.0), **GRADUAL)
@@ -82,13 +82,13 @@ def test_shapes_that_come_later_are_warmed_once_by_a_process_that_trains_nothing
 
 
 def test_another_size_of_batch_is_rehearsed_anew_and_another_score_is_not(tmp_path: Path) -> None:
-    with pytest.raises(BeginAnew):
+    with pytest.raises(HandOver):
         _process(tmp_path, "first", **ONE_SHOT)
     another_score = _process(tmp_path, "second", **ONE_SHOT | {"pruning__score": "random"})
     assert another_score.final["status"] == "done"
     smaller = ONE_SHOT | {"train__batch_size": 512}
     run_small(tmp_path / "gated", gate_dir=tmp_path / "gate", **smaller)
-    with pytest.raises(BeginAnew):
+    with pytest.raises(HandOver):
         _process(tmp_path, "third", **smaller)
 
 
@@ -114,7 +114,7 @@ def test_after_a_rehearsal_nothing_is_compiled_afresh_though_heads_leave_in_the_
     monkeypatch.setattr(CompiledStepper, "_compiled", in_part)
     monkeypatch.setattr(Session, "pass_gate", known)
     fields = ONE_SHOT | {"train__engine": "compile", "model__head_dropout": 0.2}
-    with pytest.raises(BeginAnew):
+    with pytest.raises(HandOver):
         _process(tmp_path, "first", **fields)
     assert compiled_afresh()  # there, and therefore not below
     _forget()

@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError
 
 from tune.cluster.connect import connected
 from tune.cluster.share import Share
-from tune.worker.process import Template
-from tune.worker.node_forkserver import Keeper, Templates, _remove_dead
+from tune.worker.process import ForkServer
+from tune.worker.node_forkserver import NodeForkServer, Templates, _remove_dead
 
 SHARE = Share(cpus=2, gpus=0, at_a_time=1)
 HEAD, FIRST, SECOND = "127.0.0.40", "127.0.0.41", "127.0.0.42"
@@ -59,7 +59,7 @@ def test_nodes_that_fit_a_trial_have_a_template_each_until_the_job_ends_or_the_n
         for place in places:
             assert Path(place).parent.stat().st_mode & 0o077 == 0
             until(Path(place).exists)
-            with Template.reach(place).fork() as forked:
+            with ForkServer.reach(place).fork() as forked:
                 assert forked.wakes(60.0)
         found = _templates(places)
         assert len(found) == 2 and all(one.environ().get("CUDA_VISIBLE_DEVICES") != "" for one in found)
@@ -92,7 +92,7 @@ def test_sockets_are_made_in_a_folder_of_the_owners_only(
         folder.mkdir()
         folder.chmod(0o777)
     with pytest.raises(RuntimeError, match="not trusted"):
-        Keeper()
+        NodeForkServer()
     assert (elsewhere / "kept").exists()
 
 
@@ -101,10 +101,10 @@ def test_a_template_sees_the_gpus_that_ray_hides_from_its_keeper(
 ) -> None:
     seen = []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(Template, "start", lambda **how: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    monkeypatch.setattr(ForkServer, "start", lambda **how: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
     for hidden in ("", "1"):  # "1": by whoever started Ray
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        Keeper()
+        NodeForkServer()
     assert seen == [None, "1"]
 
 

@@ -18,8 +18,8 @@ import pytest
 from nursery_kit import job_in, until
 from trial_kit import Recorder
 
-from tune.worker.supervisor import Nursery
-from tune.worker.process import Template
+from tune.worker.supervisor import TrialSupervisor
+from tune.worker.process import ForkServer
 from tune.worker.process import _python as START
 
 
@@ -31,11 +31,11 @@ def _in_a_folder_of_a_trials_own(tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def listening(tmp_path: Path) -> Iterator[tuple[Template, str]]:
+def listening(tmp_path: Path) -> Iterator[tuple[ForkServer, str]]:
     """A template as a node has one, and its socket."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short: the paths of sockets are limited
         place = Path(folder) / "socket"
-        template = Template.start(listen_at=place)
+        template = ForkServer.start(listen_at=place)
         until(place.exists)
         yield template, str(place)
         template.end()
@@ -43,7 +43,7 @@ def listening(tmp_path: Path) -> Iterator[tuple[Template, str]]:
 
 
 def test_the_actors_of_a_node_share_its_template_each_with_its_own_environment(
-    listening: tuple[Template, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listening: tuple[ForkServer, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parents = []
 
@@ -52,7 +52,7 @@ def test_the_actors_of_a_node_share_its_template_each_with_its_own_environment(
 
     for setting in ("one", "two"):  # as a GPU that Ray gives to one actor
         monkeypatch.setenv("TORCHINDUCTOR_OF_THE_ACTOR", setting)
-        actor = Nursery()
+        actor = TrialSupervisor()
         job = replace(job_in(tmp_path / setting, compile_dir=str(tmp_path / setting / "compile")), prepare_next=False)
         actor.run(job, report, None, template=listening[1])
         assert actor.template is not None
@@ -62,20 +62,20 @@ def test_the_actors_of_a_node_share_its_template_each_with_its_own_environment(
     assert len(set(parents)) == 1 and psutil.Process(parents[0]).cmdline()[-1] == listening[1]
 
 
-def test_a_template_outlives_those_that_it_forks_for_and_ends_with_its_owner(listening: tuple[Template, str]) -> None:
+def test_a_template_outlives_those_that_it_forks_for_and_ends_with_its_owner(listening: tuple[ForkServer, str]) -> None:
     template, socket_path = listening
-    with Template.reach(socket_path).fork() as forked:
+    with ForkServer.reach(socket_path).fork() as forked:
         assert forked.wakes(60.0)
-    other = Template.reach(socket_path)
+    other = ForkServer.reach(socket_path)
     assert template.lives and other.lives
     template.end()
     until(lambda: not other.lives)
     with pytest.raises(OSError):
-        Template.reach(socket_path)
+        ForkServer.reach(socket_path)
 
 
 def test_where_the_nodes_template_is_gone_an_actor_starts_its_own(tmp_path: Path) -> None:
-    actor = Nursery()
+    actor = TrialSupervisor()
     recorder = Recorder(tmp_path / "a")
     actor.run(replace(job_in(tmp_path / "a"), prepare_next=False), recorder, None, template=str(tmp_path / "nowhere"))
     assert recorder.final["tags"]["warm_start"] == "forked"
@@ -87,7 +87,7 @@ def test_where_no_template_can_import_what_it_needs_the_trial_gets_a_cold_proces
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tune.worker.process._python", _only_serving)
-    actor = Nursery()
+    actor = TrialSupervisor()
     recorder = Recorder(tmp_path / "a")
     actor.run(replace(job_in(tmp_path / "a"), prepare_next=False), recorder, None)
     assert (recorder.final["status"], recorder.final["tags"]["warm_start"]) == ("done", "cold")

@@ -20,8 +20,8 @@ import pytest
 from nursery_kit import job_in, until
 from trial_kit import Recorder, small_config
 
-from tune.worker.supervisor import Nursery, OutOfMemory
-from tune.worker.process import ProcessLost, Serving
+from tune.worker.supervisor import TrialSupervisor, OutOfMemory
+from tune.worker.process import ProcessLost, TrialProcess
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,7 +31,7 @@ FREE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _run(nursery: Nursery, folder: Path, **changes: Any) -> Recorder:
+def _run(nursery: TrialSupervisor, folder: Path, **changes: Any) -> Recorder:
     recorder = Recorder(folder)
     nursery.run(job_in(folder, **changes), recorder, None)
     return recorder
@@ -50,9 +50,9 @@ def _in_a_folder_of_a_trials_own(tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="module")
-def nursery(_in_a_folder_of_a_trials_own: None) -> Iterator[Nursery]:
+def nursery(_in_a_folder_of_a_trials_own: None) -> Iterator[TrialSupervisor]:
     """One actor's, with its template warm; its processes end with the tests."""
-    one = Nursery()
+    one = TrialSupervisor()
     yield one
     if one.standby is not None:
         one.standby.end(0.0)
@@ -61,7 +61,7 @@ def nursery(_in_a_folder_of_a_trials_own: None) -> Iterator[Nursery]:
 
 
 @pytest.fixture(scope="module")
-def in_turn(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> list[Recorder]:
+def in_turn(nursery: TrialSupervisor, tmp_path_factory: pytest.TempPathFactory) -> list[Recorder]:
     """Three trials, one after another."""
     return [
         _run(nursery, tmp_path_factory.mktemp("in-turn") / name, moved_because=why)
@@ -91,7 +91,7 @@ def test_a_trial_that_moved_to_another_gpu_says_why(in_turn: list[Recorder]) -> 
 
 
 def test_cold_forked_and_prepared_processes_compute_the_same(
-    in_turn: list[Recorder], nursery: Nursery, tmp_path: Path
+    in_turn: list[Recorder], nursery: TrialSupervisor, tmp_path: Path
 ) -> None:
     cold = _run(nursery, tmp_path / "a", isolate=True)
     assert cold.final["tags"]["warm_start"] == "cold"
@@ -101,7 +101,7 @@ def test_cold_forked_and_prepared_processes_compute_the_same(
 
 @pytest.mark.parametrize("isolate", [False, True])
 def test_a_process_that_measured_the_gate_leaves_the_epochs_to_another_which_measures_nothing(
-    nursery: Nursery, tmp_path: Path, isolate: bool
+    nursery: TrialSupervisor, tmp_path: Path, isolate: bool
 ) -> None:
     folders = {"gate_dir": None if isolate else str(tmp_path / "gate"), "compile_dir": str(tmp_path / "compile")}
     trial = _run(nursery, tmp_path / "a", rehearse=True, isolate=isolate, **folders)
@@ -115,7 +115,7 @@ def test_a_process_that_measured_the_gate_leaves_the_epochs_to_another_which_mea
         assert (again["tags"]["rehearsed"], again["metrics"]["final/rehearsal_s"]) == ("false", None)
 
 
-def test_a_trial_times_no_epoch_before_the_next_process_lies_still(nursery: Nursery, tmp_path: Path) -> None:
+def test_a_trial_times_no_epoch_before_the_next_process_lies_still(nursery: TrialSupervisor, tmp_path: Path) -> None:
     standing: list[tuple[str, psutil.Process]] = []
 
     def report(result: dict[str, Any], folder: Path | None) -> None:
@@ -132,7 +132,7 @@ def test_a_trial_times_no_epoch_before_the_next_process_lies_still(nursery: Nurs
 
 
 def test_where_the_prepared_process_was_killed_the_trial_gets_another_and_says_so(
-    nursery: Nursery, tmp_path: Path
+    nursery: TrialSupervisor, tmp_path: Path
 ) -> None:
     _run(nursery, tmp_path / "a")
     assert nursery.standby is not None and nursery.standby.pid is not None
@@ -144,7 +144,7 @@ def test_where_the_prepared_process_was_killed_the_trial_gets_another_and_says_s
 
 
 def test_where_nothing_could_be_prepared_the_next_trials_process_is_forked_for_it(
-    nursery: Nursery, tmp_path: Path
+    nursery: TrialSupervisor, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path / "a", data_dir="nowhere")
     broken = replace(job, config=job.config | {"data": job.config["data"] | {"dataset": "/nowhere.csv"}})
@@ -155,7 +155,7 @@ def test_where_nothing_could_be_prepared_the_next_trials_process_is_forked_for_i
 
 @pytest.mark.parametrize("since_the_report", [False, True])
 def test_only_what_the_kernel_killed_since_the_trial_was_heard_of_is_taken_for_want_of_memory(
-    nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since_the_report: bool
+    nursery: TrialSupervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since_the_report: bool
 ) -> None:
     counter = tmp_path / "vmstat"
     counter.write_text("oom_kill 0\n")
@@ -172,7 +172,7 @@ def test_only_what_the_kernel_killed_since_the_trial_was_heard_of_is_taken_for_w
     assert lost.type is (OutOfMemory if since_the_report else ProcessLost)
 
 
-def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(nursery: Nursery, tmp_path: Path) -> None:
+def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(nursery: TrialSupervisor, tmp_path: Path) -> None:
     def kill(result: dict[str, Any], folder: Path | None) -> None:
         os.kill(int(result["tags"]["process"]), signal.SIGKILL)
 
@@ -180,7 +180,7 @@ def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(nursery:
         nursery.run(job_in(tmp_path / "a"), kill, None)
 
 
-def test_a_trial_that_is_stopped_leaves_no_process(nursery: Nursery, tmp_path: Path) -> None:
+def test_a_trial_that_is_stopped_leaves_no_process(nursery: TrialSupervisor, tmp_path: Path) -> None:
     pids = []
 
     def stop(result: dict[str, Any], folder: Path | None) -> None:
@@ -193,7 +193,7 @@ def test_a_trial_that_is_stopped_leaves_no_process(nursery: Nursery, tmp_path: P
 
 
 def test_a_trial_that_nobody_decides_about_trains_on_while_an_epoch_is_reported(
-    nursery: Nursery, tmp_path: Path
+    nursery: TrialSupervisor, tmp_path: Path
 ) -> None:
     reached: list[bool] = []
 
@@ -213,7 +213,7 @@ def test_a_trial_that_nobody_decides_about_trains_on_while_an_epoch_is_reported(
     assert again.final["metrics"]["final/test_mse"] == recorder.final["metrics"]["final/test_mse"]
 
 
-def test_a_trial_that_may_be_ended_trains_no_epoch_before_the_answer(nursery: Nursery, tmp_path: Path) -> None:
+def test_a_trial_that_may_be_ended_trains_no_epoch_before_the_answer(nursery: TrialSupervisor, tmp_path: Path) -> None:
     def report(result: dict[str, Any], folder: Path | None) -> None:
         before = cpu_s(result)
         time.sleep(1.0)
@@ -231,7 +231,7 @@ def test_a_trial_that_may_be_ended_trains_no_epoch_before_the_answer(nursery: Nu
 
 
 def test_an_epoch_that_was_handed_over_is_stored_whole_though_its_process_was_killed(
-    nursery: Nursery, tmp_path: Path
+    nursery: TrialSupervisor, tmp_path: Path
 ) -> None:
     def report(result: dict[str, Any], folder: Path | None) -> None:
         os.kill(int(result["tags"]["process"]), signal.SIGKILL)
@@ -248,7 +248,7 @@ def test_an_epoch_that_was_handed_over_is_stored_whole_though_its_process_was_ki
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_a_trial_keeps_no_copy_of_what_is_stored(nursery: Nursery, tmp_path: Path, free: bool) -> None:
+def test_a_trial_keeps_no_copy_of_what_is_stored(nursery: TrialSupervisor, tmp_path: Path, free: bool) -> None:
     folders: list[Path] = []
 
     def report(result: dict[str, Any], folder: Path | None) -> None:
@@ -261,7 +261,7 @@ def test_a_trial_keeps_no_copy_of_what_is_stored(nursery: Nursery, tmp_path: Pat
 
 
 def test_an_isolated_trial_has_a_cold_process_and_an_empty_cache_that_is_removed(
-    nursery: Nursery, tmp_path: Path
+    nursery: TrialSupervisor, tmp_path: Path
 ) -> None:
     caches = tmp_path / "isolated"
     seen: list[list[Path]] = []
@@ -286,7 +286,7 @@ sys.path[:0] = {paths!r}
 from nursery_kit import job_in
 from tune.worker.supervisor import Nursery
 from tune.trial.run import TrialJob
-Nursery().run(job_in(Path(sys.argv[1])), lambda result, folder: print("epoch", flush=True) or sys.stdin.read(), None)
+TrialSupervisor().run(job_in(Path(sys.argv[1])), lambda result, folder: print("epoch", flush=True) or sys.stdin.read(), None)
 """
 
 
@@ -304,7 +304,7 @@ def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> N
 
 def test_a_process_that_ended_is_not_taken_for_ready() -> None:
     ours, theirs = Pipe()
-    process = Serving(ours)
+    process = TrialProcess(ours)
     theirs.send(("ready", None))
     assert process.ready(1.0)
     theirs.close()
@@ -313,7 +313,7 @@ def test_a_process_that_ended_is_not_taken_for_ready() -> None:
 
 
 def test_a_process_that_ends_just_before_it_is_killed_hides_no_error() -> None:
-    class AboutToEnd(Serving):
+    class AboutToEnd(TrialProcess):
         """Lives when it is looked at, for the last time."""
 
         looks = iter([True, True, False])
