@@ -28,9 +28,17 @@ try:
     from tune.commands.predict import predict_parser
     from tune.commands.report import report_parser
     from tune.commands.sweep import sweep_parser
-    from tune.common.errors import INTERRUPTED, OUTPUT_CLOSED, WRONG_INPUT, WrongInput, disk_full, printable, unknown_name
-    from tune.tracking.store import TrackingError, check_no_password
+    from tune.common.errors import (
+        INTERRUPTED,
+        OUTPUT_CLOSED,
+        WRONG_INPUT,
+        WrongInput,
+        disk_full,
+        printable,
+        unknown_name,
+    )
     from tune.console.streams import OutputClosed, lasting_stderr, watched_stdout
+    from tune.tracking.store import TrackingError, check_no_password
 except KeyboardInterrupt:  # Ctrl-C before main() can answer it
     sys.exit(130)
 except ModuleNotFoundError as missing:
@@ -42,41 +50,37 @@ def tracking_uri(given: str | None) -> str:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    from tune.commands import data as commands_data
-    from tune.commands import report as commands_report
-    from tune.commands import sweep as commands
+    from tune.commands import sweep
 
     if arguments.submit is not None:
-        from tune.commands import jobs as submit
+        from tune.commands import jobs
 
-        return submit.submit(arguments)
-    return commands.sweep(arguments, tracking_uri(arguments.tracking_uri))
+        return jobs.submit(arguments)
+    return sweep.sweep(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def status_command(arguments: argparse.Namespace) -> int:
-    from tune.commands import jobs as submit
+    from tune.commands import jobs
 
-    return submit.status(arguments, tracking_uri(arguments.tracking_uri))
+    return jobs.status(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def logs_command(arguments: argparse.Namespace) -> int:
-    from tune.commands import jobs as submit
+    from tune.commands import jobs
 
-    return submit.logs(arguments, tracking_uri(arguments.tracking_uri))
+    return jobs.logs(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def stop_command(arguments: argparse.Namespace) -> int:
-    from tune.commands import jobs as submit
+    from tune.commands import jobs
 
-    return submit.stop(arguments, tracking_uri(arguments.tracking_uri))
+    return jobs.stop(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def report_command(arguments: argparse.Namespace) -> int:
-    from tune.commands import data as commands_data
-    from tune.commands import report as commands_report
-    from tune.commands import sweep as commands
+    from tune.commands import report
 
-    return commands_report.report(arguments, tracking_uri(arguments.tracking_uri))
+    return report.report(arguments, tracking_uri(arguments.tracking_uri))
 
 
 def compare_command(arguments: argparse.Namespace) -> int:
@@ -98,11 +102,9 @@ def predict_command(arguments: argparse.Namespace) -> int:
 
 
 def data_command(arguments: argparse.Namespace) -> int:
-    from tune.commands import data as commands_data
-    from tune.commands import report as commands_report
-    from tune.commands import sweep as commands
+    from tune.commands import data
 
-    return commands_data.show_data(arguments)
+    return data.show_data(arguments)
 
 
 def list_command(arguments: argparse.Namespace) -> int:

@@ -57,9 +57,8 @@ def own_parts(epochs: int) -> Times:
     """Of one trial in this process: how long each function takes that runs between epochs."""
     import torch
 
-    from tune.trial import checkpoint
     from tune.measure import raw_samples
-    from tune.trial import session
+    from tune.trial import checkpoint, session
     from tune.trial.run import run_trial
 
     times: Times = {}
@@ -103,9 +102,9 @@ def _overrides(epochs: int) -> dict[str, Any]:
 
 
 def _job(folder: Path, epochs: int) -> Any:
+    from tune.config.sweeps import get_sweep
     from tune.machine.device import has_gpu, node_facts
     from tune.plan.plan import make_plan
-    from tune.config.sweeps import get_sweep
     from tune.trial.job import TrialJob
 
     gpu = has_gpu()
@@ -143,11 +142,11 @@ def entry(config: dict[str, Any], *, wait: bool, file: str) -> None:
 
 def whole_way(epochs: int, *, wait: bool) -> Times:
     """Of one trial through the runner: what passed between its epochs, and what the processes beside it did."""
+    from tune.config.sweeps import get_sweep
     from tune.driver.collector import Collector
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
     from tune.storage.sweep_dir import SweepDir
-    from tune.config.sweeps import get_sweep
 
     driver: list[float] = []
     recorded: list[float] = []

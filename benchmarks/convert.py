@@ -68,8 +68,8 @@ def write_csv(path: Path, columns: int, n_bytes: int) -> None:
 
 def convert(path: Path) -> dict[str, float]:
     """Our converter, from the first byte to the file in place."""
-    from data_pipeline.series.convert import convert as convert_series
     from data_pipeline.datasets import get_dataset
+    from data_pipeline.series.convert import convert as convert_series
 
     return timed(lambda: convert_series(get_dataset(str(path)), path, None, path.with_suffix(".arrow")))
 

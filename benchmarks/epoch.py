@@ -122,8 +122,8 @@ def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, fac
 def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> list[dict[str, Any]]:
     """All reports of a trial of these fields in a process of its own; the last has its status and reason."""
     from tune.common.errors import Unsupported
-    from tune.worker.supervisor import TrialSupervisor
     from tune.worker.process import ProcessLost
+    from tune.worker.supervisor import TrialSupervisor
 
     try:
         job = plan_job(fields, seed, data_dir, facts, cache)
@@ -151,8 +151,8 @@ def plan_job(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cach
     Raises Unsupported with the reason where it cannot run here, ValueError for fields that are none.
     """
     from tune.common.errors import Unsupported
-    from tune.plan.plan import make_plan
     from tune.config.sweeps import Arm, SweepConfig
+    from tune.plan.plan import make_plan
     from tune.trial.job import TrialJob
 
     sweep = SweepConfig(name="alone", question="", baseline="row", arms=(Arm(label="row", changes={}),))

@@ -132,10 +132,10 @@ def recorded(
 ) -> list[Row]:
     """Run a sweep in `storage`, with the fields of --set on top; its trials as MLflow has them. how: of `Options`."""
     from tune.config.trial_config import parse_value
-    from tune.tracking.store import PROJECT
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
     from tune.tracking.reader import read_sweep
+    from tune.tracking.store import PROJECT
 
     fields = {"data.dataset": options.dataset} | fields
     for item in options.set:

@@ -24,9 +24,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.epoch import plan_job
-from tune.measure.bottleneck import OFF_PCT, PARTS
-from tune.engine import ENGINES
 from tune.common.errors import Unsupported
+from tune.engine import ENGINES
+from tune.measure.bottleneck import OFF_PCT, PARTS
 
 FEEDS = {"device": ("device", 0), "arrow-0": ("arrow", 0), "arrow-2": ("arrow", 2), "tsfm-2": ("tsfm", 2)}
 MOST_OTHER_PCT = 5.0  # more of it needs an explanation: marked, no failure

@@ -86,8 +86,8 @@ def main() -> int:
         cost = measure(options.trials, options.epochs, Path(folder))
     print_cost(cost)
     if options.json:
-        from tune.machine.environment import environment
         from tune.common.files import write_atomically
+        from tune.machine.environment import environment
 
         content = asdict(cost) | {name: getattr(cost, name) for name in ("cpu_s_per_trial", "wall_s_per_trial")}
         write_atomically(options.json, json.dumps(content | {"environment": environment()}, indent=1))
@@ -143,10 +143,10 @@ def sweep_of(trials: int) -> SweepConfig:
 def measure(trials: int, epochs: int, folder: Path) -> Cost:
     """Run the sweep in `folder`, which is empty, and read its trials back."""
     from tune.commands.flush import flush
-    from tune.tracking.store import PROJECT
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
     from tune.tracking.reader import read_sweep
+    from tune.tracking.store import PROJECT
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     calls = count_store_calls()

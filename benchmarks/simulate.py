@@ -25,9 +25,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tune.stats.pairs import MARGIN  # noqa: E402
-from tune.stats.pairs import Comparison, FASTER, Run, SLOWER, compare_arms  # noqa: E402
 from tune.config.request import REPEATS  # noqa: E402
+from tune.stats.pairs import (  # noqa: E402
+    FASTER,
+    MARGIN,  # noqa: E402
+    SLOWER,
+    Comparison,
+    Run,
+    compare_arms,
+)
 
 GRAPH = "2026-11-22-attention-ETTm1-h100-graph.json"
 COMPILE = ("2026-11-22-num_workers-ETTm1-h100.json", "2026-11-22-pruning-ETTm1-h100.json")

@@ -88,8 +88,8 @@ def main() -> None:
 
 def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -> None:
     """Fill in a cell's figures, or its reason."""
-    from tune.plan.plan import make_plan
     from tune.config.sweeps import Arm, SweepConfig
+    from tune.plan.plan import make_plan
 
     given = {"data.dataset": "demo", "model.preset": "study", "train.epochs": 10_000}
     if options.precision:
@@ -109,8 +109,8 @@ def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -
 def run(cell: Cell, config: Any, options: argparse.Namespace, facts: Any, folder: Path) -> None:
     """Train for `options.steps` steps as a trial's session does."""
     from model.flops import floor_s, mfu_pct
-    from tune.trial.session import Session
     from tune.trial.job import TrialJob
+    from tune.trial.session import Session
 
     job = TrialJob(
         trial_id="step",

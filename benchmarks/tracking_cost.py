@@ -152,11 +152,11 @@ def run_child(mode: str, uri: str, folder_name: str, *, trials: int) -> None:
     """The sweep itself, then `flush`; writes what they cost to row.json."""
     from experiments import main as experiments
     from tune.config.axes import lay_over
-    from tune.tracking.store import PROJECT
+    from tune.config.sweeps import get_sweep
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
-    from tune.config.sweeps import get_sweep
     from tune.tracking.reader import read_sweep
+    from tune.tracking.store import PROJECT
 
     folder = Path(folder_name)
     mode_file, driver_s = folder.with_suffix(".mode"), time_log_epoch()

@@ -11,23 +11,20 @@ travels in the environment and in these files, never on a command line, which `p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from tune.common.address import redacted
-from tune.common.address import settled_uri
-from tune.common.errors import WRONG_INPUT
-from tune.common.errors import WrongInput
-from tune.common.files import make_private
-from tune.tracking.store import TrackingError
-from tune.tracking.store import check_store
-from typing import NoReturn
 import os
 import secrets
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
 
+from tune.common.address import redacted, settled_uri
+from tune.common.errors import WRONG_INPUT, WrongInput
+from tune.common.files import make_private
+from tune.tracking.store import TrackingError, check_store
 
 ADMIN = "admin"
 

@@ -16,11 +16,11 @@ import model.attention
 import model.pruning
 import tune.config.sweeps
 from experiments import main
+from tune.commands.listing import NAMED
+from tune.config.sweeps import Arm, SweepConfig, get_sweep
 from tune.config.trial_config import FIELDS, SEED_STUDY_ONLY
 from tune.machine.device import cpu_facts
-from tune.commands.listing import NAMED
 from tune.plan.plan import make_plan
-from tune.config.sweeps import Arm, SweepConfig, get_sweep
 from tune.trial.job import TrialJob
 from tune.trial.run import run_trial
 

@@ -22,15 +22,15 @@ from data_pipeline.datasets import get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.series.store import cache_key
 from experiments import COMMANDS, main
-from tune.config.axes import lay_over
-from tune.common.errors import WrongInput
-from tune.common.address import one_line
-from tune.tracking.store import PROJECT, TrackingError, check_no_password, check_store
 from tune.cluster.auth_token import check_token_file
+from tune.common.address import one_line
+from tune.common.errors import WrongInput
 from tune.common.files import make_private
-from tune.storage.open_sweep import check_known
+from tune.config.axes import lay_over
 from tune.config.sweeps import get_sweep
+from tune.storage.open_sweep import check_known
 from tune.tracking.reader import read_sweep
+from tune.tracking.store import PROJECT, TrackingError, check_no_password, check_store
 from tune.tracking.tracker import Tracker
 
 IN_URI, IN_ENVIRONMENT = "canary-of-the-uri", "canary-of-the-environment"

@@ -16,9 +16,9 @@ from typing import Any
 from system_kit import system_program
 from ui_kit import CHARTS, CHOSEN, EXPANDER, FLAGS, Ui, lines, store
 
-from tune.tracking.store import PROJECT, open_client
 from tune.report.arms import summarise
 from tune.tracking.reader import read_sweep
+from tune.tracking.store import PROJECT, open_client
 
 COLOURS = 128  # of a picture, which is to be small
 SHOWN = 4  # arms compared

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_pipeline.series.arrow_file import map_file
-from data_pipeline.feed.batches import Batch, BatchPlan, shared_tensor, window_view
 from data_pipeline.errors import DataError
+from data_pipeline.feed.batches import Batch, BatchPlan, shared_tensor, window_view
 from data_pipeline.feed.loading import Loader, as_is, check_shared_memory, check_workers, shared_memory_free
+from data_pipeline.series.arrow_file import map_file
 from data_pipeline.series.store import Series
 
 PREFETCH = 2

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from data_pipeline.feed.batches import Batch, BatchPlan, shared_tensor, window_view
 from data_pipeline.errors import DataError
+from data_pipeline.feed.batches import Batch, BatchPlan, shared_tensor, window_view
 from data_pipeline.series.store import Series
 
 

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_pipeline.series.arrow_file import Scratch, write_file
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import DataError
-from data_pipeline.source.pins import pin_file, read_pins
-from data_pipeline.source.readers import Chunk, open_source
+from data_pipeline.series.arrow_file import Scratch, write_file
 from data_pipeline.series.rounding import Rounding
 from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE, TimeAxis
 from data_pipeline.series.windows import split_bounds
+from data_pipeline.source.pins import pin_file, read_pins
+from data_pipeline.source.readers import Chunk, open_source
 
 SCHEMA_VERSION = 3
 log = logging.getLogger(__name__)

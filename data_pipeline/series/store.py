@@ -13,12 +13,12 @@ from typing import Any
 import filelock
 import numpy as np
 
-from data_pipeline.series.arrow_file import DamagedFile, MappedFile, map_file
-from data_pipeline.source.content import content_sha256
-from data_pipeline.series.convert import SCHEMA_VERSION, convert, generator_sha256, split_as_json, unwritable
 from data_pipeline.datasets import DatasetSpec, get_dataset
 from data_pipeline.errors import DataError
+from data_pipeline.series.arrow_file import DamagedFile, MappedFile, map_file
+from data_pipeline.series.convert import SCHEMA_VERSION, convert, generator_sha256, split_as_json, unwritable
 from data_pipeline.series.windows import split_bounds
+from data_pipeline.source.content import content_sha256
 
 SETTLED_S = 2.0
 """A file younger than this may change again without its time stamp changing: its content is hashed instead."""

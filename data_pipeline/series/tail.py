@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
 from data_pipeline.errors import DataError
-from data_pipeline.source.readers import Chunk, open_source
 from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
+from data_pipeline.source.readers import Chunk, open_source
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import filelock
 
-from data_pipeline.source.content import content_sha256
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import DataError
+from data_pipeline.source.content import content_sha256
 from data_pipeline.source.http_file import DownloadFailed, Progress, download
 from data_pipeline.source.pins import pin_file, read_pins, write_pins
 

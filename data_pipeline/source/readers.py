@@ -17,8 +17,15 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
-from data_pipeline.source.content import GZIP_TROUBLE, READ_ERRORS, HashingStream, content_sha256, open_content, unreadable
 from data_pipeline.errors import DataError, nearest
+from data_pipeline.source.content import (
+    GZIP_TROUBLE,
+    READ_ERRORS,
+    HashingStream,
+    content_sha256,
+    open_content,
+    unreadable,
+)
 from data_pipeline.source.header import HEAD_BYTES, check_names, read_header, refuse_row_index, timestamp_index
 from data_pipeline.source.timestamps import HELP, has_zone, text_or_none, to_microseconds
 

@@ -7,9 +7,9 @@ import contextlib
 import pytest
 import torch
 
+from data_pipeline.feed import FEEDS
 from data_pipeline.feed import arrow as arrow_feed
 from data_pipeline.feed.arrow import COPIES, MAX_CHUNK, PREFETCH, _Copier
-from data_pipeline.feed import FEEDS
 from data_pipeline.series.store import open_series
 
 OPTIONS = dict(context_length=48, prediction_length=12, batch_size=8, seed=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipeline.series.describe import describe, render
 from data_pipeline.errors import DataError
+from data_pipeline.series.describe import describe, render
 
 
 def test_etth1_is_described_with_its_published_numbers(real_data_dir, tmp_path):

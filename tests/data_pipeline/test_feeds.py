@@ -7,10 +7,9 @@ import multiprocessing
 import pytest
 import torch
 
-from data_pipeline.feed import arrow as arrow_feed
-from data_pipeline.feed import loading
 from data_pipeline.errors import DataError, DataUnsupported
-from data_pipeline.feed import FEEDS
+from data_pipeline.feed import FEEDS, loading
+from data_pipeline.feed import arrow as arrow_feed
 from data_pipeline.series.store import open_series
 
 L, H, B = 48, 12, 32

@@ -11,8 +11,8 @@ import pytest
 
 from data_pipeline.datasets import DATASETS
 from data_pipeline.feed import FEEDS
-from data_pipeline.series.store import open_series
 from data_pipeline.feed.tsfm import frame_as_get_datasets_leaves_it
+from data_pipeline.series.store import open_series
 
 HORIZON = 96
 CHANNEL = {name: f"channel_{at}" for at, name in enumerate(DATASETS["ETTh1"].columns)}

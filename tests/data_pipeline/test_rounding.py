@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 import pytest
 
-from data_pipeline.source import readers
 from data_pipeline.errors import DataError
 from data_pipeline.series.store import open_series
+from data_pipeline.source import readers
 
 HOURS = np.arange(2000)
 NOISE = np.random.default_rng(0).normal(size=2000)

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.series import arrow_file
-from data_pipeline.series import store
-from data_pipeline.series.arrow_file import map_file
-from data_pipeline.feed.batches import shared_tensor
-from data_pipeline.series.convert import generator_sha256
 from data_pipeline.datasets import DATASETS, get_dataset
 from data_pipeline.errors import DataError
+from data_pipeline.feed.batches import shared_tensor
+from data_pipeline.series import arrow_file, store
+from data_pipeline.series.arrow_file import map_file
+from data_pipeline.series.convert import generator_sha256
 from data_pipeline.series.store import open_series
 
 

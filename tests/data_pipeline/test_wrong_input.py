@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 import pytest
 
-from data_pipeline.source import readers
-from data_pipeline.series import store
-from data_pipeline.feed.batches import BatchPlan
 from data_pipeline.datasets import DATASETS
 from data_pipeline.errors import DataError
+from data_pipeline.feed.batches import BatchPlan
+from data_pipeline.series import store
 from data_pipeline.series.store import open_series
+from data_pipeline.source import readers
 
 
 def rows(count=60, step="h", start="2020-01-01T00", value="{at},{at}.5"):

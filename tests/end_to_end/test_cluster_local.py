@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from cluster_kit import ADDRESSES, ROOT, Machines, lacking, need_system
 
-from tune.tracking.store import PROJECT
 from tune.tracking.reader import read_sweep
+from tune.tracking.store import PROJECT
 
 HEAD, *WORKERS = ADDRESSES
 WITH_MLFLOW = "~/patchtst-sweeps/launcher/with-mlflow"

@@ -12,8 +12,8 @@ import pytest
 from system_kit import system_program
 from ui_kit import CHARTS, CHOSEN, EXPANDER, FLAGS, ROOT, SEEDS, Ui, lines, record_sweep, store
 
-from tune.tracking.store import PROJECT, open_client
 from tune.tracking.reader import SweepRecord, read_sweep
+from tune.tracking.store import PROJECT, open_client
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -19,8 +19,8 @@ import pytest
 from job_cluster_kit import LocalCluster, local_cluster
 from sweep_kit import ROOT, outbox
 
-from tune.tracking.store import PROJECT
 from tune.tracking.reader import read_sweep
+from tune.tracking.store import PROJECT
 
 CANARY = "canary-of-the-user"
 SWEEP = (  # noqa: SIM905

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage import sweep_dir
 from tune.common.errors import WrongInput
-from tune.machine.code_identity import REPO_ROOT
 from tune.common.process import user_name
+from tune.machine.code_identity import REPO_ROOT
+from tune.storage import open_sweep, sweep_dir
 from tune.storage.outbox import Outbox
 
 USERS = 5
@@ -93,27 +92,27 @@ def test_users_of_different_sweeps_do_not_wait_for_each_other(storage: Path) -> 
 
 
 def test_a_command_that_asks_for_what_runs_is_refused_before_it_waits_for_gpus(storage: Path) -> None:
-    sweep = sweep_dir_open_sweep.create(storage, "custom", {"key": "k", "created_s": 1.0, "code": {}, "asked": "this"})
+    sweep = open_sweep.create(storage, "custom", {"key": "k", "created_s": 1.0, "code": {}, "asked": "this"})
     outbox = Outbox(sweep.outbox)
-    sweep_dir_open_sweep.check_not_running(storage, "that")
+    open_sweep.check_not_running(storage, "that")
     with pytest.raises(WrongInput, match=f"{sweep.sweep_id} is running as process"):
-        sweep_dir_open_sweep.check_not_running(storage, "this")
+        open_sweep.check_not_running(storage, "this")
     outbox.close()
-    sweep_dir_open_sweep.check_not_running(storage, "this")
+    open_sweep.check_not_running(storage, "this")
 
 
 def test_a_lock_that_is_not_given_back_is_told_in_one_line(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_dir, "OPENING_S", 0.1)
     with (
-        sweep_dir_open_sweep.opening(storage, "k"),
+        open_sweep.opening(storage, "k"),
         pytest.raises(WrongInput, match="another command has been opening a sweep of this plan for 0.1 s"),
-        sweep_dir_open_sweep.opening(storage, "k"),
+        open_sweep.opening(storage, "k"),
     ):
         pass
 
 
 def test_a_glance_at_a_lock_does_not_keep_its_owner_out(storage: Path) -> None:
-    sweep = sweep_dir_open_sweep.create(storage, "custom", {"key": "k", "created_s": 1.0, "code": {}})
+    sweep = open_sweep.create(storage, "custom", {"key": "k", "created_s": 1.0, "code": {}})
     Outbox(sweep.outbox).close()
     looking = "import sys; from pathlib import Path; from tune.storage.outbox import in_use_by\n"
     looking += "print('looking', flush=True)\nwhile True: in_use_by(Path(sys.argv[1]))"
@@ -130,12 +129,12 @@ def test_a_glance_at_a_lock_does_not_keep_its_owner_out(storage: Path) -> None:
 
 
 def test_the_storage_of_another_account_is_refused(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with sweep_dir_open_sweep.opening(storage, "k"):
+    with open_sweep.opening(storage, "k"):
         pass
-    sweep_dir_open_sweep.check_storage(storage)
+    open_sweep.check_storage(storage)
     monkeypatch.setattr(sweep_dir.os, "getuid", lambda: 12345678)
     with pytest.raises(WrongInput, match="another account runs sweeps there"):
-        sweep_dir_open_sweep.check_storage(storage)
+        open_sweep.check_storage(storage)
 
 
 def test_a_holders_file_names_host_pid_user_and_since(storage: Path) -> None:

@@ -12,10 +12,9 @@ import torch
 from fault_kit import Faults
 from trial_kit import run_small
 
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage import sweep_dir
-from tune.storage.sweep_dir import SweepDir
+from tune.storage import open_sweep, sweep_dir
 from tune.storage.checksums import SEAL, find_damage, first_intact
+from tune.storage.sweep_dir import SweepDir
 
 EPOCHS = 3
 CODE = {"code_sha256": "c", "git_commit": None, "git_dirty": None}
@@ -114,20 +113,20 @@ def test_a_cut_sweep_json_is_named_and_its_results_stay_where_they_are(
     tmp_path: Path, faults: Faults, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = {"key": "k", "created_s": 1.0, "code": CODE}
-    sweep = sweep_dir_open_sweep.create(tmp_path, "pruning", content)
+    sweep = open_sweep.create(tmp_path, "pruning", content)
     sweep.outbox.write_text(json.dumps({"kind": "begin_sweep"}) + "\n")
     _cut(sweep.path / "sweep.json", faults)
-    chosen, _ = sweep_dir_open_sweep.choose(tmp_path, key="k", environment=CODE, fresh=False, resume=None)
+    chosen, _ = open_sweep.choose(tmp_path, key="k", environment=CODE, fresh=False, resume=None)
     assert chosen is None
     assert f"{sweep.path / 'sweep.json'} is left out" in capsys.readouterr().err
-    sweep_dir_open_sweep.create(tmp_path, "pruning", content)
+    open_sweep.create(tmp_path, "pruning", content)
     assert sweep.outbox.read_text()
 
 
 def test_a_sweep_made_after_the_clock_was_set_back_is_still_the_latest(tmp_path: Path) -> None:
     content = {"key": "k", "code": CODE}
-    first = sweep_dir_open_sweep.create(tmp_path, "pruning", content | {"created_s": 7200.0})
+    first = open_sweep.create(tmp_path, "pruning", content | {"created_s": 7200.0})
     first.update(state=sweep_dir.FINISHED)
-    second = sweep_dir_open_sweep.create(tmp_path, "pruning", content | {"created_s": 3600.0})
-    chosen, _ = sweep_dir_open_sweep.choose(tmp_path, key="k", environment=CODE, fresh=False, resume=None)
+    second = open_sweep.create(tmp_path, "pruning", content | {"created_s": 3600.0})
+    chosen, _ = open_sweep.choose(tmp_path, key="k", environment=CODE, fresh=False, resume=None)
     assert chosen == second

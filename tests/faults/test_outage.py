@@ -20,8 +20,8 @@ from server_kit import Server
 from sweep_kit import Driver, epochs, outbox, run
 from trouble_kit import BASE, Proxy, Trouble, undisturbed
 
-from tune.tracking.store import PROJECT
 from tune.tracking.reader import SweepRecord, read_sweep
+from tune.tracking.store import PROJECT
 
 OUTAGE_S = 60.0 if SEED in os.environ else 3.0
 RATES, EPOCHS, EPOCH_S = ("0.001", "0.002"), 8, 0.5

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.driver.collector import Collector
 from tune.cluster.share import Share
-from tune.machine.device import DeviceFacts, nvml, visible_gpus
+from tune.config.sweeps import Arm, SweepConfig
+from tune.console.progress import Progress
+from tune.driver.collector import Collector
 from tune.driver.gpu_leases import GpuLocation, enter
 from tune.driver.launcher import Launcher
-from tune.console.progress import Progress
+from tune.machine.device import DeviceFacts, nvml, visible_gpus
 from tune.plan.plan import Plan, make_plan
-from tune.config.sweeps import Arm, SweepConfig
+from tune.storage import open_sweep
 from tune.trial.job import TrialJob
 
 TESTS = Path(__file__).resolve().parent
@@ -117,7 +117,7 @@ class Sweep:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.plan, self.data, self.ends = plan, folder, Ends()
-        self.folder = sweep_dir_open_sweep.create(folder / "runs", "s", {"key": "k", "created_s": 1.0, "code": {}})
+        self.folder = open_sweep.create(folder / "runs", "s", {"key": "k", "created_s": 1.0, "code": {}})
         self.launcher = Launcher(
             folder=self.folder, share=Share(cpus=1, gpus=1, at_a_time=2), device_type="cuda", gpu_name=None,
             data_dir=folder, cache_dir=folder, data_sha256="d", entry=fake_entry,

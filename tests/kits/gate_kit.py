@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tune.gate.attention_error import AttentionErrors
-from tune.gate.numerics import NumericErrors, Measured, Subject
+from tune.gate.numerics import Measured, NumericErrors, Subject
 
 CPU = torch.device("cpu")
 MODEL = {

@@ -23,8 +23,8 @@ from sweep_kit import Driver, Ran, ended, epochs, outbox
 
 from model.patchtst import load_model
 from tune.commands.sweep import sweep_parser
-from tune.machine.device import DeviceFacts, available_cpus
 from tune.config.request import build_request
+from tune.machine.device import DeviceFacts, available_cpus
 from tune.plan.plan import make_plan
 from tune.trial.job import TrialJob
 from tune.trial.run import run_trial

@@ -9,11 +9,11 @@ import torch
 
 from data_pipeline.feed import FEEDS
 from data_pipeline.series.store import Series, open_series
+from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import DeviceFacts
-from tune.tracking.store import PROJECT, open_client
 from tune.plan.plan import make_plan
-from tune.config.sweeps import Arm, SweepConfig
+from tune.tracking.store import PROJECT, open_client
 from tune.tracking.tracker import Tracker
 from tune.trial.job import TrialJob
 from tune.trial.run import run_trial

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from tune.tracking.store import PROJECT
 from tune.tracking.reader import SweepRecord, list_sweeps, read_sweep
+from tune.tracking.store import PROJECT
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from model.patchtst import load_model
+from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
-from tune.config.sweeps import Arm, SweepConfig
+from tune.storage.checksums import SEAL, write_manifest
 from tune.trial.job import TrialJob
 from tune.trial.run import run_trial
-from tune.storage.checksums import SEAL, write_manifest
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 SMALL = {

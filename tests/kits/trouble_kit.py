@@ -19,8 +19,8 @@ import pytest
 from sweep_kit import ROOT
 
 from tune.commands.sweep import sweep_parser
-from tune.machine.device import available_cpus
 from tune.config.request import build_request
+from tune.machine.device import available_cpus
 from tune.plan.plan import make_plan
 from tune.trial.job import TrialJob
 from tune.trial.run import run_trial

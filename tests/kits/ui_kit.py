@@ -19,17 +19,17 @@ from typing import Any
 
 from port_kit import free_port
 
+from tune.cluster.share import Share
+from tune.config.sweeps import get_sweep
 from tune.driver import options as runner_options
 from tune.driver import run as runner
-from tune.storage import open_sweep as sweep_dir_open_sweep
 from tune.driver.collector import Collector
 from tune.driver.finish import open_tracker
-from tune.cluster.share import Share
 from tune.machine.device import DeviceFacts
-from tune.tracking.store import TrackingError, check_store
-from tune.report.charts import PARTS
 from tune.plan.plan import PlannedTrial, make_plan
-from tune.config.sweeps import get_sweep
+from tune.report.charts import PARTS
+from tune.storage import open_sweep
+from tune.tracking.store import TrackingError, check_store
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED_WITHIN_S = 120
@@ -110,7 +110,7 @@ def record_sweep(folder: Path) -> str:
         "environment": {"device": DEVICE.name},
     }
     options = runner_options.Options(storage_path=folder, tracking_uri=store(folder), data_dir=folder, quiet=True)
-    sweep = sweep_dir_open_sweep.create(folder, "patch_size", content)
+    sweep = open_sweep.create(folder, "patch_size", content)
     while True:  # as a person would: where MLflow was too slow for the driver, the same command again
         with open_tracker(sweep, options.tracking_uri) as tracker:
             outcome = runner._Run(plan, sweep, Recorded(), options).run(tracker)  # type: ignore[arg-type]

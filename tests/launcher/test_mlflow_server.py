@@ -23,12 +23,12 @@ from server_kit import ROOT, PrivateServer, postgres
 from system_kit import skip_for_want_of
 from werkzeug.security import generate_password_hash
 
+from launcher.mlflow_server import command, prepare, read_settings
 from tune.common.errors import WrongInput
 from tune.tracking.access import check_access
 from tune.tracking.model_package import download_model
-from launcher.mlflow_server import command, prepare, read_settings
-from tune.tracking.store import TrackingError, open_client
 from tune.tracking.reader import read_sweep
+from tune.tracking.store import TrackingError, open_client
 from tune.tracking.tracker import Tracker
 
 STORES = ("sqlite", "postgresql")

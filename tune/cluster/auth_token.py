@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tune.common.errors import WrongInput
 import os
 import stat
+from pathlib import Path
+
+from tune.common.errors import WrongInput
 
 
 def check_token_file() -> None:

@@ -7,24 +7,16 @@ sweep that was killed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-import sys
-import time
-
 
 ACCELERATOR = "accelerator_type:"  # how Ray's resources name the GPU model of a node
-
-
 LOOK_EVERY_S = 2.0
-
-
 SAY_EVERY_S = 30.0
-
-
 Node = Mapping[str, float]  # a node's resources, as Ray names them
 
 

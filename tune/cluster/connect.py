@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextlib import nullcontext
-from pathlib import Path
-from tune.cluster.auth_token import check_token_file
-from tune.common.errors import WrongInput
-from tune.common.errors import _first_line
-from tune.common.files import make_private
-from tune.machine.code_identity import CODE
-from tune.machine.code_identity import REPO_ROOT
-from tune.machine.device import available_cpus
-from typing import Any
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
+from tune.cluster.auth_token import check_token_file
+from tune.common.errors import WrongInput, _first_line
+from tune.common.files import make_private
+from tune.machine.code_identity import CODE, REPO_ROOT
+from tune.machine.device import available_cpus
 
 CONNECT_S = 4.0  # an address where nothing answers within this is refused
-
-
 PACKAGE_DIRS = [str(REPO_ROOT / entry) for entry in CODE if not entry.endswith(".py")]
 
 

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
 from tune.common.errors import WrongInput
 from tune.config.yaml_file import write_config
-from tune.machine.code_identity import CODE
-from tune.machine.code_identity import IDENTITY_FILE
-from tune.machine.code_identity import REPO_ROOT
-from tune.machine.code_identity import code_identity
-from tune.machine.code_identity import tracked_files
-from typing import Any
-import json
-import shutil
-
+from tune.machine.code_identity import CODE, IDENTITY_FILE, REPO_ROOT, code_identity, tracked_files
 
 MOST_MIB = 20.0  # our sources are a fiftieth of that; Ray keeps every package in the memory of the cluster's head
-
-
 CONFIG = "sweep.yaml"  # the configuration, as the command on the cluster names it
-
-
 MIB = 2**20
 
 

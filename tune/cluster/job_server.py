@@ -5,21 +5,6 @@ Whatever goes wrong on the way is WrongInput with one line. Who submitted a job 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from tune.cluster.auth_token import check_token_file
-from tune.common.address import redacted
-from tune.common.address import redacted_text
-from tune.common.errors import INTERRUPTED
-from tune.common.errors import WrongInput
-from tune.common.errors import did_you_mean
-from tune.common.errors import first_line
-from tune.common.process import USER
-from typing import Any
-from urllib.parse import urlsplit
 import asyncio
 import contextlib
 import http.client
@@ -27,29 +12,24 @@ import json
 import os
 import time
 import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+from tune.cluster.auth_token import check_token_file
+from tune.common.address import redacted, redacted_text
+from tune.common.errors import INTERRUPTED, WrongInput, did_you_mean, first_line
+from tune.common.process import USER
 
 ANSWERS_WITHIN_S = 6.0
-
-
 READY_WITHIN_S = 60.0
-
-
 STOP_S = 90  # from SIGINT, on which a sweep puts its results away, to SIGKILL
-
-
 SWEEP = "sweep"  # key of a job's metadata, beside USER
-
-
 ENDED = ("done", "failed", "stopped")
-
-
 _STATES = {"PENDING": "pending", "RUNNING": "running", "STOPPED": "stopped", "SUCCEEDED": "done", "FAILED": "failed"}
-
-
 _NOT_READY = "No available agent to submit job"
-
-
 _REDIRECTING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray takes these instead of the address that it is given
 
 

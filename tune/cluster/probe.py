@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from tune.cluster.share import Share
-from tune.common.errors import WrongInput
-from tune.common.errors import _first_line
-from tune.machine.device import DeviceFacts
-from tune.machine.device import has_gpu
-from tune.machine.device import missing_packages
-from tune.machine.device import node_facts
-from tune.machine.environment import environment
-from typing import Any
 import sys
+from dataclasses import replace
+from typing import Any
 
+from tune.cluster.share import Share
+from tune.common.errors import WrongInput, _first_line
+from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_facts
+from tune.machine.environment import environment
 
 PROBE_HINT_S = 120.0  # a probe that has not run by then says on stderr what it waits for
-
-
 PROBE_LIMIT_S = 600.0  # and is given up after this
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from dataclasses import replace
-from tune.cluster.autoscaler import ACCELERATOR
-from tune.cluster.autoscaler import Node
-from tune.cluster.autoscaler import Wanted
-from tune.cluster.autoscaler import wait_for
-from tune.common.errors import WrongInput
-from typing import Any
 import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tune.cluster.autoscaler import ACCELERATOR, Node, Wanted, wait_for
+from tune.common.errors import WrongInput
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,28 +5,23 @@ Tune notices a storage path that is one node's own with the first checkpoint, af
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from data_pipeline.datasets import get_dataset
-from data_pipeline.errors import DataError
-from data_pipeline.series.store import locate
-from pathlib import Path
-from tune.cluster.share import Share
-from tune.common.errors import WrongInput
-from typing import Any
 import secrets
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
+from data_pipeline.datasets import get_dataset
+from data_pipeline.errors import DataError
+from data_pipeline.series.store import locate
+from tune.cluster.share import Share
+from tune.common.errors import WrongInput
 
 ANSWERS_WITHIN_S = 120.0  # a node starts a process for it, with our packages
-
-
 SEEN_WITHIN_S = 10.0  # a network file system may show a new file a moment later
-
-
 ASK = "driver"  # the driver's file; a node's own is named after it
 
 

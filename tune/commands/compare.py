@@ -7,35 +7,23 @@ over the arms. Errors of one seed are pairs: the same weights and data order, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import geometric_mean
-from tune.commands.parser import Parser
-from tune.commands.parser import _add_margin
-from tune.commands.parser import _add_shared
-from tune.common.errors import DONE
-from tune.common.errors import REGRESSED
-from tune.common.errors import WrongInput
-from tune.console.output import check_json_target
-from tune.console.output import write_json
-from tune.console.text import table
-from tune.report.comparisons import accuracy_text
-from tune.report.comparisons import ratio_text
-from tune.report.comparisons import run_of
-from tune.stats.intervals import ENOUGH
-from tune.stats.pairs import Comparison
-from tune.stats.pairs import Run
-from tune.stats.pairs import SLOWER
-from tune.stats.pairs import WORSE
-from tune.stats.pairs import compare_sweeps
-from tune.stats.pairs import margin_of
-from tune.tracking.store import PROJECT
-from typing import Any
 import argparse
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+from tune.commands.parser import Parser, _add_margin, _add_shared
+from tune.common.errors import DONE, REGRESSED, WrongInput
+from tune.console.output import check_json_target, write_json
+from tune.console.text import table
+from tune.report.comparisons import accuracy_text, ratio_text, run_of
+from tune.stats.intervals import ENOUGH
+from tune.stats.pairs import SLOWER, WORSE, Comparison, Run, compare_sweeps, margin_of
+from tune.tracking.store import PROJECT
 
 
 def compare_parser() -> Parser:
@@ -50,8 +38,6 @@ def compare_parser() -> Parser:
 
 
 Fields = Mapping[str, Any]
-
-
 TASK = ("data.dataset", "data.context_length", "data.prediction_length", "train.epochs")  # alike in what is compared
 
 

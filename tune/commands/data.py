@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tune.commands.parser import Parser
-from tune.commands.parser import _add_folders
+import argparse
+
+from tune.commands.parser import Parser, _add_folders
 from tune.common.errors import DONE
 from tune.config.trial_config import check_value
-from tune.plan.data import cache_dir
-from tune.plan.data import fetch_if_missing
+from tune.plan.data import cache_dir, fetch_if_missing
 from tune.storage.open_sweep import check_storage
-import argparse
 
 
 def data_parser() -> Parser:

@@ -5,42 +5,29 @@ Unlike planning it imports torch and the packages of the attention backends: onl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from data_pipeline.datasets import DATASETS
-from data_pipeline.errors import DataError
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import replace
-from pathlib import Path
-from tune.commands.parser import Parser
-from tune.commands.parser import _add_folders
-from tune.commands.parser import _add_shared
-from tune.common.address import redacted
-from tune.common.address import settled_uri
-from tune.common.address import sqlite_file
-from tune.common.errors import DONE
-from tune.common.errors import WRONG_INPUT
-from tune.common.errors import WrongInput
-from tune.config.sweeps import get_sweep
-from tune.config.trial_config import DataConfig
-from tune.console.output import check_json_target
-from tune.console.output import write_json
-from tune.console.text import table
-from tune.machine.device import DeviceFacts
-from tune.machine.device import has_gpu
-from tune.machine.device import missing_packages
-from tune.machine.device import node_facts
-from tune.machine.environment import versions
-from tune.plan.plan import make_plan
-from tune.storage.open_sweep import check_storage
-from tune.tracking.store import TrackingError
-from tune.tracking.store import check_store
 import argparse
 import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from data_pipeline.datasets import DATASETS
+from data_pipeline.errors import DataError
+from tune.commands.parser import Parser, _add_folders, _add_shared
+from tune.common.address import redacted, settled_uri, sqlite_file
+from tune.common.errors import DONE, WRONG_INPUT, WrongInput
+from tune.config.sweeps import get_sweep
+from tune.config.trial_config import DataConfig
+from tune.console.output import check_json_target, write_json
+from tune.console.text import table
+from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_facts
+from tune.machine.environment import versions
+from tune.plan.plan import make_plan
+from tune.storage.open_sweep import check_storage
+from tune.tracking.store import TrackingError, check_store
 
 
 def doctor_parser() -> Parser:
@@ -51,17 +38,9 @@ def doctor_parser() -> Parser:
 
 
 STORE_ANSWERS_WITHIN_S = 10.0
-
-
 DEFAULT_SWEEP = "pruning"
-
-
 GIB = 2**30
-
-
 LITTLE_DISK_GIB = 2.0  # a sweep's checkpoints and models are some MiB each, the converted traffic series 60 MiB
-
-
 LITTLE_SHM_GIB = 1.0  # loader workers hand over slots of up to 256 MiB each (data_pipeline)
 
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
+
 from tune.commands.parser import Parser
-from tune.common.address import redacted
-from tune.common.address import settled_uri
-from tune.common.errors import DONE
-from tune.common.errors import INTERRUPTED
-from tune.common.errors import WrongInput
-from tune.driver.finish import flush_while_moving
-from tune.driver.finish import flush_within
-from tune.driver.finish import how_to_flush
-from tune.driver.finish import open_tracker
-from tune.driver.finish import summarise
+from tune.common.address import redacted, settled_uri
+from tune.common.errors import DONE, INTERRUPTED, WrongInput
+from tune.driver.finish import flush_while_moving, flush_within, how_to_flush, open_tracker, summarise
 from tune.storage import sweep_dir
 from tune.storage.open_sweep import check_known
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
-from tune.tracking.store import PROJECT
-from tune.tracking.store import check_store
-import argparse
-import sys
+from tune.tracking.store import PROJECT, check_store
 
 
 def flush_parser() -> Parser:
@@ -37,8 +30,6 @@ def flush_parser() -> Parser:
 
 
 STORE_ANSWERS_WITHIN_S = 10.0
-
-
 STALLED_S = 60.0  # without a record arriving, flush gives up
 
 

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from data_pipeline.datasets import FILE_ENDINGS
-from datetime import UTC
-from datetime import datetime
-from pathlib import Path
-from tune.cluster.job_bundle import CONFIG
-from tune.cluster.job_bundle import packed
-from tune.cluster.job_server import ENDED
-from tune.cluster.job_server import Job
-from tune.cluster.job_server import JobServer
-from tune.cluster.job_server import STOP_S
-from tune.commands.parser import Parser
-from tune.commands.parser import _add_shared
-from tune.commands.parser import _add_tracking_uri
-from tune.common.address import has_password
-from tune.common.address import redacted
-from tune.common.address import sqlite_file
-from tune.common.errors import DONE
-from tune.common.errors import INTERRUPTED
-from tune.common.errors import WrongInput
-from tune.common.errors import printable
-from tune.common.process import user_name
-from tune.config.request import build_request
-from tune.config.yaml_file import read_config
-from tune.console.output import check_json_target
-from tune.console.output import write_json
-from tune.console.text import table
-from tune.tracking.reader import JobProgress
-from tune.tracking.reader import progress_of_jobs
-from tune.tracking.store import PROJECT
-from tune.tracking.store import TrackingError
-from typing import Any
 import argparse
 import os
 import secrets
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.datasets import FILE_ENDINGS
+from tune.cluster.job_bundle import CONFIG, packed
+from tune.cluster.job_server import ENDED, STOP_S, Job, JobServer
+from tune.commands.parser import Parser, _add_shared, _add_tracking_uri
+from tune.common.address import has_password, redacted, sqlite_file
+from tune.common.errors import DONE, INTERRUPTED, WrongInput, printable
+from tune.common.process import user_name
+from tune.config.request import build_request
+from tune.config.yaml_file import read_config
+from tune.console.output import check_json_target, write_json
+from tune.console.text import table
+from tune.tracking.reader import JobProgress, progress_of_jobs
+from tune.tracking.store import PROJECT, TrackingError
 
 
 def status_parser() -> Parser:
@@ -73,11 +58,7 @@ def _add_job(parser: Parser, which: str) -> None:
 
 
 SENT = ("MLFLOW_TRACKING_URI",)  # variables that travel, in clear; everything else is the cluster's own
-
-
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-
-
 HERE_ONLY = ("plan", "json", "save_config", "address")  # options that mean nothing, or another machine, over there
 
 

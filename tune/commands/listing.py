@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from data_pipeline.datasets import DATASETS
-from data_pipeline.datasets import DatasetSpec
-from data_pipeline.feed import FEEDS
-from datetime import UTC
-from datetime import datetime
-from model.attention import ALIASES
-from model.attention import BACKENDS
-from model.presets import PRESETS
-from model.pruning import SCORES
-from model.pruning.schedules import SCHEDULES
-from tune.commands.parser import Parser
-from tune.commands.parser import _add_shared
-from tune.common.errors import DONE
-from tune.common.errors import WrongInput
-from tune.config.sweeps import SWEEPS
-from tune.config.trial_config import FIELDS
-from tune.config.trial_config import GROUPS
-from tune.config.trial_config import SEED_STUDY_ONLY
-from tune.console.output import check_json_target
-from tune.console.output import write_json
-from tune.console.text import table
-from tune.engine import ENGINES
-from tune.engine.lr import LR_SCHEDULES
-from tune.machine.gpu_models import GPU_MODELS
-from typing import Any
 import argparse
 import inspect
 import json
 import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from data_pipeline.datasets import DATASETS, DatasetSpec
+from data_pipeline.feed import FEEDS
+from model.attention import ALIASES, BACKENDS
+from model.presets import PRESETS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from tune.commands.parser import Parser, _add_shared
+from tune.common.errors import DONE, WrongInput
+from tune.config.sweeps import SWEEPS
+from tune.config.trial_config import FIELDS, GROUPS, SEED_STUDY_ONLY
+from tune.console.output import check_json_target, write_json
+from tune.console.text import table
+from tune.engine import ENGINES
+from tune.engine.lr import LR_SCHEDULES
+from tune.machine.gpu_models import GPU_MODELS
 
 
 def list_parser() -> Parser:
@@ -73,8 +65,6 @@ NAMED = {
     "train.schedule": ("learning rates", ""), "pruning.score": ("pruning scores", "none or static"),
     "pruning.schedule": ("pruning schedules", ""),
 }  # fmt: skip
-
-
 WORDS = {
     "integer": "whole number",
     "number": "number",
@@ -157,8 +147,8 @@ def _lines(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
 
 def show_runs(arguments: argparse.Namespace, tracking_uri: str) -> int:
     """`list runs`: the latest sweeps of the MLflow store, newest first. TrackingError where it cannot be read."""
-    from tune.tracking.store import PROJECT
     from tune.tracking.reader import list_sweeps
+    from tune.tracking.store import PROJECT
 
     check_json_target(arguments.json)
     if arguments.limit < 1:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from tune.common.errors import WrongInput
-from tune.common.errors import did_you_mean
-import argparse
 
+from tune.common.errors import WrongInput, did_you_mean
 
 WAIT_FOR_GPUS_S = 600.0
-
-
 EXAMPLES = """examples:
   python experiments.py --sweep pruning --dataset demo --epochs 2 --repeats 1    offline, on a laptop
   python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from data_pipeline.datasets import FILE_ENDINGS
-from data_pipeline.series.tail import Table
-from data_pipeline.series.tail import other_columns
-from data_pipeline.series.tail import read_tail
-from data_pipeline.series.tail import times_as_text
-from data_pipeline.series.tail import write_table
-from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
-from pathlib import Path
-from tune.commands.parser import Parser
-from tune.commands.parser import _add_tracking_uri
-from tune.common.errors import DONE
-from tune.common.errors import WrongInput
-from tune.tracking.find_model import find_model
 import argparse
-import numpy as np
 import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_pipeline.datasets import FILE_ENDINGS
+from data_pipeline.series.tail import Table, other_columns, read_tail, times_as_text, write_table
+from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
+from tune.commands.parser import Parser, _add_tracking_uri
+from tune.common.errors import DONE, WrongInput
+from tune.tracking.find_model import find_model
 
 if TYPE_CHECKING:
     from model.facts import Facts

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from tune.commands.parser import Parser
-from tune.commands.parser import _add_margin
-from tune.commands.parser import _add_shared
-from tune.common.errors import DONE
-from tune.console.output import check_html_target
-from tune.console.output import check_json_target
-from tune.console.output import check_out_target
-from tune.console.output import write_folder
-from tune.console.output import write_json
-from tune.console.output import write_page
-from tune.report.cost import Price
-from tune.report.cost import parse_price
-from tune.stats.pairs import MARGIN
-from tune.stats.pairs import margin_of
-from tune.tracking.store import PROJECT
-from typing import IO
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from tune.commands.parser import Parser, _add_margin, _add_shared
+from tune.common.errors import DONE
+from tune.console.output import (
+    check_html_target,
+    check_json_target,
+    check_out_target,
+    write_folder,
+    write_json,
+    write_page,
+)
+from tune.report.cost import Price, parse_price
+from tune.stats.pairs import MARGIN, margin_of
+from tune.tracking.store import PROJECT
 
 if TYPE_CHECKING:
     from tune.tracking.reader import SweepRecord
@@ -68,8 +66,8 @@ def _show(
     margin: float = MARGIN,
     price: Price | None = None,
 ) -> SweepRecord:
-    from tune.report.values import as_json
     from tune.report.render.terminal import print_report
+    from tune.report.values import as_json
     from tune.tracking.reader import read_sweep
 
     record = read_sweep(tracking_uri, PROJECT, sweep_id)

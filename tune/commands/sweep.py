@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tune.cluster.connect import check_address_form
-from tune.cluster.probe import assumed_facts
-from tune.cluster.share import check_gpus_per_trial
-from tune.commands.parser import EXAMPLES
-from tune.commands.parser import Parser
-from tune.commands.parser import WAIT_FOR_GPUS_S
-from tune.commands.parser import _add_folders
-from tune.commands.parser import _add_shared
-from tune.commands.report import _show
-from tune.common.address import is_server
-from tune.common.address import redacted
-from tune.common.address import sqlite_file
-from tune.common.errors import DONE
-from tune.common.errors import INTERRUPTED
-from tune.common.errors import TRIAL_FAILED
-from tune.common.errors import WrongInput
-from tune.config.request import Request
-from tune.config.request import build_request
-from tune.config.yaml_file import check_new_config
-from tune.config.yaml_file import write_config
-from tune.console.output import check_file_target
-from tune.console.output import check_json_target
-from tune.console.output import write_json
-from tune.machine.code_identity import REPO_ROOT
-from tune.machine.gpu_models import gpu_facts
-from tune.plan.data import channels_of
-from tune.plan.data import check_windows
-from tune.plan.data import prepare_data
-from tune.plan.estimate import time_line
-from tune.plan.plan import Plan
-from tune.plan.plan import plan_rows
-from tune.plan.space import plan_sweep
-from tune.plan.text import print_plan
-from tune.storage.open_sweep import check_idle
-from tune.storage.open_sweep import check_known
-from tune.storage.open_sweep import check_storage
-from tune.storage.open_sweep import running
-from tune.tracking.store import check_store
-from typing import Any
-from typing import IO
 import argparse
 import os
 import shlex
 import sys
+from pathlib import Path
+from typing import IO, Any
+
+from tune.cluster.connect import check_address_form
+from tune.cluster.probe import assumed_facts
+from tune.cluster.share import check_gpus_per_trial
+from tune.commands.parser import EXAMPLES, WAIT_FOR_GPUS_S, Parser, _add_folders, _add_shared
+from tune.commands.report import _show
+from tune.common.address import is_server, redacted, sqlite_file
+from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
+from tune.config.request import Request, build_request
+from tune.config.yaml_file import check_new_config, write_config
+from tune.console.output import check_file_target, check_json_target, write_json
+from tune.machine.code_identity import REPO_ROOT
+from tune.machine.gpu_models import gpu_facts
+from tune.plan.data import channels_of, check_windows, prepare_data
+from tune.plan.estimate import time_line
+from tune.plan.plan import Plan, plan_rows
+from tune.plan.space import plan_sweep
+from tune.plan.text import print_plan
+from tune.storage.open_sweep import check_idle, check_known, check_storage, running
+from tune.tracking.store import check_store
 
 
 def sweep_parser() -> Parser:
@@ -108,8 +89,6 @@ def sweep_parser() -> Parser:
 
 
 STORE_ANSWERS_WITHIN_S = 10.0
-
-
 MOST_WAITED_S = 7 * 24 * 3600.0
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
-import re
 
 
 def settled_uri(tracking_uri: str) -> str:

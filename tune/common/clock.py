@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-
 NS_PER_MS = 1_000_000
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
 import difflib
 import errno
 import os
 import re
+from collections.abc import Iterable, Mapping
 
 
 def _first_line(error: BaseException) -> str:
@@ -16,11 +15,7 @@ def _first_line(error: BaseException) -> str:
 
 
 DONE, TRIAL_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
-
-
 REGRESSED = 1  # of `compare`: an arm is slower or less accurate than it was
-
-
 OUTPUT_CLOSED = 141  # what a shell shows for a program whose reader has quit: 128 + SIGPIPE
 
 

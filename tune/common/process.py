@@ -6,17 +6,16 @@ verify: good for telling people apart, not for access.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from dataclasses import dataclass
-from datetime import UTC
-from datetime import datetime
-from pathlib import Path
-from tune.common.errors import printable
 import getpass
 import json
 import os
 import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tune.common.errors import printable
 
 
 def alive(pid: int) -> bool:
@@ -30,11 +29,7 @@ def alive(pid: int) -> bool:
 
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # how Ray hands a submitted job's metadata to its process
-
-
 JOB_ID, USER = "job_submission_id", "user"  # keys of that metadata: Ray's own, and ours
-
-
 _LONGEST = 64
 
 

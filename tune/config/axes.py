@@ -6,37 +6,26 @@ it: the sweep's own baseline arm at the first value of each axis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import replace
-from tune.common.errors import WrongInput
-from tune.config.sweeps import Arm
-from tune.config.sweeps import SweepConfig
-from tune.config.trial_config import FIELDS
-from tune.config.trial_config import check_field
-from typing import Any
 import itertools
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from tune.common.errors import WrongInput
+from tune.config.sweeps import Arm, SweepConfig
+from tune.config.trial_config import FIELDS, check_field
 
 MOST_ARMS = 10_000
-
-
 LONGEST_LABEL = 120  # a trial's id, which the tracking store and file names limit, holds it
-
-
 _LONGEST_VALUE = 40
-
-
 # fields that belong to the whole sweep, with what to do instead
 NO_AXES = {
     "train.seed": "use --seed and --repeats",
     "data.dataset": "a sweep runs on one data set; run one sweep for each",
     "data.timestamp_column": "a sweep runs on one data set; run one sweep for each",
 }
-
-
 # fields by which the trials of one search cannot differ: it ranks them by one error
 NO_DIMENSIONS = {
     "train.epochs": "errors after trainings of different length cannot be compared",

@@ -5,36 +5,23 @@ Planning-safe. The command line wins over the file, field by field, and `Request
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from data_pipeline.datasets import FILE_ENDINGS
-from dataclasses import dataclass
-from dataclasses import field
-from pathlib import Path
-from tune.common.errors import WrongInput
-from tune.config.axes import check_axis
-from tune.config.axes import lay_over
-from tune.config.axes import split_values
-from tune.config.sweeps import SweepConfig
-from tune.config.sweeps import get_sweep
-from tune.config.trial_config import SEED_STUDY_ONLY
-from tune.config.trial_config import check_field
-from tune.config.trial_config import is_text
-from tune.config.trial_config import parse_value
-from tune.config.yaml_file import read_config
-from typing import Any
 import argparse
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from data_pipeline.datasets import FILE_ENDINGS
+from tune.common.errors import WrongInput
+from tune.config.axes import check_axis, lay_over, split_values
+from tune.config.sweeps import SweepConfig, get_sweep
+from tune.config.trial_config import SEED_STUDY_ONLY, check_field, is_text, parse_value
+from tune.config.yaml_file import read_config
 
 DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: without --trials, and at most
-
-
 OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials")  # what is no field
-
-
 REPEATS = 5  # of each arm without --repeats, where arms are compared
-
-
 SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with an option of their own
 
 

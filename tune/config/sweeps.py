@@ -5,25 +5,18 @@ An arm is a label and the fields it changes; everything else is shared, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 from model.attention import BACKENDS
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.common.errors import unknown_name
 from tune.engine import ENGINES
-from typing import Any
-
 
 PATCH_LENGTHS = (12, 24, 48, 96, 192)
-
-
 BATCH_SIZES = (32, 64, 128, 256, 512)
-
-
 WORKERS = (0, 2, 4, 8, 16)
 
 
@@ -77,8 +70,6 @@ class SweepConfig:
 
 # Timing sweeps train every epoch, also where a preset has a patience: arms that stop early have fewer epochs to time.
 TIMED: Mapping[str, Any] = {"train.patience": None}
-
-
 UNPRUNED = Arm(label="none", changes={"pruning.score": "none"})
 
 
@@ -225,17 +216,9 @@ _STUDY_ARM: Mapping[str, Any] = {
     "data.feed": "tsfm", "data.num_workers": 4, "model.layers": "transformers", "train.engine": "eager",
     "train.precision": "fp32",
 }  # fmt: skip
-
-
 _FED: Mapping[str, Any] = {**_STUDY_ARM, "data.feed": "device", "data.num_workers": 0}
-
-
 _HONEST: Mapping[str, Any] = {**_FED, "train.precision": "bf16"}
-
-
 _VANILLA: Mapping[str, Any] = {"model.attention": "eager", "model.as_published": "vanilla"}
-
-
 _ZEROED: Mapping[str, Any] = {"pruning.as_published": "zeroed", "pruning.heads": (4, 8)}
 
 
@@ -267,13 +250,17 @@ def seed_study() -> SweepConfig:
         ),
         shared={**TIMED, "train.batch_size": 512, "train.epochs": 3},
         ladder=(
-            AblationStep(before="vanilla-published", after="flash-published", change="flash as published, the study's claim"),
+            AblationStep(
+                before="vanilla-published", after="flash-published", change="flash as published, the study's claim"
+            ),
             AblationStep(before="flash-published", after="flash-fed", change="windows from the device, not one by one"),
             AblationStep(before="flash-fed", after="flash-bidirectional", change="without the causal mask"),
             AblationStep(before="flash-bidirectional", after="flash-complete", change="with the output projection"),
             AblationStep(before="flash-complete", after="flash", change="the rest of the model in bf16 too"),
             AblationStep(before="eager", after="flash", change="flash against eager, same function and precision"),
-            AblationStep(before="vanilla-published", after="zeroed-published", change="heads 4 and 8 zeroed as published"),
+            AblationStep(
+                before="vanilla-published", after="zeroed-published", change="heads 4 and 8 zeroed as published"
+            ),
             AblationStep(before="eager", after="static-4-8", change="heads 4 and 8 really removed"),
         ),
         repeats=3,

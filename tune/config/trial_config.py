@@ -6,35 +6,19 @@ from the preset and from the device the trial will run on; `TrialConfig` itself 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pydantic import BaseModel
-from pydantic import ConfigDict
-from pydantic import Field
-from pydantic import TypeAdapter
-from pydantic import ValidationError
-from pydantic import model_validator
-from tune.common.errors import WrongInput
-from tune.common.errors import did_you_mean
-from tune.common.errors import unknown_name
-from typing import Annotated
-from typing import Any
-from typing import Literal
-from typing import Self
-from typing import get_args
 import ast
 import json
 import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from tune.common.errors import WrongInput, did_you_mean, unknown_name
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-
-
 PublishedModel = Literal["vanilla", "flash", "flash_bidirectional", "flash_complete"]  # model/as_published.py
-
-
 PublishedPruning = Literal["zeroed", "dynamic"]
-
-
 SHOWN_AS = {"true": "as published", "partly": "partly as published"}  # TrialConfig.as_published in words
 
 
@@ -199,11 +183,7 @@ GROUPS: dict[str, type[_Frozen]] = {
     "train": TrainConfig,
     "pruning": PruningConfig,
 }
-
-
 FIELDS = tuple(f"{group}.{field}" for group, config in GROUPS.items() for field in config.model_fields)
-
-
 SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_published"))
 
 

@@ -16,20 +16,17 @@ The path of a data file counts from the folder of the configuration.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from collections.abc import Mapping
-from pathlib import Path
-from tune.common.errors import WrongInput
-from tune.common.errors import unknown_name
-from tune.common.files import write_atomically
-from typing import Any
 import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
 import yaml
 
+from tune.common.errors import WrongInput, unknown_name
+from tune.common.files import write_atomically
 
 LARGEST_BYTES = 2**20
-
-
 KINDS: dict[str, tuple[type, str]] = {
     "sweep": (str, "a name"),
     "dataset": (str, "a name or a path"),
@@ -40,8 +37,6 @@ KINDS: dict[str, tuple[type, str]] = {
     "set": (dict, "fields with a value each, like model.d_model: 64"),
     "over": (dict, "fields with a list each, like model.d_model: [64, 128]"),
 }
-
-
 DEEPEST = 2  # lists in a value: the values of an axis may be lists
 
 

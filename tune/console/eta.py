@@ -6,12 +6,10 @@ trial holds what is measured and compiled once; tails differ between arms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
-from statistics import fmean
 import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
 
 
 def arm_of(trial_id: str) -> str:

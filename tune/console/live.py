@@ -5,27 +5,22 @@ Where stderr is no terminal, or one that cannot move its cursor (TERM=dumb), pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from dataclasses import field
-from rich.console import Console
-from rich.console import Group
+import sys
+from dataclasses import dataclass, field
+from statistics import fmean
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from statistics import fmean
+
 from tune.console.eta import duration
 from tune.console.progress import Progress
-from types import TracebackType
-from typing import Any
-import sys
-
 
 REFRESHES_PER_S = 2.0
-
-
 MOST_ROWS = 16  # of running trials; the others are counted below
-
-
 COLUMNS = ("running", "seed", "epoch", "val MSE", "ms/step", "s/epoch", "ETA")
 
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from tune.common.errors import WrongInput
-from tune.common.files import write_atomically
-from typing import Any
 import json
 import math
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from tune.common.errors import WrongInput
+from tune.common.files import write_atomically
 
 # The keys at the top of all that --json has written; those of `list` are its kinds of things.
 WRITTEN = frozenset({"sweep_id", "sweep", "baseline", "device", "environment", "diagnoses", "comparisons", "cost"})
-
-
 WRITTEN |= {"total_comparisons", "trials", "jobs", "sweeps", "ready", "checks", "before", "after", "slower", "arms"}
-
-
 WRITTEN |= {"less_accurate", "attention", "data sets", "feeds", "engines", "presets", "pruning scores", "GPU models"}
-
-
 WRITTEN |= {"pruning schedules", "learning rates", "fields"}
 
 

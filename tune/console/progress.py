@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from tune.console.eta import TimeLeft
-from tune.console.eta import duration
-from tune.console.eta import makespan
-from types import TracebackType
-from typing import Any
-from typing import IO
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Any
 
+from tune.console.eta import TimeLeft, duration, makespan
 
 GOOD = ("done", "stopped")
 

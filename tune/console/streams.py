@@ -6,16 +6,13 @@ the reader has quit (`... | head -1`), with one line where they cannot be stored
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from tune.common.errors import WrongInput
-from typing import Any
-from typing import NoReturn
-from typing import TextIO
-from typing import cast
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TextIO, cast
+
+from tune.common.errors import WrongInput
 
 
 class OutputClosed(Exception):

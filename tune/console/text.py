@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tune.common.errors import printable
 from typing import Any
+
+from tune.common.errors import printable
 
 
 def table(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from ray.tune.result import DEFAULT_METRIC
-from ray.tune.schedulers import AsyncHyperBandScheduler
-from ray.tune.schedulers import TrialScheduler
-from tune.stats.pairs import MARGIN
-from tune.storage.trial_log import TrialLog
 from types import SimpleNamespace
 from typing import Any
-import math
 
+from ray.tune.result import DEFAULT_METRIC
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from tune.stats.pairs import MARGIN
+from tune.storage.trial_log import TrialLog
 
 REDUCTION = 3  # the best third goes on
-
-
 FIRST_RUNG = 5  # one fifth of the epochs is trained before anything is stopped
 
 

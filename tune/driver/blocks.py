@@ -6,14 +6,10 @@ Where its GPU is gone, what is left of a block moves to one other GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from tune.plan.plan import PlannedTrial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from tune.plan.plan import PlannedTrial
 
 Record = Callable[[dict[str, str]], None]  # is given the GPU of every block that has begun, by the block's seed
 

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import ray
 from ray import tune as ray_tune
+
 from tune.common.errors import disk_full
 from tune.console.progress import Progress
-from tune.storage.sweep_dir import KEPT_CHECKPOINTS
-from tune.storage.sweep_dir import SweepDir
+from tune.storage.sweep_dir import KEPT_CHECKPOINTS, SweepDir
 from tune.tracking.tracker import Tracker
 from tune.worker.supervisor import OutOfMemory
-from typing import Any
-from typing import TypeVar
-from typing import cast
-import functools
-import ray
-
 
 Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
-
-
 FAILURE = "Failure # "  # begins each error in Tune's error.txt
-
-
 LOW_ON_MEMORY = "running low on memory"  # in what Ray's memory monitor says of a process that it killed
-
-
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
 

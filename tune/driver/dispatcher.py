@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from dataclasses import dataclass
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
-from tune.driver.blocks import Blocks
-from tune.driver.blocks import Assignment
-from tune.driver.gpu_leases import GpuLease
-from tune.driver.gpu_leases import GpuLeases
-from tune.driver.gpu_leases import GpuLocation
-from tune.plan.plan import PlannedTrial
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from tune.driver.blocks import Assignment, Blocks
+from tune.driver.gpu_leases import GpuLease, GpuLeases, GpuLocation
+from tune.plan.plan import PlannedTrial
 
 Job = Callable[[Assignment], dict[str, Any]]  # what a worker is told
 

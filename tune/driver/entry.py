@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tune.driver.gpu_leases import GpuLocation
-from tune.driver.gpu_leases import enter
+from typing import Any
+
+from tune.driver.gpu_leases import GpuLocation, enter
 from tune.storage.checksums import first_intact
 from tune.trial.job import TrialJob
-from typing import Any
-import os
-
 
 Entry = Callable[[dict[str, Any]], None]  # what Ray runs on a worker; its argument holds the `job`
 
@@ -21,7 +20,7 @@ def trial_entry(config: dict[str, Any]) -> None:
     import ray
     from ray import tune as ray_tune
 
-    from tune.worker import supervisor as nursery
+    from tune.worker import supervisor
 
     # A trial that a scheduler stops is over once its process has given its memory back; Tune waits 2 s by itself
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
@@ -38,7 +37,7 @@ def trial_entry(config: dict[str, Any]) -> None:
     if wrong is not None:
         goes_on = f"goes on from {folder}" if folder else "starts from the beginning"
         job = replace(job, checkpoint_damaged=f"{goes_on}, as a checkpoint is damaged: {wrong}")
-    nursery.here().run(job, report, folder, template=job.templates.get(ray.get_runtime_context().get_node_id()))
+    supervisor.here().run(job, report, folder, template=job.templates.get(ray.get_runtime_context().get_node_id()))
 
 
 def _of_this_run(newest: Any) -> list[str]:

@@ -5,22 +5,19 @@ Planning-safe. Everything here comes from validation data and training times; th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.config.trial_config import TrialConfig
 from tune.stats.pairs import MARGIN
 from tune.storage.trial_log import TrialLog
-from typing import Any
-import math
-import statistics
-
 
 FINALISTS = 3
-
-
 RULE = (
     f"of the finished trials whose validation MSE is at most {MARGIN:.0%} above the baseline's (the best one's, where "
     "that is higher), the fastest by their median training time of an epoch; where these are too few, the next "

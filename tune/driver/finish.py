@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+
 from tune.common.address import redacted
 from tune.common.errors import WrongInput
 from tune.report.render.markdown import markdown
@@ -14,20 +18,10 @@ from tune.storage.sweep_dir import SweepDir
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
-import shlex
-import sys
-import time
-
 
 SHORT_WAIT_S = 2.0  # what MLflow takes within this is not worth a line
-
-
 LONGEST_WAIT_S = 60.0  # for MLflow, at the end of a sweep
-
-
 GOOD = ("done", "stopped", "unsupported")  # ends of a trial that are no failure
-
-
 Say = Callable[[str], None]
 
 

@@ -8,20 +8,16 @@ shows its processes the lane's GPU only.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict
-from dataclasses import dataclass
-from tune.cluster.share import Share
-from tune.machine.device import nvml
-from tune.machine.device import visible_gpus
-from typing import Any
 import os
 import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from tune.cluster.share import Share
+from tune.machine.device import nvml, visible_gpus
 
 LOOK_S = 1.0  # how often Ray is asked which nodes live
-
-
 SETTLED_S = 60.0  # a GPU that has not been had by then is not waited for, where a block began on it
 
 

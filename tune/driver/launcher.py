@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from tune.cluster.share import Share
-from tune.driver.blocks import Blocks
-from tune.driver.blocks import Assignment
+from tune.driver.blocks import Assignment, Blocks
 from tune.driver.collector import Collector
-from tune.driver.entry import Entry
-from tune.driver.entry import trial_entry
+from tune.driver.entry import Entry, trial_entry
 from tune.driver.gpu_leases import GpuLeases
-from tune.driver.watchdogs import OwnNode
-from tune.driver.watchdogs import TrialNodes
+from tune.driver.watchdogs import OwnNode, TrialNodes
 from tune.machine.code_identity import packages_sha256
 from tune.plan.plan import PlannedTrial
 from tune.storage.sweep_dir import SweepDir
 from tune.trial.job import TrialJob
 from tune.worker.node_forkserver import Templates
-from typing import Any
-import logging
-import shutil
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -123,7 +120,7 @@ class Launcher:
     def _run_blocks(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
         import ray
 
-        from tune.driver.dispatcher import Dispatcher, BlockScheduler
+        from tune.driver.dispatcher import BlockScheduler, Dispatcher
 
         begun = self.folder.blocks()
         blocks = Blocks(trials, begun=begun, record=self.folder.save_blocks)

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from tune.cluster import probe as cluster_probe
-from tune.cluster import share as cluster_share
-from tune.cluster.shared_folders import check_nodes
-from tune.common.address import redacted
-from tune.common.address import settled_uri
-from tune.common.errors import WrongInput
-from tune.config.sweeps import SweepConfig
-from tune.driver.entry import Entry
-from tune.driver.entry import trial_entry
-from tune.driver.finish import open_tracker
-from tune.driver.launcher import Launcher
-from tune.driver.options import Options
-from tune.machine.code_identity import code_identity
-from tune.plan.data import cache_dir
-from tune.plan.data import prepare_data
-from tune.plan.plan import Plan
-from tune.plan.plan import make_plan
-from tune.plan.plan import plan_rows
-from tune.plan.space import plan_sweep
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage.sweep_dir import SweepDir
-from tune.tracking.tracker import Tracker
-from tune.worker.node_forkserver import Templates
-from typing import Any
 import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tune.cluster import probe
+from tune.cluster import share as cluster_share
+from tune.cluster.shared_folders import check_nodes
+from tune.common.address import redacted, settled_uri
+from tune.common.errors import WrongInput
+from tune.config.sweeps import SweepConfig
+from tune.driver.entry import Entry, trial_entry
+from tune.driver.finish import open_tracker
+from tune.driver.launcher import Launcher
+from tune.driver.options import Options
+from tune.machine.code_identity import code_identity
+from tune.plan.data import cache_dir, prepare_data
+from tune.plan.plan import Plan, make_plan, plan_rows
+from tune.plan.space import plan_sweep
+from tune.storage import open_sweep
+from tune.storage.sweep_dir import SweepDir
+from tune.tracking.tracker import Tracker
+from tune.worker.node_forkserver import Templates
 
 
 def _asked_key(sweep: SweepConfig, asked: Mapping[str, Any], options: Options) -> str:
@@ -61,7 +56,7 @@ def _open(
     )
     forking = entry is trial_entry and not options.isolate
     templates = Templates(ray, share) if forking else None  # they import while everything else is made ready
-    device, environment = cluster_probe.probe(ray, share)
+    device, environment = probe.probe(ray, share)
     asked = {**asked, "device": device}
     plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
     series = prepare_data(
@@ -79,7 +74,7 @@ def _open(
     if not plan.runnable:
         raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
     key = plan.key(data_sha256=series.source_sha256, tracking_uri=options.tracking_uri)
-    with sweep_dir_open_sweep.opening(options.storage_path, key):
+    with open_sweep.opening(options.storage_path, key):
         folder = _open_folder(plan, {"key": key, "asked": asked_key}, environment, options)
         tracker = open_tracker(folder, options.tracking_uri)
     launcher = Launcher(
@@ -102,7 +97,7 @@ def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], 
     """The folder of the unfinished sweep with this key, or a new one."""
     code = code_identity()
     environment = {"device": plan.device.as_dict(), **environment, **code}
-    folder, why = sweep_dir_open_sweep.choose(
+    folder, why = open_sweep.choose(
         options.storage_path, key=keys["key"], environment=environment, fresh=options.fresh, resume=options.resume
     )
     if not options.quiet:
@@ -119,4 +114,4 @@ def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], 
         "tracking_uri": redacted(settled_uri(options.tracking_uri)),
         "trials": plan_rows(plan.trials),
     }
-    return sweep_dir_open_sweep.create(options.storage_path, plan.sweep.name, content)
+    return open_sweep.create(options.storage_path, plan.sweep.name, content)

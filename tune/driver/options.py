@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tune.driver.finish import failures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
-from tune.driver.finalists import objective
-from tune.plan.plan import PlannedTrial
-from tune.plan.plan import computation
-from tune.plan.space import Labels
-from tune.plan.space import SearchPlan
-from tune.storage.trial_log import TrialLog
-from typing import Any
-import optuna
-import random
 
+from tune.driver.finalists import objective
+from tune.plan.plan import PlannedTrial, computation
+from tune.plan.space import Labels, SearchPlan
+from tune.storage.trial_log import TrialLog
 
 STUDY = "search"
-
-
 RANDOM_FIRST = 10  # at most so many trials before the sampler learns, and at most a third of all
-
-
 TRIES = 30  # proposals that were tried already, before an untried cell is taken at random
-
-
 Start = Callable[[PlannedTrial, Labels], dict[str, Any]]  # announces a trial and gives the job that a worker is told
 
 

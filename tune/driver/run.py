@@ -6,43 +6,33 @@ new Tuner runs just that. Nothing is unpickled, and no epoch is repeated that ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from tune.cluster import connect as cluster
+from typing import Any
+
+from tune.cluster import connect
 from tune.common.errors import DiskFull
 from tune.common.process import this_process
 from tune.config.sweeps import SweepConfig
 from tune.console.live import make_progress
 from tune.console.progress import Progress
-from tune.driver import search as adaptive
+from tune.driver import search
 from tune.driver.collector import Collector
-from tune.driver.entry import Entry
-from tune.driver.entry import trial_entry
-from tune.driver.finish import GOOD
-from tune.driver.finish import close_sweep
-from tune.driver.finish import failures
+from tune.driver.entry import Entry, trial_entry
+from tune.driver.finish import GOOD, close_sweep, failures
 from tune.driver.launcher import Launcher
-from tune.driver.open import _asked_key
-from tune.driver.open import _open
-from tune.driver.options import Options
-from tune.driver.options import Outcome
-from tune.plan.plan import Plan
-from tune.plan.plan import PlannedTrial
+from tune.driver.open import _asked_key, _open
+from tune.driver.options import Options, Outcome
+from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan
-from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
-from tune.tracking.store import JOB_TAG
-from tune.tracking.store import PROJECT
-from tune.tracking.store import check_store
+from tune.tracking.store import JOB_TAG, PROJECT, check_store
 from tune.tracking.tracker import Tracker
-from typing import Any
-import functools
-import json
-import sys
-
 
 STORE_ANSWERS_WITHIN_S = 15.0
 
@@ -65,10 +55,10 @@ def run_sweep(
     check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
     asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed}
     asked_key = _asked_key(sweep, asked, options)
-    with cluster.connected(options.address) as ray:
-        with sweep_dir_open_sweep.opening(options.storage_path, asked_key):  # a second one must not wait for the first one's GPUs
+    with connect.connected(options.address) as ray:
+        with open_sweep.opening(options.storage_path, asked_key):  # a second one must not wait for the first one's GPUs
             if not options.fresh:
-                sweep_dir_open_sweep.check_not_running(options.storage_path, asked_key)
+                open_sweep.check_not_running(options.storage_path, asked_key)
             plan, launcher, tracker = _open(ray, sweep, asked, options, show_plan, asked_key, entry)
         with tracker:
             return _Run(plan, launcher.folder, launcher, options).run(tracker)
@@ -122,11 +112,11 @@ class _Run:
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms; True once the plan holds them."""
         self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
-        progress.expect(adaptive.trials_left(plan, tracker), tracker.ended)
+        progress.expect(search.trials_left(plan, tracker), tracker.ended)
         tags = {"sweep": plan.sweep.name, "environment": self._environment}
-        if not adaptive.Search(plan, tracker, self.launcher, progress, tags).run(collector):
+        if not search.Search(plan, tracker, self.launcher, progress, tags).run(collector):
             return False
-        self.plan = adaptive.final_plan(plan, tracker, quiet=self.options.quiet)
+        self.plan = search.final_plan(plan, tracker, quiet=self.options.quiet)
         self._begin(tracker)  # now with all arms
         return True
 

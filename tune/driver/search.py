@@ -6,31 +6,22 @@ the outbox, so that a driver killed in either goes on from there (CONTRIBUTING.m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from tune.console.progress import Progress
-from tune.driver.asha import Asha
-from tune.driver.asha import halving
-from tune.driver.collector import Collector
-from tune.driver.finalists import Candidate
-from tune.driver.finalists import FINALISTS
-from tune.driver.finalists import RULE
-from tune.driver.finalists import candidate
-from tune.driver.finalists import choose
-from tune.driver.finalists import summary
-from tune.driver.launcher import Launcher
-from tune.driver.optuna_searcher import OptunaSearcher
-from tune.plan.plan import PlannedTrial
-from tune.plan.plan import computation
-from tune.plan.plan import make_plan
-from tune.plan.space import Labels
-from tune.plan.space import SearchPlan
-from tune.plan.space import final_seed
-from tune.storage.trial_log import TrialLog
-from tune.tracking.tracker import Tracker
-from typing import Any
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tune.console.progress import Progress
+from tune.driver.asha import Asha, halving
+from tune.driver.collector import Collector
+from tune.driver.finalists import FINALISTS, RULE, Candidate, candidate, choose, summary
+from tune.driver.launcher import Launcher
+from tune.driver.optuna_searcher import OptunaSearcher
+from tune.plan.plan import PlannedTrial, computation, make_plan
+from tune.plan.space import Labels, SearchPlan, final_seed
+from tune.storage.trial_log import TrialLog
+from tune.tracking.tracker import Tracker
 
 
 class Search:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ray import tune as ray_tune
-from tune.cluster.autoscaler import Node
-from tune.cluster.autoscaler import SAY_EVERY_S
-from tune.cluster.autoscaler import alive_nodes
-from typing import Any
-import ray
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
+import ray
+from ray import tune as ray_tune
+
+from tune.cluster.autoscaler import SAY_EVERY_S, Node, alive_nodes
 
 LOOK_S = 5.0  # how often Ray is asked whether the driver's own node lives
 

@@ -5,14 +5,13 @@ Planning-safe: torch is imported only when an engine builds its stepper.
 
 from __future__ import annotations
 
-from typing import Any
-from typing import Protocol
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import nn
-    from tune.engine.step import Stepper
     import torch
+    from torch import nn
+
+    from tune.engine.step import Stepper
 
 
 class Engine(Protocol):

@@ -8,24 +8,19 @@ Shapes: T tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence
-from torch import Tensor
-from typing import Any
 import ctypes
 import itertools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
-
+from torch import Tensor
 
 BLOCK = 1024  # numbers that one program updates
-
-
 WARPS = 4  # of one program
-
-
 # The table's columns, T numbers each: number of a tensor's first program, its size, whether it can be read 16 bytes at
 # a time, and the addresses of parameter, gradient, both moments and step.
 COLUMNS = 8

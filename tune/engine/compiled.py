@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from torch import Tensor
-from tune.common.errors import Unsupported
-from tune.engine.step import Stepper
 import os
 import sys
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
+
+from tune.common.errors import Unsupported
+from tune.engine.step import Stepper
 
 
 class CompiledStepper(Stepper):

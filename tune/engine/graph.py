@@ -10,23 +10,19 @@ Shapes: B batch, C channels, L context, H horizon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from contextlib import contextmanager
-from data_pipeline.feed.batches import Feed
-from data_pipeline.feed.device import DeviceFeed
-from data_pipeline.feed.device import WindowStarts
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from torch import Tensor
-from torch import nn
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from data_pipeline.feed.batches import Feed
+from data_pipeline.feed.device import DeviceFeed, WindowStarts
 from tune.engine.compiled import CompiledStepper
 from tune.engine.step import WARM_UP_STEPS
-from typing import Any
-from typing import Protocol
-import gc
-import torch
 
 
 class Capture(Protocol):

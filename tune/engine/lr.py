@@ -7,19 +7,13 @@ exp/exp_main.py, utils/tools.py), which always builds torch's OneCycleLR, for `t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-from typing import Protocol
 import math
-
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 BETA1 = 0.9  # of Adam, torch's default
-
-
 # Defaults of torch.optim.lr_scheduler.OneCycleLR: two cosine phases, beta1 moving against the learning rate.
 DIV_FACTOR, FINAL_DIV_FACTOR = 25.0, 1e4
-
-
 BASE_BETA1, MAX_BETA1 = 0.85, 0.95
 
 

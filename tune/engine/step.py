@@ -5,19 +5,17 @@ Shapes: B batch, C channels, L context, H horizon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from contextlib import contextmanager
-from data_pipeline.feed.batches import Feed
-from torch import Tensor
-from torch import nn
-from tune.engine.lr import Rates
-from tune.engine.precision import autocast
-from tune.engine.precision import set_matmul_precision
-from typing import Any
 import itertools
-import torch
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from data_pipeline.feed.batches import Feed
+from tune.engine.lr import Rates
+from tune.engine.precision import autocast, set_matmul_precision
 
 WARM_UP_STEPS = 3
 

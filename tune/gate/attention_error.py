@@ -11,24 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from model.attention import get_backend
-from torch import Tensor
-from torch import nn
-from tune.engine.precision import autocast
-from tune.engine.precision import set_matmul_precision
 from typing import Any
-import torch
 
+import torch
+from torch import Tensor, nn
+
+from model.attention import get_backend
+from tune.engine.precision import autocast, set_matmul_precision
 
 SEED = 20_260_102
-
-
 SHARPNESS = 1.5  # deviation of queries and keys: that of scores is about 2, so that a wrong softmax shows
-
-
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 Attention = Callable[..., tuple[Tensor, Any]]
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from typing import Any
+
+import torch
+
 from tune.machine.code_identity import package_dir
 from tune.machine.device import node_facts
 from tune.machine.environment import versions
-from typing import Any
-import hashlib
-import os
-import torch
-
 
 NO_NUMERICS = frozenset({"python", "granite-tsfm", "ray", "mlflow", "pandas", "pyarrow", "numpy"})
-
-
 SOURCES = (
     ("model", "**/*.py"),
     *(
@@ -21,8 +20,6 @@ SOURCES = (
         for name in ("adam", "attention_alone", "step", "engines", "graph", "lr", "numerics", "gate")
     ),
 )
-
-
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # environment variables that change numerics
 
 

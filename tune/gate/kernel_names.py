@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from model.attention import BACKENDS
-from model.attention import get_backend
+
+from model.attention import BACKENDS, get_backend
 from model.attention.base import Backend
 from tune.common.errors import GateFailed
-import re
-
 
 ATTENTION_LIKE = r"(?i)softmax|attention|attn|fmha|flash|sdpa"
-
-
 NAME_LENGTH = 200  # characters kept of a kernel's name
-
-
 SHOWN = 4  # kernels named in a reason
 
 

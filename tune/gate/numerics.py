@@ -10,56 +10,35 @@ Shapes: B batch, C channels, L context, H horizon, N patches, D model width, K h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from contextlib import contextmanager
-from data_pipeline.feed.batches import Batch
-from dataclasses import dataclass
-from dataclasses import field
-from model.as_published import unread_parameters
-from model.patchtst import build_model
-from model.patchtst import cut_to_kept_heads
-from torch import Tensor
-from torch import nn
-from tune.engine import ENGINES
-from tune.engine.lr import ScheduleSpan
-from tune.engine.lr import Rates
-from tune.engine.precision import set_matmul_precision
-from tune.engine.step import Stepper
-from tune.gate.attention_error import AttentionErrors
-from tune.gate.attention_error import measure_attention
-from typing import Any
 import gc
 import math
 import sys
-import torch
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from data_pipeline.feed.batches import Batch
+from model.as_published import unread_parameters
+from model.patchtst import build_model, cut_to_kept_heads
+from tune.engine import ENGINES
+from tune.engine.lr import Rates, ScheduleSpan
+from tune.engine.precision import set_matmul_precision
+from tune.engine.step import Stepper
+from tune.gate.attention_error import AttentionErrors, measure_attention
 
 BATCHES = 3
-
-
 SEED = 20_260_101
-
-
 # The true gradient of softmax's keys by a constant is zero: what is there is rounding alone.
 NO_TRUE_GRADIENT = "k_proj.bias"
-
-
 DROPOUTS = ("dropout", "head_dropout", "attention_dropout")
-
-
 SHARPNESS = 1.5  # of queries and keys: scores with a deviation of about 2, so that a wrong softmax shows
-
-
 MEMORY_SHARE = 0.25  # of a GPU's memory that the fp64 reference may need
-
-
 CPU_MEMORY = 2 * 2**30  # bytes
-
-
 MOVING = Rates(schedule="one_cycle", course=ScheduleSpan(learning_rate=1e-4, steps_per_epoch=10, epochs=1))
-
-
 LARGEST_SCALE = 2.0**16
 
 

@@ -6,18 +6,17 @@ its place that computes the same. Only the names of what ran tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity
-from torch.profiler import profile
-from torch.profiler import schedule
+from torch.profiler import ProfilerActivity, profile, schedule
+
 from tune.engine.step import Stepper
 from tune.gate.kernel_names import check
-from typing import Any
-import math
-import torch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tune.common.errors import GateFailed
-from tune.common.errors import NOT_ENFORCED
+from typing import Any
+
+import torch
+
+from tune.common.errors import NOT_ENFORCED, GateFailed
 from tune.config.trial_config import TrainConfig
-from tune.engine.lr import ScheduleSpan
-from tune.engine.lr import Rates
+from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.step import Stepper
-from tune.gate import profiled_step as kernels
+from tune.gate import profiled_step
 from tune.gate import verdict as gate
 from tune.gate.numerics import Subject
 from tune.measure.bottleneck import STEP_BUSY
-from typing import Any
-import json
-import torch
-
 
 CACHED, MEASURED = "cached", "measured"  # values of the tag gate_verdict
-
-
 MOST_NAMES = 20  # kernels in the tag: a store shortens what is longer than it allows
 
 
@@ -77,7 +73,7 @@ class Proof:
     def prove_kernels(self, stepper: Stepper, batch: Any, attention: str, engine: str) -> None:
         """Raises GateFailed where a step did not run the backend's kernels, or ran another's too."""
         try:
-            proven = kernels.prove(stepper, batch, attention=attention, engine=engine)
+            proven = profiled_step.prove(stepper, batch, attention=attention, engine=engine)
         except GateFailed as error:
             error.metrics |= self.metrics
             raise

@@ -8,40 +8,29 @@ The verdict on a file is drawn anew from its numbers; a file that does not hold 
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import replace
-from pathlib import Path
-from tune.common.errors import GateFailed
-from tune.common.files import make_private
-from tune.common.files import write_atomically
-from tune.gate.attention_error import AttentionErrors
-from tune.gate.identity import platform_identity
-from tune.gate.numerics import BATCHES
-from tune.gate.numerics import DROPOUTS
-from tune.gate.numerics import NumericErrors
-from tune.gate.numerics import Measured
-from tune.gate.numerics import Subject
-from tune.gate.numerics import measure
-from typing import Any
-import filelock
 import hashlib
 import json
 import math
 import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
 import torch
 
+from tune.common.errors import GateFailed
+from tune.common.files import make_private, write_atomically
+from tune.gate.attention_error import AttentionErrors
+from tune.gate.identity import platform_identity
+from tune.gate.numerics import BATCHES, DROPOUTS, Measured, NumericErrors, Subject, measure
 
 FACTOR, SLACK = 2.0, 1e-6  # for every error that is judged: so many times eager's, and this
-
-
 WHAT = {
     "predictions": "predictions",
     "gradients": "gradients",
     "worst_series": "predictions of the worst series",
 }
-
-
 LONGEST_WAIT_S = 900.0  # for another trial that measures the same
 
 
@@ -164,8 +153,6 @@ def judge(subject: Subject, device: torch.device, folder: Path | None) -> Verdic
 
 
 _NOTHING = NumericErrors(predictions=math.nan, gradients=math.nan, worst_series=math.nan)
-
-
 _UNMEASURED = Measured(arm=_NOTHING, eager=_NOTHING, batch_size=0, attention=None)
 
 

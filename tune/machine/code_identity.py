@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 import functools
 import hashlib
 import importlib.util
 import json
 import subprocess
-
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
-
-
 OURS = ("tune", "model", "data_pipeline")  # packages
-
-
 CODE = ("experiments.py", *OURS)
-
-
 IDENTITY_FILE = "code_identity.json"  # beside experiments.py in a copy that was sent to a cluster, which has no git
 
 

@@ -5,20 +5,16 @@ Planning-safe: GPU facts come from NVML (nvidia-ml-py), versions from importlib.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
-from dataclasses import dataclass
-from model.attention import BACKENDS
-from pathlib import Path
-from typing import Any
-from typing import Literal
 import math
 import os
 import platform
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+from model.attention import BACKENDS
 
 GIB = 2**30
 

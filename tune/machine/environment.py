@@ -6,18 +6,14 @@ was looked at, and how many processors it has, does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from importlib import metadata
-from tune.machine.device import available_cpus
-from tune.machine.device import cpu_name
-from typing import Any
 import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
 
+from tune.machine.device import available_cpus, cpu_name
 
 CODE_FIELDS = ("git_commit", "git_dirty", "code_sha256")  # of `hardware.code_identity`
-
-
 Environment = Mapping[str, Any]
 
 

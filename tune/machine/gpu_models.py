@@ -7,6 +7,7 @@ each; None where a model is sold with several sizes. The names are those of Ray'
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from tune.common.errors import unknown_name
 from tune.machine.device import DeviceFacts
 

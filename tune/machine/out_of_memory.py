@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tune.machine.device import GIB
 import errno
 import os
 import re
 import resource
+from pathlib import Path
 
+from tune.machine.device import GIB
 
 VMSTAT = Path("/proc/vmstat")
-
-
 REMEDY = "try a smaller train.batch_size or model"
-
-
 # What is not PyTorch's own allocator has no error of its own for it, only words: the CUDA driver, as PyTorch and Triton
 # pass them on; cuBLAS, cuDNN and their like; PyTorch's allocator for the host; the host's kernel, through any library.
 _WORDS = re.compile(
@@ -24,8 +20,6 @@ _WORDS = re.compile(
     r"|DefaultCPUAllocator"
     rf"|{re.escape(os.strerror(errno.ENOMEM))}"
 )
-
-
 _LOST_WORKER = re.compile(r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)")
 
 

@@ -16,34 +16,18 @@ On a CPU only waiting for data is told from computing: its steps are timed on th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-import math
-
 
 OFF_PCT = 2.0
-
-
 LOST_PCT = 20.0
-
-
 NEAR_PCT = 40.0
-
-
 STALLED_PCT = 5.0
-
-
 STALLED = "time/stalled_pct"
-
-
 PARTS = ("step", "h2d", "data_wait", "launch", "other")  # time/NAME_s
-
-
 STEP_BUSY = "final/step_busy_ms"  # in one profiled step: how long any kernel or copy ran
-
-
 # Metrics of an epoch that a diagnosis reads
 NEEDED = (
     *(f"time/{part}_s" for part in PARTS),
@@ -55,8 +39,6 @@ NEEDED = (
     "gpu/energy_j",
     "model/heads",
 )
-
-
 Epoch = Mapping[str, float | None]  # an epoch's metrics by MLflow name
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from collections.abc import Sequence
-from tune.common.process import alive
-from tune.machine.device import GIB
-from tune.machine.device import nvml
-from typing import Any
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tune.common.process import alive
+from tune.machine.device import GIB, nvml
 
 if TYPE_CHECKING:
     import torch

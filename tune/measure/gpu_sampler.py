@@ -9,21 +9,17 @@ instead (`gpu/throttled_pct`), and the report warns where a trial's share is lar
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from statistics import fmean
-from statistics import median
-from tune.machine.device import nvml
-from typing import Any
 import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
 
+from tune.machine.device import nvml
 
 INTERVAL_S = 0.1
-
-
 # Bits of nvmlDeviceGetCurrentClocksThrottleReasons that lower a clock which the GPU wants to run at (nvml.h). Not among
 # them: idle (1), clocks that somebody set (2), sync boost (16), the display's clock (256).
 THROTTLE_REASONS = {

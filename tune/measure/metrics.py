@@ -9,17 +9,12 @@ peak in the trial's precision), `speed/bandwidth_pct` (of the memory's bandwidth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from model.flops import StepShape
-from model.flops import floor_s
-from model.flops import least_step_bytes
-from model.flops import memory_floor_s
-from model.flops import mfu_pct
-from model.flops import train_step_flops
 from statistics import median
+
+from model.flops import StepShape, floor_s, least_step_bytes, memory_floor_s, mfu_pct, train_step_flops
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import GIB
 from tune.measure.timer import EpochTimes
-
 
 WITHOUT_OUTPUT_PROJECTION = ("flash", "flash_bidirectional")  # values of model.as_published
 

@@ -6,8 +6,9 @@ and subtracted from that, as the time for loading data, the mean duration of a s
 
 from __future__ import annotations
 
-from tune.measure.timer import EpochTimes
 import time
+
+from tune.measure.timer import EpochTimes
 
 
 class StudyClock:

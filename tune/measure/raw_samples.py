@@ -12,29 +12,21 @@ epoch are left out stands in the metadata under `left_out`; the metrics of the e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from pathlib import Path
-from tune.measure.gpu_sampler import DeviceSample
-from tune.measure.timer import EpochTimes
-from typing import Any
 import json
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import pyarrow as pa
 
+from tune.measure.gpu_sampler import DeviceSample
+from tune.measure.timer import EpochTimes
 
 STEPS, DEVICE = "steps.arrow", "device.arrow"  # file names
-
-
 MOST_ROWS = 262_144  # of a trial's file; some 6 MB before compression
-
-
 LEAST_ROWS = 64  # of an epoch
-
-
 _STEP_TIMES = ("start_ms", "step_ms", "gap_ms", "wait_ms", "h2d_ms")
-
-
 _UNITS = {
     STEPS: {
         "epoch": "from 1",
@@ -56,8 +48,6 @@ _UNITS = {
         "temperature_c": "degrees Celsius",
     },
 }
-
-
 _SCHEMAS = {
     STEPS: pa.schema(
         [

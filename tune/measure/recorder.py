@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+import torch
+
 from tune.machine.device import nvml
 from tune.measure.gpu_meter import GpuMeter
-from tune.measure.gpu_sampler import DeviceSampler
-from tune.measure.gpu_sampler import device_metrics
+from tune.measure.gpu_sampler import DeviceSampler, device_metrics
 from tune.measure.raw_samples import RawSamples
-from tune.measure.timer import EpochTimer
-from tune.measure.timer import EpochTimes
-import torch
+from tune.measure.timer import EpochTimer, EpochTimes
 
 
 class EpochRecorder:

@@ -5,13 +5,13 @@ Planning-safe: imports none of torch, transformers, ray, mlflow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from data_pipeline.datasets import FILE_ENDINGS
-from data_pipeline.datasets import get_dataset
-from data_pipeline.errors import DataError
-from pathlib import Path
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from data_pipeline.datasets import FILE_ENDINGS, get_dataset
+from data_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from data_pipeline.series.store import Series
@@ -72,8 +72,8 @@ def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
 
 def fetch_if_missing(dataset: str, data_dir: Path, *, quiet: bool) -> None:
     """Download a named data set that `data_dir` does not hold yet. Raises DataError, offline among other reasons."""
-    from data_pipeline.source.download import fetch
     from data_pipeline.series.store import locate
+    from data_pipeline.source.download import fetch
 
     spec = get_dataset(dataset)
     if not spec.urls:

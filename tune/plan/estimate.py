@@ -6,30 +6,22 @@ epoch is; heads that are pruned away on the way are not looked at.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
-from tune.console.eta import makespan
-from tune.plan.plan import Plan
-from tune.plan.plan import PlannedTrial
-from tune.plan.space import SearchPlan
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage.sweep_dir import SweepDir
 from typing import Any
-import json
 
+from tune.console.eta import makespan
+from tune.plan.plan import Plan, PlannedTrial
+from tune.plan.space import SearchPlan
+from tune.storage import open_sweep
+from tune.storage.sweep_dir import SweepDir
 
 ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial beside its epochs
-
-
 LIKE = "as earlier ones like them took; starting and saving a trial is not in it"
-
-
 MOST_SWEEPS = 20  # the latest, of those on this device
-
-
 # Fields that change neither the work of an epoch nor what it is done with.
 NO_WORK = frozenset(
     {"model.preset", "data.timestamp_column", "train.epochs", "train.learning_rate", "train.schedule",
@@ -59,7 +51,7 @@ def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
 def _seconds(plan: Plan, storage: Path) -> list[tuple[PlannedTrial, float]]:
     """Each trial that can run and has a like, with its expected seconds, without the start of its process."""
     measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    sweeps = [folder for folder in reversed(sweep_dir_open_sweep.every(storage)) if _device(folder) == plan.device.name]
+    sweeps = [folder for folder in reversed(open_sweep.every(storage)) if _device(folder) == plan.device.name]
     for folder in sweeps[:MOST_SWEEPS]:
         for key, once_s, epoch_s in _measured(folder):
             measured[key].append((once_s, epoch_s))

@@ -6,40 +6,28 @@ come out as one computation both stay, and the later says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from data_pipeline.datasets import get_dataset
-from data_pipeline.feed import FEEDS
-from dataclasses import dataclass
-from dataclasses import replace
-from model.presets import PRESETS
-from model.pruning import SCORES
-from model.pruning.schedules import SCHEDULES
-from tune.common.address import redacted
-from tune.common.address import settled_uri
-from tune.common.errors import WrongInput
-from tune.common.errors import unknown_name
-from tune.config.sweeps import Arm
-from tune.config.sweeps import SweepConfig
-from tune.config.trial_config import TrialConfig
-from tune.config.trial_config import build_trial
-from tune.config.trial_config import check_field
-from tune.engine import ENGINES
-from tune.engine.lr import LR_SCHEDULES
-from tune.machine.device import DeviceFacts
-from tune.plan.support import _backend_name
-from tune.plan.support import _resolve_auto
-from tune.plan.support import unsupported_reason
-from typing import Any
 import hashlib
 import json
 import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from data_pipeline.datasets import get_dataset
+from data_pipeline.feed import FEEDS
+from model.presets import PRESETS
+from model.pruning import SCORES
+from model.pruning.schedules import SCHEDULES
+from tune.common.address import redacted, settled_uri
+from tune.common.errors import WrongInput, unknown_name
+from tune.config.sweeps import Arm, SweepConfig
+from tune.config.trial_config import TrialConfig, build_trial, check_field
+from tune.engine import ENGINES
+from tune.engine.lr import LR_SCHEDULES
+from tune.machine.device import DeviceFacts
+from tune.plan.support import _backend_name, _resolve_auto, unsupported_reason
 
 MOST_TRIALS = 20_000  # of one sweep
-
-
 LAYERS = "model.layers"
 
 

@@ -6,37 +6,23 @@ what a dimension offers depends on the choices before it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import fields
-from dataclasses import replace
-from math import prod
-from tune.common.errors import WrongInput
-from tune.config.sweeps import Arm
-from tune.config.sweeps import SweepConfig
-from tune.config.trial_config import as_settings
-from tune.machine.device import DeviceFacts
-from tune.plan.plan import Plan
-from tune.plan.plan import PlannedTrial
-from tune.plan.plan import computation
-from tune.plan.plan import make_plan
-from tune.plan.plan import plan_trial
-from tune.plan.plan import settled_layers
-from typing import Any
 import hashlib
 import itertools
 import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any
 
+from tune.common.errors import WrongInput
+from tune.config.sweeps import Arm, SweepConfig
+from tune.config.trial_config import as_settings
+from tune.machine.device import DeviceFacts
+from tune.plan.plan import Plan, PlannedTrial, computation, make_plan, plan_trial, settled_layers
 
 MOST_CELLS = 200_000
-
-
 Labels = tuple[str, ...]  # one choice of each dimension, in the order of the space
-
-
 Choose = Callable[[str, tuple[str, ...]], str]  # (name, options) -> one of the options
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from model import fused
-from model.attention import BACKENDS
-from model.attention import get_backend
-from model.attention import resolve_auto
+from model.attention import BACKENDS, get_backend, resolve_auto
 from model.attention.base import Workload
 from tune.common.errors import WrongInput
 from tune.config.trial_config import TrialConfig

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from tune.config.trial_config import SHOWN_AS
-from tune.config.trial_config import TrialConfig
-from tune.plan.plan import Plan
-from tune.plan.plan import PlannedTrial
-from tune.plan.space import SearchPlan
-from tune.plan.space import describe
-from typing import Any
-from typing import IO
+from typing import IO, Any
 
+from tune.config.trial_config import SHOWN_AS, TrialConfig
+from tune.plan.plan import Plan, PlannedTrial
+from tune.plan.space import SearchPlan, describe
 
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
-
-
 SHOWN = (
     "data.dataset", "data.context_length", "data.prediction_length", "data.feed",
     "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
     "model.attention", "model.layers", "train.epochs", "train.batch_size", "train.precision", "train.engine",
 )  # fmt: skip
-
-
 LONG = 40  # a plan of more trials says each reason once, at its end
 
 

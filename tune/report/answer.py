@@ -6,19 +6,14 @@ that is shown to be faster and shown not to be worse.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from tune.report.comparisons import accuracy_text
-from tune.report.comparisons import ratio_text
+from typing import TYPE_CHECKING
+
+from tune.report.comparisons import accuracy_text, ratio_text
 from tune.report.same_epochs import same_epochs
 from tune.stats.intervals import ENOUGH
-from tune.stats.pairs import Accuracy
-from tune.stats.pairs import Comparison
-from tune.stats.pairs import FASTER
-from tune.stats.pairs import NOT_WORSE
-from tune.stats.pairs import counted
-from typing import TYPE_CHECKING
+from tune.stats.pairs import FASTER, NOT_WORSE, Accuracy, Comparison, counted
 
 if TYPE_CHECKING:
     from tune.report.arms import ArmRow

@@ -5,21 +5,16 @@ Ratios, intervals and verdicts are those of tune/stats/pairs.py over the medians
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
-from tune.report.comparisons import TOTAL
-from tune.report.comparisons import accuracy_text
-from tune.report.comparisons import comparisons
-from tune.report.comparisons import ratio_text
-from tune.report.published import shown_as
-from tune.stats.pairs import Comparison
-from tune.stats.pairs import MARGIN
-from tune.tracking.reader import SweepRecord
-from tune.tracking.reader import TrialRecord
 from typing import Any
-import json
 
+from tune.report.comparisons import TOTAL, accuracy_text, comparisons, ratio_text
+from tune.report.published import shown_as
+from tune.stats.pairs import MARGIN, Comparison
+from tune.tracking.reader import SweepRecord, TrialRecord
 
 TIMING_REMARKS = {"true": "", "false": " (shared)", "unknown": " (not known to be alone)"}
 

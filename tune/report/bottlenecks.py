@@ -6,22 +6,14 @@ warns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from tune.measure.bottleneck import Epoch
-from tune.measure.bottleneck import NEEDED
-from tune.measure.bottleneck import STEP_BUSY
-from tune.measure.bottleneck import diagnose_settled
-from tune.measure.bottleneck import settled
+
+from tune.measure.bottleneck import NEEDED, STEP_BUSY, Epoch, diagnose_settled, settled
 from tune.measure.gpu_sampler import throttling
 from tune.tracking.reader import TrialRecord
 
-
 WARN_PCT = 10.0
-
-
 Arms = Mapping[str, Sequence[TrialRecord]]
 
 

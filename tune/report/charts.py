@@ -5,42 +5,26 @@ plotly.js reads a little HTML in texts, so every text from the store is escaped 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+import html
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from tune.measure.bottleneck import PARTS
-from tune.measure.bottleneck import mean_of
-from tune.measure.bottleneck import settled
+from typing import Any
+
+from tune.measure.bottleneck import PARTS, mean_of, settled
 from tune.report.arms import ArmRow
 from tune.report.bottlenecks import epochs_of
 from tune.report.comparisons import ratio_text
-from tune.stats.pairs import Comparison
-from tune.stats.pairs import MARGIN
+from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import TrialRecord
-from typing import Any
-import html
-import math
-
 
 Arms = Mapping[str, Sequence[TrialRecord]]
-
-
 # Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow (jfly.uni-koeln.de/color)
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-
-
 DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one where the colours begin anew
-
-
 SHAPES = ("circle", "square", "triangle-up", "pentagon")  # of points, likewise
-
-
 PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")  # of PARTS
-
-
 POINT_PX, FRONT_PX = 10, 15  # a point of the scatter, and one on the front
-
-
 ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of what is around all of them
 
 

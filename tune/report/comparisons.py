@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from tune.stats.intervals import BOOTSTRAP_FROM
-from tune.stats.intervals import Bounds
-from tune.stats.intervals import ENOUGH
-from tune.stats.pairs import Accuracy
-from tune.stats.pairs import Comparison
-from tune.stats.pairs import Run
-from tune.stats.pairs import compare_arms
-from tune.stats.pairs import counted
-from tune.tracking.reader import TrialRecord
 import math
+from collections.abc import Mapping, Sequence
 
+from tune.stats.intervals import BOOTSTRAP_FROM, ENOUGH, Bounds
+from tune.stats.pairs import Accuracy, Comparison, Run, compare_arms, counted
+from tune.tracking.reader import TrialRecord
 
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
-
-
 EPOCH, TOTAL = "final/median_epoch_s", "final/train_total_s"  # what is compared, in seconds
 
 

@@ -5,28 +5,19 @@ Sums are over the trials of which it is known, and say how many are missing; not
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from tune.common.errors import WrongInput
-from tune.tracking.reader import SweepRecord
-from tune.tracking.reader import TrialRecord
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from tune.common.errors import WrongInput
+from tune.tracking.reader import SweepRecord, TrialRecord
 
 MS_PER_HOUR = 3_600_000
-
-
 J_PER_KWH = 3_600_000
-
-
 # a currency has no digits: 1e3 is no price in e3
 _PRICE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([^\d\s.,+-][^\d\x00-\x1f]{0,15}?)?\s*")
-
-
 GPUS = "gpus_per_trial"  # tag of the sweep's run: share of a GPU that each trial holds, 0 on a CPU
 
 

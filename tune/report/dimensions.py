@@ -7,32 +7,18 @@ compared one in this dimension only. Ratios and intervals are those of tune/stat
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from tune.config.trial_config import parse_params
-from tune.report.arms import ArmRow
-from tune.report.arms import by_arm
-from tune.report.arms import epoch_text
-from tune.report.arms import summarise
-from tune.report.arms import total_text
-from tune.report.comparisons import ratio_text
-from tune.report.comparisons import runs_of
-from tune.report.tables import Table
-from tune.stats.pairs import Comparison
-from tune.stats.pairs import MARGIN
-from tune.stats.pairs import Run
-from tune.stats.pairs import compare_each
-from tune.tracking.reader import SweepRecord
-from tune.tracking.reader import TrialRecord
 from typing import Any
 
+from tune.config.trial_config import parse_params
+from tune.report.arms import ArmRow, by_arm, epoch_text, summarise, total_text
+from tune.report.comparisons import ratio_text, runs_of
+from tune.report.tables import Table
+from tune.stats.pairs import MARGIN, Comparison, Run, compare_each
+from tune.tracking.reader import SweepRecord, TrialRecord
 
 Params = Mapping[str, Any]
-
-
 Point = tuple[str, ...]  # an arm's value of each dimension
 
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from tune.machine.environment import mixture
 from tune.report.answer import headline
-from tune.report.arms import ArmRow
-from tune.report.arms import _arm
-from tune.report.arms import _known
-from tune.report.arms import _parsed
-from tune.report.arms import by_arm
+from tune.report.arms import ArmRow, _arm, _known, _parsed, by_arm
 from tune.report.bottlenecks import time_notes
-from tune.report.comparisons import moved_notes
-from tune.report.comparisons import pairing_notes
+from tune.report.comparisons import moved_notes, pairing_notes
 from tune.report.proof import proof_note
 from tune.report.published import published_notes
-from tune.report.same_epochs import same_epochs
-from tune.report.same_epochs import same_epochs_note
+from tune.report.same_epochs import same_epochs, same_epochs_note
 from tune.report.setting import setting_note
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
@@ -79,6 +74,4 @@ TIME_NOTE = (
     "s/epoch' of the training part of an epoch, without validation. Of a pruned arm the epochs after its last head "
     "left count."
 )
-
-
 NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
 from tune.gate.kernel_names import short
 from tune.tracking.reader import TrialRecord
-import json
-
 
 NAME_LENGTH = 40  # characters of a kernel's name in the line; the table has all of them
-
-
 PAIRS = tuple((f"gate/{what}_error", f"gate/{what}_limit") for what in ("prediction", "gradient", "worst_series"))
-
-
 UNKNOWN = "kernels not recorded"
 
 

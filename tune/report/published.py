@@ -6,30 +6,20 @@ give a ratio, which says how two arms differ and not which one to use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from statistics import fmean
-from statistics import median
+import json
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
 from tune.common.errors import NOT_ENFORCED
 from tune.config.trial_config import SHOWN_AS
-from tune.report.comparisons import ratio_text
-from tune.report.comparisons import runs_of
+from tune.report.comparisons import ratio_text, runs_of
 from tune.stats.intervals import ENOUGH
-from tune.stats.pairs import Run
-from tune.stats.pairs import compare_arms
-from tune.stats.pairs import counted
-from tune.tracking.reader import SweepRecord
-from tune.tracking.reader import TrialRecord
-from typing import Any
-import json
-
+from tune.stats.pairs import Run, compare_arms, counted
+from tune.tracking.reader import SweepRecord, TrialRecord
 
 Arms = Mapping[str, Sequence[TrialRecord]]
-
-
 TAG = "as_published"
-
-
 CACHE_REMARK = " (from the cache, key "  # begins what the gate says of a verdict that it has not measured itself
 
 

@@ -6,15 +6,13 @@ epoch lies before, the two errors also differ by how long was trained, as where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from dataclasses import dataclass
-from tune.report.comparisons import accuracy_text
-from tune.stats.pairs import Accuracy
-from tune.stats.pairs import Run
-from tune.stats.pairs import compare_each
-from tune.tracking.reader import TrialRecord
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tune.report.comparisons import accuracy_text
+from tune.stats.pairs import Accuracy, Run, compare_each
+from tune.tracking.reader import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tune.tracking.reader import SweepRecord
 
-
 WORDS = {
     "data.dataset": "data {}",
     "data.context_length": "context {}",

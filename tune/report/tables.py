@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Sequence
-from dataclasses import dataclass
-from tune.report.arms import ArmRow
-from tune.report.arms import COLUMNS
-from tune.report.arms import by_arm
-from tune.report.arms import environment_of
-from tune.report.cost import Cost
-from tune.report.cost import GPUS
-from tune.report.cost import Price
-from tune.report.cost import costs
-from tune.report.cost import energy_text
-from tune.report.cost import hours_text
-from tune.report.cost import money_text
-from tune.report.cost import total
-from tune.report.proof import proof_rows
-from tune.tracking.reader import SweepRecord
-from tune.tracking.reader import TrialRecord
-from typing import Any
 import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from tune.report.arms import COLUMNS, ArmRow, by_arm, environment_of
+from tune.report.cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
+from tune.report.proof import proof_rows
+from tune.tracking.reader import SweepRecord, TrialRecord
 
 TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others are numbers, which stand to the right
 

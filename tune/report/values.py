@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
+
 from tune.config.trial_config import parse_params
-from tune.report.arms import by_arm
-from tune.report.arms import environment_of
-from tune.report.arms import summarise
+from tune.report.arms import by_arm, environment_of, summarise
 from tune.report.bottlenecks import diagnoses
-from tune.report.cost import Price
-from tune.report.cost import cost_json
-from tune.report.cost import costs
+from tune.report.cost import Price, cost_json, costs
 from tune.report.proof import kernel_list
 from tune.report.published import TAG
-from tune.stats.pairs import Comparison
-from tune.stats.pairs import MARGIN
+from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord
-from typing import Any
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:

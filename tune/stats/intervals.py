@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from scipy.special import stdtr
-from scipy.special import stdtrit
-from statistics import fmean
-from statistics import variance
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
 
+from scipy.special import stdtr, stdtrit
 
 ENOUGH = 3  # pairs; fewer are no verdict
-
-
 BOOTSTRAP_FROM = 10  # pairs
-
-
 RESAMPLES = 9_999
-
-
 ALPHA = 0.05  # chance of a false difference in time over all arms together, of a false loss, of a false "not worse"
-
-
 Bounds = tuple[float, float]
 
 

@@ -7,26 +7,26 @@ earlier, and since nothing pairs their times the interval is Welch's; errors of 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from tune.common.errors import WrongInput
-from tune.stats.intervals import ALPHA
-from tune.stats.intervals import BOOTSTRAP_FROM
-from tune.stats.intervals import Bounds
-from tune.stats.intervals import ENOUGH
-from tune.stats.intervals import _Mean
-from tune.stats.intervals import _Step
-from tune.stats.intervals import _bootstrap
-from tune.stats.intervals import _family
-from tune.stats.intervals import _holm
-from tune.stats.intervals import _interval
-from tune.stats.intervals import _mean
-from tune.stats.intervals import _welch
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from tune.common.errors import WrongInput
+from tune.stats.intervals import (
+    ALPHA,
+    BOOTSTRAP_FROM,
+    ENOUGH,
+    Bounds,
+    _bootstrap,
+    _family,
+    _holm,
+    _interval,
+    _Mean,
+    _mean,
+    _Step,
+    _welch,
+)
 
 MARGIN = 0.01  # a validation error at most this much above another, relative to that one, counts as equal to it
 
@@ -39,11 +39,7 @@ def margin_of(percent: float) -> float:
 
 
 FASTER, SLOWER, SAME = "faster", "slower", "no difference shown"
-
-
 NOT_WORSE, WORSE, NOT_SHOWN = "not worse", "worse", "not shown"
-
-
 NO_PARTNER, TWO_DEVICES = "without a finished partner", "on different devices"
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 import hashlib
 import json
-
+from collections.abc import Iterable
+from pathlib import Path
 
 SEAL = "files.json"  # path of each file -> sha256 of its content
 

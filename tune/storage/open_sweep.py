@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC
-from datetime import datetime
-from filelock import FileLock
-from filelock import Timeout
-from pathlib import Path
-from tune.common.errors import WrongInput
-from tune.common.errors import did_you_mean
-from tune.common.files import write_atomically
-from tune.machine.environment import changes
-from tune.storage.outbox import in_use_by
-from tune.storage.sweep_dir import FINISHED
-from tune.storage.sweep_dir import RUNNING
-from tune.storage.sweep_dir import SweepDir
-from typing import Any
 import json
 import os
 import re
 import secrets
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
+
+from tune.common.errors import WrongInput, did_you_mean
+from tune.common.files import write_atomically
+from tune.machine.environment import changes
+from tune.storage.outbox import in_use_by
+from tune.storage.sweep_dir import FINISHED, RUNNING, SweepDir
 
 LOCKS = ".opening"
-
-
 LATER_S = 0.001  # between two sweeps of which the later one would have the earlier time
-
-
 OPENING_S = 60.0  # how long one command waits while another of the same plan opens its sweep
 
 

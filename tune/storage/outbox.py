@@ -7,25 +7,20 @@ Files beside `outbox.jsonl`: `.lock` and `.holder` (who has it), `.position` (wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from filelock import FileLock
-from filelock import Timeout
-from pathlib import Path
-from tune.common.process import ProcessInfo
-from tune.common.process import this_process
-from typing import Any
 import contextlib
 import json
 import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
+
+from tune.common.process import ProcessInfo, this_process
 
 Record = dict[str, Any]
-
-
 _BLOCK = 1 << 16
-
-
 _CLAIM_S = 1.0  # a glance at the lock (`in_use_by`) holds it for a moment, which is no reason to give up
 
 

@@ -9,19 +9,16 @@ STORAGE/SWEEP_ID/attempt-N/         Ray Tune's folder of the N-th run of this sw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from tune.common.files import write_atomically
-from tune.machine.environment import CODE_FIELDS
-from tune.machine.environment import changes
-from typing import Any
 import json
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from tune.common.files import write_atomically
+from tune.machine.environment import CODE_FIELDS
 
 RUNNING, ENDED, FINISHED = "running", "ended", "finished"  # ended: all trials are, and MLflow lacks records
-
-
 # The newest, and the one before it: Tune goes by that one while it hears of the new one, and we do where the new one
 # is damaged.
 KEPT_CHECKPOINTS = 2

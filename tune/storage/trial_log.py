@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from dataclasses import field
-from tune.storage.outbox import Record
+from dataclasses import dataclass, field
 
+from tune.storage.outbox import Record
 
 KEPT = ("loss/val_mse", "time/train_s")  # of an epoch's metrics: what a search chooses by
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from tune.common.address import is_server
-from tune.common.address import one_line
-from tune.common.address import redacted
-from tune.common.address import settled_uri
-from tune.common.address import sqlite_file
-from tune.tracking.store import TrackingError
-from tune.tracking.store import open_client
 import threading
+from collections.abc import Callable
 
+from tune.common.address import is_server, one_line, redacted, settled_uri, sqlite_file
+from tune.tracking.store import TrackingError, open_client
 
 TURNED_AWAY = (401, 403)  # HTTP: who are you; you may not
 

@@ -5,23 +5,19 @@ Imports no mlflow before the store is asked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from model.facts import FACTS
-from pathlib import Path
-from tune.common.errors import WrongInput
-from tune.tracking.model_package import FILES_PATH
-from tune.tracking.model_package import NotAModel
-from tune.tracking.model_package import download_model
-from tune.tracking.reader import ask_store
-from tune.tracking.reader import experiment_id
-from tune.tracking.reader import summaries
-from tune.tracking.runs import find_runs
-from tune.tracking.store import PROJECT
-from tune.tracking.store import judge
 import difflib
 import math
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from model.facts import FACTS
+from tune.common.errors import WrongInput
+from tune.tracking.model_package import FILES_PATH, NotAModel, download_model
+from tune.tracking.reader import ask_store, experiment_id, summaries
+from tune.tracking.runs import find_runs
+from tune.tracking.store import PROJECT, judge
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,11 +25,7 @@ if TYPE_CHECKING:
 
 
 STORE_ANSWERS_WITHIN_S = 15.0
-
-
 HAS_MODEL = ("done",)  # a scheduler that stops a trial leaves it no best model
-
-
 RANKED_BY = "final/val_mse"
 
 

@@ -10,41 +10,26 @@ code/model/     the source of the package that loads it
 
 from __future__ import annotations
 
-from model.facts import CONFIG
-from model.facts import FACTS
-from model.facts import Facts
-from model.facts import WEIGHTS
-from model.facts import read_facts
-from pathlib import Path
-from typing import Any
 import json
 import platform
 import shutil
 import tempfile
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.facts import CONFIG, FACTS, WEIGHTS, Facts, read_facts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 
 NAME = "model"
-
-
 FILES_PATH = "data/model"  # of the saved folder, inside the MLflow model
-
-
 LOADER = "model.forecaster"
-
-
 CODE = Path(__file__).resolve().parents[2] / "model"
-
-
 # What loading it imports; torch and transformers in the versions that trained it.
 REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors", "numpy", "pandas")
-
-
 LINKED_METRICS = ("final/val_mse", "final/test_mse", "final/test_mae", "final/parameters", "final/median_epoch_s")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from dataclasses import field
-from pathlib import Path
-from tune.storage.outbox import beside
 import contextlib
 import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tune.storage.outbox import beside
 
 
 @dataclass(kw_only=True)

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from tune.common.address import one_line
-from tune.common.address import redacted
-from tune.common.address import settled_uri
-from tune.common.address import sqlite_file
-from tune.common.errors import WrongInput
-from tune.common.errors import did_you_mean
-from tune.tracking.runs import find_runs
-from tune.tracking.store import JOB_TAG
-from tune.tracking.store import TrackingError
-from tune.tracking.store import check_store
-from tune.tracking.store import open_client
-from typing import TypeVar
 import math
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from tune.common.address import one_line, redacted, settled_uri, sqlite_file
+from tune.common.errors import WrongInput, did_you_mean
+from tune.tracking.runs import find_runs
+from tune.tracking.store import JOB_TAG, TrackingError, check_store, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 
 T = TypeVar("T")
-
-
 History = list[tuple[int, float]]
-
-
 # Values known once are logged at step 0 under these prefixes: their history is their value, no call needed.
 _ONCE = ("final/",)
-
-
 _READERS = 8
-
-
 _RUNS_AT_A_TIME = 500
-
-
 _LATEST_SHOWN = 5
 
 

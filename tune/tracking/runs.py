@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tune.common.address import is_server
-from tune.tracking.store import TrackingError
-from tune.tracking.store import open_client
 from typing import TYPE_CHECKING
+
+from tune.common.address import is_server
+from tune.tracking.store import TrackingError, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

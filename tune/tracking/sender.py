@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from hashlib import sha256
-from tune.common.address import one_line
-from tune.common.address import redacted
-from tune.common.address import settled_uri
-from tune.storage.outbox import Outbox
-from tune.storage.outbox import Record
-from tune.storage.outbox import beside
-from tune.tracking.position import Position
-from tune.tracking.store import TrackingError
-from tune.tracking.store import check_store
-from tune.tracking.store import judge
-from tune.tracking.writer import MlflowWriter
-from tune.tracking.writer import Rejection
 import json
 import threading
 import time
+from collections.abc import Callable
+from hashlib import sha256
 
+from tune.common.address import one_line, redacted, settled_uri
+from tune.storage.outbox import Outbox, Record, beside
+from tune.tracking.position import Position
+from tune.tracking.store import TrackingError, check_store, judge
+from tune.tracking.writer import MlflowWriter, Rejection
 
 _BATCH_RECORDS = 500
-
-
 _GATHER_S = 0.2  # several trials' epochs then share their calls
-
-
 _PROBE_S = 5.0
-
-
 _FIRST_DELAY_S, _LONGEST_DELAY_S, _AWAITED_DELAY_S = 1.0, 30.0, 1.0
-
-
 _UNKNOWN_ATTEMPTS = 3
-
-
 _SAVE_EVERY_S = 1.0  # the position: it names every run, and what is sent again after a crash is stored once
 
 

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tune.common.address import has_password
-from tune.common.address import one_line
-from tune.common.address import redacted
-from tune.common.address import sqlite_file
-from tune.common.process import alive
-from typing import Literal
-from urllib.parse import urlsplit
 import glob
 import http.client
 import logging
@@ -18,30 +10,23 @@ import socket
 import ssl
 import threading
 import urllib.request
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from tune.common.address import has_password, one_line, redacted, sqlite_file
+from tune.common.process import alive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
 Verdict = Literal["retry", "reject", "missing", "unknown"]
-
-
 PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
-
-
 JOB_TAG = "job."  # + a Ray job's id: tag of the sweeps that it ran
-
-
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-
-
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"}
-
-
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
-
-
 _RETRIED_STATUS = {401, 403, 408, 429}
 
 

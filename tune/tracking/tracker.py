@@ -6,42 +6,21 @@ what MLflow lacks is sent, and what the outbox already holds is not stored twice
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from pathlib import Path
-from tune.common.address import settled_uri
-from tune.common.clock import SteadyClock
-from tune.storage.outbox import Outbox
-from tune.storage.outbox import Record
-from tune.storage.outbox import beside
-from tune.storage.trial_log import Index
-from tune.storage.trial_log import TrialLog
-from tune.tracking.position import Position
-from tune.tracking.runs import RunIndex
-from tune.tracking.sender import Flusher
-from tune.tracking.sender import store_digest
-from tune.tracking.writer import MlflowWriter
-from tune.tracking.writer import OPEN_STATUSES
-from tune.tracking.writer import SWEEP_STATUSES
-from tune.tracking.writer import TRIAL_STATUSES
-from types import TracebackType
-from typing import Any
 import re
 import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
-
-__all__ = [
-    "SweepRecord",
-    "SweepSummary",
-    "Tracker",
-    "TrackingError",
-    "TrialLog",
-    "TrialRecord",
-    "check_store",
-    "list_sweeps",
-    "read_sweep",
-]
-
+from tune.common.address import settled_uri
+from tune.common.clock import SteadyClock
+from tune.storage.outbox import Outbox, Record, beside
+from tune.storage.trial_log import Index, TrialLog
+from tune.tracking.position import Position
+from tune.tracking.runs import RunIndex
+from tune.tracking.sender import Flusher, store_digest
+from tune.tracking.writer import OPEN_STATUSES, SWEEP_STATUSES, TRIAL_STATUSES, MlflowWriter
 
 _ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.:=-]{0,199}")  # the name of a folder, and never a hidden one or ..
 

@@ -5,23 +5,15 @@ A saved view is an experiment tag that the UI's menu `Views` lists: columns, sea
 
 from __future__ import annotations
 
-from tune.storage.outbox import Record
-from urllib.parse import urlencode
 import json
+from urllib.parse import urlencode
 
+from tune.storage.outbox import Record
 
 NOTE = "mlflow.note.content"  # the UI renders it as Markdown
-
-
 RESULT = "\n\n## Result\n\n"  # from here on a sweep's note is its table
-
-
 _VIEW = "mlflow.sharedViewState."
-
-
 _RESULTS = ("metrics.`final/val_mse`", "metrics.`final/test_mse`", "metrics.`final/median_epoch_s`")
-
-
 EXPERIMENT_NOTE = """\
 Each run at the top is a **sweep**; its children are its trials, one for each arm and seed. The description of a sweep
 says how to compare its arms; the menu **Views** holds a prepared view of each sweep, newest first.

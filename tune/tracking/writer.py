@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
+
 from tune.common.address import one_line
 from tune.storage.outbox import Record
-from tune.tracking.model_package import NotAModel
-from tune.tracking.model_package import publish
+from tune.tracking.model_package import NotAModel, publish
 from tune.tracking.runs import RunIndex
 from tune.tracking.store import judge
-from tune.tracking.ui_notes import EXPERIMENT_NOTE
-from tune.tracking.ui_notes import NOTE
-from tune.tracking.ui_notes import RESULT
-from tune.tracking.ui_notes import sweep_note
-from tune.tracking.ui_notes import sweep_view
-from typing import Any
-from typing import NamedTuple
-
+from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, RESULT, sweep_note, sweep_view
 
 TRIAL_STATUSES = {  # our status tag -> MLflow's status of the ended run
     "done": "FINISHED",
@@ -28,27 +22,13 @@ TRIAL_STATUSES = {  # our status tag -> MLflow's status of the ended run
     "failed_gate": "FAILED",
     "unsupported": "KILLED",
 }
-
-
 OPEN_STATUSES = {"planned": "SCHEDULED", "running": "RUNNING"}
-
-
 SWEEP_STATUSES = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-
-
 # mlflow/utils/validation.py allows 1000 metrics, 100 tags and 100 params a call, and 6000 characters a param.
 _METRICS_PER_CALL = 1000
-
-
 _TEXTS_PER_CALL = 100
-
-
 _TEXT_LIMIT = 5000
-
-
 _LEAD = "loss/val_mse"
-
-
 _BLANK_LINE = "\n\n"
 
 

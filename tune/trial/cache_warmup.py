@@ -7,12 +7,11 @@ A process that measured the gate or compiled something new runs the rest of its 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from tune.engine.compiled import compiled_afresh
 from tune.gate.proof import MEASURED
-from tune.trial.compile_cache import ShapeNotes
-from tune.trial.compile_cache import folder_for
-from typing import Any
-from typing import TYPE_CHECKING
+from tune.trial.compile_cache import ShapeNotes, folder_for
 
 if TYPE_CHECKING:
     from tune.trial.session import Session

@@ -14,22 +14,21 @@ leave a damaged one: then the trial goes on from the one before it.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from model.facts import WEIGHTS
-from model.patchtst import load_model
-from model.patchtst import save_model
-from pathlib import Path
-from safetensors.numpy import save_file as write_tensors
-from safetensors.torch import load_file
-from safetensors.torch import save_file
-from torch import Tensor
-from tune.engine.optimizer import make_optimizer
-from tune.trial.state import TrialState
-from typing import Any
 import os
 import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import torch
-from typing import TYPE_CHECKING
+from safetensors.numpy import save_file as write_tensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.facts import WEIGHTS
+from model.patchtst import load_model, save_model
+from tune.engine.optimizer import make_optimizer
+from tune.trial.state import TrialState
 
 if TYPE_CHECKING:
     from tune.trial.session import Session

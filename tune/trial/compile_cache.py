@@ -12,25 +12,21 @@ version, GPU model, setting and state of our sources. The folders hold pickles: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from tune.common.files import make_private
-from tune.common.files import write_atomically
-from tune.config.trial_config import TrialConfig
-from tune.gate.identity import platform_identity
-from typing import Any
 import hashlib
 import json
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 
+from tune.common.files import make_private, write_atomically
+from tune.config.trial_config import TrialConfig
+from tune.gate.identity import platform_identity
 
 SHARED, ISOLATED = "shared", "isolated"  # values of the tag compile_cache
-
-
 FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}  # environment variable -> folder
-
-
 COMPILER_SETTINGS = ("TORCHINDUCTOR_", "TORCH_COMPILE", "TORCHDYNAMO_", "TRITON_")  # first words of variables
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from data_pipeline.feed.batches import Feed
+from pathlib import Path
+
+import torch
+
 from data_pipeline.errors import DataUnsupported
 from data_pipeline.feed import FEEDS
-from data_pipeline.series.store import Series
-from data_pipeline.series.store import open_series
-from pathlib import Path
+from data_pipeline.feed.batches import Feed
+from data_pipeline.series.store import Series, open_series
 from tune.common.errors import Unsupported
 from tune.config.trial_config import TrialConfig
 from tune.trial.job import TrialJob
-import torch
 
 
 def open_data(job: TrialJob, config: TrialConfig) -> Series:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from data_pipeline.series.store import Series
-from model.facts import FACTS
-from model.facts import Facts
-from model.patchtst import save_model
-from pathlib import Path
-from tune.machine.environment import versions
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from data_pipeline.series.store import Series
+from model.facts import FACTS, Facts
+from model.patchtst import save_model
+from tune.machine.environment import versions
 
 if TYPE_CHECKING:
     from tune.trial.session import Session

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from torch import Tensor
+
 import torch
+from torch import Tensor
 
 
 class HostCopy:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tune.machine.code_identity import packages_sha256
-from tune.machine.device import DeviceFacts
 from typing import Any
+
+from tune.machine.device import DeviceFacts
 
 
 class HandOver(Exception):

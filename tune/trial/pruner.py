@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
+
 from model.patchtst import heads_per_layer
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
-from model.pruning.surgery import remove_heads
-from model.pruning.surgery import select_heads
+from model.pruning.surgery import remove_heads, select_heads
 from tune.common.errors import PublishedFault
 from tune.config.trial_config import PruningConfig
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from torch import nn
     import torch
+    from torch import Tensor, nn
 
 
 TAYLOR_BATCHES = 8  # training batches a gradient-based score is taken from

@@ -6,32 +6,20 @@ inside a trial (no memory, NaN, a failure): it reports the status with its reaso
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from tune.common.errors import GateFailed
-from tune.common.errors import PublishedFault
-from tune.common.errors import Unsupported
-from tune.common.errors import disk_full
-from tune.config.trial_config import TrialConfig
-from tune.machine.code_identity import package_dir
-from tune.machine.code_identity import packages_sha256
-from tune.machine.out_of_memory import KernelKills
-from tune.machine.out_of_memory import REMEDY
-from tune.machine.out_of_memory import is_out_of_memory
-from tune.machine.out_of_memory import lost_a_worker
-from tune.machine.out_of_memory import peak_memory_gib
-from tune.trial.job import ALONE
-from tune.trial.job import HandOver
-from tune.trial.job import Host
-from tune.trial.job import Report
-from tune.trial.job import TrialJob
-from tune.trial.state import Timeline
-from typing import Any
 import math
 import tempfile
 import time
 import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from tune.common.errors import GateFailed, PublishedFault, Unsupported, disk_full
+from tune.config.trial_config import TrialConfig
+from tune.machine.code_identity import package_dir, packages_sha256
+from tune.machine.out_of_memory import REMEDY, KernelKills, is_out_of_memory, lost_a_worker, peak_memory_gib
+from tune.trial.job import ALONE, HandOver, Host, Report, TrialJob
+from tune.trial.state import Timeline
 
 PEAKS = {"final/peak_memory_gib": "GPU memory", "final/host_peak_memory_gib": "process memory"}
 

@@ -5,66 +5,47 @@ Shapes: B batch, C channels, L context, H horizon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from model.flops import StepShape
-from model.patchtst import build_model
-from model.patchtst import count_parameters
-from model.patchtst import heads_per_layer
-from pathlib import Path
-from torch import Tensor
-from tune.common.errors import Unsupported
-from tune.config.trial_config import TrialConfig
-from tune.engine import ENGINES
-from tune.engine.compiled import compiled_afresh
-from tune.engine.lr import ScheduleSpan
-from tune.engine.lr import Rates
-from tune.engine.optimizer import make_optimizer
-from tune.engine.optimizer import make_scaler
-from tune.engine.step import Stepper
-from tune.gate.proof import Proof
-from tune.machine.device import missing_packages
-from tune.machine.device import node_facts
-from tune.measure.accuracy import evaluate
-from tune.measure.accuracy import naive_forecasts
-from tune.measure.bottleneck import NEEDED
-from tune.measure.bottleneck import STEP_BUSY
-from tune.measure.bottleneck import diagnose_epochs
-from tune.measure.metrics import step_shape
-from tune.measure.metrics import time_metrics
-from tune.measure.published_timer import StudyClock
-from tune.measure.published_timer import study_metrics
-from tune.measure.raw_samples import RawSamples
-from tune.measure.recorder import EpochRecorder
-from tune.plan.support import unsupported_reason
-from tune.trial import checkpoint as checkpoints
-from tune.trial.cache_warmup import rehearse
-from tune.trial.data import open_data
-from tune.trial.data import open_feed
-from tune.trial.forecaster import save_forecaster
-from tune.trial.host_copy import HostCopy
-from tune.trial.job import ALONE
-from tune.trial.job import HandOver
-from tune.trial.job import Host
-from tune.trial.job import TrialJob
-from tune.trial.job import check_gpu
-from tune.trial.pruner import Pruner
-from tune.trial.pruner import TAYLOR_BATCHES
-from tune.trial.state import TrialState
-from tune.trial.state import Timeline
-from tune.trial.state import median_after
-from typing import Any
-from typing import Self
 import functools
 import itertools
 import json
 import os
 import platform
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
 import torch
+from torch import Tensor
+
+from model.flops import StepShape
+from model.patchtst import build_model, count_parameters, heads_per_layer
+from tune.common.errors import Unsupported
+from tune.config.trial_config import TrialConfig
+from tune.engine import ENGINES
+from tune.engine.compiled import compiled_afresh
+from tune.engine.lr import Rates, ScheduleSpan
+from tune.engine.optimizer import make_optimizer, make_scaler
+from tune.engine.step import Stepper
+from tune.gate.proof import Proof
+from tune.machine.device import missing_packages, node_facts
+from tune.measure.accuracy import evaluate, naive_forecasts
+from tune.measure.bottleneck import NEEDED, STEP_BUSY, diagnose_epochs
+from tune.measure.metrics import step_shape, time_metrics
+from tune.measure.published_timer import StudyClock, study_metrics
+from tune.measure.raw_samples import RawSamples
+from tune.measure.recorder import EpochRecorder
+from tune.plan.support import unsupported_reason
+from tune.trial import checkpoint
+from tune.trial.cache_warmup import rehearse
+from tune.trial.data import open_data, open_feed
+from tune.trial.forecaster import save_forecaster
+from tune.trial.host_copy import HostCopy
+from tune.trial.job import ALONE, HandOver, Host, TrialJob, check_gpu
+from tune.trial.pruner import TAYLOR_BATCHES, Pruner
+from tune.trial.state import Timeline, TrialState, median_after
 
 
 class Session:
@@ -357,11 +338,11 @@ class Session:
 
     def save(self, folder: Path) -> None:
         """Write everything that is needed to go on exactly from here."""
-        checkpoints.save(folder, self)
+        checkpoint.save(folder, self)
 
     def restore(self, folder: Path) -> None:
         """Go on from a folder that `save` wrote."""
-        checkpoints.restore(folder, self)
+        checkpoint.restore(folder, self)
         self._stepper = None
 
     def save_best(self, folder: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import InitVar
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
-from tune.common.clock import SteadyClock
 import json
 import math
 import statistics
+from dataclasses import InitVar, asdict, dataclass, field
+
+from tune.common.clock import SteadyClock
 
 
 @dataclass

@@ -13,21 +13,19 @@ The template must never initialise CUDA, or nothing that it forks could use it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from pathlib import Path
-from tune.trial.job import HandOver
-from tune.trial.job import Host
-from tune.trial.job import TrialJob
-from tune.trial.run import run_trial
-from typing import Any
-from typing import NoReturn
 import os
 import queue
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tune.trial.job import HandOver, Host, TrialJob
+from tune.trial.run import run_trial
 
 
 class ParentPipe:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.connection import wait
-from multiprocessing.reduction import recv_handle
-from pathlib import Path
-from tune.worker.child import _serve_and_exit
 import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import recv_handle
+from pathlib import Path
 
+from tune.worker.child import _serve_and_exit
 
 # In the template only: PyTorch asks NVML, not CUDA, whether there is a GPU; its compiler starts no workers on import.
 TEMPLATE_SETTINGS = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_WARM_POOL": "0"}
@@ -24,8 +23,8 @@ def preload() -> None:
     import transformers.models.patchtst.modeling_patchtst  # noqa: F401
 
     import data_pipeline.feed  # noqa: F401
-    import tune.trial.compile_cache  # noqa: F401
     import tune.engine.graph  # noqa: F401
+    import tune.trial.compile_cache  # noqa: F401
     import tune.trial.session  # noqa: F401
 
 

@@ -7,18 +7,18 @@ actor there starts its own (`tune.worker.supervisor`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from tune.cluster.share import Share
-from tune.common.files import make_private
-from tune.worker.process import ForkServer
-from typing import Any
 import functools
 import os
 import secrets
 import sys
 import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from tune.cluster.share import Share
+from tune.common.files import make_private
+from tune.worker.process import ForkServer
 
 ANSWERS_WITHIN_S = 30.0  # a node that has not started its template by then gets none
 

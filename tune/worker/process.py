@@ -6,23 +6,21 @@ it (`tune.worker.node_forkserver`), which forks for all actors there; where an a
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from pathlib import Path
-from tune.common.process import alive
-from tune.machine.code_identity import OURS
-from tune.machine.code_identity import package_dir
-from typing import Any
-from typing import Self
-import os
-import socket
-import subprocess
-import sys
-import time
+from typing import Any, Self
 
+from tune.common.process import alive
+from tune.machine.code_identity import OURS, package_dir
 
 GONE_WITHIN_S = 20.0  # a process that takes longer to end is killed
 

@@ -9,31 +9,23 @@ Python of its own. `unprepared_because` says why the last two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from contextlib import contextmanager
-from contextlib import nullcontext
-from dataclasses import replace
-from pathlib import Path
-from tune.common.files import make_private
-from tune.machine.out_of_memory import KernelKills
-from tune.storage.checksums import write_manifest
-from tune.trial.job import Report
-from tune.trial.job import TrialJob
-from tune.worker.process import ProcessLost
-from tune.worker.process import TrialProcess
-from tune.worker.process import ForkServer
-from tune.worker.process import start_cold
-from typing import Any
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from tune.common.files import make_private
+from tune.machine.out_of_memory import KernelKills
+from tune.storage.checksums import write_manifest
+from tune.trial.job import Report, TrialJob
+from tune.worker.process import ForkServer, ProcessLost, TrialProcess, start_cold
 
 PREPARED, FORKED, COLD = "prepared", "forked", "cold"  # values of the tag warm_start
-
-
 READY_WITHIN_S = 120.0  # a process that takes longer to come or to prepare is given up
 
 

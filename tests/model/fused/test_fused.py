@@ -18,11 +18,11 @@ import torch
 from model.fused import INSTEAD, shape_reason, unsupported_reason
 from model.patchtst import build_model, load_model, save_model
 from model.presets import PRESETS
+from tune.config.sweeps import Arm, SweepConfig
+from tune.gate.numerics import Subject
 from tune.gate.verdict import judge
 from tune.machine.device import DeviceFacts
-from tune.gate.numerics import Subject
 from tune.plan.plan import make_plan
-from tune.config.sweeps import Arm, SweepConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")

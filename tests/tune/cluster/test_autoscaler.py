@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tune.cluster import autoscaler as workers
+from tune.cluster import autoscaler
+from tune.cluster.autoscaler import Wanted, wait_for
 from tune.cluster.share import Share, choose_share
 from tune.common.errors import WrongInput
-from tune.cluster.autoscaler import Wanted, wait_for
 
 HEAD = {"CPU": 0.0, "node:__internal_head__": 1.0}
 H100 = {"CPU": 16.0, "GPU": 1.0, "accelerator_type:H100": 1.0}
@@ -25,7 +25,7 @@ class GrowingRay:
         self.asked, self.held = list[dict[str, float]](), 0
         self.util = types.SimpleNamespace(placement_group=self._ask, remove_placement_group=self._drop)
         clock = types.SimpleNamespace(monotonic=lambda: self.now_s, sleep=self._sleep)
-        monkeypatch.setattr(workers, "time", clock)
+        monkeypatch.setattr(autoscaler, "time", clock)
 
     def nodes(self) -> list[dict[str, Any]]:
         listed = [HEAD, *(node for at_s, node in self.joins if at_s <= self.now_s)]
@@ -84,7 +84,7 @@ def test_nothing_stays_asked_for_after_an_interrupt(monkeypatch: pytest.MonkeyPa
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workers.time, "sleep", interrupted)
+    monkeypatch.setattr(autoscaler.time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         wait_for(ray, Wanted(gpu=True, count=2), limit_s=600)
     assert len(ray.asked) == 2 and ray.held == 0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
-from tune.cluster import connect as cluster
+from tune.cluster import connect
 from tune.cluster import probe as cluster_probe
 from tune.cluster.probe import probe
 from tune.cluster.share import Share, choose_share
@@ -179,13 +179,13 @@ def closed_port() -> Iterator[int]:
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_where_nothing_listens_is_refused(scheme: str, closed_port: int) -> None:
     address = f"{scheme}127.0.0.1:{closed_port}"
-    with pytest.raises(WrongInput, match=f"--address {address}: nothing answers there"), cluster.connected(address):
+    with pytest.raises(WrongInput, match=f"--address {address}: nothing answers there"), connect.connected(address):
         pass
 
 
 def test_auto_means_ray_address_where_it_is_set(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
-    with pytest.raises(WrongInput, match=r"--address auto \(RAY_ADDRESS=127"), cluster.connected("auto"):
+    with pytest.raises(WrongInput, match=r"--address auto \(RAY_ADDRESS=127"), connect.connected("auto"):
         pass
 
 
@@ -193,7 +193,7 @@ def test_auto_means_ray_address_where_it_is_set(closed_port: int, monkeypatch: p
     "address", ["", "local", "head", "head:", ":6379", "head:port", "http://head:8265", "head:99999"]
 )
 def test_an_address_of_another_form_is_refused(address: str) -> None:
-    with pytest.raises(WrongInput, match="write HOST:PORT"), cluster.connected(address):
+    with pytest.raises(WrongInput, match="write HOST:PORT"), connect.connected(address):
         pass
 
 
@@ -207,7 +207,7 @@ def test_whatever_ray_says_to_joining_becomes_one_line(
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray.init", init)
-    with pytest.raises(WrongInput) as refused, cluster.connected(address):
+    with pytest.raises(WrongInput) as refused, connect.connected(address):
         pass
     said = str(refused.value)
     assert (str(error).split("\n")[0] or "ConnectionError") in said and "\n" not in said
@@ -234,7 +234,7 @@ def test_a_session_folder_that_others_could_change_is_refused(
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     own = tmp_path / f"ray-{os.getuid()}"
     made(own)
-    with pytest.raises(WrongInput, match=f"{own}.* {said}|{said}.*{own}") as refused, cluster.connected(None):
+    with pytest.raises(WrongInput, match=f"{own}.* {said}|{said}.*{own}") as refused, connect.connected(None):
         pass
     assert "name another folder in RAY_TMPDIR" in str(refused.value) and "\n" not in str(refused.value)
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from ray.exceptions import NodeDiedError, RayTaskError
 
-from tune.cluster import connect as cluster
-from tune.cluster import shared_folders
+from tune.cluster import connect, shared_folders
 from tune.cluster.share import Share
-from tune.common.errors import WrongInput
 from tune.cluster.shared_folders import check_nodes
+from tune.common.errors import WrongInput
 
 CPU = Share(cpus=1, gpus=0, at_a_time=1)
 HEAD, FIRST, SECOND, SMALL = (digits * 28 for digits in ("0a", "01", "02", "03"))  # ids as Ray's own
@@ -148,7 +147,7 @@ def test_a_real_node_answers_for_itself(tmp_path: Path, monkeypatch: pytest.Monk
     try:
         found.add_node(num_cpus=1, num_gpus=0, node_ip_address="127.0.0.31")
         asked = {"storage": tmp_path / "runs", "data_dir": tmp_path}
-        with cluster.connected(found.address) as ray:
+        with connect.connected(found.address) as ray:
             found.wait_for_nodes()
             check_nodes(ray, CPU, **asked, dataset="demo")
             assert list((tmp_path / "runs").iterdir()) == []

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import main
-from tune.cluster import connect as cluster
-from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.cluster import connect
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
-from tune.storage.outbox import Outbox
 from tune.plan.plan import Plan
+from tune.storage import open_sweep
+from tune.storage.outbox import Outbox
 
 ROOT = Path(__file__).resolve().parents[3]
 CUSTOM = ["--sweep", "custom", "--dataset", "demo"]
@@ -73,10 +73,10 @@ def test_the_same_sweep_a_second_time_is_refused_before_ray_starts(
     def no_ray(address: str | None) -> None:
         raise Started
 
-    monkeypatch.setattr(cluster, "connected", no_ray)
+    monkeypatch.setattr(connect, "connected", no_ray)
     monkeypatch.setattr(Plan, "key", key)
     storage = tmp_path / "runs"
-    sweep = sweep_dir_open_sweep.create(storage, "custom", {"key": "another", "created_s": 1.0, "code": {}})
+    sweep = open_sweep.create(storage, "custom", {"key": "another", "created_s": 1.0, "code": {}})
     running = Outbox(sweep.outbox)
     with pytest.raises(Started):  # what runs is another sweep
         main(CUSTOM)
@@ -87,7 +87,7 @@ def test_the_same_sweep_a_second_time_is_refused_before_ray_starts(
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{sweep.sweep_id} is running as process {os.getpid()}" in line
     with pytest.raises(WrongInput, match="is running as process"):  # where the cluster had to be asked for the plan
-        sweep_dir_open_sweep.choose(storage, key=keys[-1], environment={}, fresh=False, resume=None)
+        open_sweep.choose(storage, key=keys[-1], environment={}, fresh=False, resume=None)
     with pytest.raises(Started):
         main([*CUSTOM, "--fresh"])
     running.close()
@@ -103,9 +103,9 @@ def test_the_help_of_a_command_of_two_words_needs_the_first_only(capsys: pytest.
 
 def test_an_unknown_sweep_of_the_store_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(WrongInput, match="Did you mean 'custom-1'"):
-        sweep = sweep_dir_open_sweep.create(tmp_path, "custom", {"key": "k", "created_s": 1.0, "code": {}})
+        sweep = open_sweep.create(tmp_path, "custom", {"key": "k", "created_s": 1.0, "code": {}})
         sweep.path.rename(tmp_path / "custom-1")
-        sweep_dir_open_sweep.check_known(tmp_path, "custm-1", given="--resume custm-1")
+        open_sweep.check_known(tmp_path, "custm-1", given="--resume custm-1")
 
 
 def _stop(*_: object, **__: object) -> None:
@@ -161,7 +161,9 @@ def test_a_plan_looks_at_the_windows_of_data_that_are_converted_and_says_where_t
     rows = (f"2020-01-{day:02} {hour:02}:00:00,{hour}" for day in range(1, 29) for hour in range(24))
     file = tmp_path / "mine.csv"
     file.write_text("\n".join(["date,load", *rows]))
-    monkeypatch.setattr("data_pipeline.series.store.SETTLED_S", 0.0)  # else a file this young is never trusted by its times
+    monkeypatch.setattr(
+        "data_pipeline.series.store.SETTLED_S", 0.0
+    )  # else a file this young is never trusted by its times
     wide = ["--sweep", "custom", "--dataset", str(file), "--plan", "--set", "data.prediction_length=300"]
     before = sorted(tmp_path.rglob("*"))
     assert main(wide) == DONE

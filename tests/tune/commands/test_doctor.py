@@ -12,8 +12,8 @@ import torch
 from experiments import main
 from model.attention import BACKENDS
 from tune.commands import doctor
-from tune.engine import ENGINES
 from tune.common.errors import DONE, WRONG_INPUT
+from tune.engine import ENGINES
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
 

@@ -11,14 +11,13 @@ import pytest
 from tracking_kit import end, log, plan
 
 from experiments import main
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage import sweep_dir
-from tune.driver.finish import flush_while_moving, how_to_flush, open_tracker
-from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT
 from tune.commands.flush import flush
-from tune.tracking.store import PROJECT
+from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT
+from tune.driver.finish import flush_while_moving, how_to_flush, open_tracker
+from tune.storage import open_sweep, sweep_dir
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.reader import read_sweep
+from tune.tracking.store import PROJECT
 
 DEAD = "http://127.0.0.1:9"
 
@@ -34,7 +33,7 @@ def uri(new_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def ended(tmp_path: Path, uri: str) -> SweepDir:
     """A sweep whose trials have ended while no store answered."""
     content = {"key": "k", "created_s": 1.0, "code": {}, "tracking_uri": uri}
-    folder = sweep_dir_open_sweep.create(tmp_path / "runs", "pruning", content)
+    folder = open_sweep.create(tmp_path / "runs", "pruning", content)
     tracker = open_tracker(folder, DEAD)
     tags = {"sweep": "pruning", "baseline": "a", "arms": "a", "question": "q", "environment": "{}"}
     tracker.begin_sweep(sweep_id=folder.sweep_id, name="s", tags=tags, params={"trials": 1}, files={})

@@ -13,14 +13,13 @@ import pytest
 import ray
 
 from experiments import main
-from tune.cluster import job_server as jobs
-from tune.cluster import job_bundle as shipment
-from tune.commands import jobs as submit
+from tune.cluster import job_bundle, job_server
+from tune.commands import job_server as jobs
 from tune.commands.sweep import sweep_parser
-from tune.config.yaml_file import write_config
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
+from tune.common.process import JOB_CONFIG, ProcessInfo, this_process, user_name
+from tune.config.yaml_file import write_config
 from tune.machine.code_identity import IDENTITY_FILE, REPO_ROOT, code_identity
-from tune.common.process import ProcessInfo, JOB_CONFIG, this_process, user_name
 
 URI = ["--tracking-uri", "http://mlflow:5000"]
 SWEEP = ["--sweep", "custom", "--over", "train.learning_rate=0.001,0.002", "--dataset", "demo"]
@@ -29,7 +28,7 @@ THERE = ["--storage-path", "/shared/runs"]
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", *submit.SECRETS):
+    for name in ("MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", *jobs.SECRETS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -93,7 +92,7 @@ class FakeServer:
 
 
 def _words(*more: str) -> list[str]:
-    return submit.command_there(sweep_parser().parse_args([*SWEEP, "--submit", "http://h:8265", *THERE, *URI, *more]))
+    return jobs.command_there(sweep_parser().parse_args([*SWEEP, "--submit", "http://h:8265", *THERE, *URI, *more]))
 
 
 def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -114,11 +113,11 @@ def test_a_configuration_file_travels_under_a_name_of_ours_and_its_data_must_be_
     file = tmp_path / "mine.yaml"
     write_config(file, {"sweep": "custom", "dataset": "/shared/my.csv", "over": {"model.d_model": [32, 64]}})
     arguments = sweep_parser().parse_args([f"--config={file}", *THERE, *URI, "--submit=http://h:8265"])
-    assert submit.command_there(arguments)[:2] == ["--config", shipment.CONFIG]
-    assert submit.config_there(file)["over"] == {"model.d_model": [32, 64]}
+    assert jobs.command_there(arguments)[:2] == ["--config", job_bundle.CONFIG]
+    assert jobs.config_there(file)["over"] == {"model.d_model": [32, 64]}
     write_config(file, {"sweep": "custom", "dataset": "my.csv"})
     with pytest.raises(WrongInput, match="dataset my.csv: the sweep runs elsewhere"):
-        submit.config_there(file)
+        jobs.config_there(file)
 
 
 REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
@@ -155,11 +154,11 @@ def test_what_cannot_run_elsewhere_is_refused_before_anything_is_sent(
 def test_nothing_secret_of_the_users_environment_is_sent(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (*submit.SECRETS, "AWS_SECRET_ACCESS_KEY"):
+    for name in (*jobs.SECRETS, "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "canary")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")  # Ray's client would go there instead
-    monkeypatch.setattr(submit, "_follow", lambda server, job_id: DONE)
+    monkeypatch.setattr(jobs, "_follow", lambda server, job_id: DONE)
     assert main([*SWEEP, *THERE, "--submit", server.url]) == DONE
     (job,) = server.jobs
     assert job["entrypoint"].startswith("exec python experiments.py --sweep custom ")
@@ -260,14 +259,14 @@ def test_what_others_have_written_commands_no_terminal(
     [("done", 0, 0), ("done", None, 0), ("failed", 1, 1), ("failed", -9, 137), ("stopped", None, INTERRUPTED)],
 )
 def test_a_jobs_exit_code_is_its_own(state: str, exit_code: int | None, expected: int) -> None:
-    job = jobs.Job(
+    job = job_server.Job(
         job_id="j", user=None, sweep="custom", state=state, exit_code=exit_code, started_ms=None, message="no\nthing"
     )
     assert job.shell_code == expected
 
 
 def test_a_job_that_never_ran_has_no_exit_code() -> None:
-    job = jobs.Job(
+    job = job_server.Job(
         job_id="j", user=None, sweep=None, state="failed", exit_code=None, started_ms=None, message="\nno node\nat all"
     )
     with pytest.raises(WrongInput, match="j did not run to an end: no node$"):
@@ -276,12 +275,12 @@ def test_a_job_that_never_ran_has_no_exit_code() -> None:
 
 def test_a_shipment_is_our_tracked_sources_and_says_which_code_it_is(tmp_path: Path) -> None:
     try:
-        names = shipment.source_files()
+        names = job_bundle.source_files()
     except WrongInput:
         pytest.skip("a source file of this checkout is not tracked, which is refused")
-    with shipment.packed({"sweep": "custom"}) as folder:
+    with job_bundle.packed({"sweep": "custom"}) as folder:
         files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-        assert files == {*names, IDENTITY_FILE, shipment.CONFIG}
+        assert files == {*names, IDENTITY_FILE, job_bundle.CONFIG}
         assert {name.split("/")[0] for name in names} == {"experiments.py", "tune", "model", "data_pipeline"}
         assert json.loads((folder / IDENTITY_FILE).read_text()) == code_identity()
     assert not folder.exists()
@@ -289,21 +288,23 @@ def test_a_shipment_is_our_tracked_sources_and_says_which_code_it_is(tmp_path: P
 
 def test_an_untracked_source_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {False: ["experiments.py"], True: ["tune/draft.py", "tune/notes.txt"]}
-    monkeypatch.setattr(shipment, "tracked_files", lambda entries, others=False: listed[others])
+    monkeypatch.setattr(job_bundle, "tracked_files", lambda entries, others=False: listed[others])
     with pytest.raises(WrongInput, match="tune/draft.py is not tracked"):
-        shipment.source_files()
+        job_bundle.source_files()
 
 
 def test_outside_git_all_python_files_travel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipment, "tracked_files", lambda entries, others=False: None)
-    names = shipment.source_files()
-    assert "tune/cluster/job_bundle.py" in names and all(name.endswith(".py") and (REPO_ROOT / name).is_file() for name in names)
+    monkeypatch.setattr(job_bundle, "tracked_files", lambda entries, others=False: None)
+    names = job_bundle.source_files()
+    assert "tune/cluster/job_bundle.py" in names and all(
+        name.endswith(".py") and (REPO_ROOT / name).is_file() for name in names
+    )
 
 
 def test_more_than_ray_should_keep_in_memory_is_refused_naming_the_largest() -> None:
-    shipment.check_size({"tune/a.py": 19 * 2**20})
+    job_bundle.check_size({"tune/a.py": 19 * 2**20})
     with pytest.raises(WrongInput, match=r"30 MiB, 20 can be sent; the largest are tune/big.bin \(29.0 MiB\), tune/a"):
-        shipment.check_size({"tune/a.py": 2**20, "tune/big.bin": 29 * 2**20})
+        job_bundle.check_size({"tune/a.py": 2**20, "tune/big.bin": 29 * 2**20})
 
 
 def test_a_holder_is_who_submitted_the_job_and_reads_what_it_wrote(monkeypatch: pytest.MonkeyPatch) -> None:

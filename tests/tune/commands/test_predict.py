@@ -19,8 +19,8 @@ import experiments
 from model.forecaster import Forecaster
 from model.patchtst import load_model
 from tune.config.trial_config import TrialConfig
-from tune.tracking.store import open_client
 from tune.engine.step import Stepper
+from tune.tracking.store import open_client
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -14,12 +14,11 @@ import pytest
 from wrong_input_kit import enter
 
 from experiments import main
-from tune.cluster import connect as cluster
+from tune.cluster import connect
 from tune.commands import sweep as commands
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage import sweep_dir
 from tune.common.errors import WRONG_INPUT
 from tune.machine.device import cpu_facts
+from tune.storage import open_sweep, sweep_dir
 
 DEMO = ["--dataset", "demo"]
 CUSTOM = ["--sweep", "custom", *DEMO]
@@ -267,8 +266,8 @@ def test_a_store_that_never_answers_is_given_up_in_time(
 def cpu_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stands for Ray on this machine, up to the moment when trials would start."""
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
-    monkeypatch.setattr(cluster, "connected", lambda address: nullcontext(ray))
-    monkeypatch.setattr(cluster, "probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
+    monkeypatch.setattr(connect, "connected", lambda address: nullcontext(ray))
+    monkeypatch.setattr(connect, "probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
     monkeypatch.setattr("tune.driver.run.Templates", lambda ray, share: SimpleNamespace(sockets={}))
     yield
 
@@ -296,7 +295,7 @@ def test_an_unfinished_sweep_of_other_code_is_refused_naming_both_ways_out(
     monkeypatch.setattr("tune.driver.run._Run.run", stop)
     with pytest.raises(Started):
         main(SMALL)
-    (folder,) = sweep_dir_open_sweep.every(Path("runs"))
+    (folder,) = open_sweep.every(Path("runs"))
     code = folder.read()["code"]
     folder.update(code=code | {"code_sha256": "0" * 64})
     capsys.readouterr()
@@ -306,11 +305,11 @@ def test_an_unfinished_sweep_of_other_code_is_refused_naming_both_ways_out(
     folder.update(code=code, state=sweep_dir.FINISHED)
     assert main([*SMALL, "--resume", folder.sweep_id]) == WRONG_INPUT
     assert "it is finished" in capsys.readouterr().err
-    assert [sweep.sweep_id for sweep in sweep_dir_open_sweep.every(Path("runs"))] == [folder.sweep_id]
+    assert [sweep.sweep_id for sweep in open_sweep.every(Path("runs"))] == [folder.sweep_id]
 
 
 def test_a_horizon_longer_than_the_data_is_refused_before_ray_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*CUSTOM, "--quiet", "--set", "data.prediction_length=50000"]) == WRONG_INPUT
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds no window" in line
-    assert not sweep_dir_open_sweep.every(Path("runs"))
+    assert not open_sweep.every(Path("runs"))

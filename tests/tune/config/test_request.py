@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments import main
-from tune.config.axes import LONGEST_LABEL, MOST_ARMS, lay_over, split_values
 from tune.commands.sweep import sweep_parser
-from tune.config.yaml_file import read_config, write_config
 from tune.common.errors import DONE, WRONG_INPUT, WrongInput
-from tune.machine.device import DeviceFacts
+from tune.config.axes import LONGEST_LABEL, MOST_ARMS, lay_over, split_values
 from tune.config.request import DRAWN, REPEATS, Request, build_request
-from tune.plan.plan import Plan, make_plan
 from tune.config.sweeps import SWEEPS, get_sweep
+from tune.config.yaml_file import read_config, write_config
+from tune.machine.device import DeviceFacts
+from tune.plan.plan import Plan, make_plan
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 CUSTOM = ["--sweep", "custom", "--dataset", "demo"]

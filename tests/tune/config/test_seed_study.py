@@ -15,24 +15,24 @@ from gate_kit import BAD, SUBJECT
 from published_kit import flash_calls_fixture  # noqa: F401
 from trial_kit import Recorder, run_small
 
-from tune.tracking import find_model as model_lookup
-from tune.gate import proof
-from tune.trial import session as session_module
-from tune.config.axes import lay_over
-from tune.driver.finish import failures
 from tune.common.errors import NOT_ENFORCED, WrongInput
+from tune.config.axes import lay_over
+from tune.config.sweeps import get_sweep
+from tune.driver.finish import failures
+from tune.gate import proof
 from tune.gate.verdict import Verdict
 from tune.machine.device import DeviceFacts
-from tune.storage.trial_log import TrialLog
+from tune.plan.plan import Plan, make_plan
 from tune.report.arms import summarise
-from tune.report.notes import notes
-from tune.report.values import as_json
 from tune.report.charts import FRONT_PX, POINT_PX, pareto_chart
+from tune.report.notes import notes
 from tune.report.published import published_notes
 from tune.report.render.terminal import print_report
-from tune.plan.plan import Plan, make_plan
-from tune.config.sweeps import get_sweep
+from tune.report.values import as_json
+from tune.storage.trial_log import TrialLog
+from tune.tracking import find_model
 from tune.tracking.reader import SweepRecord, TrialRecord
+from tune.trial import session
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100 80GB HBM3", capability=(9, 0), memory_gib=80.0, gpus=1)
@@ -112,7 +112,7 @@ def test_what_an_arm_is_made_of_cannot_be_given_by_hand() -> None:
 @pytest.fixture(name="flash_runs_here")
 def flash_runs_here_fixture(flash_calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa: F811
     """A stand-in computes flash attention, and nobody asks for the kernels of a GPU."""
-    monkeypatch.setattr(session_module, "unsupported_reason", lambda *_: None)
+    monkeypatch.setattr(session, "unsupported_reason", lambda *_: None)
     proven = proof.kernels.ProvenStep(kernels=("flash::flash_fwd_kernel",), busy_ms=None)
     monkeypatch.setattr(proof.kernels, "prove", lambda *_, **__: proven)
     return flash_calls
@@ -147,7 +147,7 @@ def test_the_gate_is_computed_and_told_and_stops_no_published_arm(tmp_path: Path
 def test_an_arm_of_ours_that_computes_the_same_is_stopped_by_the_gate(
     tmp_path: Path, flash_runs_here: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module.TrialConfig, "as_published", None)
+    monkeypatch.setattr(session.TrialConfig, "as_published", None)
     done = run_small(tmp_path / "a", train__epochs=1, **FLASH)
     assert done.final["status"] == "failed_gate"
 
@@ -332,7 +332,7 @@ def _run(arm: str, mse: float, **tags: str) -> Any:
 
 def test_no_forecast_comes_from_a_published_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ours, theirs = _run("eager", 0.3), _run("flash-published", 0.1, as_published="true")
-    assert model_lookup._winner("s", [theirs, ours])[0] is ours
-    monkeypatch.setattr(model_lookup, "_find_run", lambda *_: (theirs, ""))
+    assert find_model._winner("s", [theirs, ours])[0] is ours
+    monkeypatch.setattr(find_model, "_find_run", lambda *_: (theirs, ""))
     with pytest.raises(WrongInput, match="flash-published of s shows the replaced study and keeps no model; give"):
-        model_lookup._fetch(None, "flash-published", tmp_path)  # type: ignore[arg-type]
+        find_model._fetch(None, "flash-published", tmp_path)  # type: ignore[arg-type]

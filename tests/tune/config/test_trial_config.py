@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tune.config.trial_config import FIELDS, build_trial, check_field, parse_params
 from tune.common.errors import WrongInput
+from tune.config.trial_config import FIELDS, build_trial, check_field, parse_params
 
 GOOD: dict[str, Any] = {
     "data.dataset": "demo",
@@ -92,7 +92,9 @@ def test_every_field_is_known_by_its_name(name: str) -> None:
 )
 def test_params_come_back_from_the_texts_of_a_store_as_they_were(change: dict[str, Any]) -> None:
     flat = build_trial(GOOD | change).flat()
-    texts = {name: str(value) for name, value in flat.items() if value is not None}  # as tune.tracking.tracker stores them
+    texts = {
+        name: str(value) for name, value in flat.items() if value is not None
+    }  # as tune.tracking.tracker stores them
     found = parse_params(texts)
     assert found == flat
     assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in flat.items()}

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
-from tune.driver import gpu_leases as lanes_module
-from tune.driver.blocks import Blocks
 from tune.cluster.share import Share
+from tune.driver import gpu_leases
+from tune.driver.blocks import Blocks
 from tune.driver.dispatcher import Dispatcher
 from tune.driver.gpu_leases import GpuLeases, GpuLocation
 from tune.plan.plan import PlannedTrial
@@ -132,8 +132,8 @@ def _place(number: int) -> GpuLocation:
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(lanes_module, "Lane", FakeLane)
-    monkeypatch.setattr(lanes_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(gpu_leases, "Lane", FakeLane)
+    monkeypatch.setattr(gpu_leases, "LOOK_S", 0.0)
     FakeLane.made, FakeLane.late = [], set()
     nodes = [{"Alive": True, "NodeID": "node", "Resources": {"GPU": 4.0}}, {"Alive": False, "Resources": {"GPU": 4.0}}]
     return SimpleNamespace(nodes=lambda: nodes)
@@ -150,11 +150,11 @@ def test_a_gpu_on_which_a_block_began_is_kept_and_others_are_given_back(ray: Any
 
 def test_a_gpu_that_does_not_come_is_not_waited_for_without_end(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeLane.late = {3}
-    monkeypatch.setattr(lanes_module, "SETTLED_S", 1e6)
+    monkeypatch.setattr(gpu_leases, "SETTLED_S", 1e6)
     with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as waiting:
         waiting.look()
         assert (waiting.open, waiting.there) == ([], None)
-    monkeypatch.setattr(lanes_module, "SETTLED_S", -1.0)
+    monkeypatch.setattr(gpu_leases, "SETTLED_S", -1.0)
     with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as lanes:
         lanes.look()
         assert lanes.there == {"gpu0", "gpu1"}

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from ray.tune import Checkpoint
 
+from tune.cluster.share import Share
+from tune.console.progress import Progress
 from tune.driver.collector import Collector
 from tune.driver.watchdogs import OwnNode, TrialNodes
-from tune.cluster.share import Share
-from tune.storage.trial_log import Index
-from tune.console.progress import Progress
 from tune.storage.sweep_dir import SweepDir
+from tune.storage.trial_log import Index
 from tune.tracking.tracker import Tracker
 
 FULL = os.strerror(errno.ENOSPC)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune.config.trial_config import TrialConfig
-from tune.driver.finalists import Candidate, FINALISTS, candidate, choose, counted_from, objective, summary
-from tune.stats.pairs import MARGIN
-from tune.machine.device import DeviceFacts
-from tune.storage.trial_log import TrialLog
-from tune.plan.plan import make_plan
 from tune.config.sweeps import get_sweep
+from tune.config.trial_config import TrialConfig
+from tune.driver.finalists import FINALISTS, Candidate, candidate, choose, counted_from, objective, summary
+from tune.machine.device import DeviceFacts
+from tune.plan.plan import make_plan
+from tune.stats.pairs import MARGIN
+from tune.storage.trial_log import TrialLog
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 

@@ -13,8 +13,8 @@ from blocks_kit import EPOCHS, Sweep, fake_gpus, plan_of
 
 from tune.cluster.share import Share
 from tune.driver.launcher import MAX_RETRIES
-from tune.stats.pairs import compare_arms
 from tune.report.comparisons import run_of
+from tune.stats.pairs import compare_arms
 
 SEEDS = {1, 2, 3, 4}
 

@@ -10,8 +10,8 @@ import pytest
 from blocks_kit import Sweep, plan_of
 from blocks_kit import fake_entry as entry
 
-from tune.driver.blocks import Assignment
 from tune.cluster.share import Share
+from tune.driver.blocks import Assignment
 from tune.driver.launcher import Launcher
 
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
-from tune.machine.device import DeviceFacts
-from tune.storage.trial_log import TrialLog
+from tune.config.sweeps import get_sweep
 from tune.driver.optuna_searcher import OptunaSearcher
+from tune.machine.device import DeviceFacts
 from tune.plan.plan import PlannedTrial
 from tune.plan.space import Labels, SearchPlan, plan_sweep
-from tune.config.sweeps import get_sweep
+from tune.storage.trial_log import TrialLog
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 FULL = get_sweep("full")

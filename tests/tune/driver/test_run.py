@@ -11,21 +11,19 @@ from typing import Any
 
 import pytest
 
-from tune.driver import finish as closing
-from tune.commands import sweep as commands
-from tune.driver import open as runner_open
-from tune.driver import run as runner
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage import sweep_dir
 from tune.cluster.share import Share
+from tune.commands import sweep as commands
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
-from tune.machine.device import DeviceFacts
-from tune.storage.trial_log import TrialLog
-from tune.console.progress import Progress
 from tune.config.request import Request
-from tune.driver.options import Options, Outcome
-from tune.plan.plan import make_plan
 from tune.config.sweeps import get_sweep
+from tune.console.progress import Progress
+from tune.driver import finish, open
+from tune.driver import run as runner
+from tune.driver.options import Options, Outcome
+from tune.machine.device import DeviceFacts
+from tune.plan.plan import make_plan
+from tune.storage import open_sweep, sweep_dir
+from tune.storage.trial_log import TrialLog
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 
@@ -51,12 +49,12 @@ class FakeTracker:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(closing, "read_sweep", lambda *_: "the record")
-    monkeypatch.setattr(closing, "parent_metrics", lambda record: {"test_mse/none": 0.5})
-    monkeypatch.setattr(closing, "markdown", lambda record: "table")
-    monkeypatch.setattr(closing, "html_page", lambda record: "page")
+    monkeypatch.setattr(finish, "read_sweep", lambda *_: "the record")
+    monkeypatch.setattr(finish, "parent_metrics", lambda record: {"test_mse/none": 0.5})
+    monkeypatch.setattr(finish, "markdown", lambda record: "table")
+    monkeypatch.setattr(finish, "html_page", lambda record: "page")
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
-    folder = sweep_dir_open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
+    folder = open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
     return runner._Run(plan, folder, SimpleNamespace(), options)
 
@@ -81,7 +79,7 @@ def test_a_page_that_cannot_be_made_leaves_no_sweep_open(
     def refuse(record: object) -> str:
         raise WrongInput("no plotly")
 
-    monkeypatch.setattr(closing, "html_page", refuse)
+    monkeypatch.setattr(finish, "html_page", refuse)
     _, tracker = _close(run, [0, 0])
     assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["report.md"])]
     assert "has no report.html: no plotly" in capsys.readouterr().err
@@ -123,12 +121,12 @@ def test_a_sweep_goes_on_in_another_environment_only_when_resumed_by_name_and_an
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path, quiet=True)
     first, second = ({"versions": {"torch": version}, "host_cpus": 2} for version in ("2.11.0", "2.12.0"))
     keys = {"key": "k", "asked": "a"}
-    folder = runner_open._open_folder(plan, keys, first, options)
-    assert runner_open._open_folder(plan, keys, first, options) == folder
+    folder = open._open_folder(plan, keys, first, options)
+    assert open._open_folder(plan, keys, first, options) == folder
     with pytest.raises(WrongInput, match=f"torch 2.11.0, now 2.12.0.*--fresh.*--resume {folder.sweep_id}"):
-        runner_open._open_folder(plan, keys, second, options)
+        open._open_folder(plan, keys, second, options)
     named = replace(options, resume=folder.sweep_id)
-    assert runner_open._open_folder(plan, keys, second, named) == folder
+    assert open._open_folder(plan, keys, second, named) == folder
     announced: dict[str, Any] = {}
     tracker = SimpleNamespace(ended={}, plan_trial=lambda trial_id, tags, **_: announced.update({trial_id: tags}))
     runner._Run(plan, folder, SimpleNamespace(), named)._announce(tracker, plan.runnable)  # type: ignore[arg-type]
@@ -153,7 +151,7 @@ def test_the_time_left_is_that_of_the_blocks_that_share_a_gpu_or_of_trials_that_
     arms = get_sweep("pruning").arms[:10]
     sweep = replace(get_sweep("pruning"), arms=arms)
     plan = make_plan(sweep, overrides={"data.dataset": "demo"}, repeats=repeats, seed=1, device=CPU)
-    folder = sweep_dir_open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
+    folder = open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
     progress = Progress(total=0, epochs=1, quiet=True)
     now_s = [0.0]

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from tune.driver.search import Search, drawn, final_plan, trials_left
-from tune.driver.finalists import FINALISTS
-from tune.machine.device import DeviceFacts
-from tune.storage.trial_log import TrialLog
+from tune.config.sweeps import get_sweep
 from tune.console.progress import Progress
+from tune.driver.finalists import FINALISTS
+from tune.driver.search import Search, drawn, final_plan, trials_left
+from tune.machine.device import DeviceFacts
 from tune.plan.space import Labels, SearchPlan, plan_sweep
 from tune.storage.sweep_dir import SweepDir
-from tune.config.sweeps import get_sweep
+from tune.storage.trial_log import TrialLog
 from tune.tracking.tracker import Tracker
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")

@@ -18,11 +18,11 @@ from data_pipeline.feed.batches import Batch
 from model.attention import BACKENDS
 from model.patchtst import build_model
 from tune.engine.graph import CudaCapture, GraphStepper
-from tune.gate.kernel_names import ATTENTION_LIKE
-from tune.gate.profiled_step import profiled_names
-from tune.engine.lr import ScheduleSpan, Rates
+from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.optimizer import make_optimizer, make_scaler
 from tune.engine.step import Stepper
+from tune.gate.kernel_names import ATTENTION_LIKE
+from tune.gate.profiled_step import profiled_names
 
 ROOT = Path(__file__).resolve().parents[3]
 triton = pytest.importorskip("triton", reason="triton is not installed")

@@ -11,19 +11,19 @@ import pytest
 import torch
 from capture_kit import RecordingCapture
 
-from data_pipeline.feed.batches import Batch
 from data_pipeline.feed import FEEDS
+from data_pipeline.feed.batches import Batch
 from data_pipeline.series.store import Series, open_series
 from model.attention import BACKENDS
 from model.attention.base import Workload
 from model.patchtst import build_model
 from model.pruning.surgery import remove_heads
-from tune.measure.accuracy import evaluate
-from tune.engine.graph import CudaCapture, GraphStepper
-from tune.engine.lr import ScheduleSpan, LR_SCHEDULES, Rates
 from tune.engine.compiled import CompiledStepper
+from tune.engine.graph import CudaCapture, GraphStepper
+from tune.engine.lr import LR_SCHEDULES, Rates, ScheduleSpan
 from tune.engine.optimizer import make_scaler
 from tune.engine.step import Stepper
+from tune.measure.accuracy import evaluate
 
 B, L, H, C, STEPS = 16, 48, 8, 7, 20
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a CUDA GPU")

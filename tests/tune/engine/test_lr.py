@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from tune.engine.lr import ScheduleSpan, LR_SCHEDULES, Rate, Rates
+from tune.engine.lr import LR_SCHEDULES, Rate, Rates, ScheduleSpan
 
 
 def _course(epochs: int = 6, steps: int = 7, pct_start: float = 0.4) -> ScheduleSpan:
@@ -75,5 +75,7 @@ def test_no_schedule_leaves_what_adam_allows(name: str) -> None:
 @pytest.mark.parametrize("pct_start", [0.01, 0.4, 1.0])
 def test_a_rehearsal_after_the_last_step_takes_that_steps_rate(name: str, pct_start: float) -> None:
     """The kernels are proven after the training: one step more than the schedule has."""
-    rates = Rates(schedule=name, course=ScheduleSpan(learning_rate=0.1, steps_per_epoch=3, epochs=2, pct_start=pct_start))
+    rates = Rates(
+        schedule=name, course=ScheduleSpan(learning_rate=0.1, steps_per_epoch=3, epochs=2, pct_start=pct_start)
+    )
     assert rates(6) == rates(7) == rates(5)

@@ -10,8 +10,8 @@ import torch
 from data_pipeline.feed.batches import Batch
 from model.patchtst import build_model
 from tune.common.errors import Unsupported
-from tune.engine.lr import ScheduleSpan, Rates
 from tune.engine.compiled import refuse_a_disabled_compiler
+from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.optimizer import make_optimizer, make_scaler
 from tune.engine.step import Stepper, preserving
 

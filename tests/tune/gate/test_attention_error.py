@@ -12,9 +12,9 @@ from gate_kit import CPU, GOOD, SUBJECT, with_attention
 from model.attention import BACKENDS
 from model.attention.base import Workload
 from model.attention.eager import Eager, attend
+from tune.config.trial_config import TrainConfig
 from tune.gate import verdict as gate
 from tune.gate.attention_error import AttentionErrors, measure_attention
-from tune.config.trial_config import TrainConfig
 from tune.gate.proof import Proof
 
 SHAPES = [(24, 4, 6, 8), (42, 4, 42, 8), (24, 2, 5, 16)]

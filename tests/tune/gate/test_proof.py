@@ -19,12 +19,10 @@ from trial_kit import Recorder, run_small
 from model.attention import BACKENDS, eager, sdpa_flash
 from model.attention.eager import Eager
 from model.attention.sdpa_flash import SdpaFlash
-from tune.gate import verdict as gate
-from tune.gate import kernel_names
-from tune.gate import profiled_step as kernels
-from tune.trial import session
 from tune.common.errors import GateFailed
+from tune.gate import kernel_names, profiled_step, verdict
 from tune.gate.proof import Proof
+from tune.trial import session
 
 RECORDED = sorted(KERNELS.keys() & BACKENDS.keys())  # kernel names as profilers show them
 
@@ -209,7 +207,7 @@ def test_a_resumed_trial_uses_the_kept_verdict_and_adds_up_the_gates_time(
     def fail(*_: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(gate, "measure", fail)
+    monkeypatch.setattr(verdict, "measure", fail)
     checkpoint = tmp_path / "a" / "report-1"
     done = _run(tmp_path / "b", "eager", gate_dir=tmp_path / "gate", checkpoint=checkpoint, train__epochs=2)
     assert done.final["status"] == "done", done.final
@@ -296,7 +294,7 @@ def test_a_short_name_still_says_which_kernel_it_is(name: str, short: str) -> No
 
 def test_the_profile_has_the_operators_of_a_whole_step_forward_and_backward() -> None:
     weight = torch.randn(4, 4, requires_grad=True)
-    names = kernels.profiled_names(lambda: torch.softmax(weight, -1).square().sum().backward(), "cpu")
+    names = profiled_step.profiled_names(lambda: torch.softmax(weight, -1).square().sum().backward(), "cpu")
     assert {"aten::_softmax", "aten::_softmax_backward_data"} <= set(names)
     assert not [name for name in names if name.startswith("ProfilerStep")]
 

@@ -13,11 +13,11 @@ from gate_kit import BAD, CPU, GOOD, MODEL, SUBJECT, with_attention
 from model.attention import BACKENDS
 from model.attention.base import Workload
 from model.attention.eager import Eager, attend
-from tune.gate import verdict as gate
-from tune.gate import numerics
-from tune.engine import ENGINES
 from tune.common.errors import GateFailed
+from tune.engine import ENGINES
 from tune.engine.graph import GraphStepper
+from tune.gate import numerics
+from tune.gate import verdict as gate
 from tune.gate.numerics import NumericErrors, measure
 
 

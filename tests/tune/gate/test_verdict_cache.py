@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from gate_kit import BAD, CPU, GOOD, MODEL, SMALL, SUBJECT, with_attention
 
-from tune.gate import identity as gate_identity
-from tune.gate import verdict as gate
 from tune.common.errors import GateFailed
+from tune.gate import identity, verdict
 from tune.gate.numerics import Measured
 
 
@@ -33,12 +32,12 @@ class Counted:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     counter = Counted(GOOD)
-    monkeypatch.setattr(gate, "measure", counter)
+    monkeypatch.setattr(verdict, "measure", counter)
     return counter
 
 
 def test_a_verdict_is_measured_once_and_read_afterwards(tmp_path: Path, counted: Counted) -> None:
-    first, again = (gate.judge(SUBJECT, CPU, tmp_path / "gate") for _ in range(2))
+    first, again = (verdict.judge(SUBJECT, CPU, tmp_path / "gate") for _ in range(2))
     assert counted.calls == 1
     assert (first.cached, again.cached) == (False, True)
     assert first.measured == again.measured == GOOD
@@ -60,8 +59,8 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("part", CHANGES)
 def test_another_arm_has_another_verdict(tmp_path: Path, counted: Counted, part: str) -> None:
-    gate.judge(SUBJECT, CPU, tmp_path / "gate")
-    assert not gate.judge(CHANGES[part], CPU, tmp_path / "gate").cached
+    verdict.judge(SUBJECT, CPU, tmp_path / "gate")
+    assert not verdict.judge(CHANGES[part], CPU, tmp_path / "gate").cached
     assert counted.calls == 2
 
 
@@ -69,42 +68,48 @@ def test_another_arm_has_another_verdict(tmp_path: Path, counted: Counted, part:
 def test_another_version_device_or_source_asks_for_a_new_verdict(
     tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    gate.judge(SUBJECT, CPU, tmp_path / "gate")
-    installed, facts = gate.versions(), gate.node_facts(use_gpu=False)
+    verdict.judge(SUBJECT, CPU, tmp_path / "gate")
+    installed, facts = verdict.versions(), verdict.node_facts(use_gpu=False)
     if part == "device":
-        monkeypatch.setattr(gate, "node_facts", lambda **_: replace(facts, name="another CPU"))
+        monkeypatch.setattr(verdict, "node_facts", lambda **_: replace(facts, name="another CPU"))
     elif part == "sources":
-        monkeypatch.setattr(gate, "_sources_sha256", lambda: "0" * 64)
+        monkeypatch.setattr(verdict, "_sources_sha256", lambda: "0" * 64)
     elif part == "setting":
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     else:
-        monkeypatch.setattr(gate, "versions", lambda: installed | {part: "0.0"})
-    assert not gate.judge(SUBJECT, CPU, tmp_path / "gate").cached
+        monkeypatch.setattr(verdict, "versions", lambda: installed | {part: "0.0"})
+    assert not verdict.judge(SUBJECT, CPU, tmp_path / "gate").cached
 
 
 def test_the_sources_that_decide_a_verdict_are_part_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each package on its own, as Ray ships them to a worker that does not share the driver's disk."""
     found = {
         f"{package}/{path.relative_to(gate.package_dir(package))}"
-        for package, pattern in gate_identity.SOURCES
-        for path in gate.package_dir(package).glob(pattern)
+        for package, pattern in identity.SOURCES
+        for path in verdict.package_dir(package).glob(pattern)
     }
-    assert {"model/attention/eager.py", "model/patchtst.py", "tune/engine/step.py", "tune/engine/__init__.py", "tune/gate/verdict.py"} <= found
-    here = gate_identity._sources_sha256()
+    assert {
+        "model/attention/eager.py",
+        "model/patchtst.py",
+        "tune/engine/step.py",
+        "tune/engine/__init__.py",
+        "tune/gate/verdict.py",
+    } <= found
+    here = identity._sources_sha256()
     for package in ("model", "tune"):
-        shutil.copytree(gate.package_dir(package), tmp_path / f"shipped-{package}" / package)
-    monkeypatch.setattr(gate, "package_dir", lambda package: tmp_path / f"shipped-{package}" / package)
-    assert gate_identity._sources_sha256() == here
+        shutil.copytree(verdict.package_dir(package), tmp_path / f"shipped-{package}" / package)
+    monkeypatch.setattr(verdict, "package_dir", lambda package: tmp_path / f"shipped-{package}" / package)
+    assert identity._sources_sha256() == here
     (tmp_path / "shipped-model" / "model" / "attention" / "eager.py").write_text("changed")
-    assert gate_identity._sources_sha256() != here
+    assert identity._sources_sha256() != here
     shutil.rmtree(tmp_path / "shipped-model" / "model")
     with pytest.raises(RuntimeError, match=r"has no \*\*/\*.py, on which the gate's verdicts depend"):
-        gate_identity._sources_sha256()
+        identity._sources_sha256()
 
 
 def test_dropout_is_no_part_of_the_key_for_the_gate_has_none(tmp_path: Path, counted: Counted) -> None:
-    gate.judge(SUBJECT, CPU, tmp_path / "gate")
-    assert gate.judge(replace(SUBJECT, model=MODEL | {"dropout": 0.0}), CPU, tmp_path / "gate").cached
+    verdict.judge(SUBJECT, CPU, tmp_path / "gate")
+    assert verdict.judge(replace(SUBJECT, model=MODEL | {"dropout": 0.0}), CPU, tmp_path / "gate").cached
 
 
 @pytest.mark.parametrize(
@@ -132,50 +137,50 @@ def test_dropout_is_no_part_of_the_key_for_the_gate_has_none(tmp_path: Path, cou
 def test_a_damaged_verdict_is_measured_again_with_a_line_that_says_so(
     tmp_path: Path, counted: Counted, capfd: pytest.CaptureFixture[str], damage: Any
 ) -> None:
-    file = gate.judge(SUBJECT, CPU, tmp_path / "gate").file
+    file = verdict.judge(SUBJECT, CPU, tmp_path / "gate").file
     assert file is not None
     file.write_text(damage(json.loads(file.read_text())))
-    assert not gate.judge(SUBJECT, CPU, tmp_path / "gate").cached
+    assert not verdict.judge(SUBJECT, CPU, tmp_path / "gate").cached
     assert f"{file} is damaged" in capfd.readouterr().err
-    assert gate.judge(SUBJECT, CPU, tmp_path / "gate").cached
+    assert verdict.judge(SUBJECT, CPU, tmp_path / "gate").cached
 
 
 def test_bytes_that_are_no_text_are_a_damaged_verdict(tmp_path: Path, counted: Counted) -> None:
-    file = gate.judge(SUBJECT, CPU, tmp_path / "gate").file
+    file = verdict.judge(SUBJECT, CPU, tmp_path / "gate").file
     assert file is not None
     file.write_bytes(b"\xff\xfe\x00")
-    assert not gate.judge(SUBJECT, CPU, tmp_path / "gate").cached
+    assert not verdict.judge(SUBJECT, CPU, tmp_path / "gate").cached
 
 
 def test_a_failed_verdict_is_kept_and_says_that_it_comes_from_the_cache(tmp_path: Path, counted: Counted) -> None:
     counted.answer = BAD
     with pytest.raises(GateFailed) as fresh:
-        gate.require(SUBJECT, CPU, tmp_path / "gate")
+        verdict.require(SUBJECT, CPU, tmp_path / "gate")
     assert str(fresh.value) == "predictions differ from the fp64 reference by 3.1e-02, allowed 2 x 1.2e-03 + 1e-06"
     assert fresh.value.metrics["gate/prediction_error"] == 3.1e-2
     with pytest.raises(GateFailed) as cached:
-        gate.require(SUBJECT, CPU, tmp_path / "gate")
+        verdict.require(SUBJECT, CPU, tmp_path / "gate")
     assert counted.calls == 1
-    key = gate.judge(SUBJECT, CPU, tmp_path / "gate").key
+    key = verdict.judge(SUBJECT, CPU, tmp_path / "gate").key
     file = tmp_path / "gate" / f"{key}.json"
     assert str(cached.value) == f"{fresh.value} (from the cache, key {key}: delete {file} to measure again)"
     file.unlink()
     counted.answer = GOOD
-    assert gate.require(SUBJECT, CPU, tmp_path / "gate").problem is None
+    assert verdict.require(SUBJECT, CPU, tmp_path / "gate").problem is None
 
 
 def test_errors_that_are_not_finite_survive_the_disk(tmp_path: Path, counted: Counted) -> None:
     counted.answer = replace(GOOD, arm=replace(SMALL, predictions=float("nan"), gradients=float("inf")))
     for _ in range(2):
         with pytest.raises(GateFailed, match="not finite"):
-            gate.require(SUBJECT, CPU, tmp_path / "gate")
+            verdict.require(SUBJECT, CPU, tmp_path / "gate")
     assert counted.calls == 1
 
 
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, counted: Counted) -> None:
     tmp_path.chmod(0o770)
     with pytest.raises(RuntimeError, match=f"chmod 700 {tmp_path}"):
-        gate.judge(SUBJECT, CPU, tmp_path)
+        verdict.judge(SUBJECT, CPU, tmp_path)
 
 
 def test_a_verdict_that_cannot_be_written_is_said_and_still_holds(
@@ -184,8 +189,8 @@ def test_a_verdict_that_cannot_be_written_is_said_and_still_holds(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gate, "write_atomically", full)
-    assert gate.require(SUBJECT, CPU, tmp_path / "gate").problem is None
+    monkeypatch.setattr(verdict, "write_atomically", full)
+    assert verdict.require(SUBJECT, CPU, tmp_path / "gate").problem is None
     assert "No space left on device" in capfd.readouterr().err
 
 
@@ -197,9 +202,9 @@ def _judge_slowly(folder: Path, barrier: Any, answers: Any) -> None:
         time.sleep(1.0)
         return GOOD
 
-    gate.measure = slow
+    verdict.measure = slow
     barrier.wait(60)
-    answers.put(gate.judge(SUBJECT, CPU, folder).cached)
+    answers.put(verdict.judge(SUBJECT, CPU, folder).cached)
 
 
 def test_two_processes_at_once_measure_once(tmp_path: Path) -> None:
@@ -220,9 +225,9 @@ def test_a_measurement_that_takes_for_ever_elsewhere_is_made_here_too(
 ) -> None:
     import filelock
 
-    monkeypatch.setattr(gate, "LONGEST_WAIT_S", 0.1)
-    key = gate.judge(SUBJECT, CPU, None).key
+    monkeypatch.setattr(verdict, "LONGEST_WAIT_S", 0.1)
+    key = verdict.judge(SUBJECT, CPU, None).key
     os.makedirs(tmp_path / "gate", mode=0o700)
     with filelock.FileLock(tmp_path / "gate" / f"{key}.lock"):
-        assert not gate.judge(SUBJECT, CPU, tmp_path / "gate").cached
+        assert not verdict.judge(SUBJECT, CPU, tmp_path / "gate").cached
     assert "by another trial; measuring it here too" in capfd.readouterr().err

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from trial_kit import run_small
 
-from tune.machine import out_of_memory as memory
+from tune.machine import out_of_memory
 from tune.machine.out_of_memory import KernelKills, is_out_of_memory, lost_a_worker
 
 NO_MEMORY = {
@@ -76,7 +76,7 @@ def test_a_killed_worker_of_a_loader_is_oom_where_the_kernel_killed_for_memory_m
 ) -> None:
     counter = tmp_path / "vmstat"
     counter.write_text("oom_kill 5\n")
-    monkeypatch.setattr(memory, "VMSTAT", counter)
+    monkeypatch.setattr(out_of_memory, "VMSTAT", counter)
 
     def lose(self: Any, past: Any, future: Any) -> None:
         counter.write_text(f"oom_kill {5 + kills}\n")
@@ -92,7 +92,7 @@ def test_a_killed_worker_of_a_loader_is_oom_where_the_kernel_killed_for_memory_m
 
 def test_what_the_kernel_killed_before_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = tmp_path / "vmstat"
-    monkeypatch.setattr(memory, "VMSTAT", counter)
+    monkeypatch.setattr(out_of_memory, "VMSTAT", counter)
     kills = KernelKills()  # the kernel does not say
     assert kills.told() is None
     counter.write_text("nr_free_pages 7\noom_kill 1\n")

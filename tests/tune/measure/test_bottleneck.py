@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 
-from tune.measure.bottleneck import Account, LOST_PCT, NEAR_PCT, NEEDED, OFF_PCT, account_of, diagnose, diagnose_epochs, settled
 from tune.gate.profiled_step import covered
+from tune.measure.bottleneck import (
+    LOST_PCT,
+    NEAR_PCT,
+    NEEDED,
+    OFF_PCT,
+    Account,
+    account_of,
+    diagnose,
+    diagnose_epochs,
+    settled,
+)
 
 EPOCH = {
     "time/train_s": 10.0, "time/step_s": 8.0, "time/h2d_s": 0.0, "time/data_wait_s": 0.5, "time/launch_s": 1.5,

@@ -11,17 +11,16 @@ import pytest
 import torch
 from nvml_kit import UUID, FakeNvml
 
-from tune.measure import recorder as observer
-from tune.measure import gpu_sampler as sampler
-from tune.measure.recorder import EpochRecorder
+from tune.measure import gpu_sampler, recorder
+from tune.measure.gpu_sampler import THROTTLE_REASONS, DeviceSample, DeviceSampler, device_metrics, throttling
 from tune.measure.raw_samples import RawSamples
-from tune.measure.gpu_sampler import DeviceSample, DeviceSampler, THROTTLE_REASONS, device_metrics, throttling
+from tune.measure.recorder import EpochRecorder
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, driver: FakeNvml) -> FakeNvml:
-    for module in (sampler, observer):
+    for module in (gpu_sampler, recorder):
         monkeypatch.setattr(module, "nvml", driver.session)
-    monkeypatch.setattr(sampler, "INTERVAL_S", 0.001)
+    monkeypatch.setattr(gpu_sampler, "INTERVAL_S", 0.001)
     return driver
 
 
@@ -124,7 +123,7 @@ def test_closing_ends_the_thread_of_an_epoch_that_an_error_left(monkeypatch: pyt
     assert driver.opened == 0
 
 
-class GpuSeenFromACpu(observer.GpuMeter):
+class GpuSeenFromACpu(recorder.GpuMeter):
     """A meter that knows its GPU's UUID; the epoch is timed by the host's clock."""
 
     def __init__(self, device: Any) -> None:
@@ -138,7 +137,7 @@ class GpuSeenFromACpu(observer.GpuMeter):
 @contextmanager
 def _watching(monkeypatch: pytest.MonkeyPatch, driver: FakeNvml, sample: bool = True) -> Any:
     _use(monkeypatch, driver)
-    monkeypatch.setattr(observer, "GpuMeter", GpuSeenFromACpu)
+    monkeypatch.setattr(recorder, "GpuMeter", GpuSeenFromACpu)
     watched = EpochRecorder(torch.device("cpu"), RawSamples("t", epochs=1), sample=sample)
     watched.open()
     yield watched

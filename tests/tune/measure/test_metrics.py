@@ -6,11 +6,11 @@ import pytest
 
 from model.as_published import FLASH
 from model.flops import GPU_PEAKS, StepShape, least_step_bytes, train_step_flops
-from tune.machine.device import DeviceFacts, GIB
+from tune.config.sweeps import get_sweep
+from tune.machine.device import GIB, DeviceFacts
+from tune.measure.metrics import WITHOUT_OUTPUT_PROJECTION, step_shape, time_metrics
 from tune.measure.timer import EpochTimes
 from tune.plan.plan import make_plan
-from tune.measure.metrics import WITHOUT_OUTPUT_PROJECTION, step_shape, time_metrics
-from tune.config.sweeps import get_sweep
 
 SHAPE = StepShape(
     batch_size=128, num_channels=7, context_length=512, prediction_length=96, patch_length=12, patch_stride=12,

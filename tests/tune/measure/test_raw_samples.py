@@ -13,9 +13,9 @@ import tracking_kit
 from trial_kit import run_small
 
 from tune.measure import raw_samples
-from tune.measure.timer import EpochTimes
-from tune.measure.raw_samples import DEVICE, RawSamples, STEPS, read_samples
 from tune.measure.gpu_sampler import DeviceSample
+from tune.measure.raw_samples import DEVICE, STEPS, RawSamples, read_samples
+from tune.measure.timer import EpochTimes
 
 shared_store, sweep_id, opened = (
     tracking_kit.shared_store_fixture, tracking_kit.sweep_id_fixture, tracking_kit.opened_fixture,

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from tune.commands import sweep as commands
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage import sweep_dir
-from tune.plan.estimate import LIKE, time_line
-from tune.machine.device import DeviceFacts
-from tune.plan.plan import Plan, make_plan, plan_rows
 from tune.config.sweeps import get_sweep
+from tune.machine.device import DeviceFacts
+from tune.plan.estimate import LIKE, time_line
+from tune.plan.plan import Plan, make_plan, plan_rows
+from tune.storage import open_sweep, sweep_dir
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 NOT_KNOWN = "not known (no earlier trial like these here)"
@@ -29,7 +28,7 @@ def _plan(device: DeviceFacts = CPU, **fields: Any) -> Plan:
 def _ran(storage: Path, plan: Plan, epoch_s: float, status: str = "done") -> sweep_dir.SweepDir:
     content = {"key": "k", "created_s": 1.0, "code": {}, "trials": plan_rows(plan.trials),
                "environment": {"device": plan.device.as_dict()}}  # fmt: skip
-    folder = sweep_dir_open_sweep.create(storage, "patch_size", content)
+    folder = open_sweep.create(storage, "patch_size", content)
     records: list[dict[str, Any]] = [{"kind": "begin_sweep"}]
     for trial in plan.trials:
         records += [

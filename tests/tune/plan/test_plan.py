@@ -14,12 +14,12 @@ from model.attention import BACKENDS
 from model.presets import PRESETS
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
-from tune.engine import ENGINES
 from tune.common.errors import WrongInput
+from tune.config.sweeps import SWEEPS, Arm, SweepConfig, get_sweep
+from tune.engine import ENGINES
 from tune.machine.device import DeviceFacts
-from tune.plan.text import print_plan
 from tune.plan.plan import Plan, make_plan, plan_rows
-from tune.config.sweeps import Arm, SWEEPS, SweepConfig, get_sweep
+from tune.plan.text import print_plan
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100", capability=(9, 0), gpus=1)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from model.presets import PRESETS
 from tune.common.errors import WrongInput
+from tune.config.sweeps import Arm, SweepConfig, get_sweep
 from tune.machine.device import DeviceFacts
 from tune.plan.space import SearchPlan, Space, build_space, describe, plan_sweep
-from tune.config.sweeps import Arm, SweepConfig, get_sweep
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 SMALL = {"data.dataset": "demo", "data.context_length": 96, "data.prediction_length": 24}

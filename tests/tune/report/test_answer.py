@@ -8,12 +8,12 @@ import pytest
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
+from tune.report.answer import headline
 from tune.report.arms import summarise
 from tune.report.notes import notes
-from tune.report.render.page import html_page
 from tune.report.render.markdown import markdown
+from tune.report.render.page import html_page
 from tune.tracking.reader import SweepRecord, TrialRecord
-from tune.report.answer import headline
 
 
 def _arm(arm: str, s: float, *, val_mse: float = 0.3, seeds: int = 3) -> list[TrialRecord]:

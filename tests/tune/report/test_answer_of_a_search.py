@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tune.report.arms import summarise
-from tune.tracking.reader import SweepRecord, TrialRecord
 from tune.config.trial_config import as_settings
 from tune.report.answer import verdict
+from tune.report.arms import summarise
+from tune.tracking.reader import SweepRecord, TrialRecord
 
 
 def _trial(

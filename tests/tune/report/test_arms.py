@@ -15,9 +15,9 @@ from report_kit import trial as _trial
 from tune.commands import sweep as commands
 from tune.report.arms import ArmRow, summarise
 from tune.report.notes import notes
-from tune.report.values import as_json, parent_metrics
 from tune.report.render.markdown import markdown
 from tune.report.render.terminal import print_report
+from tune.report.values import as_json, parent_metrics
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 ON_B = {"gpu_uuid": "GPU-bbbb", "device": "NVIDIA H100"}

@@ -10,12 +10,12 @@ import pytest
 
 from tune.measure.bottleneck import diagnose_epochs
 from tune.report.arms import summarise
-from tune.report.notes import notes
-from tune.report.values import as_json
-from tune.report.charts import time_chart
-from tune.report.render.page import html_page
-from tune.report.render.markdown import markdown
 from tune.report.bottlenecks import WARN_PCT, diagnoses, time_notes
+from tune.report.charts import time_chart
+from tune.report.notes import notes
+from tune.report.render.markdown import markdown
+from tune.report.render.page import html_page
+from tune.report.values import as_json
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 PARTS_S = {"train": 10.0, "step": 9.5, "h2d": 0.0, "data_wait": 0.25, "launch": 0.25, "other": 0.0}

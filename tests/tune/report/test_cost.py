@@ -10,9 +10,9 @@ from report_kit import sweep, trial
 
 from tune.common.errors import WrongInput
 from tune.report.arms import by_arm
-from tune.report.values import as_json
 from tune.report.cost import Price, cost_line, costs, parse_price, total
 from tune.report.tables import cost_table
+from tune.report.values import as_json
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 HOUR_MS = 3_600_000

@@ -10,14 +10,14 @@ import pytest
 from report_kit import sweep, trial
 
 from tune.config.axes import lay_over
+from tune.config.sweeps import get_sweep
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import DeviceFacts
-from tune.report.arms import summarise
-from tune.report.dimensions import dimension_tables
-from tune.report.comparisons import ratio_text
-from tune.report.tables import Table
 from tune.plan.plan import make_plan
-from tune.config.sweeps import get_sweep
+from tune.report.arms import summarise
+from tune.report.comparisons import ratio_text
+from tune.report.dimensions import dimension_tables
+from tune.report.tables import Table
 from tune.tracking.reader import SweepRecord
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")

@@ -10,8 +10,8 @@ from report_kit import trial as _trial
 
 from tune.report.arms import summarise
 from tune.report.notes import notes
-from tune.report.values import as_json
 from tune.report.tables import closing_tables
+from tune.report.values import as_json
 
 FLASH = ["void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<32>>(params)"]
 

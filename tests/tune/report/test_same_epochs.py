@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tune.report.answer import answer
 from tune.report.arms import summarise
 from tune.report.notes import notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
 from tune.tracking.reader import SweepRecord, TrialRecord
-from tune.report.answer import answer
 
 OVERFITS = (0.30, 0.20, 0.40, 0.50)  # best in epoch 2
 

@@ -14,14 +14,14 @@ from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 from sweep_kit import ROOT
 
-from tune.commands import report as commands_report
-from tune.console import output
-from tune.storage import open_sweep as sweep_dir_open_sweep
+from tune.commands import report
 from tune.commands.compare import read_side
-from tune.common.errors import WrongInput
 from tune.commands.listing import registries
 from tune.common.address import sqlite_file
+from tune.common.errors import WrongInput
+from tune.console import output
 from tune.report.values import as_json
+from tune.storage import open_sweep
 
 
 def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
@@ -80,7 +80,7 @@ def test_a_json_target_that_cannot_be_written_is_told_before_anything_runs(
     with pytest.raises(WrongInput, match=problem):
         output.check_json_target(target)
     with pytest.raises(WrongInput, match=problem):  # before the store is even looked for
-        commands_report.report(SimpleNamespace(json=target, sweep_id="s"), "sqlite:///none.db")  # type: ignore[arg-type]
+        report.report(SimpleNamespace(json=target, sweep_id="s"), "sqlite:///none.db")  # type: ignore[arg-type]
 
 
 def test_a_json_target_in_a_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_a_result_of_any_earlier_version_is_known(file: Path) -> None:
 
 def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path, new_store: str) -> None:
     content = {"sweep": "pruning", "trials": [], "key": "k", "created_s": 1.0}
-    folder = sweep_dir_open_sweep.create(tmp_path, "pruning", content)
+    folder = open_sweep.create(tmp_path, "pruning", content)
     files = [folder.path / "sweep.json", sqlite_file(new_store)]
     others = {"data.csv": "date,OT\n1,2\n", "list.json": "[]", "mine.json": '{"x": 1}', "cut.json": "{"}
     for name, text in others.items():

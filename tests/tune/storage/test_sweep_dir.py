@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 
-from tune.storage import open_sweep as sweep_dir_open_sweep
-from tune.storage import sweep_dir
 from tune.common.errors import WrongInput
+from tune.storage import open_sweep, sweep_dir
 
 CODE = {"git_commit": "a" * 40, "git_dirty": False, "code_sha256": "1" * 64}
 OTHER_CODE = {"git_commit": "b" * 40, "git_dirty": True, "code_sha256": "2" * 64}
 
 
 def _sweep(storage: Path, key: str = "k", created_s: float = 1.0, code: dict[str, Any] = CODE) -> sweep_dir.SweepDir:
-    return sweep_dir_open_sweep.create(storage, "pruning", {"key": key, "created_s": created_s, "code": code})
+    return open_sweep.create(storage, "pruning", {"key": key, "created_s": created_s, "code": code})
 
 
 def _choose(storage: Path, **given: Any) -> tuple[sweep_dir.SweepDir | None, str]:
-    return sweep_dir_open_sweep.choose(storage, **({"key": "k", "environment": CODE, "fresh": False, "resume": None} | given))
+    return open_sweep.choose(storage, **({"key": "k", "environment": CODE, "fresh": False, "resume": None} | given))
 
 
 def test_the_latest_unfinished_sweep_of_the_same_key_goes_on(tmp_path: Path) -> None:
@@ -103,7 +102,7 @@ def test_a_record_that_is_empty_or_not_ours_is_left_out_and_named(
 def test_a_storage_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, storage: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at-all")
-    for attempt in (sweep_dir_open_sweep.check_storage, _sweep):
+    for attempt in (open_sweep.check_storage, _sweep):
         with pytest.raises(WrongInput, match=f"--storage-path {tmp_path / storage}: ") as caught:
             attempt(tmp_path / storage)
         assert "\n" not in str(caught.value)
@@ -112,11 +111,11 @@ def test_a_storage_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path
 def test_a_storage_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_dir.os, "access", lambda *_: False)
     with pytest.raises(WrongInput, match=f"{tmp_path} is not writable"):
-        sweep_dir_open_sweep.check_storage(tmp_path / "new")
+        open_sweep.check_storage(tmp_path / "new")
 
 
 def test_checking_the_storage_folder_makes_nothing(tmp_path: Path) -> None:
-    sweep_dir_open_sweep.check_storage(tmp_path / "new" / "newer")
+    open_sweep.check_storage(tmp_path / "new" / "newer")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,7 +124,7 @@ RAN_ON = CODE | {"device": {"driver": "580.1"}, "versions": {"torch": "2.11.0", 
 
 def _started_on(storage: Path, environment: dict[str, Any]) -> sweep_dir.SweepDir:
     content = {"key": "k", "created_s": 1.0, "code": CODE, "environment": environment}
-    return sweep_dir_open_sweep.create(storage, "pruning", content)
+    return open_sweep.create(storage, "pruning", content)
 
 
 @pytest.mark.parametrize(

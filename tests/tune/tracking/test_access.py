@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from port_kit import free_port
 
-from tune.driver import run as runner
-from tune.tracking.access import check_access
-from tune.tracking.store import PROJECT, TrackingError
+from tune.config.sweeps import get_sweep
+from tune.driver import run
 from tune.driver.options import Options
 from tune.driver.run import run_sweep
-from tune.config.sweeps import get_sweep
+from tune.tracking.access import check_access
+from tune.tracking.store import PROJECT, TrackingError
 
 
 @dataclass
@@ -83,7 +83,7 @@ def test_a_wrong_password_is_told_before_ray_starts(
     def start(address: str | None) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(runner.cluster, "connected", start)
+    monkeypatch.setattr(run.cluster, "connected", start)
     options = Options(storage_path=tmp_path / "runs", tracking_uri=server.uri, data_dir=tmp_path)
     with pytest.raises(TrackingError, match="turns us away"):
         run_sweep(get_sweep("custom"), overrides={}, repeats=1, seed=1, options=options, show_plan=lambda plan: None)

@@ -22,10 +22,10 @@ from tracking_kit import (  # noqa: F401 (fixtures)
 )
 
 from model.forecaster import Forecaster
+from tune.storage.outbox import beside
+from tune.tracking.find_model import find_model
 from tune.tracking.model_package import FILES_PATH, NotAModel, download_model, pack, requirements
 from tune.tracking.store import open_client
-from tune.tracking.find_model import find_model
-from tune.storage.outbox import beside
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

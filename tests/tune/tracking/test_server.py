@@ -9,8 +9,8 @@ import pytest
 from model_kit import save_small
 from server_kit import Server
 
-from tune.tracking.model_package import download_model
 from tune.storage.outbox import beside
+from tune.tracking.model_package import download_model
 from tune.tracking.reader import list_sweeps, read_sweep
 from tune.tracking.store import TrackingError, check_store
 from tune.tracking.tracker import Tracker

@@ -13,9 +13,8 @@ from port_kit import free_port
 from tracking_kit import EXPERIMENT, MakeTracker, opened_fixture, settle, shared_store_fixture, sweep_id_fixture  # noqa: F401 (fixtures)
 
 from tune.common.address import redacted_text
-from tune.tracking.store import judge
 from tune.tracking.reader import list_sweeps, read_sweep
-from tune.tracking.store import TrackingError, check_store
+from tune.tracking.store import TrackingError, check_store, judge
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -105,5 +104,7 @@ def test_an_error_is_retried_unless_mlflow_refuses_the_record() -> None:
 
 
 def test_the_tracking_modules_import_no_mlflow() -> None:
-    code = "import sys, tune.tracking.tracker; sys.exit(bool({'mlflow', 'sqlalchemy', 'torch', 'ray'} & set(sys.modules)))"
+    code = (
+        "import sys, tune.tracking.tracker; sys.exit(bool({'mlflow', 'sqlalchemy', 'torch', 'ray'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT, check=False).returncode == 0

@@ -21,8 +21,8 @@ from tracking_kit import (  # noqa: F401 (fixtures)
     sweep_id_fixture,
 )
 
-from tune.tracking.writer import TRIAL_STATUSES
 from tune.tracking.reader import read_sweep
+from tune.tracking.writer import TRIAL_STATUSES
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -17,8 +17,8 @@ from tracking_kit import (  # noqa: F401 (fixtures)
     sweep_id_fixture,
 )
 
-from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, sweep_note, sweep_view
 from tune.tracking.tracker import Tracker
+from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, sweep_note, sweep_view
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

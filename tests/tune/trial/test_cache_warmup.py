@@ -10,13 +10,12 @@ import pytest
 import torch
 from trial_kit import Recorder, run_small, small_config, small_job
 
-from tune.trial import compile_cache
-from tune.trial.job import HandOver
-from tune.trial.pruner import Pruner
-from tune.trial.session import Session, heads_per_layer
 from tune.engine.compiled import CompiledStepper, compiled_afresh
-from tune.trial.job import ALONE, Host
+from tune.trial import compile_cache
+from tune.trial.job import ALONE, HandOver, Host
+from tune.trial.pruner import Pruner
 from tune.trial.run import run_trial
+from tune.trial.session import Session, heads_per_layer
 
 ONE_SHOT: dict[str, Any] = {
     "train__epochs": 3, "train__batch_size": 1024, "pruning__score": "taylor", "pruning__heads_per_layer": 2,

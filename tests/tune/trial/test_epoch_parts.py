@@ -13,11 +13,10 @@ from trial_kit import run_small
 
 from benchmarks import parts
 from data_pipeline.feed import FEEDS
-from tune.trial import checkpoint
-from tune.measure import timer as measure
-from tune.trial import session
 from tune.engine import ENGINES, Graph
 from tune.engine.step import Stepper
+from tune.measure import timer
+from tune.trial import checkpoint, session
 
 STEP_S, FETCH_S = 1.0, 0.5
 CASES = [
@@ -57,7 +56,7 @@ def _fused(model: Any, *, learning_rate: float) -> torch.optim.Optimizer:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Fetching a training batch takes FETCH_S and training on it STEP_S, with whichever engine and feed."""
     fake = Clock()
-    monkeypatch.setattr(measure, "time", fake)
+    monkeypatch.setattr(timer, "time", fake)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     for stepper in (Stepper, *_subclasses(Stepper)):
         if "step" in vars(stepper):

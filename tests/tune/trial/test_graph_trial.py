@@ -11,9 +11,8 @@ from capture_kit import RecordingCapture
 from trial_kit import Recorder
 from trial_kit import run_small as _run
 
-from tune.trial import checkpoint
-from tune.trial import session
 from tune.engine import ENGINES, Eager, Graph
+from tune.trial import checkpoint, session
 
 GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
 ONE_CYCLE = {"train__schedule": "one_cycle", "train__pct_start": 0.4}

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from trial_kit import GRADUAL, ONE_CYCLE
 from trial_kit import run_small as _run
 
-from tune.trial import session as session_module
-from tune.trial.host_copy import HostCopy
 from tune.measure.gpu_meter import GpuMeter
+from tune.trial import session
+from tune.trial.host_copy import HostCopy
 
 
 @pytest.mark.parametrize("pruning", [{}, GRADUAL, ONE_CYCLE], ids=["unpruned", "gradual", "one_cycle"])
@@ -60,14 +60,14 @@ def test_the_best_weights_survive_interruptions_after_it_and_after_a_worse_epoch
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0}  # by epoch
-    real = session_module.Session._evaluate
+    real = session.Session._evaluate
 
     def scripted(self: Any, split: str, naive: bool = False) -> Any:
         found = real(self, split, naive)
         mse = errors[self.progress.epoch + 1] if split == "validation" else found["model"].mse
         return found | {"model": type(found["model"])(mse=mse, mae=1.0)}
 
-    monkeypatch.setattr(session_module.Session, "_evaluate", scripted)
+    monkeypatch.setattr(session.Session, "_evaluate", scripted)
     whole = _run(tmp_path / "whole", train__epochs=5)
     best = whole.weights(2)
     checkpoint = None

@@ -16,9 +16,9 @@ from trial_kit import GRADUAL, ONE_CYCLE, Recorder, small_job
 from trial_kit import run_small as _run
 
 from model.patchtst import load_model
-from tune.trial import session as session_module
 from tune.machine.code_identity import packages_sha256
 from tune.machine.device import node_facts
+from tune.trial import session
 from tune.trial.job import Host
 from tune.trial.run import run_trial
 from tune.trial.state import median_after
@@ -107,7 +107,7 @@ def test_patience_stops_and_the_best_weights_are_the_ones_tested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    real = session_module.Session._evaluate
+    real = session.Session._evaluate
 
     def scripted(self: Any, split: str, naive: bool = False) -> Any:
         found = real(self, split, naive)
@@ -115,7 +115,7 @@ def test_patience_stops_and_the_best_weights_are_the_ones_tested(
             return found
         return {"model": type(found["model"])(mse=next(errors), mae=1.0)}
 
-    monkeypatch.setattr(session_module.Session, "_evaluate", scripted)
+    monkeypatch.setattr(session.Session, "_evaluate", scripted)
     done = _run(tmp_path / "a", train__epochs=6, train__patience=2)
     assert [report["epoch"] for report in done.epochs] == [1, 2, 3, 4]
     assert done.final["metrics"]["final/best_epoch"] == 2
@@ -217,7 +217,7 @@ def test_whether_neighbours_were_there_is_unknown_where_it_cannot_be_read(
     def unknown(self: Any) -> None:
         self.progress.shared = None
 
-    monkeypatch.setattr(session_module.Session, "_note_neighbours", unknown)
+    monkeypatch.setattr(session.Session, "_note_neighbours", unknown)
     assert _run(tmp_path / "a", train__epochs=1).final["tags"]["timing_valid"] == "unknown"
 
 

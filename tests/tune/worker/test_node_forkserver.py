@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError
 
 from tune.cluster.connect import connected
 from tune.cluster.share import Share
-from tune.worker.process import ForkServer
 from tune.worker.node_forkserver import NodeForkServer, Templates, _remove_dead
+from tune.worker.process import ForkServer
 
 SHARE = Share(cpus=2, gpus=0, at_a_time=1)
 HEAD, FIRST, SECOND = "127.0.0.40", "127.0.0.41", "127.0.0.42"

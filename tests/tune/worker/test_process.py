@@ -18,9 +18,9 @@ import pytest
 from nursery_kit import job_in, until
 from trial_kit import Recorder
 
-from tune.worker.supervisor import TrialSupervisor
 from tune.worker.process import ForkServer
 from tune.worker.process import _python as START
+from tune.worker.supervisor import TrialSupervisor
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,8 +20,8 @@ import pytest
 from nursery_kit import job_in, until
 from trial_kit import Recorder, small_config
 
-from tune.worker.supervisor import TrialSupervisor, OutOfMemory
 from tune.worker.process import ProcessLost, TrialProcess
+from tune.worker.supervisor import OutOfMemory, TrialSupervisor
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -172,7 +172,9 @@ def test_only_what_the_kernel_killed_since_the_trial_was_heard_of_is_taken_for_w
     assert lost.type is (OutOfMemory if since_the_report else ProcessLost)
 
 
-def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(nursery: TrialSupervisor, tmp_path: Path) -> None:
+def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(
+    nursery: TrialSupervisor, tmp_path: Path
+) -> None:
     def kill(result: dict[str, Any], folder: Path | None) -> None:
         os.kill(int(result["tags"]["process"]), signal.SIGKILL)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tune.report.arms import by_arm
-from tune.report.arms import summarise
+from tune.report.arms import by_arm, summarise
 from tune.report.charts import charts
 from tune.report.cost import Price
 from tune.report.render.markdown import markdown

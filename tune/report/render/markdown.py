@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from tune.report.answer import NO_RESULT
-from tune.report.answer import headline
-from tune.report.arms import summarise
-from tune.report.arms import told
+import html
+from collections.abc import Mapping, Sequence
+
+from tune.report.answer import NO_RESULT, headline
+from tune.report.arms import summarise, told
 from tune.report.cost import Price
 from tune.report.dimensions import dimension_tables
 from tune.report.notes import notes
-from tune.report.tables import Table
-from tune.report.tables import arm_table
-from tune.report.tables import closing_tables
+from tune.report.tables import Table, arm_table, closing_tables
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
-import html
 
 
 def markdown(

@@ -5,31 +5,23 @@ The page's own policy (Content-Security-Policy) forbids it to load anything from
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
+from typing import Any
+
 from tune.common.errors import WrongInput
-from tune.report.answer import NO_RESULT
-from tune.report.answer import headline
-from tune.report.arms import by_arm
-from tune.report.arms import summarise
-from tune.report.arms import told
-from tune.report.charts import Chart
-from tune.report.charts import charts
+from tune.report.answer import NO_RESULT, headline
+from tune.report.arms import by_arm, summarise, told
+from tune.report.charts import Chart, charts
 from tune.report.cost import Price
 from tune.report.dimensions import dimension_tables
 from tune.report.notes import notes
-from tune.report.tables import Table
-from tune.report.tables import arm_table
-from tune.report.tables import closing_tables
+from tune.report.tables import Table, arm_table, closing_tables
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
-from typing import Any
-import json
-
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-
-
 STYLE = """
 :root { color-scheme: light dark; --text: #1f2328; --page: #ffffff; --line: #d0d7de; --soft: #59636e; }
 @media (prefers-color-scheme: dark) {
@@ -45,11 +37,7 @@ td, li { overflow-wrap: break-word; }
 th, td { min-width: 4.5rem; } th:first-child, td:first-child { min-width: 8rem; } td.long { min-width: 13rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; } td.number { white-space: nowrap; }
 """
-
-
 LONG = 25  # characters of a text
-
-
 # The colours of the page are the charts' too, also when the reader switches between light and dark.
 DRAW = """
 const charts = JSON.parse(document.getElementById("charts").textContent);

@@ -5,14 +5,13 @@ It knows of plotly's form what tune/report/charts.py uses: points with error bar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
-from tune.common.errors import WrongInput
-from tune.report.charts import Chart
-from typing import Any
 import html
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tune.common.errors import WrongInput
+from tune.report.charts import Chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,17 +19,9 @@ if TYPE_CHECKING:
 
 
 WIDTH_IN, LEGEND_ROW_IN, LEAST_HEIGHT_IN = 8.0, 0.2, 4.0
-
-
 DPI = 100  # dots an inch: of the picture, and what a height in plotly's layout is divided by
-
-
 COLOURS_KEPT = 256  # makes a picture a third as large; the mixed ones at the edges of letters give way
-
-
 MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "pentagon": "p"}
-
-
 STYLES: Mapping[str, Any] = {
     "solid": "-",
     "dot": ":",

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from tune.report.arms import ArmRow
-from tune.report.arms import COLUMNS
-from tune.report.arms import by_arm
-from tune.report.arms import summarise
-from tune.report.arms import told
-from tune.report.cost import Price
-from tune.report.cost import cost_line
-from tune.report.cost import costs
+from typing import IO, TYPE_CHECKING
+
+from tune.report.arms import COLUMNS, ArmRow, by_arm, summarise, told
+from tune.report.cost import Price, cost_line, costs
 from tune.report.notes import notes
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
-from typing import IO
-import sys
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 NARROW = ("arm", "median train s/epoch", "x baseline", "speed", "accuracy")  # what a terminal too narrow for all shows
-
-
 WIDEST = 260  # characters, where there is no terminal
 
 

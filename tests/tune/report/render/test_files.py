@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from report_kit import sweep, trial
 
-from tune.commands import report as commands_report
-from tune.console import output
+from tune.commands import report
 from tune.commands.report import report_parser
 from tune.common.errors import WrongInput
+from tune.console import output
 from tune.report.arms import by_arm, summarise
-from tune.report.charts import Chart, PARTS, charts
+from tune.report.charts import PARTS, Chart, charts
 from tune.report.render.files import report_files
 from tune.report.render.png import png
 from tune.tracking.reader import SweepRecord
@@ -148,13 +148,13 @@ def test_a_chart_without_data_leaves_no_picture_and_no_link_also_not_of_an_earli
 def test_the_command_writes_the_folder_with_the_price_and_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tune.tracking import tracker as tracking
+    from tune.tracking import tracker
 
     record = _record()
-    monkeypatch.setattr(tracking, "read_sweep", lambda *_: record)
+    monkeypatch.setattr(tracker, "read_sweep", lambda *_: record)
     folder = tmp_path / "out"
     arguments = report_parser().parse_args(["s", "--out", str(folder), "--price-per-gpu-hour", "2 EUR"])
-    assert commands_report.report(arguments, "sqlite:///none.db") == 0
+    assert report.report(arguments, "sqlite:///none.db") == 0
     assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*")) == sorted(
         ["report.html", "report.md", *(f"png/{key}.png" for key in KEYS)]
     )
@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_written_is_told(
         output.check_out_target(target)
     given = SimpleNamespace(json=None, html=None, out=target)
     with pytest.raises(WrongInput, match=re.escape(problem)):  # before the store is asked
-        commands_report.report(given, "sqlite:///none.db")  # type: ignore[arg-type]
+        report.report(given, "sqlite:///none.db")  # type: ignore[arg-type]
 
 
 def test_a_folder_may_be_there_or_new(tmp_path: Path) -> None:

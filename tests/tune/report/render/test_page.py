@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from tracking_kit import EXPERIMENT, MakeTracker, end, opened_fixture, settle, shared_store_fixture, sweep_id_fixture
 
-from tune.commands import report as commands_report
-from tune.console import output
-from tune.report.render import page as report_html
+from tune.commands import report
 from tune.commands.report import report_parser
 from tune.common.errors import WrongInput
+from tune.console import output
 from tune.report.arms import COLUMNS, summarise
 from tune.report.charts import FRONT_PX, PARTS, POINT_PX, pareto_front
+from tune.report.render import page as report_html
 from tune.report.render.page import html_page, script_json
 from tune.tracking.reader import SweepRecord, read_sweep
 from tune.tracking.tracker import Tracker
@@ -263,7 +263,7 @@ def test_the_command_writes_the_page_beside_printing_the_table(
     monkeypatch.setattr(commands, "PROJECT", EXPERIMENT)
     file = tmp_path / "page.html"
     arguments = report_parser().parse_args([record.sweep_id, "--html", str(file), "--margin-pct", "2"])
-    assert commands_report.report(arguments, shared_store) == 0
+    assert report.report(arguments, shared_store) == 0
     told = capsys.readouterr()
     assert "fast" in told.out and "<html" not in told.out and not told.err
     assert file.read_text(encoding="utf-8") == html_page(record, margin=0.02) != html_page(record)
