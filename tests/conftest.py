@@ -27,9 +27,9 @@ settings.load_profile("default" if soaking() else "steady")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """All of test_faults_*.py is part of a soak (tests/soak.py); what is marked `soak_only` runs nowhere else."""
+    """All of tests/faults/ is part of a soak (tests/soak.py); what is marked `soak_only` runs nowhere else."""
     for item in items:
-        if item.path.name.startswith("test_faults_"):
+        if item.path.parent.name == "faults":
             item.add_marker(pytest.mark.soak)
     if not soaking():
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak_only")])

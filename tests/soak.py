@@ -18,17 +18,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fault_kit import LOG, SEED
-
 TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS / "kits"))
+
+from fault_kit import LOG, SEED  # noqa: E402
+
 ROOT = TESTS.parent
 COLUMNS = ("fault", "runs", "injected", "lost")
 
 
 def fault_tests() -> list[Path]:
-    """The files of tests that belong to a soak: all of test_faults_*.py, and those that mark theirs with `soak`."""
-    files = sorted(TESTS.glob("test_*.py"))
-    return [file for file in files if file.name.startswith("test_faults_") or "pytest.mark.soak" in file.read_text()]
+    """The files of tests that belong to a soak: all of tests/faults/, and those that mark theirs with `soak`."""
+    files = sorted(TESTS.rglob("test_*.py"))
+    return [file for file in files if file.parent.name == "faults" or "pytest.mark.soak" in file.read_text()]
 
 
 def run_once(seed: int, log: Path, files: Sequence[Path], processes: int) -> int:

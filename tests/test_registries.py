@@ -42,7 +42,7 @@ ENTRIES: list[tuple[dict[str, Any], str, Any]] = [
     (model.attention.BACKENDS, "twin", replace(model.attention.BACKENDS["eager"], name="twin", description="a twin")),
     (model.pruning.SCORES, "lightest", lightest),
     (data_pipeline.datasets.DATASETS, "sample", replace(data_pipeline.datasets.DATASETS["demo"], name="sample")),
-    (tune.sweeps.SWEEPS, "narrow", narrow),
+    (tune.config.sweeps.SWEEPS, "narrow", narrow),
 ]
 
 
@@ -125,7 +125,9 @@ def test_a_trial_trains_with_them(tmp_path: Path) -> None:
 
 
 def test_every_test_that_goes_over_a_registry_picks_them_up() -> None:
-    files = ["test_model_attention.py", "test_model_pruning.py", "test_tune_search.py", "test_tune_request.py"]
+    attention, pruning = "model/attention/test_backends.py", "model/pruning/test_pruning.py"
+    planning, request = "tune/plan/test_plan.py", "tune/config/test_request.py"
+    files = [attention, pruning, planning, request]
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "tests.test_registries"]
     done = subprocess.run(
         [*command, *(f"tests/{file}" for file in files)], cwd=ROOT, capture_output=True, text=True, timeout=240
@@ -133,9 +135,8 @@ def test_every_test_that_goes_over_a_registry_picks_them_up() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = done.stdout.splitlines()
     for name, least, file in (
-        ("twin", 5, "test_model_attention"), ("twin", 1, "test_tune_search"), ("lightest", 3, "test_model_pruning"),
-        ("lightest", 1, "test_tune_search"), ("sample", 1, "test_tune_search"), ("narrow", 2, "test_tune_search"),
-        ("narrow", 1, "test_tune_request"),
+        ("twin", 5, attention), ("twin", 1, planning), ("lightest", 3, pruning), ("lightest", 1, planning),
+        ("sample", 1, planning), ("narrow", 2, planning), ("narrow", 1, request),
     ):  # fmt: skip
         cases = [line for line in found if line.startswith(f"tests/{file}") and name in line.partition("[")[2]]
         assert len(cases) >= least, (name, file, cases)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from server_kit import Server
 from sweep_kit import ROOT
-from test_tune_tracking_server import Server
 
 from data_pipeline.datasets import get_dataset
 from data_pipeline.errors import DataError
@@ -32,6 +32,8 @@ from tune.storage.open_sweep import check_known
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT, TrackingError, check_no_password, check_store
 from tune.tracking.tracker import Tracker
+
+pytestmark = pytest.mark.cluster
 
 IN_URI, IN_ENVIRONMENT = "canary-of-the-uri", "canary-of-the-environment"
 CANARIES = (IN_URI.encode(), IN_ENVIRONMENT.encode())

@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks.scale import SEEDS, sweep_of
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, str(ROOT / "benchmarks" / "scale.py")]
 

@@ -21,7 +21,7 @@ from tune.plan.plan import Plan, make_plan
 from tune.storage import open_sweep
 from tune.trial.job import TrialJob
 
-TESTS = Path(__file__).resolve().parent
+KITS = Path(__file__).resolve().parent
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 LOG = "fake-trials.jsonl"
 EPOCHS = 3
@@ -147,7 +147,7 @@ class Sweep:
 
 def fake_gpus(patch: pytest.MonkeyPatch) -> None:
     """Before Ray starts: its workers take the fake NVML for the real one."""
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS / "fake_gpus"), str(TESTS), str(TESTS.parent)]))
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(KITS / "fake_gpus"), str(KITS), str(KITS.parents[1])]))
     patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
     patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from model.attention.eager import Eager, attend
 from tune.gate.attention_error import AttentionErrors
 from tune.gate.numerics import Measured, NumericErrors, Subject
 
@@ -36,3 +37,36 @@ BAD = replace(GOOD, arm=replace(SMALL, predictions=3.1e-2), eager=replace(SMALL,
 
 def with_attention(attention: str, **changes: Any) -> Subject:
     return replace(SUBJECT, model=MODEL | {"attention": attention}, **changes)
+
+
+@dataclass(frozen=True)
+class OnePercentOff(Eager):
+    """eager with its scores scaled by 1 % too much."""
+
+    name: str = "one_percent_off"
+
+    def register(self) -> str:
+        from transformers import AttentionInterface
+
+        def scaled(*tensors: Any, scaling: float, **options: Any) -> Any:
+            return attend(*tensors, scaling=1.01 * scaling, **options)
+
+        AttentionInterface.register(self.name, scaled)
+        return self.name
+
+
+@dataclass(frozen=True)
+class NotANumber(Eager):
+    """eager with NaN in one place of its output."""
+
+    name: str = "not_a_number"
+
+    def register(self) -> str:
+        from transformers import AttentionInterface
+
+        def broken(*tensors: Any, **options: Any) -> Any:
+            output, weights = attend(*tensors, **options)
+            return output.masked_fill(torch.arange(output.numel()).view(output.shape) == 5, torch.nan), weights
+
+        AttentionInterface.register(self.name, broken)
+        return self.name

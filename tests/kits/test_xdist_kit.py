@@ -10,7 +10,10 @@ import pytest
 pytest.importorskip("xdist", reason="pytest-xdist is not installed")
 from xdist_kit import OneSweepAtATime  # noqa: E402
 
-FILES = ("test_experiments.py", "test_security.py", "test_a.py", "test_experiments_full.py", "test_b.py", "test_c.py")
+# Real files: the scheduler reads them for their mark. Two folders and a marked file hold sweeps.
+FAULT, MARKED, END_TO_END = "faults/test_kills.py", "test_security.py", "end_to_end/test_full.py"
+A, B, C = "model/test_flops.py", "model/test_patchtst.py", "launcher/test_lint.py"
+FILES = (FAULT, MARKED, A, END_TO_END, B, C)
 TESTS = [f"tests/{file}::test_{number}" for file in FILES for number in range(4)]
 
 
@@ -29,7 +32,7 @@ class Node:
 
     @property
     def files(self) -> list[str]:
-        return list(dict.fromkeys(TESTS[number].split("/")[1].split("::")[0] for number in self.told))
+        return list(dict.fromkeys(TESTS[number].removeprefix("tests/").split("::")[0] for number in self.told))
 
 
 @pytest.fixture
@@ -53,18 +56,18 @@ def _finish(scheduler: Any, node: Node) -> None:
 
 def test_beside_a_sweep_small_files_run(shared: tuple[Any, Node, Node]) -> None:
     scheduler, one, two = shared
-    assert (one.files, two.files) == (["test_experiments.py"], ["test_a.py"])
+    assert (one.files, two.files) == ([FAULT], [A])
     _finish(scheduler, two)
-    assert two.files == ["test_a.py", "test_b.py"]
+    assert two.files == [A, B]
     _finish(scheduler, one)
-    assert one.files == ["test_experiments.py", "test_security.py"]
+    assert one.files == [FAULT, MARKED]
 
 
 def test_in_the_end_both_run_what_is_left_and_every_test_runs_once(shared: tuple[Any, Node, Node]) -> None:
     scheduler, one, two = shared
     for node in (two, two, two):
         _finish(scheduler, node)
-    assert two.files[-1] in ("test_security.py", "test_experiments_full.py") and one.files == ["test_experiments.py"]
+    assert two.files[-1] in (MARKED, END_TO_END) and one.files == [FAULT]
     for node in (one, two, one, two):
         _finish(scheduler, node)
     assert sorted(one.told + two.told) == list(range(len(TESTS))) and scheduler.tests_finished

@@ -82,7 +82,7 @@ class Trouble:
         self.folder = folder
         (folder / "site").mkdir(parents=True)
         (folder / "site" / "sitecustomize.py").write_text(IN_EVERY_PROCESS)
-        places = [str(folder / "site"), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]
+        places = [str(folder / "site"), str(ROOT / "tests/kits"), os.environ.get("PYTHONPATH")]
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
         monkeypatch.setenv("TROUBLE_DIR", str(folder))
 

@@ -6,21 +6,22 @@ beside small tests leaves neither of two cores idle.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 from xdist.scheduler import LoadFileScheduling
 
-# Files that start Ray, a cluster, servers or a browser; a file of a new kind is added here.
-SWEEPS = (
-    "test_experiments", "test_faults", "test_security", "test_cluster_local", "test_tune_lanes", "test_mlflow_ui",
-    "test_tune_workers_autoscaled", "test_benchmarks_scale", "test_tune_shared_folders",
-)  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = {"end_to_end", "faults"}  # all their tests start Ray, a cluster, servers or a browser
+MARK = "pytest.mark.cluster"  # in the files elsewhere that do
 
 
+@functools.cache
 def runs_a_sweep(scope: str) -> bool:
-    return PurePath(scope).name.startswith(SWEEPS)
+    """Whether the test file `scope`, relative to the repository, needs the machine to itself."""
+    return Path(scope).parent.name in FOLDERS or MARK in (ROOT / scope).read_text()
 
 
 class OneSweepAtATime(LoadFileScheduling):

@@ -13,13 +13,7 @@ from tune.machine.device import node_facts
 from tune.machine.environment import versions
 
 NO_NUMERICS = frozenset({"python", "granite-tsfm", "ray", "mlflow", "pandas", "pyarrow", "numpy"})
-SOURCES = (
-    ("model", "**/*.py"),
-    *(
-        ("tune", f"{name}.py")
-        for name in ("adam", "attention_alone", "step", "engines", "graph", "lr", "numerics", "gate")
-    ),
-)
+SOURCES = (("model", "**/*.py"), ("tune", "engine/*.py"), ("tune", "gate/*.py"))
 SETTINGS = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # environment variables that change numerics
 
 

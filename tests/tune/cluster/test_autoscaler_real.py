@@ -11,6 +11,8 @@ import pytest
 import yaml
 from cluster_kit import ROOT, lacking, need_system
 
+pytestmark = pytest.mark.cluster
+
 HEAD, WORKER = "ray.head.default", "gpu"
 CLUSTER = {
     "cluster_name": "pretended",

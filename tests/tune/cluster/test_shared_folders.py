@@ -16,6 +16,8 @@ from tune.cluster.share import Share
 from tune.cluster.shared_folders import check_nodes
 from tune.common.errors import WrongInput
 
+pytestmark = pytest.mark.cluster
+
 CPU = Share(cpus=1, gpus=0, at_a_time=1)
 HEAD, FIRST, SECOND, SMALL = (digits * 28 for digits in ("0a", "01", "02", "03"))  # ids as Ray's own
 NAMES = {HEAD: "head", FIRST: "first", SECOND: "second", SMALL: "small"}

@@ -14,7 +14,7 @@ import ray
 
 from experiments import main
 from tune.cluster import job_bundle, job_server
-from tune.commands import job_server as jobs
+from tune.commands import jobs
 from tune.commands.sweep import sweep_parser
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.common.process import JOB_CONFIG, ProcessInfo, this_process, user_name

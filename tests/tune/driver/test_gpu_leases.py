@@ -16,6 +16,8 @@ from tune.driver.launcher import MAX_RETRIES
 from tune.report.comparisons import run_of
 from tune.stats.pairs import compare_arms
 
+pytestmark = pytest.mark.cluster
+
 SEEDS = {1, 2, 3, 4}
 
 

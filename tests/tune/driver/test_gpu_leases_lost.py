@@ -14,7 +14,7 @@ from blocks_kit import EPOCHS, Sweep, fake_gpus, log, plan_of
 from fault_kit import Faults
 from node_kit import HOW, LOST, PREEMPTED
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.cluster]
 STAYS, GOES, ARMS = "127.0.0.12", "127.0.0.13", 3
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_model_attention_kernels import KERNELS, OTHERS
-from test_tune_gate import NotANumber, OnePercentOff
+from gate_kit import NotANumber, OnePercentOff
+from kernel_kit import KERNELS, OTHERS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from trial_kit import Recorder, run_small

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from capture_kit import RecordingCapture
-from gate_kit import BAD, CPU, GOOD, MODEL, SUBJECT, with_attention
+from gate_kit import BAD, CPU, GOOD, MODEL, SUBJECT, NotANumber, OnePercentOff, with_attention
 
 from model.attention import BACKENDS
 from model.attention.base import Workload
@@ -19,22 +19,6 @@ from tune.engine.graph import GraphStepper
 from tune.gate import numerics
 from tune.gate import verdict as gate
 from tune.gate.numerics import NumericErrors, measure
-
-
-@dataclass(frozen=True)
-class OnePercentOff(Eager):
-    """eager with its scores scaled by 1 % too much."""
-
-    name: str = "one_percent_off"
-
-    def register(self) -> str:
-        from transformers import AttentionInterface
-
-        def scaled(*tensors: Any, scaling: float, **options: Any) -> Any:
-            return attend(*tensors, scaling=1.01 * scaling, **options)
-
-        AttentionInterface.register(self.name, scaled)
-        return self.name
 
 
 @dataclass(frozen=True)
@@ -52,23 +36,6 @@ class OneSequenceForgotten(Eager):
             return output * there[:, None, None, None], weights
 
         AttentionInterface.register(self.name, forgetful)
-        return self.name
-
-
-@dataclass(frozen=True)
-class NotANumber(Eager):
-    """eager with NaN in one place of its output."""
-
-    name: str = "not_a_number"
-
-    def register(self) -> str:
-        from transformers import AttentionInterface
-
-        def broken(*tensors: Any, **options: Any) -> Any:
-            output, weights = attend(*tensors, **options)
-            return output.masked_fill(torch.arange(output.numel()).view(output.shape) == 5, torch.nan), weights
-
-        AttentionInterface.register(self.name, broken)
         return self.name
 
 

@@ -73,7 +73,7 @@ def test_another_version_device_or_source_asks_for_a_new_verdict(
     if part == "device":
         monkeypatch.setattr(verdict, "node_facts", lambda **_: replace(facts, name="another CPU"))
     elif part == "sources":
-        monkeypatch.setattr(verdict, "_sources_sha256", lambda: "0" * 64)
+        monkeypatch.setattr(identity, "_sources_sha256", lambda: "0" * 64)
     elif part == "setting":
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     else:
@@ -84,9 +84,9 @@ def test_another_version_device_or_source_asks_for_a_new_verdict(
 def test_the_sources_that_decide_a_verdict_are_part_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each package on its own, as Ray ships them to a worker that does not share the driver's disk."""
     found = {
-        f"{package}/{path.relative_to(gate.package_dir(package))}"
+        f"{package}/{path.relative_to(identity.package_dir(package))}"
         for package, pattern in identity.SOURCES
-        for path in verdict.package_dir(package).glob(pattern)
+        for path in identity.package_dir(package).glob(pattern)
     }
     assert {
         "model/attention/eager.py",

@@ -260,7 +260,7 @@ def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_command_writes_the_page_beside_printing_the_table(
     record: SweepRecord, shared_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(commands, "PROJECT", EXPERIMENT)
+    monkeypatch.setattr(report, "PROJECT", EXPERIMENT)
     file = tmp_path / "page.html"
     arguments = report_parser().parse_args([record.sweep_id, "--html", str(file), "--margin-pct", "2"])
     assert report.report(arguments, shared_store) == 0
