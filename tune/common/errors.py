@@ -55,13 +55,6 @@ def disk_full(error: BaseException | None) -> str | None:
     return None
 
 
-NOT_ENFORCED = "not passed, not enforced: "  # begins the tag `gate` of an arm as published
-
-
-class PublishedFault(Exception):
-    """An arm shown as the replaced study published it fails as it did there: expected, and no failure of the sweep."""
-
-
 def printable(text: str) -> str:
     """A text fit for one line of a terminal: what others have written may hold control characters."""
     return "".join(letter for letter in text if letter.isprintable())

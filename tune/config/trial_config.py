@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tune.common.errors import WrongInput, did_you_mean, unknown_name
+from tune.common.published import ArmRules, PublishedModel, PublishedPruning, rules_for
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-PublishedModel = Literal["vanilla", "flash", "flash_bidirectional", "flash_complete"]  # model/as_published.py
-PublishedPruning = Literal["zeroed", "dynamic"]
-SHOWN_AS = {"true": "as published", "partly": "partly as published"}  # TrialConfig.as_published in words
+# Fields that say how a model is computed and not what it is: a saved model takes them anew, the same weights fit.
+COMPUTED_BY = ("attention", "layers", "as_published")
+PLAIN_MODEL: Mapping[str, str | None] = {"attention": "eager", "layers": "transformers", "as_published": None}
 
 
 class _Frozen(BaseModel):
@@ -55,6 +56,11 @@ class ModelConfig(_Frozen):
     attention_dropout: float = Field(ge=0, lt=1)
     norm_type: Literal["batchnorm", "layernorm"]
     pre_norm: bool
+
+    @property
+    def computed_by(self) -> dict[str, Any]:
+        """What `model.patchtst.load_model` takes beside the folder of a saved model."""
+        return {name: getattr(self, name) for name in COMPUTED_BY}
 
     @model_validator(mode="after")
     def _width_fits(self) -> Self:
@@ -148,17 +154,14 @@ class TrialConfig(_Frozen):
         return (self.data.context_length - self.model.patch_length) // self.model.patch_stride + 1
 
     @property
-    def as_published(self) -> Literal["true", "partly"] | None:
-        """Whether this is an arm of the replaced study: as it was, whatever the model's sizes, or put right in part."""
-        if self.model.as_published is None and self.pruning.as_published is None:
-            return None
-        untouched = self.model.as_published in ("vanilla", "flash") and self.data.feed == "tsfm"
-        return "true" if untouched else "partly"
+    def rules(self) -> ArmRules:
+        """How this arm is treated: an arm of the replaced study differs from an ordinary one."""
+        return rules_for(self.model.as_published, self.pruning.as_published, feed=self.data.feed)
 
     @property
     def attention_precision(self) -> str:
-        """What attention gets its inputs in: the study's flash arms cast them, whatever the rest is."""
-        return "fp16" if (self.model.as_published or "").startswith("flash") else self.train.precision
+        """The precision of attention's inputs."""
+        return self.rules.attention_precision or self.train.precision
 
     def builder_fields(self, channels: int) -> dict[str, Any]:
         """What `model.patchtst.build_model` takes, for a series of `channels`."""

@@ -12,6 +12,7 @@ import ray
 from ray import tune as ray_tune
 
 from tune.common.errors import disk_full
+from tune.common.published import stored_rules
 from tune.console.progress import Progress
 from tune.storage.sweep_dir import KEPT_CHECKPOINTS, SweepDir
 from tune.tracking.tracker import Tracker
@@ -190,7 +191,7 @@ class _Stopper(ray_tune.Stopper):
 
 def _keeps_model(result: dict[str, Any]) -> bool:
     """Of an arm of the replaced study none is kept: a loaded model would compute another function."""
-    return result["status"] in ("done", "stopped") and "as_published" not in result["tags"]
+    return result["status"] in ("done", "stopped") and stored_rules(result["tags"]).keeps_model
 
 
 def _reported(trial: Any, result: dict[str, Any], part: str) -> Path | None:

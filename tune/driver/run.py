@@ -151,8 +151,7 @@ class _Run:
             tags = {**shared, "arm": trial.arm, "seed": str(trial.seed)}
             if trial.same_as is not None:
                 tags["same_as"] = trial.same_as
-            if trial.config.as_published is not None:
-                tags["as_published"] = trial.config.as_published
+            tags |= trial.config.rules.tags
             if trial.arm in arms and isinstance(self.plan, SearchPlan):
                 tags |= {"stage": "final", "settings": self.plan.settings(arms[trial.arm])}
             tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.run_name, params=trial.config.flat(), tags=tags)

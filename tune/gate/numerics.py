@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from data_pipeline.feed.batches import Batch
 from model.as_published import unread_parameters
 from model.patchtst import build_model, cut_to_kept_heads
+from tune.config.trial_config import PLAIN_MODEL
 from tune.engine import ENGINES
 from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.precision import set_matmul_precision
@@ -52,6 +53,7 @@ class Subject:
     precision: str  # fp32 tf32 bf16 fp16
     batch_size: int  # windows in a training step
     beta1_moves: bool = False  # the trial's schedule changes Adam's beta1: the graph engine then updates outside
+    uses_backend: bool = True  # attention is the function that the backend registers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Measured:
     arm: NumericErrors
     eager: NumericErrors  # the yardstick: eager backend and engine at the arm's precision
     batch_size: int  # windows in the batches that were used
-    attention: AttentionErrors | None  # told only; None where it was not measured, as for an arm as published
+    attention: AttentionErrors | None  # reported only; None where it was not measured
 
 
 def measure(subject: Subject, device: torch.device) -> Measured:
@@ -85,7 +87,7 @@ def measure(subject: Subject, device: torch.device) -> Measured:
 
 
 def _measure(subject: Subject, device: torch.device) -> Measured:
-    plain = dict(subject.model) | {"attention": "eager", "layers": "transformers", "as_published": None}
+    plain = {**subject.model, **PLAIN_MODEL}
     weights = _fixed_weights(_build(plain, subject.heads))
     reference = _Arm(_build(plain, subject.heads), weights, device, "eager", "fp64")
     eager = _Arm(_build(plain, subject.heads), weights, device, "eager", subject.precision)
@@ -105,9 +107,9 @@ def _measure(subject: Subject, device: torch.device) -> Measured:
 
 
 def _attention_alone(subject: Subject, batch_size: int, device: torch.device) -> AttentionErrors | None:
-    model = subject.model
-    if model.get("as_published") is not None:
+    if not subject.uses_backend:
         return None
+    model = subject.model
     sequences, width = batch_size * model["num_channels"], model["d_model"] // model["num_heads"]
     shape_SKNE = (sequences, subject.heads, _patches(model), width)
     try:

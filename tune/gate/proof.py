@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from tune.common.errors import NOT_ENFORCED, GateFailed
+from tune.common.errors import GateFailed
+from tune.common.published import NOT_ENFORCED, ORDINARY, ArmRules
 from tune.config.trial_config import TrainConfig
 from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.step import Stepper
@@ -37,13 +38,13 @@ class Proof:
         *,
         heads: Sequence[int],
         batch_size: int,
-        enforced: bool = True,
+        rules: ArmRules = ORDINARY,
     ) -> None:
         """Raises GateFailed where the arm is not the reference's function with each of these numbers of `heads`.
 
         The metrics are those of the number that comes nearest to its limit. Not enforced, the tag has the problem.
         """
-        find = gate.require if enforced else gate.judge
+        find = gate.require if rules.gate_enforced else gate.judge
         verdicts = [
             find(
                 Subject(
@@ -53,6 +54,7 @@ class Proof:
                     precision=train.precision,
                     batch_size=batch_size,
                     beta1_moves=_beta1_moves(train),
+                    uses_backend=rules.uses_backend,
                 ),
                 self._device,
                 self._folder,

@@ -16,8 +16,6 @@ from tune.config.trial_config import TrialConfig
 from tune.machine.device import GIB
 from tune.measure.timer import EpochTimes
 
-WITHOUT_OUTPUT_PROJECTION = ("flash", "flash_bidirectional")  # values of model.as_published
-
 
 def time_metrics(
     times: EpochTimes, validation_s: float, shape: StepShape, *, gpu: str | None, precision: str
@@ -73,5 +71,5 @@ def step_shape(config: TrialConfig, *, channels: int, windows: int, heads: Seque
         num_layers=model.num_layers,
         ffn_dim=model.ffn_dim,
         heads_kept=heads,
-        projections=3 if model.as_published in WITHOUT_OUTPUT_PROJECTION else 4,
+        projections=config.rules.projections,
     )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
 
-from tune.config.trial_config import SHOWN_AS, TrialConfig
+from tune.config.trial_config import TrialConfig
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan, describe
 
@@ -92,8 +92,8 @@ def _trial_lines(plan: Plan) -> Iterator[str]:
 def _remark(trial: PlannedTrial, marks: dict[str, str]) -> str:
     if trial.unsupported:
         return "  " + marks.get(trial.unsupported, f"UNSUPPORTED: {trial.unsupported}")
-    if trial.config.as_published:
-        return f"  ({SHOWN_AS[trial.config.as_published]}: gate not enforced, in no comparison with the baseline)"
+    if not trial.config.rules.compared:
+        return f"  ({trial.config.rules.shown_as}: gate not enforced, in no comparison with the baseline)"
     if trial.same_as and trial.config.pruning.heads_to_remove:
         return f"  (same removals as {trial.same_as} at {trial.config.train.epochs} epochs)"
     return f"  (the same computation as {trial.same_as})" if trial.same_as else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from tune.common.published import stored_rules
 from tune.stats.intervals import BOOTSTRAP_FROM, ENOUGH, Bounds
 from tune.stats.pairs import Accuracy, Comparison, Run, compare_arms, counted
 from tune.tracking.reader import TrialRecord
@@ -40,7 +41,7 @@ def comparisons(
     Trials of a search are left out: they ran at another time than the baseline, in no block of pairs. So are arms of
     the replaced study as published, which are other functions, or timed with other feeds.
     """
-    ours = {arm: trials for arm, trials in arms.items() if not any("as_published" in trial.tags for trial in trials)}
+    ours = {arm: trials for arm, trials in arms.items() if all(stored_rules(trial.tags).compared for trial in trials)}
     paired = {arm: runs for arm, trials in ours.items() if (runs := runs_of(trials, time=time))}
     if baseline is None or baseline not in paired:
         return {}

@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from tune.common.errors import NOT_ENFORCED
-from tune.config.trial_config import SHOWN_AS
+from tune.common.published import NOT_ENFORCED, stored_rules
 from tune.report.comparisons import ratio_text, runs_of
 from tune.stats.intervals import ENOUGH
 from tune.stats.pairs import Run, compare_arms, counted
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 Arms = Mapping[str, Sequence[TrialRecord]]
-TAG = "as_published"
 CACHE_REMARK = " (from the cache, key "  # begins what the gate says of a verdict that it has not measured itself
 
 
@@ -33,7 +31,7 @@ def published_notes(record: SweepRecord, arms: Arms, *, margin: float) -> list[s
 
 def shown_as(trials: Sequence[TrialRecord]) -> str:
     """How far an arm is the replaced study's, in words; "" where it is an arm of ours."""
-    return SHOWN_AS.get(next((trial.tags[TAG] for trial in trials if TAG in trial.tags), ""), "")
+    return next((words for trial in trials if (words := stored_rules(trial.tags).shown_as)), "")
 
 
 def _arm_line(arm: str, trials: Sequence[TrialRecord]) -> str:
@@ -65,7 +63,7 @@ def _gate(trials: Sequence[TrialRecord]) -> str:
     found = "passes the gate"
     if problem is not None:
         found = f"would fail the gate, which is not enforced here: {problem}"
-    if all(trial.params.get("pruning.as_published") is None for trial in trials):
+    if all(stored_rules(trial.tags, trial.params).zeroing is None for trial in trials):
         return found
     return f"its model before zeroing {found}; zeroing itself is not gated"  # the gate builds a model without it
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from tune.common.published import TAG
 from tune.config.trial_config import parse_params
 from tune.report.arms import by_arm, environment_of, summarise
 from tune.report.bottlenecks import diagnoses
 from tune.report.cost import Price, cost_json, costs
 from tune.report.proof import kernel_list
-from tune.report.published import TAG
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from model.facts import FACTS
 from tune.common.errors import WrongInput
+from tune.common.published import stored_rules
 from tune.tracking.model_package import FILES_PATH, NotAModel, download_model
 from tune.tracking.reader import ask_store, experiment_id, summaries
 from tune.tracking.runs import find_runs
@@ -65,7 +66,7 @@ def _fetch(client: MlflowClient, name: str, target: Path) -> FoundModel:
     tags = run.data.tags
     trial = f"trial {tags.get('trial_id', run.info.run_name)} of {tags.get('sweep_id', 'no sweep')}"
     status = tags.get("status")
-    if "as_published" in tags:
+    if not stored_rules(tags).keeps_model:
         raise WrongInput(f"RUN {name}: {trial} shows the replaced study and keeps no model; give another arm's trial")
     if status not in (None, *HAS_MODEL):
         reason = f" ({tags['reason']})" if tags.get("reason") else ""
@@ -103,7 +104,7 @@ def _winner(sweep_id: str, trials: list[Run]) -> tuple[Run, str]:
         (run.data.metrics[RANKED_BY], int(run.data.tags.get("trial_number", 0)), run)
         for run in reversed(trials)
         if run.data.tags.get("status") in HAS_MODEL
-        and "as_published" not in run.data.tags
+        and stored_rules(run.data.tags).keeps_model
         and math.isfinite(run.data.metrics.get(RANKED_BY, math.nan))
     ]
     if not ranked:

@@ -92,10 +92,7 @@ def _state(session: Session) -> dict[str, Any]:
 def restore(folder: Path, session: Session) -> None:
     """Put `session` where `save` left it: shapes, weights, moments, RNG and progress."""
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    fields = session.config.model
-    session.model = load_model(
-        folder / "model", attention=fields.attention, layers=fields.layers, as_published=fields.as_published
-    ).to(session.device)
+    session.model = load_model(folder / "model", **session.config.model.computed_by).to(session.device)
     session.optimizer = make_optimizer(session.model, learning_rate=session.config.train.learning_rate)
     # Moments only: learning rate and beta1 come from the schedule, the rest is how this process runs its optimizer
     session.optimizer.load_state_dict(session.optimizer.state_dict() | {"state": _read_moments(folder)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from model.patchtst import heads_per_layer
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from model.pruning.surgery import remove_heads, select_heads
-from tune.common.errors import PublishedFault
+from tune.common.published import PublishedFault, Zeroing
 from tune.config.trial_config import PruningConfig
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ TAYLOR_BATCHES = 8  # training batches a gradient-based score is taken from
 class Pruner:
     """The heads that leave one trial's model."""
 
-    def __init__(self, config: PruningConfig, *, epochs: int, seed: int) -> None:
-        self._config, self._seed = config, seed
+    def __init__(self, config: PruningConfig, *, epochs: int, seed: int, zeroing: Zeroing | None = None) -> None:
+        self._config, self._seed, self._zeroing = config, seed, zeroing
         self._removed = self._plan(epochs)
 
     def _plan(self, epochs: int) -> tuple[int, ...]:
@@ -49,8 +49,6 @@ class Pruner:
 
         The same in every layer, and known beforehand: scores decide which heads leave, never how many.
         """
-        if self._config.as_published is not None:
-            return {}
         gone = enumerate(pairwise(self._removed[epoch - 1 :]), start=epoch + 1)
         return {later: heads - after for later, (before, after) in gone if after > before}
 
@@ -67,10 +65,8 @@ class Pruner:
 
         training_losses: gives thunks that each compute the differentiable loss of one training batch.
         """
-        if self._config.as_published is not None:
-            if epoch == 1:
-                _prune_as_published(self._config, model)
-            return 0
+        if self._zeroing is not None and epoch == 1:
+            _zero_heads(self._zeroing, self._config.heads, model)
         kept = heads_per_layer(model)
         already = self._heads_at_start(model) - len(kept[0])
         due = self._removed[epoch - 1] - already
@@ -100,12 +96,12 @@ class Pruner:
         return model.config.num_attention_heads
 
 
-def _prune_as_published(config: PruningConfig, model: nn.Module) -> None:
+def _zero_heads(zeroing: Zeroing, heads: Collection[int], model: nn.Module) -> None:
     """Before the first epoch. The study's dynamic pruning came before its 16th, which a short training has none of."""
     from model.as_published import zero_head_columns, zero_weakest_heads
 
-    if config.as_published == "zeroed":
-        zero_head_columns(model, config.heads)
+    if zeroing == "given":
+        zero_head_columns(model, heads)
         return
     try:
         zero_weakest_heads(model)

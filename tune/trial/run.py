@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tune.common.errors import GateFailed, PublishedFault, Unsupported, disk_full
+from tune.common.errors import GateFailed, Unsupported, disk_full
+from tune.common.published import PublishedFault
 from tune.config.trial_config import TrialConfig
 from tune.machine.code_identity import package_dir, packages_sha256
 from tune.machine.out_of_memory import REMEDY, KernelKills, is_out_of_memory, lost_a_worker, peak_memory_gib
@@ -81,7 +82,7 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Timeline
         final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
         folder = tmp / "final"
         folder.mkdir()
-        if config.as_published is None:  # another function than a loaded model would compute, or none to use
+        if config.rules.keeps_model:  # another function than a loaded model would compute, or none to use
             session.save_best(folder / "model")
         session.samples.write(folder / "samples")
         report(final | {"tags": session.tags()}, folder)

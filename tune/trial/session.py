@@ -69,7 +69,9 @@ class Session:
         self._last_epoch_s: tuple[float, float] | None = None  # of this process: began, by perf_counter; how long
         self._startup_s: float | None = None
         self._stepper: Stepper | None = None
-        self.pruner = Pruner(config.pruning, epochs=config.train.epochs, seed=config.train.seed)
+        self.pruner = Pruner(
+            config.pruning, epochs=config.train.epochs, seed=config.train.seed, zeroing=config.rules.zeroing
+        )
         self._series = series = open_data(job, config)
         self._step_minutes = series.step_minutes
         self._check_support(len(series.columns))
@@ -108,7 +110,7 @@ class Session:
                 self.config.train,
                 heads=self.pruner.heads_at_ends(self.config.model.num_heads),
                 batch_size=min(self.config.train.batch_size, self.feed.num_windows("train")),
-                enforced=self.config.as_published is None,
+                rules=self.config.rules,
             )
 
     def prove_kernels(self) -> None:
@@ -161,7 +163,7 @@ class Session:
         self.spans.work_ended()
         gpu_name, precision = self.meter.name, self.config.train.precision
         costs = time_metrics(times, validation_s, self.step_shape(), gpu=gpu_name, precision=precision)
-        told = {} if self.config.as_published is None else study_metrics(study_epoch_s, times)
+        told = study_metrics(study_epoch_s, times) if self.config.rules.study_timer else {}
         costs["time/between_s"] = self._between_s(times.began_s, times.train_s + validation_s)
         metrics = losses | costs | self.observer.gpu | self._memory | told | self._size_metrics()
         self.progress.accounts.append({name: metrics[name] for name in NEEDED})
@@ -325,7 +327,7 @@ class Session:
             "process": str(os.getpid()),
             "heads_kept": json.dumps(heads_per_layer(self.model)),
             "spans": self.spans.as_tag(),
-            "as_published": self.config.as_published,
+            **self.config.rules.tags,
             "compiled_afresh": str(compiled_afresh()).lower(),
             "diagnosis": self._diagnosis(),
         }

@@ -15,7 +15,8 @@ from gate_kit import BAD, SUBJECT
 from published_kit import flash_calls_fixture  # noqa: F401
 from trial_kit import Recorder, run_small
 
-from tune.common.errors import NOT_ENFORCED, WrongInput
+from tune.common.errors import WrongInput
+from tune.common.published import NOT_ENFORCED, ORDINARY, stored_rules
 from tune.config.axes import lay_over
 from tune.config.sweeps import get_sweep
 from tune.driver.finish import failures
@@ -52,9 +53,17 @@ def _by_arm(plan: Plan) -> dict[str, Any]:
 
 
 def test_only_the_studys_arms_are_told_as_published() -> None:
-    told = {arm: trial.config.as_published for arm, trial in _by_arm(_plan()).items()}
-    assert told == dict.fromkeys(PUBLISHED, "true") | dict.fromkeys(PARTLY, "partly") | dict.fromkeys(OURS)
+    tags = {arm: trial.config.rules.tags.get("as_published") for arm, trial in _by_arm(_plan()).items()}
+    assert tags == dict.fromkeys(PUBLISHED, "true") | dict.fromkeys(PARTLY, "partly") | dict.fromkeys(OURS)
     assert get_sweep("seed_study").baseline in OURS
+
+
+def test_a_stored_trial_has_the_rules_that_its_arm_was_planned_with() -> None:
+    for trial in _plan().trials:
+        planned, stored = trial.config.rules, stored_rules(trial.config.rules.tags, trial.config.flat())
+        for name in ("gate_enforced", "compared", "keeps_model", "zeroing", "shown_as", "tags"):
+            assert getattr(planned, name) == getattr(stored, name)
+        assert (planned == ORDINARY) == (trial.arm in OURS)
 
 
 def test_on_a_gpu_every_arm_runs_the_studys_model_operator_by_operator() -> None:
@@ -113,8 +122,8 @@ def test_what_an_arm_is_made_of_cannot_be_given_by_hand() -> None:
 def flash_runs_here_fixture(flash_calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa: F811
     """A stand-in computes flash attention, and nobody asks for the kernels of a GPU."""
     monkeypatch.setattr(session, "unsupported_reason", lambda *_: None)
-    proven = proof.kernels.ProvenStep(kernels=("flash::flash_fwd_kernel",), busy_ms=None)
-    monkeypatch.setattr(proof.kernels, "prove", lambda *_, **__: proven)
+    proven = proof.profiled_step.ProvenStep(kernels=("flash::flash_fwd_kernel",), busy_ms=None)
+    monkeypatch.setattr(proof.profiled_step, "prove", lambda *_, **__: proven)
     return flash_calls
 
 
@@ -147,7 +156,7 @@ def test_the_gate_is_computed_and_told_and_stops_no_published_arm(tmp_path: Path
 def test_an_arm_of_ours_that_computes_the_same_is_stopped_by_the_gate(
     tmp_path: Path, flash_runs_here: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.TrialConfig, "as_published", None)
+    monkeypatch.setattr(session.TrialConfig, "rules", ORDINARY)
     done = run_small(tmp_path / "a", train__epochs=1, **FLASH)
     assert done.final["status"] == "failed_gate"
 

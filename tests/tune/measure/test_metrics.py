@@ -6,9 +6,10 @@ import pytest
 
 from model.as_published import FLASH
 from model.flops import GPU_PEAKS, StepShape, least_step_bytes, train_step_flops
+from tune.common.published import rules_for
 from tune.config.sweeps import get_sweep
 from tune.machine.device import GIB, DeviceFacts
-from tune.measure.metrics import WITHOUT_OUTPUT_PROJECTION, step_shape, time_metrics
+from tune.measure.metrics import step_shape, time_metrics
 from tune.measure.timer import EpochTimes
 from tune.plan.plan import make_plan
 
@@ -52,7 +53,8 @@ def test_the_shape_of_an_arm_as_published_leaves_out_the_projection_that_its_lay
         kind = trial.config.model.as_published
         shape = step_shape(trial.config, channels=7, windows=1000, heads=[16, 16, 16])
         assert shape.projections == (4 if kind not in FLASH or FLASH[kind].projects_out else 3)
-    assert tuple(kind for kind, layer in FLASH.items() if not layer.projects_out) == WITHOUT_OUTPUT_PROJECTION
+    for kind, layer in FLASH.items():
+        assert rules_for(kind, None, feed="tsfm").projections == (4 if layer.projects_out else 3)
 
 
 @pytest.mark.parametrize("gpu", [None, "some GPU"])
