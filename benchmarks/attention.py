@@ -29,8 +29,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# Sequences x patches x heads x head width: S, N, K, E.
-Shape = tuple[int, int, int, int]
+from benchmarks.attention_inputs import ALLOWED_ERRORS, Shape, exact, make_inputs, relative_error
+
 # The study's model at batch 128, and at batch 512 (3,584), with other patch lengths, and with fewer and wider heads.
 SHAPES: tuple[Shape, ...] = (
     (896, 42, 16, 8), (896, 21, 16, 8), (896, 5, 16, 8), (896, 64, 16, 8), (3584, 42, 16, 8), (896, 42, 8, 16),
@@ -176,16 +176,6 @@ def measure(backend: Any, shape: Shape, options: argparse.Namespace) -> dict[str
     return {"errors": errors, "warm": dataclasses.asdict(warm), "cold": dataclasses.asdict(cold), "sets": len(inputs)}
 
 
-def make_inputs(shape: Shape, precision: str, seed: int) -> tuple[list[Any], Any]:
-    """q, k, v as (S, K, N, E) views of (S, N, K * E) projections, and the gradient of the output (S, N, K, E)."""
-    import torch
-
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    generator = torch.Generator("cuda").manual_seed(seed)
-    tensors = [torch.randn(shape, generator=generator, device="cuda").to(dtype) for _ in range(4)]
-    return [tensor.transpose(1, 2).requires_grad_() for tensor in tensors[:3]], tensors[3]
-
-
 def one_pass(attend: Any, leaves: list[Any], gradient: Any) -> Callable[[], Any]:
     """Forward and backward as a function without arguments; it returns the output and the gradients."""
     import torch
@@ -201,20 +191,10 @@ def one_pass(attend: Any, leaves: list[Any], gradient: Any) -> Callable[[], Any]
 
 def check(attend: Any, shape: Shape, precision: str) -> dict[str, float]:
     """Relative errors of output and gradients against eager in fp64, at up to 64 sequences; ValueError if wrong."""
-    import torch
-
     leaves, gradient = make_inputs((min(64, shape[0]), *shape[1:]), precision, 0)
-    ours = one_pass(attend, leaves, gradient)()
-    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    weights = torch.softmax(exact[0] @ exact[1].transpose(2, 3) * shape[3] ** -0.5, -1)
-    output = (weights @ exact[2]).transpose(1, 2)
-    true = output, *torch.autograd.grad(output, exact, gradient.double())
-    names = ("output", "dq", "dk", "dv")
-    errors = {
-        name: ((mine.double() - right).norm() / right.norm()).item()
-        for name, mine, right in zip(names, ours, true, strict=True)
-    }
-    limit = {"bf16": 2e-2, "fp16": 3e-3, "tf32": 5e-3, "fp32": 1e-5}[precision]
+    computed, true = one_pass(attend, leaves, gradient)(), exact(leaves, gradient)
+    errors = dict(zip(("output", "dq", "dk", "dv"), map(relative_error, computed, true), strict=True))
+    limit = ALLOWED_ERRORS[precision]
     if not max(errors.values()) <= limit:
         raise ValueError(f"the result is wrong: relative errors {errors}, allowed {limit}")
     return errors

@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.attention_inputs import ALLOWED_ERRORS, Shape, dtype_of, exact, make_inputs, relative_error
+
 DIRECTIONS = ("forward", "backward")
 BEST = 5  # printed, and varied once more
 MAX_SCORES = 96  # that one thread may hold: beyond, kernels spill and take a minute to compile
 
 
-def candidates(shape: tuple[int, int, int, int]) -> list[Any]:
+def candidates(shape: Shape) -> list[Any]:
     """The grid of Choices for a shape (S, N, K, E)."""
     from model.attention.patch_op import Choice
 
@@ -45,7 +47,7 @@ def variations(choice: Any, direction: str) -> list[Any]:
 
 
 def tune(
-    shapes: tuple[tuple[int, int, int, int], ...],
+    shapes: tuple[Shape, ...],
     options: argparse.Namespace,
     results: dict[str, Any],
     save: Callable[[], None],
@@ -70,7 +72,7 @@ def tune(
 
 
 def tune_one(
-    shape: tuple[int, int, int, int],
+    shape: Shape,
     direction: str,
     options: argparse.Namespace,
     compiler: Compiler,
@@ -80,11 +82,9 @@ def tune_one(
     """Two rounds: the fixed choice and the grid, then variations of the best."""
     import torch
 
-    from benchmarks.attention import make_inputs
     from model.attention.patch_op import choose
 
-    dtype = make_inputs((1, 2, 1, 4), options.precision, 0)[1].dtype
-    fixed = choose(shape[1], shape[3], dtype, backward=direction == "backward")
+    fixed = choose(shape[1], shape[3], dtype_of(options.precision), backward=direction == "backward")
     time_launch = Launches(shape, direction, options)
     tried: dict[Any, float] = {}
     for turn in (0, 1):
@@ -108,8 +108,7 @@ def tune_one(
 class Launches:
     """Times one kernel at one shape, with inputs that rotate."""
 
-    def __init__(self, shape: tuple[int, int, int, int], direction: str, options: argparse.Namespace) -> None:
-        from benchmarks.attention import make_inputs
+    def __init__(self, shape: Shape, direction: str, options: argparse.Namespace) -> None:
         from benchmarks.graph_timing import sets_to_flush
 
         self.direction = direction
@@ -152,7 +151,7 @@ class Compiler:
         self.pool.terminate()
 
     def check(
-        self, shape: tuple[int, int, int, int], direction: str, precision: str, choices: list[Any], seconds: float
+        self, shape: Shape, direction: str, precision: str, choices: list[Any], seconds: float
     ) -> dict[Any, str | None]:
         """choice -> None where it is right, else why not; what is not ready after `seconds` is left out with that."""
         until = time.monotonic() + seconds
@@ -173,11 +172,10 @@ class Compiler:
         return multiprocessing.get_context("spawn").Pool(self.workers)
 
 
-def check_choice(shape: tuple[int, int, int, int], direction: str, precision: str, choice: Any) -> str | None:
+def check_choice(shape: Shape, direction: str, precision: str, choice: Any) -> str | None:
     """Compiles (Triton keeps it on disk for all processes) and compares with fp64 at 16 sequences; why not, or None."""
     import torch
 
-    from benchmarks.attention import make_inputs
     from model.attention import patch_op
 
     try:
@@ -185,22 +183,17 @@ def check_choice(shape: tuple[int, int, int, int], direction: str, precision: st
         leaves, grad = make_inputs((16, *shape[1:]), precision, 0)
         q, k, v = (leaf.detach().transpose(1, 2) for leaf in leaves)
         scale = shape[3] ** -0.5
-        exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-        output = (torch.softmax(exact[0] @ exact[1].transpose(2, 3) * scale, -1) @ exact[2]).transpose(1, 2)
+        output, *gradients = exact(leaves, grad)
         if direction == "forward":
-            ours, true = patch_op.forward(q, k, v, scale, choice)[:1], [output]
+            computed, true = patch_op.forward(q, k, v, scale, choice)[:1], [output]
         else:
-            gradients = torch.autograd.grad(output, exact, grad.double())
-            ours = [torch.empty_like(grad) for _ in range(3)]
-            patch_op.backward(grad, q, k, v, _lse(q, k, scale), scale, choice, tuple(ours))
+            computed = tuple(torch.empty_like(grad) for _ in range(3))
+            patch_op.backward(grad, q, k, v, _lse(q, k, scale), scale, choice, computed)
             true = [gradient.transpose(1, 2) for gradient in gradients]
-        error = max(
-            ((mine.double() - right).norm() / right.norm()).item() for mine, right in zip(ours, true, strict=True)
-        )
+        error = max(relative_error(*pair) for pair in zip(computed, true, strict=True))
     except Exception as failure:  # the reason is listed
         return f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
-    limit = {"bf16": 2e-2, "fp16": 3e-3, "tf32": 5e-3, "fp32": 1e-5}[precision]
-    return None if error <= limit else f"wrong: relative error {error:.2e}"
+    return None if error <= ALLOWED_ERRORS[precision] else f"wrong: relative error {error:.2e}"
 
 
 def _lse(q: Any, k: Any, scale: float) -> Any:

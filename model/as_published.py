@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.patchtst.modeling_patchtst import PatchTSTAttention
 
-from model.patchtst import attention_layers
+from model.heads import attention_layers
 
 KERNEL_DTYPE = torch.float16
 

@@ -12,16 +12,14 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import PatchTSTConfig, PatchTSTForPrediction
 
+from model.as_published import use_published_attention
 from model.attention import get_backend
 from model.facts import CONFIG, WEIGHTS
-
-if TYPE_CHECKING:
-    from transformers.models.patchtst.modeling_patchtst import PatchTSTAttention
+from model.heads import attention_layers, heads_per_layer
 
 
 def build_model(
@@ -80,33 +78,12 @@ def build_model(
 
 def _with_layers(model: PatchTSTForPrediction, layers: str, as_published: str | None) -> PatchTSTForPrediction:
     if as_published not in (None, "vanilla"):  # vanilla is transformers' own
-        from model.as_published import use_published_attention
-
         use_published_attention(model, as_published)
     if layers == "transformers":
         return model
     from model.fused.encoder import fuse  # imports triton
 
     return fuse(model)
-
-
-def attention_layers(model: nn.Module) -> list[PatchTSTAttention]:
-    """The self-attention of each encoder layer, in order."""
-    return [layer.self_attn for layer in model.model.encoder.layers]
-
-
-def heads_per_layer(model: nn.Module) -> list[list[int]]:
-    """The original numbers of the heads that are left, per layer."""
-    config: Any = model.config
-    kept = getattr(config, "kept_heads", None)
-    if kept is None:
-        return [list(range(config.num_attention_heads)) for _ in range(config.num_hidden_layers)]
-    return [list(layer) for layer in kept]
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Elements of all parameters, trained or not (the fixed position table counts)."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def save_model(

@@ -18,7 +18,9 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "trial", "cluster", "worker", "report", "driver", "commands",
     ),
     "data_pipeline": ("errors", "demo", "datasets", "source", "series", "feed"),
-    "model": ("facts", "presets", "flops", "heads", "attention", "fused", "published", "patchtst", "pruning", "forecaster"),
+    "model": (
+        "facts", "presets", "flops", "heads", "attention", "fused", "as_published", "patchtst", "pruning", "forecaster",
+    ),
     "launcher": ("lint", "listener", "mlflow_server"),
 }  # fmt: skip
 # What a top-level package may import of the others.

@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,29 +40,38 @@ class Workload:
     num_heads: int | None = None  # the most in a layer; None: unknown, limits by heads are not applied
 
 
-class Backend(Protocol):
-    """One way to compute attention. Implementations are importable without torch: planning needs only the limits."""
+AttentionFunction = Callable[..., "tuple[Tensor, None]"]  # transformers' signature, as `attend` of each backend has it
 
-    @property
-    def name(self) -> str:
-        """Its key in BACKENDS."""
 
-    @property
-    def description(self) -> str:
-        """One sentence for tables and `doctor`."""
+@dataclass(frozen=True)
+class Backend(ABC):
+    """One way to compute attention. Importable without torch: planning needs only the limits."""
 
-    @property
-    def kernel_patterns(self) -> tuple[str, ...]:
-        """Regular expressions (re.search): in a profiled training step on CUDA, under every engine, each must match the
-        name of at least one kernel. No pattern of one backend matches a kernel of another.
-        """
+    name: str
+    """Its key in BACKENDS."""
+    description: str
+    """One sentence for tables and `doctor`."""
+    transformers_name: str
+    """`attn_implementation` of transformers. Without "flash": those names are transformers' own use of the package."""
+    kernel_patterns: tuple[str, ...]
+    """Regular expressions (re.search): in a profiled training step on CUDA, under every engine, each must match the
+    name of at least one kernel. No pattern of one backend matches a kernel of another."""
+    function: AttentionFunction
+    """(B*C, K, N, E) queries, keys and values -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    cpu_patterns: tuple[str, ...] = ()
+    """As kernel_patterns, for operators that torch.profiler names on CPU in the eager engine; () without a CPU path."""
+    module: str | None = None
+    """Of the package that it needs, the module to import (dotted); None where PyTorch has all."""
+    install: str = ""
+    """The pip command that installs that package."""
 
-    @property
-    def cpu_patterns(self) -> tuple[str, ...]:
-        """The same for operators that torch.profiler names on CPU in the eager engine; () where it has no CPU path."""
-
+    @abstractmethod
     def unsupported_reason(self, work: Workload) -> str | None:
         """Why this backend cannot do `work`, or None where it can. One sentence: what is missing and what to do."""
+
+    def is_installed(self) -> bool:
+        """Whether `module` is there, without importing it."""
+        return self.module is None or has_module(self.module.split(".")[0])
 
     def missing_package(self, *, importing: bool) -> str | None:
         """Why the package that it needs cannot be used here, in one line with the pip command; None where it can.
@@ -68,9 +79,18 @@ class Backend(Protocol):
         importing=False only looks whether it is installed and imports nothing, so planning can ask. importing=True
         imports it: a build against another torch then is the reason.
         """
+        module = self.module if importing else None
+        return package_reason(self.name, install=self.install, present=self.is_installed(), module=module)
 
     def register(self) -> str:
-        """Installs the function in transformers' AttentionInterface; returns its `attn_implementation` name."""
+        """Installs the function in transformers' AttentionInterface under `transformers_name`, which it returns.
+
+        Calling it again changes nothing.
+        """
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(self.transformers_name, self.function)
+        return self.transformers_name
 
 
 def package_reason(backend: str, *, install: str, present: bool, module: str | None) -> str | None:
@@ -96,6 +116,11 @@ def package_reason(backend: str, *, install: str, present: bool, module: str | N
 def has_module(name: str) -> bool:
     """Whether a top-level module is installed, without importing it."""
     return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+def no_cpu_reason(backend: str, gpu: str) -> str:
+    """For kernels that are there for GPUs of this kind only."""
+    return f"{backend} has no CPU kernel: use eager or sdpa_flash here, or a {gpu} GPU"
 
 
 def half_precision_reason(backend: str, work: Workload) -> str | None:
@@ -168,3 +193,16 @@ def refuse_mask(backend: str, mask: Tensor | None) -> None:
     """ValueError for an attention mask, which PatchTST has none of and our kernels do not take."""
     if mask is not None:
         raise ValueError(f"{backend} got an attention mask, which PatchTST has none of: use transformers' eager")
+
+
+def refuse_dropout(backend: str, dropout: float) -> None:
+    """ValueError for dropout in kernels that drop no attention weights."""
+    if dropout:
+        raise ValueError(f"{backend} has no attention dropout: set model.attention_dropout=0")
+
+
+def takes_gradient(*tensors: Tensor) -> bool:
+    """Whether a backward pass follows and needs the log-sum-exp: also in eval mode, where the gate takes gradients."""
+    import torch
+
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

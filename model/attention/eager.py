@@ -11,50 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from model.attention.base import Workload, refuse_mask
+from model.attention.base import AttentionFunction, Backend, Workload, refuse_mask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRANSFORMERS_NAME = "eager_unfused"
-
-
-@dataclass(frozen=True)
-class Eager:
-    """Plain PyTorch: the (N, N) scores are written to memory and read again."""
-
-    name: str = "eager"
-    description: str = "matmul, softmax, matmul in plain PyTorch; runs everywhere; the reference"
-    # Without compilation softmax_warp_forward/backward; compiled, inductor names its kernel triton_..._softmax_...
-    kernel_patterns: tuple[str, ...] = (r"(?i)softmax(?!\w*backward)", r"(?i)softmax\w*backward")
-    cpu_patterns: tuple[str, ...] = (r"aten::_softmax$", r"aten::_softmax_backward_data$")
-
-    def unsupported_reason(self, work: Workload) -> str | None:
-        """None: it runs on every device, precision and shape."""
-        return None
-
-    def missing_package(self, *, importing: bool) -> str | None:
-        """None: PyTorch has it."""
-        return None
-
-    def register(self) -> str:
-        """Installs the function under a name of ours; calling it again changes nothing."""
-        from transformers import AttentionInterface
-
-        AttentionInterface.register(TRANSFORMERS_NAME, attend)
-        return TRANSFORMERS_NAME
-
 
 def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
+    scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
     """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
     import torch
 
@@ -63,3 +29,20 @@ def attend(
     weights = torch.softmax(scores.flatten(0, 2), dim=-1)
     weights = torch.nn.functional.dropout(weights, p=dropout, training=module.training).view(scores.shape)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+@dataclass(frozen=True)
+class Eager(Backend):
+    """Plain PyTorch: the (N, N) scores are written to memory and read again."""
+
+    name: str = "eager"
+    description: str = "matmul, softmax, matmul in plain PyTorch; runs everywhere; the reference"
+    transformers_name: str = "eager_unfused"
+    # Without compilation softmax_warp_forward/backward; compiled, inductor names its kernel triton_..._softmax_...
+    kernel_patterns: tuple[str, ...] = (r"(?i)softmax(?!\w*backward)", r"(?i)softmax\w*backward")
+    cpu_patterns: tuple[str, ...] = (r"aten::_softmax$", r"aten::_softmax_backward_data$")
+    function: AttentionFunction = attend
+
+    def unsupported_reason(self, work: Workload) -> str | None:
+        """None: it runs on every device, precision and shape."""
+        return None

@@ -12,73 +12,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model.attention.base import (
+    AttentionFunction,
+    Backend,
     Workload,
     capability_reason,
     fa2_reason,
     half_precision_reason,
     has_module,
     head_dim_reason,
-    package_reason,
+    no_cpu_reason,
     refuse_mask,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Not "..flash..": transformers takes any name with "flash" in it for its own use of the package.
-TRANSFORMERS_NAME = "package_fa2"
-INSTALL = "pip install --no-build-isolation -r requirements-gpu.txt"
-
-
-@dataclass(frozen=True)
-class FlashAttention2:
-    """flash_attn.flash_attn_func: CUDA only, half precision only."""
-
-    name: str = "flash_attention_2"
-    description: str = "FlashAttention-2 of the flash-attn package; CUDA from capability 8.0, half precision"
-    # PyTorch's copy is in the namespace pytorch_flash.
-    kernel_patterns: tuple[str, ...] = (r"(?<!\w)flash::flash_fwd", r"(?<!\w)flash::flash_bwd")
-    cpu_patterns: tuple[str, ...] = ()
-
-    def unsupported_reason(self, work: Workload) -> str | None:
-        """fp16 or bf16, capability 8.0, head_dim at most 256, at most 65,535 sequences in a batch."""
-        if work.device_type != "cuda":
-            return "flash_attention_2 has no CPU kernel: use eager or sdpa_flash here, or a CUDA GPU"
-        return (
-            half_precision_reason(self.name, work)
-            or capability_reason(self.name, work, (8, 0), "sdpa_efficient or eager")
-            or head_dim_reason(self.name, work, multiple=1, most=256)
-            or fa2_reason(self.name, work)
-        )
-
-    def missing_package(self, *, importing: bool) -> str | None:
-        """What to do where flash-attn is absent or does not fit this torch; flash-attn-4 alone is not it."""
-        module = "flash_attn.flash_attn_interface" if importing else None
-        return package_reason(self.name, install=INSTALL, present=has_module("flash_attn_2_cuda"), module=module)
-
-    def register(self) -> str:
-        """Installs the function under a name of ours; calling it again changes nothing.
-
-        ImportError where the package is there and broken; where it is absent, calling the function raises it.
-        """
-        from transformers import AttentionInterface
-
-        if self.missing_package(importing=False) is None:
-            importlib.import_module("flash_attn")  # here, so that no import happens while a model is traced
-        AttentionInterface.register(TRANSFORMERS_NAME, attend)
-        return TRANSFORMERS_NAME
-
 
 def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
+    scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
     """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
     refuse_mask("flash_attention_2", attention_mask)
     from flash_attn import flash_attn_func
@@ -87,3 +40,41 @@ def attend(
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     output = flash_attn_func(query, key, value, dropout_p=dropout, softmax_scale=scaling, causal=False)
     return output.contiguous(), None
+
+
+@dataclass(frozen=True)
+class FlashAttention2(Backend):
+    """flash_attn.flash_attn_func: CUDA only, half precision only."""
+
+    name: str = "flash_attention_2"
+    description: str = "FlashAttention-2 of the flash-attn package; CUDA from capability 8.0, half precision"
+    transformers_name: str = "package_fa2"
+    # PyTorch's copy is in the namespace pytorch_flash.
+    kernel_patterns: tuple[str, ...] = (r"(?<!\w)flash::flash_fwd", r"(?<!\w)flash::flash_bwd")
+    function: AttentionFunction = attend
+    module: str | None = "flash_attn.flash_attn_interface"
+    install: str = "pip install --no-build-isolation -r requirements-gpu.txt"
+
+    def unsupported_reason(self, work: Workload) -> str | None:
+        """fp16 or bf16, capability 8.0, head_dim at most 256, at most 65,535 sequences in a batch."""
+        if work.device_type != "cuda":
+            return no_cpu_reason(self.name, "CUDA")
+        return (
+            half_precision_reason(self.name, work)
+            or capability_reason(self.name, work, (8, 0), "sdpa_efficient or eager")
+            or head_dim_reason(self.name, work, multiple=1, most=256)
+            or fa2_reason(self.name, work)
+        )
+
+    def is_installed(self) -> bool:
+        """By the extension's name: flash-attn-4 alone has a folder flash_attn too."""
+        return has_module("flash_attn_2_cuda")
+
+    def register(self) -> str:
+        """As Backend.register, with the package imported here, so that no import happens while a model is traced.
+
+        ImportError for a broken package; where it is absent, calling the function raises it.
+        """
+        if self.missing_package(importing=False) is None:
+            importlib.import_module("flash_attn")
+        return super().register()

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model.attention.base import (
+    AttentionFunction,
+    Backend,
     Workload,
     half_precision_reason,
-    has_module,
     head_dim_reason,
+    no_cpu_reason,
     no_dropout_reason,
-    package_reason,
+    refuse_dropout,
     refuse_mask,
     sequences_reason,
 )
@@ -25,28 +27,43 @@ from model.attention.base import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Not "..flash..": transformers takes any name with "flash" in it for its own use of the package.
-TRANSFORMERS_NAME = "package_fa3"
-INSTALL = (
-    'pip install --no-build-isolation "flash_attn_3 @ '
-    'git+https://github.com/Dao-AILab/flash-attention.git#subdirectory=hopper"'
-)
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
+    scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    refuse_mask("flash_attention_3", attention_mask)
+    refuse_dropout("flash_attention_3", dropout)
+    from flash_attn_interface import flash_attn_func
+
+    # The package takes (B*C, N, K, E), the layout that the projections wrote.
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    output = flash_attn_func(query, key, value, softmax_scale=scaling, causal=False)
+    output = output[0] if isinstance(output, tuple) else output  # builds of 2024 return the log-sum-exp beside it
+    return output.contiguous(), None
 
 
 @dataclass(frozen=True)
-class FlashAttention3:
+class FlashAttention3(Backend):
     """flash_attn_interface.flash_attn_func: Hopper only, half precision, no dropout."""
 
     name: str = "flash_attention_3"
     description: str = "FlashAttention-3, built from the flash-attention repository; Hopper (9.0) only, no dropout"
+    transformers_name: str = "package_fa3"
     # cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<...>>>
     kernel_patterns: tuple[str, ...] = (r"flash::FlashAttnFwdSm", r"flash::FlashAttnBwdSm")
-    cpu_patterns: tuple[str, ...] = ()
+    function: AttentionFunction = attend
+    module: str | None = "flash_attn_interface"
+    install: str = (
+        'pip install --no-build-isolation "flash_attn_3 @ '
+        'git+https://github.com/Dao-AILab/flash-attention.git#subdirectory=hopper"'
+    )
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """fp16 or bf16, capability 9.0 exactly, head_dim a multiple of 8 up to 256, no attention dropout."""
         if work.device_type != "cuda":
-            return "flash_attention_3 has no CPU kernel: use eager or sdpa_flash here, or a Hopper GPU"
+            return no_cpu_reason(self.name, "Hopper")
         if work.capability is not None and work.capability != (9, 0):
             return (
                 "flash_attention_3 has kernels for compute capability 9.0 (H100, H200) and this GPU has "
@@ -59,42 +76,11 @@ class FlashAttention3:
             or sequences_reason(self.name, work)
         )
 
-    def missing_package(self, *, importing: bool) -> str | None:
-        """What to do where the hopper build is absent or does not fit this torch."""
-        module = "flash_attn_interface" if importing else None
-        return package_reason(self.name, install=INSTALL, present=has_module("flash_attn_interface"), module=module)
-
     def register(self) -> str:
-        """Installs the function under a name of ours; calling it again changes nothing.
+        """As Backend.register, with the package imported here, so that no import happens while a model is traced.
 
-        ImportError where the package is there and broken; where it is absent, calling the function raises it.
+        ImportError for a broken package; where it is absent, calling the function raises it.
         """
-        from transformers import AttentionInterface
-
         if self.missing_package(importing=False) is None:
-            importlib.import_module("flash_attn_interface")  # here, so that none happens while a model is traced
-        AttentionInterface.register(TRANSFORMERS_NAME, attend)
-        return TRANSFORMERS_NAME
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
-    refuse_mask("flash_attention_3", attention_mask)
-    if dropout:
-        raise ValueError("flash_attention_3 has no attention dropout: set model.attention_dropout=0")
-    from flash_attn_interface import flash_attn_func
-
-    # The package takes (B*C, N, K, E), the layout that the projections wrote.
-    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    output = flash_attn_func(query, key, value, softmax_scale=scaling, causal=False)
-    output = output[0] if isinstance(output, tuple) else output  # builds of 2024 return the log-sum-exp beside it
-    return output.contiguous(), None
+            importlib.import_module("flash_attn_interface")
+        return super().register()

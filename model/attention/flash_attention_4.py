@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model.attention.base import (
+    AttentionFunction,
+    Backend,
     Workload,
     half_precision_reason,
     head_dim_reason,
+    no_cpu_reason,
     no_dropout_reason,
-    package_reason,
+    refuse_dropout,
     refuse_mask,
     sequences_reason,
 )
@@ -26,29 +29,45 @@ from model.attention.base import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Not "..flash..": transformers takes any name with "flash" in it for its own use of the package.
-TRANSFORMERS_NAME = "package_fa4"
-INSTALL = 'pip install --pre "flash-attn-4[cu13]"'
 FORWARD = "(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor, Tensor)"
 BACKWARD = (
     "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale) -> (Tensor, Tensor, Tensor)"
 )
 
 
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
+    scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    import torch
+
+    refuse_mask("flash_attention_4", attention_mask)
+    refuse_dropout("flash_attention_4", dropout)
+    scaling = query.size(-1) ** -0.5 if scaling is None else scaling
+    # The package takes (B*C, N, K, E), the layout that the projections wrote.
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    output, _log_sum_exp = torch.ops.attention_package.fa4_forward(query, key, value, scaling)
+    return output, None
+
+
 @dataclass(frozen=True)
-class FlashAttention4:
+class FlashAttention4(Backend):
     """flash_attn.cute: Hopper and Blackwell, half precision, no dropout."""
 
     name: str = "flash_attention_4"
     description: str = "FlashAttention-4 of the flash-attn-4 package; Hopper (9.0) and Blackwell (10.x), no dropout"
+    transformers_name: str = "package_fa4"
     # kernel_cutlass_kernel_flash_attncuteflash_fwd_sm90FlashAttentionForwardSm90_object_at__tensor...
     kernel_patterns: tuple[str, ...] = (r"FlashAttentionForwardSm", r"FlashAttentionBackwardSm")
-    cpu_patterns: tuple[str, ...] = ()
+    function: AttentionFunction = attend
+    module: str | None = "flash_attn.cute.interface"
+    install: str = 'pip install --pre "flash-attn-4[cu13]"'
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """fp16 or bf16, capability 9.0 or 10.x, head_dim a multiple of 8 up to 256 (10.x: 128), no dropout."""
         if work.device_type != "cuda":
-            return "flash_attention_4 has no CPU kernel: use eager or sdpa_flash here, or a Hopper or Blackwell GPU"
+            return no_cpu_reason(self.name, "Hopper or Blackwell")
         if work.capability is not None and work.capability != (9, 0) and work.capability[0] != 10:
             return (
                 "flash_attention_4 trains on compute capability 9.0 and 10.x and this GPU has "
@@ -62,51 +81,20 @@ class FlashAttention4:
             or sequences_reason(self.name, work)
         )
 
-    def missing_package(self, *, importing: bool) -> str | None:
-        """What to do where flash-attn-4 is absent or broken; the flash_attn.cute inside of flash-attn 2.8 is not it."""
-        module = "flash_attn.cute.interface" if importing else None
-        return package_reason(self.name, install=INSTALL, present=_is_installed(), module=module)
+    def is_installed(self) -> bool:
+        """By the package's name: the flash_attn.cute inside of flash-attn 2.8 is unfinished."""
+        if "flash_attn.cute.interface" in sys.modules:
+            return True
+        try:
+            importlib.metadata.version("flash-attn-4")
+        except importlib.metadata.PackageNotFoundError:
+            return False
+        return True
 
     def register(self) -> str:
-        """Installs the function under a name of ours; calling it again changes nothing."""
-        from transformers import AttentionInterface
-
+        """As Backend.register, with our two operators defined."""
         _operator()
-        AttentionInterface.register(TRANSFORMERS_NAME, attend)
-        return TRANSFORMERS_NAME
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
-    import torch
-
-    refuse_mask("flash_attention_4", attention_mask)
-    if dropout:
-        raise ValueError("flash_attention_4 has no attention dropout: set model.attention_dropout=0")
-    scaling = query.size(-1) ** -0.5 if scaling is None else scaling
-    # The package takes (B*C, N, K, E), the layout that the projections wrote.
-    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    output, _log_sum_exp = torch.ops.attention_package.fa4_forward(query, key, value, scaling)
-    return output, None
-
-
-def _is_installed() -> bool:
-    if "flash_attn.cute.interface" in sys.modules:
-        return True
-    try:
-        importlib.metadata.version("flash-attn-4")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return super().register()
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from model.attention import patch
+from model.attention.patch import Patch
 
 
 def _patch(qkv: Tensor, scale: float) -> Tensor:
@@ -18,4 +18,4 @@ def _patch(qkv: Tensor, scale: float) -> Tensor:
     return patch_attention_packed(qkv, scale)[0]
 
 
-PACKED: dict[str, Callable[[Tensor, float], Tensor]] = {patch.TRANSFORMERS_NAME: _patch}
+PACKED: dict[str, Callable[[Tensor, float], Tensor]] = {Patch.transformers_name: _patch}

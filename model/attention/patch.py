@@ -10,19 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from model.attention.base import (
-    Workload,
-    capability_reason,
-    has_module,
-    no_dropout_reason,
-    package_reason,
-    refuse_mask,
-)
+from model.attention.base import AttentionFunction, Backend, Workload, capability_reason, no_dropout_reason, refuse_mask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRANSFORMERS_NAME = "triton_patch"
 MAX_PATCHES = 128
 MAX_HEAD_DIM = 64
 # With tf32 the backward pass for more patches of wider heads keeps 131,072 bytes in shared memory; a block may have
@@ -31,14 +23,36 @@ MAX_TF32_PATCHES, MAX_TF32_HEAD_DIM = 96, 32
 SMALL_SHARED_MEMORY = ((8, 6), (8, 9))  # and 12.0 and later
 
 
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
+    scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights.
+
+    ValueError for a mask, for dropout, and for what patch_op.patch_attention refuses.
+    """
+    refuse_mask("patch", attention_mask)
+    if dropout > 0:
+        raise ValueError(f"patch has no attention dropout and got {dropout}: use eager")
+    from model.attention.patch_op import patch_attention
+
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Back to (B*C, N, K, E), as the projections lie in memory: views, no copies.
+    output, _lse = patch_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scale)
+    return output, None
+
+
 @dataclass(frozen=True)
-class Patch:
+class Patch(Backend):
     """torch.ops.patchtst.patch_attention (model/attention/patch_op.py): CUDA, fp32, tf32, bf16, fp16; no dropout."""
 
     name: str = "patch"
     description: str = "our own Triton kernels for up to 128 patches of narrow heads; CUDA only"
+    transformers_name: str = "triton_patch"
     kernel_patterns: tuple[str, ...] = (r"^patch_attention_forward", r"^patch_attention_backward")
-    cpu_patterns: tuple[str, ...] = ()
+    function: AttentionFunction = attend
+    module: str | None = "triton.language"  # comes with torch's builds for CUDA on Linux
+    install: str = "pip install triton"
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """CUDA of capability 8.0, no attention dropout, at most 128 patches of heads of at most 64; less in tf32."""
@@ -60,18 +74,6 @@ class Patch:
             )
         return _shared_memory_reason(work)
 
-    def missing_package(self, *, importing: bool) -> str | None:
-        """triton, which comes with torch's builds for CUDA on Linux."""
-        module = "triton.language" if importing else None
-        return package_reason(self.name, install="pip install triton", present=has_module("triton"), module=module)
-
-    def register(self) -> str:
-        """Installs the function under a name of ours; calling it again changes nothing."""
-        from transformers import AttentionInterface
-
-        AttentionInterface.register(TRANSFORMERS_NAME, attend)
-        return TRANSFORMERS_NAME
-
 
 def _shared_memory_reason(work: Workload) -> str | None:
     small = work.capability is not None and (work.capability in SMALL_SHARED_MEMORY or work.capability >= (12, 0))
@@ -83,28 +85,3 @@ def _shared_memory_reason(work: Workload) -> str | None:
         f"{work.head_dim} in tf32: set train.precision=bf16 or fp32, raise model.num_heads so that head_dim is at most "
         f"{MAX_TF32_HEAD_DIM}, or use sdpa_efficient"
     )
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights.
-
-    ValueError for a mask, for dropout, and for what patch_op.patch_attention refuses.
-    """
-    refuse_mask("patch", attention_mask)
-    if dropout > 0:
-        raise ValueError(f"patch has no attention dropout and got {dropout}: use eager")
-    from model.attention.patch_op import patch_attention
-
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # Back to (B*C, N, K, E), as the projections lie in memory: views, no copies.
-    output, _lse = patch_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scale)
-    return output, None

@@ -10,34 +10,51 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model.attention.base import (
+    AttentionFunction,
+    Backend,
     Workload,
     capability_reason,
     half_precision_reason,
     head_dim_reason,
+    no_cpu_reason,
     refuse_mask,
     sequences_reason,
+    takes_gradient,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRANSFORMERS_NAME = "aten_cudnn"
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
+    scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    import torch
+
+    refuse_mask("sdpa_cudnn", attention_mask)
+    output = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, takes_gradient(query, key, value), dropout, False, False, scale=scaling
+    )[0]
+    return output.transpose(1, 2).contiguous(), None
 
 
 @dataclass(frozen=True)
-class SdpaCudnn:
+class SdpaCudnn(Backend):
     """torch.ops.aten._scaled_dot_product_cudnn_attention: CUDA only, half precision only."""
 
     name: str = "sdpa_cudnn"
     description: str = "cuDNN's fused kernel, as PyTorch ships it; CUDA from capability 8.0, half precision"
+    transformers_name: str = "aten_cudnn"
     # cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1_cga1x1x1_kernel0_0
     kernel_patterns: tuple[str, ...] = (r"cudnn\w*_sdpa_\w*fprop", r"cudnn\w*_sdpa_\w*bprop")
-    cpu_patterns: tuple[str, ...] = ()
+    function: AttentionFunction = attend
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """fp16 or bf16, capability 8.0, head_dim a multiple of 8 up to 128, 2 patches, dropout in sixteenths."""
         if work.device_type != "cuda":
-            return "sdpa_cudnn has no CPU kernel: use eager or sdpa_flash here, or a CUDA GPU"
+            return no_cpu_reason(self.name, "CUDA")
         return (
             half_precision_reason(self.name, work)
             or capability_reason(self.name, work, (8, 0), "sdpa_efficient or eager")
@@ -45,39 +62,6 @@ class SdpaCudnn:
             or sequences_reason(self.name, work)
             or _cudnn_reason(work)
         )
-
-    def missing_package(self, *, importing: bool) -> str | None:
-        """None: PyTorch has it."""
-        return None
-
-    def register(self) -> str:
-        """Installs the function under a name of ours; calling it again changes nothing."""
-        from transformers import AttentionInterface
-
-        AttentionInterface.register(TRANSFORMERS_NAME, attend)
-        return TRANSFORMERS_NAME
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
-    import torch
-
-    refuse_mask("sdpa_cudnn", attention_mask)
-    # The backward pass needs the log-sum-exp, in eval mode too: the gate takes gradients with dropout off.
-    needs_backward = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    output = torch.ops.aten._scaled_dot_product_cudnn_attention(
-        query, key, value, None, needs_backward, dropout, False, False, scale=scaling
-    )[0]
-    return output.transpose(1, 2).contiguous(), None
 
 
 def _cudnn_reason(work: Workload) -> str | None:

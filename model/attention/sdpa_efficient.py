@@ -9,27 +9,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from model.attention.base import Workload, refuse_mask, sequences_reason
+from model.attention.base import (
+    AttentionFunction,
+    Backend,
+    Workload,
+    no_cpu_reason,
+    refuse_mask,
+    sequences_reason,
+    takes_gradient,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TRANSFORMERS_NAME = "aten_efficient"
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
+    scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    import torch
+
+    refuse_mask("sdpa_efficient", attention_mask)
+    output = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, None, takes_gradient(query, key, value), dropout, False, scale=scaling
+    )[0]
+    return output.transpose(1, 2).contiguous(), None
 
 
 @dataclass(frozen=True)
-class SdpaEfficient:
+class SdpaEfficient(Backend):
     """torch.ops.aten._scaled_dot_product_efficient_attention: CUDA only, fp32 and half precision."""
 
     name: str = "sdpa_efficient"
     description: str = "PyTorch's memory-efficient fused kernel (CUTLASS); CUDA only"
+    transformers_name: str = "aten_efficient"
     kernel_patterns: tuple[str, ...] = (r"fmha_cutlassF", r"fmha_cutlassB")
-    cpu_patterns: tuple[str, ...] = ()
+    function: AttentionFunction = attend
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """CUDA, an aligned head_dim, bf16 only from compute capability 8.0, at most 65,535 sequences in a batch."""
         if work.device_type != "cuda":
-            return "sdpa_efficient has no CPU kernel: use eager or sdpa_flash here, or a CUDA GPU"
+            return no_cpu_reason(self.name, "CUDA")
         capability = work.capability
         if work.precision == "bf16" and capability is not None and capability < (8, 0):
             return (
@@ -43,39 +64,6 @@ class SdpaEfficient:
                 f"{work.head_dim}: change model.d_model or model.num_heads, or use eager"
             )
         return sequences_reason(self.name, work)
-
-    def missing_package(self, *, importing: bool) -> str | None:
-        """None: PyTorch has it."""
-        return None
-
-    def register(self) -> str:
-        """Installs the function under a name of ours; calling it again changes nothing."""
-        from transformers import AttentionInterface
-
-        AttentionInterface.register(TRANSFORMERS_NAME, attend)
-        return TRANSFORMERS_NAME
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
-    import torch
-
-    refuse_mask("sdpa_efficient", attention_mask)
-    # The backward pass needs the log-sum-exp, in eval mode too: the gate takes gradients with dropout off.
-    needs_backward = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    output = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, None, needs_backward, dropout, False, scale=scaling
-    )[0]
-    return output.transpose(1, 2).contiguous(), None
 
 
 def _head_dim_alignment(capability: tuple[int, int] | None, *, half: bool) -> int:

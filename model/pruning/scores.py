@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from model.heads import attention_layers, heads_per_layer
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -28,8 +30,6 @@ class ScoreFunction(Protocol):
 def random(model: nn.Module, *, loss_batches: LossBatches | None, generator: torch.Generator) -> list[Tensor]:
     """Uniform numbers: the arm that every other score has to beat."""
     import torch
-
-    from model.patchtst import heads_per_layer
 
     return [torch.rand(len(kept), generator=generator, dtype=torch.float64) for kept in heads_per_layer(model)]
 
@@ -72,8 +72,6 @@ def _total(parts: Iterable[Tensor]) -> Tensor:
 
 def _by_layer(read: Callable[[Tensor], Tensor], model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
     """Per layer: `read` of each tensor that belongs to heads, as [K, elements] in float64 on the CPU."""
-    from model.patchtst import attention_layers
-
     for attention in attention_layers(model):
         heads = attention.q_proj.out_features // attention.head_dim
         tensors = [(p.weight, False) for p in (attention.q_proj, attention.k_proj, attention.v_proj)]

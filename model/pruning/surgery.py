@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.patchtst import attention_layers, heads_per_layer
+from model.heads import attention_layers, heads_per_layer
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.attention import CARD, NAIVE_MS, SHAPES, Shape, backends, floor_ms, parse, print_table
-from model.attention import BACKENDS
+from benchmarks.attention import CARD, NAIVE_MS, SHAPES, backends, floor_ms, one_pass, parse, print_table
+from benchmarks.attention_inputs import Shape, exact, relative_error
+from model.attention import BACKENDS, eager
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +46,14 @@ def test_what_one_card_was_found_to_do_is_shown_on_that_card_only(
     shown = capsys.readouterr().out
     assert CARD in " ".join(shown.split())
     assert f"896 x 42 x 16 x 8 {row} -" in " ".join(shown.replace("│", " ").split())
+
+
+def test_the_exact_result_is_eagers_in_fp64_with_its_gradients() -> None:
+    leaves = [torch.randn(2, 3, 5, 4, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    gradient = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    computed = one_pass(eager.attend, leaves, gradient)()
+    assert [relative_error(*pair) < 1e-12 for pair in zip(computed, exact(leaves, gradient), strict=True)] == [True] * 4
+    assert relative_error(2 * gradient, gradient) == pytest.approx(1)
 
 
 def test_every_backend_is_measured_and_every_shape_has_a_time_to_beat() -> None:

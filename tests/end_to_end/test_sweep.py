@@ -81,7 +81,8 @@ def test_the_model_in_mlflow_is_the_one_whose_test_error_is_reported(swept: Ran,
 
     from data_pipeline.feed import FEEDS
     from data_pipeline.series.store import open_series
-    from model.patchtst import heads_per_layer, load_model
+    from model.heads import heads_per_layer
+    from model.patchtst import load_model
     from tune.measure.accuracy import evaluate
     from tune.tracking.model_package import download_model
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from model.fused.encoder import fuse
-from model.patchtst import attention_layers, build_model
+from model.heads import attention_layers
+from model.patchtst import build_model
 from model.pruning.surgery import remove_heads
 
 FIELDS: dict[str, Any] = {

@@ -18,7 +18,8 @@ from torch import Tensor
 from model.attention import patch_op
 from model.attention.patch import Patch, attend
 from model.attention.patch_op import Choice, choose
-from model.patchtst import attention_layers, build_model
+from model.heads import attention_layers
+from model.patchtst import build_model
 from model.pruning.surgery import remove_heads
 
 CHOICES = [

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model import as_published
 from model.as_published import FLASH, unread_parameters, zero_head_columns, zero_weakest_heads
-from model.patchtst import attention_layers, count_parameters
+from model.heads import attention_layers, count_parameters
 
 S, N, D = 3, 4, 16
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")

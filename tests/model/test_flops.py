@@ -23,7 +23,8 @@ from model.flops import (
     parameter_count,
     train_step_flops,
 )
-from model.patchtst import build_model, count_parameters
+from model.heads import count_parameters
+from model.patchtst import build_model
 from model.presets import build_fields
 from model.pruning.surgery import remove_heads
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from model.attention import BACKENDS
-from model.patchtst import attention_layers, build_model, count_parameters, heads_per_layer, load_model, save_model
+from model.heads import attention_layers, count_parameters, heads_per_layer
+from model.patchtst import build_model, load_model, save_model
 from model.presets import PRESETS, build_fields
 from model.pruning.surgery import remove_heads
 

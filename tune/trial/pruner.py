@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from model.patchtst import heads_per_layer
+from model.heads import heads_per_layer
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from model.pruning.surgery import remove_heads, select_heads

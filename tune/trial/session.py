@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from model.flops import StepShape
-from model.patchtst import build_model, count_parameters, heads_per_layer
+from model.heads import count_parameters, heads_per_layer
+from model.patchtst import build_model
 from tune.common.errors import Unsupported
 from tune.config.trial_config import TrialConfig
 from tune.engine import ENGINES

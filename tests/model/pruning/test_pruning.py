@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.patchtst import attention_layers, build_model, count_parameters, heads_per_layer, load_model, save_model
+from model.heads import attention_layers, count_parameters, heads_per_layer
+from model.patchtst import build_model, load_model, save_model
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from model.pruning.surgery import MOMENTS, remove_heads, select_heads
