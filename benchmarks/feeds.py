@@ -68,7 +68,7 @@ def measure(
     path: Path, shape: str, options: argparse.Namespace, workers: list[int], slots: dict[tuple[str, str, int], float]
 ) -> dict[tuple[str, int], float]:
     """Median windows per second of each (feed, workers); prints the table, adds the MiB of each feed to `slots`."""
-    from data_pipeline.feed import FEEDS
+    from data_pipeline.feed import FEEDS, open_feed
     from data_pipeline.series.store import open_series
 
     series = open_series(str(path), None, path.parent / "cache")
@@ -77,7 +77,8 @@ def measure(
     for name in FEEDS:
         for number in workers if name != "device" else [0]:
             begun = time.perf_counter()
-            feed = FEEDS[name](
+            feed = open_feed(
+                name,
                 series,
                 context_length=CONTEXT,
                 prediction_length=HORIZON,
@@ -158,17 +159,17 @@ def held_by(path: Path, trials: int) -> float:
 
 
 def _trial(path: Path, barrier: Barrier, results) -> None:
-    from data_pipeline.feed import FEEDS
+    from data_pipeline.feed import open_feed
     from data_pipeline.series.store import open_series
 
     options = dict(context_length=CONTEXT, prediction_length=HORIZON, batch_size=1, device="cpu", seed=0, num_workers=0)
-    demo = FEEDS["arrow"](open_series("demo", None, path.parent / f"cache-{os.getpid()}"), **options)
+    demo = open_feed("arrow", open_series("demo", None, path.parent / f"cache-{os.getpid()}"), **options)
     next(demo.train_batches(1))  # what every trial holds, whatever it reads
     barrier.wait()
     before = _proportional_mib()
     barrier.wait()
     series = open_series(str(path), None, path.parent / "cache")
-    feed = FEEDS["arrow"](series, **options)
+    feed = open_feed("arrow", series, **options)
     next(feed.train_batches(1))
     _ = [series.values[row].sum() + series.scaled[row].sum() for row in range(len(series.values))]
     barrier.wait()

@@ -1,4 +1,4 @@
-"""A new backend, score, data set and sweep are one dict entry each: nothing else has to hear of them."""
+"""A new backend, score, data set, feed and sweep are one dict entry each: nothing else has to hear of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import data_pipeline.datasets
+import data_pipeline.feed
 import model.attention
 import model.pruning
 import tune.config.sweeps
@@ -42,6 +43,7 @@ ENTRIES: list[tuple[dict[str, Any], str, Any]] = [
     (model.attention.BACKENDS, "twin", replace(model.attention.BACKENDS["eager"], name="twin", description="a twin")),
     (model.pruning.SCORES, "lightest", lightest),
     (data_pipeline.datasets.DATASETS, "sample", replace(data_pipeline.datasets.DATASETS["demo"], name="sample")),
+    (data_pipeline.feed.FEEDS, "mapped", replace(data_pipeline.feed.FEEDS["arrow"], description="arrow again")),
     (tune.config.sweeps.SWEEPS, "narrow", narrow),
 ]
 
@@ -81,6 +83,7 @@ def test_the_attention_sweep_and_the_plan_know_them(capsys: pytest.CaptureFixtur
 def test_list_and_doctor_know_them(capsys: pytest.CaptureFixture[str]) -> None:
     listed = _said(capsys, "list")
     assert listed["attention"]["twin"] == "a twin"
+    assert listed["feeds"]["mapped"] == "arrow again"
     assert listed["sweeps"]["narrow"] == "Is a narrow one faster?"
     assert listed["pruning scores"]["lightest"] == "Magnitude, and nothing else."
     assert "sample" in listed["data sets"]
@@ -109,9 +112,9 @@ def test_a_misspelt_one_is_suggested(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.usefixtures("added")
 def test_a_trial_trains_with_them(tmp_path: Path) -> None:
     small = {
-        "data.dataset": "sample", "data.context_length": 48, "data.prediction_length": 24, "model.attention": "twin",
-        "model.d_model": 16, "model.num_heads": 4, "train.batch_size": 512, "train.epochs": 1,
-        "pruning.score": "lightest", "pruning.heads_per_layer": 1,
+        "data.dataset": "sample", "data.feed": "mapped", "data.context_length": 48, "data.prediction_length": 24,
+        "model.attention": "twin", "model.d_model": 16, "model.num_heads": 4, "train.batch_size": 512,
+        "train.epochs": 1, "pruning.score": "lightest", "pruning.heads_per_layer": 1,
     }  # fmt: skip
     plan = make_plan(get_sweep("narrow"), overrides=small, repeats=1, seed=1, device=cpu_facts())
     job = TrialJob(
@@ -127,7 +130,8 @@ def test_a_trial_trains_with_them(tmp_path: Path) -> None:
 def test_every_test_that_goes_over_a_registry_picks_them_up() -> None:
     attention, pruning = "model/attention/test_backends.py", "model/pruning/test_pruning.py"
     planning, request = "tune/plan/test_plan.py", "tune/config/test_request.py"
-    files = [attention, pruning, planning, request]
+    feeds = "data_pipeline/feed/test_feeds.py"
+    files = [attention, pruning, planning, request, feeds]
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "tests.test_registries"]
     done = subprocess.run(
         [*command, *(f"tests/{file}" for file in files)], cwd=ROOT, capture_output=True, text=True, timeout=240
@@ -136,7 +140,7 @@ def test_every_test_that_goes_over_a_registry_picks_them_up() -> None:
     found = done.stdout.splitlines()
     for name, least, file in (
         ("twin", 5, attention), ("twin", 1, planning), ("lightest", 3, pruning), ("lightest", 1, planning),
-        ("sample", 1, planning), ("narrow", 2, planning), ("narrow", 1, request),
+        ("sample", 1, planning), ("mapped", 10, feeds), ("narrow", 2, planning), ("narrow", 1, request),
     ):  # fmt: skip
         cases = [line for line in found if line.startswith(f"tests/{file}") and name in line.partition("[")[2]]
         assert len(cases) >= least, (name, file, cases)

@@ -1,11 +1,12 @@
-"""FEEDS: the ways from the mapped series to batches on the device, all with the same batches.
+"""FEEDS: the ways from the mapped series to batches on the device. Every feed hands out the same batches.
 
-Importable without torch: a feed's own module is imported when it is opened.
+Importable without torch: `open_feed` imports the module of the feed that it opens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,30 +14,33 @@ if TYPE_CHECKING:
     from data_pipeline.series.store import Series
 
 
-def _device(series: Series, **options: Any) -> Feed:
-    """The whole series in device memory; a batch is gathered there."""
-    from data_pipeline.feed.device import DeviceFeed
+@dataclass(frozen=True)
+class FeedEntry:
+    """Where a feed is defined, and what it is."""
 
-    return DeviceFeed(series, **options)
-
-
-def _arrow(series: Series, **options: Any) -> Feed:
-    """Windows cut from the memory-mapped Arrow file by loader workers, copied to the device."""
-    from data_pipeline.feed.arrow import ArrowFeed
-
-    return ArrowFeed(series, **options)
+    location: str
+    """MODULE:CLASS; the class is a `data_pipeline.feed.batches.Feed`."""
+    description: str
 
 
-def _tsfm(series: Series, **options: Any) -> Feed:
-    """The data set of tsfm_public, item by item: the old way, kept as a baseline."""
-    from data_pipeline.feed.tsfm import TsfmFeed
-
-    return TsfmFeed(series, **options)
-
-
-FEEDS: dict[str, Callable[..., Feed]] = {
-    "device": _device,
-    "arrow": _arrow,
-    "tsfm": _tsfm,
+FEEDS: dict[str, FeedEntry] = {
+    "device": FeedEntry(
+        "data_pipeline.feed.device:DeviceFeed",
+        "The whole series in device memory; a batch is gathered there.",
+    ),
+    "arrow": FeedEntry(
+        "data_pipeline.feed.arrow:ArrowFeed",
+        "Windows cut from the memory-mapped Arrow file by loader workers, copied to the device.",
+    ),
+    "tsfm": FeedEntry(
+        "data_pipeline.feed.tsfm:TsfmFeed",
+        "The data set of tsfm_public, item by item: the old way, kept as a baseline.",
+    ),
 }
-"""name -> f(series, *, context_length, prediction_length, batch_size, device, seed, num_workers)"""
+
+
+def open_feed(name: str, series: Series, **options: Any) -> Feed:
+    """Open the feed called `name` in FEEDS. The options, and the errors raised, are those of `Feed`."""
+    module, _, class_name = FEEDS[name].location.partition(":")
+    feed: Feed = getattr(importlib.import_module(module), class_name)(series, **options)
+    return feed

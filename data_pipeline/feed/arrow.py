@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data_pipeline.errors import DataError
-from data_pipeline.feed.batches import Batch, BatchPlan, shared_tensor, window_view
+from data_pipeline.feed.batches import Batch, Feed, shared_tensor, window_view
 from data_pipeline.feed.loading import Loader, as_is, check_shared_memory, check_workers, shared_memory_free
 from data_pipeline.series.arrow_file import map_file
 from data_pipeline.series.store import Series
@@ -83,41 +83,29 @@ class WindowDataset(Dataset):
         return {**self.__dict__, "_views": None}
 
 
-class ArrowFeed:
+class ArrowFeed(Feed):
     """See the module."""
 
-    gathered_on_device = False
+    _slots: Slots | None = None
 
-    def __init__(
-        self,
-        series: Series,
-        *,
-        context_length: int,
-        prediction_length: int,
-        batch_size: int,
-        device: str | torch.device,
-        seed: int,
-        num_workers: int = 0,
-    ) -> None:
-        check_workers(num_workers)
-        self._plan = BatchPlan(
-            series,
-            context_length=context_length,
-            prediction_length=prediction_length,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        self.channels = len(series.columns)
-        self.steps_per_epoch = self._plan.steps_per_epoch
-        self._device = torch.device(device)
-        self._lengths = context_length, prediction_length
-        self._copier = _Copier(self._device) if self._device.type == "cuda" else None
+    def close(self) -> None:
+        """Stop the workers and release the slots."""
+        self._loader.close()
+        if self._copier:
+            self._copier.close()
         self._slots = None
-        batch_bytes = 4 * batch_size * (context_length + prediction_length) * self.channels
-        self._chunk = _chunk_size(num_workers, batch_bytes)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Memory of the slots: shared with the workers, page-locked where the device is a GPU."""
+        return self._slots.past.nbytes + self._slots.future.nbytes if self._slots else 0
+
+    def _open(self, series: Series, num_workers: int) -> None:
+        check_workers(num_workers)
+        self._copier = _Copier(self._device) if self._device.type == "cuda" else None
+        self._chunk = _chunk_size(num_workers, self._batch_bytes)
         if num_workers or self._copier:
-            windows = self._chunk * batch_size
-            self._slots = _slots(num_workers, windows, context_length, prediction_length, self.channels)
+            self._slots = _slots(num_workers, self._chunk * self._plan.batch_size, self._lengths, self.channels)
         if self._copier and self._slots:
             self._copier.pin(self._slots)
         self._loader = Loader(
@@ -128,31 +116,6 @@ class ArrowFeed:
             preload="data_pipeline.feed.arrow",
             warm_up=(0, np.zeros(1, dtype=np.int64)),
         )
-
-    @property
-    def slot_bytes(self) -> int:
-        """Memory of the slots: shared with the workers, page-locked where the device is a GPU."""
-        return self._slots.past.nbytes + self._slots.future.nbytes if self._slots else 0
-
-    def num_windows(self, split: str) -> int:
-        """Windows of the split."""
-        return len(self._plan.starts[split])
-
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """See `Feed`."""
-        starts = self._plan.train(epoch)
-        return self._batches(starts, [starts.shape[1]] * len(starts))
-
-    def eval_batches(self, split: str) -> Iterator[Batch]:
-        """See `Feed`."""
-        return self._batches(*self._plan.evaluation(split))
-
-    def close(self) -> None:
-        """Stop the workers and release the slots."""
-        self._loader.close()
-        if self._copier:
-            self._copier.close()
-        self._slots = None
 
     def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
         steps, batch_size = starts.shape
@@ -251,12 +214,11 @@ def _number_of_slots(num_workers: int) -> int:
     return num_workers * PREFETCH + COPIES
 
 
-def _slots(num_workers: int, windows: int, context_length: int, prediction_length: int, channels: int) -> Slots:
-    """Room for every chunk in flight, `windows` each. Raises DataUnsupported where shared memory is too small."""
+def _slots(num_workers: int, windows: int, lengths: tuple[int, int], channels: int) -> Slots:
+    """Room for every chunk in flight, `windows` each. Raises DataUnsupported if shared memory is too small."""
     number = _number_of_slots(num_workers)
-    check_shared_memory(num_workers, windows, 4 * number * windows * (context_length + prediction_length) * channels)
-    past = torch.empty(number, windows, context_length * channels)
-    future = torch.empty(number, windows, prediction_length * channels)
+    check_shared_memory(num_workers, windows, 4 * number * windows * sum(lengths) * channels)
+    past, future = (torch.empty(number, windows, length * channels) for length in lengths)
     if num_workers:
         past, future = past.share_memory_(), future.share_memory_()
     return Slots(past=past, future=future)

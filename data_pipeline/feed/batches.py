@@ -5,9 +5,9 @@ Shapes: B windows of a batch, L context rows, H horizon rows, C channels, T rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -35,29 +35,6 @@ class Batch:
         if self.ready is not None:
             torch.cuda.current_stream().wait_event(self.ready)
         return self
-
-
-class Feed(Protocol):
-    """Batches of a series on a device."""
-
-    channels: int
-    steps_per_epoch: int
-    """Training batches per epoch."""
-    gathered_on_device: bool
-    """Whether asking for a batch queues its gather on the compute stream: that work is part of the training step."""
-
-    def num_windows(self, split: str) -> int:
-        """Windows of the split."""
-
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """The training windows in an order drawn from (seed, epoch); the last partial batch is dropped, but a split
-        smaller than one batch is one batch."""
-
-    def eval_batches(self, split: str) -> Iterator[Batch]:
-        """Every window of the split once, in time order; the last batch is padded and says how far it is `valid`."""
-
-    def close(self) -> None:
-        """Stop workers and release memory."""
 
 
 class BatchPlan:
@@ -91,6 +68,72 @@ class BatchPlan:
         rows = torch.arange(steps * self.batch_size).clamp_(max=len(starts) - 1) + starts.start
         valid = [min(self.batch_size, len(starts) - step * self.batch_size) for step in range(steps)]
         return rows.view(steps, self.batch_size), valid
+
+
+class Feed(ABC):
+    """Batches of a series on a device. A feed defines `_open`, `_batches` and `close`."""
+
+    gathered_on_device = False
+    """Whether asking for a batch queues its gather on the compute stream: that work is part of the training step."""
+
+    def __init__(
+        self,
+        series: Series,
+        *,
+        context_length: int,
+        prediction_length: int,
+        batch_size: int,
+        device: str | torch.device,
+        seed: int,
+        num_workers: int = 0,
+    ) -> None:
+        """Raises DataError for an impossible length, batch size or number of workers, and DataUnsupported if this
+        machine lacks the memory."""
+        self._plan = BatchPlan(
+            series,
+            context_length=context_length,
+            prediction_length=prediction_length,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        self._device = torch.device(device)
+        self._lengths = context_length, prediction_length
+        self.channels = len(series.columns)
+        self.steps_per_epoch = self._plan.steps_per_epoch
+        """Training batches per epoch."""
+        self._open(series, num_workers)
+
+    def num_windows(self, split: str) -> int:
+        """Windows of the split."""
+        return len(self._plan.starts[split])
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """The training windows in an order drawn from (seed, epoch).
+
+        The last partial batch is dropped, but a split smaller than one batch is one batch.
+        """
+        starts = self._plan.train(epoch)
+        return self._batches(starts, [starts.shape[1]] * len(starts))
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """Every window of the split once, in time order. The last batch is padded; its `valid` says how far."""
+        return self._batches(*self._plan.evaluation(split))
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop workers and release memory."""
+
+    @property
+    def _batch_bytes(self) -> int:
+        return 4 * self._plan.batch_size * sum(self._lengths) * self.channels
+
+    @abstractmethod
+    def _open(self, series: Series, num_workers: int) -> None:
+        """Take the memory and start the workers that the batches need."""
+
+    @abstractmethod
+    def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
+        """One batch for each row of `starts` [steps, B] (first rows of its windows) and its `valid`."""
 
 
 def shared_tensor(array: np.ndarray) -> torch.Tensor:

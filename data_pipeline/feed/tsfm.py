@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data_pipeline.feed.batches import Batch, BatchPlan
+from data_pipeline.feed.batches import Batch, Feed
 from data_pipeline.feed.loading import Loader, check_shared_memory, check_workers
 from data_pipeline.series.store import Series
 
@@ -35,43 +35,25 @@ def frame_as_get_datasets_leaves_it(series: Series) -> pd.DataFrame:
     return pd.DataFrame({"date": series.timestamps, **columns}, copy=False)
 
 
-class TsfmFeed:
+class TsfmFeed(Feed):
     """One dataset over all rows, so that window i starts at row i in every split."""
 
-    gathered_on_device = False
+    def close(self) -> None:
+        """Stop the workers."""
+        self._loader.close()
 
-    def __init__(
-        self,
-        series: Series,
-        *,
-        context_length: int,
-        prediction_length: int,
-        batch_size: int,
-        device: str | torch.device,
-        seed: int,
-        num_workers: int = 0,
-    ) -> None:
+    def _open(self, series: Series, num_workers: int) -> None:
         from tsfm_public.toolkit.dataset import ForecastDFDataset
 
         check_workers(num_workers)
-        self._plan = BatchPlan(
-            series,
-            context_length=context_length,
-            prediction_length=prediction_length,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        self.channels = len(series.columns)
-        batch_bytes = 4 * batch_size * (context_length + prediction_length) * self.channels
-        check_shared_memory(num_workers, batch_size, num_workers * PREFETCH * batch_bytes)
-        self.steps_per_epoch = self._plan.steps_per_epoch
-        self._device = torch.device(device)
+        check_shared_memory(num_workers, self._plan.batch_size, num_workers * PREFETCH * self._batch_bytes)
+        context_length, prediction_length = self._lengths
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pandas', about the column that ForecastDFDataset adds to many
+            warnings.simplefilter("ignore")  # pandas warns of the column that ForecastDFDataset adds to many
             dataset = ForecastDFDataset(
                 frame_as_get_datasets_leaves_it(series),
                 timestamp_column="date",
-                target_columns=[f"channel_{at}" for at in range(self.channels)],
+                target_columns=[f"channel_{channel}" for channel in range(self.channels)],
                 context_length=context_length,
                 prediction_length=prediction_length,
             )
@@ -83,23 +65,6 @@ class TsfmFeed:
             preload="tsfm_public.toolkit.dataset",
             warm_up=[0],
         )
-
-    def num_windows(self, split: str) -> int:
-        """Windows of the split."""
-        return len(self._plan.starts[split])
-
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """See `Feed`."""
-        starts = self._plan.train(epoch)
-        return self._batches(starts, [starts.shape[1]] * len(starts))
-
-    def eval_batches(self, split: str) -> Iterator[Batch]:
-        """See `Feed`."""
-        return self._batches(*self._plan.evaluation(split))
-
-    def close(self) -> None:
-        """Stop the workers."""
-        self._loader.close()
 
     def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
         for (past, future), real in zip(self._loader.answers(starts.tolist()), valid, strict=True):

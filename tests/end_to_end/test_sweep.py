@@ -79,7 +79,7 @@ def test_the_model_in_mlflow_is_the_one_whose_test_error_is_reported(swept: Ran,
     import torch
     from mlflow import MlflowClient
 
-    from data_pipeline.feed import FEEDS
+    from data_pipeline.feed import open_feed
     from data_pipeline.series.store import open_series
     from model.heads import heads_per_layer
     from model.patchtst import load_model
@@ -92,8 +92,8 @@ def test_the_model_in_mlflow_is_the_one_whose_test_error_is_reported(swept: Ran,
     model = load_model(tmp_path / "model")
     assert all(4 not in layer and 8 not in layer for layer in heads_per_layer(model))
     series = open_series("demo", None, tmp_path)
-    feed = FEEDS["device"](
-        series, context_length=96, prediction_length=24, batch_size=128, device="cpu", seed=1, num_workers=0
+    feed = open_feed(
+        "device", series, context_length=96, prediction_length=24, batch_size=128, device="cpu", seed=1, num_workers=0
     )
     with torch.no_grad():
         forecast = {"model": lambda past: model(past_values=past).prediction_outputs}

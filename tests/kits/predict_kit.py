@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from data_pipeline.feed import FEEDS
+from data_pipeline.feed import open_feed
 from data_pipeline.series.store import Series, open_series
 from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import TrialConfig
@@ -91,8 +91,8 @@ class Trained:
 
     def first_test_windows(self, rows: int) -> torch.Tensor:
         """Of the trial's own feed, standardised: past [rows, L, C]."""
-        feed = FEEDS["device"](
-            self.series, context_length=L, prediction_length=H, batch_size=rows, device=torch.device("cpu"), seed=1,
-            num_workers=0,
+        feed = open_feed(
+            "device", self.series, context_length=L, prediction_length=H, batch_size=rows,
+            device=torch.device("cpu"), seed=1, num_workers=0,
         )  # fmt: skip
         return next(iter(feed.eval_batches("test"))).arrived().past

@@ -47,7 +47,7 @@ def registries() -> dict[str, dict[str, str]]:
         "attention": {name: backend.description for name, backend in BACKENDS.items()}
         | {alias: f"another name of {name}" for alias, name in ALIASES.items() if name in BACKENDS},
         "data sets": {name: _dataset(spec) for name, spec in DATASETS.items()},
-        "feeds": _documented(FEEDS),
+        "feeds": {name: feed.description for name, feed in FEEDS.items()},
         "engines": {name: engine.description for name, engine in ENGINES.items()},
         "presets": {name: _preset(fields) for name, fields in PRESETS.items()},
         "pruning scores": _documented(SCORES),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from data_pipeline import feed as feeds
 from data_pipeline.errors import DataUnsupported
-from data_pipeline.feed import FEEDS
 from data_pipeline.feed.batches import Feed
 from data_pipeline.series.store import Series, open_series
 from tune.common.errors import Unsupported
@@ -28,7 +28,8 @@ def open_feed(series: Series, config: TrialConfig, device: torch.device) -> Feed
     """The trial's feed, to be closed. Raises Unsupported where this machine cannot hold it."""
     data, train = config.data, config.train
     try:
-        return FEEDS[data.feed](
+        return feeds.open_feed(
+            data.feed,
             series,
             context_length=data.context_length,
             prediction_length=data.prediction_length,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from capture_kit import RecordingCapture
 
-from data_pipeline.feed import FEEDS
+from data_pipeline.feed import open_feed
 from data_pipeline.feed.batches import Batch
 from data_pipeline.series.store import Series, open_series
 from model.attention import BACKENDS
@@ -50,8 +50,8 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
 
 
 def _feed(series: Series, device: str, name: str = "device") -> Any:
-    return FEEDS[name](
-        series, context_length=L, prediction_length=H, batch_size=B, device=device, seed=1, num_workers=0
+    return open_feed(
+        name, series, context_length=L, prediction_length=H, batch_size=B, device=device, seed=1, num_workers=0
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from data_pipeline.datasets import DATASETS
-from data_pipeline.feed import FEEDS
+from data_pipeline.feed import open_feed
 from data_pipeline.feed.tsfm import frame_as_get_datasets_leaves_it
 from data_pipeline.series.store import open_series
 
@@ -56,8 +56,15 @@ def test_windows_and_their_number_equal_tsfm_public(name, context, real_data_dir
     np.testing.assert_allclose(series.mean, scaler.mean_, rtol=1e-9)
     np.testing.assert_allclose(series.std, scaler.scale_, rtol=1e-9)
 
-    feed = FEEDS["device"](
-        series, context_length=context, prediction_length=HORIZON, batch_size=256, device="cpu", seed=0, num_workers=0
+    feed = open_feed(
+        "device",
+        series,
+        context_length=context,
+        prediction_length=HORIZON,
+        batch_size=256,
+        device="cpu",
+        seed=0,
+        num_workers=0,
     )
     for split, dataset in theirs.items():
         n_windows = feed.num_windows(split)

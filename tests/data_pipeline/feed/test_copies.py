@@ -7,8 +7,8 @@ import contextlib
 import pytest
 import torch
 
-from data_pipeline.feed import FEEDS
 from data_pipeline.feed import arrow as arrow_feed
+from data_pipeline.feed import open_feed
 from data_pipeline.feed.arrow import COPIES, MAX_CHUNK, PREFETCH, _Copier
 from data_pipeline.series.store import open_series
 
@@ -75,8 +75,8 @@ def test_a_slot_is_written_again_only_after_its_copy_is_complete(workers, monkey
 @pytest.mark.parametrize(("name", "workers"), [("device", 0), ("arrow", 0), ("arrow", 2), ("arrow", 4), ("tsfm", 0)])
 def test_batches_on_the_gpu_equal_those_on_the_cpu(name, workers, chunk, series, monkeypatch):
     monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: chunk)
-    reference = FEEDS["device"](series, device="cpu", num_workers=0, **OPTIONS)
-    feed = FEEDS[name](series, device="cuda", num_workers=workers, **OPTIONS)
+    reference = open_feed("device", series, device="cpu", num_workers=0, **OPTIONS)
+    feed = open_feed(name, series, device="cuda", num_workers=workers, **OPTIONS)
     assert name != "arrow" or writes_of_a_slot(feed, chunk) > 2
     try:
         next(feed.train_batches(9))  # a pass left early
@@ -107,8 +107,8 @@ def test_a_chunk_holds_as_many_batches_as_memory_allows(free_mib, workers, batch
 @pytest.mark.parametrize("chunk", [1, 2, 3, 8])
 def test_batches_do_not_depend_on_the_size_of_a_chunk(chunk, series, monkeypatch):
     monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: chunk)
-    reference = FEEDS["device"](series, device="cpu", num_workers=0, **OPTIONS)
-    feed = FEEDS["arrow"](series, device="cpu", num_workers=1, **OPTIONS)
+    reference = open_feed("device", series, device="cpu", num_workers=0, **OPTIONS)
+    feed = open_feed("arrow", series, device="cpu", num_workers=1, **OPTIONS)
     assert writes_of_a_slot(feed, chunk) > 2
     try:
         for method, argument in (("train_batches", 1), ("eval_batches", "test")):
@@ -122,7 +122,7 @@ def test_batches_do_not_depend_on_the_size_of_a_chunk(chunk, series, monkeypatch
 @needs_cuda
 @pytest.mark.parametrize("workers", [0, 2])
 def test_copies_are_from_pinned_memory_and_ready_is_an_event(workers, series):
-    feed = FEEDS["arrow"](series, device="cuda", num_workers=workers, **OPTIONS)
+    feed = open_feed("arrow", series, device="cuda", num_workers=workers, **OPTIONS)
     try:
         assert feed._slots.past.is_pinned() and feed._slots.future.is_pinned()
         assert all(isinstance(batch.ready, torch.cuda.Event) for batch in feed.eval_batches("validation"))

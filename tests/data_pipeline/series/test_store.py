@@ -237,7 +237,7 @@ def test_a_spec_survives_pickling():
 
 def test_planning_modules_import_nothing_heavy():
     code = (
-        "import sys, data_pipeline.datasets, data_pipeline.errors, data_pipeline.series.windows\n"
+        "import sys, data_pipeline.datasets, data_pipeline.errors, data_pipeline.feed, data_pipeline.series.windows\n"
         "print([m for m in ('torch', 'pandas', 'pyarrow', 'numpy', 'ray', 'mlflow') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

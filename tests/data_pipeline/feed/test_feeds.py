@@ -6,10 +6,12 @@ import multiprocessing
 
 import pytest
 import torch
+from csv_kit import text
 
 from data_pipeline.errors import DataError, DataUnsupported
-from data_pipeline.feed import FEEDS, loading
+from data_pipeline.feed import FEEDS, loading, open_feed
 from data_pipeline.feed import arrow as arrow_feed
+from data_pipeline.feed.batches import BatchPlan
 from data_pipeline.series.store import open_series
 
 L, H, B = 48, 12, 32
@@ -26,7 +28,7 @@ def make_feed(request, series):
 
     def make(**changes):
         options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=0)
-        made.append(FEEDS[request.param](changes.pop("series", series), **{**options, **changes}))
+        made.append(open_feed(request.param, changes.pop("series", series), **{**options, **changes}))
         return made[-1]
 
     yield make
@@ -62,8 +64,8 @@ def test_training_order_depends_on_seed_and_epoch_only(make_feed):
 
 
 def test_every_feed_trains_on_the_same_batches(make_feed, series):
-    reference = FEEDS["device"](
-        series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=0
+    reference = open_feed(
+        "device", series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=0
     )
     for ours, theirs in zip(make_feed().train_batches(3), reference.train_batches(3), strict=True):
         assert torch.equal(ours.past, theirs.past) and torch.equal(ours.future, theirs.future)
@@ -106,9 +108,9 @@ def test_an_epoch_left_early_does_not_disturb_the_next(make_feed):
 def test_workers_change_no_batch_and_live_through_every_epoch(name, chunk, series, monkeypatch):
     monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: chunk)
     options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1)
-    alone = FEEDS["device"](series, num_workers=0, **options)
+    alone = open_feed("device", series, num_workers=0, **options)
     before = set(multiprocessing.active_children())
-    feed = FEEDS[name](series, num_workers=2, **options)
+    feed = open_feed(name, series, num_workers=2, **options)
     workers = set(multiprocessing.active_children()) - before
     try:
         for epoch in (1, 2):
@@ -128,8 +130,8 @@ def test_workers_change_no_batch_and_live_through_every_epoch(name, chunk, serie
 def test_a_pass_that_was_overtaken_says_so_and_takes_nothing_from_the_new_one(workers, series, monkeypatch):
     monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: 1)
     options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1)
-    want = [batch.past for batch in FEEDS["device"](series, num_workers=0, **options).train_batches(2)]
-    feed = FEEDS["arrow"](series, num_workers=workers, **options)
+    want = [batch.past for batch in open_feed("device", series, num_workers=0, **options).train_batches(2)]
+    feed = open_feed("arrow", series, num_workers=workers, **options)
     old, new = feed.train_batches(1), feed.train_batches(2)
     next(old)
     got = [next(new).past]
@@ -147,8 +149,8 @@ def test_too_little_shared_memory_is_refused_before_workers_start(name, series, 
     for module in (arrow_feed, loading):
         monkeypatch.setattr(module, "shared_memory_free", lambda: 1 << 20)
     with pytest.raises(DataUnsupported, match="16 workers need .* MiB of shared memory.*--shm-size"):
-        FEEDS[name](
-            series, context_length=512, prediction_length=96, batch_size=512, device="cpu", seed=1, num_workers=16
+        open_feed(
+            name, series, context_length=512, prediction_length=96, batch_size=512, device="cpu", seed=1, num_workers=16
         )
 
 
@@ -162,8 +164,15 @@ def test_what_a_worker_refuses_is_told_in_its_own_words(workers, tmp_path):
     series = write(1)
     assert write(2).path == series.path
     with pytest.raises(DataError) as caught:
-        feed = FEEDS["arrow"](
-            series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=workers
+        feed = open_feed(
+            "arrow",
+            series,
+            context_length=L,
+            prediction_length=H,
+            batch_size=B,
+            device="cpu",
+            seed=1,
+            num_workers=workers,
         )
         next(feed.train_batches(1))
     assert str(caught.value).startswith(f"{series.path}: replaced while") and "Traceback" not in str(caught.value)
@@ -172,15 +181,22 @@ def test_what_a_worker_refuses_is_told_in_its_own_words(workers, tmp_path):
 @pytest.mark.parametrize("workers", [-1, 1000])
 def test_an_impossible_number_of_workers_is_refused(series, workers):
     with pytest.raises(DataError, match="num_workers"):
-        FEEDS["arrow"](
-            series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=workers
+        open_feed(
+            "arrow",
+            series,
+            context_length=L,
+            prediction_length=H,
+            batch_size=B,
+            device="cpu",
+            seed=1,
+            num_workers=workers,
         )
 
 
 def test_device_feed_refuses_workers(series):
     with pytest.raises(DataError, match="num_workers is 2.*arrow"):
-        FEEDS["device"](
-            series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=2
+        open_feed(
+            "device", series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=2
         )
 
 
@@ -193,3 +209,10 @@ def test_impossible_sizes_are_refused(make_feed, change, named):
 def test_an_unknown_split_is_refused(make_feed):
     with pytest.raises(DataError, match="'dev'.*validation"):
         list(make_feed().eval_batches("dev"))
+
+
+def test_a_series_too_short_for_one_window_is_one_line(tmp_path):
+    (tmp_path / "x.csv").write_text(text())
+    series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
+    with pytest.raises(DataError, match="train split holds no window.*512 \\+ 96"):
+        BatchPlan(series, context_length=512, prediction_length=96, batch_size=8, seed=0)
