@@ -9,14 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-
-def incomplete(missing: ModuleNotFoundError) -> int:
-    """Says that this Python is not the one that `make setup` filled."""
-    how = "run `make setup` and `. .venv/bin/activate`, then the same command again"
-    print(f"error: {sys.executable} has no package '{missing.name}': {how}", file=sys.stderr)
-    return 2
-
-
 try:
     from data_pipeline.errors import DataError
     from tune.common.errors import (
@@ -32,8 +24,6 @@ try:
     from tune.tracking.store import TrackingError, check_no_password
 except KeyboardInterrupt:  # Ctrl-C before main() can answer it
     sys.exit(130)
-except ModuleNotFoundError as missing:
-    sys.exit(incomplete(missing))
 
 
 # The words of a command -> its module in tune/commands, which holds parser() and run(arguments).
@@ -80,8 +70,8 @@ def _exit_code(argv: Sequence[str]) -> int:
         line = " ".join(str(error).split())
         print(f"error: {printable(line.encode(errors='backslashreplace').decode())}", file=sys.stderr)
         return WRONG_INPUT
-    except ModuleNotFoundError as missing:  # of what a command imports when it is needed
-        return incomplete(missing)
+    except ModuleNotFoundError as missing:
+        return _incomplete(missing)
     except KeyboardInterrupt:
         hint = "; the same command again goes on from here" if _runs_a_sweep(argv) else ""
         print(f"interrupted{hint}", file=sys.stderr)
@@ -93,6 +83,13 @@ def _exit_code(argv: Sequence[str]) -> int:
         hint = "nothing is lost, make room and the same command goes on from here" if resumable else "make room"
         print(f"error: a disk is full: {reason}; {hint}", file=sys.stderr)
         return INTERRUPTED if resumable else WRONG_INPUT
+
+
+def _incomplete(missing: ModuleNotFoundError) -> int:
+    """Says that this Python is not the one that `make setup` filled."""
+    how = "run `make setup` and `. .venv/bin/activate`, then the same command again"
+    print(f"error: {sys.executable} has no package '{missing.name}': {how}", file=sys.stderr)
+    return WRONG_INPUT
 
 
 def _runs_a_sweep(argv: Sequence[str]) -> bool:

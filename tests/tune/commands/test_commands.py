@@ -201,14 +201,25 @@ def test_a_plan_looks_at_the_windows_of_data_that_are_converted_and_says_where_t
     assert "split holds no window" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("lacks", ["filelock", "pydantic"], ids=["at the first import", "by the command"])
-def test_a_python_without_the_packages_is_told_what_to_do_in_one_line(lacks: str) -> None:
-    code = f"import sys; sys.modules[{lacks!r}] = None; sys.argv = ['experiments.py', 'list']; import runpy; "
+@pytest.mark.parametrize(
+    ("lacks", "command"), [("pydantic", ["list"]), ("torch", ["doctor"])], ids=["of its module", "of what it does"]
+)
+def test_a_python_without_the_packages_of_a_command_is_told_what_to_do_in_one_line(
+    lacks: str, command: list[str]
+) -> None:
+    code = f"import sys; sys.modules[{lacks!r}] = None; sys.argv = ['experiments.py', *{command}]; import runpy; "
     code += "runpy.run_path('experiments.py', run_name='__main__')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == WRONG_INPUT and ended.stdout == ""
     assert f"has no package '{lacks}': run `make setup` and `. .venv/bin/activate`" in line
+
+
+def test_the_first_imports_need_no_package_but_ours() -> None:
+    code = "import sys; before = set(sys.modules); import experiments; "
+    code += "print(*{name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"experiments", "tune", "data_pipeline"}
 
 
 @pytest.mark.parametrize("command", [["list"], ["doctor"], PLAN, [*PLAN, "--sweep", "full"]], ids=" ".join)
