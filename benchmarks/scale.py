@@ -142,7 +142,7 @@ def sweep_of(trials: int) -> SweepConfig:
 
 def measure(trials: int, epochs: int, folder: Path) -> Cost:
     """Run the sweep in `folder`, which is empty, and read its trials back."""
-    from tune.commands.flush import flush
+    from tune.commands import flush
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
     from tune.tracking.reader import read_sweep
@@ -161,7 +161,9 @@ def measure(trials: int, epochs: int, folder: Path) -> Cost:
         entry=trivial_trial,
     )
     if outcome.pending:  # trials this fast outrun MLflow, and the end waits for it for a while only
-        flush(argparse.Namespace(sweep_id=outcome.sweep_id, storage_path=folder / "runs", quiet=False), uri)
+        flush.run(
+            argparse.Namespace(sweep_id=outcome.sweep_id, storage_path=folder / "runs", tracking_uri=uri, quiet=False)
+        )
     marks.append(_now())
     counted, memory_gib = dict(calls), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     record = read_sweep(uri, PROJECT, outcome.sweep_id)

@@ -21,7 +21,7 @@ from sweep_kit import ROOT
 from data_pipeline.datasets import get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.series.store import cache_key
-from experiments import COMMANDS, main
+from experiments import COMMANDS, load_command, main
 from tune.cluster.auth_token import check_token_file
 from tune.common.address import one_line
 from tune.common.errors import WrongInput
@@ -211,7 +211,7 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(uri: str) ->
 def test_every_command_with_the_option_refuses_a_password(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parser = COMMANDS[words][0]()
+    parser = load_command(words).parser()
     if "--tracking-uri" not in parser._option_string_actions:
         assert words in {("list",), ("data", "show")}
         return

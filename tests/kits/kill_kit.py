@@ -22,7 +22,7 @@ from fault_kit import soaking
 from sweep_kit import Driver, Ran, ended, epochs, outbox
 
 from model.patchtst import load_model
-from tune.commands.sweep import sweep_parser
+from tune.commands.sweep import parser as sweep_parser
 from tune.config.request import build_request
 from tune.machine.device import DeviceFacts, available_cpus
 from tune.plan.plan import make_plan

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from sweep_kit import ROOT
 
-from tune.commands.sweep import sweep_parser
+from tune.commands.sweep import parser as sweep_parser
 from tune.config.request import build_request
 from tune.machine.device import available_cpus
 from tune.plan.plan import make_plan

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from system_kit import skip_for_want_of
 
-from experiments import sweep_parser
 from launcher.lint import COMMANDS, START_COMMANDS
+from tune.commands.sweep import parser as sweep_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("cluster.yaml", "cluster.local.yaml")

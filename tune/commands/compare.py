@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from tune.commands.parser import Parser, _add_margin, _add_shared
+from tune.commands.parser import Parser, add_margin, add_shared, tracking_uri
 from tune.common.errors import DONE, REGRESSED, WrongInput
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
@@ -26,14 +26,14 @@ from tune.stats.pairs import SLOWER, WORSE, Comparison, Run, compare_sweeps, mar
 from tune.tracking.store import PROJECT
 
 
-def compare_parser() -> Parser:
+def parser() -> Parser:
     text = "Did an arm get slower or less accurate? Exit code 1 if one did from A to B, 0 if not."
     parser = Parser(prog="experiments.py compare", description=text, allow_abbrev=False)
     text = "a sweep id, or a file as --json writes it"
     parser.add_argument("before", metavar="A", help=f"{text}: what is held against")
     parser.add_argument("after", metavar="B", help=text)
-    _add_margin(parser)
-    _add_shared(parser)
+    add_margin(parser)
+    add_shared(parser)
     return parser
 
 
@@ -52,11 +52,11 @@ class Side:
     tells_alone: bool  # whether it says which trials had their device to themselves
 
 
-def compare(arguments: argparse.Namespace, tracking_uri: str) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print a row per arm of both; REGRESSED if one got slower or less accurate."""
     check_json_target(arguments.json)
     margin = margin_of(arguments.margin_pct)
-    before, after = (read_side(given, tracking_uri) for given in (arguments.before, arguments.after))
+    before, after = (read_side(given, tracking_uri(arguments)) for given in (arguments.before, arguments.after))
     check_comparable(before, after)
     found = compare_sweeps(before.arms, after.arms, margin=margin)
     if not any(one.interval or (one.accuracy and one.accuracy.bounds) for one in found.values()):

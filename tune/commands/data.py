@@ -1,28 +1,28 @@
-"""The command `data show`."""
+"""`data show`: what is in a series."""
 
 from __future__ import annotations
 
 import argparse
 
-from tune.commands.parser import Parser, _add_folders
+from tune.commands.parser import Parser, add_folders
 from tune.common.errors import DONE
 from tune.config.trial_config import check_value
 from tune.plan.data import cache_dir, fetch_if_missing
 from tune.storage.open_sweep import check_storage
 
 
-def data_parser() -> Parser:
+def parser() -> Parser:
     parser = Parser(prog="experiments.py data show", description="What is in a series.", allow_abbrev=False)
     parser.add_argument("name", metavar="NAME", help="a data set, or the path of a CSV or Parquet file")
     parser.add_argument("--context-length", type=int, default=512, metavar="N", help="time steps in (default 512)")
     parser.add_argument("--prediction-length", type=int, default=96, metavar="N", help="time steps out (default 96)")
     parser.add_argument("--timestamp-column", metavar="NAME", help="of a file; without it, it is found")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    _add_folders(parser)
+    add_folders(parser)
     return parser
 
 
-def show_data(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print what is in a series and whether its splits resemble each other."""
     from data_pipeline.series.describe import describe, render
 
@@ -30,7 +30,7 @@ def show_data(arguments: argparse.Namespace) -> int:
     for name in ("context_length", "prediction_length"):
         check_value(f"data.{name}", getattr(arguments, name), given=f"--{name.replace('_', '-')}")
     fetch_if_missing(arguments.name, arguments.data_dir, quiet=arguments.quiet)
-    found = describe(
+    description = describe(
         arguments.name,
         arguments.data_dir,
         cache_dir(arguments.storage_path),
@@ -38,5 +38,5 @@ def show_data(arguments: argparse.Namespace) -> int:
         arguments.prediction_length,
         timestamp_column=arguments.timestamp_column,
     )
-    print(render(found))
+    print(render(description))
     return DONE

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_pipeline.datasets import DATASETS
 from data_pipeline.errors import DataError
-from tune.commands.parser import Parser, _add_folders, _add_shared
+from tune.commands.parser import Parser, add_folders, add_shared, tracking_uri
 from tune.common.address import redacted, settled_uri, sqlite_file
 from tune.common.errors import DONE, WRONG_INPUT, WrongInput
 from tune.config.sweeps import get_sweep
@@ -29,19 +29,18 @@ from tune.plan.plan import make_plan
 from tune.storage.open_sweep import check_storage
 from tune.tracking.store import TrackingError, check_store
 
-
-def doctor_parser() -> Parser:
-    parser = Parser(prog="experiments.py doctor", description="What works on this machine.", allow_abbrev=False)
-    _add_folders(parser)
-    _add_shared(parser)
-    return parser
-
-
 STORE_ANSWERS_WITHIN_S = 10.0
 DEFAULT_SWEEP = "pruning"
 GIB = 2**30
 LITTLE_DISK_GIB = 2.0  # a sweep's checkpoints and models are some MiB each, the converted traffic series 60 MiB
 LITTLE_SHM_GIB = 1.0  # loader workers hand over slots of up to 256 MiB each (data_pipeline)
+
+
+def parser() -> Parser:
+    parser = Parser(prog="experiments.py doctor", description="What works on this machine.", allow_abbrev=False)
+    add_folders(parser)
+    add_shared(parser)
+    return parser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +54,10 @@ class Check:
     needed: bool = False  # whether the default sweep needs it
 
 
-def doctor(arguments: argparse.Namespace, tracking_uri: str) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print the table; DONE if the default sweep can run here, else WRONG_INPUT."""
     check_json_target(arguments.json)
-    checks = list(_checks(arguments.data_dir, arguments.storage_path, tracking_uri))
+    checks = list(_checks(arguments.data_dir, arguments.storage_path, tracking_uri(arguments)))
     ready = all(check.works for check in checks if check.needed)
     rows = [
         {"": {True: "ok", False: "NO", None: ""}[check.works], "what": check.kind, "name": check.name,

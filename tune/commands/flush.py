@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tune.commands.parser import Parser
+from tune.commands.parser import Parser, given_tracking_uri
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import DONE, INTERRUPTED, WrongInput
 from tune.driver.finish import flush_while_moving, flush_within, how_to_flush, open_tracker, summarise
@@ -16,8 +16,11 @@ from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
 from tune.tracking.store import PROJECT, check_store
 
+STORE_ANSWERS_WITHIN_S = 10.0
+STALLED_S = 60.0  # without a record arriving, flush gives up
 
-def flush_parser() -> Parser:
+
+def parser() -> Parser:
     text = "Send what a sweep has recorded and MLflow lacks: it did not answer, or was too slow. May be repeated."
     parser = Parser(prog="experiments.py flush", description=text, allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
@@ -29,20 +32,16 @@ def flush_parser() -> Parser:
     return parser
 
 
-STORE_ANSWERS_WITHIN_S = 10.0
-STALLED_S = 60.0  # without a record arriving, flush gives up
+def run(arguments: argparse.Namespace) -> int:
+    """Send the records of one sweep that MLflow lacks; once all its trials have ended, its summary too.
 
-
-def flush(arguments: argparse.Namespace, tracking_uri: str | None) -> int:
-    """Send what MLflow lacks of one sweep; where all its trials have ended, its summary too.
-
-    tracking_uri: None takes the store that the sweep was started with. WrongInput for another one, for a sweep that is
-    not there or is running. Exit code INTERRUPTED where MLflow has not taken everything.
+    Without a store from the command line or the environment, the sweep's own is taken. WrongInput for another one, for
+    a sweep that is not there or is running. Exit code INTERRUPTED where MLflow has not taken everything.
     """
     storage = arguments.storage_path
     check_known(storage, arguments.sweep_id, given=f"flush {arguments.sweep_id}")
     folder = SweepDir(storage / arguments.sweep_id)
-    uri = _store(folder, tracking_uri)
+    uri = _store(folder, given_tracking_uri(arguments))
     check_store(uri, timeout_s=STORE_ANSWERS_WITHIN_S)
 
     def say(text: str) -> None:

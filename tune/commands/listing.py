@@ -1,4 +1,4 @@
-"""`list` and `list runs`: what can be named on the command line, and the sweeps that MLflow has."""
+"""`list`: everything that a command line can name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from data_pipeline.datasets import DATASETS, DatasetSpec
@@ -16,27 +15,19 @@ from model.attention import ALIASES, BACKENDS
 from model.presets import PRESETS
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
-from tune.commands.parser import Parser, _add_shared
-from tune.common.errors import DONE, WrongInput
+from tune.commands.parser import Parser
+from tune.common.errors import DONE
 from tune.config.sweeps import SWEEPS
 from tune.config.trial_config import FIELDS, GROUPS, SEED_STUDY_ONLY
 from tune.console.output import check_json_target, write_json
-from tune.console.text import table
 from tune.engine import ENGINES
 from tune.engine.lr import LR_SCHEDULES
 from tune.machine.gpu_models import GPU_MODELS
 
 
-def list_parser() -> Parser:
+def parser() -> Parser:
     parser = Parser(prog="experiments.py list", description="What can be named, in one line each.", allow_abbrev=False)
     parser.add_argument("--json", metavar="FILE", help="also as JSON; - for stdout")
-    return parser
-
-
-def runs_parser() -> Parser:
-    parser = Parser(prog="experiments.py list runs", description="The latest sweeps in MLflow.", allow_abbrev=False)
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
-    _add_shared(parser)
     return parser
 
 
@@ -126,8 +117,8 @@ def _gpu(capability: tuple[int, int], memory_gib: float | None) -> str:
     return f"compute capability {capability[0]}.{capability[1]}, {memory}"
 
 
-def show_registries(arguments: argparse.Namespace) -> int:
-    """`list`."""
+def run(arguments: argparse.Namespace) -> int:
+    """Print all registries."""
     check_json_target(arguments.json)
     found = registries()
     text = sys.stderr if arguments.json == "-" else sys.stdout
@@ -143,29 +134,3 @@ def _lines(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
         yield f"{kind}:"
         for name, what in members.items():
             yield f"  {name:{width}}  {what}".rstrip()
-
-
-def show_runs(arguments: argparse.Namespace, tracking_uri: str) -> int:
-    """`list runs`: the latest sweeps of the MLflow store, newest first. TrackingError where it cannot be read."""
-    from tune.tracking.reader import list_sweeps
-    from tune.tracking.store import PROJECT
-
-    check_json_target(arguments.json)
-    if arguments.limit < 1:
-        raise WrongInput(f"--limit {arguments.limit}: give 1 or more")
-    sweeps = list_sweeps(tracking_uri, PROJECT, limit=arguments.limit, timeout_s=10.0)
-    rows = [
-        {
-            "sweep_id": sweep.sweep_id,
-            "status": sweep.status,
-            "trials": sweep.trials,
-            "device": sweep.tags.get("device"),
-            "started": datetime.fromtimestamp(sweep.started_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        }
-        for sweep in sweeps
-    ]
-    text = sys.stderr if arguments.json == "-" else sys.stdout
-    for line in table(["sweep_id", "status", "trials", "device", "started"], rows):
-        print(line, file=text)
-    write_json(arguments.json, {"sweeps": rows})
-    return DONE

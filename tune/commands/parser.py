@@ -1,14 +1,14 @@
-"""The parsers of the command line: every option, its help and its default. No logic."""
+"""What the parsers of the commands share: the form of errors, the common options, the examples."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tune.common.errors import WrongInput, did_you_mean
 
-WAIT_FOR_GPUS_S = 600.0
 EXAMPLES = """examples:
   python experiments.py --sweep pruning --dataset demo --epochs 2 --repeats 1    offline, on a laptop
   python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
@@ -35,9 +35,9 @@ class Parser(argparse.ArgumentParser):
     _given: Sequence[str] = ()
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        found = super().parse_args(args, namespace)
-        found.words = list(args or ())  # as given, for a command that is sent elsewhere
-        return found
+        arguments = super().parse_args(args, namespace)
+        arguments.words = list(args or ())  # as given, for a command that is sent elsewhere
+        return arguments
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         self._given = args or ()
@@ -53,25 +53,35 @@ class Parser(argparse.ArgumentParser):
         raise WrongInput(f"{message} (see --help){';' if hints else ''}{''.join(hints)}")
 
 
-def _add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
+def add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
     text = "folder with NAME.csv[.gz], downloaded into it where missing (default data)"
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)
     text = "sweeps and converted data (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
 
 
-def _add_margin(parser: Parser) -> None:
+def add_margin(parser: Parser) -> None:
     text = "how much larger a validation error may be and count as not worse (default 1)"
     parser.add_argument("--margin-pct", type=float, default=1.0, metavar="PCT", help=text)
 
 
-def _add_tracking_uri(parser: Parser) -> None:
+def add_tracking_uri(parser: Parser) -> None:
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
     )
 
 
-def _add_shared(parser: Parser) -> None:
-    _add_tracking_uri(parser)
+def tracking_uri(arguments: argparse.Namespace) -> str:
+    """The MLflow store of a command: --tracking-uri, else MLFLOW_TRACKING_URI, else a file in the current folder."""
+    return given_tracking_uri(arguments) or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def given_tracking_uri(arguments: argparse.Namespace) -> str | None:
+    """The store that the command line or the environment names; None where neither does."""
+    return arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def add_shared(parser: Parser) -> None:
+    add_tracking_uri(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON; - for stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipeline.datasets import FILE_ENDINGS
 from data_pipeline.series.tail import Table, other_columns, read_tail, times_as_text, write_table
 from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
-from tune.commands.parser import Parser, _add_tracking_uri
+from tune.commands.parser import Parser, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
 from tune.tracking.find_model import find_model
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from model.forecaster import Forecaster
 
 
-def predict_parser() -> Parser:
+def parser() -> Parser:
     text = "The rows after the last of a file, by a model that a sweep has saved, in the units of the file."
     parser = Parser(prog="experiments.py predict", description=text, allow_abbrev=False)
     text = "a sweep id (its best trial), a trial id (of the newest sweep that has it), an MLflow run (its id, or "
@@ -36,16 +36,16 @@ def predict_parser() -> Parser:
     parser.add_argument("--force", action="store_true", help="replace --output if it is there")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)")
     parser.add_argument("--timestamp-column", metavar="NAME", help="of --input; without it, it is found")
-    _add_tracking_uri(parser)
+    add_tracking_uri(parser)
     return parser
 
 
-def predict(arguments: argparse.Namespace, tracking_uri: str) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Forecast the prediction_length rows after the last row of --input, in its units, into --output."""
     source, target = arguments.input.expanduser(), arguments.output.expanduser()
     check_files(source, target, force=arguments.force)
     with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-        found = find_model(arguments.run, tracking_uri=tracking_uri, scratch=Path(scratch))
+        found = find_model(arguments.run, tracking_uri=tracking_uri(arguments), scratch=Path(scratch))
         forecaster = _load(found.folder, arguments.device)
     facts = forecaster.facts
     past = read_tail(

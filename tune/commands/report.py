@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import IO, TYPE_CHECKING
 
-from tune.commands.parser import Parser, _add_margin, _add_shared
+from tune.commands.parser import Parser, add_margin, add_shared, tracking_uri
 from tune.common.errors import DONE
 from tune.console.output import (
     check_html_target,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tune.tracking.reader import SweepRecord
 
 
-def report_parser() -> Parser:
+def parser() -> Parser:
     parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
     text = "also write all of it there: report.md, report.html (one page that works offline), png/CHART.png"
@@ -32,12 +32,12 @@ def report_parser() -> Parser:
     parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, under a name of your own")
     text = "what a GPU costs for an hour, with a currency if you like (2.50, or '2.50 EUR'): adds the sweep's cost"
     parser.add_argument("--price-per-gpu-hour", metavar="PRICE", help=text)
-    _add_margin(parser)
-    _add_shared(parser)
+    add_margin(parser)
+    add_shared(parser)
     return parser
 
 
-def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print the table of an earlier sweep, and write its files where that is asked for."""
     check_json_target(arguments.json)
     check_html_target(arguments.html, arguments.json)
@@ -45,7 +45,7 @@ def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
     text = sys.stderr if arguments.json == "-" else sys.stdout
     margin, given = margin_of(arguments.margin_pct), arguments.price_per_gpu_hour
     price = None if given is None else parse_price(given)
-    record = _show(arguments.sweep_id, tracking_uri, arguments.json, text, margin=margin, price=price)
+    record = show_report(arguments.sweep_id, tracking_uri(arguments), arguments.json, text, margin=margin, price=price)
     if arguments.out is not None:
         from tune.report.render.files import report_files
 
@@ -57,20 +57,21 @@ def report(arguments: argparse.Namespace, tracking_uri: str) -> int:
     return DONE
 
 
-def _show(
+def show_report(
     sweep_id: str,
-    tracking_uri: str,
+    store: str,
     json_target: str | None,
     text: IO[str],
     *,
     margin: float = MARGIN,
     price: Price | None = None,
 ) -> SweepRecord:
+    """Read a sweep from the MLflow store at the address `store`, print its report to `text`, write its JSON."""
     from tune.report.render.terminal import print_report
     from tune.report.values import as_json
     from tune.tracking.reader import read_sweep
 
-    record = read_sweep(tracking_uri, PROJECT, sweep_id)
+    record = read_sweep(store, PROJECT, sweep_id)
     print_report(record, text, margin=margin, price=price)
     write_json(json_target, as_json(record, margin=margin, price=price))
     return record

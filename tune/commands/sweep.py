@@ -12,8 +12,8 @@ from typing import IO, Any
 from tune.cluster.connect import check_address_form
 from tune.cluster.probe import assumed_facts
 from tune.cluster.share import check_gpus_per_trial
-from tune.commands.parser import EXAMPLES, WAIT_FOR_GPUS_S, Parser, _add_folders, _add_shared
-from tune.commands.report import _show
+from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, tracking_uri
+from tune.commands.report import show_report
 from tune.common.address import is_server, redacted, sqlite_file
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.config.request import Request, build_request
@@ -29,8 +29,12 @@ from tune.plan.text import print_plan
 from tune.storage.open_sweep import check_idle, check_known, check_storage, running
 from tune.tracking.store import check_store
 
+STORE_ANSWERS_WITHIN_S = 10.0
+WAIT_FOR_GPUS_S = 600.0
+MOST_WAITED_S = 7 * 24 * 3600.0
 
-def sweep_parser() -> Parser:
+
+def parser() -> Parser:
     parser = Parser(
         prog="experiments.py",
         description="Fast and fair sweeps over PatchTST training.",
@@ -66,7 +70,7 @@ def sweep_parser() -> Parser:
     what.add_argument("--save-config", type=Path, metavar="FILE", help="write what is run as such a file")
     how = parser.add_argument_group("how to run it")
     how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
-    _add_folders(how)
+    add_folders(how)
     how.add_argument("--address", metavar="ADDR", help="a running Ray cluster, or auto; without it Ray starts here")
     text = "send the sweep to a cluster's job server, http://HOST:8265, and follow it; Ctrl-C only stops following"
     how.add_argument("--submit", metavar="URL", help=text)
@@ -84,26 +88,27 @@ def sweep_parser() -> Parser:
     how.add_argument("--resume", metavar="SWEEP_ID", help="go on with this sweep, also after a change of code")
     text = "start each trial's process anew, with empty caches of compiled code and gate results: slower"
     how.add_argument("--isolate", action="store_true", help=text)
-    _add_shared(parser)
+    add_shared(parser)
     return parser
 
 
-STORE_ANSWERS_WITHIN_S = 10.0
-MOST_WAITED_S = 7 * 24 * 3600.0
+def run(arguments: argparse.Namespace) -> int:
+    """Plan a sweep, run it unless --plan is given, print the table; or send it to a cluster with --submit."""
+    if arguments.submit is not None:
+        from tune.commands.submit import submit
 
-
-def sweep(arguments: argparse.Namespace, tracking_uri: str) -> int:
-    """Plan a sweep; run it unless only the plan was asked for; print the table."""
+        return submit(arguments)
     request = build_request(arguments)
     _check_options(request, arguments)
     text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
     if arguments.plan:
         return _show_plan(request, arguments, text)
     check_storage(arguments.storage_path)
-    check_store(tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
+    store = tracking_uri(arguments)
+    check_store(store, timeout_s=STORE_ANSWERS_WITHIN_S)
     if arguments.address is None:
-        _check_here(request, arguments, tracking_uri)
-    return _run(request, arguments, tracking_uri, text)
+        _check_here(request, arguments, store)
+    return _run_sweep(request, arguments, store, text)
 
 
 def _check_options(request: Request, arguments: argparse.Namespace) -> None:
@@ -167,14 +172,14 @@ def _at_a_time(plan: Plan, asked: int | None) -> int:
     return min(there, asked or there)
 
 
-def _check_here(request: Request, arguments: argparse.Namespace, tracking_uri: str) -> None:
+def _check_here(request: Request, arguments: argparse.Namespace, store: str) -> None:
     """Tell wrong input, missing data and the same sweep running already before Ray starts on this machine."""
     data = _assumed_plan(request, arguments, gpu_model=None).trials[0].config.data
     storage = arguments.storage_path
     series = prepare_data(data, data_dir=arguments.data_dir, storage_path=storage, quiet=arguments.quiet)
     if not arguments.fresh and (busy := running(storage)):
         plan = _assumed_plan(request, arguments, gpu_model=None, channels=len(series.columns))
-        key = plan.key(data_sha256=series.source_sha256, tracking_uri=tracking_uri)
+        key = plan.key(data_sha256=series.source_sha256, tracking_uri=store)
         for sweep in busy:
             if sweep.read()["key"] == key:
                 check_idle(sweep)
@@ -209,14 +214,14 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
         write_config(arguments.save_config, request.as_config())
 
 
-def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, text: IO[str]) -> int:
+def _run_sweep(request: Request, arguments: argparse.Namespace, store: str, text: IO[str]) -> int:
     from tune.driver.finish import how_to_flush
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
 
     options = Options(
         storage_path=arguments.storage_path.absolute(),
-        tracking_uri=tracking_uri,
+        tracking_uri=store,
         data_dir=arguments.data_dir.absolute(),
         address=arguments.address,
         gpu_model=arguments.gpu_model,
@@ -245,12 +250,12 @@ def _run(request: Request, arguments: argparse.Namespace, tracking_uri: str, tex
     )
     if outcome.pending:
         path = arguments.storage_path
-        print(how_to_flush(outcome.sweep_id, path, tracking_uri, outcome.pending), file=sys.stderr)
+        print(how_to_flush(outcome.sweep_id, path, store, outcome.pending), file=sys.stderr)
         if outcome.interrupted:
             print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
-    _show(outcome.sweep_id, tracking_uri, arguments.json, text)
-    print(f"MLflow UI: {_ui(tracking_uri)}", file=text)
+    show_report(outcome.sweep_id, store, arguments.json, text)
+    print(f"MLflow UI: {_ui(store)}", file=text)
     if outcome.interrupted:
         print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED

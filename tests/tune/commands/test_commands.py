@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import main
+from experiments import COMMANDS, load_command, main
 from tune.cluster import connect
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.plan.plan import Plan
@@ -101,6 +102,30 @@ def test_the_help_of_a_command_of_two_words_needs_the_first_only(capsys: pytest.
     assert "usage: experiments.py data show" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_is_a_module_that_holds_its_parser_and_what_it_runs(words: tuple[str, ...]) -> None:
+    command = load_command(words)
+    assert command.parser().prog == " ".join(("experiments.py", *words))
+    assert callable(command.run)
+
+
+def test_every_module_with_a_parser_and_a_run_is_a_command() -> None:
+    files = (ROOT / "tune" / "commands").glob("*.py")
+    commands = {
+        file.stem
+        for file in files
+        if {"def parser(", "def run("} <= set(re.findall(r"^def \w+\(", file.read_text(), re.M))
+    }
+    assert commands == set(COMMANDS.values())
+
+
+def test_parsing_a_sweeps_command_imports_no_other_commands_module() -> None:
+    code = "import sys, experiments; experiments.load_command(()).parser()\n"
+    code += "print(*sorted(name for name in sys.modules if name.startswith('tune.commands.')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["tune.commands.parser", "tune.commands.report", "tune.commands.sweep"]
+
+
 def test_an_unknown_sweep_of_the_store_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(WrongInput, match="Did you mean 'custom-1'"):
         sweep = open_sweep.create(tmp_path, "custom", {"key": "k", "created_s": 1.0, "code": {}})
@@ -129,7 +154,7 @@ def test_an_interrupt_in_the_first_imports_is_no_traceback() -> None:
         "import runpy, sys\n"
         "class Interrupting:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'tune.commands.parser': raise KeyboardInterrupt\n"
+        "        if name == 'tune.console.streams': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupting())\n"
         f"runpy.run_path({str(ROOT / 'experiments.py')!r}, run_name='__main__')"
     )
@@ -150,7 +175,7 @@ def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_
 ) -> None:
     outcome = SimpleNamespace(pending=0, interrupted=False, statuses={}, failures=(), sweep_id="custom-1")
     monkeypatch.setattr("tune.driver.run.run_sweep", lambda *_, **__: outcome)
-    monkeypatch.setattr("tune.commands.sweep._show", lambda *_: None)
+    monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_: None)
     assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE
     assert capsys.readouterr().out == f"MLflow UI: {said}\n"
 
@@ -176,14 +201,25 @@ def test_a_plan_looks_at_the_windows_of_data_that_are_converted_and_says_where_t
     assert "split holds no window" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("lacks", ["filelock", "pydantic"], ids=["at the first import", "by the command"])
-def test_a_python_without_the_packages_is_told_what_to_do_in_one_line(lacks: str) -> None:
-    code = f"import sys; sys.modules[{lacks!r}] = None; sys.argv = ['experiments.py', 'list']; import runpy; "
+@pytest.mark.parametrize(
+    ("lacks", "command"), [("pydantic", ["list"]), ("torch", ["doctor"])], ids=["of its module", "of what it does"]
+)
+def test_a_python_without_the_packages_of_a_command_is_told_what_to_do_in_one_line(
+    lacks: str, command: list[str]
+) -> None:
+    code = f"import sys; sys.modules[{lacks!r}] = None; sys.argv = ['experiments.py', *{command}]; import runpy; "
     code += "runpy.run_path('experiments.py', run_name='__main__')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == WRONG_INPUT and ended.stdout == ""
     assert f"has no package '{lacks}': run `make setup` and `. .venv/bin/activate`" in line
+
+
+def test_the_first_imports_need_no_package_but_ours() -> None:
+    code = "import sys; before = set(sys.modules); import experiments; "
+    code += "print(*{name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"experiments", "tune", "data_pipeline"}
 
 
 @pytest.mark.parametrize("command", [["list"], ["doctor"], PLAN, [*PLAN, "--sweep", "full"]], ids=" ".join)

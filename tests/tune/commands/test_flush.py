@@ -11,7 +11,7 @@ import pytest
 from tracking_kit import end, log, plan
 
 from experiments import main
-from tune.commands.flush import flush
+from tune.commands.flush import run
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT
 from tune.driver.finish import flush_while_moving, how_to_flush, open_tracker
 from tune.storage import open_sweep, sweep_dir
@@ -47,8 +47,11 @@ def ended(tmp_path: Path, uri: str) -> SweepDir:
 
 
 def _flush(folder: SweepDir, tracking_uri: str | None = None) -> int:
-    arguments = argparse.Namespace(sweep_id=folder.sweep_id, storage_path=folder.path.parent, quiet=True)
-    return flush(arguments, tracking_uri)
+    return run(
+        argparse.Namespace(
+            sweep_id=folder.sweep_id, storage_path=folder.path.parent, tracking_uri=tracking_uri, quiet=True
+        )
+    )
 
 
 def test_a_sweep_that_ended_without_its_store_gets_its_points_and_its_summary_and_is_finished(

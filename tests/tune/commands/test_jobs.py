@@ -14,8 +14,8 @@ import ray
 
 from experiments import main
 from tune.cluster import job_bundle, job_server
-from tune.commands import jobs
-from tune.commands.sweep import sweep_parser
+from tune.commands import submit
+from tune.commands.sweep import parser as sweep_parser
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.common.process import JOB_CONFIG, ProcessInfo, this_process, user_name
 from tune.config.yaml_file import write_config
@@ -28,7 +28,7 @@ THERE = ["--storage-path", "/shared/runs"]
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", *jobs.SECRETS):
+    for name in ("MLFLOW_TRACKING_URI", "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", *submit.SECRETS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -92,7 +92,7 @@ class FakeServer:
 
 
 def _words(*more: str) -> list[str]:
-    return jobs.command_there(sweep_parser().parse_args([*SWEEP, "--submit", "http://h:8265", *THERE, *URI, *more]))
+    return submit.command_there(sweep_parser().parse_args([*SWEEP, "--submit", "http://h:8265", *THERE, *URI, *more]))
 
 
 def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -113,11 +113,11 @@ def test_a_configuration_file_travels_under_a_name_of_ours_and_its_data_must_be_
     file = tmp_path / "mine.yaml"
     write_config(file, {"sweep": "custom", "dataset": "/shared/my.csv", "over": {"model.d_model": [32, 64]}})
     arguments = sweep_parser().parse_args([f"--config={file}", *THERE, *URI, "--submit=http://h:8265"])
-    assert jobs.command_there(arguments)[:2] == ["--config", job_bundle.CONFIG]
-    assert jobs.config_there(file)["over"] == {"model.d_model": [32, 64]}
+    assert submit.command_there(arguments)[:2] == ["--config", job_bundle.CONFIG]
+    assert submit.config_there(file)["over"] == {"model.d_model": [32, 64]}
     write_config(file, {"sweep": "custom", "dataset": "my.csv"})
     with pytest.raises(WrongInput, match="dataset my.csv: the sweep runs elsewhere"):
-        jobs.config_there(file)
+        submit.config_there(file)
 
 
 REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
@@ -154,11 +154,11 @@ def test_what_cannot_run_elsewhere_is_refused_before_anything_is_sent(
 def test_nothing_secret_of_the_users_environment_is_sent(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (*jobs.SECRETS, "AWS_SECRET_ACCESS_KEY"):
+    for name in (*submit.SECRETS, "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "canary")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")  # Ray's client would go there instead
-    monkeypatch.setattr(jobs, "_follow", lambda server, job_id: DONE)
+    monkeypatch.setattr(submit, "follow", lambda server, job_id: DONE)
     assert main([*SWEEP, *THERE, "--submit", server.url]) == DONE
     (job,) = server.jobs
     assert job["entrypoint"].startswith("exec python experiments.py --sweep custom ")

@@ -181,13 +181,13 @@ def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
     outcome = Outcome(sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending)
     shown: list[str] = []
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
-    monkeypatch.setattr(commands, "_show", lambda sweep_id, *_: shown.append(sweep_id))
+    monkeypatch.setattr(commands, "show_report", lambda sweep_id, *_: shown.append(sweep_id))
     arguments = SimpleNamespace(
         storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None,
         gpu_model=None, wait_for_gpus=0.0, save_config=None, fresh=False, resume=None, isolate=False, quiet=True,
         json=None,
     )  # fmt: skip
     request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
-    found = commands._run(request, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))
+    found = commands._run_sweep(request, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))
     assert found == code
     assert shown == ([] if pending else ["s"])

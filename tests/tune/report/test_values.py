@@ -80,7 +80,7 @@ def test_a_json_target_that_cannot_be_written_is_told_before_anything_runs(
     with pytest.raises(WrongInput, match=problem):
         output.check_json_target(target)
     with pytest.raises(WrongInput, match=problem):  # before the store is even looked for
-        report.report(SimpleNamespace(json=target, sweep_id="s"), "sqlite:///none.db")  # type: ignore[arg-type]
+        report.run(SimpleNamespace(json=target, sweep_id="s"))  # type: ignore[arg-type]
 
 
 def test_a_json_target_in_a_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from report_kit import sweep, trial
 
 from tune.commands import report
-from tune.commands.report import report_parser
+from tune.commands.report import parser as report_parser
 from tune.common.errors import WrongInput
 from tune.console import output
 from tune.report.arms import by_arm, summarise
@@ -154,7 +154,7 @@ def test_the_command_writes_the_folder_with_the_price_and_leaves_nothing_half_wr
     monkeypatch.setattr(tracker, "read_sweep", lambda *_: record)
     folder = tmp_path / "out"
     arguments = report_parser().parse_args(["s", "--out", str(folder), "--price-per-gpu-hour", "2 EUR"])
-    assert report.report(arguments, "sqlite:///none.db") == 0
+    assert report.run(arguments) == 0
     assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*")) == sorted(
         ["report.html", "report.md", *(f"png/{key}.png" for key in KEYS)]
     )
@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_written_is_told(
         output.check_out_target(target)
     given = SimpleNamespace(json=None, html=None, out=target)
     with pytest.raises(WrongInput, match=re.escape(problem)):  # before the store is asked
-        report.report(given, "sqlite:///none.db")  # type: ignore[arg-type]
+        report.run(given)  # type: ignore[arg-type]
 
 
 def test_a_folder_may_be_there_or_new(tmp_path: Path) -> None:

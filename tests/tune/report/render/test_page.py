@@ -16,7 +16,7 @@ import pytest
 from tracking_kit import EXPERIMENT, MakeTracker, end, opened_fixture, settle, shared_store_fixture, sweep_id_fixture
 
 from tune.commands import report
-from tune.commands.report import report_parser
+from tune.commands.report import parser as report_parser
 from tune.common.errors import WrongInput
 from tune.console import output
 from tune.report.arms import COLUMNS, summarise
@@ -263,7 +263,8 @@ def test_the_command_writes_the_page_beside_printing_the_table(
     monkeypatch.setattr(report, "PROJECT", EXPERIMENT)
     file = tmp_path / "page.html"
     arguments = report_parser().parse_args([record.sweep_id, "--html", str(file), "--margin-pct", "2"])
-    assert report.report(arguments, shared_store) == 0
+    arguments.tracking_uri = shared_store
+    assert report.run(arguments) == 0
     told = capsys.readouterr()
     assert "fast" in told.out and "<html" not in told.out and not told.err
     assert file.read_text(encoding="utf-8") == html_page(record, margin=0.02) != html_page(record)

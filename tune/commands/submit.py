@@ -1,0 +1,118 @@
+"""`--submit`: a sweep that runs as a job of a cluster, whoever's terminal is open."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.datasets import FILE_ENDINGS
+from tune.cluster.job_bundle import CONFIG, packed
+from tune.cluster.job_server import JobServer
+from tune.commands.jobs import follow
+from tune.common.address import has_password, redacted, sqlite_file
+from tune.common.errors import WrongInput
+from tune.common.process import user_name
+from tune.config.request import build_request
+from tune.config.yaml_file import read_config
+
+SENT = ("MLFLOW_TRACKING_URI",)  # variables that travel, in clear; everything else is the cluster's own
+SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+HERE_ONLY = ("plan", "json", "save_config", "address")  # options that mean nothing, or another machine, over there
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """Send the sweep to a job server and follow it; its own exit code, or 130 once it is no longer followed."""
+    request = build_request(arguments)
+    env = _sent_environment(arguments)
+    words = command_there(arguments)
+    config = None if arguments.config is None else config_there(arguments.config)
+    server = JobServer(arguments.submit, option="--submit")
+    job_id = f"{request.sweep.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    with packed(config) as folder:
+        server.submit(words, job_id=job_id, folder=folder, user=user_name(), sweep=request.sweep.name, env=env)
+    print(f"job {job_id} runs the {request.sweep.name} sweep at {server.url}", file=sys.stderr)
+    return follow(server, job_id)
+
+
+def command_there(arguments: argparse.Namespace) -> list[str]:
+    """The arguments of the same command on the cluster. WrongInput for what means nothing there."""
+    for name in HERE_ONLY:
+        if getattr(arguments, name):
+            option = f"--{name.replace('_', '-')}"
+            hint = "; `experiments.py report SWEEP_ID --json FILE` writes it" if name == "json" else ""
+            raise WrongInput(f"--submit and {option}: {option} is for a sweep run from here; leave one out{hint}")
+    changes: dict[str, list[str]] = {"--submit": []}
+    storage = _there("--storage-path", arguments.storage_path)
+    if "--data-dir" not in [word.partition("=")[0] for word in arguments.words]:
+        data_dir = ["--data-dir", str(storage / "data")]
+    else:
+        _there("--data-dir", arguments.data_dir)
+        data_dir = []
+    if arguments.dataset is not None and arguments.dataset.endswith(FILE_ENDINGS):
+        _there("--dataset", Path(arguments.dataset))
+    if arguments.config is not None:
+        changes["--config"] = ["--config", CONFIG]
+    return [*replaced(arguments.words, changes), *data_dir, "--address", "auto"]
+
+
+def replaced(words: Sequence[str], changes: Mapping[str, list[str]]) -> list[str]:
+    """Command line words with other ones for options that take a value, written `--x V` or `--x=V`."""
+    kept: list[str] = []
+    at = 0
+    while at < len(words):
+        name, joined, _ = words[at].partition("=")
+        if name in changes:
+            kept += changes[name]
+            at += 1 if joined else 2
+        else:
+            kept.append(words[at])
+            at += 1
+    return kept
+
+
+def config_there(file: Path) -> dict[str, Any]:
+    """A configuration file's content, fit for another folder. WrongInput for a data file that may not be there."""
+    content = read_config(file)
+    dataset = content.get("dataset")
+    if isinstance(dataset, str) and dataset.endswith(FILE_ENDINGS):
+        _there(f"--config {file}: dataset", Path(dataset))
+    return content
+
+
+def _there(option: str, path: Path) -> Path:
+    """A path of the cluster. WrongInput for a relative one, which would end with the job's own folder."""
+    if not path.is_absolute():
+        raise WrongInput(
+            f"--submit with {option} {path}: the sweep runs elsewhere; give {option} as an absolute path that all "
+            "nodes of the cluster share"
+        )
+    return path
+
+
+def _sent_environment(arguments: argparse.Namespace) -> dict[str, str]:
+    """The variables that travel. WrongInput without a store that can be named in clear and reached from there."""
+    env = {name: os.environ[name] for name in SENT if os.environ.get(name)}
+    uri = arguments.tracking_uri or env.get("MLFLOW_TRACKING_URI")
+    if uri is None:
+        raise WrongInput(
+            "--submit without a store: give --tracking-uri, or set MLFLOW_TRACKING_URI, the address of the MLflow "
+            "server as the cluster sees it"
+        )
+    if has_password(uri):
+        raise WrongInput(
+            f"MLFLOW_TRACKING_URI {redacted(uri)} has a user or password in it, which a job's record would show; set "
+            "it here without them, and them in the cluster's own environment"
+        )
+    if uri.startswith("sqlite"):
+        path = uri.partition(":///")[2]
+        if not path.startswith("/"):
+            raise WrongInput(f"--submit with {uri}: write an absolute path, sqlite:///{sqlite_file(uri)}")
+    if left := [name for name in SECRETS if name in os.environ]:
+        print(f"not sent: {', '.join(left)}; they have to be in the cluster's own environment", file=sys.stderr)
+    return {} if arguments.tracking_uri else env
