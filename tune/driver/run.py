@@ -134,6 +134,7 @@ class _Run:
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
             files={name: json.dumps(file, indent=1) for name, file in files.items()},
+            version=self.folder.format,
         )
 
     def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:
