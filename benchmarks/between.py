@@ -146,6 +146,7 @@ def whole_way(epochs: int, *, wait: bool) -> Times:
     from tune.driver.collector import Collector
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
+    from tune.plan.planner import Planner
     from tune.storage.sweep_dir import SweepDir
 
     driver: list[float] = []
@@ -157,10 +158,7 @@ def whole_way(epochs: int, *, wait: bool) -> Times:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "actor.json"
         outcome = run_sweep(
-            get_sweep("custom"),
-            overrides=_overrides(epochs),
-            repeats=1,
-            seed=1,
+            Planner(get_sweep("custom"), overrides=_overrides(epochs), repeats=1, seed=1),
             options=Options(
                 storage_path=Path(folder) / "runs",
                 tracking_uri=f"sqlite:///{Path(folder) / 'mlflow.db'}",

@@ -134,6 +134,7 @@ def recorded(
     from tune.config.trial_config import parse_value
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
+    from tune.plan.planner import Planner
     from tune.tracking.reader import read_sweep
     from tune.tracking.store import PROJECT
 
@@ -144,7 +145,8 @@ def recorded(
     storage.mkdir(parents=True, exist_ok=True)
     uri, data_dir = f"sqlite:///{storage / 'mlflow.db'}", options.data_dir.absolute()
     asked = Options(storage_path=storage, tracking_uri=uri, data_dir=data_dir, **how)
-    done = run_sweep(sweep, overrides=fields, repeats=repeats, seed=seed, options=asked, show_plan=lambda plan: None)
+    planner = Planner(sweep, overrides=fields, repeats=repeats, seed=seed)
+    done = run_sweep(planner, options=asked, show_plan=lambda plan: None)
     return rows_of(read_sweep(uri, PROJECT, done.sweep_id).trials)
 
 

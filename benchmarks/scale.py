@@ -145,6 +145,7 @@ def measure(trials: int, epochs: int, folder: Path) -> Cost:
     from tune.commands import flush
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
+    from tune.plan.planner import Planner
     from tune.tracking.reader import read_sweep
     from tune.tracking.store import PROJECT
 
@@ -152,10 +153,7 @@ def measure(trials: int, epochs: int, folder: Path) -> Cost:
     calls = count_store_calls()
     marks = [_now()]
     outcome = run_sweep(
-        sweep_of(trials),
-        overrides={"data.dataset": "demo", "train.epochs": epochs},
-        repeats=SEEDS,
-        seed=1,
+        Planner(sweep_of(trials), overrides={"data.dataset": "demo", "train.epochs": epochs}, repeats=SEEDS, seed=1),
         options=Options(storage_path=folder / "runs", tracking_uri=uri, data_dir=folder, gpus_per_trial=0),
         show_plan=lambda plan: marks.append(_now()),
         entry=trivial_trial,

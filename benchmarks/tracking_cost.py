@@ -155,6 +155,7 @@ def run_child(mode: str, uri: str, folder_name: str, *, trials: int) -> None:
     from tune.config.sweeps import get_sweep
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
+    from tune.plan.planner import Planner
     from tune.tracking.reader import read_sweep
     from tune.tracking.store import PROJECT
 
@@ -166,10 +167,7 @@ def run_child(mode: str, uri: str, folder_name: str, *, trials: int) -> None:
         mode_file.write_text(mode)
 
     outcome = run_sweep(
-        sweep,
-        overrides={"data.dataset": "demo", "train.epochs": EPOCHS},
-        repeats=1,
-        seed=1,
+        Planner(sweep, overrides={"data.dataset": "demo", "train.epochs": EPOCHS}, repeats=1, seed=1),
         options=Options(storage_path=folder / "runs", tracking_uri=uri, data_dir=folder, gpus_per_trial=0),
         show_plan=turn,
         entry=sleeping_trial,

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from tune.cluster.connect import check_address_form
 from tune.cluster.probe import assumed_facts
@@ -21,10 +21,10 @@ from tune.config.yaml_file import check_new_config, write_config
 from tune.console.output import check_file_target, check_json_target, write_json
 from tune.machine.code_identity import REPO_ROOT
 from tune.machine.gpu_models import gpu_facts
-from tune.plan.data import channels_of, check_windows, prepare_data
+from tune.plan.data import check_windows
 from tune.plan.estimate import time_line
 from tune.plan.plan import Plan, plan_rows
-from tune.plan.space import plan_sweep
+from tune.plan.planner import Planner
 from tune.plan.text import print_plan
 from tune.storage.open_sweep import check_idle, check_known, check_storage, running
 from tune.tracking.store import check_store
@@ -100,15 +100,16 @@ def run(arguments: argparse.Namespace) -> int:
         return submit(arguments)
     request = build_request(arguments)
     _check_options(request, arguments)
+    planner = Planner.of(request)
     text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
     if arguments.plan:
-        return _show_plan(request, arguments, text)
+        return _show_plan(request, planner, arguments, text)
     check_storage(arguments.storage_path)
     store = tracking_uri(arguments)
     check_store(store, timeout_s=STORE_ANSWERS_WITHIN_S)
     if arguments.address is None:
-        _check_here(request, arguments, store)
-    return _run_sweep(request, arguments, store, text)
+        _check_here(planner, arguments, store)
+    return _run_sweep(request, planner, arguments, store, text)
 
 
 def _check_options(request: Request, arguments: argparse.Namespace) -> None:
@@ -145,8 +146,9 @@ def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
         check_new_config(target, request.as_config())
 
 
-def _show_plan(request: Request, arguments: argparse.Namespace, text: IO[str]) -> int:
-    plan = _assumed_plan(request, arguments, channels=_channels(request))
+def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace, text: IO[str]) -> int:
+    model = arguments.gpu_model
+    plan = planner.plan(assumed_facts(arguments.gpus_per_trial) if model is None else gpu_facts(model))
     first = plan.trials[0].config.data
     looked_at = check_windows(first, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
     _settle(request, arguments)
@@ -172,38 +174,17 @@ def _at_a_time(plan: Plan, asked: int | None) -> int:
     return min(there, asked or there)
 
 
-def _check_here(request: Request, arguments: argparse.Namespace, store: str) -> None:
+def _check_here(planner: Planner, arguments: argparse.Namespace, store: str) -> None:
     """Tell wrong input, missing data and the same sweep running already before Ray starts on this machine."""
-    data = _assumed_plan(request, arguments, gpu_model=None).trials[0].config.data
-    storage = arguments.storage_path
-    series = prepare_data(data, data_dir=arguments.data_dir, storage_path=storage, quiet=arguments.quiet)
+    facts, storage = assumed_facts(arguments.gpus_per_trial), arguments.storage_path
+    data = planner.prepare(
+        planner.plan(facts), data_dir=arguments.data_dir, storage_path=storage, quiet=arguments.quiet
+    )
     if not arguments.fresh and (busy := running(storage)):
-        plan = _assumed_plan(request, arguments, gpu_model=None, channels=len(series.columns))
-        key = plan.key(data_sha256=series.source_sha256, tracking_uri=store)
+        key = planner.plan(facts).key(data_sha256=data.sha256, tracking_uri=store)
         for sweep in busy:
             if sweep.read()["key"] == key:
                 check_idle(sweep)
-
-
-def _channels(request: Request) -> int | None:
-    dataset, column = (request.overrides.get(f"data.{name}") for name in ("dataset", "timestamp_column"))
-    known = isinstance(dataset, str) and (column is None or isinstance(column, str))
-    return channels_of(str(dataset), column) if known else None  # what is of another type, the plan refuses
-
-
-def _assumed_plan(request: Request, arguments: argparse.Namespace, **given: Any) -> Plan:
-    """The plan for the GPU model that was named, else for this machine's own device."""
-    gpu_model = given.get("gpu_model", arguments.gpu_model)
-    facts = assumed_facts(arguments.gpus_per_trial) if gpu_model is None else gpu_facts(gpu_model)
-    return plan_sweep(
-        request.sweep,
-        draws=request.trials,
-        overrides=request.overrides,
-        repeats=request.repeats,
-        seed=request.seed,
-        device=facts,
-        channels=given.get("channels"),
-    )
 
 
 def _settle(request: Request, arguments: argparse.Namespace) -> None:
@@ -214,7 +195,7 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
         write_config(arguments.save_config, request.as_config())
 
 
-def _run_sweep(request: Request, arguments: argparse.Namespace, store: str, text: IO[str]) -> int:
+def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace, store: str, text: IO[str]) -> int:
     from tune.driver.finish import how_to_flush
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
@@ -228,7 +209,6 @@ def _run_sweep(request: Request, arguments: argparse.Namespace, store: str, text
         gpus_per_trial=arguments.gpus_per_trial,
         max_concurrent=arguments.max_concurrent,
         wait_for_gpus_s=arguments.wait_for_gpus,
-        trials=request.trials,
         fresh=arguments.fresh,
         resume=arguments.resume,
         isolate=arguments.isolate,
@@ -240,14 +220,7 @@ def _run_sweep(request: Request, arguments: argparse.Namespace, store: str, text
         if not arguments.quiet:
             print_plan(plan, sys.stderr)
 
-    outcome = run_sweep(
-        request.sweep,
-        overrides=request.overrides,
-        repeats=request.repeats,
-        seed=request.seed,
-        options=options,
-        show_plan=show_plan,
-    )
+    outcome = run_sweep(planner, options=options, show_plan=show_plan)
     if outcome.pending:
         path = arguments.storage_path
         print(how_to_flush(outcome.sweep_id, path, store, outcome.pending), file=sys.stderr)

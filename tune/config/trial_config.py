@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from tune.common.errors import WrongInput, did_you_mean, unknown_name
 from tune.common.published import ArmRules, PublishedModel, PublishedPruning, rules_for
+from tune.storage.params import from_text
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 # Fields that say how a model is computed and not what it is: a saved model takes them anew, the same weights fit.
@@ -226,19 +227,22 @@ def parse_value(name: str, text: str) -> Any:
     return text if is_text(name) and not isinstance(value, str | None) else value
 
 
-def parse_params(texts: Mapping[str, str]) -> dict[str, Any]:
-    """`TrialConfig.flat()` from the texts that a tracking store keeps of it, with str() as it wrote them.
+def parse_params(texts: Mapping[str, str], version: int) -> dict[str, Any]:
+    """`TrialConfig.flat()` from the texts that MLflow keeps of it, in format `version` (tune.storage.params).
 
-    A field that the texts lack is None: the store leaves None out. Nothing is validated, so that an old sweep can be
-    read; a text that is not its field's, or of a field that is gone, stays as it is.
+    A field that the texts lack is None: MLflow does not get None. Nothing is validated, so that an old sweep can be
+    read; a text that cannot be parsed stays a text.
     """
-    return {name: _parsed(name, texts[name]) if name in texts else None for name in FIELDS} | {
-        name: text for name, text in texts.items() if name not in FIELDS
-    }
+    parse = _parsed_as_literal if version == 1 else _parsed_as_json
+    return dict.fromkeys(FIELDS) | {name: parse(name, text) for name, text in texts.items()}
 
 
-def _parsed(name: str, text: str) -> Any:
-    if is_text(name):
+def _parsed_as_json(name: str, text: str) -> Any:
+    return from_text(text)
+
+
+def _parsed_as_literal(name: str, text: str) -> Any:
+    if name not in FIELDS or is_text(name):
         return text
     try:
         return ast.literal_eval(text)

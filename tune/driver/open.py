@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from tune.cluster import probe
@@ -14,32 +14,31 @@ from tune.cluster import share as cluster_share
 from tune.cluster.shared_folders import check_nodes
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WrongInput
-from tune.config.sweeps import SweepConfig
 from tune.driver.entry import Entry, trial_entry
 from tune.driver.finish import open_tracker
 from tune.driver.launcher import Launcher
 from tune.driver.options import Options
 from tune.machine.code_identity import code_identity
-from tune.plan.data import cache_dir, prepare_data
-from tune.plan.plan import Plan, make_plan, plan_rows
-from tune.plan.space import plan_sweep
+from tune.plan.data import cache_dir
+from tune.plan.plan import Plan, plan_rows
+from tune.plan.planner import Planner
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.tracker import Tracker
 from tune.worker.node_forkserver import Templates
 
 
-def _asked_key(sweep: SweepConfig, asked: Mapping[str, Any], options: Options) -> str:
+def _asked_key(planner: Planner, options: Options) -> str:
     """Identity of what a command asks for, before any device is known: the same for two users of the same command."""
+    sweep, asked = planner.sweep, {name: getattr(planner, name) for name in ("overrides", "repeats", "seed")}
     arms = [(arm.label, dict(arm.changes)) for arm in sweep.arms]
-    content = [sweep.name, arms, asked, options.trials, options.gpus_per_trial, redacted(options.tracking_uri)]
+    content = [sweep.name, arms, asked, planner.draws, options.gpus_per_trial, redacted(options.tracking_uri)]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _open(
     ray: Any,
-    sweep: SweepConfig,
-    asked: dict[str, Any],
+    planner: Planner,
     options: Options,
     show_plan: Callable[[Plan], None],
     asked_key: str,
@@ -57,23 +56,16 @@ def _open(
     forking = entry is trial_entry and not options.isolate
     templates = Templates(ray, share) if forking else None  # they import while everything else is made ready
     device, environment = probe.probe(ray, share)
-    asked = {**asked, "device": device}
-    plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
-    series = prepare_data(
-        plan.trials[0].config.data,
-        data_dir=options.data_dir,
-        storage_path=options.storage_path,
-        quiet=options.quiet or options.address is None,  # without an address this was told before Ray started
-    )
+    plan = planner.plan(device)
+    data = planner.prepare(plan, data_dir=options.data_dir, storage_path=options.storage_path, quiet=options.quiet)
     if options.address is not None:
-        data = plan.trials[0].config.data
         folders = {"storage": options.storage_path, "data_dir": options.data_dir}
-        check_nodes(ray, share, **folders, dataset=data.dataset)
-    plan = plan_sweep(sweep, draws=options.trials, channels=len(series.columns), **asked)
+        check_nodes(ray, share, **folders, dataset=plan.trials[0].config.data.dataset)
+    plan = planner.plan(device)  # the same, unless the data turned out to have other channels
     show_plan(plan)
     if not plan.runnable:
         raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
-    key = plan.key(data_sha256=series.source_sha256, tracking_uri=options.tracking_uri)
+    key = plan.key(data_sha256=data.sha256, tracking_uri=options.tracking_uri)
     with open_sweep.opening(options.storage_path, key):
         folder = _open_folder(plan, {"key": key, "asked": asked_key}, environment, options)
         tracker = open_tracker(folder, options.tracking_uri)
@@ -84,7 +76,7 @@ def _open(
         gpu_name=device.name if device.device_type == "cuda" else None,
         data_dir=options.data_dir,
         cache_dir=cache_dir(options.storage_path),
-        data_sha256=series.source_sha256,
+        data_sha256=data.sha256,
         wait_s=options.wait_for_gpus_s,
         isolate=options.isolate,
         templates=templates,

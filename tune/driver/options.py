@@ -19,7 +19,6 @@ class Options:
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
     wait_for_gpus_s: float = 0.0  # how long the workers of a joined cluster may take to join
-    trials: int | None = None  # of a sweep with a space: how many arms are drawn from it; None elsewhere
     fresh: bool = False
     resume: str | None = None
     isolate: bool = False  # every trial in a process that nothing was prepared in, with empty caches

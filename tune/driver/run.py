@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from tune.cluster import connect
 from tune.common.errors import DiskFull
@@ -27,6 +26,7 @@ from tune.driver.launcher import Launcher
 from tune.driver.open import _asked_key, _open
 from tune.driver.options import Options, Outcome
 from tune.plan.plan import Plan, PlannedTrial
+from tune.plan.planner import Planner
 from tune.plan.space import SearchPlan
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
@@ -38,28 +38,20 @@ STORE_ANSWERS_WITHIN_S = 15.0
 
 
 def run_sweep(
-    sweep: SweepConfig,
-    *,
-    overrides: Mapping[str, Any],
-    repeats: int,
-    seed: int,
-    options: Options,
-    show_plan: Callable[[Plan], None],
-    entry: Entry = trial_entry,
+    planner: Planner, *, options: Options, show_plan: Callable[[Plan], None], entry: Entry = trial_entry
 ) -> Outcome:
-    """Run `sweep` to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run.
+    """Run a sweep to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run.
 
     entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
     """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
-    asked: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "seed": seed}
-    asked_key = _asked_key(sweep, asked, options)
+    asked_key = _asked_key(planner, options)
     with connect.connected(options.address) as ray:
         with open_sweep.opening(options.storage_path, asked_key):  # a second one must not wait for the first one's GPUs
             if not options.fresh:
                 open_sweep.check_not_running(options.storage_path, asked_key)
-            plan, launcher, tracker = _open(ray, sweep, asked, options, show_plan, asked_key, entry)
+            plan, launcher, tracker = _open(ray, planner, options, show_plan, asked_key, entry)
         with tracker:
             return _Run(plan, launcher.folder, launcher, options).run(tracker)
 
@@ -142,6 +134,7 @@ class _Run:
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
             files={name: json.dumps(file, indent=1) for name, file in files.items()},
+            version=self.folder.format,
         )
 
     def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:

@@ -65,8 +65,10 @@ def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
     """
     if not dataset.endswith(FILE_ENDINGS):
         return None
+    from data_pipeline.series.store import locate
     from data_pipeline.source.readers import open_source
 
+    locate(get_dataset(dataset, timestamp_column), None)
     return len(open_source(Path(dataset), timestamp_column).columns)
 
 

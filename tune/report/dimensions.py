@@ -101,7 +101,7 @@ def _grid(record: SweepRecord, rows: Sequence[ArmRow], swept: Sequence[str]) -> 
     """None where no place of the baseline is known, or nothing varies."""
     trials = by_arm(record)
     used = [row for row in rows if not row.shown_as and _configured(trials[row.arm])]
-    params = {row.arm: parse_params(trials[row.arm][0].params) for row in used}
+    params = {row.arm: parse_params(trials[row.arm][0].params, record.format) for row in used}
     told = _dimensions(field for field in swept if field)
     varying = tuple(one for one in told if len({one.text(found) for found in params.values()}) > 1)
     arms: dict[Point, ArmRow] = {}

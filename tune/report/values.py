@@ -61,7 +61,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
                 **{name: trial.tags.get(name) for name in TOLD_TAGS},
                 "status": trial.status,
                 "reason": trial.reason or None,
-                "params": parse_params(trial.params),
+                "params": parse_params(trial.params, record.format),
                 "metrics": trial.metrics,
                 "kernels": kernel_list(trial),
             }

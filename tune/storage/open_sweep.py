@@ -20,6 +20,7 @@ from tune.common.errors import WrongInput, did_you_mean
 from tune.common.files import write_atomically
 from tune.machine.environment import changes
 from tune.storage.outbox import in_use_by
+from tune.storage.params import FORMAT, format_of
 from tune.storage.sweep_dir import FINISHED, RUNNING, SweepDir
 
 LOCKS = ".opening"
@@ -36,7 +37,7 @@ def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
     path = storage / sweep_id
     if earlier := [created_s for created_s, _ in _records(storage)[0]]:  # the latest also where the clock was ahead
         content = content | {"created_s": max(content["created_s"], max(earlier) + LATER_S)}
-    text = json.dumps({"sweep_id": sweep_id, "state": RUNNING, **content}, indent=1)
+    text = json.dumps({"sweep_id": sweep_id, "state": RUNNING, "format": FORMAT, **content}, indent=1)
     try:
         path.mkdir(parents=True, mode=0o700)
         write_atomically(path / "sweep.json", text)
@@ -116,6 +117,8 @@ def _checked(content: Any) -> dict[str, Any]:
     for name, kind in needed.items():
         if not isinstance(content.get(name), kind):
             raise ValueError(f"its field '{name}' is missing or of another kind")
+    if (version := format_of(content)) > FORMAT:
+        raise ValueError(f"its format is {version}, of a later version; this one reads up to {FORMAT}")
     return content
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from tune.common.files import write_atomically
 from tune.machine.environment import CODE_FIELDS
+from tune.storage.params import format_of
 
 RUNNING, ENDED, FINISHED = "running", "ended", "finished"  # ended: all trials are, and MLflow lacks records
 # The newest, and the one before it: Tune goes by that one while it hears of the new one, and we do where the new one
@@ -37,6 +38,11 @@ class SweepDir:
     @property
     def outbox(self) -> Path:
         return self.path / "outbox.jsonl"
+
+    @property
+    def format(self) -> int:
+        """The format of its stored parameters (tune.storage.params)."""
+        return format_of(self.read())
 
     def read(self) -> dict[str, Any]:
         """What sweep.json holds."""

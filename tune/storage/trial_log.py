@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tune.storage.outbox import Record
+from tune.storage.params import format_of
 
 KEPT = ("loss/val_mse", "time/train_s")  # of an epoch's metrics: what a search chooses by
 
@@ -23,13 +24,14 @@ class TrialLog:
 
 
 @dataclass(kw_only=True)
-class Index:
+class OutboxIndex:
     """What an outbox already holds, rebuilt from its records on opening.
 
     `trials` maps a trial id to `planned`, `running` or `ended`.
     """
 
     sweep_id: str | None = None
+    format: int | None = None  # of the stored parameters; None: no sweep has begun
     sweep_status: str | None = None  # as the sweep was closed last; None: it is open
     summary: dict[str, float] = field(default_factory=dict)  # the parent run's metrics, as the sweep was closed last
     epochs: set[tuple[str, int]] = field(default_factory=set)
@@ -45,7 +47,7 @@ class Index:
         self.latest_ms = max(self.latest_ms, record.get("time_ms", 0))
         kind = record["kind"]
         if kind == "begin_sweep":
-            self.sweep_id, self.sweep_status = record["sweep_id"], None
+            self.sweep_id, self.sweep_status, self.format = record["sweep_id"], None, format_of(record)
         elif kind == "plan":
             self.trials[record["trial_id"]] = "running" if record["tags"]["status"] == "running" else "planned"
             log = self.logs.setdefault(record["trial_id"], TrialLog())

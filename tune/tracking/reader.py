@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tune.common.address import one_line, redacted, settled_uri, sqlite_file
 from tune.common.errors import WrongInput, did_you_mean
+from tune.storage.params import format_of
 from tune.tracking.runs import find_runs
 from tune.tracking.store import JOB_TAG, TrackingError, check_store, open_client
 
@@ -75,6 +76,11 @@ class SweepRecord:
     params: dict[str, str]
     metrics: dict[str, float]
     trials: tuple[TrialRecord, ...]
+
+    @property
+    def format(self) -> int:
+        """The format of its parameters (tune.storage.params)."""
+        return format_of(self.tags)
 
 
 def list_sweeps(

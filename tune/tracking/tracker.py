@@ -16,7 +16,8 @@ from typing import Any
 from tune.common.address import settled_uri
 from tune.common.clock import SteadyClock
 from tune.storage.outbox import Outbox, Record, beside
-from tune.storage.trial_log import Index, TrialLog
+from tune.storage.params import FORMAT, stored_params
+from tune.storage.trial_log import OutboxIndex, TrialLog
 from tune.tracking.position import Position
 from tune.tracking.runs import RunIndex
 from tune.tracking.sender import Flusher, store_digest
@@ -42,7 +43,7 @@ class Tracker:
         tracking_uri = settled_uri(tracking_uri)
         self._outbox = Outbox(outbox_path)
         self._mutex = threading.Lock()
-        self._index = Index()
+        self._index = OutboxIndex()
         position = Position.load(
             beside(self._outbox.path, "position"),
             store=store_digest(tracking_uri, experiment),
@@ -110,8 +111,11 @@ class Tracker:
         tags: Mapping[str, str],
         params: Mapping[str, Any],
         files: Mapping[str, str],
+        version: int = FORMAT,
     ) -> None:
         """Open the sweep, or reopen it on resume; `files` maps artifact path -> text.
+
+        version: the format of the parameters of a new sweep; a sweep that has begun keeps its own.
 
         Raises:
             ValueError: the outbox belongs to another sweep.
@@ -121,7 +125,8 @@ class Tracker:
             if self._index.sweep_id not in (None, sweep_id):
                 raise ValueError(f"{self._outbox.path} holds sweep {self._index.sweep_id!r}, not {sweep_id!r}")
             self._index.sweep_id = sweep_id
-            self._append("begin_sweep", name=name, tags=_texts(tags), params=_texts(params), files=dict(files))
+            self._index.format = self._index.format or version
+            self._append_params("begin_sweep", params, name=name, tags=_texts(tags), files=dict(files))
 
     def plan_trial(self, *, trial_id: str, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
         """Announce a trial. `tags["status"]` may say `running`; without it the trial is `planned`.
@@ -139,7 +144,7 @@ class Tracker:
             if known is None:
                 tags = {**tags, "trial_number": str(len(self._index.trials) + 1)}
             tags = {**_texts(tags), "status": status, "reason": ""}
-            self._append("plan", trial_id=trial_id, run_name=run_name, params=_texts(params), tags=tags)
+            self._append_params("plan", params, trial_id=trial_id, run_name=run_name, tags=tags)
             return True
 
     def now_ms(self) -> int:
@@ -248,6 +253,11 @@ class Tracker:
         if trial_id not in self._index.trials:
             raise ValueError(f"trial {trial_id!r} is not in the plan of this sweep: call plan_trial first")
         return self._index.trials[trial_id]
+
+    def _append_params(self, kind: str, params: Mapping[str, Any], **fields: Any) -> None:
+        version = self._index.format or FORMAT
+        named = {} if version == 1 else {"format": version}
+        self._append(kind, **named, **fields, params=stored_params(params, version))
 
     def _append(self, kind: str, **fields: Any) -> None:
         if self._index.sweep_id is None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tune.common.address import one_line
 from tune.storage.outbox import Record
+from tune.storage.params import param_texts
 from tune.tracking.model_package import NotAModel, publish
 from tune.tracking.runs import RunIndex
 from tune.tracking.store import judge
@@ -89,9 +90,11 @@ class MlflowWriter:
     def _begin_sweep(self, record: Record) -> None:
         role = {"role": "sweep"}
         tags = {**record["tags"], **role, "status": "running"}
+        if "format" in record:
+            tags["format"] = str(record["format"])
         run_id = self._open_run(record, "", run_name=record["name"], needed=role, tags=tags)
         tags |= {NOTE: sweep_note(record, self.book.experiment_id, run_id)}
-        self._log(run_id, _items(record, tags=tags, params=record["params"]))
+        self._log(run_id, _items(record, tags=tags, params=param_texts(record)))
         self.book.set_status(run_id, OPEN_STATUSES["running"])
         self._log_files(run_id, record)
         self.book.tag_experiment(dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)]))  # last: the sweep can do without
@@ -102,7 +105,7 @@ class MlflowWriter:
         run_id = self._open_run(
             record, record["trial_id"], run_name=record["run_name"], needed=nesting, tags={**record["tags"], **nesting}
         )
-        self._log(run_id, _items(record, tags=record["tags"], params=record["params"]))
+        self._log(run_id, _items(record, tags=record["tags"], params=param_texts(record)))
         self.book.set_status(run_id, OPEN_STATUSES[record["tags"]["status"]])
 
     def _open_run(

@@ -8,6 +8,7 @@ import pytest
 
 from tune.common.errors import WrongInput
 from tune.config.trial_config import FIELDS, build_trial, check_field, parse_params
+from tune.storage.params import param_texts, stored_params
 
 GOOD: dict[str, Any] = {
     "data.dataset": "demo",
@@ -90,17 +91,21 @@ def test_every_field_is_known_by_its_name(name: str) -> None:
     ],
     ids=str,
 )
-def test_params_come_back_from_the_texts_of_a_store_as_they_were(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_params_come_back_from_their_texts_as_they_were(change: dict[str, Any], version: int) -> None:
     flat = build_trial(GOOD | change).flat()
-    texts = {
-        name: str(value) for name, value in flat.items() if value is not None
-    }  # as tune.tracking.tracker stores them
-    found = parse_params(texts)
+    stored = stored_params(flat, version)
+    found = parse_params(param_texts({"params": stored, "format": version}), version)
     assert found == flat
     assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in flat.items()}
 
 
 def test_params_of_an_older_version_are_read_without_being_judged() -> None:
-    found = parse_params({"model.d_model": "33", "model.width": "7", "train.epochs": "2 [shortened]"})
+    found = parse_params({"model.d_model": "33", "model.width": "7", "train.epochs": "2 [shortened]"}, 1)
     assert (found["model.d_model"], found["model.width"], found["train.epochs"]) == (33, "7", "2 [shortened]")
     assert found["train.batch_size"] is None
+
+
+def test_a_param_of_a_field_that_is_gone_keeps_its_kind() -> None:
+    found = parse_params({"model.width": "7", "train.epochs": "2 [shortened]"}, 2)
+    assert (found["model.width"], found["train.epochs"], found["train.batch_size"]) == (7, "2 [shortened]", None)

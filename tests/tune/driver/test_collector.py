@@ -21,7 +21,7 @@ from tune.console.progress import Progress
 from tune.driver.collector import Collector
 from tune.driver.watchdogs import OwnNode, TrialNodes
 from tune.storage.sweep_dir import SweepDir
-from tune.storage.trial_log import Index
+from tune.storage.trial_log import OutboxIndex
 from tune.tracking.tracker import Tracker
 
 FULL = os.strerror(errno.ENOSPC)
@@ -102,7 +102,7 @@ def test_the_tags_of_a_trials_newest_epoch_outlive_the_driver_and_are_written_wh
         _result(collector, _trial(tmp_path), epoch=epoch, tags=tags)
     written = [record["tags"] for record in _records(tmp_path, "epoch")]
     assert written == [{"device": "d", "spans": "1", "rehearsed": "x"}, {"spans": "2", "rehearsed": None}]
-    index = Index()
+    index = OutboxIndex()
     for line in (tmp_path / "outbox.jsonl").read_text().splitlines():
         index.absorb(json.loads(line))
     assert index.logs["t"].reported == {"device": "d", "spans": "2"}

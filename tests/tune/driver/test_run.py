@@ -22,6 +22,7 @@ from tune.driver import run as runner
 from tune.driver.options import Options, Outcome
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
+from tune.plan.planner import Planner
 from tune.storage import open_sweep, sweep_dir
 from tune.storage.trial_log import TrialLog
 
@@ -115,7 +116,7 @@ def test_a_sweep_with_trials_left_is_interrupted(run: Any) -> None:
 def test_a_sweep_goes_on_in_another_environment_only_when_resumed_by_name_and_announces_it_with_what_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "code_identity", lambda: {"git_commit": None, "git_dirty": None, "code_sha256": "c"})
+    monkeypatch.setattr(open, "code_identity", lambda: {"git_commit": None, "git_dirty": None, "code_sha256": "c"})
     overrides = {"data.dataset": "demo"}
     plan = make_plan(get_sweep("engine"), overrides=overrides, repeats=1, seed=1, device=CPU)
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path, quiet=True)
@@ -188,6 +189,8 @@ def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
         json=None,
     )  # fmt: skip
     request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
-    found = commands._run_sweep(request, arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None))
+    found = commands._run_sweep(
+        request, Planner.of(request), arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None)
+    )
     assert found == code
     assert shown == ([] if pending else ["s"])

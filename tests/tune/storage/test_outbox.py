@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tune.storage.outbox import Outbox
-from tune.storage.trial_log import Index
+from tune.storage.trial_log import OutboxIndex
 from tune.tracking.position import Position
 
 REPO_ROOT = Path(__file__).resolve().parents[3]
@@ -153,7 +153,7 @@ def test_one_process_cannot_open_an_outbox_twice(path: Path) -> None:
 
 
 def test_the_index_knows_the_state_of_every_trial() -> None:
-    index = Index()
+    index = OutboxIndex()
     index.absorb({"kind": "begin_sweep", "sweep_id": "s"})
     for trial_id in ("a", "b", "c"):
         index.absorb({"kind": "plan", "trial_id": trial_id, "tags": {"status": "planned"}})

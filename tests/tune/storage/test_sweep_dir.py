@@ -109,7 +109,7 @@ def test_a_storage_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path
 
 
 def test_a_storage_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_dir.os, "access", lambda *_: False)
+    monkeypatch.setattr(open_sweep.os, "access", lambda *_: False)
     with pytest.raises(WrongInput, match=f"{tmp_path} is not writable"):
         open_sweep.check_storage(tmp_path / "new")
 

@@ -16,6 +16,7 @@ from tune.config.sweeps import get_sweep
 from tune.driver import run
 from tune.driver.options import Options
 from tune.driver.run import run_sweep
+from tune.plan.planner import Planner
 from tune.tracking.access import check_access
 from tune.tracking.store import PROJECT, TrackingError
 
@@ -83,10 +84,14 @@ def test_a_wrong_password_is_told_before_ray_starts(
     def start(address: str | None) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(run.cluster, "connected", start)
+    monkeypatch.setattr(run.connect, "connected", start)
     options = Options(storage_path=tmp_path / "runs", tracking_uri=server.uri, data_dir=tmp_path)
     with pytest.raises(TrackingError, match="turns us away"):
-        run_sweep(get_sweep("custom"), overrides={}, repeats=1, seed=1, options=options, show_plan=lambda plan: None)
+        run_sweep(
+            Planner(get_sweep("custom"), overrides={}, repeats=1, seed=1),
+            options=options,
+            show_plan=lambda plan: None,
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,101 @@
+"""What one command runs: its plan, made again only for a device of other facts, and its data, prepared once.
+
+Planning-safe: imports none of torch, transformers, ray, mlflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.datasets import get_dataset
+from tune.config.request import Request
+from tune.config.sweeps import SweepConfig
+from tune.machine.device import DeviceFacts
+from tune.plan.data import channels_of, prepare_data
+from tune.plan.plan import Plan
+from tune.plan.space import plan_sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """What a sweep needs to know of its data once they are downloaded, converted and checked."""
+
+    channels: int
+    sha256: str  # of the uncompressed source
+
+
+class Planner:
+    """Plans one sweep as one command asks for it.
+
+    overrides: field -> value, for every arm.
+    draws: how many arms are drawn from the sweep's space; None where it has none.
+    """
+
+    def __init__(
+        self, sweep: SweepConfig, *, overrides: Mapping[str, Any], repeats: int, seed: int, draws: int | None = None
+    ) -> None:
+        self.sweep, self.overrides, self.repeats, self.seed, self.draws = sweep, overrides, repeats, seed, draws
+        self._plan: Plan | None = None
+        self._channels: int | None = None  # with which `_plan` was made
+        self._data: PreparedData | None = None
+
+    @classmethod
+    def of(cls, request: Request) -> Planner:
+        """The planner of a checked command line."""
+        return cls(
+            request.sweep,
+            overrides=request.overrides,
+            repeats=request.repeats,
+            seed=request.seed,
+            draws=request.trials,
+        )
+
+    def plan(self, device: DeviceFacts) -> Plan:
+        """The plan for `device`: the latest one where nothing that planning reads has changed.
+
+        Raises WrongInput as `plan_sweep` does, and DataError for a data file whose head cannot be read.
+        """
+        channels = self._known_channels()
+        latest = self._plan
+        if latest is None or not _same_for_a_plan(latest.device, device) or channels not in (None, self._channels):
+            latest = plan_sweep(
+                self.sweep,
+                draws=self.draws,
+                overrides=self.overrides,
+                repeats=self.repeats,
+                seed=self.seed,
+                device=device,
+                channels=channels,
+            )
+            named = get_dataset(latest.trials[0].config.data.dataset).columns or () if channels is None else ()
+            self._channels = len(named) if channels is None else channels
+        self._plan = replace(latest, device=device)
+        return self._plan
+
+    def prepare(self, plan: Plan, *, data_dir: Path, storage_path: Path, quiet: bool) -> PreparedData:
+        """The data of `plan`, prepared on the first call. Raises DataError as `prepare_data` does.
+
+        All trials of a sweep have the same data, on whatever device.
+        """
+        if self._data is None:
+            data = plan.trials[0].config.data
+            series = prepare_data(data, data_dir=data_dir, storage_path=storage_path, quiet=quiet)
+            self._data = PreparedData(channels=len(series.columns), sha256=series.source_sha256)
+        return self._data
+
+    def _known_channels(self) -> int | None:
+        """Of the prepared data, else of a file's head; None for a named data set, whose definition knows them."""
+        if self._data is not None:
+            return self._data.channels
+        dataset, column = self.overrides.get("data.dataset"), self.overrides.get("data.timestamp_column")
+        if not isinstance(dataset, str) or not isinstance(column, str | None):
+            return None  # the plan refuses what is of another type
+        return channels_of(dataset, column)
+
+
+def _same_for_a_plan(one: DeviceFacts, other: DeviceFacts) -> bool:
+    """Whether two devices give the same trials: a plan does not read how many GPUs and CPUs there are."""
+    return replace(one, assumed=other.assumed, gpus=other.gpus, cpus=other.cpus) == other
