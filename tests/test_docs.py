@@ -13,6 +13,7 @@ DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 LINKED = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md")), *DECISIONS]
 LOG = ROOT / "docs" / "measurements.md"  # dated entries: they name files as these were called on that day
 PACKAGES = ("tune", "data_pipeline", "model", "launcher")
+NOT_USED = {"num_to_keep", "get_pickled_error"}  # names of Ray's that decisions say we do without
 FOLDERS = (*PACKAGES, "tests", "benchmarks", "docs")
 TOP_FILES = tuple(sorted(file.name for file in ROOT.iterdir() if file.is_file() and not file.name.startswith(".")))
 
@@ -28,6 +29,12 @@ def paths_in_backticks(text: str) -> set[str]:
     begins = (*(f"{folder}/" for folder in FOLDERS), ".ci/")
     tests = {f"tests/**/{word}" for word in words if re.fullmatch(r"test_\w+\.py", word)}
     return {word for word in words if word.startswith(begins) or word in TOP_FILES} | tests
+
+
+def names_in_backticks(text: str) -> set[str]:
+    """Identifiers in backticks: CamelCase, capitals, or with an underscore."""
+    quoted = re.findall(r"`(?:\w+\.)?([A-Za-z]\w*[A-Za-z\d])(?:\(\))?`", text)
+    return {word for word in quoted if "_" in word or word != word.lower()}
 
 
 def exists(path: str) -> bool:
@@ -56,6 +63,19 @@ def tree() -> dict[str, set[str]]:
 @pytest.mark.parametrize("file", [CONTRIBUTING, *DECISIONS, *sorted((ROOT / "docs").glob("[rs]*.md"))], ids=name)
 def test_every_path_that_a_document_quotes_exists(file: Path) -> None:
     assert not {path for path in paths_in_backticks(file.read_text()) if not exists(path)}
+
+
+@pytest.fixture(scope="module")
+def words_of_the_code() -> set[str]:
+    files = [file for folder in (*PACKAGES, "tests", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
+    files += [ROOT / "experiments.py", ROOT / "Makefile", *(ROOT / "launcher").glob("*")]
+    text = "\n".join(file.read_text() for file in files if file.is_file() and file != Path(__file__))
+    return set(re.findall(r"\w+", text))
+
+
+@pytest.mark.parametrize("file", [CONTRIBUTING, *DECISIONS], ids=name)
+def test_every_name_that_a_decision_quotes_is_in_the_code(file: Path, words_of_the_code: set[str]) -> None:
+    assert names_in_backticks(file.read_text()) <= words_of_the_code | NOT_USED
 
 
 @pytest.mark.parametrize("file", LINKED, ids=name)
