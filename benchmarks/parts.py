@@ -1,4 +1,4 @@
-"""Do the parts of an epoch add up to it, with every engine and feed? Rule: within 2 % (CONTRIBUTING.md, Measuring).
+"""Do the parts of an epoch add up to it, with every engine and feed? Rule: within 2 % (CONTRIBUTING.md).
 
     python benchmarks/parts.py                                        # generated data; 12 rows on a GPU
     python benchmarks/parts.py --dataset ETTm1 --data-dir DIR --json parts.json

@@ -1,6 +1,6 @@
 """Where a training epoch's time goes, arm by arm, from the JSON that a sweep writes with --json.
 
-    python benchmarks/plot_times.py docs/results/2026-11-22-num_workers-ETTm1-h100.json docs/num_workers.png
+    python benchmarks/plot_times.py docs/results/2026-11-22-num_workers-ETTm1-h100.json docs/images/num_workers.png
 
 The last epoch of each finished trial is shown.
 """

@@ -1,6 +1,6 @@
-"""Pictures of the MLflow UI over a real sweep, for docs/: a run list, a comparison, the report.
+"""Pictures of the MLflow UI over a real sweep, for docs/images/: a run list, a comparison, the report.
 
-    PYTHONPATH=. python tests/ui_pictures.py FOLDER SWEEP_ID docs
+    PYTHONPATH=. python tests/ui_pictures.py FOLDER SWEEP_ID docs/images
 
 FOLDER holds mlflow.db; the sweep's run has its report.html. Its four fastest arms are compared in their first seed.
 """
