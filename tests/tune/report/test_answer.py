@@ -8,8 +8,8 @@ import pytest
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
-from tune.report.answer import headline
-from tune.report.arms import summarise
+from tune.report.answer import answer_line
+from tune.report.arms import arm_rows
 from tune.report.notes import notes
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
@@ -24,7 +24,7 @@ def _arm(arm: str, s: float, *, val_mse: float = 0.3, seeds: int = 3) -> list[Tr
 
 def _said(*arms: list[TrialRecord], **tags: str) -> str | None:
     record = _sweep(*(trial for trials in arms for trial in trials), **tags)
-    return headline(record, summarise(record))
+    return answer_line(record, arm_rows(record))
 
 
 def test_the_largest_gain_whose_error_is_not_worse_is_named_and_the_other_gains_after_it() -> None:
@@ -45,7 +45,7 @@ def test_the_largest_gain_whose_error_is_not_worse_is_named_and_the_other_gains_
         ),
         ([("fast", {"s": 3.0})], "Answer: none; no arm is shown to be faster."),
         ([("fast", {"s": 2.0})], "Answer: none; no arm is shown to be faster."),
-        ([("fast", {"s": 1.0, "seeds": 2})], "Answer: none yet, 2 pairs an arm at most: 3 are needed (--repeats 3"),
+        ([("fast", {"s": 1.0, "seeds": 2})], "Answer: none yet, too few pairs (2, 3 needed): --repeats 3 or more."),
     ],
     ids=["worse", "slower", "as fast", "too few pairs"],
 )
@@ -68,8 +68,8 @@ def test_without_pairs_or_a_searchs_final_there_is_no_answer() -> None:
 
 def test_the_page_and_the_markdown_begin_with_it_and_the_terminal_ends_with_it() -> None:
     record: SweepRecord = _sweep(*_arm("none", 2.0), *_arm("fast", 1.0))
-    said = headline(record, summarise(record))
-    assert said is not None and notes(record, summarise(record))[-1] == said
+    said = answer_line(record, arm_rows(record))
+    assert said is not None and notes(record, arm_rows(record))[-1] == said
     assert f"**{said}**" in markdown(record).split("| arm", 1)[0]
     assert "<strong>Answer: fast, an epoch 2.00x" in html_page(record).split("<table", 1)[0]
-    assert "<strong>No result: no arm has a pair" in html_page(_sweep(*_arm("none", 2.0)))
+    assert "<strong>No answer: no arm has a pair" in html_page(_sweep(*_arm("none", 2.0)))

@@ -13,7 +13,7 @@ from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
 from tune.commands import sweep as commands
-from tune.report.arms import ArmRow, summarise
+from tune.report.arms import ArmRow, arm_rows
 from tune.report.notes import notes
 from tune.report.render.markdown import markdown
 from tune.report.render.terminal import print_report
@@ -32,16 +32,16 @@ def _bare(trial: TrialRecord) -> TrialRecord:
 
 
 def _row(record: SweepRecord, arm: str = "fast") -> ArmRow:
-    return next(row for row in summarise(record) if row.arm == arm)
+    return next(row for row in arm_rows(record) if row.arm == arm)
 
 
 def _ratio(record: SweepRecord, arm: str = "fast") -> float | None:
-    compared = _row(record, arm).compared
+    compared = _row(record, arm).comparison
     return compared.ratio if compared else None
 
 
 def _notes(record: SweepRecord) -> list[str]:
-    return notes(record, summarise(record))
+    return notes(record, arm_rows(record))
 
 
 def _table(record: SweepRecord) -> str:
@@ -58,7 +58,7 @@ def test_arms_come_in_the_order_of_the_definition_with_means_over_their_finished
         _trial("fast", 3, status="oom", reason="no memory"),
         _trial("none"),
     )
-    assert [row.arm for row in summarise(record)] == ["none", "fast", "unlisted"]
+    assert [row.arm for row in arm_rows(record)] == ["none", "fast", "unlisted"]
     row = _row(record)
     assert (row.trials, row.status, row.reason) == (2, "done 2, oom 1", "no memory")
     assert row.test_mse == pytest.approx(0.3)
@@ -71,7 +71,7 @@ def test_the_ratio_is_the_geometric_mean_over_pairs_of_equal_seeds() -> None:
     )  # fmt: skip
     assert _ratio(record) == pytest.approx(math.sqrt(2 * 9))
     row = _row(record, "none")
-    assert row.is_baseline and row.compared is None
+    assert row.is_baseline and row.comparison is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_pairs_that_a_lost_gpu_cost_are_named_with_the_reason() -> None:
 @pytest.mark.parametrize("side", ["none", "fast"])
 def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(side: str, unfit: dict[str, Any], why: str) -> None:
     record = _sweep(*(_trial(arm, **(unfit if arm == side else {})) for arm in ("none", "fast")))
-    compared = _row(record).compared
+    compared = _row(record).comparison
     assert compared is not None and compared.ratio is None and compared.left_out == {why: 1}
 
 
@@ -163,14 +163,14 @@ def test_a_verdict_has_its_interval_beside_the_ratio_and_its_accuracy() -> None:
 
 def test_two_pairs_are_a_ratio_without_an_interval_and_no_verdict() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2)))
-    assert "| 1.00x | no verdict (2 pairs, 3 needed) | not shown (+0 %) |" in markdown(record)
+    assert "| 1.00x | too few pairs (2, 3 needed) | too few pairs (+0 %) |" in markdown(record)
 
 
-def test_the_family_of_holm_and_what_no_difference_means_are_in_a_note() -> None:
+def test_the_family_of_holm_and_what_too_close_to_call_means_are_in_a_note() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast", "other") for seed in (1, 2, 3)))
     (note,) = (note for note in _notes(record) if note.startswith("'x baseline'"))
     assert ", 3 pairs an arm, with a t interval (95 %, Holm over 2 arms). " in note
-    assert "'no difference shown' does not mean equal" in note
+    assert "'too close to call' does not mean equal" in note
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_note_says_how_many_pairs_there_were_and_which_of_them_have_an_interva
 )
 def test_a_difference_in_error_is_told_to_a_thousandth_of_a_percent(excess: float, shown: str) -> None:
     trials = [_trial("none"), _trial("fast", metrics={"final/val_mse": 0.3 * (1 + excess)})]
-    assert f"| not shown ({shown}) |" in markdown(_sweep(*trials))
+    assert f"| too few pairs ({shown}) |" in markdown(_sweep(*trials))
 
 
 @pytest.mark.parametrize("fast", [_trial("fast"), _trial("fast", tags=ON_B)], ids=["one pair", "no pair"])
@@ -260,7 +260,7 @@ def test_an_arm_that_computes_the_same_as_another_says_so() -> None:
 
 def test_a_trial_without_its_tags_has_a_row_and_a_note_of_its_own() -> None:
     record = _sweep(_trial("none"), _trial("fast"), _bare(_trial("other")))
-    assert [row.arm for row in summarise(record)] == ["none", "fast", "pruning-other-s1"]
+    assert [row.arm for row in arm_rows(record)] == ["none", "fast", "pruning-other-s1"]
     assert any("no arm or seed of pruning-other-s1" in note for note in _notes(record))
     assert "pruning-other-s1" in _table(record)
 
@@ -271,7 +271,7 @@ def test_a_sweep_without_its_tags_is_still_told_and_its_gaps_are_named() -> None
     assert "(device not recorded)" in _table(record) and "(question not recorded)" in markdown(record)
     assert any("which arm is the baseline" in note for note in _notes(record))
     assert as_json(record)["environment"] is None and as_json(record)["sweep"] is None
-    assert {row.compared for row in summarise(record)} == {None}
+    assert {row.comparison for row in arm_rows(record)} == {None}
 
 
 def test_the_table_is_not_cut_where_there_is_no_terminal() -> None:
@@ -315,13 +315,13 @@ def test_the_whole_training_has_a_ratio_of_its_own_from_pairs() -> None:
     found = parent_metrics(_sweep(*trials))
     assert (found["arm_speedup/fast"], found["arm_speedup_total/fast"]) == (pytest.approx(2.0), 1.0)
     assert found["arm_speedup_total_low/fast"] == found["arm_speedup_total_high/fast"] == 1.0
-    assert as_json(_sweep(*trials))["total_comparisons"]["fast"]["verdict"] == "no difference shown"
+    assert as_json(_sweep(*trials))["total_comparisons"]["fast"]["verdict"] == "undecided"
 
 
 def test_a_trial_without_a_total_time_is_left_out_of_the_total_only() -> None:
     row = _row(_sweep(_trial("none", metrics={"final/train_total_s": 8.0}), _trial("fast")))
-    assert row.compared is not None and row.compared.ratio == 1.0
-    assert row.compared_total is not None and row.compared_total.left_out == {"without a total time": 1}
+    assert row.comparison is not None and row.comparison.ratio == 1.0
+    assert row.total_comparison is not None and row.total_comparison.left_out == {"without a total time": 1}
 
 
 def test_markdown_takes_nothing_of_the_store_for_markup() -> None:

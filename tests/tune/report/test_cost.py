@@ -9,7 +9,7 @@ import pytest
 from report_kit import sweep, trial
 
 from tune.common.errors import WrongInput
-from tune.report.arms import by_arm
+from tune.report.arms import trials_by_arm
 from tune.report.cost import Price, cost_line, costs, parse_price, total
 from tune.report.tables import cost_table
 from tune.report.values import as_json
@@ -35,7 +35,7 @@ def _on(gpus: str, *trials: TrialRecord) -> SweepRecord:
 
 
 def _total(record: SweepRecord) -> tuple[float | None, int, float | None, int]:
-    found = total(costs(record, by_arm(record)))
+    found = total(costs(record, trials_by_arm(record)))
     return found.gpu_hours, found.gpu_hours_missing, found.energy_kwh, found.energy_missing
 
 
@@ -49,7 +49,7 @@ def test_hours_and_energy_are_summed_by_arm_and_over_the_sweep_with_their_price(
         ["all arms", "3", "3", "6", "7.50"],
     ]
     told = "Cost: 3 GPU-hours, 6 kWh in training epochs, 7.50 EUR (3 trials)."
-    assert cost_line(costs(record, by_arm(record)), EUR) == told
+    assert cost_line(costs(record, trials_by_arm(record)), EUR) == told
 
 
 def test_earlier_processes_of_a_trial_count_up_to_the_checkpoint_it_went_on_from() -> None:
@@ -64,7 +64,7 @@ def test_a_share_of_a_gpu_costs_a_share_of_its_hours_and_no_energy_is_its_own() 
 def test_a_failed_trial_has_its_cost_and_one_that_never_ran_has_none() -> None:
     failed, never = _ran("fast", status="oom"), trial("other", status="unsupported", reason="needs a GPU")
     record = _on("1", failed, never)
-    assert list(costs(record, by_arm(record))) == ["fast"]
+    assert list(costs(record, trials_by_arm(record))) == ["fast"]
     assert _total(record) == (1.0, 0, 2.0, 0)
 
 
@@ -83,20 +83,20 @@ def test_what_is_not_known_of_a_trial_is_left_out_and_counted(
 ) -> None:
     record = _on("1", _ran("none", 1), _ran("none", 2, **unknown))
     assert _total(record) == left
-    assert "at least" in cost_line(costs(record, by_arm(record)), None)
+    assert "at least" in cost_line(costs(record, trials_by_arm(record)), None)
 
 
 def test_on_a_cpu_no_gpu_was_used_and_no_energy_is_known() -> None:
     record = _on("0", _ran())
     assert _total(record) == (0.0, 0, None, 1)
-    assert cost_line(costs(record, by_arm(record)), None) == "Cost: no GPU was used."
+    assert cost_line(costs(record, trials_by_arm(record)), None) == "Cost: no GPU was used."
     assert cost_table(record, None).rows == [] and cost_table(record, None).empty == "No GPU was used."
 
 
 def test_a_sweep_that_does_not_say_its_share_of_a_gpu_has_no_cost() -> None:
     record = sweep(_ran())
     assert _total(record) == (None, 1, None, 1)
-    assert cost_line(costs(record, by_arm(record)), None) == "Cost: GPU-hours are not known."
+    assert cost_line(costs(record, trials_by_arm(record)), None) == "Cost: GPU-hours are not known."
 
 
 def test_the_json_has_the_cost_of_each_arm_and_of_all_with_none_for_a_price_not_given() -> None:

@@ -14,7 +14,7 @@ from tune.config.sweeps import get_sweep
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
-from tune.report.arms import summarise
+from tune.report.arms import arm_rows
 from tune.report.comparisons import ratio_text
 from tune.report.dimensions import dimension_tables
 from tune.report.tables import Table
@@ -68,9 +68,9 @@ def test_a_sweep_of_one_dimension_has_a_row_for_each_value_beside_the_baseline()
 
 def test_its_ratios_are_those_of_the_table_of_arms() -> None:
     record = _record("batch_size", lambda config, seed: _by_batch(config, seed) ** (1 + seed / 10))
-    rows = [row for row in summarise(record) if not row.is_baseline]
+    rows = [row for row in arm_rows(record) if not row.is_baseline]
     found = [(row[3], row[6]) for row in _only(dimension_tables(record)).rows]
-    assert found == [(ratio_text(row.compared), ratio_text(row.compared_total)) for row in rows]
+    assert found == [(ratio_text(row.comparison), ratio_text(row.total_comparison)) for row in rows]
 
 
 def test_two_pairs_have_a_ratio_without_an_interval() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
-from tune.report.arms import summarise
+from tune.report.arms import arm_rows
 from tune.report.notes import notes
 from tune.report.tables import closing_tables
 from tune.report.values import as_json
@@ -28,7 +28,7 @@ def _proven(arm: str, seed: int, error: float, kernels: Any = FLASH, gate: str =
 
 
 def _notes(record: Any) -> list[str]:
-    return notes(record, summarise(record))
+    return notes(record, arm_rows(record))
 
 
 def _line(*trials: Any) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tune.report.answer import answer
-from tune.report.arms import summarise
+from tune.report.answer import sweep_answer
+from tune.report.arms import arm_rows
 from tune.report.notes import notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
 from tune.tracking.reader import SweepRecord, TrialRecord
@@ -56,7 +56,7 @@ def test_what_pruning_really_costs_is_told_for_each_start_of_what_counts() -> No
 
 def test_under_three_pairs_the_difference_is_told_without_a_verdict() -> None:
     [line] = _told(_trial("none", OVERFITS), _trial("late", (0.3, 0.2, 0.42, 0.5), heads=(4, 4, 3, 3)))
-    assert "late not shown (+5 %)" in line
+    assert "late too few pairs (+5 %)" in line
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def _record(*trials: TrialRecord) -> SweepRecord:
 
 def test_the_report_tells_it_beside_the_table() -> None:
     record = _record(*_seeds("none", OVERFITS), *_seeds("late", OVERFITS, heads=(4, 4, 3, 3)))
-    assert any(line.startswith("Heads left after the best epoch of none") for line in notes(record, summarise(record)))
+    assert any(line.startswith("Heads left after the best epoch of none") for line in notes(record, arm_rows(record)))
 
 
 def test_the_answer_tells_both_errors_of_an_arm_that_is_faster() -> None:
     record = _record(*_seeds("none", OVERFITS, s=2.0), *_seeds("late", OVERFITS, heads=(4, 4, 3, 3), s=1.0))
-    line = answer(record, summarise(record))
+    line = sweep_answer(record, arm_rows(record))
     assert line is not None and line.endswith(
         "Faster, but not shown to keep the error: late 2.00x (2.00-2.00), worse (+100 %, at least +100 %) "
         "and in the same epochs not worse (+0 %, at most +0 %)."

@@ -7,13 +7,13 @@ from dataclasses import replace
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
-from tune.report.arms import summarise
+from tune.report.arms import arm_rows
 from tune.report.notes import notes
 from tune.tracking.reader import SweepRecord
 
 
 def _told(record: SweepRecord) -> list[str]:
-    return notes(record, summarise(record))
+    return notes(record, arm_rows(record))
 
 
 def test_what_all_trials_share_comes_first_and_what_differs_or_is_not_known_is_not_in_it() -> None:

@@ -38,10 +38,16 @@ def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
 
 def test_the_json_holds_each_comparison_with_its_verdict() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
-    found = as_json(record)["comparisons"]["fast"]
-    assert (found["ratio"], found["interval"], found["verdict"]) == (1.0, (1.0, 1.0), "no difference shown")
-    assert found["accuracy"]["verdict"] == "not worse"
-    assert json.loads(json.dumps(found))["count"] == 3
+    stored = as_json(record)["comparisons"]["fast"]
+    assert (stored["ratio"], stored["interval"], stored["verdict"]) == (1.0, (1.0, 1.0), "undecided")
+    assert stored["accuracy"]["verdict"] == "not_worse"
+    assert json.loads(json.dumps(stored))["count"] == 3
+
+
+def test_the_json_has_no_verdict_where_pairs_are_too_few() -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2)))
+    stored = as_json(record)["comparisons"]["fast"]
+    assert (stored["count"], stored["verdict"], stored["accuracy"]["verdict"]) == (2, None, None)
 
 
 def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
@@ -49,7 +55,9 @@ def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
     output.write_json(str(tmp_path / "x.json"), as_json(record))
     side = read_side(str(tmp_path / "x.json"), "sqlite:///none.db")
     assert (side.device, list(side.arms), side.tells_alone) == ("NVIDIA H100", ["none", "fast"], True)
-    assert [(run.seed, run.time_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
+    assert [(result.seed, result.time_s, result.mse) for result in side.arms["fast"]] == [
+        (seed, 2.0, 0.3) for seed in "123"
+    ]
 
 
 def test_an_environment_that_was_shortened_stays_a_text() -> None:

@@ -17,7 +17,7 @@ from tune.commands import report
 from tune.commands.report import report_parser
 from tune.common.errors import WrongInput
 from tune.console import output
-from tune.report.arms import by_arm, summarise
+from tune.report.arms import arm_rows, trials_by_arm
 from tune.report.charts import PARTS, Chart, charts
 from tune.report.render.files import report_files
 from tune.report.render.png import png
@@ -45,7 +45,7 @@ def _record(arms: int = 3, seeds: int = 3) -> SweepRecord:
 
 
 def _charts(record: SweepRecord) -> dict[str, Chart]:
-    return {chart.key: chart for chart in charts(summarise(record), by_arm(record))}
+    return {chart.key: chart for chart in charts(arm_rows(record), trials_by_arm(record))}
 
 
 def _colours(picture: bytes) -> set[tuple[int, int, int]]:
@@ -148,10 +148,10 @@ def test_a_chart_without_data_leaves_no_picture_and_no_link_also_not_of_an_earli
 def test_the_command_writes_the_folder_with_the_price_and_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tune.tracking import tracker
+    from tune.tracking import reader
 
     record = _record()
-    monkeypatch.setattr(tracker, "read_sweep", lambda *_: record)
+    monkeypatch.setattr(reader, "read_sweep", lambda *_: record)
     folder = tmp_path / "out"
     arguments = report_parser().parse_args(["s", "--out", str(folder), "--price-per-gpu-hour", "2 EUR"])
     assert report.report(arguments, "sqlite:///none.db") == 0

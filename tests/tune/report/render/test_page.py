@@ -19,7 +19,7 @@ from tune.commands import report
 from tune.commands.report import report_parser
 from tune.common.errors import WrongInput
 from tune.console import output
-from tune.report.arms import COLUMNS, summarise
+from tune.report.arms import COLUMNS, arm_rows
 from tune.report.charts import FRONT_PX, PARTS, POINT_PX, pareto_front
 from tune.report.render import page as report_html
 from tune.report.render.page import html_page, script_json
@@ -104,7 +104,7 @@ def _charts(page: str) -> dict[str, dict[str, Any]]:
 
 
 def test_the_page_holds_every_cell_of_the_table_each_reason_and_the_environment(record: SweepRecord, page: str) -> None:
-    for row in summarise(record):
+    for row in arm_rows(record):
         for _, cell in COLUMNS:
             assert f">{escape(cell(row))}</td>".replace(" %", "\u00a0%") in page
     text = _Elements(page).text
@@ -176,7 +176,7 @@ def test_a_curve_has_a_point_an_epoch(page: str, key: str, first: float) -> None
 def test_a_speed_up_has_the_tables_interval_and_none_under_three_pairs(record: SweepRecord, page: str) -> None:
     found = {trace["name"]: trace for trace in _charts(page)["speed"]["data"]}
     assert found.keys() == {"fast", escape(EVIL)}
-    compared = next(row.compared for row in summarise(record) if row.arm == "fast")
+    compared = next(row.comparison for row in arm_rows(record) if row.arm == "fast")
     assert compared is not None and compared.interval is not None
     (ratio,), error = found["fast"]["x"], found["fast"]["error_x"]
     assert ratio == compared.ratio
