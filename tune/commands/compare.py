@@ -1,4 +1,4 @@
-"""`compare A B`: did an arm get slower or less accurate from one sweep to another?
+"""`compare A B`: did an arm get slower or worse in error from one sweep to another?
 
 Nothing pairs the times of two sweeps: they ran at other times, maybe on another GPU of the same model. So the
 logarithms of an arm's median epoch times, one per seed, are compared with those of the arm of the same name by Welch's

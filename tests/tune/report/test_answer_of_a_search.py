@@ -1,4 +1,4 @@
-"""The line that says what to use: its ratio, its pairs, and when it says nothing."""
+"""The answer of a search: which arm it names, with which ratio and pairs, and when there is none."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_fewer_than_three_pairs_are_no_answer() -> None:
     )
 
 
-def test_without_a_baseline_or_a_pair_nothing_can_be_said() -> None:
+def test_without_a_baseline_or_a_pair_there_is_no_answer() -> None:
     assert _answer({"a": (1.0, 0.3)}) == "no answer: the baseline has not finished"
     assert _answer({"baseline": (1.0, 0.3)}) == "no answer: no arm of the final has a pair with the baseline"
 
