@@ -75,7 +75,7 @@ def sweep_answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
         line += f"{accuracy_text(comparison.accuracy)}, {counted(comparison.count, 'pair')}."
     else:
         kept = " without a worse validation error" if faster else ""
-        line = f"Answer: {baseline}; no arm is shown to be faster{kept}."
+        line = f"Answer: the baseline, {baseline}: no arm is shown to be faster{kept}."
     if others := [f"{arm} {ratio_text(usable[arm])}" for arm in good[1:]]:
         line += f" Faster than {baseline}, too: {'; '.join(others)}."
     errors = _error_texts(record, baseline, faster)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tune.stats.intervals import BOOTSTRAP_MIN_PAIRS, MIN_PAIRS, Bounds
 from tune.stats.pairs import Accuracy, Comparison, TrialResult, compare_arms
-from tune.stats.verdicts import ACCURACY_WORDS, SPEED_WORDS, UNDECIDED, WORSE, counted, too_few, too_few_text
+from tune.stats.verdicts import ACCURACY_WORDS, NOT_WORSE, SPEED_WORDS, UNDECIDED, WORSE, counted, too_few, too_few_text
 from tune.tracking.reader import TrialRecord
 
 EPOCH, TOTAL = "final/median_epoch_s", "final/train_total_s"  # the times that are compared, in seconds
@@ -108,14 +108,14 @@ def pairing_notes(by_arm: Mapping[str, Comparison], margin: float) -> list[str]:
     lines = []
     if by_arm:
         lines.append(
-            "'x baseline': the baseline's epoch time over the arm's, so above 1 the arm is faster; geometric mean over "
-            f"pairs of one seed on one device, {_counts(by_arm)}. '{SPEED_WORDS[UNDECIDED]}' does not mean equal. "
-            "'x baseline, total' is the same of all training epochs together."
+            "'x baseline' is the baseline's epoch time over the arm's: above 1 the arm is faster. It is the geometric "
+            f"mean over pairs of one seed on one device, {_counts(by_arm)}. '{SPEED_WORDS[UNDECIDED]}' does not mean "
+            "equal. 'x baseline, total' is the same for all training epochs together."
         )
     if any(comparison.accuracy is not None for comparison in by_arm.values()):
         lines.append(
-            "'accuracy' is the validation MSE relative to the baseline's, seed by seed; 'not worse': its upper 95 % "
-            f"bound is under {100 * margin:+g} %."
+            "'accuracy' is the validation MSE relative to the baseline's, seed by seed; "
+            f"'{ACCURACY_WORDS[NOT_WORSE]}': its upper 95 % bound is under {100 * margin:+g} %."
         )
     bootstraps = [f"{arm} {range_text(bounds)}" for arm, each in by_arm.items() if (bounds := each.bootstrap)]
     if bootstraps:

@@ -245,7 +245,7 @@ def test_a_published_arm_is_never_faster_however_fast() -> None:
     assert {row.arm for row in arm_rows(record) if row.comparison} == {"flash"}
     assert as_json(record)["comparisons"].keys() == {"flash"}
     said = stream.getvalue()
-    assert "Answer: eager; no arm is shown to be faster." in said
+    assert "Answer: the baseline, eager: no arm is shown to be faster." in said
     assert not re.search(r"(?<!the second is )(?<!the arm is )(?<!no arm is shown to be )faster", said)
     assert not any(line.startswith("use this") for line in _lines(record))
 

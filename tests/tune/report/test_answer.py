@@ -41,10 +41,10 @@ def test_the_largest_gain_whose_error_is_not_worse_is_named_and_the_other_gains_
     [
         (
             [("fast", {"s": 1.0, "val_mse": 0.4})],
-            "Answer: none; no arm is shown to be faster without a worse validation",
+            "Answer: the baseline, none: no arm is shown to be faster without a worse validation",
         ),
-        ([("fast", {"s": 3.0})], "Answer: none; no arm is shown to be faster."),
-        ([("fast", {"s": 2.0})], "Answer: none; no arm is shown to be faster."),
+        ([("fast", {"s": 3.0})], "Answer: the baseline, none: no arm is shown to be faster."),
+        ([("fast", {"s": 2.0})], "Answer: the baseline, none: no arm is shown to be faster."),
         ([("fast", {"s": 1.0, "seeds": 2})], "Answer: none yet, too few pairs (2, 3 needed): --repeats 3 or more."),
     ],
     ids=["worse", "slower", "as fast", "too few pairs"],

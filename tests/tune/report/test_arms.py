@@ -208,8 +208,8 @@ def test_a_difference_in_error_is_shown_to_a_thousandth_of_a_percent(excess: flo
 @pytest.mark.parametrize("fast", [_trial("fast"), _trial("fast", tags=ON_B)], ids=["one pair", "no pair"])
 def test_a_note_explains_x_baseline_without_a_verdict_too(fast: TrialRecord) -> None:
     (note,) = (note for note in _notes(_sweep(_trial("none"), fast)) if note.startswith("'x baseline'"))
-    assert note.startswith("'x baseline': the baseline's epoch time over the arm's, so above 1 the arm is faster;")
-    assert "'x baseline, total' is the same of all training epochs together." in note
+    assert note.startswith("'x baseline' is the baseline's epoch time over the arm's: above 1 the arm is faster. ")
+    assert "'x baseline, total' is the same for all training epochs together." in note
 
 
 def test_from_ten_pairs_a_note_holds_the_bootstrap() -> None:
