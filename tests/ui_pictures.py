@@ -1,8 +1,9 @@
-"""Pictures of the MLflow UI over a real sweep, for docs/images/: a run list, a comparison, the report.
+"""Takes the pictures of the MLflow UI in docs/images/ from a real sweep: the run list, a comparison, the report.
 
     PYTHONPATH=. python tests/ui_pictures.py FOLDER SWEEP_ID docs/images
 
-FOLDER holds mlflow.db; the sweep's run has its report.html. Its four fastest arms are compared in their first seed.
+FOLDER holds mlflow.db, and the sweep's run has its report.html. The comparison shows the first seed of the four
+fastest arms.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from typing import Any
 from system_kit import system_program
 from ui_kit import CHARTS, CHOSEN, EXPANDER, FLAGS, Ui, lines, store
 
-from tune.report.arms import summarise
+from tune.report.arms import arm_rows
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT, open_client
 
-COLOURS = 128  # of a picture, which is to be small
-SHOWN = 4  # arms compared
+COLOURS = 128  # few, so that a picture is a small file
+SHOWN = 4  # arms in the comparison
 WAIT_MS = 120_000
 
 
 def main() -> None:
-    """Start the UI, look at three pages, write what they show."""
+    """Start the UI, open three pages, write a picture of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("sweep_id")
@@ -42,7 +43,7 @@ def main() -> None:
         page.set_default_timeout(WAIT_MS)
         page.add_init_script(CHOSEN)
         url = f"{ui.url}/#/experiments/{experiment}/runs"
-        timed = sorted((row.median_epoch_s, row.arm) for row in summarise(record) if row.median_epoch_s)
+        timed = sorted((row.median_epoch_s, row.arm) for row in arm_rows(record) if row.median_epoch_s)
         _runs(page, f"{url}?searchFilter=tags.sweep_id%20%3D%20'{record.sweep_id}'")
         _write(page, options.out / "ui-experiment.png")
         _compared(page, [f"{arm}-s1" for _, arm in timed[:SHOWN]])
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def _runs(page: Any, url: str) -> None:
-    """The list with the sweep unfolded, and the curves of its trials."""
+    """Open the run list with the sweep unfolded, and the curves of its trials."""
     page.goto(f"{url}&compareRunsMode=CHART")
     page.locator(EXPANDER).first.click()
     page.get_by_role("link", name=re.compile(r"-s1$")).first.wait_for()
@@ -62,7 +63,7 @@ def _runs(page: Any, url: str) -> None:
 
 
 def _compared(page: Any, names: list[str]) -> None:
-    """The trials of these names side by side."""
+    """Open the comparison of these trials."""
     for name in names:
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
         row.get_by_role("checkbox").first.check()
@@ -71,12 +72,14 @@ def _compared(page: Any, names: list[str]) -> None:
 
 
 def _report(page: Any, url: str) -> None:
-    """The report where its first chart is."""
+    """Open the report at its first chart."""
     page.goto(url)
     report = page.frame_locator("iframe")
     report.locator("#chart-speed .main-svg").first.wait_for()
     report.get_by_role("heading", name="Speed-up of an epoch").evaluate("heading => heading.scrollIntoView()")
-    page.get_by_text("Path: file:").evaluate("path => path.style.visibility = 'hidden'")  # of this machine
+    page.get_by_text("Path: file:").evaluate(
+        "path => path.style.visibility = 'hidden'"
+    )  # it names a folder of this machine
 
 
 def _write(page: Any, file: Path) -> None:

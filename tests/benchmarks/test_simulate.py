@@ -1,4 +1,4 @@
-"""The simulation of verdicts: which recorded epochs it draws from, and that its figures come back."""
+"""The simulation of verdicts: the recorded epochs that it draws from, and the same figures for the same seed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_the_spread_of_the_pruning_arms_is_that_of_their_logged_medians() -> Non
 
 def test_the_same_seed_gives_the_same_figures_and_sure_trials_find_the_difference() -> None:
     sure = Scenario(engine="graph", trial_sd=0.001)
-    one, other = (simulate(sure, sweeps=20, repeats=5, seed=3) for _ in range(2))
-    assert one == other
-    assert one.power == 1 and one.half_width_pct < 1
+    first, second = (simulate(sure, sweeps=20, repeats=5, seed=3) for _ in range(2))
+    assert first == second
+    assert first.power == 1 and first.half_width_pct < 1
     assert simulate(Scenario(engine="graph", trial_sd=0.1), sweeps=20, repeats=5, seed=3).power < 1
-    assert simulate(sure, sweeps=2, repeats=3, seed=3).half_width_pct > one.half_width_pct
+    assert simulate(sure, sweeps=2, repeats=3, seed=3).half_width_pct > first.half_width_pct

@@ -87,11 +87,11 @@ def test_what_had_ended_before_a_kill_is_not_run_again_and_every_epoch_is_there_
             assert [step for step, _ in trial.history["loss/val_mse"]] == list(range(1, EPOCHS + 1))
 
 
-def test_the_table_lists_both_stages_and_ends_in_a_verdict_on_the_final_only(killed: Killed) -> None:
+def test_the_table_lists_both_stages_and_ends_in_an_answer_from_the_final_only(killed: Killed) -> None:
     out = killed.last.out
     for trial in killed.last.record().trials:
         assert trial.tags["arm"] in out
-    assert "no verdict, 1 pair only, 3 are needed" in out
+    assert "no answer: too few pairs (1, 3 needed)" in out
     assert "final: the baseline and " in killed.last.err
     rows = {trial.tags["arm"]: next(line for line in out.splitlines() if f" {trial.tags['arm']} " in line)
             for trial in killed.trials("search")}  # fmt: skip

@@ -1,4 +1,4 @@
-"""A stand-in for the flash-attn package, which needs a GPU: the same arguments and layout, in plain PyTorch."""
+"""A stand-in for the flash-attn package, which needs a GPU: same arguments and layout, in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface  # noqa: F401  before the stand-in, which transformers must not find
+from transformers import AttentionInterface  # noqa: F401  imported first: transformers must not find the stand-in
 
 
 def plain_attention(q_SNKE: Tensor, k_SNKE: Tensor, v_SNKE: Tensor, scale: float, causal: bool) -> Tensor:
-    """(S, N, K, E), computed in fp32 and rounded to the type of `q_SNKE`."""
+    """Attention of shape (S, N, K, E), computed in fp32 and rounded to the type of `q_SNKE`."""
     scores_SKNN = torch.einsum("snke,smke->sknm", q_SNKE.float(), k_SNKE.float()) * scale
     if causal:
         later = torch.ones(scores_SKNN.shape[-2:], dtype=torch.bool).triu(1)
@@ -23,7 +23,7 @@ def plain_attention(q_SNKE: Tensor, k_SNKE: Tensor, v_SNKE: Tensor, scale: float
 
 @pytest.fixture(name="flash_calls")
 def flash_calls_fixture(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Puts the stand-in where `import flash_attn` finds it; what each call was given."""
+    """Install the stand-in where `import flash_attn` finds it. Returns the list of its calls' arguments."""
     calls: list[dict[str, Any]] = []
 
     def flash_attn_func(

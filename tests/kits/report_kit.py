@@ -1,4 +1,4 @@
-"""Short hands of the report's tests: trials and sweeps as MLflow would give them, made by hand."""
+"""Trials and sweeps made by hand, as MLflow would give them, for the report's tests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ON_A = {"gpu_uuid": GPU_A, "device": "NVIDIA H100"}
 def trial(
     arm: str = "none", seed: int = 1, *, s: float | None = 2.0, status: str = "done", reason: str = "", **given: Any
 ) -> TrialRecord:
-    """A trial with an epoch time of `s` seconds; `tags`, `metrics` and `params` add to the usual ones.
+    """A trial with an epoch time of `s` seconds. `tags`, `metrics` and `params` add to the usual values.
 
-    `history`: metric -> its value in each epoch.
+    `history`: metric -> a value for each epoch.
     """
     history = {name: list(enumerate(values, 1)) for name, values in given.pop("history", {}).items()}
     tags = {"arm": arm, "seed": str(seed), "timing_valid": "true", **ON_A, **given.pop("tags", {})}

@@ -1,6 +1,6 @@
-"""A recorded sweep in a store of its own, `make ui` over it, and a browser: what the tests of the MLflow UI look at.
+"""For tests of the MLflow UI: a recorded sweep in its own store, and `make ui` over that store.
 
-Nothing is trained: the driver's own code records made-up numbers, so the runs are what a real sweep leaves behind.
+Nothing is trained. The driver's own code records made-up numbers, so the runs look like those of a real sweep.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STARTED_WITHIN_S = 120
 EPOCHS, SEEDS = 6, 3
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
-# What a person has clicked once: the side bar for training, and the assistant that opens by itself closed.
+# A person's earlier clicks: the side bar shows training, and the assistant, which opens by itself, is closed.
 CHOSEN = """localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");"""
 CHARTS = "[data-testid='experiment-view-compare-runs-card']"
@@ -45,16 +45,16 @@ DEVICE = DeviceFacts(device_type="cpu", name="no device: made-up numbers")
 
 
 class Recorded:
-    """In the launcher's place: reports each trial's epochs and end to the collector, as Tune would."""
+    """Replaces the launcher: reports each trial's epochs and end to the collector, as Tune would."""
 
     share = Share(cpus=1, gpus=1, at_a_time=1)
 
     def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool) -> None:
         for trial in trials:
-            seen = SimpleNamespace(config={"job": {"trial_id": trial.trial_id}})
+            ray_trial = SimpleNamespace(config={"job": {"trial_id": trial.trial_id}})
             for epoch in range(1, EPOCHS + 1):
-                collector.on_trial_result(epoch, [], seen, _epoch(trial, epoch))
-            collector.on_trial_result(EPOCHS, [], seen, _end(trial))
+                collector.on_trial_result(epoch, [], ray_trial, _epoch(trial, epoch))
+            collector.on_trial_result(EPOCHS, [], ray_trial, _end(trial))
 
 
 def _epoch(trial: PlannedTrial, epoch: int) -> dict[str, Any]:
@@ -89,17 +89,17 @@ def _mse(trial: PlannedTrial) -> float:
 
 
 def lines(chart: Any) -> Any:
-    """The curves of a chart; the UI draws each a second time, faintly, for what smoothing hides."""
+    """The curves of a chart, without the faint second curve that the UI draws of the values before smoothing."""
     return chart.locator(".js-line[style*='stroke-opacity: 1;']")
 
 
 def store(folder: Path) -> str:
-    """Tracking URI of the folder's store."""
+    """The tracking URI of the folder's store."""
     return f"sqlite:///{folder}/mlflow.db"
 
 
 def record_sweep(folder: Path) -> str:
-    """Run the sweep `patch_size` into the folder's store; its id."""
+    """Record the sweep `patch_size` in the folder's store. Returns its id."""
     overrides = {"data.dataset": "demo", "train.epochs": EPOCHS}
     plan = make_plan(get_sweep("patch_size"), overrides=overrides, repeats=SEEDS, seed=1, device=DEVICE)
     content = {
@@ -111,7 +111,7 @@ def record_sweep(folder: Path) -> str:
     }
     options = runner_options.Options(storage_path=folder, tracking_uri=store(folder), data_dir=folder, quiet=True)
     sweep = open_sweep.create(folder, "patch_size", content)
-    while True:  # as a person would: where MLflow was too slow for the driver, the same command again
+    while True:  # as a person repeats the command where MLflow was too slow for the driver
         with open_tracker(sweep, options.tracking_uri) as tracker:
             outcome = runner._Run(plan, sweep, Recorded(), options).run(tracker)  # type: ignore[arg-type]
         if not outcome.pending:

@@ -1,6 +1,6 @@
-"""MLflow runs -> the table a reader sees. Every number comes from the MLflow store.
+"""The table of arms, from MLflow's records. Every number comes from the MLflow store.
 
-Ratios, intervals and verdicts are those of tune/stats/pairs.py over the medians of an epoch's training time.
+Ratios, intervals and verdicts are those of tune/stats/pairs.py, over the median training time of an epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tune.report.comparisons import TOTAL, accuracy_text, comparisons, ratio_text
+from tune.report.comparisons import EPOCH, TOTAL, accuracy_text, comparisons, ratio_text, speed_text
 from tune.report.published import shown_as
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord, TrialRecord
@@ -32,58 +32,59 @@ class ArmRow:
     val_mse: float | None
     test_mse: float | None
     median_epoch_s: float | None  # of the training part
-    compared: Comparison | None  # with the baseline; None for the baseline itself and for what is in no pairs
+    comparison: Comparison | None  # with the baseline; None for the baseline itself and for what is in no pairs
     is_baseline: bool
     train_total_s: float | None  # all training epochs together
-    compared_total: Comparison | None  # the same for train_total_s
+    total_comparison: Comparison | None  # the same for train_total_s
     timing_valid: str  # a key of TIMING_REMARKS: "true" only if every finished trial had its device to itself
     same_as: str  # the arm whose heads leave at the same epochs; "" where there is none
     shown_as: str  # how far the arm is the replaced study's; "" where it is an arm of ours
 
 
-def summarise(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
-    """One row per arm, in the order of the sweep's definition where known, else of planning.
+def arm_rows(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
+    """One row per arm, in the order of the sweep's definition where known, else in the order of the plan.
 
-    A trial that MLflow knows no arm of gets a row of its own under its id. `margin`: how much larger an error may be,
-    relative to the baseline's, and count as equal to it.
+    A trial of which MLflow knows no arm gets a row of its own, under its id. `margin`: how much larger an error may be,
+    relative to the baseline's, and still count as equal to it.
     """
-    arms, baseline = by_arm(record), record.tags.get("baseline")
-    found, total = (comparisons(arms, baseline, margin, **what) for what in ({}, {"time": TOTAL}))
-    return [_row(arm, trials, found.get(arm), total.get(arm), arm == baseline) for arm, trials in arms.items()]
+    arms, baseline = trials_by_arm(record), record.tags.get("baseline")
+    epoch, total = (comparisons(arms, baseline, margin, time=time) for time in (EPOCH, TOTAL))
+    return [_row(arm, trials, epoch.get(arm), total.get(arm), arm == baseline) for arm, trials in arms.items()]
 
 
-def by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
-    """The trials of each arm, arms as `summarise` orders them."""
+def trials_by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
+    """The trials of each arm, arms in the order of `arm_rows`."""
     arms: dict[str, list[TrialRecord]] = {}
     for trial in sorted(record.trials, key=lambda trial: _definition_order(record, trial)):
-        arms.setdefault(_arm(trial), []).append(trial)
+        arms.setdefault(arm_of(trial), []).append(trial)
     return arms
 
 
-def _known(trial: TrialRecord) -> bool:
-    """Whether MLflow has what the driver said of this trial when it planned it; it may have died before."""
+def has_arm_and_seed(trial: TrialRecord) -> bool:
+    """Whether MLflow has what the driver records of a planned trial. It lacks this if the driver died before."""
     return {"arm", "seed"} <= trial.tags.keys()
 
 
-def _arm(trial: TrialRecord) -> str:
-    return trial.tags["arm"] if _known(trial) else trial.trial_id
+def arm_of(trial: TrialRecord) -> str:
+    """The trial's arm; its id where MLflow does not know the arm."""
+    return trial.tags["arm"] if has_arm_and_seed(trial) else trial.trial_id
 
 
 def _definition_order(record: SweepRecord, trial: TrialRecord) -> int:
     order = record.tags.get("arms", "").split(",")
-    arm = _arm(trial)
+    arm = arm_of(trial)
     return order.index(arm) if arm in order else len(order)
 
 
 def _row(
     arm: str,
     trials: list[TrialRecord],
-    compared: Comparison | None,
-    compared_total: Comparison | None,
+    comparison: Comparison | None,
+    total_comparison: Comparison | None,
     is_baseline: bool,
 ) -> ArmRow:
     statuses = [trial.status for trial in trials]
-    kinds = sorted(set(statuses))
+    distinct = sorted(set(statuses))
     measured = [trial for trial in trials if trial.status in ("done", "stopped")]
 
     def mean(metric: str) -> float | None:
@@ -92,25 +93,25 @@ def _row(
 
     return ArmRow(
         arm=arm,
-        status=kinds[0] if len(kinds) == 1 else ", ".join(f"{kind} {statuses.count(kind)}" for kind in kinds),
+        status=distinct[0] if len(distinct) == 1 else ", ".join(f"{each} {statuses.count(each)}" for each in distinct),
         reason=next((trial.reason for trial in trials if trial.reason), ""),
         trials=statuses.count("done"),
         heads=mean("final/heads"),
         parameters=mean("final/parameters"),
         val_mse=mean("final/val_mse"),
         test_mse=mean("final/test_mse"),
-        median_epoch_s=mean("final/median_epoch_s"),
-        compared=compared,
+        median_epoch_s=mean(EPOCH),
+        comparison=comparison,
         is_baseline=is_baseline,
         train_total_s=mean(TOTAL),
-        compared_total=compared_total,
-        timing_valid=_timing([trial.tags.get("timing_valid", "unknown") for trial in measured]),
+        total_comparison=total_comparison,
+        timing_valid=_all_alone([trial.tags.get("timing_valid", "unknown") for trial in measured]),
         same_as=next((trial.tags["same_as"] for trial in trials if "same_as" in trial.tags), ""),
         shown_as=shown_as(trials),
     )
 
 
-def _timing(tags: list[str]) -> str:
+def _all_alone(tags: list[str]) -> str:
     if "false" in tags:
         return "false"
     return "true" if all(tag == "true" for tag in tags) else "unknown"
@@ -124,7 +125,7 @@ def _number(form: str, value: float | None) -> str:
 
 
 def epoch_text(row: ArmRow) -> str:
-    """Seconds of a training epoch, with a remark unless the arm is known to have had its device to itself."""
+    """Seconds of a training epoch; a remark follows unless every trial is known to have had its device to itself."""
     return _number(".3f", row.median_epoch_s) + TIMING_REMARKS[row.timing_valid]
 
 
@@ -140,26 +141,27 @@ COLUMNS: tuple[Column, ...] = (
     ("parameters", lambda row: _number(",.0f", row.parameters)),
     ("val MSE", lambda row: _number(".4f", row.val_mse)),
     ("test MSE", lambda row: _number(".4f", row.test_mse)),
-    ("median train s/epoch", lambda row: epoch_text(row)),
-    ("x baseline", lambda row: "baseline" if row.is_baseline else ratio_text(row.compared)),
-    ("speed", lambda row: row.shown_as or (row.compared.verdict if row.compared and row.trials else "-")),
-    ("accuracy", lambda row: accuracy_text(row.compared.accuracy if row.compared else None)),
-    ("train total s", lambda row: total_text(row)),
-    ("x baseline, total", lambda row: "baseline" if row.is_baseline else ratio_text(row.compared_total)),
+    ("median train s/epoch", epoch_text),
+    ("x baseline", lambda row: "baseline" if row.is_baseline else ratio_text(row.comparison)),
+    ("speed", lambda row: row.shown_as or (speed_text(row.comparison) if row.comparison and row.trials else "-")),
+    ("accuracy", lambda row: accuracy_text(row.comparison.accuracy if row.comparison else None)),
+    ("train total s", total_text),
+    ("x baseline, total", lambda row: "baseline" if row.is_baseline else ratio_text(row.total_comparison)),
 )
 
 
-def told(record: SweepRecord, tag: str) -> str:
-    """What the sweep's run says under this tag, or that it says nothing."""
+def tag_text(record: SweepRecord, tag: str) -> str:
+    """The tag of the sweep's run, or words that say that it was not recorded."""
     return record.tags.get(tag, f"({tag} not recorded)")
 
 
 def environment_of(record: SweepRecord) -> Any:
-    """What the driver saved of the machine; its text as it is where MLflow kept only the beginning."""
-    return _parsed(record.tags.get("environment"))
+    """What the driver saved of the machine; a text where MLflow kept only its beginning."""
+    return json_or_text(record.tags.get("environment"))
 
 
-def _parsed(text: str | None) -> Any:
+def json_or_text(text: str | None) -> Any:
+    """The content of the JSON; the text itself where it is no JSON."""
     try:
         return text and json.loads(text)
     except json.JSONDecodeError:

@@ -1,6 +1,6 @@
 """The report's charts as plain data in plotly's form: dicts, lists, strings and finite numbers.
 
-plotly.js reads a little HTML in texts, so every text from the store is escaped here too.
+plotly.js interprets some HTML in texts, so every text from the store is escaped here too.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from typing import Any
 from tune.measure.bottleneck import PARTS, mean_of, settled
 from tune.report.arms import ArmRow
 from tune.report.bottlenecks import epochs_of
-from tune.report.comparisons import ratio_text
+from tune.report.comparisons import TrialsByArm, ratio_text
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import TrialRecord
 
-Arms = Mapping[str, Sequence[TrialRecord]]
 # Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow (jfly.uni-koeln.de/color)
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one where the colours begin anew
+DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one each time the colours repeat
 SHAPES = ("circle", "square", "triangle-up", "pentagon")  # of points, likewise
 PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")  # of PARTS
-POINT_PX, FRONT_PX = 10, 15  # a point of the scatter, and one on the front
-ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of what is around all of them
+POINT_PX, FRONT_PX = 10, 15  # a point of the scatter, and a point on the front
+ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of everything around the bars
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One figure with what it shows, in plain words. No data: nothing to show."""
+    """One figure and a caption that says what it shows. Without data there is nothing to show."""
 
     key: str
     title: str
@@ -39,8 +38,8 @@ class Chart:
     layout: dict[str, Any]
 
 
-def charts(rows: Sequence[ArmRow], arms: Arms) -> list[Chart]:
-    """All charts of a sweep, of the rows of `summarise` and the trials of each arm."""
+def charts(rows: Sequence[ArmRow], arms: TrialsByArm) -> list[Chart]:
+    """All charts of a sweep, from `arm_rows` and `trials_by_arm`."""
     return [
         speed_chart(rows),
         total_chart(rows),
@@ -52,35 +51,35 @@ def charts(rows: Sequence[ArmRow], arms: Arms) -> list[Chart]:
 
 
 def speed_chart(rows: Sequence[ArmRow]) -> Chart:
-    """Each arm's ratio to the baseline's time of an epoch, with its interval where it has one."""
+    """The baseline's time of an epoch over each arm's, with its interval where it has one."""
     what = "Geometric mean of the pairs' median training time of an epoch"
-    return _ratios("speed", "Speed-up of an epoch", what, [(row, row.compared) for row in rows])
+    return _ratios("speed", "Speed-up of an epoch", what, [(row, row.comparison) for row in rows])
 
 
 def total_chart(rows: Sequence[ArmRow]) -> Chart:
-    """The same of the whole training."""
-    what = "The same for all training epochs together, of a pruned arm with those before its heads left"
-    return _ratios("total", "Speed-up of the whole training", what, [(row, row.compared_total) for row in rows])
+    """As `speed_chart`, for the whole training."""
+    what = "The same for all training epochs together; for a pruned arm, with those before its heads left"
+    return _ratios("total", "Speed-up of the whole training", what, [(row, row.total_comparison) for row in rows])
 
 
-def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Comparison | None]]) -> Chart:
+def _ratios(key: str, title: str, what: str, pairs: Sequence[tuple[ArmRow, Comparison | None]]) -> Chart:
     data: list[dict[str, Any]] = []
     names: list[str] = []
-    ends = [1.0]  # of all that is drawn
-    looks = _styled([row for row, _ in compared])
-    for (row, (colour, _, _)), (_, found) in zip(looks, compared, strict=True):
-        ratio = found.ratio if found else None
+    ends = [1.0]  # of every point and interval
+    looks = _styled([row for row, _ in pairs])
+    for (row, (colour, _, _)), (_, comparison) in zip(looks, pairs, strict=True):
+        ratio = comparison.ratio if comparison else None
         if ratio is None or not math.isfinite(ratio):
             continue
         names.append(_text(row.arm))
         point: dict[str, Any] = {"type": "scatter", "x": [ratio], "y": names[-1:], "name": names[-1]}
         point |= {
             "mode": "markers+text",
-            "text": [ratio_text(found)],
+            "text": [ratio_text(comparison)],
             "textposition": "top center",
             "cliponaxis": False,
         }
-        low, high = (found and found.interval) or (math.nan, math.nan)
+        low, high = (comparison and comparison.interval) or (math.nan, math.nan)
         ends += [end for end in (low, ratio, high) if math.isfinite(end)]
         if math.isfinite(low) and math.isfinite(high):
             reach = {"array": [high - ratio], "arrayminus": [ratio - low]}
@@ -88,17 +87,17 @@ def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Co
         data.append(
             point | {"marker": {"color": colour, "size": 10}, "hovertemplate": "%{y}: %{x:.3f}x<extra></extra>"}
         )
-    one = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dash", "width": 1}}
+    equal = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dash", "width": 1}}
     return Chart(
         key=key,
         title=title,
-        caption=f"{what}, baseline's over arm's: above 1 the arm is faster. Bars are the table's intervals; one "
-        "that is narrower than its point is hidden by it, an arm without numbers in brackets has too few pairs.",
+        caption=f"{what}, baseline's over arm's: above 1 the arm is faster. Bars are the table's intervals; a point "
+        "hides an interval that is narrower than itself. An arm without numbers in brackets has too few pairs.",
         data=data,
         layout={
             "xaxis": _axis("x baseline", range=_with_room(min(ends), max(ends))),
             "yaxis": _names_axis(names),
-            "shapes": [one],
+            "shapes": [equal],
             "showlegend": False,
             "height": FRAME_PX + ROW_PX * len(names),
         },
@@ -106,13 +105,13 @@ def _ratios(key: str, title: str, what: str, compared: Sequence[tuple[ArmRow, Co
 
 
 def _with_room(low: float, high: float) -> list[float]:
-    """A range in which the text over an outermost point stays within the axes."""
+    """A range that keeps the text over an outermost point within the axes."""
     room = 0.12 * (high - low) or 0.1
     return [low - room, high + room]
 
 
 def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
-    """Time against error, one point an arm; both are better where they are smaller."""
+    """Time against error, one point an arm; smaller is better in both."""
     points = {row.arm: both for row in rows if (both := _time_and_error(row))}
     front = pareto_front({row.arm: points[row.arm] for row in rows if row.arm in points and not row.shown_as})
     data: list[dict[str, Any]] = []
@@ -134,9 +133,9 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
         key="pareto",
         title="Time and accuracy",
         caption="Mean of each arm; down and left is better. Large points are on the Pareto front: no other arm's mean "
-        "is better in one and at least as good in the other; whether two errors really differ, the table says. Arms of "
-        "the replaced study are never on it. Hollow: not known to be alone on its device, so its time may be too long. "
-        f"The axis of errors spans at least {200 * MARGIN:g} % of them.",
+        "is better in one and at least as good in the other. The table says whether two errors really differ. Arms of "
+        "the replaced study are never on the front. A hollow point is not known to have been alone on its device, so "
+        f"its time may be too long. The axis of errors spans at least {200 * MARGIN:g} % of them.",
         data=data,
         layout={
             "xaxis": _axis("median training time of an epoch, s"),
@@ -146,14 +145,14 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
 
 
 def _wide_enough(errors: Sequence[float]) -> dict[str, Any]:
-    """A range where plotly's own would make errors that count as equal look far apart."""
+    """A range, where plotly's own would make errors that count as equal look far apart."""
     low, high = min(errors, default=0.0), max(errors, default=0.0)
     middle = (low + high) / 2
     return {"range": [middle * (1 - MARGIN), middle * (1 + MARGIN)]} if high - low < 2 * MARGIN * middle else {}
 
 
 def _time_and_error(row: ArmRow) -> tuple[float, float] | None:
-    """None where no trial is done or one of the two is no finite number."""
+    """None where no trial is done, or time or error is no finite number."""
     x, y = row.median_epoch_s, row.val_mse
     if not row.trials or x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
         return None
@@ -161,7 +160,7 @@ def _time_and_error(row: ArmRow) -> tuple[float, float] | None:
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Fastest first, the names than which no other is smaller in one value and at most equal in the other."""
+    """The names, fastest first, for which no other is smaller in one value and at most equal in the other."""
     front: list[str] = []
     for name in sorted(points, key=lambda name: points[name]):
         if not front or points[name][1] < points[front[-1]][1] or points[name] == points[front[-1]]:
@@ -169,30 +168,30 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return front
 
 
-def curve_chart(arms: Arms, split: str) -> Chart:
-    """Errors by epoch, one line a trial; `split`: validation or training."""
+def curve_chart(arms: TrialsByArm, split: str) -> Chart:
+    """Errors by epoch, one line a trial. `split`: validation or training."""
     metric = {"validation": "loss/val_mse", "training": "loss/train_mse"}[split]
     data: list[dict[str, Any]] = []
-    places = _places([all(trial.status == "unsupported" for trial in trials) for trials in arms.values()])
+    places = _colour_order([all(trial.status == "unsupported" for trial in trials) for trials in arms.values()])
     for index, (arm, trials) in zip(places, arms.items(), strict=True):
         colour, dash, _ = _style(index)
         curves = [line for trial in trials if (line := _curve(trial, metric))]
         for number, line in enumerate(curves):
             look = {"name": _text(arm), "legendgroup": f"arm {index}", "line": {"color": colour, "dash": dash}}
             data.append(line | look | {"showlegend": number == 0})
-    how = "" if split == "validation" else " It is taken while the weights change, with dropout on."
+    how = "" if split == "validation" else " It is measured while the weights change, with dropout on."
     return Chart(
         key="curves" if split == "validation" else "training",
         title=f"{split.capitalize()} error by epoch",
         caption=f"{split.capitalize()} MSE, one line a trial, coloured by arm.{how} A click on a name in the legend "
-        "hides or shows it.",
+        "hides or shows the arm.",
         data=data,
         layout={"xaxis": _epochs_axis(data), "yaxis": _axis(f"{split} MSE")},
     )
 
 
 def _curve(trial: TrialRecord, metric: str) -> dict[str, Any]:
-    """Nothing where the trial has no epoch; a gap where the error is no finite number."""
+    """Empty where the trial has no epoch. An error that is no finite number leaves a gap."""
     points = {epoch: value for epoch, value in trial.history.get(metric, []) if epoch > 0}
     if not points:
         return {}
@@ -205,8 +204,8 @@ def _curve(trial: TrialRecord, metric: str) -> dict[str, Any]:
     }
 
 
-def time_chart(arms: Arms) -> Chart:
-    """Where an epoch's training time goes: parts of it, stacked."""
+def time_chart(arms: TrialsByArm) -> Chart:
+    """The parts of an epoch's training time, stacked."""
     measured = {arm: times for arm, trials in arms.items() if (times := _parts(trials))}
     names = [_text(arm) for arm in measured]
     data = [
@@ -224,8 +223,9 @@ def time_chart(arms: Arms) -> Chart:
     return Chart(
         key="times",
         title="Where an epoch's training time goes",
-        caption="Mean over the arm's trials that are done and their epochs but a trial's first, of a pruned arm the "
-        "epochs after the last head left; without validation. The table has the median, also of the first.",
+        caption="Mean over the arm's done trials and their epochs, without each trial's first epoch and without "
+        "validation. For a pruned arm, only epochs after the last head left count. The table has the median, with the "
+        "first epoch.",
         data=data if names else [],
         layout={
             "barmode": "relative",
@@ -238,7 +238,7 @@ def time_chart(arms: Arms) -> Chart:
 
 
 def _parts(trials: Sequence[TrialRecord]) -> dict[str, float]:
-    """Seconds by part; nothing where no trial that is done has all of them."""
+    """Seconds by part; empty where no done trial has all parts."""
     keys = [f"time/{part}_s" for part in PARTS]
     fit = [trial for trial in trials if trial.status == "done" and all(trial.history.get(key) for key in keys)]
     epochs = [epoch for trial in fit for epoch in settled(epochs_of(trial))]
@@ -247,18 +247,18 @@ def _parts(trials: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def _styled(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, tuple[str, str, str]]]:
-    places = _places([row.status == "unsupported" for row in rows])
+    places = _colour_order([row.status == "unsupported" for row in rows])
     return [(row, _style(place)) for row, place in zip(rows, places, strict=True)]
 
 
-def _places(unsupported: Sequence[bool]) -> list[int]:
-    """The place of each arm in the order of colours: an arm that never runs takes none from those that do."""
+def _colour_order(unsupported: Sequence[bool]) -> list[int]:
+    """Each arm's place in the order of colours. Arms that never run come last: they take no colour from the others."""
     order = sorted(range(len(unsupported)), key=lambda index: unsupported[index])
     return [order.index(index) for index in range(len(unsupported))]
 
 
 def _style(index: int) -> tuple[str, str, str]:
-    """Colour, dash and shape of the arm at this place; one arm looks the same in all charts."""
+    """Colour, dash and shape of the arm at this place. An arm looks the same in all charts."""
     turn = index // len(COLOURS)
     return COLOURS[index % len(COLOURS)], DASHES[turn % len(DASHES)], SHAPES[turn % len(SHAPES)]
 
@@ -268,13 +268,13 @@ def _axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def _epochs_axis(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A tick for each epoch where they are few: plotly would put some between two."""
+    """A tick for each epoch where they are few: plotly would put ticks between epochs."""
     longest = max((len(curve["x"]) for curve in curves), default=0)
     return _axis("epoch", tickformat="d") | ({"dtick": 1} if longest <= 10 else {})
 
 
 def _names_axis(names: Sequence[str]) -> dict[str, Any]:
-    """The first name on top; a name that looks like a number or a date stays a name."""
+    """The first name is on top. A name that looks like a number or a date stays a name."""
     return {"type": "category", "categoryorder": "array", "categoryarray": list(names[::-1]), "automargin": True}
 
 

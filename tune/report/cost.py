@@ -1,6 +1,6 @@
-"""What a sweep cost: hours of its trials on GPUs, energy of their training epochs, and money where a price is given.
+"""What a sweep cost: GPU-hours of its trials, energy of their training epochs, and money where a price is given.
 
-Sums are over the trials of which it is known, and say how many are missing; nothing is estimated.
+Sums run over the trials whose cost is known and say how many are missing. Nothing is estimated.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tune.common.errors import WrongInput
+from tune.report.comparisons import TrialsByArm
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 MS_PER_HOUR = 3_600_000
@@ -31,35 +32,35 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one trial, an arm or a sweep: sums over the trials that ran and are known; None where none is."""
+    """Of a trial, an arm or a sweep: sums over the trials that ran and whose cost is known; None where none is."""
 
     trials: int  # that ran
     gpu_hours: float | None  # from the start of a trial's process to its last work on the device
-    gpu_hours_missing: int  # trials that ran and of which it is not known
+    gpu_hours_missing: int  # trials that ran and whose GPU-hours are not known
     energy_kwh: float | None  # of the whole GPU in training epochs; None on a CPU
     energy_missing: int
 
 
 def parse_price(text: str) -> Price:
     """The price that --price-per-gpu-hour gives. Raises WrongInput."""
-    found = _PRICE.fullmatch(text)
-    if not found or not math.isfinite(float(found[1])):
+    match = _PRICE.fullmatch(text)
+    if not match or not math.isfinite(float(match[1])):
         raise WrongInput(
             f'--price-per-gpu-hour {text}: give a number of 0 or more, with a currency after it if you like: "2.50 EUR"'
         )
-    return Price(per_gpu_hour=float(found[1]), currency=found[2] or "")
+    return Price(per_gpu_hour=float(match[1]), currency=match[2] or "")
 
 
-def costs(record: SweepRecord, arms: Mapping[str, Sequence[TrialRecord]]) -> dict[str, Cost]:
+def costs(record: SweepRecord, arms: TrialsByArm) -> dict[str, Cost]:
     """The cost of each arm of which a trial ran."""
     gpus = _share(record)
-    found = {arm: _sum(_trial_cost(trial, gpus) for trial in trials if _ran(trial)) for arm, trials in arms.items()}
-    return {arm: cost for arm, cost in found.items() if cost.trials}
+    by_arm = {arm: _sum(_trial_cost(trial, gpus) for trial in trials if _ran(trial)) for arm, trials in arms.items()}
+    return {arm: cost for arm, cost in by_arm.items() if cost.trials}
 
 
-def total(found: Mapping[str, Cost]) -> Cost:
-    """All arms together."""
-    return _sum(found.values())
+def total(by_arm: Mapping[str, Cost]) -> Cost:
+    """The cost of all arms together."""
+    return _sum(by_arm.values())
 
 
 def _share(record: SweepRecord) -> float | None:
@@ -71,8 +72,8 @@ def _share(record: SweepRecord) -> float | None:
 
 
 def _ran(trial: TrialRecord) -> bool:
-    waits = trial.status in ("planned", "unsupported")
-    return not waits or "spans" in trial.tags or bool(trial.history.get("time/train_s"))
+    waiting = trial.status in ("planned", "unsupported")
+    return not waiting or "spans" in trial.tags or bool(trial.history.get("time/train_s"))
 
 
 def _trial_cost(trial: TrialRecord, gpus: float | None) -> Cost:
@@ -89,17 +90,17 @@ def _trial_cost(trial: TrialRecord, gpus: float | None) -> Cost:
 
 
 def _hours(trial: TrialRecord) -> float | None:
-    """Of the trial's process, and of those before it as far as the checkpoint that it went on from."""
+    """Hours of the trial's process, and of earlier ones up to the checkpoint from which it continued."""
     try:
         spans = json.loads(trial.tags["spans"])
         taken_ms = spans["work_ended_ms"] - spans["started_ms"] + spans.get("earlier_ms", 0)
-    except (KeyError, ValueError, TypeError):  # not recorded, or not known of an earlier process
+    except (KeyError, ValueError, TypeError):  # not recorded, or an earlier process's time is not known
         return None
     return float(taken_ms) / MS_PER_HOUR if taken_ms >= 0 else None
 
 
 def _energy_kwh(trial: TrialRecord, gpus: float | None) -> float | None:
-    """The card's own counter, so it is the trial's only where nobody else computed there and no epoch lacks it."""
+    """The GPU's own counter. It is the trial's only where nobody else used the GPU and every epoch has a value."""
     if gpus != 1 or trial.tags.get("timing_valid") == "false":
         return None
     epochs = {step for step, _ in trial.history.get("time/train_s", [])}
@@ -121,22 +122,22 @@ def _sum(parts: Iterable[Cost]) -> Cost:
 
 
 def money(cost: Cost, price: Price) -> float | None:
-    """What the GPU-hours that are known cost."""
+    """The price of the known GPU-hours."""
     return None if cost.gpu_hours is None else cost.gpu_hours * price.per_gpu_hour
 
 
 def hours_text(cost: Cost) -> str:
-    """0.125, or "at least 0.125" where it is not known of all trials."""
+    """0.125, or "at least 0.125" where some trials' hours are not known."""
     return _text(cost.gpu_hours, ".3g", cost.gpu_hours_missing)
 
 
 def energy_text(cost: Cost) -> str:
-    """The same in kWh."""
+    """As `hours_text`, in kWh."""
     return _text(cost.energy_kwh, ".3g", cost.energy_missing)
 
 
 def money_text(cost: Cost, price: Price) -> str:
-    """The same in the user's currency, without its name."""
+    """As `hours_text`, in the user's currency, without its name."""
     return _text(money(cost, price), ".2f", cost.gpu_hours_missing)
 
 
@@ -146,9 +147,9 @@ def _text(value: float | None, form: str, missing: int) -> str:
     return f"{'at least ' if missing else ''}{value:{form}}"
 
 
-def cost_line(found: Mapping[str, Cost], price: Price | None) -> str:
-    """The whole sweep in one line."""
-    cost = total(found)
+def cost_line(by_arm: Mapping[str, Cost], price: Price | None) -> str:
+    """The cost of the sweep in one line."""
+    cost = total(by_arm)
     if cost.gpu_hours == 0 and not cost.gpu_hours_missing:
         return "Cost: no GPU was used."
     if cost.gpu_hours is None:
@@ -158,13 +159,13 @@ def cost_line(found: Mapping[str, Cost], price: Price | None) -> str:
     return f"Cost: {hours_text(cost)} GPU-hours{kwh}{paid} ({cost.trials} trials)."
 
 
-def cost_json(found: Mapping[str, Cost], price: Price | None) -> dict[str, object]:
-    """Each arm and the whole sweep for programs."""
+def cost_json(by_arm: Mapping[str, Cost], price: Price | None) -> dict[str, object]:
+    """The cost of each arm and of the sweep, for programs."""
     return {
         "price_per_gpu_hour": price and price.per_gpu_hour,
         "currency": (price and price.currency) or None,
-        "arms": {arm: _as_json(cost, price) for arm, cost in found.items()},
-        "total": _as_json(total(found), price),
+        "arms": {arm: _as_json(cost, price) for arm, cost in by_arm.items()},
+        "total": _as_json(total(by_arm), price),
     }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tune.machine.environment import mixture
-from tune.report.answer import headline
-from tune.report.arms import ArmRow, _arm, _known, _parsed, by_arm
+from tune.report.answer import answer_line
+from tune.report.arms import ArmRow, arm_of, has_arm_and_seed, json_or_text, trials_by_arm
 from tune.report.bottlenecks import time_notes
 from tune.report.comparisons import moved_notes, pairing_notes
 from tune.report.proof import proof_note
@@ -16,39 +16,46 @@ from tune.report.setting import setting_note
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
 
+TIME_NOTE = (
+    "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same epoch, 'median train "
+    "s/epoch' of the training part of an epoch, without validation. For a pruned arm, only epochs after the last "
+    "removal count."
+)
+NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}
+
 
 def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
-    """What a reader must know beside the table: what all trials share, naive errors, what did not run or is missing,
-    what bounds each arm, what the ratio is.
+    """What a reader must know beside the table. The last line is the sweep's answer.
 
-    The last line is the sweep's result. `rows` and `margin` are those of `summarise`.
+    The lines say what all trials share, what naive forecasts reach, what did not run or is missing, what bounds each
+    arm and what the ratios are of. `rows` and `margin` are those of `arm_rows`.
     """
     lines = setting_note(record) + _naive_note(record)
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
-    if unknown := [trial.trial_id for trial in record.trials if not _known(trial)]:
+    if unknown := [trial.trial_id for trial in record.trials if not has_arm_and_seed(trial)]:
         lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")
     if "baseline" not in record.tags:
         lines.append("MLflow does not hold which arm is the baseline: there is no 'x baseline'.")
-    epochs = {_arm(trial): trial.params.get("train.epochs", "?") for trial in record.trials}
+    epochs = {arm_of(trial): trial.params.get("train.epochs", "?") for trial in record.trials}
     lines += [
         f"{row.arm} is the same computation as {row.same_as}: same removals at {epochs[row.arm]} epochs."
         for row in rows
         if row.same_as
     ]
-    arms = by_arm(record)
+    arms = trials_by_arm(record)
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
-    lines += pairing_notes({row.arm: row.compared for row in rows if row.compared}, margin)
+    lines += pairing_notes({row.arm: row.comparison for row in rows if row.comparison}, margin)
     baseline = record.tags.get("baseline")
     in_order = [trial for trials in arms.values() for trial in trials]
     lines += same_epochs_note(same_epochs(in_order, baseline, margin), baseline)
     lines += moved_notes(arms, baseline) + _environments_note(record)
-    line = headline(record, rows)
-    return [*lines, line] if line else lines
+    answer = answer_line(record, rows)
+    return [*lines, answer] if answer else lines
 
 
 def _naive_note(record: SweepRecord) -> list[str]:
-    finished = [trial for trial in record.trials if trial.status == "done" and _known(trial)]
-    baseline = next((trial for trial in finished if _arm(trial) == record.tags.get("baseline")), None)
+    finished = [trial for trial in record.trials if trial.status == "done" and has_arm_and_seed(trial)]
+    baseline = next((trial for trial in finished if arm_of(trial) == record.tags.get("baseline")), None)
     if baseline is None or "final/test_mse" not in baseline.metrics:
         return []
     test_mse = baseline.metrics["final/test_mse"]
@@ -62,16 +69,11 @@ def _naive_note(record: SweepRecord) -> list[str]:
 
 
 def _environments_note(record: SweepRecord) -> list[str]:
-    """One line where --resume has gone on with other versions or code than some of the trials ran on."""
+    """One line where --resume continued with other versions or code than some of the trials ran on."""
     texts = dict.fromkeys(trial.tags["environment"] for trial in record.trials if "environment" in trial.tags)
-    found = mixture([one for text in texts if isinstance(one := _parsed(text), dict)])
-    told = "its arms differ in more than what is compared where a pair has two of these"
-    return [f"The sweep was resumed in another environment: {'; '.join(found)}; {told}."] if found else []
-
-
-TIME_NOTE = (
-    "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same one, 'median train "
-    "s/epoch' of the training part of an epoch, without validation. Of a pruned arm the epochs after its last head "
-    "left count."
-)
-NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}
+    contents = [json_or_text(text) for text in texts]
+    differing = mixture([content for content in contents if isinstance(content, dict)])
+    if not differing:
+        return []
+    effect = "the trials of a pair may differ in these too, not only in what is compared"
+    return [f"The sweep was resumed in another environment: {'; '.join(differing)}; {effect}."]

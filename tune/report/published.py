@@ -1,32 +1,36 @@
-"""The report's lines on the replaced study: its figures beside ours, what each of its unfairnesses was worth, its gate.
+"""The report's lines on the replaced study: its figures beside ours, what each change is worth, its gate.
 
-Arms with the tag `as_published` are in no comparison with the baseline and get no verdict; their rungs of the ladder
-give a ratio, which says how two arms differ and not which one to use.
+Arms with the tag `as_published` are in no comparison with the baseline and get no verdict. The steps of the ablation
+give ratios, which say how two arms differ and not which of them to use.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
-from typing import Any
 
 from tune.common.published import NOT_ENFORCED, stored_rules
-from tune.report.comparisons import ratio_text, runs_of
-from tune.stats.intervals import ENOUGH
-from tune.stats.pairs import Run, compare_arms, counted
+from tune.report.comparisons import TrialsByArm, left_out_text, ratio_text, trial_results
+from tune.stats.intervals import MIN_PAIRS
+from tune.stats.pairs import compare_arms
+from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord, TrialRecord
 
-Arms = Mapping[str, Sequence[TrialRecord]]
-CACHE_REMARK = " (from the cache, key "  # begins what the gate says of a verdict that it has not measured itself
+ABLATION_TAG = "ladder"  # of the sweep's run: its ablation steps as JSON
+CACHE_REMARK = " (from the cache, key "  # begins the gate's remark on a result that it read instead of measuring
+ABLATION_NOTE = (
+    "What each change is worth: the first arm's median training time of an epoch over the second's, in pairs; above 1 "
+    f"the second is faster. An interval, which takes {MIN_PAIRS} pairs, holds with 95 % by itself, not all together."
+)
 
 
-def published_notes(record: SweepRecord, arms: Arms, *, margin: float) -> list[str]:
-    """A line for each arm of the replaced study that has figures, then one for each rung; none in other sweeps."""
-    return [
-        *(line for arm, trials in arms.items() if (line := _arm_line(arm, trials))),
-        *_ladder_lines(record, arms, margin),
-    ]
+def published_notes(record: SweepRecord, arms: TrialsByArm, *, margin: float) -> list[str]:
+    """A line for each arm of the replaced study that has figures, then one for each ablation step, if there are any."""
+    lines = [line for arm, trials in arms.items() if (line := _arm_line(arm, trials))]
+    if steps := _ablation(record):
+        lines += [ABLATION_NOTE, *(_step_line(step, arms, margin) for step in steps)]
+    return lines
 
 
 def shown_as(trials: Sequence[TrialRecord]) -> str:
@@ -47,71 +51,55 @@ def _arm_line(arm: str, trials: Sequence[TrialRecord]) -> str:
     )
 
 
-def _mean(trials: Sequence[TrialRecord], metric: str, over_epochs: Any) -> float | None:
-    """Mean over the finished trials of the mean or median over epochs; None where no trial has the metric."""
-    done = [trial.history.get(metric) for trial in trials if trial.status == "done"]
-    values = [over_epochs([value for _, value in history]) for history in done if history]
+def _mean(trials: Sequence[TrialRecord], metric: str, over_epochs: Callable[[list[float]], float]) -> float | None:
+    """Mean over the done trials of the mean or median over epochs; None where no trial has the metric."""
+    histories = [trial.history.get(metric) for trial in trials if trial.status == "done"]
+    values = [over_epochs([value for _, value in history]) for history in histories if history]
     return fmean(values) if values else None
 
 
 def _gate(trials: Sequence[TrialRecord]) -> str:
-    told = [trial.tags["gate"] for trial in trials if "gate" in trial.tags]
-    if not told:
+    tags = [trial.tags["gate"] for trial in trials if "gate" in trial.tags]
+    if not tags:
         return "gate not recorded"
-    problem = next((tag.removeprefix(NOT_ENFORCED) for tag in told if tag.startswith(NOT_ENFORCED)), None)
-    problem = problem and problem.partition(CACHE_REMARK)[0]  # whose path means nothing to who reads a report
-    found = "passes the gate"
-    if problem is not None:
-        found = f"would fail the gate, which is not enforced here: {problem}"
+    problem = next((tag.removeprefix(NOT_ENFORCED) for tag in tags if tag.startswith(NOT_ENFORCED)), None)
+    result = "passes the gate"
+    if problem is not None:  # the path of the cache means nothing to a reader of the report
+        problem = problem.partition(CACHE_REMARK)[0]
+        result = f"would fail the gate, which is not enforced here: {problem}"
     if all(stored_rules(trial.tags, trial.params).zeroing is None for trial in trials):
-        return found
-    return f"its model before zeroing {found}; zeroing itself is not gated"  # the gate builds a model without it
+        return result
+    return f"its model before zeroing {result}; zeroing itself is not gated"  # the gate builds a model without it
 
 
-def _ladder_lines(record: SweepRecord, arms: Arms, margin: float) -> list[str]:
-    rungs = _rungs(record)
-    if not rungs:
-        return []
-    return [LADDER_NOTE, *(_rung_line(rung, arms, margin) for rung in rungs)]
-
-
-LADDER_NOTE = (
-    "What each change is worth: the first arm's median training time of an epoch over the second's, in pairs; above 1 "
-    f"the second is faster. An interval, which takes {ENOUGH} pairs, holds with 95 % by itself, not all together."
-)
-
-
-def _rungs(record: SweepRecord) -> list[dict[str, str]]:
-    """What the sweep's run says of its ladder; nothing where it says none, or MLflow kept only the beginning."""
+def _ablation(record: SweepRecord) -> list[dict[str, str]]:
+    """The ablation steps that the sweep's run records; none where MLflow kept only the beginning of the tag."""
     try:
-        return list(json.loads(record.tags.get("ladder", "[]")))
+        return list(json.loads(record.tags.get(ABLATION_TAG, "[]")))
     except ValueError:
         return []
 
 
-def _rung_line(rung: Mapping[str, str], arms: Arms, margin: float) -> str:
-    before, after = rung["before"], rung["after"]
-    found = compare_arms(_runs(arms, before), {after: _runs(arms, after)}, margin=margin)[after]
-    head = f"{rung['change']} ({before} -> {after}): "
-    left_out = [f"{count} {why}" for why, count in sorted(found.left_out.items())]
-    if found.ratio is None:
-        return head + "; ".join(["not measured", *(_unfinished(arms, rung) or left_out)])
+def _step_line(step: Mapping[str, str], arms: TrialsByArm, margin: float) -> str:
+    before, after = step["before"], step["after"]
+    first, second = (trial_results(arms.get(arm, ())) for arm in (before, after))
+    comparison = compare_arms(first, {after: second}, margin=margin)[after]
+    head, left_out = f"{step['change']} ({before} -> {after}): ", left_out_text(comparison)
+    if comparison.ratio is None:
+        reasons = _unfinished(arms, before, after) or ([left_out] if left_out else [])
+        return head + "; ".join(["not measured", *reasons])
+    line = f"{head}{ratio_text(comparison)} in {counted(comparison.count, comparison.unit)}"
+    line += f" (left out: {left_out})" if left_out else ""
     study_s = [_mean(arms.get(arm, ()), "published/epoch_s", fmean) for arm in (before, after)]
-    told = f"{ratio_text(found)} in {counted(found.count, found.unit)}"
-    told += f" (left out: {', '.join(left_out)})" if left_out else ""
     if study_s[0] is None or study_s[1] is None:
-        return head + told
-    return f"{head}{told}; {study_s[0] / study_s[1]:.2f}x by the study's timer"
+        return line
+    return f"{line}; {study_s[0] / study_s[1]:.2f}x by the study's timer"
 
 
-def _runs(arms: Arms, arm: str) -> list[Run]:
-    return runs_of(arms.get(arm, ()))
-
-
-def _unfinished(arms: Arms, rung: Mapping[str, str]) -> list[str]:
-    statuses = {arm: _status(arms, arm) for arm in (rung["before"], rung["after"])}
+def _unfinished(arms: TrialsByArm, *names: str) -> list[str]:
+    statuses = {arm: _status(arms, arm) for arm in names}
     return [f"{arm} is {status}" for arm, status in statuses.items() if status != "done"]
 
 
-def _status(arms: Arms, arm: str) -> str:
+def _status(arms: TrialsByArm, arm: str) -> str:
     return "/".join(dict.fromkeys(trial.status for trial in arms.get(arm, ()))) or "missing"

@@ -1,7 +1,8 @@
-"""The report's first line: what all trials of a sweep have in common, from their params in MLflow."""
+"""The first line of the notes: what all trials of a sweep share, from their params in MLflow."""
 
 from __future__ import annotations
 
+from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord
 
 WORDS = {
@@ -24,11 +25,11 @@ WORDS = {
 
 
 def setting_note(record: SweepRecord) -> list[str]:
-    """One line; a field that differs between trials, or that MLflow does not hold of all, is not in it."""
+    """One line, without the fields that differ between trials or that MLflow does not hold of all."""
     configured = [trial for trial in record.trials if trial.params]
     values = {name: {trial.params.get(name) for trial in configured} for name in WORDS}
-    told = [WORDS[name].format(*found) for name, found in values.items() if len(found) == 1 and None not in found]
-    if not told:
+    shared = [WORDS[name].format(*each) for name, each in values.items() if len(each) == 1 and None not in each]
+    if not shared:
         return []
     seeds = len({trial.tags["seed"] for trial in configured if "seed" in trial.tags})
-    return [f"All trials: {', '.join(told)}; {seeds} seed{'' if seeds == 1 else 's'}."]
+    return [f"All trials: {', '.join(shared)}; {counted(seeds, 'seed')}."]

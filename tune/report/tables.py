@@ -1,4 +1,4 @@
-"""The tables of the report, the same for Markdown and HTML: plain texts, in rows and columns."""
+"""The tables of the report as rows and columns of plain text, the same for Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune.report.arms import COLUMNS, ArmRow, by_arm, environment_of
+from tune.report.arms import COLUMNS, ArmRow, environment_of, trials_by_arm
 from tune.report.cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
 from tune.report.proof import proof_rows
 from tune.tracking.reader import SweepRecord, TrialRecord
 
-TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others are numbers, which stand to the right
+TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others hold numbers, aligned right
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One table; without rows `empty` says why there are none."""
+    """One table. `empty` says why there are no rows."""
 
-    title: str  # "" where nothing stands above it
+    title: str  # "" for a table without a title
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     numeric: Sequence[bool]  # of each column
@@ -28,7 +28,7 @@ class Table:
 
 
 def arm_table(rows: Sequence[ArmRow]) -> Table:
-    """What the terminal shows: one line an arm."""
+    """One row an arm, as the terminal shows it."""
     return Table(
         title="",
         head=[name for name, _ in COLUMNS],
@@ -38,27 +38,27 @@ def arm_table(rows: Sequence[ArmRow]) -> Table:
 
 
 def closing_tables(record: SweepRecord, price: Price | None) -> list[Table]:
-    """What the report ends with."""
+    """The tables that the report ends with."""
     return [cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
 
 
 def not_done_table(record: SweepRecord) -> Table:
-    """One line for the trials of an arm that are not done for the same reason."""
-    same: dict[tuple[str, str, str], list[TrialRecord]] = {}
-    for trial in (trial for trials in by_arm(record).values() for trial in trials):
+    """One row for the trials of an arm that are not done for the same reason."""
+    alike: dict[tuple[str, str, str], list[TrialRecord]] = {}
+    for trial in (trial for trials in trials_by_arm(record).values() for trial in trials):
         if trial.status != "done":
-            same.setdefault((trial.tags.get("arm", "-"), trial.status, trial.reason or "-"), []).append(trial)
+            alike.setdefault((trial.tags.get("arm", "-"), trial.status, trial.reason or "-"), []).append(trial)
     return Table(
         title="Trials that are not done",
         head=["arm", "trials", "status", "reason"],
-        rows=[[arm, _which(trials), status, reason] for (arm, status, reason), trials in same.items()],
+        rows=[[arm, _which(trials), status, reason] for (arm, status, reason), trials in alike.items()],
         numeric=[False] * 4,
         empty="Every trial is done." if record.trials else "There is no trial.",
     )
 
 
 def _which(trials: Sequence[TrialRecord]) -> str:
-    """One by its id, several of one arm by their seeds."""
+    """A single trial by its id, several of one arm by their seeds."""
     seeds = [trial.tags.get("seed") for trial in trials]
     if len(trials) == 1 or None in seeds:
         return ", ".join(trial.trial_id for trial in trials)
@@ -66,21 +66,21 @@ def _which(trials: Sequence[TrialRecord]) -> str:
 
 
 def cost_table(record: SweepRecord, price: Price | None) -> Table:
-    """GPU-hours, energy and, with a price, money: each arm's and all together."""
-    found = costs(record, by_arm(record))
+    """GPU-hours, energy and, with a price, money: of each arm and of all arms together."""
+    by_arm = costs(record, trials_by_arm(record))
     head = ["arm", "trials that ran", "GPU-hours", "kWh"]
     if price is not None:
         head.append(f"cost, {price.currency}" if price.currency else "cost")
     no_gpu = record.tags.get(GPUS) == "0"
-    named = {**found, "all arms": total(found)}
+    named = {**by_arm, "all arms": total(by_arm)}
     return Table(
         title="Cost",
         head=head,
-        rows=[] if no_gpu or not found else [_cost_cells(arm, cost, price) for arm, cost in named.items()],
+        rows=[] if no_gpu or not by_arm else [_cost_cells(arm, cost, price) for arm, cost in named.items()],
         numeric=[False, *[True] * (len(head) - 1)],
-        caption="GPU-hours: from the start of a trial's process to its last work on the GPU, whether it was done or "
-        "failed; what a lost process did after its last checkpoint is not in them. kWh: the GPU's own counter over "
-        "the training epochs alone. - is not known; 'at least': not known of every trial.",
+        caption="GPU-hours run from the start of a trial's process to its last work on the GPU, for failed trials too; "
+        "they leave out what a lost process did after its last checkpoint. kWh is the GPU's own counter over the "
+        "training epochs alone. '-': not known; 'at least': not known of every trial.",
         empty="No GPU was used." if no_gpu else "No trial has run.",
     )
 
@@ -92,11 +92,10 @@ def _cost_cells(arm: str, cost: Cost, price: Price | None) -> list[str]:
 
 def proof_table(record: SweepRecord) -> Table:
     """What each arm proved: its error over the gate's limit, and its kernels by name."""
-    rows = proof_rows(by_arm(record))
     return Table(
         title="Gate and kernels",
         head=["arm", "largest error / its limit", "kernels of attention in a profiled step"],
-        rows=rows,
+        rows=proof_rows(trials_by_arm(record)),
         numeric=[False] * 3,
         caption="At most 1 passes. Errors are against fp64: of forecasts, of gradients, of the worst single series.",
         empty="No trial says that it passed the gate.",
@@ -104,7 +103,7 @@ def proof_table(record: SweepRecord) -> Table:
 
 
 def environment_table(record: SweepRecord) -> Table:
-    """What the driver saved, a row a value; as text where MLflow kept only the beginning."""
+    """What the driver saved of the machine, a row a value; a text where MLflow kept only the beginning."""
     environment = environment_of(record)
     known = isinstance(environment, dict)
     return Table(

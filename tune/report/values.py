@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from tune.common.published import TAG
 from tune.config.trial_config import parse_params
-from tune.report.arms import by_arm, environment_of, summarise
+from tune.report.arms import arm_rows, environment_of, trials_by_arm
 from tune.report.bottlenecks import diagnoses
+from tune.report.comparisons import comparison_json
 from tune.report.cost import Price, cost_json, costs
 from tune.report.proof import kernel_list
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord
+
+TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)  # that the JSON holds
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
@@ -20,22 +22,22 @@ def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
 
     The UI sorts its sections of charts by name, and those of a folded sweep's children are empty.
     """
-    found: dict[str, float | None] = {}
-    for row in summarise(record):
+    metrics: dict[str, float | None] = {}
+    for row in arm_rows(record):
         arm = row.arm.replace("=", ":")  # which MLflow does not allow in the name of a metric
-        found |= {
+        metrics |= {
             f"arm_test_mse/{arm}": row.test_mse,
             f"arm_val_mse/{arm}": row.val_mse,
             f"arm_epoch_s/{arm}": row.median_epoch_s,
         }
-        found |= _speedup("arm_speedup", row.compared, arm, row.is_baseline)
-        found |= _speedup("arm_speedup_total", row.compared_total, arm, row.is_baseline)
-    return found
+        metrics |= _speedup("arm_speedup", row.comparison, arm, row.is_baseline)
+        metrics |= _speedup("arm_speedup_total", row.total_comparison, arm, row.is_baseline)
+    return metrics
 
 
-def _speedup(name: str, compared: Comparison | None, arm: str, is_baseline: bool) -> dict[str, float | None]:
-    ratio = compared.ratio if compared else None
-    low, high = (compared and compared.interval) or (None, None)
+def _speedup(name: str, comparison: Comparison | None, arm: str, is_baseline: bool) -> dict[str, float | None]:
+    ratio = comparison.ratio if comparison else None
+    low, high = (comparison and comparison.interval) or (None, None)
     return {f"{name}/{arm}": 1.0 if is_baseline else ratio, f"{name}_low/{arm}": low, f"{name}_high/{arm}": high}
 
 
@@ -44,21 +46,21 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
 
     What MLflow does not hold is None, as is a param that is None. `compare` reads this form.
     """
-    rows = summarise(record, margin=margin)
+    rows, arms = arm_rows(record, margin=margin), trials_by_arm(record)
     return {
         "sweep_id": record.sweep_id,
         "sweep": record.tags.get("sweep"),
         "baseline": record.tags.get("baseline"),
         "device": record.tags.get("device"),
         "environment": environment_of(record),
-        "diagnoses": diagnoses(by_arm(record)),
-        "comparisons": {row.arm: _comparison(row.compared) for row in rows if row.compared},
-        "total_comparisons": {row.arm: _comparison(row.compared_total) for row in rows if row.compared_total},
-        "cost": cost_json(costs(record, by_arm(record)), price),
+        "diagnoses": diagnoses(arms),
+        "comparisons": {row.arm: comparison_json(row.comparison) for row in rows if row.comparison},
+        "total_comparisons": {row.arm: comparison_json(row.total_comparison) for row in rows if row.total_comparison},
+        "cost": cost_json(costs(record, arms), price),
         "trials": [
             {
                 "trial_id": trial.trial_id,
-                **{name: trial.tags.get(name) for name in TOLD_TAGS},
+                **{name: trial.tags.get(name) for name in TRIAL_TAGS},
                 "status": trial.status,
                 "reason": trial.reason or None,
                 "params": parse_params(trial.params, record.format),
@@ -68,13 +70,3 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
             for trial in record.trials
         ],
     }
-
-
-TOLD_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)
-
-
-def _comparison(found: Comparison) -> dict[str, Any]:
-    told = asdict(found) | {"verdict": found.verdict}
-    if found.accuracy is not None:
-        told["accuracy"] |= {"verdict": found.accuracy.verdict}
-    return told

@@ -1,4 +1,4 @@
-"""`compare A B`: what it reads, what it refuses, when its exit code is 1."""
+"""`compare A B`: which files it reads or refuses, and when its exit code is 1."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_arm_that_got_slower_beyond_its_interval_is_exit_code_1(capsys: pytes
 
 def test_the_same_times_are_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert _compare(_result({"eager": FAST}), _result({"eager": FAST[::-1]})) == 0
-    assert "No arm is shown to be slower or less accurate." in capsys.readouterr().out
+    assert "No arm is shown to be slower or worse in error." in capsys.readouterr().out
 
 
 def test_a_faster_arm_and_a_slowdown_within_the_scatter_are_exit_code_0() -> None:
@@ -67,7 +67,7 @@ def test_a_faster_arm_and_a_slowdown_within_the_scatter_are_exit_code_0() -> Non
 def test_a_larger_error_is_exit_code_1_and_within_the_margin_0(capsys: pytest.CaptureFixture[str]) -> None:
     before, after = _result({"eager": FAST}), _result({"eager": FAST}, val_mse=0.306)
     assert _compare(before, after) == 1
-    assert "B is less accurate: eager." in capsys.readouterr().out
+    assert "B is worse in error: eager." in capsys.readouterr().out
     assert _compare(before, after, "--margin-pct", "3") == 0
     assert _compare(after, before) == 0
 
@@ -96,22 +96,22 @@ def test_errors_of_other_seeds_are_no_pairs_and_the_arm_is_named(capsys: pytest.
     assert _compare(_with_errors(SCATTERED), after) == 0
     out = capsys.readouterr().out
     assert "eager: fewer than 3 seeds in common, so 'accuracy' is by Welch's t on logarithms, unpaired." in out
-    assert "not shown (+2 %" in out
+    assert "undecided (+2 %" in out
 
 
 @pytest.mark.parametrize(
-    ("name", "one", "other"),
+    ("name", "first", "second"),
     [("data.dataset", "ETTm1", "ETTh1"), ("data.prediction_length", 96, 720), ("data.context_length", 336, 512)],
 )
 def test_sweeps_of_two_tasks_are_wrong_input_with_both_values(
-    name: str, one: Any, other: Any, capsys: pytest.CaptureFixture[str]
+    name: str, first: Any, second: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sides = [_result({"eager": FAST}, params={"train.seed": 1, "train.epochs": 10, name: value})
-             for value in (one, str(one), other)]  # fmt: skip
+             for value in (first, str(first), second)]  # fmt: skip
     assert _compare(*sides[:2]) == 0  # as an earlier version wrote it
     capsys.readouterr()
     assert _compare(sides[0], sides[2]) == 2
-    assert f"a.json and b.json differ in the task of eager ({name} {one} and {other})" in _error(capsys)
+    assert f"a.json and b.json differ in the task of eager ({name} {first} and {second})" in _error(capsys)
 
 
 def test_the_recorded_sweeps_of_two_data_sets_and_lengths_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,12 +123,13 @@ def test_the_recorded_sweeps_of_two_data_sets_and_lengths_are_not_compared(capsy
 
 def test_json_holds_the_verdicts_and_stdout_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert _compare(_result({"eager": FAST}), _result({"eager": SLOW}), "--json", "-") == 1
-    found = json.loads(capsys.readouterr().out)
-    assert (found["slower"], found["less_accurate"], found["device"]) == (["eager"], [], "NVIDIA H100")
-    assert (found["arms"]["eager"]["verdict"], found["arms"]["eager"]["unit"]) == ("slower", "trial")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["slower"], result["less_accurate"], result["device"]) == (["eager"], [], "NVIDIA H100")
+    eager = result["arms"]["eager"]
+    assert (eager["verdict"], eager["unit"], eager["accuracy"]["verdict"]) == ("slower", "trial", "not_worse")
 
 
-def test_what_differs_beside_the_times_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_differences_of_the_two_sweeps_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     after = _result({"eager": FAST, "new": FAST}, params={"train.seed": 9, "train.batch_size": 3})
     assert _compare(_result({"eager": FAST, "gone": FAST}), after) == 0
     out = capsys.readouterr().out
@@ -142,23 +143,23 @@ def test_trials_that_shared_their_gpu_failed_or_searched_do_not_count(capsys: py
     before = _result({"eager": FAST, "flex": FAST})
     after = _result({"eager": FAST, "flex": FAST})
     spoiled: list[dict[str, Any]] = [{"timing_valid": "false"}, {"status": "failed"}, {"timing_valid": None}]
-    after["trials"] += [_trial("flex", 7 + index, 9.0, 0.3, **one) for index, one in enumerate(spoiled)]
+    after["trials"] += [_trial("flex", 7 + index, 9.0, 0.3, **each) for index, each in enumerate(spoiled)]
     after["trials"].append(_trial("flex", 1, 9.0, 9.0, stage="search"))
     assert _compare(before, after) == 0
     assert "1.000 (3)  1.000 (3)" in capsys.readouterr().out
 
 
-def test_an_arm_that_cannot_be_judged_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_arm_with_too_few_trials_has_no_verdict_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert _compare(_result({"eager": FAST, "flex": FAST}), _result({"eager": FAST, "flex": SLOW[:2]})) == 0
     out = capsys.readouterr().out
-    assert "no verdict (2 trials, 3 needed)" in out and "(speed not judged: flex)." in out
+    assert "too few trials (2, 3 needed)" in out and "(no verdict on the speed of flex)." in out
 
 
 def test_a_file_of_an_earlier_version_names_its_arms_by_trial_ids() -> None:
     side = compare.read_side(str(OLD), "sqlite:///none.db")
     assert {"eager", "flash_attention_2"} < set(side.arms) and side.device == "NVIDIA H100 80GB HBM3"
-    (run,) = side.arms["eager"]
-    assert run.time_s == pytest.approx(1.074, abs=1e-3) and not side.tells_alone
+    (result,) = side.arms["eager"]
+    assert result.time_s == pytest.approx(1.074, abs=1e-3) and not side.tells_alone
 
 
 WRONG = {
@@ -189,6 +190,6 @@ def test_a_file_or_sweep_that_is_not_there_is_wrong_input(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "101", "nan"])
-def test_a_margin_that_is_none_is_wrong_input(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_margin_out_of_range_is_wrong_input(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "a", "b", "--margin-pct", given]) == 2
     assert f"--margin-pct {given}: give a number above 0, at most 100" in _error(capsys)

@@ -24,7 +24,7 @@ from tune.gate import proof
 from tune.gate.verdict import Verdict
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import Plan, make_plan
-from tune.report.arms import summarise
+from tune.report.arms import arm_rows
 from tune.report.charts import FRONT_PX, POINT_PX, pareto_chart
 from tune.report.notes import notes
 from tune.report.published import published_notes
@@ -242,7 +242,7 @@ def _sweep(seeds: int = 3) -> SweepRecord:
 
 
 def _lines(record: SweepRecord) -> list[str]:
-    return notes(record, summarise(record))
+    return notes(record, arm_rows(record))
 
 
 def test_a_published_arm_is_never_faster_however_fast() -> None:
@@ -251,16 +251,16 @@ def test_a_published_arm_is_never_faster_however_fast() -> None:
     print_report(record, stream)
     row = next(line for line in stream.getvalue().splitlines() if "│ flash-published" in line)
     assert "as published" in row and "x" not in row.split("│")[8]
-    assert {row.arm for row in summarise(record) if row.compared} == {"flash"}
+    assert {row.arm for row in arm_rows(record) if row.comparison} == {"flash"}
     assert as_json(record)["comparisons"].keys() == {"flash"}
     said = stream.getvalue()
-    assert "Answer: eager; no arm is shown to be faster." in said
+    assert "Answer: the baseline, eager: no arm is shown to be faster." in said
     assert not re.search(r"(?<!the second is )(?<!the arm is )(?<!no arm is shown to be )faster", said)
     assert not any(line.startswith("use this") for line in _lines(record))
 
 
 def test_a_published_arm_is_not_on_the_pareto_front() -> None:
-    chart = pareto_chart(summarise(_sweep()))
+    chart = pareto_chart(arm_rows(_sweep()))
     sizes = {point["name"]: point["marker"]["size"] for point in chart.data if "marker" in point}
     assert sizes["eager"] == FRONT_PX and sizes["flash-published"] == POINT_PX
     (front,) = [line for line in chart.data if line["name"] == "Pareto front"]

@@ -13,7 +13,7 @@ from blocks_kit import EPOCHS, Sweep, fake_gpus, plan_of
 
 from tune.cluster.share import Share
 from tune.driver.launcher import MAX_RETRIES
-from tune.report.comparisons import run_of
+from tune.report.comparisons import trial_result
 from tune.stats.pairs import compare_arms
 
 pytestmark = pytest.mark.cluster
@@ -55,7 +55,7 @@ def test_every_pair_is_on_one_gpu_and_all_of_them_count(ran: Sweep) -> None:
     arms: dict[str, list] = {"a0": [], "a1": []}
     for trial in ran.plan.trials:
         end = ran.ends.ends[trial.trial_id]
-        arms[trial.arm].append(run_of(end["status"], end["tags"] | {"seed": str(trial.seed)}, end["metrics"]))
+        arms[trial.arm].append(trial_result(end["status"], end["tags"] | {"seed": str(trial.seed)}, end["metrics"]))
     found = compare_arms(arms["a0"], {"a1": arms["a1"]}, margin=0.01)["a1"]
     assert (found.count, found.left_out) == (4, {})
     assert ran.gpus().keys() == SEEDS and all(len(gpus) == 1 for gpus in ran.gpus().values())

@@ -1,4 +1,4 @@
-"""A report begins with the sweep's result: the largest gain over the baseline that is shown, or why there is none."""
+"""A report begins with the sweep's answer: the largest gain over the baseline, or why there is none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
-from tune.report.answer import headline
-from tune.report.arms import summarise
+from tune.report.answer import answer_line
+from tune.report.arms import arm_rows
 from tune.report.notes import notes
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
@@ -17,23 +17,23 @@ from tune.tracking.reader import SweepRecord, TrialRecord
 
 
 def _arm(arm: str, s: float, *, val_mse: float = 0.3, seeds: int = 3) -> list[TrialRecord]:
-    """Trials that scatter by a thousandth, so that their pairs have an interval."""
+    """Trials that scatter by a thousandth, so their pairs have an interval."""
     metrics = [{"final/val_mse": val_mse + 1e-5 * seed} for seed in range(seeds)]
     return [_trial(arm, seed, s=s * (1 + 1e-3 * seed**2), metrics=metrics[seed]) for seed in range(seeds)]
 
 
-def _said(*arms: list[TrialRecord], **tags: str) -> str | None:
+def _answer(*arms: list[TrialRecord], **tags: str) -> str | None:
     record = _sweep(*(trial for trials in arms for trial in trials), **tags)
-    return headline(record, summarise(record))
+    return answer_line(record, arm_rows(record))
 
 
 def test_the_largest_gain_whose_error_is_not_worse_is_named_and_the_other_gains_after_it() -> None:
-    said = _said(_arm("none", 2.0), _arm("fast", 1.0), _arm("other", 1.5))
-    assert said is not None
-    assert said.startswith(
+    answer = _answer(_arm("none", 2.0), _arm("fast", 1.0), _arm("other", 1.5))
+    assert answer is not None
+    assert answer.startswith(
         "Answer: fast, an epoch 2.00x (2.00-2.00) as fast as none's, validation error not worse (+0 %"
     )
-    assert ", 3 pairs. Faster than none, too: other 1.33x" in said
+    assert ", 3 pairs. Faster than none, too: other 1.33x" in answer
 
 
 @pytest.mark.parametrize(
@@ -41,35 +41,35 @@ def test_the_largest_gain_whose_error_is_not_worse_is_named_and_the_other_gains_
     [
         (
             [("fast", {"s": 1.0, "val_mse": 0.4})],
-            "Answer: none; no arm is shown to be faster without a worse validation",
+            "Answer: the baseline, none: no arm is shown to be faster without a worse validation",
         ),
-        ([("fast", {"s": 3.0})], "Answer: none; no arm is shown to be faster."),
-        ([("fast", {"s": 2.0})], "Answer: none; no arm is shown to be faster."),
-        ([("fast", {"s": 1.0, "seeds": 2})], "Answer: none yet, 2 pairs an arm at most: 3 are needed (--repeats 3"),
+        ([("fast", {"s": 3.0})], "Answer: the baseline, none: no arm is shown to be faster."),
+        ([("fast", {"s": 2.0})], "Answer: the baseline, none: no arm is shown to be faster."),
+        ([("fast", {"s": 1.0, "seeds": 2})], "Answer: none yet, too few pairs (2, 3 needed): --repeats 3 or more."),
     ],
     ids=["worse", "slower", "as fast", "too few pairs"],
 )
 def test_where_no_gain_is_shown_it_says_so(arms: list[tuple[str, dict[str, Any]]], begins: str) -> None:
-    said = _said(_arm("none", 2.0), *(_arm(arm, **given) for arm, given in arms))
-    assert said is not None and said.startswith(begins)
+    answer = _answer(_arm("none", 2.0), *(_arm(arm, **given) for arm, given in arms))
+    assert answer is not None and answer.startswith(begins)
 
 
-def test_an_arm_that_is_faster_at_a_worse_error_is_told_apart() -> None:
-    said = _said(_arm("none", 2.0), _arm("fast", 1.0, val_mse=0.4), _arm("other", 1.5))
-    assert said is not None and said.startswith("Answer: other, ")
-    assert "Faster, but not shown to keep the error: fast 2.00x (2.00-2.00), worse (+33" in said
+def test_an_arm_that_is_faster_with_a_worse_error_is_named_apart() -> None:
+    answer = _answer(_arm("none", 2.0), _arm("fast", 1.0, val_mse=0.4), _arm("other", 1.5))
+    assert answer is not None and answer.startswith("Answer: other, ")
+    assert "Faster, but not shown to keep the error: fast 2.00x (2.00-2.00), worse (+33" in answer
 
 
 def test_without_pairs_or_a_searchs_final_there_is_no_answer() -> None:
-    assert _said(_arm("none", 2.0)) is None
+    assert _answer(_arm("none", 2.0)) is None
     searched = [_trial("fast", 1, tags={"stage": "search"}), _trial("none", 1)]
-    assert _said(searched) is None
+    assert _answer(searched) is None
 
 
-def test_the_page_and_the_markdown_begin_with_it_and_the_terminal_ends_with_it() -> None:
+def test_page_and_markdown_begin_with_the_answer_and_the_terminal_ends_with_it() -> None:
     record: SweepRecord = _sweep(*_arm("none", 2.0), *_arm("fast", 1.0))
-    said = headline(record, summarise(record))
-    assert said is not None and notes(record, summarise(record))[-1] == said
-    assert f"**{said}**" in markdown(record).split("| arm", 1)[0]
+    answer = answer_line(record, arm_rows(record))
+    assert answer is not None and notes(record, arm_rows(record))[-1] == answer
+    assert f"**{answer}**" in markdown(record).split("| arm", 1)[0]
     assert "<strong>Answer: fast, an epoch 2.00x" in html_page(record).split("<table", 1)[0]
-    assert "<strong>No result: no arm has a pair" in html_page(_sweep(*_arm("none", 2.0)))
+    assert "<strong>No answer: no arm has a pair" in html_page(_sweep(*_arm("none", 2.0)))

@@ -13,7 +13,7 @@ from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
 from tune.commands import sweep as commands
-from tune.report.arms import ArmRow, summarise
+from tune.report.arms import ArmRow, arm_rows
 from tune.report.notes import notes
 from tune.report.render.markdown import markdown
 from tune.report.render.terminal import print_report
@@ -25,23 +25,23 @@ ON_CPU = {"gpu_uuid": "None", "device": "cpu", "hostname": "node-1"}
 
 
 def _bare(trial: TrialRecord) -> TrialRecord:
-    """The same, of which the driver died before it said more than the trial's id."""
+    """The trial as it is after the driver died before recording more than its id."""
     fields = {name: getattr(trial, name) for name in TrialRecord.__dataclass_fields__}
     empty: dict[str, Any] = {"tags": {"trial_id": trial.trial_id}, "params": {}, "metrics": {}, "status": "planned"}
     return TrialRecord(**{**fields, **empty})
 
 
 def _row(record: SweepRecord, arm: str = "fast") -> ArmRow:
-    return next(row for row in summarise(record) if row.arm == arm)
+    return next(row for row in arm_rows(record) if row.arm == arm)
 
 
 def _ratio(record: SweepRecord, arm: str = "fast") -> float | None:
-    compared = _row(record, arm).compared
+    compared = _row(record, arm).comparison
     return compared.ratio if compared else None
 
 
 def _notes(record: SweepRecord) -> list[str]:
-    return notes(record, summarise(record))
+    return notes(record, arm_rows(record))
 
 
 def _table(record: SweepRecord) -> str:
@@ -58,7 +58,7 @@ def test_arms_come_in_the_order_of_the_definition_with_means_over_their_finished
         _trial("fast", 3, status="oom", reason="no memory"),
         _trial("none"),
     )
-    assert [row.arm for row in summarise(record)] == ["none", "fast", "unlisted"]
+    assert [row.arm for row in arm_rows(record)] == ["none", "fast", "unlisted"]
     row = _row(record)
     assert (row.trials, row.status, row.reason) == (2, "done 2, oom 1", "no memory")
     assert row.test_mse == pytest.approx(0.3)
@@ -71,7 +71,7 @@ def test_the_ratio_is_the_geometric_mean_over_pairs_of_equal_seeds() -> None:
     )  # fmt: skip
     assert _ratio(record) == pytest.approx(math.sqrt(2 * 9))
     row = _row(record, "none")
-    assert row.is_baseline and row.compared is None
+    assert row.is_baseline and row.comparison is None
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_pairs_across_gpus_are_left_out_of_a_ratio_and_counted_in_a_note() -> No
     assert "Pairs that 'x baseline' leaves out: fast: 1 on different devices." in _notes(record)
 
 
-def test_trials_of_two_environments_are_told_with_what_differs() -> None:
+def test_a_note_says_in_what_the_environments_of_trials_differ() -> None:
     ran_on = [{"versions": {"torch": torch, "ray": "2.60"}, "code_sha256": "c"} for torch in ("2.11", "2.12")]
-    tags = [{"environment": json.dumps(one)} for one in ran_on]
+    tags = [{"environment": json.dumps(each)} for each in ran_on]
     record = _sweep(_trial("none", tags=tags[0]), _trial("fast", tags=tags[1]), _trial("other", tags=tags[0]))
     (line,) = (line for line in _notes(record) if "environment" in line)
     assert line.startswith("The sweep was resumed in another environment: torch 2.11 / 2.12; ")
@@ -121,8 +121,8 @@ def test_pairs_that_a_lost_gpu_cost_are_named_with_the_reason() -> None:
         _trial("none", 3), _trial("fast", 3, tags=ON_B),  # spread, not moved
         _trial("none", 4, status="oom"), _trial("fast", 4, tags=moved),
     )  # fmt: skip
-    told = [line for line in _notes(record) if line.startswith("Seed ")]
-    assert told == [
+    lines = [line for line in _notes(record) if line.startswith("Seed ")]
+    assert lines == [
         f"Seed 1 makes no pair of none with fast, other, not on its GPU: {why}.",
         f"Seed 2 makes no pair of none with fast, not on its GPU: {why}.",
     ]
@@ -143,17 +143,17 @@ def test_pairs_that_a_lost_gpu_cost_are_named_with_the_reason() -> None:
 @pytest.mark.parametrize("side", ["none", "fast"])
 def test_a_trial_that_is_not_done_or_not_timed_alone_makes_no_pair(side: str, unfit: dict[str, Any], why: str) -> None:
     record = _sweep(*(_trial(arm, **(unfit if arm == side else {})) for arm in ("none", "fast")))
-    compared = _row(record).compared
+    compared = _row(record).comparison
     assert compared is not None and compared.ratio is None and compared.left_out == {why: 1}
 
 
-def test_arms_with_the_same_to_say_of_what_was_left_out_are_named_together() -> None:
+def test_arms_whose_pairs_are_left_out_for_the_same_reason_are_named_together() -> None:
     shared = {"timing_valid": "false"}
     record = _sweep(*(_trial(arm, tags=shared if arm != "none" else {}) for arm in ("none", "fast", "other")))
     assert "Pairs that 'x baseline' leaves out: fast, other: 1 on a shared device." in _notes(record)
 
 
-def test_a_verdict_has_its_interval_beside_the_ratio_and_its_accuracy() -> None:
+def test_a_verdict_stands_beside_its_ratio_interval_and_accuracy() -> None:
     """Log ratios 1.40, 1.43, 1.46: by scipy.stats.ttest_1samp(...).confidence_interval(0.95) 1.357 to 1.506."""
     times = {"none": (1.40, 1.43, 1.46), "fast": (1.0, 1.0, 1.0)}
     record = _sweep(*(_trial(arm, seed, s=s) for arm, row in times.items() for seed, s in enumerate(row)))
@@ -163,18 +163,18 @@ def test_a_verdict_has_its_interval_beside_the_ratio_and_its_accuracy() -> None:
 
 def test_two_pairs_are_a_ratio_without_an_interval_and_no_verdict() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2)))
-    assert "| 1.00x | no verdict (2 pairs, 3 needed) | not shown (+0 %) |" in markdown(record)
+    assert "| 1.00x | too few pairs (2, 3 needed) | too few pairs (+0 %) |" in markdown(record)
 
 
-def test_the_family_of_holm_and_what_no_difference_means_are_in_a_note() -> None:
+def test_the_family_of_holm_and_what_too_close_to_call_means_are_in_a_note() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast", "other") for seed in (1, 2, 3)))
     (note,) = (note for note in _notes(record) if note.startswith("'x baseline'"))
     assert ", 3 pairs an arm, with a t interval (95 %, Holm over 2 arms). " in note
-    assert "'no difference shown' does not mean equal" in note
+    assert "'too close to call' does not mean equal" in note
 
 
 @pytest.mark.parametrize(
-    ("fast", "other", "told"),
+    ("fast", "other", "counts"),
     [
         (5, 5, "5 pairs an arm, with a t interval (95 %, Holm over 2 arms)"),
         (5, 4, "4 to 5 pairs an arm, with a t interval (95 %, Holm over 2 arms)"),
@@ -184,7 +184,7 @@ def test_the_family_of_holm_and_what_no_difference_means_are_in_a_note() -> None
     ],
 )
 def test_a_note_says_how_many_pairs_there_were_and_which_of_them_have_an_interval(
-    fast: int, other: int, told: str
+    fast: int, other: int, counts: str
 ) -> None:
     done = {"none": 5, "fast": fast, "other": other}
     trials = [
@@ -193,26 +193,26 @@ def test_a_note_says_how_many_pairs_there_were_and_which_of_them_have_an_interva
         for seed in range(1, 6)
     ]
     (note,) = (note for note in _notes(_sweep(*trials)) if note.startswith("'x baseline'"))
-    assert f"pairs of one seed on one device, {told}. " in note
+    assert f"pairs of one seed on one device, {counts}. " in note
 
 
 @pytest.mark.parametrize(
     ("excess", "shown"),
     [(0.000004, "+0 %"), (-0.0000099, "-0.001 %"), (0.00039, "+0.039 %"), (-0.00125017, "-0.13 %"), (0.2, "+20 %")],
 )
-def test_a_difference_in_error_is_told_to_a_thousandth_of_a_percent(excess: float, shown: str) -> None:
+def test_a_difference_in_error_is_shown_to_a_thousandth_of_a_percent(excess: float, shown: str) -> None:
     trials = [_trial("none"), _trial("fast", metrics={"final/val_mse": 0.3 * (1 + excess)})]
-    assert f"| not shown ({shown}) |" in markdown(_sweep(*trials))
+    assert f"| too few pairs ({shown}) |" in markdown(_sweep(*trials))
 
 
 @pytest.mark.parametrize("fast", [_trial("fast"), _trial("fast", tags=ON_B)], ids=["one pair", "no pair"])
-def test_what_x_baseline_is_and_which_way_it_goes_is_told_without_a_verdict_too(fast: TrialRecord) -> None:
+def test_a_note_explains_x_baseline_without_a_verdict_too(fast: TrialRecord) -> None:
     (note,) = (note for note in _notes(_sweep(_trial("none"), fast)) if note.startswith("'x baseline'"))
-    assert note.startswith("'x baseline': the baseline's epoch time over the arm's, so above 1 the arm is faster;")
-    assert "'x baseline, total' is the same of all training epochs together." in note
+    assert note.startswith("'x baseline' is the baseline's epoch time over the arm's: above 1 the arm is faster. ")
+    assert "'x baseline, total' is the same for all training epochs together." in note
 
 
-def test_a_bootstrap_stands_in_a_note_from_ten_pairs() -> None:
+def test_from_ten_pairs_a_note_holds_the_bootstrap() -> None:
     times = {arm: [base + 0.01 * (seed % 3) for seed in range(10)] for arm, base in (("none", 2.0), ("fast", 1.0))}
     trials = [_trial(arm, seed, s=s) for arm, row in times.items() for seed, s in enumerate(row)]
     assert any(note.startswith("Bootstrap intervals (BCa") and "fast 1.9" in note for note in _notes(_sweep(*trials)))
@@ -229,7 +229,7 @@ def test_a_bootstrap_stands_in_a_note_from_ten_pairs() -> None:
     ],
     ids=str,
 )
-def test_a_time_says_unless_every_trial_was_alone(tags: list[str], shown: str) -> None:
+def test_a_time_has_a_remark_unless_every_trial_was_alone(tags: list[str], shown: str) -> None:
     trials = [_trial("fast", seed, tags={"timing_valid": tag}) for seed, tag in enumerate(tags)]
     assert f"| {shown} |" in markdown(_sweep(*trials))
 
@@ -260,18 +260,18 @@ def test_an_arm_that_computes_the_same_as_another_says_so() -> None:
 
 def test_a_trial_without_its_tags_has_a_row_and_a_note_of_its_own() -> None:
     record = _sweep(_trial("none"), _trial("fast"), _bare(_trial("other")))
-    assert [row.arm for row in summarise(record)] == ["none", "fast", "pruning-other-s1"]
+    assert [row.arm for row in arm_rows(record)] == ["none", "fast", "pruning-other-s1"]
     assert any("no arm or seed of pruning-other-s1" in note for note in _notes(record))
     assert "pruning-other-s1" in _table(record)
 
 
-def test_a_sweep_without_its_tags_is_still_told_and_its_gaps_are_named() -> None:
-    whole = _sweep(_trial("none"), _trial("fast"))
-    record = SweepRecord(**{**{name: getattr(whole, name) for name in whole.__dataclass_fields__}, "tags": {}})
+def test_a_sweep_without_its_tags_is_reported_and_its_gaps_are_named() -> None:
+    complete = _sweep(_trial("none"), _trial("fast"))
+    record = SweepRecord(**{**{name: getattr(complete, name) for name in complete.__dataclass_fields__}, "tags": {}})
     assert "(device not recorded)" in _table(record) and "(question not recorded)" in markdown(record)
     assert any("which arm is the baseline" in note for note in _notes(record))
     assert as_json(record)["environment"] is None and as_json(record)["sweep"] is None
-    assert {row.compared for row in summarise(record)} == {None}
+    assert {row.comparison for row in arm_rows(record)} == {None}
 
 
 def test_the_table_is_not_cut_where_there_is_no_terminal() -> None:
@@ -289,19 +289,19 @@ def test_markdown_holds_the_question_a_row_per_arm_and_each_note_as_an_item() ->
 
 
 def test_the_parent_run_gets_each_arms_summary_and_none_where_there_is_none() -> None:
-    found = parent_metrics(_sweep(_trial("none", s=4.0), _trial("fast", s=2.0), _trial("other", status="oom")))
-    assert (found["arm_test_mse/fast"], found["arm_val_mse/fast"]) == (0.4, 0.3)
-    assert (found["arm_epoch_s/fast"], found["arm_speedup/fast"]) == (2.0, pytest.approx(2.0))
-    assert found["arm_speedup/none"] == 1.0
-    assert found["arm_speedup/other"] is None and found["arm_test_mse/other"] is None
-    assert found["arm_speedup_low/fast"] is None  # one pair has no interval
+    metrics = parent_metrics(_sweep(_trial("none", s=4.0), _trial("fast", s=2.0), _trial("other", status="oom")))
+    assert (metrics["arm_test_mse/fast"], metrics["arm_val_mse/fast"]) == (0.4, 0.3)
+    assert (metrics["arm_epoch_s/fast"], metrics["arm_speedup/fast"]) == (2.0, pytest.approx(2.0))
+    assert metrics["arm_speedup/none"] == 1.0
+    assert metrics["arm_speedup/other"] is None and metrics["arm_test_mse/other"] is None
+    assert metrics["arm_speedup_low/fast"] is None  # one pair has no interval
 
 
 def test_the_parent_run_gets_the_interval_of_a_speedup() -> None:
     times = {"none": (1.40, 1.43, 1.46), "fast": (1.0, 1.0, 1.0)}
     record = _sweep(*(_trial(arm, seed, s=s) for arm, row in times.items() for seed, s in enumerate(row)))
-    found = parent_metrics(record)
-    bounds = (found["arm_speedup_low/fast"], found["arm_speedup_high/fast"])
+    metrics = parent_metrics(record)
+    bounds = (metrics["arm_speedup_low/fast"], metrics["arm_speedup_high/fast"])
     assert bounds == (pytest.approx(1.357, abs=1e-3), pytest.approx(1.506, abs=1e-3))
 
 
@@ -312,19 +312,19 @@ def test_the_whole_training_has_a_ratio_of_its_own_from_pairs() -> None:
     trials += [_trial("fast", seed, s=1.0, **more) for seed, more in enumerate(totals)]
     (table_line,) = (line for line in markdown(_sweep(*trials)).splitlines() if line.startswith("| fast | done |"))
     assert "| 2.00x (2.00-2.00) |" in table_line and table_line.endswith("| 8.20 | 1.00x (1.00-1.00) |")
-    found = parent_metrics(_sweep(*trials))
-    assert (found["arm_speedup/fast"], found["arm_speedup_total/fast"]) == (pytest.approx(2.0), 1.0)
-    assert found["arm_speedup_total_low/fast"] == found["arm_speedup_total_high/fast"] == 1.0
-    assert as_json(_sweep(*trials))["total_comparisons"]["fast"]["verdict"] == "no difference shown"
+    metrics = parent_metrics(_sweep(*trials))
+    assert (metrics["arm_speedup/fast"], metrics["arm_speedup_total/fast"]) == (pytest.approx(2.0), 1.0)
+    assert metrics["arm_speedup_total_low/fast"] == metrics["arm_speedup_total_high/fast"] == 1.0
+    assert as_json(_sweep(*trials))["total_comparisons"]["fast"]["verdict"] == "undecided"
 
 
 def test_a_trial_without_a_total_time_is_left_out_of_the_total_only() -> None:
     row = _row(_sweep(_trial("none", metrics={"final/train_total_s": 8.0}), _trial("fast")))
-    assert row.compared is not None and row.compared.ratio == 1.0
-    assert row.compared_total is not None and row.compared_total.left_out == {"without a total time": 1}
+    assert row.comparison is not None and row.comparison.ratio == 1.0
+    assert row.total_comparison is not None and row.total_comparison.left_out == {"without a total time": 1}
 
 
-def test_markdown_takes_nothing_of_the_store_for_markup() -> None:
+def test_no_text_of_the_store_is_markup_in_markdown() -> None:
     record = _sweep(_trial("none"), _trial("fast", status="failed", reason="a | b <img src=x> ![p](http://x) `c`\nd"))
     text = markdown(record)
     assert "<img" not in text and "![p](" not in text and "\nd" not in text

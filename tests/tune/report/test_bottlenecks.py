@@ -1,4 +1,4 @@
-"""What the report says of where an arm's time goes, and of GPUs whose clocks were held down."""
+"""What the report says of where an arm's time goes, and of GPUs that throttled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tune.measure.bottleneck import diagnose_epochs
-from tune.report.arms import summarise
+from tune.report.arms import arm_rows
 from tune.report.bottlenecks import WARN_PCT, diagnoses, time_notes
 from tune.report.charts import time_chart
 from tune.report.notes import notes
@@ -61,18 +61,18 @@ def test_the_busy_time_of_a_profiled_step_shows_idling_inside_of_steps() -> None
     assert diagnoses({"a": [_trial("a", busy_ms=None)]}) == {"a": "compute-bound at 48 % of peak"}
 
 
-def test_an_arms_stalled_epochs_are_told_and_not_judged_by_as_its_trials_are() -> None:
+def test_an_arms_stalled_epochs_are_named_and_left_out_of_its_diagnosis() -> None:
     steady = {f"time/{name}_s": value for name, value in PARTS_S.items()} | {"time/median_step_ms": 4.0}
     steady |= {"speed/peak_pct": 20.0, "speed/bandwidth_pct": 60.0, "model/heads": 4.0, "time/stalled_pct": 0.0}
     late = steady | {"time/train_s": 12.0, "time/stalled_pct": 17.0}
     epochs = [steady, steady, late, steady, steady]
     trial = _trial("a", epochs=0)
     history = {name: [(number, epoch[name]) for number, epoch in enumerate(epochs, 1)] for name in steady}
-    told = diagnose_epochs(epochs, on_gpu=True, step_busy_ms=4.0)
-    assert told == "memory-bound at 60 % of bandwidth; 1 of 4 epochs stalled, for up to 17 % of their time"
-    assert diagnoses({"a": [replace(trial, history=history)]}) == {"a": told}
+    line = diagnose_epochs(epochs, on_gpu=True, step_busy_ms=4.0)
+    assert line == "memory-bound at 60 % of bandwidth; 1 of 4 epochs stalled, for up to 17 % of their time"
+    assert diagnoses({"a": [replace(trial, history=history)]}) == {"a": line}
     pair = [replace(trial, history=history)] * 2
-    assert diagnoses({"a": pair}) == {"a": told.replace("1 of 4", "2 of 8")}
+    assert diagnoses({"a": pair}) == {"a": line.replace("1 of 4", "2 of 8")}
 
 
 def test_the_bars_of_an_epochs_time_count_epochs_after_the_last_head_left_only() -> None:
@@ -95,34 +95,34 @@ def test_a_cpu_is_not_taken_for_a_gpu() -> None:
         assert diagnoses({"a": [_trial("a", tags=tags, busy_ms=None)]})["a"].startswith("on a CPU: 95 %")
 
 
-def test_table_notes_markdown_page_and_json_say_it() -> None:
-    told = {"diagnosis": "compute-bound at 48 % of peak; 3,000 J an epoch"}
-    record = _sweep(_trial("eager", tags=ON_GPU | told, **{"gpu/energy_j": 3000.0}), _trial("fast"))
+def test_notes_markdown_page_and_json_hold_the_diagnosis() -> None:
+    tags = {"diagnosis": "compute-bound at 48 % of peak; 3,000 J an epoch"}
+    record = _sweep(_trial("eager", tags=ON_GPU | tags, **{"gpu/energy_j": 3000.0}), _trial("fast"))
     line = "Time of eager: compute-bound at 48 % of peak; 3,000 J an epoch."
-    assert line in notes(record, summarise(record))
+    assert line in notes(record, arm_rows(record))
     assert line in markdown(record)
     assert f"<li>{line}</li>" in html_page(record)
     content = json.loads(json.dumps(as_json(record)))
     assert content["diagnoses"] == {
         "eager": "compute-bound at 48 % of peak; 3,000 J an epoch", "fast": "compute-bound at 48 % of peak"
     }  # fmt: skip
-    assert [trial["diagnosis"] for trial in content["trials"]] == [told["diagnosis"], None]
+    assert [trial["diagnosis"] for trial in content["trials"]] == [tags["diagnosis"], None]
 
 
 def test_an_arm_with_throttled_epochs_says_how_many_and_why_and_that_they_count() -> None:
     arms = {"hot": [_trial("hot", 1, throttled=(0.0, 5.0, 0.0), reasons=0x20 | 1), _trial("hot", 2, throttled=(0.0,))]}
     *_, line = time_notes(arms)
-    assert line == "hot: the GPU's clocks were held down in 1 of 4 epochs (software thermal slowdown); they count."
+    assert line == "hot: the GPU throttled in 1 of 4 epochs (software thermal slowdown); they count."
 
 
 @pytest.mark.parametrize(("share", "warned"), [(WARN_PCT - 1, False), (WARN_PCT, True)])
-def test_a_trial_is_warned_of_from_the_stated_share_of_its_samples(share: float, warned: bool) -> None:
+def test_a_warning_names_a_trial_from_the_stated_share_of_its_samples_on(share: float, warned: bool) -> None:
     arms = {"hot": [_trial("hot", 1, throttled=(share, share), reasons=4.0), _trial("hot", 2, throttled=(0.0, 0.5))]}
     warnings = [line for line in time_notes(arms) if line.startswith("Warning")]
     assert bool(warnings) is warned
     assert all("hot-s1 (10 %)" in line and "hot-s2" not in line for line in warnings)
 
 
-def test_without_a_throttled_sample_or_without_samples_nothing_is_said_of_it() -> None:
+def test_without_throttled_samples_there_is_no_line_on_throttling() -> None:
     arms: dict[str, Any] = {"a": [_trial("a", throttled=(0.0, 0.0), reasons=1.0)], "b": [_trial("b")]}
-    assert not [line for line in time_notes(arms) if "clocks" in line or "throttled" in line]
+    assert not [line for line in time_notes(arms) if "throttled" in line]

@@ -9,7 +9,7 @@ import pytest
 from report_kit import sweep, trial
 
 from tune.common.errors import WrongInput
-from tune.report.arms import by_arm
+from tune.report.arms import trials_by_arm
 from tune.report.cost import Price, cost_line, costs, parse_price, total
 from tune.report.tables import cost_table
 from tune.report.values import as_json
@@ -35,8 +35,8 @@ def _on(gpus: str, *trials: TrialRecord) -> SweepRecord:
 
 
 def _total(record: SweepRecord) -> tuple[float | None, int, float | None, int]:
-    found = total(costs(record, by_arm(record)))
-    return found.gpu_hours, found.gpu_hours_missing, found.energy_kwh, found.energy_missing
+    cost = total(costs(record, trials_by_arm(record)))
+    return cost.gpu_hours, cost.gpu_hours_missing, cost.energy_kwh, cost.energy_missing
 
 
 def test_hours_and_energy_are_summed_by_arm_and_over_the_sweep_with_their_price() -> None:
@@ -48,8 +48,8 @@ def test_hours_and_energy_are_summed_by_arm_and_over_the_sweep_with_their_price(
         ["fast", "1", "1", "2", "2.50"],
         ["all arms", "3", "3", "6", "7.50"],
     ]
-    told = "Cost: 3 GPU-hours, 6 kWh in training epochs, 7.50 EUR (3 trials)."
-    assert cost_line(costs(record, by_arm(record)), EUR) == told
+    line = "Cost: 3 GPU-hours, 6 kWh in training epochs, 7.50 EUR (3 trials)."
+    assert cost_line(costs(record, trials_by_arm(record)), EUR) == line
 
 
 def test_earlier_processes_of_a_trial_count_up_to_the_checkpoint_it_went_on_from() -> None:
@@ -64,7 +64,7 @@ def test_a_share_of_a_gpu_costs_a_share_of_its_hours_and_no_energy_is_its_own() 
 def test_a_failed_trial_has_its_cost_and_one_that_never_ran_has_none() -> None:
     failed, never = _ran("fast", status="oom"), trial("other", status="unsupported", reason="needs a GPU")
     record = _on("1", failed, never)
-    assert list(costs(record, by_arm(record))) == ["fast"]
+    assert list(costs(record, trials_by_arm(record))) == ["fast"]
     assert _total(record) == (1.0, 0, 2.0, 0)
 
 
@@ -83,28 +83,28 @@ def test_what_is_not_known_of_a_trial_is_left_out_and_counted(
 ) -> None:
     record = _on("1", _ran("none", 1), _ran("none", 2, **unknown))
     assert _total(record) == left
-    assert "at least" in cost_line(costs(record, by_arm(record)), None)
+    assert "at least" in cost_line(costs(record, trials_by_arm(record)), None)
 
 
 def test_on_a_cpu_no_gpu_was_used_and_no_energy_is_known() -> None:
     record = _on("0", _ran())
     assert _total(record) == (0.0, 0, None, 1)
-    assert cost_line(costs(record, by_arm(record)), None) == "Cost: no GPU was used."
+    assert cost_line(costs(record, trials_by_arm(record)), None) == "Cost: no GPU was used."
     assert cost_table(record, None).rows == [] and cost_table(record, None).empty == "No GPU was used."
 
 
 def test_a_sweep_that_does_not_say_its_share_of_a_gpu_has_no_cost() -> None:
     record = sweep(_ran())
     assert _total(record) == (None, 1, None, 1)
-    assert cost_line(costs(record, by_arm(record)), None) == "Cost: GPU-hours are not known."
+    assert cost_line(costs(record, trials_by_arm(record)), None) == "Cost: GPU-hours are not known."
 
 
 def test_the_json_has_the_cost_of_each_arm_and_of_all_with_none_for_a_price_not_given() -> None:
     record = _on("1", _ran("none"))
-    found = as_json(record, price=EUR)["cost"]
-    assert (found["price_per_gpu_hour"], found["currency"]) == (2.5, "EUR")
-    assert found["arms"]["none"] == found["total"]
-    assert (found["total"]["gpu_hours"], found["total"]["energy_kwh"], found["total"]["price"]) == (1.0, 2.0, 2.5)
+    cost = as_json(record, price=EUR)["cost"]
+    assert (cost["price_per_gpu_hour"], cost["currency"]) == (2.5, "EUR")
+    assert cost["arms"]["none"] == cost["total"]
+    assert (cost["total"]["gpu_hours"], cost["total"]["energy_kwh"], cost["total"]["price"]) == (1.0, 2.0, 2.5)
     assert as_json(record)["cost"]["total"]["price"] is None
 
 
@@ -113,11 +113,11 @@ def test_the_json_has_the_cost_of_each_arm_and_of_all_with_none_for_a_price_not_
     [("2.50", (2.5, "")), ("0", (0.0, "")), ("2.5 EUR", (2.5, "EUR")), ("3USD", (3.0, "USD")), ("1 €", (1.0, "€"))],
 )
 def test_a_price_is_a_number_with_or_without_a_currency(text: str, price: tuple[float, str]) -> None:
-    found = parse_price(text)
-    assert (found.per_gpu_hour, found.currency) == price
+    parsed = parse_price(text)
+    assert (parsed.per_gpu_hour, parsed.currency) == price
 
 
 @pytest.mark.parametrize("text", ["", "EUR", "-1", "nan", "1e999", "1,5 EUR", "1.2.3", "2 " + "x" * 40, "2 a\nb"])
-def test_a_price_that_is_none_is_wrong_input(text: str) -> None:
+def test_a_text_that_is_no_price_is_wrong_input(text: str) -> None:
     with pytest.raises(WrongInput, match="give a number of 0 or more"):
         parse_price(text)

@@ -14,7 +14,7 @@ from tune.config.sweeps import get_sweep
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
-from tune.report.arms import summarise
+from tune.report.arms import arm_rows
 from tune.report.comparisons import ratio_text
 from tune.report.dimensions import dimension_tables
 from tune.report.tables import Table
@@ -36,13 +36,13 @@ def _record(
     config = lay_over(get_sweep(name), over or {})
     plan = make_plan(config, overrides={"data.dataset": "demo"}, repeats=repeats, seed=1, device=CPU)
     trials = []
-    for one in plan.trials:
-        s = seconds(one.config, one.seed)
+    for planned in plan.trials:
+        s = seconds(planned.config, planned.seed)
         status = {"status": "unsupported", "reason": "not here"} if s is None else {}
-        params = {field: str(value) for field, value in one.config.flat().items() if value is not None}
+        params = {field: str(value) for field, value in planned.config.flat().items() if value is not None}
         metrics = {} if s is None else {"final/train_total_s": 4 * s}
-        own = (tags or {}).get(one.arm, {})
-        trials.append(trial(one.arm, one.seed, s=s, params=params, metrics=metrics, tags=own, **status))
+        own = (tags or {}).get(planned.arm, {})
+        trials.append(trial(planned.arm, planned.seed, s=s, params=params, metrics=metrics, tags=own, **status))
     swept, arms = ",".join(sorted(config.swept)), ",".join(arm.label for arm in config.arms)
     return sweep(*trials, baseline=config.baseline, swept=swept, arms=arms)
 
@@ -68,9 +68,9 @@ def test_a_sweep_of_one_dimension_has_a_row_for_each_value_beside_the_baseline()
 
 def test_its_ratios_are_those_of_the_table_of_arms() -> None:
     record = _record("batch_size", lambda config, seed: _by_batch(config, seed) ** (1 + seed / 10))
-    rows = [row for row in summarise(record) if not row.is_baseline]
-    found = [(row[3], row[6]) for row in _only(dimension_tables(record)).rows]
-    assert found == [(ratio_text(row.compared), ratio_text(row.compared_total)) for row in rows]
+    rows = [row for row in arm_rows(record) if not row.is_baseline]
+    ratios = [(row[3], row[6]) for row in _only(dimension_tables(record)).rows]
+    assert ratios == [(ratio_text(row.comparison), ratio_text(row.total_comparison)) for row in rows]
 
 
 def test_two_pairs_have_a_ratio_without_an_interval() -> None:
@@ -81,13 +81,13 @@ def test_two_pairs_have_a_ratio_without_an_interval() -> None:
 def _by_backend_and_patch(config: TrialConfig, seed: int) -> float | None:
     """sdpa_efficient gains 10 % with patches of 12 and 50 % with 24; nothing else runs."""
     gain = {("sdpa_efficient", 12): 1.1, ("sdpa_efficient", 24): 1.5, ("eager", 12): 1.0, ("eager", 24): 1.0}
-    found = gain.get((config.model.attention, config.model.patch_length))
-    return found and (12 / config.model.patch_length) * (1 + seed / 50) / found
+    speedup = gain.get((config.model.attention, config.model.patch_length))
+    return speedup and (12 / config.model.patch_length) * (1 + seed / 50) / speedup
 
 
 def test_a_cross_has_the_backends_side_by_side_and_each_row_against_its_own_baseline() -> None:
     record = _record("attention", _by_backend_and_patch, over={"model.patch_length": [12, 24]})
-    table = next(one for one in dimension_tables(record) if one.title == "Attention by patch size")
+    table = next(table for table in dimension_tables(record) if table.title == "Attention by patch size")
     at = {name: index for index, name in enumerate(table.head)}
     assert table.head[:2] == ["patch size", "eager: s/epoch"]
     assert [row[0] for row in table.rows] == ["12", "24"]
@@ -97,9 +97,9 @@ def test_a_cross_has_the_backends_side_by_side_and_each_row_against_its_own_base
     assert [row[at["sdpa_flash: s/epoch"]] for row in table.rows] == ["unsupported", "unsupported"]
 
 
-def test_a_cross_is_told_along_its_other_dimension_too() -> None:
+def test_a_cross_has_a_table_of_its_other_dimension_too() -> None:
     record = _record("attention", _by_backend_and_patch, over={"model.patch_length": [12, 24]})
-    table = next(one for one in dimension_tables(record) if one.title == "Patch size by attention")
+    table = next(table for table in dimension_tables(record) if table.title == "Patch size by attention")
     rows = {row[0]: row for row in table.rows}
     assert table.head == ["attention", "patch size 12: s/epoch", "patch size 24: s/epoch", "x patch size 12"]
     assert (rows["eager"][3], rows["sdpa_efficient"][3]) == ("2.00x (2.00-2.00)", "2.73x (2.73-2.73)")
@@ -113,7 +113,7 @@ def test_all_ratios_of_a_cross_are_one_family_of_holm() -> None:
 
     over = {"model.patch_length": [12, 24, 48]}
     record = _record("custom", seconds, over={"train.batch_size": [128, 256], **over})
-    table = next(one for one in dimension_tables(record) if one.title == "Batch size by patch size")
+    table = next(table for table in dimension_tables(record) if table.title == "Batch size by patch size")
     assert {row[3] for row in table.rows} == {"1.22x (0.79-1.90)"}  # exp(0.2 -+ 7.649 x 0.1/sqrt(3))
     assert "Holm over the 3 ratios" in table.caption
 
@@ -123,7 +123,7 @@ def test_one_ratio_is_no_family_of_holm() -> None:
         return None if (config.train.batch_size, config.model.patch_length) == (256, 24) else 1 + seed / 100
 
     record = _record("custom", seconds, over={"train.batch_size": [128, 256], "model.patch_length": [12, 24]})
-    table = next(one for one in dimension_tables(record) if one.title == "Batch size by patch size")
+    table = next(table for table in dimension_tables(record) if table.title == "Batch size by patch size")
     assert table.caption.endswith("on one device; intervals: 95 %.")
 
 

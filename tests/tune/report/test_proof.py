@@ -8,7 +8,7 @@ from typing import Any
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
-from tune.report.arms import summarise
+from tune.report.arms import arm_rows
 from tune.report.notes import notes
 from tune.report.tables import closing_tables
 from tune.report.values import as_json
@@ -28,13 +28,13 @@ def _proven(arm: str, seed: int, error: float, kernels: Any = FLASH, gate: str =
 
 
 def _notes(record: Any) -> list[str]:
-    return notes(record, summarise(record))
+    return notes(record, arm_rows(record))
 
 
 def _line(*trials: Any) -> str:
-    found = [line for line in _notes(_sweep(*trials)) if line.startswith("Gate")]
-    assert len(found) == 1
-    return found[0]
+    lines = [line for line in _notes(_sweep(*trials)) if line.startswith("Gate")]
+    assert len(lines) == 1
+    return lines[0]
 
 
 def test_one_line_names_each_arms_kernels_and_its_largest_error_over_its_limit() -> None:
@@ -47,7 +47,7 @@ def test_one_line_names_each_arms_kernels_and_its_largest_error_over_its_limit()
     assert "fast 0.50, pytorch_flash::flash_fwd_kernel." in line
 
 
-def test_a_long_name_is_cut_in_the_line_and_whole_in_the_table_before_the_environment() -> None:
+def test_a_long_name_is_cut_in_the_line_and_complete_in_the_table_before_the_environment() -> None:
     names = ["cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16", "sdpa_bprop"]
     record = _sweep(_proven("none", 1, 2e-3, names), _proven("fast", 1, 5e-3, gate="passed, gated at batch 4 of 8"))
     line = _line(*record.trials)
@@ -60,7 +60,7 @@ def test_a_long_name_is_cut_in_the_line_and_whole_in_the_table_before_the_enviro
     ]
 
 
-def test_what_could_not_be_seen_or_was_gated_smaller_is_said() -> None:
+def test_the_line_names_invisible_kernels_and_a_smaller_gated_batch() -> None:
     unseen, smaller = "not visible on CPU with engine compile", "gated at batch 4 of 8"
     line = _line(_proven("none", 1, 2e-3, unseen), _proven("fast", 1, 2e-3, gate=f"passed, {smaller}"))
     assert f"none 0.20, {unseen};" in line

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tune.report.answer import answer
-from tune.report.arms import summarise
+from tune.report.answer import sweep_answer
+from tune.report.arms import arm_rows
 from tune.report.notes import notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
 from tune.tracking.reader import SweepRecord, TrialRecord
@@ -33,7 +33,7 @@ def _trial(
     )  # fmt: skip
 
 
-def _told(*trials: TrialRecord) -> list[str]:
+def _lines(*trials: TrialRecord) -> list[str]:
     return same_epochs_note(same_epochs(trials, "none", 0.01), "none")
 
 
@@ -41,22 +41,22 @@ def _seeds(arm: str, errors: Sequence[float], **more: Any) -> list[TrialRecord]:
     return [_trial(arm, [error * (1 + seed / 10) for error in errors], seed=seed, **more) for seed in (1, 2, 3)]
 
 
-def test_an_arm_pruned_after_the_baselines_best_epoch_is_held_against_its_best_of_the_same_epochs() -> None:
-    [line] = _told(*_seeds("none", OVERFITS), *_seeds("late", (0.30, 0.20, 0.40, 0.50), heads=(4, 4, 3, 3)))
+def test_an_arm_pruned_after_the_baselines_best_epoch_is_compared_in_the_same_epochs() -> None:
+    [line] = _lines(*_seeds("none", OVERFITS), *_seeds("late", (0.30, 0.20, 0.40, 0.50), heads=(4, 4, 3, 3)))
     assert line.startswith("Heads left after the best epoch of none (epoch 2), so 'accuracy' also compares how long")
     assert line.endswith("best of the same epochs: from epoch 3 on late not worse (+0 %, at most +0 %).")
 
 
-def test_what_pruning_really_costs_is_told_for_each_start_of_what_counts() -> None:
+def test_the_note_groups_arms_by_the_first_epoch_that_counts() -> None:
     late = _seeds("late", (0.30, 0.20, 0.44, 0.50), heads=(4, 4, 3, 3))
     later = _seeds("later", (0.30, 0.20, 0.40, 0.55), heads=(4, 4, 3, 2))
-    [line] = _told(*_seeds("none", OVERFITS), *later, *late)
+    [line] = _lines(*_seeds("none", OVERFITS), *later, *late)
     assert "from epoch 3 on late worse (+10 %, at least +10 %); from epoch 4 on later worse (+10 %" in line
 
 
-def test_under_three_pairs_the_difference_is_told_without_a_verdict() -> None:
-    [line] = _told(_trial("none", OVERFITS), _trial("late", (0.3, 0.2, 0.42, 0.5), heads=(4, 4, 3, 3)))
-    assert "late not shown (+5 %)" in line
+def test_under_three_pairs_the_difference_has_no_verdict() -> None:
+    [line] = _lines(_trial("none", OVERFITS), _trial("late", (0.3, 0.2, 0.42, 0.5), heads=(4, 4, 3, 3)))
+    assert "late too few pairs (+5 %)" in line
 
 
 @pytest.mark.parametrize(
@@ -71,18 +71,18 @@ def test_under_three_pairs_the_difference_is_told_without_a_verdict() -> None:
     ],
     ids=["pruned at the start", "best epoch later", "no pair", "not done", "of a search", "no baseline"],
 )
-def test_nothing_is_told_where_the_baselines_best_epoch_counts_or_no_pair_is_there(trials: list[TrialRecord]) -> None:
-    assert _told(*trials) == []
+def test_there_is_no_note_where_the_baselines_best_epoch_counts_or_no_pair_exists(trials: list[TrialRecord]) -> None:
+    assert _lines(*trials) == []
 
 
 def test_epochs_that_only_one_of_the_two_has_are_left_out() -> None:
     patient = _seeds("late", (0.30, 0.20, 0.44, 0.30), heads=(4, 4, 3, 3))
-    [line] = _told(*_seeds("none", OVERFITS[:3]), *patient)
+    [line] = _lines(*_seeds("none", OVERFITS[:3]), *patient)
     assert "from epoch 3 on late worse (+10 %" in line
 
 
 def test_epochs_that_diverged_are_in_no_comparison() -> None:
-    [line] = _told(_trial("none", OVERFITS), _trial("late", (0.3, 0.2, math.inf, math.inf), heads=(4, 4, 3, 3)))
+    [line] = _lines(_trial("none", OVERFITS), _trial("late", (0.3, 0.2, math.inf, math.inf), heads=(4, 4, 3, 3)))
     assert "late -" in line
 
 
@@ -93,14 +93,14 @@ def _record(*trials: TrialRecord) -> SweepRecord:
     )
 
 
-def test_the_report_tells_it_beside_the_table() -> None:
+def test_the_notes_hold_the_comparison_of_the_same_epochs() -> None:
     record = _record(*_seeds("none", OVERFITS), *_seeds("late", OVERFITS, heads=(4, 4, 3, 3)))
-    assert any(line.startswith("Heads left after the best epoch of none") for line in notes(record, summarise(record)))
+    assert any(line.startswith("Heads left after the best epoch of none") for line in notes(record, arm_rows(record)))
 
 
-def test_the_answer_tells_both_errors_of_an_arm_that_is_faster() -> None:
+def test_the_answer_holds_both_errors_of_an_arm_that_is_faster() -> None:
     record = _record(*_seeds("none", OVERFITS, s=2.0), *_seeds("late", OVERFITS, heads=(4, 4, 3, 3), s=1.0))
-    line = answer(record, summarise(record))
+    line = sweep_answer(record, arm_rows(record))
     assert line is not None and line.endswith(
         "Faster, but not shown to keep the error: late 2.00x (2.00-2.00), worse (+100 %, at least +100 %) "
         "and in the same epochs not worse (+0 %, at most +0 %)."

@@ -26,22 +26,28 @@ from tune.storage import open_sweep
 
 def test_the_json_holds_each_trial_with_params_of_their_own_type() -> None:
     trial = _trial(params={"model.d_model": "64", "model.pre_norm": "True", "train.learning_rate": "1e-05"})
-    (found,) = as_json(_sweep(trial))["trials"]
-    assert (found["trial_id"], found["status"], found["reason"]) == ("pruning-none-s1", "done", None)
-    assert (found["params"]["model.d_model"], found["params"]["model.pre_norm"]) == (64, True)
-    assert (found["params"]["train.learning_rate"], found["params"]["train.patience"]) == (1e-5, None)
-    assert found["metrics"]["final/test_mse"] == 0.4
+    (stored,) = as_json(_sweep(trial))["trials"]
+    assert (stored["trial_id"], stored["status"], stored["reason"]) == ("pruning-none-s1", "done", None)
+    assert (stored["params"]["model.d_model"], stored["params"]["model.pre_norm"]) == (64, True)
+    assert (stored["params"]["train.learning_rate"], stored["params"]["train.patience"]) == (1e-5, None)
+    assert stored["metrics"]["final/test_mse"] == 0.4
     assert as_json(_sweep())["environment"] == {"gpus": 1}
-    assert (found["arm"], found["seed"], found["timing_valid"], found["gpu_uuid"]) == ("none", "1", "true", GPU_A)
-    assert found["stage"] is None
+    assert (stored["arm"], stored["seed"], stored["timing_valid"], stored["gpu_uuid"]) == ("none", "1", "true", GPU_A)
+    assert stored["stage"] is None
 
 
 def test_the_json_holds_each_comparison_with_its_verdict() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
-    found = as_json(record)["comparisons"]["fast"]
-    assert (found["ratio"], found["interval"], found["verdict"]) == (1.0, (1.0, 1.0), "no difference shown")
-    assert found["accuracy"]["verdict"] == "not worse"
-    assert json.loads(json.dumps(found))["count"] == 3
+    stored = as_json(record)["comparisons"]["fast"]
+    assert (stored["ratio"], stored["interval"], stored["verdict"]) == (1.0, (1.0, 1.0), "undecided")
+    assert stored["accuracy"]["verdict"] == "not_worse"
+    assert json.loads(json.dumps(stored))["count"] == 3
+
+
+def test_the_json_has_no_verdict_where_pairs_are_too_few() -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2)))
+    stored = as_json(record)["comparisons"]["fast"]
+    assert (stored["count"], stored["verdict"], stored["accuracy"]["verdict"]) == (2, None, None)
 
 
 def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
@@ -49,7 +55,9 @@ def test_compare_reads_what_the_json_holds(tmp_path: Path) -> None:
     output.write_json(str(tmp_path / "x.json"), as_json(record))
     side = read_side(str(tmp_path / "x.json"), "sqlite:///none.db")
     assert (side.device, list(side.arms), side.tells_alone) == ("NVIDIA H100", ["none", "fast"], True)
-    assert [(run.seed, run.time_s, run.mse) for run in side.arms["fast"]] == [(seed, 2.0, 0.3) for seed in "123"]
+    assert [(result.seed, result.time_s, result.mse) for result in side.arms["fast"]] == [
+        (seed, 2.0, 0.3) for seed in "123"
+    ]
 
 
 def test_an_environment_that_was_shortened_stays_a_text() -> None:
@@ -73,7 +81,7 @@ def test_the_json_file_is_strict_with_null_for_numbers_json_has_not(tmp_path: Pa
     ("target", "problem"),
     [("", "not a file"), (".", "not a file"), ("new/", "not a file"), ("none/x.json", "there is no folder none")],
 )
-def test_a_json_target_that_cannot_be_written_is_told_before_anything_runs(
+def test_a_json_target_that_cannot_be_written_is_wrong_input_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,8 +1,8 @@
-"""All files of a report: Markdown, one HTML page, and a PNG of each chart."""
+"""All files of a report: Markdown, an HTML page and a PNG of each chart."""
 
 from __future__ import annotations
 
-from tune.report.arms import by_arm, summarise
+from tune.report.arms import arm_rows, trials_by_arm
 from tune.report.charts import charts
 from tune.report.cost import Price
 from tune.report.render.markdown import markdown
@@ -15,12 +15,12 @@ from tune.tracking.reader import SweepRecord
 def report_files(
     record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None
 ) -> dict[str, str | bytes | None]:
-    """Path in the report's folder -> content; None for the picture of a chart without data, which must not be there.
+    """Path in the report's folder -> content. None: the chart has no data, and its picture must not be there.
 
     Raises:
         WrongInput: plotly or matplotlib is not installed.
     """
-    figures = charts(summarise(record, margin=margin), by_arm(record))
+    figures = charts(arm_rows(record, margin=margin), trials_by_arm(record))
     paths = {f"png/{figure.key}.png": figure for figure in figures}
     pictures = {path: figure.title for path, figure in paths.items() if figure.data}
     return {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-from tune.report.answer import NO_RESULT, headline
-from tune.report.arms import summarise, told
+from tune.report.answer import NO_ANSWER, answer_line
+from tune.report.arms import arm_rows, tag_text
 from tune.report.cost import Price
 from tune.report.dimensions import dimension_tables
 from tune.report.notes import notes
@@ -22,16 +22,13 @@ def markdown(
     price: Price | None = None,
     pictures: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole report: tables, notes, cost, what did not run, environment.
-
-    `pictures`: path -> title of what is shown between them.
-    """
-    rows = summarise(record, margin=margin)
+    """The whole report: tables, notes, pictures, cost, what did not run, environment. `pictures`: path -> title."""
+    rows = arm_rows(record, margin=margin)
     parts = [
         f"# {_text(record.sweep_id)}",
-        _text(told(record, "question")),
-        f"**{_text(headline(record, rows) or NO_RESULT)}**",
-        f"Device: {_text(told(record, 'device'))}",
+        _text(tag_text(record, "question")),
+        f"**{_text(answer_line(record, rows) or NO_ANSWER)}**",
+        f"Device: {_text(tag_text(record, 'device'))}",
         _table(arm_table(rows)),
         "\n".join(f"- {_text(note)}" for note in notes(record, rows, margin=margin)),
         *(_table(table) for table in dimension_tables(record, margin=margin)),
@@ -56,7 +53,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """One line that no reader of Markdown takes for HTML, an image, a link, code or emphasis."""
+    """One line in which no reader of Markdown sees HTML, an image, a link, code or emphasis."""
     plain = html.escape(" ".join(text.split()), quote=False)
     for letter in "\\`*[]":
         plain = plain.replace(letter, f"\\{letter}")

@@ -1,6 +1,6 @@
-"""A sweep as one HTML page that needs nothing else: no network, no other file. Every number is the table's or MLflow's.
+"""A sweep as one HTML page that needs no network and no other file. Every number is the table's or MLflow's.
 
-The page's own policy (Content-Security-Policy) forbids it to load anything from anywhere.
+The page's Content-Security-Policy forbids it to load anything.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from html import escape
 from typing import Any
 
 from tune.common.errors import WrongInput
-from tune.report.answer import NO_RESULT, headline
-from tune.report.arms import by_arm, summarise, told
+from tune.report.answer import NO_ANSWER, answer_line
+from tune.report.arms import arm_rows, tag_text, trials_by_arm
 from tune.report.charts import Chart, charts
 from tune.report.cost import Price
 from tune.report.dimensions import dimension_tables
@@ -37,8 +37,8 @@ td, li { overflow-wrap: break-word; }
 th, td { min-width: 4.5rem; } th:first-child, td:first-child { min-width: 8rem; } td.long { min-width: 13rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; } td.number { white-space: nowrap; }
 """
-LONG = 25  # characters of a text
-# The colours of the page are the charts' too, also when the reader switches between light and dark.
+LONG = 25  # characters; a column with a longer text gets room
+# The charts take the page's colours, also when the reader switches between light and dark.
 DRAW = """
 const charts = JSON.parse(document.getElementById("charts").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -60,18 +60,18 @@ dark.addEventListener("change", draw);
 
 
 def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> str:
-    """The page: table and notes of `print_report`, tables by dimension, charts, cost, what did not run, environment.
+    """The page: table and notes, tables by dimension, charts, cost, what did not run, environment.
 
     Raises:
         WrongInput: plotly is not installed.
     """
-    rows, arms = summarise(record, margin=margin), by_arm(record)
+    rows, arms = arm_rows(record, margin=margin), trials_by_arm(record)
     figures = charts(rows, arms)
     body = [
         f"<h1>{escape(record.sweep_id)}</h1>",
-        f"<p>{escape(told(record, 'question'))}</p>",
-        f"<p><strong>{escape(headline(record, rows) or NO_RESULT)}</strong></p>",
-        f'<p class="soft">Device: {escape(told(record, "device"))}</p>',
+        f"<p>{escape(tag_text(record, 'question'))}</p>",
+        f"<p><strong>{escape(answer_line(record, rows) or NO_ANSWER)}</strong></p>",
+        f'<p class="soft">Device: {escape(tag_text(record, "device"))}</p>',
         _table(arm_table(rows)),
         _list(notes(record, rows, margin=margin)),
         *(_table(table) for table in dimension_tables(record, margin=margin)),
@@ -99,7 +99,7 @@ def _document(title: str, body: str, figures: Sequence[Chart]) -> str:
 
 
 def script_json(content: Any) -> str:
-    """JSON that an HTML parser finds no tag, comment or entity in, so nothing in it can end the script element."""
+    """JSON in which an HTML parser finds no tag, comment or entity, so nothing in it can end the script element."""
     text = json.dumps(content, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -124,14 +124,14 @@ def _section(chart: Chart) -> str:
 
 
 def _kind(right: bool, longest: int) -> str:
-    """The class of a column: texts of more than a few words get room, or they would stand word under word."""
+    """The class of a column. Without extra room, long texts would break after each word."""
     if right:
         return ' class="number"'
     return ' class="long"' if longest > LONG else ""
 
 
 def _kept(text: str) -> str:
-    """A number and its percent sign in one line."""
+    """Keeps a number and its percent sign on one line."""
     return text.replace(" %", "\u00a0%")
 
 

@@ -1,6 +1,6 @@
-"""The report's charts as PNG pictures. matplotlib draws them: plotly exports through a browser, which may be missing.
+"""The report's charts as PNG pictures, drawn by matplotlib: plotly needs a browser to export, which may be missing.
 
-It knows of plotly's form what tune/report/charts.py uses: points with error bars, lines, stacked horizontal bars.
+It draws what tune/report/charts.py uses: points with error bars, lines, stacked horizontal bars.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 WIDTH_IN, LEGEND_ROW_IN, LEAST_HEIGHT_IN = 8.0, 0.2, 4.0
-DPI = 100  # dots an inch: of the picture, and what a height in plotly's layout is divided by
-COLOURS_KEPT = 256  # makes a picture a third as large; the mixed ones at the edges of letters give way
+DPI = 100  # dots an inch; plotly's heights in pixels are divided by it too
+COLOURS_KEPT = 256  # makes a file a third as large, at the cost of the mixed colours at the edges of letters
 MARKERS = {"circle": "o", "square": "s", "triangle-up": "^", "pentagon": "p"}
 STYLES: Mapping[str, Any] = {
     "solid": "-",

@@ -1,4 +1,4 @@
-"""The report as a person reads it in a terminal: the table of arms, as wide as there is room for, and its notes."""
+"""The report in a terminal: the table of arms, as wide as there is room for, and its notes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from tune.report.arms import COLUMNS, ArmRow, by_arm, summarise, told
+from tune.report.arms import COLUMNS, ArmRow, arm_rows, tag_text, trials_by_arm
 from tune.report.cost import Price, cost_line, costs
 from tune.report.notes import notes
 from tune.stats.pairs import MARGIN
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-NARROW = ("arm", "median train s/epoch", "x baseline", "speed", "accuracy")  # what a terminal too narrow for all shows
+NARROW = (
+    "arm",
+    "median train s/epoch",
+    "x baseline",
+    "speed",
+    "accuracy",
+)  # shown where the terminal is too narrow for all
 WIDEST = 260  # characters, where there is no terminal
 
 
 def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN, price: Price | None = None) -> None:
-    """The table and its notes, for a terminal or a pipe."""
+    """Print the table and its notes to a terminal or a pipe."""
     from rich.console import Console
 
-    rows = summarise(record, margin=margin)
+    rows = arm_rows(record, margin=margin)
     console = Console(file=stream, width=None if stream.isatty() else WIDEST, highlight=False)
     table = _table(record, rows, [name for name, _ in COLUMNS], folded=stream.isatty())
     needed = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
@@ -38,17 +44,17 @@ def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN
         console.print(f"Left out, as they need {needed} columns: {', '.join(left_out)}.", soft_wrap=True, markup=False)
     for line in notes(record, rows, margin=margin):
         console.print(line, soft_wrap=True, markup=False)
-    console.print(cost_line(costs(record, by_arm(record)), price), soft_wrap=True, markup=False)
+    console.print(cost_line(costs(record, trials_by_arm(record)), price), soft_wrap=True, markup=False)
 
 
 def _table(record: SweepRecord, rows: Sequence[ArmRow], names: Sequence[str], *, folded: bool) -> Table:
-    """The columns of these names; where they do not fit, a cell's text goes on in the next line, and none is cut.
+    """The table of these columns. Where they do not fit, a cell's text continues on the next line; none is cut.
 
     `folded`: a heading of several words over narrow cells takes two lines.
     """
     from rich.table import Table
 
-    table = Table(title=f"{record.sweep_id} on {told(record, 'device')}")
+    table = Table(title=f"{record.sweep_id} on {tag_text(record, 'device')}")
     for name in names:
         heading = name.replace(" s/epoch", "\ns/epoch").replace("total s", "total\ns") if folded else name
         table.add_column(heading, justify="left" if name in ("arm", "status") else "right", overflow="fold")

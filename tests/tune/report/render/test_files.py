@@ -1,4 +1,4 @@
-"""`report SWEEP_ID --out DIR`: Markdown, page and pictures, whole or not at all."""
+"""`report SWEEP_ID --out DIR`: Markdown, page and pictures, complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tune.commands import report
 from tune.commands.report import parser as report_parser
 from tune.common.errors import WrongInput
 from tune.console import output
-from tune.report.arms import by_arm, summarise
+from tune.report.arms import arm_rows, trials_by_arm
 from tune.report.charts import PARTS, Chart, charts
 from tune.report.render.files import report_files
 from tune.report.render.png import png
@@ -30,7 +30,7 @@ KEYS = ("speed", "total", "pareto", "curves", "training", "times")
 
 
 def _record(arms: int = 3, seeds: int = 3) -> SweepRecord:
-    """Arms that get faster one by one, each with curves and a full account of its time; the last of another kind."""
+    """Each arm is faster than the one before, with curves and all parts of its time."""
     trials = []
     for number in range(arms):
         s = 2 / (1 + number)
@@ -45,7 +45,7 @@ def _record(arms: int = 3, seeds: int = 3) -> SweepRecord:
 
 
 def _charts(record: SweepRecord) -> dict[str, Chart]:
-    return {chart.key: chart for chart in charts(summarise(record), by_arm(record))}
+    return {chart.key: chart for chart in charts(arm_rows(record), trials_by_arm(record))}
 
 
 def _colours(picture: bytes) -> set[tuple[int, int, int]]:
@@ -70,7 +70,7 @@ def test_a_picture_is_a_small_png_in_the_colours_of_the_chart(files: dict[str, A
     picture = files[f"png/{key}.png"]
     assert picture.startswith(b"\x89PNG") and len(picture) < MOST_BYTES
     wanted = (0, 0x9E, 0x73)  # of the third arm, or the third part of an epoch
-    assert min(sum(abs(a - b) for a, b in zip(wanted, found, strict=True)) for found in _colours(picture)) < 12
+    assert min(sum(abs(a - b) for a, b in zip(wanted, colours, strict=True)) for colours in _colours(picture)) < 12
 
 
 def test_the_picture_with_most_lines_of_a_large_sweep_is_small_too() -> None:
@@ -148,10 +148,10 @@ def test_a_chart_without_data_leaves_no_picture_and_no_link_also_not_of_an_earli
 def test_the_command_writes_the_folder_with_the_price_and_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tune.tracking import tracker
+    from tune.tracking import reader
 
     record = _record()
-    monkeypatch.setattr(tracker, "read_sweep", lambda *_: record)
+    monkeypatch.setattr(reader, "read_sweep", lambda *_: record)
     folder = tmp_path / "out"
     arguments = report_parser().parse_args(["s", "--out", str(folder), "--price-per-gpu-hour", "2 EUR"])
     assert report.run(arguments) == 0
@@ -173,7 +173,7 @@ def test_the_command_writes_the_folder_with_the_price_and_leaves_nothing_half_wr
         ("-", "not a folder"),
     ],
 )
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_wrong_input(
     target: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -185,23 +185,23 @@ def test_a_folder_that_cannot_be_written_is_told(
         report.run(given)  # type: ignore[arg-type]
 
 
-def test_a_folder_may_be_there_or_new(tmp_path: Path) -> None:
+def test_a_folder_may_exist_or_be_new(tmp_path: Path) -> None:
     for target in (None, str(tmp_path), str(tmp_path / "new"), f"{tmp_path / 'new'}/"):
         output.check_out_target(target)
 
 
-def test_a_folder_that_is_lost_in_the_end_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_lost_in_the_end_is_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(WrongInput, match="--out .*out: (Not a directory|File exists)"):
         output.write_folder(str(tmp_path / "out"), {"report.md": "text"})
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "problem"),
     [("--out", "none/x", "--out none/x: there is no folder none"), ("--price-per-gpu-hour", "much", "give a number")],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(option: str, value: str, told: str, tmp_path: Path) -> None:
+def test_wrong_input_is_one_line_and_exit_code_2(option: str, value: str, problem: str, tmp_path: Path) -> None:
     program = [sys.executable, str(ROOT / "experiments.py"), "report", "any", option, value]
     ran = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
-    assert ran.stderr.startswith("error: ") and told in ran.stderr
+    assert ran.stderr.startswith("error: ") and problem in ran.stderr

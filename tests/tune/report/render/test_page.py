@@ -19,7 +19,7 @@ from tune.commands import report
 from tune.commands.report import parser as report_parser
 from tune.common.errors import WrongInput
 from tune.console import output
-from tune.report.arms import COLUMNS, summarise
+from tune.report.arms import COLUMNS, arm_rows
 from tune.report.charts import FRONT_PX, PARTS, POINT_PX, pareto_front
 from tune.report.render import page as report_html
 from tune.report.render.page import html_page, script_json
@@ -59,7 +59,7 @@ def _ran(tracker: Tracker, arm: str, seed: int, s: float, val_mse: float) -> Non
 
 @pytest.fixture(name="record")
 def record_fixture(opened: MakeTracker, shared_store: str, sweep_id: str) -> SweepRecord:
-    """Three pairs of two arms, a pair that is no pair, and trials that did not end well, one with an evil name."""
+    """Three pairs of two arms, a trial without a partner, and failed trials, one of them named like a script."""
     tracker = opened(begin=False)
     _begin(tracker, sweep_id)
     for seed in (1, 2, 3):
@@ -82,13 +82,13 @@ class _Elements(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
         self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag == "script":
             self.scripts.append("")
 
@@ -104,7 +104,7 @@ def _charts(page: str) -> dict[str, dict[str, Any]]:
 
 
 def test_the_page_holds_every_cell_of_the_table_each_reason_and_the_environment(record: SweepRecord, page: str) -> None:
-    for row in summarise(record):
+    for row in arm_rows(record):
         for _, cell in COLUMNS:
             assert f">{escape(cell(row))}</td>".replace(" %", "\u00a0%") in page
     text = _Elements(page).text
@@ -112,11 +112,11 @@ def test_the_page_holds_every_cell_of_the_table_each_reason_and_the_environment(
         assert trial.reason in text
         if trial.status != "done":
             assert trial.trial_id in text
-    for said in ("How <b>fast</b>?", "versions.torch", "2.11.0", "host_cpus", f"GPU {EVIL}"):
-        assert said in text
+    for text_shown in ("How <b>fast</b>?", "versions.torch", "2.11.0", "host_cpus", f"GPU {EVIL}"):
+        assert text_shown in text
 
 
-def test_numbers_stand_to_the_right(page: str) -> None:
+def test_numbers_are_aligned_right(page: str) -> None:
     assert '<td class="number">0.3000</td>' in page and ">fast</td>" in page
 
 
@@ -126,7 +126,7 @@ def test_a_column_of_long_texts_gets_room_and_a_number_keeps_its_percent_sign(pa
     assert "td.long { min-width: 13rem; }" in page and '<td class="long">done</td>' not in page
 
 
-def test_nothing_of_the_store_is_raw_in_the_page(page: str) -> None:
+def test_every_text_of_the_store_is_escaped_in_the_page(page: str) -> None:
     assert EVIL not in page and "alert(1)</script" not in page and "<b>" not in page.replace(_plotly(), "")
     assert len(_Elements(page).scripts) == 3  # the data, plotly.js, what draws
 
@@ -150,7 +150,7 @@ def _plotly() -> str:
 
 def test_the_page_is_self_contained_and_may_load_nothing(page: str) -> None:
     assert page.count(_plotly()) == 1
-    elements = _Elements(page).found
+    elements = _Elements(page).elements
     assert not [(tag, given) for tag, given in elements if {"src", "href"} & given.keys() or tag == "link"]
     assert not re.search(r"https?:|@import|url\(", page.replace(_plotly(), ""))
     policy = next(given["content"] for tag, given in elements if "http-equiv" in given)
@@ -174,14 +174,14 @@ def test_a_curve_has_a_point_an_epoch(page: str, key: str, first: float) -> None
 
 
 def test_a_speed_up_has_the_tables_interval_and_none_under_three_pairs(record: SweepRecord, page: str) -> None:
-    found = {trace["name"]: trace for trace in _charts(page)["speed"]["data"]}
-    assert found.keys() == {"fast", escape(EVIL)}
-    compared = next(row.compared for row in summarise(record) if row.arm == "fast")
+    traces = {trace["name"]: trace for trace in _charts(page)["speed"]["data"]}
+    assert traces.keys() == {"fast", escape(EVIL)}
+    compared = next(row.comparison for row in arm_rows(record) if row.arm == "fast")
     assert compared is not None and compared.interval is not None
-    (ratio,), error = found["fast"]["x"], found["fast"]["error_x"]
+    (ratio,), error = traces["fast"]["x"], traces["fast"]["error_x"]
     assert ratio == compared.ratio
     assert (ratio - error["arrayminus"][0], ratio + error["array"][0]) == pytest.approx(compared.interval)
-    assert "error_x" not in found[escape(EVIL)]
+    assert "error_x" not in traces[escape(EVIL)]
 
 
 def test_the_front_is_marked_and_no_axis_of_the_scatter_is_reversed(page: str) -> None:
@@ -229,7 +229,7 @@ def test_an_error_that_is_no_number_is_a_gap(opened: MakeTracker, shared_store: 
     assert (curve["x"], curve["y"]) == ([1, 2, 3], [0.5, None, None])
 
 
-def test_the_page_as_a_file_of_the_sweep_reaches_the_store_whole(
+def test_the_page_as_a_file_of_the_sweep_reaches_the_store_unchanged(
     opened: MakeTracker, shared_store: str, sweep_id: str
 ) -> None:
     from mlflow import MlflowClient
@@ -257,7 +257,7 @@ def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, cwd=cwd, capture_output=True, text=True)
 
 
-def test_the_command_writes_the_page_beside_printing_the_table(
+def test_the_command_writes_the_page_and_prints_the_table(
     record: SweepRecord, shared_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(report, "PROJECT", EXPERIMENT)
@@ -265,8 +265,8 @@ def test_the_command_writes_the_page_beside_printing_the_table(
     arguments = report_parser().parse_args([record.sweep_id, "--html", str(file), "--margin-pct", "2"])
     arguments.tracking_uri = shared_store
     assert report.run(arguments) == 0
-    told = capsys.readouterr()
-    assert "fast" in told.out and "<html" not in told.out and not told.err
+    printed = capsys.readouterr()
+    assert "fast" in printed.out and "<html" not in printed.out and not printed.err
     assert file.read_text(encoding="utf-8") == html_page(record, margin=0.02) != html_page(record)
     assert list(tmp_path.glob("*page.html*")) == [file]
 
@@ -282,7 +282,7 @@ def test_the_command_writes_the_page_beside_printing_the_table(
         ("data.csv", None, "--html data.csv: it is there and no HTML page"),
     ],
 )
-def test_a_target_that_cannot_be_written_is_told(
+def test_a_target_that_cannot_be_written_is_wrong_input(
     target: str, json_target: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -297,6 +297,6 @@ def test_a_wrong_folder_is_one_line_and_exit_code_2_before_the_store_is_asked(tm
     assert ran.stderr.count("\n") == 1 and ran.stderr.startswith("error: --html none/x.html: there is no folder none")
 
 
-def test_a_page_that_cannot_be_written_in_the_end_is_told(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_in_the_end_is_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(WrongInput, match="--html .*gone/x.html: No such file"):
         output.write_page(str(tmp_path / "gone" / "x.html"), "page")

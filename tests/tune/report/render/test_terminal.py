@@ -45,7 +45,7 @@ def _words(lines: list[str], row: str, columns: int) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_a_narrow_terminal_shows_ratio_and_verdicts_whole_and_says_what_it_leaves_out(
+def test_a_narrow_terminal_shows_ratio_and_verdicts_uncut_and_names_what_it_leaves_out(
     width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))

@@ -1,0 +1,50 @@
+"""Verdicts: what pairs say of an arm. Results store the codes; only this file gives the words that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tune.stats.intervals import MIN_PAIRS
+
+FASTER, SLOWER = "faster", "slower"
+NOT_WORSE, WORSE = "not_worse", "worse"
+UNDECIDED = "undecided"  # the pairs are enough, but they show neither; this does not mean equal
+WITHIN_MARGIN = "within_margin"  # reserved: no test in tune/stats decides yet that two times are this close
+
+SPEED_WORDS = {FASTER: "faster", SLOWER: "slower", WITHIN_MARGIN: "within 1 %", UNDECIDED: "too close to call"}
+ACCURACY_WORDS = {NOT_WORSE: "not worse", WORSE: "worse", UNDECIDED: "undecided"}
+CODES = tuple(dict.fromkeys((*SPEED_WORDS, *ACCURACY_WORDS)))
+EARLIER_WORDS = {"no difference shown": UNDECIDED, "not shown": UNDECIDED, "not worse": NOT_WORSE}
+EARLIER_TOO_FEW = "no verdict"  # began the text that earlier versions stored where pairs were too few
+
+
+def counted(count: int, unit: str) -> str:
+    """1 pair, 2 pairs"""
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def too_few(unit: str) -> str:
+    """The words where there is no verdict. `unit`: pair, or trial where nothing pairs them."""
+    return f"too few {unit}s"
+
+
+def too_few_text(count: int, unit: str) -> str:
+    """too few pairs (2, 3 needed)"""
+    return f"{too_few(unit)} ({count}, {MIN_PAIRS} needed)"
+
+
+def stored_verdict(stored: Mapping[str, Any]) -> str | None:
+    """The code of a comparison, or of its accuracy, as any version's JSON holds it. None: too few pairs.
+
+    Raises:
+        ValueError: no version wrote this verdict.
+    """
+    verdict = stored["verdict"]
+    # Earlier versions wrote "not shown" also for an accuracy with too few pairs, which has no bounds.
+    if verdict is None or verdict.startswith(EARLIER_TOO_FEW) or stored.get("bounds", ()) is None:
+        return None
+    code = EARLIER_WORDS.get(verdict, verdict)
+    if code not in CODES:
+        raise ValueError(f"{verdict!r} is no verdict: known are {', '.join(CODES)}")
+    return str(code)
