@@ -27,7 +27,7 @@ from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.plan.text import print_plan
 from tune.storage.open_sweep import check_idle, check_known, check_storage, running
-from tune.tracking.store import check_store
+from tune.tracking.store import STORE_ANSWERS_WITHIN_S, check_store
 
 
 def sweep_parser() -> Parser:
@@ -88,7 +88,6 @@ def sweep_parser() -> Parser:
     return parser
 
 
-STORE_ANSWERS_WITHIN_S = 10.0
 MOST_WAITED_S = 7 * 24 * 3600.0
 
 

@@ -108,7 +108,9 @@ def test_what_its_trials_computed_is_found_again_by_the_plan_of_today(folder: Sw
 def test_an_unfinished_one_is_found_and_continued_in_its_own_format(folder: SweepDir, new_store: str) -> None:
     _interrupt(folder)
     key = folder.read()["key"]
-    assert open_sweep.choose(folder.path.parent, key=key, environment={}, fresh=False, resume=SWEEP_ID)[0] == folder
+    assert (
+        open_sweep.choose_sweep(folder.path.parent, key=key, environment={}, fresh=False, resume=SWEEP_ID)[0] == folder
+    )
     before = len(folder.outbox.read_text().splitlines())
     options = Options(storage_path=folder.path.parent, tracking_uri=new_store, data_dir=folder.path.parent)
     launcher = SimpleNamespace(share=Share(cpus=2, gpus=0, at_a_time=1))
