@@ -24,15 +24,12 @@ from typing import NoReturn
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WRONG_INPUT, WrongInput
 from tune.common.files import make_private
-from tune.tracking.store import TrackingError, check_store
+from tune.tracking.store import STORE_ANSWERS_WITHIN_S, TrackingError, check_store
 
 ADMIN = "admin"
 
 
 AUTH_CACHE_S = 60  # a password that was right is not hashed again for so long: 20 ms a request instead of 258
-
-
-STORE_ANSWERS_WITHIN_S = 10.0
 
 
 EVERY_ADDRESS = ("0.0.0.0", "::")

@@ -28,7 +28,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 try:
     with sweep_dir.opening(storage, key):
-        found, _ = sweep_dir.choose(storage, key=key, environment={"code_sha256": "c"}, fresh=False, resume=None)
+        found, _ = sweep_dir.choose_sweep(storage, key=key, environment={"code_sha256": "c"}, fresh=False, resume=None)
         content = {"key": key, "created_s": time.time(), "code": {"code_sha256": "c"}}
         outbox = Outbox((found or sweep_dir.create(storage, "custom", content)).outbox)
     print("opened", flush=True)
@@ -104,9 +104,9 @@ def test_a_command_that_asks_for_what_runs_is_refused_before_it_waits_for_gpus(s
 def test_a_lock_that_is_not_given_back_is_told_in_one_line(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_dir, "OPENING_S", 0.1)
     with (
-        open_sweep.opening(storage, "k"),
+        open_sweep.sweep_lock(storage, "k"),
         pytest.raises(WrongInput, match="another command has been opening a sweep of this plan for 0.1 s"),
-        open_sweep.opening(storage, "k"),
+        open_sweep.sweep_lock(storage, "k"),
     ):
         pass
 
@@ -129,7 +129,7 @@ def test_a_glance_at_a_lock_does_not_keep_its_owner_out(storage: Path) -> None:
 
 
 def test_the_storage_of_another_account_is_refused(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_sweep.opening(storage, "k"):
+    with open_sweep.sweep_lock(storage, "k"):
         pass
     open_sweep.check_storage(storage)
     monkeypatch.setattr(sweep_dir.os, "getuid", lambda: 12345678)

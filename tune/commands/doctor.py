@@ -27,9 +27,8 @@ from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_fac
 from tune.machine.environment import versions
 from tune.plan.plan import make_plan
 from tune.storage.open_sweep import check_storage
-from tune.tracking.store import TrackingError, check_store
+from tune.tracking.store import STORE_ANSWERS_WITHIN_S, TrackingError, check_store
 
-STORE_ANSWERS_WITHIN_S = 10.0
 DEFAULT_SWEEP = "pruning"
 GIB = 2**30
 LITTLE_DISK_GIB = 2.0  # a sweep's checkpoints and models are some MiB each, the converted traffic series 60 MiB

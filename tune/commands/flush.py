@@ -9,14 +9,13 @@ from pathlib import Path
 from tune.commands.parser import Parser, given_tracking_uri
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import DONE, INTERRUPTED, WrongInput
-from tune.driver.finish import flush_while_moving, flush_within, how_to_flush, open_tracker, summarise
+from tune.driver.finish import end_with_summary, flush_while_moving, flush_within, how_to_flush, open_tracker
 from tune.storage import sweep_dir
 from tune.storage.open_sweep import check_known
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
-from tune.tracking.store import PROJECT, check_store
+from tune.tracking.store import PROJECT, STORE_ANSWERS_WITHIN_S, check_store
 
-STORE_ANSWERS_WITHIN_S = 10.0
 STALLED_S = 60.0  # without a record arriving, flush gives up
 
 
@@ -54,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         lacking = flush_while_moving(tracker, STALLED_S, say)
         if not lacking and folder.read()["state"] == sweep_dir.ENDED:
             if tracker.sweep_status in (None, "interrupted"):
-                summarise(folder, tracker, uri)
+                end_with_summary(folder, tracker, uri)
                 lacking = flush_within(tracker, STALLED_S, say)
             if not lacking:
                 folder.update(state=sweep_dir.FINISHED)

@@ -27,9 +27,8 @@ from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.plan.text import print_plan
 from tune.storage.open_sweep import check_idle, check_known, check_storage, running
-from tune.tracking.store import check_store
+from tune.tracking.store import STORE_ANSWERS_WITHIN_S, check_store
 
-STORE_ANSWERS_WITHIN_S = 10.0
 WAIT_FOR_GPUS_S = 600.0
 MOST_WAITED_S = 7 * 24 * 3600.0
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any
 
+from tune.common.statuses import MEASURED
 from tune.console.eta import TimeLeft, duration, makespan
-
-GOOD = ("done", "stopped")
 
 
 @dataclass
@@ -84,7 +83,7 @@ class Progress:
     def counts(self) -> str:
         """How the trials of the sweep stand, earlier sessions included."""
         statuses = [*self._before.values(), *self._ended.values()]
-        done, unsupported = sum(status in GOOD for status in statuses), statuses.count("unsupported")
+        done, unsupported = sum(status in MEASURED for status in statuses), statuses.count("unsupported")
         failed = len(statuses) - done - unsupported
         left = self.total - len(self._ended)
         return f"{done} done, {failed} failed, {unsupported} unsupported, {left} left"

@@ -64,7 +64,7 @@ class Asha(AsyncHyperBandScheduler):
                    for epoch in sorted(log.epochs)]  # fmt: skip
         for _, trial_id, epoch in sorted(reports, key=lambda report: report[0]):
             log = past[trial_id]
-            reason = self.judge(trial_id, epoch, log.epochs[epoch].get("loss/val_mse", math.nan))
+            reason = self.reason_to_stop(trial_id, epoch, log.epochs[epoch].get("loss/val_mse", math.nan))
             if reason is not None and log.status is None and epoch == max(log.epochs):
                 self.stopped[trial_id] = reason
 
@@ -76,13 +76,13 @@ class Asha(AsyncHyperBandScheduler):
         if "epoch" not in result:
             return TrialScheduler.CONTINUE
         trial_id, epoch = _trial_id(trial), result["epoch"]
-        reason = self.judge(trial_id, epoch, result["metrics/loss/val_mse"])
+        reason = self.reason_to_stop(trial_id, epoch, result["metrics/loss/val_mse"])
         if reason is None:
             return TrialScheduler.CONTINUE
         self.stopped[trial_id] = reason
         return TrialScheduler.STOP
 
-    def judge(self, trial_id: str, epoch: int, val_mse: float | None) -> str | None:
+    def reason_to_stop(self, trial_id: str, epoch: int, val_mse: float | None) -> str | None:
         """Why a trial with this error after this epoch is stopped; None: it goes on. The error is remembered."""
         if val_mse is None or not math.isfinite(val_mse):
             return None  # it ends by itself, as nan

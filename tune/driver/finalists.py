@@ -36,7 +36,7 @@ class Candidate:
     epoch_s: float | None  # median training time of those epochs; None: not measured alone on the device
 
 
-def choose(candidates: Iterable[Candidate], *, baseline: Any = None) -> list[Candidate]:
+def choose_finalists(candidates: Iterable[Candidate], *, baseline: Any = None) -> list[Candidate]:
     """At most FINALISTS candidates by RULE, no two of them the same computation.
 
     baseline: the baseline's computation. Its own trial sets the margin, as in the verdict, and is not among those

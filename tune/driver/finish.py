@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tune.common.address import redacted
 from tune.common.errors import WrongInput
+from tune.common.statuses import NO_FAILURE
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
 from tune.report.values import parent_metrics
@@ -21,7 +22,6 @@ from tune.tracking.tracker import Tracker
 
 SHORT_WAIT_S = 2.0  # what MLflow takes within this is not worth a line
 LONGEST_WAIT_S = 60.0  # for MLflow, at the end of a sweep
-GOOD = ("done", "stopped", "unsupported")  # ends of a trial that are no failure
 Say = Callable[[str], None]
 
 
@@ -47,7 +47,7 @@ def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interr
         tracker.end_sweep(status="interrupted", metrics={}, files={})
         lacking = flush_within(tracker, LONGEST_WAIT_S, say)
     else:
-        summarise(folder, tracker, tracking_uri)
+        end_with_summary(folder, tracker, tracking_uri)
         lacking = flush_within(tracker, LONGEST_WAIT_S, say)
     if not interrupted:
         folder.update(state=sweep_dir.ENDED if lacking else sweep_dir.FINISHED)
@@ -76,7 +76,7 @@ def flush_while_moving(tracker: Tracker, limit_s: float, say: Say, *, say_every_
     return lacking
 
 
-def summarise(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> None:
+def end_with_summary(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> None:
     """End the sweep with the arms' summary on the parent run: the numbers are MLflow's own."""
     record = read_sweep(tracking_uri, PROJECT, folder.sweep_id)
     files = {"report.md": markdown(record)}
@@ -90,7 +90,7 @@ def summarise(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> None:
 def failures(tracker: Tracker) -> tuple[str, ...]:
     """Trials that failed, without those whose failure is what the sweep shows."""
     logs = tracker.trials
-    bad = (trial_id for trial_id, status in tracker.ended.items() if status not in GOOD)
+    bad = (trial_id for trial_id, status in tracker.ended.items() if status not in NO_FAILURE)
     return tuple(trial_id for trial_id in bad if logs[trial_id].tags.get("expected_failure") != "true")
 
 

@@ -66,7 +66,7 @@ def _open(
     if not plan.runnable:
         raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
     key = plan.key(data_sha256=data.sha256, tracking_uri=options.tracking_uri)
-    with open_sweep.opening(options.storage_path, key):
+    with open_sweep.sweep_lock(options.storage_path, key):
         folder = _open_folder(plan, {"key": key, "asked": asked_key}, environment, options)
         tracker = open_tracker(folder, options.tracking_uri)
     launcher = Launcher(
@@ -89,7 +89,7 @@ def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], 
     """The folder of the unfinished sweep with this key, or a new one."""
     code = code_identity()
     environment = {"device": plan.device.as_dict(), **environment, **code}
-    folder, why = open_sweep.choose(
+    folder, why = open_sweep.choose_sweep(
         options.storage_path, key=keys["key"], environment=environment, fresh=options.fresh, resume=options.resume
     )
     if not options.quiet:

@@ -15,13 +15,14 @@ from dataclasses import asdict
 from tune.cluster import connect
 from tune.common.errors import DiskFull
 from tune.common.process import this_process
+from tune.common.statuses import NO_FAILURE
 from tune.config.sweeps import SweepConfig
 from tune.console.live import make_progress
 from tune.console.progress import Progress
 from tune.driver import search
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
-from tune.driver.finish import GOOD, close_sweep, failures
+from tune.driver.finish import close_sweep, failures
 from tune.driver.launcher import Launcher
 from tune.driver.open import _asked_key, _open
 from tune.driver.options import Options, Outcome
@@ -31,10 +32,8 @@ from tune.plan.space import SearchPlan
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
-from tune.tracking.store import JOB_TAG, PROJECT, check_store
+from tune.tracking.store import JOB_TAG, PROJECT, STORE_ANSWERS_WITHIN_S, check_store
 from tune.tracking.tracker import Tracker
-
-STORE_ANSWERS_WITHIN_S = 15.0
 
 
 def run_sweep(
@@ -48,7 +47,9 @@ def run_sweep(
     check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
     asked_key = _asked_key(planner, options)
     with connect.connected(options.address) as ray:
-        with open_sweep.opening(options.storage_path, asked_key):  # a second one must not wait for the first one's GPUs
+        with open_sweep.sweep_lock(
+            options.storage_path, asked_key
+        ):  # a second one must not wait for the first one's GPUs
             if not options.fresh:
                 open_sweep.check_not_running(options.storage_path, asked_key)
             plan, launcher, tracker = _open(ray, planner, options, show_plan, asked_key, entry)
@@ -193,6 +194,6 @@ def _who_runs() -> dict[str, str]:
 
 
 def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
-    bad = sum(status not in GOOD for status in ended.values())
+    bad = sum(status not in NO_FAILURE for status in ended.values())
     unlucky = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
     return f"{len(ended)} trials have ended{unlucky}, {len(left)} are left"

@@ -15,7 +15,7 @@ from typing import Any
 from tune.console.progress import Progress
 from tune.driver.asha import Asha, halving
 from tune.driver.collector import Collector
-from tune.driver.finalists import FINALISTS, RULE, Candidate, candidate, choose, summary
+from tune.driver.finalists import FINALISTS, RULE, Candidate, candidate, choose_finalists, summary
 from tune.driver.launcher import Launcher
 from tune.driver.optuna_searcher import OptunaSearcher
 from tune.plan.plan import PlannedTrial, computation, make_plan
@@ -141,7 +141,7 @@ def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan
 def _best(plan: SearchPlan, found: dict[str, tuple[Labels, TrialLog]]) -> list[Candidate]:
     configs = {trial_id: plan.search_trial(labels, 0).config for trial_id, (labels, _) in found.items()}
     candidates = [candidate(trial_id, log, computation(configs[trial_id])) for trial_id, (_, log) in found.items()]
-    return choose([one for one in candidates if one], baseline=plan.baseline_computation())
+    return choose_finalists([one for one in candidates if one], baseline=plan.baseline_computation())
 
 
 def _named(best: list[Candidate], found: dict[str, tuple[Labels, TrialLog]]) -> str:

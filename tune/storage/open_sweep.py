@@ -47,7 +47,7 @@ def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
 
 
 @contextmanager
-def opening(storage: Path, key: str) -> Iterator[None]:
+def sweep_lock(storage: Path, key: str) -> Iterator[None]:
     """Inside, no other command of this plan opens a sweep in `storage`: of two that start at once, one finds the other.
 
     Held until the chosen sweep's outbox is held. Raises WrongInput where it cannot be had within OPENING_S seconds.
@@ -110,7 +110,7 @@ def _records(storage: Path) -> tuple[list[tuple[float, Path]], list[str]]:
 
 
 def _checked(content: Any) -> dict[str, Any]:
-    """The content of a sweep.json. ValueError if it lacks what `choose` reads."""
+    """The content of a sweep.json. ValueError if it lacks what `choose_sweep` reads."""
     needed: dict[str, Any] = {"key": str, "state": str, "created_s": (int, float), "code": dict}
     if not isinstance(content, dict):
         raise ValueError("it holds no fields")
@@ -122,7 +122,7 @@ def _checked(content: Any) -> dict[str, Any]:
     return content
 
 
-def choose(
+def choose_sweep(
     storage: Path, *, key: str, environment: dict[str, Any], fresh: bool, resume: str | None
 ) -> tuple[SweepDir | None, str]:
     """The sweep to go on with (None: start a new one) and a line telling the user why.

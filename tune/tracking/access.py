@@ -41,7 +41,7 @@ def check_access(tracking_uri: str, experiment: str, timeout_s: float, say: Call
     if asking.is_alive():
         say(f"MLflow store {redacted(uri)} is slow: no answer within {timeout_s:g} s; until it answers, records wait")
     elif found:
-        _judge(uri, found[0], say)
+        _raise_or_say(uri, found[0], say)
 
 
 def _connect(uri: str) -> None:
@@ -61,7 +61,7 @@ def _connect(uri: str) -> None:
         ) from error
 
 
-def _judge(uri: str, error: Exception, say: Callable[[str], None]) -> None:
+def _raise_or_say(uri: str, error: Exception, say: Callable[[str], None]) -> None:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, TrackingError):

@@ -18,14 +18,13 @@ from tune.common.published import stored_rules
 from tune.tracking.model_package import FILES_PATH, NotAModel, download_model
 from tune.tracking.reader import ask_store, experiment_id, summaries
 from tune.tracking.runs import find_runs
-from tune.tracking.store import PROJECT, judge
+from tune.tracking.store import PROJECT, STORE_ANSWERS_WITHIN_S, classify
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
-STORE_ANSWERS_WITHIN_S = 15.0
 HAS_MODEL = ("done",)  # a scheduler that stops a trial leaves it no best model
 RANKED_BY = "final/val_mse"
 
@@ -131,6 +130,6 @@ def _run_or_none(client: MlflowClient, run_id: str) -> Run | None:
     try:
         return client.get_run(run_id)
     except Exception as error:
-        if judge(error) != "missing":
+        if classify(error) != "missing":
             raise
         return None

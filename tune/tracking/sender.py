@@ -11,7 +11,7 @@ from hashlib import sha256
 from tune.common.address import one_line, redacted, settled_uri
 from tune.storage.outbox import Outbox, Record, beside
 from tune.tracking.position import Position
-from tune.tracking.store import TrackingError, check_store, judge
+from tune.tracking.store import TrackingError, check_store, classify
 from tune.tracking.writer import MlflowWriter, Rejection
 
 _BATCH_RECORDS = 500
@@ -160,11 +160,11 @@ class Flusher:
         self._advance(len(entries), entries[-1][1])
 
     def _handle(self, error: Exception, entries: list[tuple[Record, int]]) -> None:
-        verdict = judge(error)
+        kind = classify(error)
         self._failures += 1
-        if verdict == "missing" and not self._rewound:
+        if kind == "missing" and not self._rewound:
             self._rewind()
-        elif verdict == "retry" or (verdict == "unknown" and self._failures < _UNKNOWN_ATTEMPTS):
+        elif kind == "retry" or (kind == "unknown" and self._failures < _UNKNOWN_ATTEMPTS):
             raise error
         elif len(entries) > 1:
             for entry in entries:

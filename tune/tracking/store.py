@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-Verdict = Literal["retry", "reject", "missing", "unknown"]
+ErrorKind = Literal["retry", "reject", "missing", "unknown"]
 PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
+STORE_ANSWERS_WITHIN_S = 10.0  # as long as a command waits for a store before it says that there is none
 JOB_TAG = "job."  # + a Ray job's id: tag of the sweeps that it ran
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"}
@@ -172,7 +173,7 @@ def _publish(draft: Path, file: Path) -> None:
             os.replace(draft, file)
 
 
-def judge(error: Exception) -> Verdict:
+def classify(error: Exception) -> ErrorKind:
     """What an error of an MLflow call means: try again later, set the record aside, or look the run up again.
 
     Wrong credentials and a store that cannot be opened count as `retry`: setting a whole sweep aside for an expired

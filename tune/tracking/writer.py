@@ -11,7 +11,7 @@ from tune.storage.outbox import Record
 from tune.storage.params import param_texts
 from tune.tracking.model_package import NotAModel, publish
 from tune.tracking.runs import RunIndex
-from tune.tracking.store import judge
+from tune.tracking.store import classify
 from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, RESULT, sweep_note, sweep_view
 
 TRIAL_STATUSES = {  # our status tag -> MLflow's status of the ended run
@@ -121,7 +121,7 @@ class MlflowWriter:
         try:
             return find_or_create({key: clean(value) for key, value in tags.items()})
         except Exception as error:
-            if judge(error) != "reject":
+            if classify(error) != "reject":
                 raise
             return find_or_create(needed)
 
@@ -170,7 +170,7 @@ class MlflowWriter:
         try:
             self._send(run_id, items)
         except Exception as error:
-            if judge(error) != "reject":
+            if classify(error) != "reject":
                 raise
             if len(items) == 1:
                 record, part, key, value = items[0]

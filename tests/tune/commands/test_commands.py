@@ -88,7 +88,7 @@ def test_the_same_sweep_a_second_time_is_refused_before_ray_starts(
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{sweep.sweep_id} is running as process {os.getpid()}" in line
     with pytest.raises(WrongInput, match="is running as process"):  # where the cluster had to be asked for the plan
-        open_sweep.choose(storage, key=keys[-1], environment={}, fresh=False, resume=None)
+        open_sweep.choose_sweep(storage, key=keys[-1], environment={}, fresh=False, resume=None)
     with pytest.raises(Started):
         main([*CUSTOM, "--fresh"])
     running.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tune.config.sweeps import get_sweep
 from tune.config.trial_config import TrialConfig
-from tune.driver.finalists import FINALISTS, Candidate, candidate, choose, counted_from, objective, summary
+from tune.driver.finalists import FINALISTS, Candidate, candidate, choose_finalists, counted_from, objective, summary
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
 from tune.stats.pairs import MARGIN
@@ -29,42 +29,44 @@ def _names(chosen: list[Candidate]) -> list[str]:
 
 def test_among_equal_errors_the_fastest_go_on() -> None:
     within = [_one("slow", 0.300, 3.0), _one("fast", 0.302, 1.0), _one("middle", 0.301, 2.0), _one("last", 0.3, 4.0)]
-    assert _names(choose([*within, _one("faster but wrong", 0.4, 0.1)])) == ["fast", "middle", "slow"]
+    assert _names(choose_finalists([*within, _one("faster but wrong", 0.4, 0.1)])) == ["fast", "middle", "slow"]
 
 
 def test_where_too_few_are_as_accurate_the_next_by_error_follow_and_not_the_next_by_speed() -> None:
-    found = choose([_one("best", 0.3), _one("fast", 0.5, 0.1), _one("next", 0.4, 9.0), _one("third", 0.45, 1.0)])
+    found = choose_finalists(
+        [_one("best", 0.3), _one("fast", 0.5, 0.1), _one("next", 0.4, 9.0), _one("third", 0.45, 1.0)]
+    )
     assert _names(found) == ["best", "next", "third"]
 
 
 def test_a_time_that_was_not_measured_alone_makes_nobody_fast() -> None:
-    found = choose([_one("unknown", 0.3000, None), _one("known", 0.3001, 5.0), _one("other", 0.3002, None)])
+    found = choose_finalists([_one("unknown", 0.3000, None), _one("known", 0.3001, 5.0), _one("other", 0.3002, None)])
     assert _names(found) == ["known", "unknown", "other"]
 
 
 def test_a_stopped_trial_goes_on_only_where_none_finished() -> None:
     stopped = [_one("stopped", 0.1, 0.1, "stopped"), _one("slower", 0.1, 0.2, "stopped")]
-    assert _names(choose([*stopped, _one("done", 0.3)])) == ["done"]
-    assert _names(choose(stopped)) == ["stopped", "slower"]
+    assert _names(choose_finalists([*stopped, _one("done", 0.3)])) == ["done"]
+    assert _names(choose_finalists(stopped)) == ["stopped", "slower"]
 
 
 def test_the_same_computation_goes_on_once_and_the_baselines_not_at_all() -> None:
     found = [_one("first", 0.3, 1.0, same="x"), _one("again", 0.3, 2.0, same="x"), _one("baseline", 0.3, 0.1)]
-    assert _names(choose(found, baseline="baseline")) == ["first"]
+    assert _names(choose_finalists(found, baseline="baseline")) == ["first"]
 
 
 def test_what_is_faster_and_more_accurate_than_the_baseline_goes_on_before_the_slow_and_most_accurate() -> None:
     slow = [_one(f"slow{n}", val_mse, 3.0) for n, val_mse in enumerate((0.446, 0.447, 0.448))]
     found = [*slow, _one("fast", 0.490, 0.12), _one("faster", 0.500, 0.10), _one("baseline", 0.516, 1.0)]
-    assert _names(choose(found, baseline="baseline")) == ["faster", "fast", "slow0"]
-    assert _names(choose(found[:-1], baseline="baseline")) == ["slow0", "slow1", "slow2"]  # it did not run
+    assert _names(choose_finalists(found, baseline="baseline")) == ["faster", "fast", "slow0"]
+    assert _names(choose_finalists(found[:-1], baseline="baseline")) == ["slow0", "slow1", "slow2"]  # it did not run
 
 
 def test_the_margin_is_the_baselines_only_where_it_is_worse_than_the_best_and_has_finished() -> None:
     others = [_one("best", 0.300, 2.0), _one("near", 0.302, 1.0), _one("far", 0.304, 0.1)]
     for baseline in (_one("baseline", 0.2), _one("baseline", 0.4, status="stopped")):
-        assert _names(choose([*others, baseline], baseline="baseline")) == ["near", "best", "far"]
-    assert _names(choose([*others, _one("baseline", 0.302)], baseline="baseline")) == ["far", "near", "best"]
+        assert _names(choose_finalists([*others, baseline], baseline="baseline")) == ["near", "best", "far"]
+    assert _names(choose_finalists([*others, _one("baseline", 0.302)], baseline="baseline")) == ["far", "near", "best"]
 
 
 CANDIDATES = st.lists(
@@ -82,18 +84,18 @@ CANDIDATES = st.lists(
 
 @given(CANDIDATES, st.randoms(use_true_random=False))
 def test_the_choice_does_not_depend_on_the_order_and_takes_all_it_can(found: list[Candidate], random: Any) -> None:
-    chosen = choose(found)
+    chosen = choose_finalists(found)
     able = [one for one in found if one.status == "done"] or found
     assert len(chosen) == min(FINALISTS, len(able))
     random.shuffle(found)
-    assert choose(found) == chosen
+    assert choose_finalists(found) == chosen
 
 
 @given(CANDIDATES)
 def test_nobody_is_left_out_for_one_who_is_less_accurate_and_slower(found: list[Candidate]) -> None:
     done = [one for one in found if one.status == "done"]
     best = min((one.val_mse for one in done), default=0.0)
-    chosen = choose(found)
+    chosen = choose_finalists(found)
     for left in (one for one in done if one not in chosen):
         for taken in chosen:
             within = taken.val_mse <= best * (1 + MARGIN)

@@ -20,7 +20,9 @@ def _sweep(storage: Path, key: str = "k", created_s: float = 1.0, code: dict[str
 
 
 def _choose(storage: Path, **given: Any) -> tuple[sweep_dir.SweepDir | None, str]:
-    return open_sweep.choose(storage, **({"key": "k", "environment": CODE, "fresh": False, "resume": None} | given))
+    return open_sweep.choose_sweep(
+        storage, **({"key": "k", "environment": CODE, "fresh": False, "resume": None} | given)
+    )
 
 
 def test_the_latest_unfinished_sweep_of_the_same_key_goes_on(tmp_path: Path) -> None:

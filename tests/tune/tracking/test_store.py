@@ -14,7 +14,7 @@ from tracking_kit import EXPERIMENT, MakeTracker, opened_fixture, settle, shared
 
 from tune.common.address import redacted_text
 from tune.tracking.reader import list_sweeps, read_sweep
-from tune.tracking.store import TrackingError, check_store, judge
+from tune.tracking.store import TrackingError, check_store, classify
 
 # SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -96,11 +96,11 @@ def test_where_an_outage_begins_is_said_at_once_and_once(opened: MakeTracker) ->
 def test_an_error_is_retried_unless_mlflow_refuses_the_record() -> None:
     from mlflow.exceptions import MlflowException, RestException
 
-    assert judge(MlflowException("API request failed with exception")) == "retry"
-    assert judge(RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "no"})) == "reject"
-    assert judge(RestException({"error_code": "PERMISSION_DENIED", "message": "no"})) == "retry"
-    assert judge(RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no"})) == "missing"
-    assert judge(PermissionError("artifacts")) == "unknown"
+    assert classify(MlflowException("API request failed with exception")) == "retry"
+    assert classify(RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "no"})) == "reject"
+    assert classify(RestException({"error_code": "PERMISSION_DENIED", "message": "no"})) == "retry"
+    assert classify(RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no"})) == "missing"
+    assert classify(PermissionError("artifacts")) == "unknown"
 
 
 def test_the_tracking_modules_import_no_mlflow() -> None:

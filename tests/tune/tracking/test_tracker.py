@@ -21,6 +21,7 @@ from tracking_kit import (  # noqa: F401 (fixtures)
     sweep_id_fixture,
 )
 
+from tune.config.trial_config import parse_params
 from tune.tracking.reader import read_sweep
 from tune.tracking.writer import TRIAL_STATUSES
 
@@ -87,6 +88,21 @@ def test_reading_gives_back_what_was_logged(opened: MakeTracker, shared_store: s
     assert first.history["time/epoch_s"][1] == (2, 2.0)
     assert (second.status, second.reason, second.metrics) == ("unsupported", "flash needs a GPU", {})
     assert third.status == "planned"  # the sweep ended before it did
+
+
+def test_params_of_a_new_sweep_are_stored_as_json_under_a_format_that_its_run_names(
+    opened: MakeTracker, shared_store: str, sweep_id: str
+) -> None:
+    tracker = opened()
+    params = {"model.pre_norm": True, "train.patience": None, "train.precision": "bf16", "data.dataset": "2024"}
+    tracker.plan_trial(trial_id="a", run_name="a", params=params, tags={})
+    settle(tracker)
+    sweep = read_sweep(shared_store, EXPERIMENT, sweep_id)
+    assert (sweep.format, sweep.tags["format"]) == (2, "2")
+    (trial,) = sweep.trials
+    assert trial.params == {"model.pre_norm": "true", "train.precision": "bf16", "data.dataset": '"2024"'}
+    found = parse_params(trial.params, sweep.format)
+    assert {name: found[name] for name in params} == params
 
 
 def test_a_sweep_that_is_closed_again_stores_its_summary_once(
