@@ -1,8 +1,8 @@
-"""Whose the program is that listens on a port of this machine: the one of a pid file, or another.
+"""Who listens on a port of this machine: the program of a pid file, or another one.
 
 python -m launcher.listener PID_FILE PORT    exit code 0: ours; 1: another, in one line on stderr; 3: nobody listens
 
-Whoever answers on a port is not yet the server that was started there, and is not to be told its password.
+A program that answers on a port need not be the server that was started there. Only that server may get its password.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ HOST = "127.0.0.1"
 
 
 def holds(pid_file: Path, port: int) -> bool:
-    """Whether the process of the file, or one that it started, is alive and listens on this port of 127.0.0.1."""
+    """Whether the process of the file, or a descendant of it, is alive and listens on this port of 127.0.0.1."""
     try:
-        first = psutil.Process(int(pid_file.read_text()))
-        return any(_listens(process, port) for process in [first, *first.children(recursive=True)])
+        root = psutil.Process(int(pid_file.read_text()))
+        return any(_listens(process, port) for process in [root, *root.children(recursive=True)])
     except (OSError, ValueError, psutil.Error):  # no file, no number, no such process any more
         return False
 
 
 def _listens(process: psutil.Process, port: int) -> bool:
     try:
-        found = process.net_connections(kind="tcp") if process.uids().real == os.getuid() else []
+        connections = process.net_connections(kind="tcp") if process.uids().real == os.getuid() else []
     except psutil.Error:  # gone
         return False
-    return any(one.status == psutil.CONN_LISTEN and one.laddr == (HOST, port) for one in found)
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr == (HOST, port) for connection in connections
+    )
 
 
 def somebody_listens(port: int) -> bool:
@@ -44,7 +46,7 @@ def somebody_listens(port: int) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Say whose the port is, as an exit code."""
+    """Tell who listens on the port, as an exit code."""
     if len(arguments) != 2 or not arguments[1].isdecimal():
         print("error: write python -m launcher.listener PID_FILE PORT", file=sys.stderr)
         return WRONG
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         return NOBODY
     print(
         f"error: port {port} is in use by another program than the MLflow server of {pid_file}; end that program, or "
-        "set MLFLOW_PORT to a free one",
+        "set MLFLOW_PORT to a free port",
         file=sys.stderr,
     )
     return ANOTHER

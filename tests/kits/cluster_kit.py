@@ -1,9 +1,8 @@
-"""Two machines on this one, for `ray up`: an sshd each on 127.0.0.10 and .11, cut off from everything else here.
+"""Two simulated machines for `ray up`: one sshd each, on 127.0.0.10 and 127.0.0.11, isolated from this machine.
 
-All of it lives in one network and process namespace, whose first process ends when this one does or lets go of it: the
-kernel then ends everything inside, whatever it started. Each machine has in it a process namespace of its own, so that
-`ray stop` sees its own node only, a home of its own, and a folder of its own as /tmp/ray. Nothing of it can be reached
-from outside, and it reaches nothing outside.
+Both live in one network and process namespace. Its first process ends when this process ends or closes its stdin; the
+kernel then ends everything inside. Each machine has its own process namespace, so that `ray stop` sees only its own
+node, its own home, and its own folder as /tmp/ray. No connection crosses the namespace's border, in or out.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ PasswordAuthentication no
 PermitRootLogin prohibit-password
 """
 
-# $1: the folder; the rest: addresses. sshd takes the home from /etc/passwd, and so does ssh for the key on the head.
+# $1 is the folder, the rest are addresses. sshd reads the home from /etc/passwd; so does ssh, for the key on the head.
 MACHINES = """\
 set -eu
 folder=$1; shift
@@ -59,7 +58,7 @@ def need_system(*problems: str) -> None:
 
 
 def lacking() -> list[str]:
-    """What the machines need and this one does not have."""
+    """What this machine lacks of what the simulated machines need."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     packages = {"sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client", "rsync": "rsync"}
     packages |= {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "make": "make", "curl": "curl"}
@@ -72,7 +71,7 @@ def lacking() -> list[str]:
 
 @dataclass
 class Machines:
-    """Use as a context; `run` is a command of the user's own machine, which reaches the others by ssh."""
+    """Use as a context. `run` runs a command on the user's own machine, which reaches the others by ssh."""
 
     folder: Path
 
@@ -103,7 +102,7 @@ class Machines:
         assert not left, f"still there: {[process.cmdline() for process in left]}"
 
     def processes(self) -> list[psutil.Process]:
-        """All that run inside; what a machine has started stays a descendant of its sshd."""
+        """All processes inside: what a machine starts stays a descendant of its sshd."""
         return psutil.Process(self._outer.pid).children(recursive=True)
 
     def home(self, address: str) -> Path:
@@ -115,7 +114,7 @@ class Machines:
     def run(self, *command: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         bin_dir = str(Path(sys.executable).parent)
         environment = {"HOME": str(self.folder / "user"), "PATH": f"{bin_dir}:{os.environ['PATH']}", "TERM": "dumb"}
-        environment["TMPDIR"] = str(self.folder / "user")  # Ray caches what it knows of a cluster there
+        environment["TMPDIR"] = str(self.folder / "user")  # Ray caches a cluster's state there
         return subprocess.run(
             [*self._enter, *command],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s,
@@ -123,7 +122,7 @@ class Machines:
 
     def _prepare(self) -> None:
         Path("/tmp/ray").mkdir(exist_ok=True)  # a place to mount on
-        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd shuts itself in
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd's empty folder for its unprivileged child
         for name in ("here", "user", "shared"):
             (self.folder / name).mkdir()
         for name in ("key", "host_key"):
@@ -135,7 +134,7 @@ class Machines:
         folder, home = self.folder / address, self.home(address)
         for path in (folder / "ray", home / "patchtst-sweeps"):
             path.mkdir(parents=True)
-        (home / ".bashrc").touch()  # Ray sources it, there or not
+        (home / ".bashrc").touch()  # Ray sources it without looking whether it exists
         users = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
         lines = [":".join([*user[:5], str(home), "/bin/bash"] if user[0] == "root" else user) for user in users]
         (folder / "passwd").write_text("\n".join(lines) + "\n")
@@ -151,7 +150,7 @@ class Machines:
 
 
 def _share_packages(environment: Path) -> None:
-    """A virtual environment with the packages of this one, which `make setup` finds complete."""
+    """A virtual environment with this one's packages, which `make setup` takes for complete."""
     environment.mkdir()
     for name in ("bin", "lib"):
         (environment / name).symlink_to(Path(sys.prefix) / name)

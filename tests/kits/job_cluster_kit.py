@@ -24,7 +24,7 @@ STARTED_WITHIN_S = 180
 
 @dataclass
 class LocalCluster:
-    """`environment` is that of the nodes; `clients` what a user needs to be let in."""
+    """`environment` is that of the nodes. `clients` holds the variables with which a user gets in."""
 
     folder: Path
     url: str
@@ -66,9 +66,9 @@ class LocalCluster:
 
 @contextmanager
 def local_cluster(**variables: str) -> Iterator[LocalCluster]:
-    """One node of one CPU; `variables` are added to its environment.
+    """A cluster of one node with one CPU. `variables` are added to the node's environment.
 
-    Not two: nodes of one machine unpack a job's files into the same folder, each time anew, under the feet of the job.
+    Two nodes of one machine would unpack a job's files into the same folder, the second while the job runs there.
     """
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # Ray's sockets need a short path
     token = folder / "token"

@@ -1,18 +1,19 @@
-"""Ports for servers that tests start: none that the kernel may give to somebody else before the server takes it."""
+"""Ports for servers that tests start. The kernel gives none of them to another program before the server binds it."""
 
 from __future__ import annotations
 
 import random
 import socket
 
-# Below those that Linux deals out (32768 to 60999), as Ray asks for by the dozen, and above Ray's own (to 19999). A
-# metrics port of Ray's, dealt out while a server started, answered 200 to everything and passed for that server.
+# Above Ray's own ports (to 19999), and below those that Linux hands out (32768 to 60999), which Ray takes by the dozen.
+# Linux once gave Ray's metrics endpoint the port of a server that was still starting. The endpoint answers 200 to
+# everything, so it passed for that server.
 FIRST, LAST = 20_000, 32_000
-CHOICE = random.SystemRandom()  # not the tests' own: two processes with one seed would choose alike
+CHOICE = random.SystemRandom()  # the tests' own generator would choose alike in two processes with one seed
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """One that nobody has now."""
+    """A port that no program has now."""
     while True:
         port = CHOICE.randint(FIRST, LAST)
         with socket.socket() as listener:

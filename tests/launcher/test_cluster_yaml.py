@@ -1,4 +1,4 @@
-"""cluster.yaml, cluster.local.yaml and their image: Ray's own loader accepts them, and what they name is there."""
+"""cluster.yaml, cluster.local.yaml and their image: Ray's loader accepts the files, and all that they name exists."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_script_and_target_that_it_calls_is_there(name: str) -> None:
 
 
 def _examples(pattern: str) -> list[str]:
-    """A file that a line of .gitignore means: at the top, and further down where the line allows that."""
+    """Files that a line of .gitignore matches: at the top and, unless the line forbids it, further down."""
     name = pattern.strip("/").replace("*", "-wal")
     file = f"{name}/secret" if pattern.endswith("/") else name
     return [file] if pattern.startswith("/") else [file, f"tune/{file}"]
@@ -77,7 +77,7 @@ def _examples(pattern: str) -> list[str]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_what_git_ignores_is_copied_to_no_node(name: str, tmp_path: Path) -> None:
-    """With Ray's own arguments, by rsync: the passwords of `make mlflow-server` are among it."""
+    """By rsync with Ray's own arguments. The passwords of `make mlflow-server` are among the ignored files."""
     from ray.autoscaler._private.command_runner import SSHCommandRunner
 
     if shutil.which("rsync") is None:
@@ -101,7 +101,7 @@ def test_what_git_ignores_is_copied_to_no_node(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_setting_has_a_comment(name: str) -> None:
-    """At the top level, in its line or inside it; the commands have theirs in front of them all."""
+    """Of the top level, in its line or inside it. The commands share one comment in front of them."""
     lines = (ROOT / name).read_text().splitlines()
     keys = [at for at, line in enumerate(lines) if re.match(r"[a-z_]+:", line)]
     for at, end in zip(keys, [*keys[1:], len(lines)], strict=True):
@@ -131,7 +131,7 @@ def test_on_demand_is_one_comment_away() -> None:
 
 
 def test_the_image_pins_its_base_its_python_and_every_package() -> None:
-    """flash-attn takes up to an hour to compile, and no machine here does: what can be told without is told."""
+    """flash-attn takes up to an hour to compile, so this reads the Dockerfile and builds nothing."""
     text = (ROOT / "launcher" / "Dockerfile").read_text()
     assert re.search(r"^ARG CUDA=\d+\.\d+\.\d+$", text, re.M)
     bases = re.findall(r"^FROM (\S+)", text, re.M)
@@ -145,8 +145,8 @@ def test_the_image_pins_its_base_its_python_and_every_package() -> None:
     assert "requirements-gpu.txt" in text and "FLASH_ATTENTION_FORCE_BUILD=TRUE" in text
 
 
-def test_the_image_says_where_its_user_is_at_home() -> None:
-    """Ray takes the home from the image's variables, else /root; `~` in a command is what the container has."""
+def test_the_image_sets_the_home_of_its_user() -> None:
+    """Ray takes the home from the image's variables, else /root. `~` in a command is the container's home."""
     stage = (ROOT / "launcher" / "Dockerfile").read_text().rpartition("\nFROM ")[2]
     (user,), (folder,) = re.findall(r"^USER (\S+)$", stage, re.M), re.findall(r"^WORKDIR (\S+)$", stage, re.M)
     homes = re.findall(r"^ENV .*\bHOME=(\S+)", stage, re.M)
@@ -167,12 +167,12 @@ def test_the_images_context_holds_the_files_that_it_copies_and_nothing_else() ->
 
 
 @pytest.mark.parametrize("script", ["run", "with-mlflow", "mlflow-up"])
-def test_the_scripts_are_of_valid_bash(script: str) -> None:
+def test_the_scripts_are_valid_bash(script: str) -> None:
     done = subprocess.run(["bash", "-n", str(ROOT / "launcher" / script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_what_needs_mlflow_says_where_it_has_to_run(tmp_path: Path) -> None:
+def test_with_mlflow_says_where_it_has_to_run(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(ROOT / "launcher" / "with-mlflow"), "true"],
         env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,

@@ -44,7 +44,7 @@ def test_our_files_are_clean_once_filled_in(name: str, filled: dict[str, Config]
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "cluster.local.yaml"])
-def test_as_shipped_only_placeholders_are_found(name: str, filled: dict[str, Config]) -> None:
+def test_the_files_as_shipped_have_only_placeholders_left(name: str, filled: dict[str, Config]) -> None:
     lines = (ROOT / name).read_text().splitlines()
     expected = [
         number for number, line in enumerate(lines, 1) if "REPLACE-ME" in line.split(" #")[0] and line[0] != "#"
@@ -89,7 +89,7 @@ def _loose(*parts: str) -> Callable[[Config], None]:
 AWS, LOCAL = "cluster.yaml", "cluster.local.yaml"
 GPU, HEAD = ("available_node_types", "gpu"), ("available_node_types", "head")
 ON_HEAD, ON_WORKER = (f"{kind}_start_ray_commands[1]: `ray start` is without" for kind in ("head", "worker"))
-# name of the fault -> (the file, how it gets there, how the one finding begins)
+# name of the fault -> (the file, the change that makes the fault, how the only finding begins)
 FAULTS: dict[str, tuple[str, Callable[[Config], Any], str]] = {
     "unknown_top_key": (AWS, _set("idle_timeout", to=5), "Ray's loader refuses it: "),
     "no_head_type": (AWS, _set("head_node_type", to="hed"), "Ray's loader refuses it: "),
@@ -178,7 +178,7 @@ FAULTS: dict[str, tuple[str, Callable[[Config], Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found_in_one_line(fault: str, filled: dict[str, Config], tmp_path: Path) -> None:
+def test_a_fault_is_one_finding_of_one_line(fault: str, filled: dict[str, Config], tmp_path: Path) -> None:
     name, break_it, begins = FAULTS[fault]
     config = copy.deepcopy(filled[name])
     break_it(config)
@@ -186,8 +186,8 @@ def test_a_fault_is_found_in_one_line(fault: str, filled: dict[str, Config], tmp
     assert finding.startswith(begins) and "\n" not in finding
 
 
-def test_every_rule_has_a_fault_that_it_finds(filled: dict[str, Config], tmp_path: Path) -> None:
-    """With one rule left out, some fault goes unfound: no rule is dead."""
+def test_every_rule_finds_some_fault(filled: dict[str, Config], tmp_path: Path) -> None:
+    """No rule is dead."""
     silent = set(RULES)
     for name, break_it, _ in FAULTS.values():
         config = copy.deepcopy(filled[name])
@@ -200,12 +200,12 @@ def test_every_rule_has_a_fault_that_it_finds(filled: dict[str, Config], tmp_pat
 def _finds(rule: Callable[[Config], Any], config: Config) -> bool:
     try:
         return bool(list(rule(config)))
-    except (KeyError, TypeError):  # Ray's loader keeps such a configuration from the rules
+    except (KeyError, TypeError):  # Ray's loader refuses such a configuration before the rules run
         return False
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "error: no file given"),
         (["nowhere.yaml"], "error: nowhere.yaml: No such file"),
@@ -213,11 +213,11 @@ def _finds(rule: Callable[[Config], Any], config: Config) -> bool:
     ],
 )
 def test_a_file_that_cannot_be_read_is_wrong_input(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     streams = capsys.readouterr()
-    assert said in streams.err and streams.err.count("\n") == 1 and streams.out == ""
+    assert message in streams.err and streams.err.count("\n") == 1 and streams.out == ""
 
 
 def test_a_file_that_is_no_yaml_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`make mlflow-server`: real servers over SQLite and over a real PostgreSQL, and what is refused before they start."""
+"""`make mlflow-server`: real servers over SQLite and PostgreSQL, and what is refused before a server starts."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ QUESTION = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
 
 
 class Servers(dict[str, PrivateServer]):
-    """One for each store that this machine has; `uris` are the stores' own addresses."""
+    """A server for each store that this machine has; `uris` are the addresses of the stores themselves."""
 
     uris: dict[str, str]
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    folder, found = tmp_path_factory.mktemp("servers"), Servers()
-    found.uris = {"sqlite": f"sqlite:///{folder / 'sqlite' / 'mlflow.db'}"}
+    folder, servers = tmp_path_factory.mktemp("servers"), Servers()
+    servers.uris = {"sqlite": f"sqlite:///{folder / 'sqlite' / 'mlflow.db'}"}
     with ExitStack() as stack:
         try:
-            found.uris["postgresql"] = stack.enter_context(postgres())
+            servers.uris["postgresql"] = stack.enter_context(postgres())
         except pytest.skip.Exception as reason:
-            found.uris["why"] = str(reason)
+            servers.uris["why"] = str(reason)
         for name in STORES:
-            if uri := found.uris.get(name):
-                found[name] = PrivateServer(folder / name, BACKEND_STORE_URI=uri)
-                stack.callback(found[name].kill)
-        for server in found.values():  # they start beside each other
+            if uri := servers.uris.get(name):
+                servers[name] = PrivateServer(folder / name, BACKEND_STORE_URI=uri)
+                stack.callback(servers[name].kill)
+        for server in servers.values():  # they start at the same time
             server.wait()
-        yield found
+        yield servers
 
 
 @pytest.fixture(params=STORES)
@@ -71,8 +71,10 @@ def server(request: pytest.FixtureRequest, servers: Servers, monkeypatch: pytest
 
 def ask(server: PrivateServer, **headers: str) -> int:
     try:
-        with urllib.request.urlopen(urllib.request.Request(server.uri + QUESTION, headers=headers), timeout=30) as got:
-            return int(got.status)
+        with urllib.request.urlopen(
+            urllib.request.Request(server.uri + QUESTION, headers=headers), timeout=30
+        ) as answer:
+            return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
 
@@ -81,13 +83,13 @@ def basic(user: str, password: str) -> str:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
-def test_only_who_has_the_password_is_answered(server: PrivateServer) -> None:
+def test_only_a_client_with_the_password_is_answered(server: PrivateServer) -> None:
     assert ask(server) == 401
     assert ask(server, Authorization=basic("admin", "not the password")) == 401
     assert ask(server, Authorization=basic("admin", server.password)) == 200
 
 
-def test_a_sweep_with_a_wrong_password_is_turned_away_before_it_starts(
+def test_a_sweep_with_a_wrong_password_is_refused_before_it_starts(
     server: PrivateServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_access(server.uri, EXPERIMENT, 60, pytest.fail)
@@ -97,13 +99,13 @@ def test_a_sweep_with_a_wrong_password_is_turned_away_before_it_starts(
     assert "canary" not in str(refused.value)
 
 
-def test_another_host_header_is_refused_with_the_right_password_too(server: PrivateServer) -> None:
+def test_another_host_header_is_refused_even_with_the_right_password(server: PrivateServer) -> None:
     authorized = basic("admin", server.password)
     assert ask(server, Authorization=authorized, Host="mlflow.example.org") == 403
     assert ask(server, Authorization=authorized, Host=f"localhost:{server.port}") == 200
 
 
-def test_a_trial_s_points_and_its_model_arrive_through_the_proxy_and_the_database_holds_them(
+def test_a_trials_points_and_model_arrive_through_the_proxy_and_the_database_holds_the_points(
     server: PrivateServer, servers: Servers, tmp_path: Path
 ) -> None:
     save_small(tmp_path / "best")
@@ -149,7 +151,7 @@ def test_another_account_records_its_sweeps_in_the_same_experiment(
 
 
 def stored_points(uri: str, run_id: str) -> list[tuple[int, float]]:
-    """Asked of the database itself."""
+    """(step, value) of loss/val_mse, read from the database itself."""
     question = f"select step, value from metrics where run_uuid = '{run_id}' and key = 'loss/val_mse' order by step"
     if uri.startswith("sqlite"):
         with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
@@ -173,15 +175,15 @@ def test_no_password_is_in_a_process_list_or_in_the_log(server: PrivateServer, s
         assert len(word) > 8 and word not in shown and word not in server.log.read_text()
 
 
-def test_what_the_server_keeps_is_its_owner_s_only(server: PrivateServer) -> None:
+def test_only_the_owner_can_read_what_the_server_keeps(server: PrivateServer) -> None:
     assert stat.S_IMODE(server.folder.stat().st_mode) == 0o700
     files = [path for path in server.folder.iterdir() if path.is_file()]
     assert {"admin-password", "session-key", "basic-auth.ini", "accounts.db"} <= {file.name for file in files}
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_a_password_that_was_right_is_not_hashed_again_for_the_cache_s_lifetime(server: PrivateServer) -> None:
-    """The accounts' database is given another hash meanwhile: it is not asked."""
+def test_a_right_password_is_not_hashed_again_for_the_lifetime_of_the_cache(server: PrivateServer) -> None:
+    """The database of accounts holds another hash meanwhile, so the answer cannot come from it."""
     authorized = basic("admin", server.password)
     assert ask(server, Authorization=authorized) == 200
     with closing(sqlite3.connect(server.folder / "accounts.db")) as accounts:
@@ -199,7 +201,7 @@ def _set_hash(accounts: sqlite3.Connection, value: str) -> None:
     accounts.commit()
 
 
-def test_a_second_start_keeps_the_password_and_any_folder_s_name_is_understood(tmp_path: Path) -> None:
+def test_a_second_start_keeps_the_password_also_in_a_folder_with_a_percent_sign(tmp_path: Path) -> None:
     settings = read_settings({"SERVER_DIR": str(tmp_path / "100%")})
     first, second = prepare(settings), prepare(settings)
     assert first == second
@@ -209,7 +211,7 @@ def test_a_second_start_keeps_the_password_and_any_folder_s_name_is_understood(t
     assert read["mlflow"]["database_uri"] == f"sqlite:///{tmp_path}/100%/accounts.db"
 
 
-def test_without_variables_only_this_machine_is_served_from_sqlite(tmp_path: Path) -> None:
+def test_without_variables_the_server_uses_sqlite_and_serves_only_this_machine(tmp_path: Path) -> None:
     settings = read_settings({"SERVER_DIR": str(tmp_path), "HOST": "", "PORT": ""})
     assert (settings.host, settings.port) == ("127.0.0.1", 5000)
     assert settings.allowed_hosts == "127.0.0.1:5000,localhost:5000"
@@ -223,17 +225,17 @@ def test_without_variables_only_this_machine_is_served_from_sqlite(tmp_path: Pat
         ({"PORT": "70000"}, "PORT=70000: give a whole number from 1 to 65535"),
         ({"PORT": "http"}, "PORT=http: give"),
         ({"WORKERS": "0"}, "WORKERS=0: give a whole number from 1 to 64"),
-        ({"HOST": "0.0.0.0"}, "HOST=0.0.0.0 lets others in.*give MLFLOW_SERVER_ALLOWED_HOSTS"),
-        ({"BACKEND_STORE_URI": "postgresql://u:p@h/d"}, r"=postgresql://h/d: allowed are .*postgresql\+psycopg2"),
-        ({"BACKEND_STORE_URI": "./mlruns"}, "=./mlruns: allowed are sqlite"),
+        ({"HOST": "0.0.0.0"}, "HOST=0.0.0.0 lets other machines in.*give it as MLFLOW_SERVER_ALLOWED_HOSTS"),
+        ({"BACKEND_STORE_URI": "postgresql://u:p@h/d"}, r"=postgresql://h/d: give .*postgresql\+psycopg2"),
+        ({"BACKEND_STORE_URI": "./mlruns"}, "=./mlruns: give sqlite"),
     ],
 )
-def test_settings_that_cannot_be_are_told(variables: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_wrong_settings_are_refused_with_what_to_give(variables: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(WrongInput, match=message):
         read_settings({"SERVER_DIR": str(tmp_path), **variables})
 
 
-def test_a_folder_that_others_can_write_is_refused_before_a_password_is_put_there(tmp_path: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_refused_before_it_holds_a_password(tmp_path: Path) -> None:
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
@@ -242,7 +244,7 @@ def test_a_folder_that_others_can_write_is_refused_before_a_password_is_put_ther
     assert list(folder.iterdir()) == []
 
 
-def test_a_database_that_does_not_answer_is_one_line_without_its_password(tmp_path: Path) -> None:
+def test_a_silent_database_is_one_line_without_its_password(tmp_path: Path) -> None:
     given = {"SERVER_DIR": str(tmp_path / "s"), "BACKEND_STORE_URI": "postgresql+psycopg2://u:hidden@127.0.0.1:9/d"}
     done = subprocess.run(
         [sys.executable, "-m", "launcher.mlflow_server"], cwd=ROOT, env={**os.environ, **given}, capture_output=True,

@@ -1,4 +1,4 @@
-"""launcher/mlflow-up and launcher/with-mlflow: the password is for the server that was started, not for who answers."""
+"""launcher/mlflow-up and launcher/with-mlflow: only the server that was started there gets the password."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from launcher import listener
 
 LISTENS = """
 import socket, sys, time
-one = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 print("ready", flush=True)
 time.sleep(120)
 """
@@ -45,7 +45,7 @@ def stranger() -> Iterator[int]:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[Path]:
-    """~/.patchtst-sweeps after mlflow-up, whose process lives and is another than the one that listens."""
+    """~/.patchtst-sweeps after mlflow-up: the process of its pid file lives, but another one listens."""
     folder = tmp_path / ".patchtst-sweeps"
     folder.mkdir(mode=0o700)
     (folder / "admin-password").write_text("canary")
@@ -65,7 +65,7 @@ def call(state: Path, script: str, port: int, *arguments: str) -> subprocess.Com
 
 
 @pytest.mark.parametrize("script", ["mlflow-up", "with-mlflow"])
-def test_a_stranger_on_the_port_is_told_in_one_line_and_gets_no_password(
+def test_another_program_on_the_port_is_reported_in_one_line_and_gets_no_password(
     script: str, state: Path, stranger: int
 ) -> None:
     done = call(state, script, stranger, "env")
@@ -74,14 +74,14 @@ def test_a_stranger_on_the_port_is_told_in_one_line_and_gets_no_password(
     assert line.startswith(f"error: port {stranger} is in use by another program") and "MLFLOW_PORT" in line
 
 
-def test_where_nobody_listens_a_command_is_not_run_and_what_to_do_is_said(state: Path) -> None:
+def test_if_nobody_listens_the_command_does_not_run_and_the_message_says_what_to_do(state: Path) -> None:
     port = free_port()
     done = call(state, "with-mlflow", port, "env")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: no MLflow server listens on port {port}: run launcher/mlflow-up\n"
 
 
-def test_the_server_that_was_started_is_known_by_its_process_or_a_child_of_it(state: Path) -> None:
+def test_the_started_server_is_recognised_by_its_process_or_a_child_of_it(state: Path) -> None:
     port = free_port()
     command = f'"{sys.executable}" -c "$0" {port}; true'  # the shell stays, as make does
     with subprocess.Popen(["sh", "-c", command, LISTENS], stdout=subprocess.PIPE, text=True) as started:
@@ -90,17 +90,17 @@ def test_the_server_that_was_started_is_known_by_its_process_or_a_child_of_it(st
             (state / "mlflow.pid").write_text(f"{started.pid}\n")
             assert listener.main([str(state / "mlflow.pid"), str(port)]) == listener.OURS
             done = call(state, "with-mlflow", port, "env")
-            told = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("MLFLOW_"))
-            assert told["MLFLOW_TRACKING_URI"] == f"http://127.0.0.1:{port}"
-            assert (told["MLFLOW_TRACKING_USERNAME"], told["MLFLOW_TRACKING_PASSWORD"]) == ("admin", "canary")
+            variables = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("MLFLOW_"))
+            assert variables["MLFLOW_TRACKING_URI"] == f"http://127.0.0.1:{port}"
+            assert (variables["MLFLOW_TRACKING_USERNAME"], variables["MLFLOW_TRACKING_PASSWORD"]) == ("admin", "canary")
             assert not listener.holds(state / "mlflow.pid", port + 1)
         finally:
             for process in listener.psutil.Process(started.pid).children(recursive=True):
                 process.kill()
 
 
-def test_a_server_that_ends_at_once_is_told_without_waiting(state: Path, tmp_path: Path) -> None:
-    """`make` that fails: nothing is waited for."""
+def test_a_server_that_ends_at_once_is_reported_without_waiting(state: Path, tmp_path: Path) -> None:
+    """Here `make` fails."""
     (tmp_path / "bin").mkdir()
     make = tmp_path / "bin" / "make"
     make.write_text("#!/bin/sh\nexit 2\n")
