@@ -15,6 +15,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tune.engine import Engine
+from tune.engine.graph import GraphStepper
+
 
 class _Tape(TorchDispatchMode):
     def __init__(self) -> None:
@@ -62,3 +65,13 @@ class RecordingCapture:
     def release(self) -> None:
         self.tapes.clear()
         self.released += 1
+
+
+class RecordedStepper(GraphStepper):
+    """The graph engine's stepper where there is no GPU."""
+
+    def __init__(self, model: Any, optimizer: Any, **options: Any) -> None:
+        super().__init__(model, optimizer, capture=RecordingCapture(), **options)
+
+
+RECORDED = Engine(stepper="capture_kit:RecordedStepper", description="graph on a CPU")

@@ -1,11 +1,13 @@
-"""ENGINES: how one training step is executed. A new engine is one class and one line in the dict.
+"""ENGINES: how one training step is executed. A new engine is one file with its stepper and one line in the dict.
 
-Planning-safe: torch is imported only when an engine builds its stepper.
+Planning-safe: the stepper, and torch with it, is imported when one is built.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -14,60 +16,34 @@ if TYPE_CHECKING:
     from tune.engine.step import Stepper
 
 
-class Engine(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Engine:
     """How forward, backward and update of one step are run."""
 
-    name: str
+    stepper: str  # module:class
     description: str
+    cuda_only: str | None = None  # why a CPU cannot run it, and what to use instead; None: a CPU can
 
     def unsupported_reason(self, *, device_type: str) -> str | None:
         """Why this engine cannot run there; None if it can."""
-        ...
+        return self.cuda_only if device_type != "cuda" else None
 
     def build(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> Stepper:
         """The stepper for the model as it is now; options as `tune.engine.step.Stepper` takes them."""
-        ...
+        stepper: Stepper = resolve_name(self.stepper)(model, optimizer, **options)
+        return stepper
 
 
-class Eager:
-    name = "eager"
-    description = "PyTorch operators one by one"
-
-    def unsupported_reason(self, *, device_type: str) -> str | None:
-        return None
-
-    def build(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> Stepper:
-        from tune.engine.step import Stepper
-
-        return Stepper(model, optimizer, **options)
-
-
-class Compile:
-    name = "compile"
-    description = "forward and backward through torch.compile; the update is the eager engine's"
-
-    def unsupported_reason(self, *, device_type: str) -> str | None:
-        return None
-
-    def build(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> Stepper:
-        from tune.engine.compiled import CompiledStepper
-
-        return CompiledStepper(model, optimizer, **options)
-
-
-class Graph:
-    name = "graph"
-    description = "the whole step, and the forecast, compiled and captured once as a CUDA graph; replayed by one launch"
-
-    def unsupported_reason(self, *, device_type: str) -> str | None:
-        if device_type != "cuda":
-            return "graph replays a CUDA graph, which a CPU has none of; use compile or eager"
-        return None
-
-    def build(self, model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> Stepper:
-        from tune.engine.graph import CudaCapture, GraphStepper
-
-        return GraphStepper(model, optimizer, capture=CudaCapture(), **options)
-
-
-ENGINES: dict[str, Engine] = {"eager": Eager(), "compile": Compile(), "graph": Graph()}
+ENGINES: dict[str, Engine] = {
+    "eager": Engine(stepper="tune.engine.step:Stepper", description="PyTorch operators one by one"),
+    "compile": Engine(
+        stepper="tune.engine.compiled:CompiledStepper",
+        description="forward and backward through torch.compile; the update is the eager engine's",
+    ),
+    "graph": Engine(
+        stepper="tune.engine.graph:GraphStepper",
+        description="the whole step, and the forecast, compiled and captured once as a CUDA graph; replayed by one "
+        "launch",
+        cuda_only="graph replays a CUDA graph, which a CPU has none of; use compile or eager",
+    ),
+}

@@ -98,11 +98,13 @@ class GraphStepper(CompiledStepper):
     would freeze. The optimizer must be a fused one.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, capture: Capture, **options: Any) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, *, capture: Capture | None = None, **options: Any
+    ) -> None:
         super().__init__(model, optimizer, **options)
         if not all(group["fused"] for group in optimizer.param_groups):
             raise ValueError("the graph engine updates with a fused optimizer: build it with fused=True")
-        self._capture = capture
+        self.capture = CudaCapture() if capture is None else capture
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._learning_rate = float(optimizer.param_groups[0]["lr"])
         self._lr = torch.tensor(self._learning_rate, dtype=torch.float32, device=self.device)
@@ -155,7 +157,7 @@ class GraphStepper(CompiledStepper):
         self._inputs = tuple(tensor.clone() for tensor in _inputs_of(batch))
         self._eval_inputs = (eval_past_BLC.clone(),)
         with self.preserved():
-            with self._capture.rehearsing():
+            with self.capture.rehearsing():
                 self.model.train()
                 for _ in range(WARM_UP_STEPS):
                     self._set_rate()
@@ -172,7 +174,7 @@ class GraphStepper(CompiledStepper):
             self.model.eval()
             with torch.no_grad():
                 self._replay_forecast = self._record(self._forecast_work)
-        self.captured_peak_bytes = self._capture.peak_bytes
+        self.captured_peak_bytes = self.capture.peak_bytes
 
     def _record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record with an optimizer that knows it is being captured; outside of a capture it would warn."""
@@ -180,7 +182,7 @@ class GraphStepper(CompiledStepper):
         for group in groups:
             group["capturable"] = True
         try:
-            return self._capture.record(work)
+            return self.capture.record(work)
         finally:
             for group in groups:
                 group["capturable"] = False
@@ -214,7 +216,7 @@ class GraphStepper(CompiledStepper):
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate
         super().close()
-        self._capture.release()
+        self.capture.release()
 
 
 def _inputs_of(batch: Any) -> tuple[Tensor, ...]:

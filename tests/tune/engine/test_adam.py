@@ -40,7 +40,7 @@ def test_the_kernel_is_right_in_tritons_interpreter() -> None:
 
 def test_a_cpu_keeps_torchs_adam_and_imports_no_kernel() -> None:
     code = (
-        "import sys, torch\nfrom tune.engine.step import make_optimizer\n"
+        "import sys, torch\nfrom tune.engine.optimizer import make_optimizer\n"
         "optimizer = make_optimizer(torch.nn.Linear(2, 2), learning_rate=1e-3)\n"
         "sys.exit('tune.engine.adam' in sys.modules or type(optimizer) is not torch.optim.Adam)"
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import capture_kit
 import pytest
 import torch
-from capture_kit import RecordingCapture
+from capture_kit import RECORDED, RecordedStepper
 from gate_kit import BAD, CPU, GOOD, MODEL, SUBJECT, NotANumber, OnePercentOff, with_attention
 
 from model.attention import BACKENDS
@@ -15,7 +16,6 @@ from model.attention.base import Workload
 from model.attention.eager import Eager, attend
 from tune.common.errors import GateFailed
 from tune.engine import ENGINES
-from tune.engine.graph import GraphStepper
 from tune.gate import numerics
 from tune.gate import verdict as gate
 from tune.gate.numerics import NumericErrors, measure
@@ -169,13 +169,15 @@ def test_its_own_batches_and_weights_do_not_depend_on_the_random_state_around_it
 def test_the_graph_engine_is_gated_as_it_replays_its_captured_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tape of operators stands for the CUDA graph."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    built: list[GraphStepper] = []
+    built: list[RecordedStepper] = []
 
-    def build(model: Any, optimizer: Any, **options: Any) -> GraphStepper:
-        built.append(GraphStepper(model, optimizer, capture=RecordingCapture(), **options))
-        return built[-1]
+    class Kept(RecordedStepper):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            built.append(self)
 
-    monkeypatch.setattr(ENGINES["graph"], "build", build)
+    monkeypatch.setattr(capture_kit, "RecordedStepper", Kept)
+    monkeypatch.setitem(ENGINES, "graph", RECORDED)
     for attention in ("eager", "sdpa_flash"):
         assert gate.require(with_attention(attention, engine="graph"), CPU, None).relative_error <= 1
     assert len(built) == 2

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from capture_kit import RecordingCapture
+from capture_kit import RECORDED
 from trial_kit import run_small
 
 from benchmarks import parts
 from data_pipeline.feed import FEEDS
-from tune.engine import ENGINES, Graph
+from tune.engine import ENGINES
 from tune.engine.step import Stepper
 from tune.measure import timer
 from tune.trial import checkpoint, session
@@ -33,18 +33,6 @@ class Clock:
 
     def perf_counter(self) -> float:
         return self.now_s
-
-
-class TapeEngine(Graph):
-    """The graph engine where there is no GPU."""
-
-    def unsupported_reason(self, *, device_type: str) -> str | None:
-        return None
-
-    def build(self, model: Any, optimizer: Any, **options: Any) -> Any:
-        from tune.engine.graph import GraphStepper
-
-        return GraphStepper(model, optimizer, capture=RecordingCapture(), **options)
 
 
 def _fused(model: Any, *, learning_rate: float) -> torch.optim.Optimizer:
@@ -96,7 +84,7 @@ def test_every_second_of_an_epoch_is_in_the_part_that_it_was_spent_in(
     engine: str, feed: str, workers: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if engine == "graph":
-        monkeypatch.setitem(ENGINES, "graph", TapeEngine())
+        monkeypatch.setitem(ENGINES, "graph", RECORDED)
         for module in (session, checkpoint):
             monkeypatch.setattr(module, "make_optimizer", _fused)
     done = run_small(

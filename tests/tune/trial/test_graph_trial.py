@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from capture_kit import RecordingCapture
+from capture_kit import RECORDED, RecordingCapture
 from trial_kit import Recorder
 from trial_kit import run_small as _run
 
-from tune.engine import ENGINES, Eager, Graph
+from tune.engine import ENGINES, Engine
 from tune.trial import checkpoint, session
 
 GRADUAL = {"pruning__score": "taylor", "pruning__schedule": "gradual", "pruning__heads_per_layer": 2}
@@ -19,22 +20,17 @@ ONE_CYCLE = {"train__schedule": "one_cycle", "train__pct_start": 0.4}
 SHORT = {"train__epochs": 3, "train__batch_size": 1024, "model__head_dropout": 0.2}
 
 
-class TapeEngine(Graph):
+@dataclass(frozen=True, kw_only=True)
+class TapeEngine(Engine):
     """The graph engine where there is no GPU."""
 
-    def __init__(self) -> None:
-        self.captures: list[RecordingCapture] = []
-
-    def unsupported_reason(self, *, device_type: str) -> str | None:
-        return None
+    captures: list[RecordingCapture] = field(default_factory=list)
 
     def build(self, model: Any, optimizer: Any, **options: Any) -> Any:
-        from tune.engine.graph import GraphStepper
-
-        capture = RecordingCapture()
+        stepper: Any = super().build(model, optimizer, **options)
         if isinstance(optimizer, torch.optim.Adam):  # not the gate's, which only records
-            self.captures.append(capture)
-        return GraphStepper(model, optimizer, capture=capture, **options)
+            self.captures.append(stepper.capture)
+        return stepper
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def tape(monkeypatch: pytest.MonkeyPatch) -> TapeEngine:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.optim.Adam(trained, lr=learning_rate, fused=True)
 
-    engine = TapeEngine()
+    engine = TapeEngine(**vars(RECORDED))
     monkeypatch.setitem(ENGINES, "graph", engine)
     monkeypatch.setattr(session, "make_optimizer", fused)
     monkeypatch.setattr(checkpoint, "make_optimizer", fused)
@@ -106,4 +102,4 @@ def test_without_a_gpu_the_graph_engine_is_unsupported_and_nothing_else_runs_ins
     done = _run(tmp_path / "a", train__engine="graph")
     assert (done.final["status"], len(done.reports)) == ("unsupported", 1)
     assert "which a CPU has none of; use compile or eager" in done.final["reason"]
-    assert Eager().unsupported_reason(device_type="cpu") is None
+    assert ENGINES["eager"].unsupported_reason(device_type="cpu") is None
