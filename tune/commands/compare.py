@@ -187,7 +187,7 @@ def lines(before: Side, after: Side, arms: Mapping[str, Comparison]) -> list[str
         for side in (before, after)
         if not side.tells_alone
     ]
-    text += [f"{arm} is configured differently: {what}." for arm in arms if (what := _changed(arm, before, after))]
+    text += [f"{name} is configured differently: {what}." for name in arms if (what := _changed(name, before, after))]
     return [*text, _conclusion(arms)]
 
 

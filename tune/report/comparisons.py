@@ -13,6 +13,7 @@ from tune.stats.verdicts import ACCURACY_WORDS, NOT_WORSE, SPEED_WORDS, UNDECIDE
 from tune.tracking.reader import TrialRecord
 
 EPOCH, TOTAL = "final/median_epoch_s", "final/train_total_s"  # the times that are compared, in seconds
+AS_PUBLISHED_TAG = "as_published"  # of the replaced study's arms
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
 UNTIMED = {EPOCH: "without an epoch time", TOTAL: "without a total time"}
 TrialsByArm = Mapping[str, Sequence[TrialRecord]]
@@ -42,7 +43,7 @@ def comparisons(arms: TrialsByArm, baseline: str | None, margin: float, *, time:
     Trials of a search are left out: they ran at another time than the baseline, in no block of pairs. So are arms of
     the replaced study as published, which are other functions, or timed with other feeds.
     """
-    ours = {arm: trials for arm, trials in arms.items() if not any("as_published" in trial.tags for trial in trials)}
+    ours = {arm: trials for arm, trials in arms.items() if not any(AS_PUBLISHED_TAG in trial.tags for trial in trials)}
     results = {arm: fit for arm, trials in ours.items() if (fit := trial_results(trials, time=time))}
     if baseline is None or baseline not in results:
         return {}
@@ -52,8 +53,13 @@ def comparisons(arms: TrialsByArm, baseline: str | None, margin: float, *, time:
 
 def trial_results(trials: Sequence[TrialRecord], *, time: str = EPOCH) -> list[TrialResult]:
     """The results of an arm's trials that can be in a pair."""
-    fit = [trial for trial in trials if "seed" in trial.tags and trial.tags.get("stage") != "search"]
+    fit = [trial for trial in trials if "seed" in trial.tags and not is_of_search(trial)]
     return [trial_result(trial.status, trial.tags, trial.metrics, time=time) for trial in fit]
+
+
+def is_of_search(trial: TrialRecord) -> bool:
+    """Whether the trial ran in the search of a `full` sweep, not in its final."""
+    return trial.tags.get("stage") == "search"
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The report's lines on the replaced study: its figures beside ours, what each change is worth, its gate.
 
-Arms with the tag `as_published` are in no comparison with the baseline and get no verdict. The steps of the ablation
+Arms with AS_PUBLISHED_TAG are in no comparison with the baseline and get no verdict. The steps of the ablation
 give ratios, which say how two arms differ and not which of them to use.
 """
 
@@ -12,13 +12,12 @@ from statistics import fmean, median
 
 from tune.common.errors import NOT_ENFORCED
 from tune.config.trial_config import SHOWN_AS
-from tune.report.comparisons import TrialsByArm, left_out_text, ratio_text, trial_results
+from tune.report.comparisons import AS_PUBLISHED_TAG, TrialsByArm, left_out_text, ratio_text, trial_results
 from tune.stats.intervals import MIN_PAIRS
 from tune.stats.pairs import compare_arms
 from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord, TrialRecord
 
-TAG = "as_published"
 ABLATION_TAG = "ladder"  # of the sweep's run: its ablation steps as JSON
 CACHE_REMARK = " (from the cache, key "  # begins the gate's remark on a result that it read instead of measuring
 ABLATION_NOTE = (
@@ -37,7 +36,8 @@ def published_notes(record: SweepRecord, arms: TrialsByArm, *, margin: float) ->
 
 def shown_as(trials: Sequence[TrialRecord]) -> str:
     """How far an arm is the replaced study's, in words; "" where it is an arm of ours."""
-    return SHOWN_AS.get(next((trial.tags[TAG] for trial in trials if TAG in trial.tags), ""), "")
+    tags = (trial.tags.get(AS_PUBLISHED_TAG, "") for trial in trials)
+    return SHOWN_AS.get(next(filter(None, tags), ""), "")
 
 
 def _arm_line(arm: str, trials: Sequence[TrialRecord]) -> str:

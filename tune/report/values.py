@@ -7,14 +7,14 @@ from typing import Any
 from tune.config.trial_config import parse_params
 from tune.report.arms import arm_rows, environment_of, trials_by_arm
 from tune.report.bottlenecks import diagnoses
-from tune.report.comparisons import comparison_json
+from tune.report.comparisons import AS_PUBLISHED_TAG, comparison_json
 from tune.report.cost import Price, cost_json, costs
 from tune.report.proof import kernel_list
-from tune.report.published import TAG
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord
 
-TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)  # that the JSON holds
+# tags that the JSON holds of a trial
+TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", AS_PUBLISHED_TAG)
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
