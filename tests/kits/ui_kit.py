@@ -26,8 +26,8 @@ from tune.driver import run as runner
 from tune.driver.collector import Collector
 from tune.driver.finish import open_tracker
 from tune.machine.device import DeviceFacts
+from tune.measure.bottleneck import PARTS
 from tune.plan.plan import PlannedTrial, make_plan
-from tune.report.charts import PARTS
 from tune.storage import open_sweep
 from tune.tracking.store import TrackingError, check_store
 

@@ -23,7 +23,7 @@ from tune.console.text import table
 from tune.report.comparisons import accuracy_text, comparison_json, ratio_text, speed_text, trial_result
 from tune.stats.intervals import MIN_PAIRS
 from tune.stats.pairs import Comparison, TrialResult, compare_sweeps, margin_of
-from tune.stats.verdicts import SLOWER, WORSE
+from tune.stats.verdicts import ACCURACY_WORDS, SLOWER, SPEED_WORDS, WORSE
 from tune.tracking.store import PROJECT
 
 Fields = Mapping[str, Any]
@@ -187,7 +187,7 @@ def lines(before: Side, after: Side, arms: Mapping[str, Comparison]) -> list[str
         for side in (before, after)
         if not side.tells_alone
     ]
-    text += [f"{arm} is configured differently: {what}." for arm in arms if (what := _changed(arm, before, after))]
+    text += [f"{name} is configured differently: {what}." for name in arms if (what := _changed(name, before, after))]
     return [*text, _conclusion(arms)]
 
 
@@ -208,7 +208,7 @@ def _changed(arm: str, before: Side, after: Side) -> str:
 
 
 def _conclusion(arms: Mapping[str, Comparison]) -> str:
-    regressions = [("slower", slower(arms)), ("worse in error", worse(arms))]
+    regressions = [(SPEED_WORDS[SLOWER], slower(arms)), (f"{ACCURACY_WORDS[WORSE]} in error", worse(arms))]
     regressed = [f"{what}: {', '.join(names)}" for what, names in regressions if names]
     no_verdict = [name for name, arm in arms.items() if arm.verdict is None]
     rest = f" (no verdict on the speed of {', '.join(no_verdict)})" if no_verdict else ""

@@ -53,8 +53,13 @@ def comparisons(arms: TrialsByArm, baseline: str | None, margin: float, *, time:
 
 def trial_results(trials: Sequence[TrialRecord], *, time: str = EPOCH) -> list[TrialResult]:
     """The results of an arm's trials that can be in a pair."""
-    fit = [trial for trial in trials if "seed" in trial.tags and trial.tags.get("stage") != "search"]
+    fit = [trial for trial in trials if "seed" in trial.tags and not is_of_search(trial)]
     return [trial_result(trial.status, trial.tags, trial.metrics, time=time) for trial in fit]
+
+
+def is_of_search(trial: TrialRecord) -> bool:
+    """Whether the trial ran in the search of a `full` sweep, not in its final."""
+    return trial.tags.get("stage") == "search"
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

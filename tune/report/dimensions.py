@@ -13,7 +13,7 @@ from typing import Any
 
 from tune.config.trial_config import parse_params
 from tune.report.arms import ArmRow, arm_rows, epoch_text, total_text, trials_by_arm
-from tune.report.comparisons import ratio_text, trial_results
+from tune.report.comparisons import is_of_search, ratio_text, trial_results
 from tune.report.tables import Table
 from tune.stats.pairs import MARGIN, Comparison, TrialResult, compare_each
 from tune.tracking.reader import SweepRecord, TrialRecord
@@ -116,7 +116,7 @@ def _grid(record: SweepRecord, rows: Sequence[ArmRow], swept: Sequence[str]) -> 
 
 def _configured(trials: Sequence[TrialRecord]) -> bool:
     """Whether MLflow has the arm's configuration, and its trials are none of a search, which are in no pairs."""
-    return bool(trials[0].params) and trials[0].tags.get("stage") != "search"
+    return bool(trials[0].params) and not is_of_search(trials[0])
 
 
 def _dimensions(fields: Iterable[str]) -> list[Dimension]:

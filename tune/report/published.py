@@ -1,6 +1,6 @@
 """The report's lines on the replaced study: its figures beside ours, what each change is worth, its gate.
 
-Arms with the tag `as_published` are in no comparison with the baseline and get no verdict. The steps of the ablation
+Arms of the replaced study are in no comparison with the baseline and get no verdict. The steps of the ablation
 give ratios, which say how two arms differ and not which of them to use.
 """
 

@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tune.report.comparisons import accuracy_text
+from tune.report.arms import has_arm_and_seed
+from tune.report.comparisons import accuracy_text, is_of_search
 from tune.stats.pairs import Accuracy, TrialResult, compare_each
 from tune.tracking.reader import TrialRecord
 
@@ -30,7 +31,7 @@ def same_epochs(trials: Iterable[TrialRecord], baseline: str | None, margin: flo
     """By arm, without the arms for which every best epoch of the baseline counts. `margin` as in `tune.stats.pairs`."""
     arms: dict[str, dict[str, TrialRecord]] = {}
     for trial in trials:
-        if trial.status == "done" and {"arm", "seed"} <= trial.tags.keys() and trial.tags.get("stage") != "search":
+        if trial.status == "done" and has_arm_and_seed(trial) and not is_of_search(trial):
             arms.setdefault(trial.tags["arm"], {})[trial.tags["seed"]] = trial
     reference = arms.pop(baseline or "", {})
     late = {arm: starts for arm, by_seed in arms.items() if (starts := _late(reference, by_seed))}

@@ -14,7 +14,8 @@ from tune.report.proof import kernel_list
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord
 
-TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)  # that the JSON holds
+# tags that the JSON holds of a trial
+TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:

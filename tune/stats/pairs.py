@@ -122,9 +122,7 @@ def compare_each(
             unit="pair",
             left_out=left_out[case],
             accuracy=_accuracy(errors[case], margin, family),
-            bootstrap=bootstrap_interval(logs[case], steps[case].level)
-            if len(logs[case]) >= BOOTSTRAP_MIN_PAIRS
-            else None,
+            paired_logs=logs[case],
         )
         for case in cases
     }
@@ -169,8 +167,9 @@ def _comparison(
     unit: str,
     left_out: Mapping[str, int],
     accuracy: Accuracy | None,
-    bootstrap: Bounds | None = None,
+    paired_logs: Sequence[float] = (),
 ) -> Comparison:
+    enough = len(paired_logs) >= BOOTSTRAP_MIN_PAIRS
     return Comparison(
         ratio=None if mean is None else math.exp(mean.value),
         interval=ratio_interval(mean, step.level) if mean and step else None,
@@ -179,7 +178,7 @@ def _comparison(
         p_holm=step.p_holm if step else None,
         count=mean.count if mean else 0,
         unit=unit,
-        bootstrap=bootstrap,
+        bootstrap=bootstrap_interval(paired_logs, step.level) if step and enough else None,
         left_out=dict(left_out),
         accuracy=accuracy,
     )

@@ -166,6 +166,13 @@ def test_two_pairs_are_a_ratio_without_an_interval_and_no_verdict() -> None:
     assert "| 1.00x | too few pairs (2, 3 needed) | too few pairs (+0 %) |" in markdown(record)
 
 
+def test_equal_arms_are_too_close_to_call_in_words_not_as_a_code() -> None:
+    record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast") for seed in (1, 2, 3)))
+    text = markdown(record)
+    assert "| 1.00x (1.00-1.00) | too close to call | not worse (+0 %, at most +0 %) |" in text
+    assert "undecided" not in text and "not_worse" not in text
+
+
 def test_the_family_of_holm_and_what_too_close_to_call_means_are_in_a_note() -> None:
     record = _sweep(*(_trial(arm, seed) for arm in ("none", "fast", "other") for seed in (1, 2, 3)))
     (note,) = (note for note in _notes(record) if note.startswith("'x baseline'"))

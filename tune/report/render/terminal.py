@@ -16,13 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-NARROW = (
-    "arm",
-    "median train s/epoch",
-    "x baseline",
-    "speed",
-    "accuracy",
-)  # shown where the terminal is too narrow for all
+# columns shown where the terminal is too narrow for all
+NARROW = ("arm", "median train s/epoch", "x baseline", "speed", "accuracy")
 WIDEST = 260  # characters, where there is no terminal
 
 

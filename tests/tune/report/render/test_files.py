@@ -17,8 +17,9 @@ from tune.commands import report
 from tune.commands.report import parser as report_parser
 from tune.common.errors import WrongInput
 from tune.console import output
+from tune.measure.bottleneck import PARTS
 from tune.report.arms import arm_rows, trials_by_arm
-from tune.report.charts import PARTS, Chart, charts
+from tune.report.charts import Chart, charts
 from tune.report.render.files import report_files
 from tune.report.render.png import png
 from tune.tracking.reader import SweepRecord

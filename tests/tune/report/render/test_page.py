@@ -19,8 +19,9 @@ from tune.commands import report
 from tune.commands.report import parser as report_parser
 from tune.common.errors import WrongInput
 from tune.console import output
+from tune.measure.bottleneck import PARTS
 from tune.report.arms import COLUMNS, arm_rows
-from tune.report.charts import FRONT_PX, PARTS, POINT_PX, pareto_front
+from tune.report.charts import FRONT_PX, POINT_PX, pareto_front
 from tune.report.render import page as report_html
 from tune.report.render.page import html_page, script_json
 from tune.tracking.reader import SweepRecord, read_sweep
