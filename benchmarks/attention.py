@@ -6,12 +6,12 @@
     python benchmarks/attention.py --tune --budget-s 240 --json tune.json
                                               # which launch of our own kernels is fastest at each shape
 
-"warm": the same inputs again and again, in the L2 cache as far as they fit. "cold": the inputs rotate over enough sets
-that three times the cache lies between two uses of one. Times are medians in ms of one forward and backward pass.
-Floor: 11 passes over a tensor of S * N * K * E elements (forward reads q k v and writes o; backward reads q k v do and
-writes dq dk dv), and 15 as a backward pass makes them that also reads o and writes and reads a sum, at --bandwidth-tbs:
-without it at 3.0 TB/s on the card that this was found for, and no floor ("-") on any other.
-A cell that fails keeps its error and the others go on. Before a backend is timed its output and gradients are compared
+"warm": the same inputs each time, in the L2 cache as far as they fit. "cold": inputs rotate over enough sets that a set
+is reused only after three times the cache. Times are medians in ms of one forward and backward pass. Floor: the time
+at --bandwidth-tbs for 11 passes over a tensor of S * N * K * E elements (forward reads q k v and writes o; backward
+reads q k v do and writes dq dk dv). The second floor has 15 passes: its backward also reads o and writes and reads a
+sum. The default bandwidth is 3.0 TB/s on the card where it was measured; on any other there is no floor ("-").
+A cell that fails keeps its error and the others go on. Before a backend is timed, its output and gradients are compared
 with eager in fp64.
 """
 
@@ -38,7 +38,7 @@ SHAPES: tuple[Shape, ...] = (
     (896, 42, 16, 8), (896, 21, 16, 8), (896, 5, 16, 8), (896, 64, 16, 8), (3584, 42, 16, 8), (896, 42, 8, 16),
     (896, 42, 4, 32),
 )  # fmt: skip
-# What this card was found to do, on 2026-11-22. On any other there is neither a floor nor a naive time.
+# Measured on this card on 2026-11-22. On any other there is neither a floor nor a naive time.
 CARD, CARD_BANDWIDTH_TBS = "NVIDIA H100 80GB HBM3", 3.0
 # One program per (sequence, head), warm, bf16: what our kernels are to beat.
 NAIVE_MS = dict(zip(SHAPES, (0.167, 0.062, 0.027, 0.325, 1.039, 0.085, 0.063), strict=True))
@@ -54,8 +54,8 @@ def main() -> None:
 
     if not torch.cuda.is_available():
         print(
-            "benchmarks/attention.py needs a CUDA GPU and finds none: run it on a machine with one (--help says what "
-            "it measures)",
+            "benchmarks/attention.py needs a CUDA GPU and finds none: run it on a machine with a GPU (--help says "
+            "what it measures)",
             file=sys.stderr,
         )
         sys.exit(2)

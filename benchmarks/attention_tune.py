@@ -1,8 +1,8 @@
 """Which launch of our own attention kernels is fastest at each shape: `python benchmarks/attention.py --tune`.
 
-For each shape and direction a grid of choices is compiled and checked on a few sequences in processes of their own: a
-kernel that does not compile, computes wrongly or breaks its process is listed and left out. Those that pass are timed
-with cold inputs; the best few are varied once more (loads ahead, registers, recomputed sums) and timed again.
+For each shape and direction, worker processes compile a grid of choices and check them on a few sequences. A kernel
+that does not compile, computes wrongly or breaks its process is listed and left out. The others are timed with cold
+inputs. The best few are varied once more (loads ahead, registers, recomputed sums) and timed again.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def tune_one(
         best = sorted(tried, key=lambda choice: tried[choice])[:BEST]
         grid = [fixed, *candidates(shape)] if turn == 0 else [new for old in best for new in variations(old, direction)]
         fresh = [choice for choice in dict.fromkeys(grid) if choice not in tried]
-        span = (until - time.monotonic()) * (0.7 if turn == 0 else 0.8)
-        for choice, reason in compiler.check(shape, direction, options.precision, fresh, span).items():
+        seconds = (until - time.monotonic()) * (0.7 if turn == 0 else 0.8)
+        for choice, reason in compiler.check(shape, direction, options.precision, fresh, seconds).items():
             if reason is None and (time.monotonic() < until or choice == fixed):
                 try:
                     tried[choice] = time_in_graph(launches.calls(choice), samples=min(options.samples, 7)).median_ms
@@ -107,7 +107,7 @@ def tune_one(
 
 
 class Compiler:
-    """Processes that compile and check choices, so that one that breaks takes no timing with it."""
+    """Worker processes that compile and check choices, so that a broken kernel does not end the benchmark."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -122,20 +122,20 @@ class Compiler:
     def check(
         self, shape: Shape, direction: str, precision: str, choices: list[Any], seconds: float
     ) -> dict[Any, str | None]:
-        """choice -> None where it is right, else why not; what is not ready after `seconds` is left out with that."""
+        """choice -> None where it is right, else why not. One not ready after `seconds` has that as its reason."""
         until = time.monotonic() + seconds
         job_of = self.pool.apply_async
         jobs = {choice: job_of(check_choice, (shape, direction, precision, choice)) for choice in choices}
-        found: dict[Any, str | None] = {}
+        reasons: dict[Any, str | None] = {}
         for choice, job in jobs.items():
             try:
-                found[choice] = job.get(max(0.01, until - time.monotonic()))
+                reasons[choice] = job.get(max(0.01, until - time.monotonic()))
             except multiprocessing.TimeoutError:
-                found[choice] = "not compiled within its share of the budget, or its process ended"
-        if any(reason and ("share of the budget" in reason or "CUDA error" in reason) for reason in found.values()):
+                reasons[choice] = "not compiled within its share of the budget, or its process ended"
+        if any(reason and ("share of the budget" in reason or "CUDA error" in reason) for reason in reasons.values()):
             self.pool.terminate()  # busy, or its CUDA context is gone
             self.pool = self._start()
-        return found
+        return reasons
 
     def _start(self) -> Any:
         return multiprocessing.get_context("spawn").Pool(self.workers)
