@@ -4,10 +4,10 @@
     python benchmarks/accuracy.py --data-dir DIR --datasets demo --epochs 1 --seeds 1 --json accuracy.json
 
 Arms: `plain` (engine eager, attention eager, transformers' layers, fp32) and `fast` (the defaults of the machine), both
-with our Adam, which has its own tests against PyTorch's (tests/tune/engine/test_adam.py). Trials run --at-a-time beside each
-other on one device, so their times mean nothing and are not shown. Errors are those of the epoch that is best on the
-validation data, read by a trial as in a sweep. Printed: mean and standard deviation over seeds, and the mean difference
-of fast from plain over the pairs of one seed, in percent, with its 95 % paired t interval.
+with our Adam, which tests/tune/engine/test_adam.py compares with PyTorch's. --at-a-time trials share one device, so
+their times mean nothing and are not shown. Errors are those of the epoch that is best on the validation data, as in a
+sweep. The table shows mean and standard deviation over seeds. It also shows how much fast differs from plain in
+percent, as the mean over pairs of equal seeds, with its 95 % paired t interval.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ METRICS = ("final/val_mse", "final/test_mse")
 
 
 def main() -> None:
-    """Train all, print a row for each data set and error, write the raw values."""
+    """Train all trials, print a row for each data set and error, write the raw values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", default="ETTh1,ETTm1", help="comma-separated (default ETTh1,ETTm1)")
     parser.add_argument("--seeds", default="1,2,3", help="comma-separated (default 1,2,3)")
@@ -80,21 +80,23 @@ def show(dataset: str, cells: list[dict[str, Any]]) -> None:
     from scipy.stats import t
 
     for name in METRICS:
-        found = {(cell["arm"], cell["seed"]): cell[name] for cell in cells if cell["status"] == "done"}
-        seeds = [seed for arm, seed in found if arm == "plain" and ("fast", seed) in found]
+        errors = {(cell["arm"], cell["seed"]): cell[name] for cell in cells if cell["status"] == "done"}
+        seeds = [seed for arm, seed in errors if arm == "plain" and ("fast", seed) in errors]
         if not seeds:
             print(f"{dataset} {name}: no seed was finished by both arms")
             continue
-        plain, fast = ([found[arm, seed] for seed in seeds] for arm in ("plain", "fast"))
-        apart = [100 * (two / one - 1) for one, two in zip(plain, fast, strict=True)]
+        plain, fast = ([errors[arm, seed] for seed in seeds] for arm in ("plain", "fast"))
+        gaps_pct = [100 * (b / a - 1) for a, b in zip(plain, fast, strict=True)]
         print(
-            f"{dataset} {name}: plain {_spread(plain)}, fast {_spread(fast)}, {statistics.mean(apart):+.2f} %", end=""
+            f"{dataset} {name}: plain {_spread(plain)}, fast {_spread(fast)}, {statistics.mean(gaps_pct):+.2f} %",
+            end="",
         )
         if len(seeds) < 3:
             print(f" ({len(seeds)} pairs: no interval)")
             continue
-        half = t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
-        print(f" ({statistics.mean(apart) - half:+.2f} to {statistics.mean(apart) + half:+.2f}, {len(apart)} pairs)")
+        mean = statistics.mean(gaps_pct)
+        half = t.ppf(0.975, len(gaps_pct) - 1) * statistics.stdev(gaps_pct) / len(gaps_pct) ** 0.5
+        print(f" ({mean - half:+.2f} to {mean + half:+.2f}, {len(gaps_pct)} pairs)")
 
 
 def _spread(values: list[float]) -> str:

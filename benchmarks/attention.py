@@ -2,15 +2,16 @@
 
     python benchmarks/attention.py --json attention.json          # the table
     python benchmarks/attention.py --quick                        # fewer samples, the first two shapes
+    python benchmarks/attention.py --against ../before            # our own kernels beside those of another checkout
     python benchmarks/attention.py --tune --budget-s 240 --json tune.json
                                               # which launch of our own kernels is fastest at each shape
 
-"warm": the same inputs again and again, in the L2 cache as far as they fit. "cold": the inputs rotate over enough sets
-that three times the cache lies between two uses of one. Times are medians in ms of one forward and backward pass.
-Floor: 11 passes over a tensor of S * N * K * E elements (forward reads q k v and writes o; backward reads q k v do and
-writes dq dk dv), and 15 as a backward pass makes them that also reads o and writes and reads a sum, at --bandwidth-tbs:
-without it at 3.0 TB/s on the card that this was found for, and no floor ("-") on any other.
-A cell that fails keeps its error and the others go on. Before a backend is timed its output and gradients are compared
+"warm": the same inputs each time, in the L2 cache as far as they fit. "cold": inputs rotate over enough sets that a set
+is reused only after three times the cache. Times are medians in ms of one forward and backward pass. Floor: the time
+at --bandwidth-tbs for 11 passes over a tensor of S * N * K * E elements (forward reads q k v and writes o; backward
+reads q k v do and writes dq dk dv). The second floor has 15 passes: its backward also reads o and writes and reads a
+sum. The default bandwidth is 3.0 TB/s on the card where it was measured; on any other there is no floor ("-").
+A cell that fails keeps its error and the others go on. Before a backend is timed, its output and gradients are compared
 with eager in fp64.
 """
 
@@ -29,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.attention_against import compare, kernel_file
 from benchmarks.attention_inputs import ALLOWED_ERRORS, Shape, exact, make_inputs, relative_error
 
 # The study's model at batch 128, and at batch 512 (3,584), with other patch lengths, and with fewer and wider heads.
@@ -36,11 +38,12 @@ SHAPES: tuple[Shape, ...] = (
     (896, 42, 16, 8), (896, 21, 16, 8), (896, 5, 16, 8), (896, 64, 16, 8), (3584, 42, 16, 8), (896, 42, 8, 16),
     (896, 42, 4, 32),
 )  # fmt: skip
-# What this card was found to do, on 2026-11-22. On any other there is neither a floor nor a naive time.
+# Measured on this card on 2026-11-22. On any other there is neither a floor nor a naive time.
 CARD, CARD_BANDWIDTH_TBS = "NVIDIA H100 80GB HBM3", 3.0
 # One program per (sequence, head), warm, bf16: what our kernels are to beat.
 NAIVE_MS = dict(zip(SHAPES, (0.167, 0.062, 0.027, 0.325, 1.039, 0.085, 0.063), strict=True))
 PASSES = (11, 15)
+AGAINST_SHAPES = 4
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "tf32": 4}
 
 
@@ -51,8 +54,8 @@ def main() -> None:
 
     if not torch.cuda.is_available():
         print(
-            "benchmarks/attention.py needs a CUDA GPU and finds none: run it on a machine with one (--help says what "
-            "it measures)",
+            "benchmarks/attention.py needs a CUDA GPU and finds none: run it on a machine with a GPU (--help says "
+            "what it measures)",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -64,6 +67,8 @@ def main() -> None:
         from benchmarks.attention_tune import tune
 
         tune(shapes, options, results, lambda: write(options.json, results))
+    elif options.against:
+        compare(shapes[:AGAINST_SHAPES], options, results, lambda: write(options.json, results))
     else:
         measure_all(shapes, options, results)
         print_table(results["cells"], shapes, options, results["environment"]["gpu"])
@@ -75,7 +80,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=sorted(BYTES), default="bf16")
     parser.add_argument("--backends", help="comma-separated (default: all)")
-    parser.add_argument("--samples", type=int, help="of each time (default 25, with --quick 7)")
+    parser.add_argument("--samples", type=int, help="of each time (default 25, with --quick 7, with --against 101)")
     parser.add_argument("--quick", action="store_true", help="fewer samples, the first two shapes")
     parser.add_argument(
         "--bandwidth-tbs",
@@ -83,11 +88,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help=f"of the floors, in TB/s (default {CARD_BANDWIDTH_TBS} on {CARD}, else none)",
     )
     parser.add_argument("--tune", action="store_true", help="time our own kernels' launches instead")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        help=f"a checkout: time its kernels of ours beside these, at the first {AGAINST_SHAPES} shapes",
+    )
     parser.add_argument("--budget-s", type=float, default=300.0, help="for --tune, in all (default 300)")
     parser.add_argument("--workers", type=int, help="processes that compile for --tune (default: cores, at most 12)")
     parser.add_argument("--json", type=Path, help="write everything there")
     options = parser.parse_args(arguments)
-    options.samples = options.samples or (7 if options.quick else 25)
+    options.samples = options.samples or (101 if options.against else 7 if options.quick else 25)
+    if options.against:
+        try:
+            kernel_file(options.against)
+        except ValueError as error:
+            parser.error(str(error))
     if options.backends:
         wanted, known = options.backends.split(","), list(backends())
         if unknown := sorted(set(wanted) - set(known)):

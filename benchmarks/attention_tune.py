@@ -1,8 +1,8 @@
 """Which launch of our own attention kernels is fastest at each shape: `python benchmarks/attention.py --tune`.
 
-For each shape and direction a grid of choices is compiled and checked on a few sequences in processes of their own: a
-kernel that does not compile, computes wrongly or breaks its process is listed and left out. Those that pass are timed
-with cold inputs; the best few are varied once more (loads ahead, registers, recomputed sums) and timed again.
+For each shape and direction, worker processes compile a grid of choices and check them on a few sequences. A kernel
+that does not compile, computes wrongly or breaks its process is listed and left out. The others are timed with cold
+inputs. The best few are varied once more (loads ahead, registers, recomputed sums) and timed again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.attention_inputs import ALLOWED_ERRORS, Shape, dtype_of, exact, make_inputs, relative_error
+from benchmarks.attention_inputs import ALLOWED_ERRORS, Launches, Shape, exact, log_sum_exp, make_inputs, relative_error
 
 DIRECTIONS = ("forward", "backward")
 BEST = 5  # printed, and varied once more
@@ -82,20 +82,21 @@ def tune_one(
     """Two rounds: the fixed choice and the grid, then variations of the best."""
     import torch
 
+    from benchmarks.graph_timing import time_in_graph
     from model.attention.patch_op import choose
 
-    fixed = choose(shape[1], shape[3], dtype_of(options.precision), backward=direction == "backward")
-    time_launch = Launches(shape, direction, options)
+    launches = Launches(shape, direction, options.precision)
+    fixed = choose(shape[1], shape[3], launches.dtype, backward=direction == "backward")
     tried: dict[Any, float] = {}
     for turn in (0, 1):
         best = sorted(tried, key=lambda choice: tried[choice])[:BEST]
         grid = [fixed, *candidates(shape)] if turn == 0 else [new for old in best for new in variations(old, direction)]
         fresh = [choice for choice in dict.fromkeys(grid) if choice not in tried]
-        span = (until - time.monotonic()) * (0.7 if turn == 0 else 0.8)
-        for choice, reason in compiler.check(shape, direction, options.precision, fresh, span).items():
+        seconds = (until - time.monotonic()) * (0.7 if turn == 0 else 0.8)
+        for choice, reason in compiler.check(shape, direction, options.precision, fresh, seconds).items():
             if reason is None and (time.monotonic() < until or choice == fixed):
                 try:
-                    tried[choice] = time_launch(choice)
+                    tried[choice] = time_in_graph(launches.calls(choice), samples=min(options.samples, 7)).median_ms
                     continue
                 except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -105,40 +106,8 @@ def tune_one(
     cell["fixed_ms"] = tried.get(fixed)
 
 
-class Launches:
-    """Times one kernel at one shape, with inputs that rotate."""
-
-    def __init__(self, shape: Shape, direction: str, options: argparse.Namespace) -> None:
-        from benchmarks.graph_timing import sets_to_flush
-
-        self.direction = direction
-        self.scale = shape[3] ** -0.5
-        self.samples = min(options.samples, 7)
-        first = make_inputs(shape, options.precision, 0)
-        count = sets_to_flush(4 * first[1].numel() * first[1].element_size())
-        sets = [first, *(make_inputs(shape, options.precision, seed) for seed in range(1, count))]
-        self.sets = [(*(leaf.detach().transpose(1, 2) for leaf in leaves), grad) for leaves, grad in sets]
-        self.into = tuple(self.sets[0][3].new_empty(shape) for _ in range(3))
-        self.lse = [_lse(q, k, self.scale) for q, k, _, _ in self.sets] if direction == "backward" else []
-
-    def __call__(self, choice: Any) -> float:
-        """Median ms of the kernel launched as `choice` says."""
-        from benchmarks.graph_timing import time_in_graph
-
-        calls = [lambda at=at: self._launch(at, choice) for at in range(len(self.sets))]
-        return time_in_graph(calls, samples=self.samples).median_ms
-
-    def _launch(self, at: int, choice: Any) -> Any:
-        from model.attention import patch_op
-
-        q, k, v, grad = self.sets[at]
-        if self.direction == "forward":
-            return patch_op.forward(q, k, v, self.scale, choice)
-        return patch_op.backward(grad, q, k, v, self.lse[at], self.scale, choice, self.into)
-
-
 class Compiler:
-    """Processes that compile and check choices, so that one that breaks takes no timing with it."""
+    """Worker processes that compile and check choices, so that a broken kernel does not end the benchmark."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -153,20 +122,20 @@ class Compiler:
     def check(
         self, shape: Shape, direction: str, precision: str, choices: list[Any], seconds: float
     ) -> dict[Any, str | None]:
-        """choice -> None where it is right, else why not; what is not ready after `seconds` is left out with that."""
+        """choice -> None where it is right, else why not. One not ready after `seconds` has that as its reason."""
         until = time.monotonic() + seconds
         job_of = self.pool.apply_async
         jobs = {choice: job_of(check_choice, (shape, direction, precision, choice)) for choice in choices}
-        found: dict[Any, str | None] = {}
+        reasons: dict[Any, str | None] = {}
         for choice, job in jobs.items():
             try:
-                found[choice] = job.get(max(0.01, until - time.monotonic()))
+                reasons[choice] = job.get(max(0.01, until - time.monotonic()))
             except multiprocessing.TimeoutError:
-                found[choice] = "not compiled within its share of the budget, or its process ended"
-        if any(reason and ("share of the budget" in reason or "CUDA error" in reason) for reason in found.values()):
+                reasons[choice] = "not compiled within its share of the budget, or its process ended"
+        if any(reason and ("share of the budget" in reason or "CUDA error" in reason) for reason in reasons.values()):
             self.pool.terminate()  # busy, or its CUDA context is gone
             self.pool = self._start()
-        return found
+        return reasons
 
     def _start(self) -> Any:
         return multiprocessing.get_context("spawn").Pool(self.workers)
@@ -188,22 +157,12 @@ def check_choice(shape: Shape, direction: str, precision: str, choice: Any) -> s
             computed, true = patch_op.forward(q, k, v, scale, choice)[:1], [output]
         else:
             computed = tuple(torch.empty_like(grad) for _ in range(3))
-            patch_op.backward(grad, q, k, v, _lse(q, k, scale), scale, choice, computed)
+            patch_op.backward(grad, q, k, v, log_sum_exp(q, k, scale), scale, choice, computed)
             true = [gradient.transpose(1, 2) for gradient in gradients]
         error = max(relative_error(*pair) for pair in zip(computed, true, strict=True))
     except Exception as failure:  # the reason is listed
         return f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
     return None if error <= ALLOWED_ERRORS[precision] else f"wrong: relative error {error:.2e}"
-
-
-def _lse(q: Any, k: Any, scale: float) -> Any:
-    """(S, K, N): what the forward kernel leaves, from (S, N, K, E) factors."""
-    import math
-
-    import torch
-
-    scores = q.detach().transpose(1, 2).float() @ k.detach().permute(0, 2, 3, 1).float() * scale
-    return (torch.logsumexp(scores, -1) / math.log(2)).contiguous()
 
 
 def print_cell(cell: dict[str, Any]) -> None:

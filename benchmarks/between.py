@@ -3,14 +3,14 @@
     python benchmarks/between.py                          # the demo data; on a GPU if there is one
     python benchmarks/between.py --epochs 100 --answer wait
 
-Two parts. First one trial in this process, without Ray: what the trial's own process does after an epoch, by function,
-and whether it grows with the number of epochs (its first and its last quarter). Then the same trial through the real
-runner, a Ray actor and Tune, twice: what passed between its epochs (a report's time stamp to the next one's, without
-training and validation: the same arithmetic works for older versions), and how long the actor took for each.
+First, one trial runs in this process, without Ray. The table shows what the trial does after an epoch, by function,
+and whether that grows with the epochs (first and last quarter). Then the same trial runs through the real runner, a
+Ray actor and Tune, twice. The tables show the time between its epochs, from one report's time stamp to the next one's
+without training and validation, which older versions record too. They also show how long the actor took for each.
 
---answer later: as a fixed list of trials runs on a GPU: the next epoch does not wait until the driver has this one.
---answer wait: as in a search, and on a CPU. Both by default, in this order; without --answer of an older version, wait.
-Epochs are short on purpose: windows of 2,112 rows leave few of them, in a model of the study's width.
+--answer later: the next epoch does not wait until the driver has this one, as for a fixed list of trials on a GPU.
+--answer wait: it waits, as in a search and on a CPU. Default: both, in this order. An older version always waits.
+Epochs are short on purpose: the demo data has few windows of 2,112 rows. The model has the study's width.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--answer", choices=("later", "wait"), action="append", help="default: both")
-    parser.add_argument("--only", choices=("own", "whole"), help="one of the two parts")
+    parser.add_argument("--only", choices=("own", "whole"), help="only the part without Ray, or only that through it")
     options = parser.parse_args()
     if options.epochs < 4:
         parser.error(f"--epochs {options.epochs}: give 4 or more")
@@ -49,12 +49,12 @@ def main() -> int:
         print_times(own_parts(options.epochs))
     for answer in () if options.only == "own" else options.answer or ("later", "wait"):
         print(f"\nthrough Ray and Tune, answer: {answer}")
-        print_times(whole_way(options.epochs, wait=answer == "wait"))
+        print_times(through_ray(options.epochs, wait=answer == "wait"))
     return 0
 
 
 def own_parts(epochs: int) -> Times:
-    """Of one trial in this process: how long each function takes that runs between epochs."""
+    """How long each function takes that runs between the epochs of one trial in this process."""
     import torch
 
     from tune.measure import raw_samples
@@ -117,19 +117,19 @@ def _job(folder: Path, epochs: int) -> Any:
 
 
 def entry(config: dict[str, Any], *, wait: bool, file: str) -> None:
-    """What Ray runs on a worker: the real entry with the answer as asked for; writes how long each report took."""
+    """What Ray runs on a worker: the real entry, waiting or not; writes how long each report took to `file`."""
     from ray import tune as ray_tune
 
     from tune.driver.entry import trial_entry
 
-    spans: list[float] = []
+    durations_s: list[float] = []
     real = ray_tune.report
 
     def report(*args: Any, **named: Any) -> None:
         began_s = time.perf_counter()
         real(*args, **named)
-        spans.append(time.perf_counter() - began_s)
-        Path(file).write_text(json.dumps(spans))
+        durations_s.append(time.perf_counter() - began_s)
+        Path(file).write_text(json.dumps(durations_s))
 
     if "awaits_answer" in config["job"]:  # an older version always waits
         config["job"]["awaits_answer"] = wait
@@ -140,8 +140,8 @@ def entry(config: dict[str, Any], *, wait: bool, file: str) -> None:
         ray_tune.report = real
 
 
-def whole_way(epochs: int, *, wait: bool) -> Times:
-    """Of one trial through the runner: what passed between its epochs, and what the processes beside it did."""
+def through_ray(epochs: int, *, wait: bool) -> Times:
+    """Through the runner: the time between one trial's epochs, and what the actor and the driver took of it."""
     from tune.config.sweeps import get_sweep
     from tune.driver.collector import Collector
     from tune.driver.options import Options
@@ -183,7 +183,7 @@ def whole_way(epochs: int, *, wait: bool) -> Times:
 
 
 def _named(function: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
-    """Tune looks for a trainable's name and for its one argument."""
+    """A function with the name and the single argument that Tune looks for in a trainable."""
 
     def between(config: dict[str, Any]) -> None:
         function(config)
@@ -201,18 +201,18 @@ def _gaps(outbox: Path) -> list[float]:
 
 def print_times(times: Times) -> None:
     print(f"{'ms':40}{'median':>9}{'first quarter':>15}{'last quarter':>14}{'most':>9}")
-    for label, spans in times.items():
-        if spans:
-            print(f"{label:40}" + "".join(_cells(spans)))
+    for label, durations_s in times.items():
+        if durations_s:
+            print(f"{label:40}" + "".join(_cells(durations_s)))
 
 
-def _cells(spans: Sequence[float]) -> list[str]:
-    quarter = max(1, len(spans) // 4)
+def _cells(durations_s: Sequence[float]) -> list[str]:
+    quarter = max(1, len(durations_s) // 4)
     shown = (
-        statistics.median(spans),
-        statistics.median(spans[:quarter]),
-        statistics.median(spans[-quarter:]),
-        max(spans),
+        statistics.median(durations_s),
+        statistics.median(durations_s[:quarter]),
+        statistics.median(durations_s[-quarter:]),
+        max(durations_s),
     )
     return [f"{1e3 * value:>{width}.2f}" for value, width in zip(shown, (9, 15, 14, 9), strict=True)]
 

@@ -1,4 +1,4 @@
-"""Speed and peak memory of turning a large CSV into the mapped Arrow file, beside pyarrow's own reading of it.
+"""Speed and peak memory of converting a large CSV into the mapped Arrow file, and of pyarrow's own reader.
 
     python benchmarks/convert.py                 # 2 GiB each of ETT's and Traffic's shape: 7 and 862 columns
     python benchmarks/convert.py --gib 0.25
@@ -40,11 +40,11 @@ def main() -> None:
             write_csv(path, columns, int(options.gib * 2**30))
             for reader in READERS:
                 command = [sys.executable, __file__, "--measure", reader, str(path)]
-                found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                cost = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 size = path.stat().st_size / 1e6
                 print(
-                    f"{shape:9}{reader:34}{size / found['wall_s']:7.0f}{found['wall_s']:7.1f}{found['cpu_s']:7.1f}"
-                    f"{size / found['cpu_s']:14.0f}{found['peak_mib']:10.0f}",
+                    f"{shape:9}{reader:34}{size / cost['wall_s']:7.0f}{cost['wall_s']:7.1f}{cost['cpu_s']:7.1f}"
+                    f"{size / cost['cpu_s']:14.0f}{cost['peak_mib']:10.0f}",
                     flush=True,
                 )
 

@@ -5,9 +5,9 @@
 
 The first rows are the old way: tsfm_public's data set through a DataLoader with 2, 4 and 8 workers, fp32, eager engine,
 eager attention. The fastest of them is the baseline that the following rows change step by step. Every row is one trial
-in processes of its own, as a sweep runs it (`tune.worker.supervisor`): on a GPU one measures the gate and compiles, and a fresh
-one trains. The figure is the median over the epochs of the training part, compiling and validation apart. Every row's
-optimizer is ours (Adam in one launch), the old way's too. What cannot run here is listed with its reason.
+in processes of its own, as a sweep runs it (`tune.worker.supervisor`): on a GPU one process measures the gate and
+compiles, and a fresh one trains. The figure is the median over the epochs of the training part, without compiling and
+validation. Every row uses our Adam in one launch, the old way's rows too. A row that cannot run here shows its reason.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (  # each row: what it changes a
 
 @dataclass(frozen=True)
 class Row:
-    """One rung of the ladder at one batch size."""
+    """One set of fields at one batch size."""
 
     label: str
     batch_size: int
@@ -56,7 +56,7 @@ class Row:
 
 
 def main() -> None:
-    """Climb the ladder at each batch size, print a table for each, write the raw values."""
+    """Run all rows at each batch size, print a table for each, write the raw values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="ETTm1")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--old-workers", default="2,4,8", help="loader workers of the old way's rows (default 2,4,8)")
     parser.add_argument("--skip-old", action="store_true", help="without the old way's rows, which take minutes")
     labels = [label for label, _ in STEPS]
-    parser.add_argument("--from-row", choices=labels, default=labels[0], help="climb the rows before it without timing")
+    parser.add_argument(
+        "--from-row", choices=labels, default=labels[0], help="apply the changes of the rows before it untimed"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every row")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -75,13 +77,15 @@ def main() -> None:
     facts = node_facts(use_gpu=has_gpu())
     print(f"{facts.name}, {environment()['versions']}")
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for batch in options.batches.split(",") for row in climb(int(batch), options, facts, Path(folder))]
+        rows = [
+            row for batch in options.batches.split(",") for row in run_rows(int(batch), options, facts, Path(folder))
+        ]
     if options.json:
         content = {"device": facts.as_dict(), "environment": environment(), "rows": [vars(row) for row in rows]}
         options.json.write_text(json.dumps(content, indent=1))
 
 
-def climb(batch_size: int, options: argparse.Namespace, facts: Any, cache: Path) -> list[Row]:
+def run_rows(batch_size: int, options: argparse.Namespace, facts: Any, cache: Path) -> list[Row]:
     """All rows at one batch size; prints each as it comes."""
     print(f"\n{options.dataset}, batch {batch_size}, {options.epochs} epochs a row")
     print(f"{'row':32}{'s/epoch':>9}{'x old':>8}{'x above':>9}")
@@ -133,15 +137,15 @@ def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: An
         return [{"status": "failed", "reason": str(error), "metrics": {}}]
     kept = {"gate_dir": str(cache / "gate"), "compile_dir": str(cache / "compile")}
     reports: list[dict[str, Any]] = []
-    nursery = TrialSupervisor()
+    supervisor = TrialSupervisor()
     try:
         job = replace(job, **kept, rehearse=facts.device_type == "cuda")
-        nursery.run(job, lambda report, folder: reports.append(report), None)
+        supervisor.run(job, lambda report, folder: reports.append(report), None)
     except ProcessLost as error:
         reports.append({"status": "failed", "reason": str(error), "metrics": {}})
     finally:
-        if nursery.template is not None:
-            nursery.template.end()
+        if supervisor.template is not None:
+            supervisor.template.end()
     return reports
 
 

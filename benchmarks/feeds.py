@@ -3,10 +3,10 @@
     python benchmarks/feeds.py              # ETT's and Traffic's shapes, 0 and 2 workers
     python benchmarks/feeds.py --device cuda --workers 0,2,4,8
 
-The series are random numbers of the shapes of ETTm1 (69,680 x 7) and Traffic (17,544 x 862), because only the shape
-matters here. Feeds take turns; the table shows the median turn and the slowest and fastest. What a trial more costs is
-of the mapped file, with feed arrow and 0 workers; the slots that a feed shares with its workers come on top of it, for
-each trial, and are listed beside.
+The series are random numbers in the shapes of ETTm1 (69,680 x 7) and Traffic (17,544 x 862), because only the shape
+matters here. Feeds take turns; the table shows the median, slowest and fastest turn. The memory of one more trial is
+measured with feed arrow and 0 workers, which map the file. The slots that a feed shares with its workers come on top
+for each trial and are listed separately.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRIALS = 4
 
 
 def main() -> None:
-    """Make the series, time the feeds, weigh the trials, print both tables."""
+    """Make the series, time the feeds, measure the memory of trials, print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", default="0,2", help="comma-separated (default 0,2)")
@@ -46,7 +46,7 @@ def main() -> None:
             rates = measure(path, shape, options, workers, slots)
             if shape == "ETT":
                 print_ratios(rates, workers)
-        weigh(path)
+        print_memory(path)
         print_slots(slots)
 
 
@@ -128,8 +128,8 @@ def print_ratios(rates: dict[tuple[str, int], float], workers: list[int]) -> Non
         print(f"arrow is {rates['arrow', number] / rates['tsfm', number]:.1f} times tsfm with {number} workers each")
 
 
-def weigh(path: Path) -> None:
-    """Print by how much the node's memory grows for each trial more that reads the same series."""
+def print_memory(path: Path) -> None:
+    """How much the node's memory grows with each further trial that reads the same series."""
     alone, together = held_by(path, 1), held_by(path, TRIALS)
     size = next((path.parent / "cache").glob(f"{path.stem}-*.arrow")).stat().st_size
     print(f"\nmemory for a mapped file of {size / 2**20:.0f} MiB, every page read, 0 workers (proportional set size):")
@@ -138,7 +138,7 @@ def weigh(path: Path) -> None:
 
 
 def print_slots(slots: dict[tuple[str, str, int], float]) -> None:
-    """The memory of each feed that is not the mapped file's: held by each trial, in /dev/shm where it has workers."""
+    """The memory of each feed beside the mapped file: each trial has its own, in /dev/shm if it has workers."""
     print("\nslots of each trial, beside the mapped file (tsfm has none: its batches are shared one by one):")
     print(f"{'shape':9}{'feed':8}{'workers':>8}{'slots MiB':>11}")
     for (shape, name, number), mib in slots.items():

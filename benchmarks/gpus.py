@@ -1,13 +1,13 @@
 """How much faster several GPUs of one host finish a fixed plan, and whether its trials disturb each other.
 
-    python benchmarks/gpus.py --data-dir DIR --storage DIR/one --at-a-time 1 --json one.json
-    python benchmarks/gpus.py --data-dir DIR --storage DIR/four --at-a-time 4 --against one.json --json four.json
+    python benchmarks/gpus.py --data-dir DIR --storage DIR/single --at-a-time 1 --json single.json
+    python benchmarks/gpus.py --data-dir DIR --storage DIR/four --at-a-time 4 --against single.json --json four.json
     python benchmarks/gpus.py --dataset demo --trials 3 --epochs 2 --at-a-time 1       # a CPU, dry run
 
 One arm, as many seeds as trials. One short trial first fills the caches of compiled code and gate verdicts, outside of
-the measured time. The wall time is from the first trial's start to the end of the last one's work; beside it stand the
-command's own, with starting Ray in it, each trial's median epoch and the GPU that it saw. --against compares with the
-same plan run before: ratio of the wall times, and of the median epochs seed by seed.
+the measured time. The wall time is from the first trial's start to the end of the last trial's work. The table also
+shows the command's own time, which includes starting Ray, each trial's median epoch and the GPU that it saw. --against
+compares with the same plan run before: the ratio of the wall times, and of the median epochs seed by seed.
 """
 
 from __future__ import annotations

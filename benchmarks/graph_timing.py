@@ -27,6 +27,20 @@ def time_in_graph(calls: list[Callable[[], Any]], *, samples: int, kernels: bool
     `calls` do the same work on inputs of their own: many of them leave nothing of the first in the cache when it is
     called again. They are called three times before, outside of the graph. Raises what they raise.
     """
+    graph = capture(calls)
+    repeats = repeats_of(graph)
+    times = [elapsed_ms(graph, repeats) / len(calls) for _ in range(samples)]
+    return Timing(
+        median_ms=statistics.median(times),
+        fastest_ms=min(times),
+        slowest_ms=max(times),
+        samples=samples,
+        kernels=_kernels(graph, len(calls)) if kernels else {},
+    )
+
+
+def capture(calls: list[Callable[[], Any]]) -> Any:
+    """A CUDA graph of all `calls` in their order, which are called three times before, outside of it."""
     import torch
 
     stream = torch.cuda.Stream()
@@ -40,15 +54,12 @@ def time_in_graph(calls: list[Callable[[], Any]], *, samples: int, kernels: bool
     with torch.cuda.graph(graph):
         for call in calls:
             call()
-    repeats = max(1, int(SAMPLE_MS / max(_elapsed_ms(graph, 3), 1e-4)))
-    times = [_elapsed_ms(graph, repeats) / len(calls) for _ in range(samples)]
-    return Timing(
-        median_ms=statistics.median(times),
-        fastest_ms=min(times),
-        slowest_ms=max(times),
-        samples=samples,
-        kernels=_kernels(graph, len(calls)) if kernels else {},
-    )
+    return graph
+
+
+def repeats_of(graph: Any) -> int:
+    """How many replays make a sample of SAMPLE_MS."""
+    return max(1, int(SAMPLE_MS / max(elapsed_ms(graph, 3), 1e-4)))
 
 
 def sets_to_flush(bytes_of_a_set: int) -> int:
@@ -59,8 +70,8 @@ def sets_to_flush(bytes_of_a_set: int) -> int:
     return max(2, -(-3 * cache // max(1, bytes_of_a_set)))
 
 
-def _elapsed_ms(graph: Any, repeats: int) -> float:
-    """Milliseconds of one replay."""
+def elapsed_ms(graph: Any, repeats: int) -> float:
+    """Milliseconds of one replay, the mean of `repeats` in a row."""
     import torch
 
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -3,10 +3,10 @@
     python benchmarks/optimizer.py                    # the study's parameters
     python benchmarks/optimizer.py --preset etth --samples 100 --json optimizer.json
 
-"warm": one set of parameters, gradients and moments again and again, in the L2 cache as far as it fits. "cold": the
-update rotates over enough sets that three times the cache lies between two uses of one. In a training step gradients
-are warm and moments are not. Times are medians in ms. Floor: parameter, gradient and both moments read, all but the
-gradient written, at --bandwidth-tbs.
+"warm": the same parameters, gradients and moments each time, in the L2 cache as far as they fit. "cold": updates rotate
+over enough sets that a set is reused only after three times the cache. In a training step gradients are warm and
+moments are not. Times are medians in ms. Floor: the time at --bandwidth-tbs to read parameters, gradients and both
+moments and to write all but the gradients.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def main() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        print("benchmarks/optimizer.py needs a CUDA GPU and finds none: run it on a machine with one", file=sys.stderr)
+        print(
+            "benchmarks/optimizer.py needs a CUDA GPU and finds none: run it on a machine with a GPU", file=sys.stderr
+        )
         sys.exit(2)
     shapes = shapes_of(options.preset)
     numbers = sum(shape.numel() for shape in shapes)
@@ -56,7 +58,7 @@ def main() -> None:
 
 
 def shapes_of(preset: str) -> list[Any]:
-    """Of the trained parameters of the preset's model."""
+    """The shapes of the trained parameters of the preset's model."""
     from model.patchtst import build_model
     from model.presets import build_fields
 
@@ -95,7 +97,7 @@ def _update(make: Callable[..., Any], shapes: list[Any]) -> Callable[[], None]:
     optimizer = make(parameters, torch.tensor(1e-4, device="cuda"))
 
     def update() -> None:
-        for group in optimizer.param_groups:  # what torch wants to know while it is captured, and only then
+        for group in optimizer.param_groups:  # torch asks for it during capture only
             group["capturable"] = torch.cuda.is_current_stream_capturing()
         optimizer.step()
 

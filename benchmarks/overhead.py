@@ -4,11 +4,11 @@
     python benchmarks/overhead.py --data-dir DIR --compare-isolated --backends eager --seeds 3 --json isolated.json
     python benchmarks/overhead.py --dataset demo --backends eager --seeds 2 --epochs 2 --engine eager   # a CPU, dry run
 
-Runs a real sweep through the real runner, in a storage folder of its own whose caches are empty at the start, and reads
-the trials' own times from MLflow. Idle is from the device's last work of a trial (training, validation or the test set)
-to the first training step of the next one on the same device. The first trial of each backend measures the gate's
-verdict and compiles; the median is over those after it. Busy is the device's time in training steps, and beside it that
-in whole epochs with validation, over the time from the first trial's start to the last one's end, for each device used.
+A real sweep runs through the real runner, in a storage folder of its own whose caches are empty at the start. The
+trials' times are read from MLflow. Idle is the time from a trial's last work on the device (training, validation or the
+test set) to the next trial's first training step there. The first trial of each backend measures the gate and compiles;
+the median is over the trials after it. Busy is the device's time in training steps; beside it stands that in epochs
+with validation. Both are shares of the time from the first trial's start to the last trial's end, on each device used.
 
 --compare-isolated runs the same trials as usual and with --isolate: times and peak memory side by side. Ctrl-C (SIGINT)
 ends a sweep early; the tables then show the trials that ended.
@@ -32,7 +32,7 @@ BACKENDS = "eager,sdpa_efficient,sdpa_cudnn,patch"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One trial's times; None: not known, or it did not get there."""
+    """One trial's times; None: not known, or not reached. Names are those of the stored metrics and tags."""
 
     trial_id: str
     arm: str
@@ -152,12 +152,12 @@ def recorded(
 
 def rows_of(trials: Any) -> list[Row]:
     """The trials of a sweep, in the order of their starts; those that never started come last."""
-    spans = {trial.trial_id: json.loads(trial.tags.get("spans", "{}")) for trial in trials}
+    timelines = {trial.trial_id: json.loads(trial.tags.get("spans", "{}")) for trial in trials}
     rows: list[Row] = []
     ended: dict[str, int] = {}  # device -> when its last work ended
-    for trial in sorted(trials, key=lambda trial: spans[trial.trial_id].get("started_ms", float("inf"))):
-        span, device = spans[trial.trial_id], trial.tags.get("gpu_uuid") or trial.tags.get("hostname", "?")
-        began, before = span.get("first_epoch_ms"), ended.get(device)
+    for trial in sorted(trials, key=lambda trial: timelines[trial.trial_id].get("started_ms", float("inf"))):
+        timeline, device = timelines[trial.trial_id], trial.tags.get("gpu_uuid") or trial.tags.get("hostname", "?")
+        began, before = timeline.get("first_epoch_ms"), ended.get(device)
         rows.append(
             Row(
                 trial_id=trial.trial_id,
@@ -171,9 +171,9 @@ def rows_of(trials: Any) -> list[Row]:
                 gate_verdict=trial.tags.get("gate_verdict"),
                 timing_valid=trial.tags.get("timing_valid"),
                 first_of_arm=trial.tags["arm"] not in {row.arm for row in rows},
-                started_ms=_started_ms(span, trial.metrics.get("final/rehearsal_s")),
+                started_ms=_started_ms(timeline, trial.metrics.get("final/rehearsal_s")),
                 first_epoch_ms=began,
-                work_ended_ms=span.get("work_ended_ms"),
+                work_ended_ms=timeline.get("work_ended_ms"),
                 idle_before_s=None if began is None or before is None else (began - before) / 1e3,
                 **{name: trial.metrics.get(f"final/{name}") for name in PARTS},
                 train_s=sum(_values(trial, "time/train_s")),
@@ -183,14 +183,14 @@ def rows_of(trials: Any) -> list[Row]:
                 peak_memory_gib=max(_values(trial, "gpu/peak_memory_gib"), default=None),
             )
         )
-        if span.get("work_ended_ms"):
-            ended[device] = span["work_ended_ms"]
+        if timeline.get("work_ended_ms"):
+            ended[device] = timeline["work_ended_ms"]
     return rows
 
 
-def _started_ms(span: dict[str, Any], rehearsal_s: float | None) -> int | None:
-    """When the first of a trial's processes started; its span is that of the one that trained."""
-    started_ms = span.get("started_ms")
+def _started_ms(timeline: dict[str, Any], rehearsal_s: float | None) -> int | None:
+    """When the first of a trial's processes started; its timeline is that of the process that trained."""
+    started_ms = timeline.get("started_ms")
     return None if started_ms is None else started_ms - round(1e3 * (rehearsal_s or 0.0))
 
 
@@ -202,7 +202,7 @@ def _values(trial: Any, name: str) -> tuple[float, ...]:
 
 
 def summary(rows: list[Row]) -> dict[str, float | None]:
-    """The two numbers that the sweep is judged by, with what they are made of."""
+    """Idle and busy time of the sweep, with what they are made of."""
     ran = [row for row in rows if row.started_ms and row.work_ended_ms]
     later = [row.idle_before_s for row in ran if row.idle_before_s is not None and not row.first_of_arm]
     first = [row.idle_before_s for row in ran if row.idle_before_s is not None and row.first_of_arm]
@@ -251,7 +251,7 @@ def _spread_pct(values: tuple[float, ...]) -> float | None:
 
 
 def print_rows(rows: list[Row]) -> None:
-    print(f"\n{'trial':34}{'process':>9}{'gate':>9}{'startup':>9}{'rehearsal':>11}{'gate s':>8}{'compile':>9}", end="")
+    print(f"\n{'trial':34}{'process':>9}{'gate':>9}{'startup':>9}{'warm-up':>11}{'gate s':>8}{'compile':>9}", end="")
     print(f"{'waited':>8}{'train':>8}{'valid.':>8}{'idle before':>13}  valid")
     for row in rows:
         if row.started_ms is None or row.status != "done":
@@ -272,30 +272,31 @@ def _cell(value: float | None, width: int, digits: int = 2) -> str:
     return f"{'-' if value is None else f'{value:.{digits}f}':>{width}}"
 
 
-def print_summary(found: dict[str, float | None]) -> None:
-    if not found:
+def print_summary(figures: dict[str, float | None]) -> None:
+    if not figures:
         print("no trial ran")
         return
-    print(f"\n{found['trials']:.0f} trials in {found['wall_s']:.1f} s")
-    idle, largest, first = (found[name] for name in ("median_idle_s", "largest_idle_s", "median_idle_first_of_arm_s"))
+    print(f"\n{figures['trials']:.0f} trials in {figures['wall_s']:.1f} s")
+    idle, largest, first = (figures[name] for name in ("median_idle_s", "largest_idle_s", "median_idle_first_of_arm_s"))
     print(
         f"idle between two trials after the first of each backend: median{_cell(idle, 7)} s, most{_cell(largest, 7)} s"
     )
     print(f"idle before the first of a backend: median{_cell(first, 7)} s")
     print(
-        f"busy: {found['busy_pct']:.1f} % in training steps, {found['busy_epochs_pct']:.1f} % in epochs with validation"
+        f"busy: {figures['busy_pct']:.1f} % in training steps, "
+        f"{figures['busy_epochs_pct']:.1f} % in epochs with validation"
     )
-    print(f"rehearsals {found['rehearsal_s']:.1f} s with gate and compiling in them; ", end="")
-    print(f"outside of them gate {found['gate_s']:.1f} s, compiling {found['compile_s']:.1f} s")
+    print(f"warm-up {figures['rehearsal_s']:.1f} s with gate and compiling in it; ", end="")
+    print(f"outside of it gate {figures['gate_s']:.1f} s, compiling {figures['compile_s']:.1f} s")
 
 
-def print_comparison(found: list[dict[str, Any]]) -> None:
+def print_comparison(trials: list[dict[str, Any]]) -> None:
     print(
         f"\n{'trial':34}{'process':>9}{'s/epoch':>10}{'isolated':>10}{'ratio':>8}{'spread %':>10}{'isolated':>10}",
         end="",
     )
     print(f"{'peak GiB':>10}{'isolated':>10}")
-    for row in found:
+    for row in trials:
         print(f"{row['trial_id']:34}{row['warm_start']:>9}", end="")
         cells = [(row["epoch_s"], 10, 4), (row["isolated_epoch_s"], 10, 4), (row["ratio"], 8, 4)]
         cells += [(row["spread_pct"], 10, 2), (row["isolated_spread_pct"], 10, 2)]

@@ -5,9 +5,9 @@
     python benchmarks/parts.py --engines eager --epochs 2 --set data.context_length=48    # a dry run, also on a CPU
     python benchmarks/parts.py --without-sampler                      # what sampling the GPU costs: compare s/epoch
 
-Each row is one trial, as a sweep runs it but all in this process, which has imported and compiled before: the parts are
-checked here, not speed. A row shows the epoch that is furthest off. Exit code 1 where the parts of an epoch are more
-than 2 % away from its time, or a trial failed; what cannot run here is listed with its reason.
+Each row is one trial, run in this process, which has imported and compiled before: the parts are checked here, not
+speed. A row shows the epoch that is furthest off. Exit code 1: the parts of an epoch are more than 2 % away from its
+time, or a trial failed. What cannot run here is listed with its reason.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def print_row(row: Row) -> None:
     shares = "".join(f"{row.shares_pct[part]:12.2f}" for part in PARTS)
     marks = [] if row.holds else ["THE PARTS DO NOT ADD UP"]
     marks += [f"other is over {MOST_OTHER_PCT:g} %"] if row.shares_pct["other"] > MOST_OTHER_PCT else []
-    told = "; ".join([*marks, row.diagnosis or "no diagnosis"])
-    print(f"{head}{row.train_s:9.3f}{shares}{row.unexplained_pct:8.2f}  {told}", flush=True)
+    notes = "; ".join([*marks, row.diagnosis or "no diagnosis"])
+    print(f"{head}{row.train_s:9.3f}{shares}{row.unexplained_pct:8.2f}  {notes}", flush=True)
 
 
 if __name__ == "__main__":

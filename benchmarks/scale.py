@@ -3,15 +3,15 @@
     python benchmarks/scale.py                           # 1,000 trials of 3 epochs, 5 seeds an arm
     python benchmarks/scale.py --trials 50 --json scale.json
 
-Everything is the real thing but the trial: plan, Ray Tune, callback, outbox, MLflow on SQLite, summary and page on the
-parent run. The trial (`trivial_trial`) trains nothing. It reports made-up numbers under a real trial's names, each with
-a checkpoint of a few bytes, and at its end a model and raw samples of a few bytes, which MLflow gets as it gets real
-ones, in the actor itself, which serves all trials: its runs are tagged `warm_start: reused` and
-`timing_valid: false`. It is given to the runner from here and is no backend that a user could name.
+Everything but the trial is real: plan, Ray Tune, callback, outbox, MLflow on SQLite, summary and page on the parent
+run. The trial (`trivial_trial`) trains nothing and runs in the actor itself, which serves all trials. It reports
+made-up numbers under a real trial's metric names, each with a checkpoint of a few bytes. At its end it hands over a
+model and raw samples of a few bytes, which MLflow gets as it gets real ones. Its runs are tagged `warm_start: reused`
+and `timing_valid: false`. The runner gets it from here; a user cannot name it.
 
-"driver" is the process that a person starts: the CPU time of all its threads and its largest resident memory. Ray's own
-processes are not in it. `start` is what it took to connect and plan, `run` the rest, with a `flush` at its end where
-MLflow lacks something then. Both are also given per trial.
+"driver" is the process that a person starts: the CPU time of all its threads and its largest resident memory, without
+Ray's own processes. `start` is the time to connect and plan. `run` is the rest, with a `flush` at its end if MLflow
+still lacks something. Both are also given per trial.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Cost:
     start_cpu_s: float
     run_wall_s: float
     run_cpu_s: float
-    peak_memory_gib: float  # of the driver, over its whole life
+    peak_memory_gib: float  # of the driver, at its largest
     calls: dict[str, int]  # of the MLflow store, by name
     done: int  # trials whose numbers MLflow has, all of them
     refused: int  # records that MLflow did not take
@@ -158,7 +158,7 @@ def measure(trials: int, epochs: int, folder: Path) -> Cost:
         show_plan=lambda plan: marks.append(_now()),
         entry=trivial_trial,
     )
-    if outcome.pending:  # trials this fast outrun MLflow, and the end waits for it for a while only
+    if outcome.pending:  # trials this fast outrun MLflow, and the sweep's end waits only a while for it
         flush.run(
             argparse.Namespace(sweep_id=outcome.sweep_id, storage_path=folder / "runs", tracking_uri=uri, quiet=False)
         )
@@ -176,14 +176,14 @@ def measure(trials: int, epochs: int, folder: Path) -> Cost:
         peak_memory_gib=memory_gib,
         calls=counted,
         refused=sum(len(path.read_text().splitlines()) for path in folder.rglob("outbox.jsonl.rejected")),
-        done=sum(trial.status == "done" and _is_whole(trial.history, epochs) for trial in record.trials),
+        done=sum(trial.status == "done" and _is_complete(trial.history, epochs) for trial in record.trials),
     )
 
 
-def _is_whole(history: dict[str, list[tuple[int, float]]], epochs: int) -> bool:
+def _is_complete(history: dict[str, list[tuple[int, float]]], epochs: int) -> bool:
     steps = list(range(1, epochs + 1))
-    whole = all([step for step, _ in history.get(name, [])] == steps for name in EPOCH_METRICS)
-    return whole and all(name in history for name in FINAL_METRICS)
+    complete = all([step for step, _ in history.get(name, [])] == steps for name in EPOCH_METRICS)
+    return complete and all(name in history for name in FINAL_METRICS)
 
 
 def _now() -> tuple[float, float]:
@@ -191,7 +191,7 @@ def _now() -> tuple[float, float]:
 
 
 def count_store_calls() -> Counter[str]:
-    """Counts what is asked of MLflow's SQLite store from now on, by name; what a call asks of itself is left out."""
+    """Counts the calls of MLflow's SQLite store from now on, by name; calls within a call do not count."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     calls: Counter[str] = Counter()

@@ -4,10 +4,11 @@
     python benchmarks/step.py --engines graph --batches 32,128,512 --patches 12,24,96 --json step.json
     python benchmarks/step.py --engines eager --batches 8 --steps 5 --set model.d_model=16 --set model.num_heads=2
 
-Each cell is built, warmed up (and captured) on the device feed of generated data of ETT's 7 channels, and stepped; the
-time of a step is from the end of one to the end of the next, so that gaps between steps count. `host ms` is how long
-the host was busy with a step. Medians of all steps after the first tenth; --json has the raw values. MFU and floor are
-of model/flops.py: empty for a GPU whose peak is not listed there. Cells that cannot run are listed with their reason.
+Each cell trains on generated data of ETT's 7 channels from the device feed, after warm-up and capture. The time of a
+step runs from the end of one step to the end of the next, so that gaps between steps count. `host ms` is how long the
+host was busy with a step. Figures are medians of all steps after the first tenth; --json has the raw values. MFU and
+floor come from model/flops.py and stay empty for a GPU whose peak is not listed there. Cells that cannot run are listed
+with their reason.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -
         cell.reason = trial.unsupported
         if cell.reason is None:
             run(cell, trial.config, options, facts, folder)
-    except Exception as error:  # the other cells are still to be measured
+    except Exception as error:  # the reason is shown, and the other cells are still measured
         cell.reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
@@ -163,8 +164,8 @@ def _timed(stepper: Any, feed: Any, steps: int, device_type: str) -> tuple[list[
             ends.append(time.perf_counter())
     if device_type == "cuda":
         torch.cuda.synchronize()
-        return [one.elapsed_time(two) for one, two in itertools.pairwise(ends)], host_ms[1:]
-    return [1e3 * (two - one) for one, two in itertools.pairwise(ends)], host_ms[1:]
+        return [end.elapsed_time(next_end) for end, next_end in itertools.pairwise(ends)], host_ms[1:]
+    return [1e3 * (next_end - end) for end, next_end in itertools.pairwise(ends)], host_ms[1:]
 
 
 def _kernels(stepper: Any, feed: Any, device_type: str, steps: int = 3) -> dict[str, tuple[float, float]]:

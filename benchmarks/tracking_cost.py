@@ -1,19 +1,20 @@
-"""What a troubled MLflow server costs a sweep: time of a report in the trial, time at the end, points lost.
+"""What a failing MLflow server costs a sweep: time of a report in the trial, time at the end, points lost.
 
     python benchmarks/tracking_cost.py --json tracking.json            # some 6 minutes
     python benchmarks/tracking_cost.py --modes healthy,slow
 
-A sweep of --trials trials with 10 epochs of 0.4 s (asleep, nothing is trained) runs through the real runner and tracker
-against a real MLflow server behind a proxy (benchmarks/troubled_proxy.py). As soon as the plan stands, the proxy turns
+A sweep of --trials trials runs through the real runner and tracker against a real MLflow server behind a proxy
+(benchmarks/troubled_proxy.py). Each trial has 10 epochs of 0.4 s in which it sleeps. Once the plan is made, the proxy
+becomes
 
-    refused   nobody listens any more
-    silent    connections are taken, and nothing is ever answered
+    refused   the port is closed
+    silent    connections are accepted and never answered
     slow      every answer comes 0.5 s later
 
-and stays so until the sweep's command would end. Then the proxy is healthy again, and the command `flush` sends the
-rest. `report` is the time that a trial spends in handing an epoch to Tune, which the driver answers once the epoch is
-in the outbox; `driver` the part of it that is the tracker's own. `share` is what the median report takes more than with
-the healthy server, of an epoch. Times compare within one run only; on a busy machine even those scatter.
+until the sweep's command would end. Then the proxy is healthy again, and the command `flush` sends the rest. `report`
+is the time in which a trial hands an epoch to Tune; the driver answers once the epoch is in the outbox. `driver` is the
+tracker's part of it. `share` is how much longer the median report takes than with the healthy server, in percent of an
+epoch. Times compare within one run only; on a busy machine even those scatter.
 """
 
 from __future__ import annotations
@@ -122,12 +123,12 @@ def measure(mode: str, server_port: int, folder: Path, trials: int) -> dict[str,
         proxy.kill()
         proxy.wait()
     row = json.loads((own / "row.json").read_text())
-    print(json.dumps(row), file=sys.stderr)  # for who cannot wait for the table
+    print(json.dumps(row), file=sys.stderr)  # the table follows minutes later
     return row
 
 
 def sleeping_trial(config: dict[str, Any]) -> None:
-    """What Ray runs on a worker: epochs of sleep; says at its end how long each report took."""
+    """What Ray runs on a worker: epochs of sleep; its last report says how long each report took."""
     import json
     import time
 

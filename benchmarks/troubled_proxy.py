@@ -1,7 +1,7 @@
-"""A TCP proxy that stops being one: python benchmarks/troubled_proxy.py PORT TARGET_PORT MODE_FILE
+"""A TCP proxy that fails on demand: python benchmarks/troubled_proxy.py PORT TARGET_PORT MODE_FILE
 
-MODE_FILE holds one word, read before every piece of data: `healthy`; `refused` (nobody listens, and open connections
-end); `silent` (connections are taken and nothing is ever answered); `slow` (every answer comes SLOW_S later).
+MODE_FILE holds one word, read before every piece of data: `healthy`; `refused` (the port is closed, and open
+connections end); `silent` (connections are accepted and never answered); `slow` (every answer comes SLOW_S later).
 """
 
 from __future__ import annotations

@@ -62,6 +62,43 @@ def _scores(
 
 
 @triton.jit
+def _place(
+    N: tl.constexpr, K: tl.constexpr, E: tl.constexpr, ROW: tl.constexpr, HEADS: tl.constexpr, COLUMNS: tl.constexpr
+) -> tl.tensor:
+    """This program's sequence and first head; where the sequence begins in o and in wider rows; columns and mask."""
+    tiles: tl.constexpr = (K + HEADS - 1) // HEADS
+    program = tl.program_id(0)
+    sequence = (program // tiles).to(tl.int64)
+    first = (program % tiles) * HEADS
+    base = sequence * N * (K * E)
+    wide = sequence * N * ROW
+    lane = tl.arange(0, COLUMNS)
+    columns = first * E + lane
+    inside = (lane < HEADS * E) & (columns < K * E)
+    return sequence, first, base, wide, lane, columns, inside
+
+
+@triton.jit
+def _load_keys(
+    k: tl.tensor,
+    v: tl.tensor,
+    wide: tl.tensor,
+    start: tl.constexpr,
+    KEYS: tl.constexpr,
+    columns: tl.tensor,
+    inside: tl.tensor,
+    N: tl.constexpr,
+    ROW: tl.constexpr,
+    UPCAST: tl.constexpr,
+) -> tl.tensor:
+    """A piece of KEYS keys from `start` on: offsets, mask, keys, values."""
+    at, there = _tile(start, KEYS, columns, inside, N, ROW)
+    keys = _operand(tl.load(k + wide + at, mask=there, other=0.0), k, UPCAST)
+    values = _operand(tl.load(v + wide + at, mask=there, other=0.0), v, UPCAST)
+    return at, there, keys, values
+
+
+@triton.jit
 def patch_attention_forward(
     q: tl.tensor,
     k: tl.tensor,
@@ -82,27 +119,13 @@ def patch_attention_forward(
     UPCAST: tl.constexpr,
 ) -> None:
     """o = softmax(q k^T scale) v and its log-sum-exp. Grid: S * ceil(K / HEADS)."""
-    WIDTH: tl.constexpr = K * E
-    tiles: tl.constexpr = (K + HEADS - 1) // HEADS
-    program = tl.program_id(0)
-    sequence = (program // tiles).to(tl.int64)
-    first = (program % tiles) * HEADS
-    base = sequence * N * WIDTH
-    wide = sequence * N * ROW
-    lane = tl.arange(0, COLUMNS)
-    columns = first * E + lane
-    inside = (lane < HEADS * E) & (columns < WIDTH)
-
-    at_a, in_a = _tile(0, KEYS_A, columns, inside, N, ROW)
-    k_a = _operand(tl.load(k + wide + at_a, mask=in_a, other=0.0), k, UPCAST)
-    v_a = _operand(tl.load(v + wide + at_a, mask=in_a, other=0.0), v, UPCAST)
+    sequence, first, base, wide, lane, columns, inside = _place(N, K, E, ROW, HEADS, COLUMNS)
+    at_a, in_a, k_a, v_a = _load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
     if KEYS_B > 0:
-        at_b, in_b = _tile(KEYS_A, KEYS_B, columns, inside, N, ROW)
-        k_b = _operand(tl.load(k + wide + at_b, mask=in_b, other=0.0), k, UPCAST)
-        v_b = _operand(tl.load(v + wide + at_b, mask=in_b, other=0.0), v, UPCAST)
+        at_b, in_b, k_b, v_b = _load_keys(k, v, wide, KEYS_A, KEYS_B, columns, inside, N, ROW, UPCAST)
 
     for start in range(0, N, ROWS):
-        at, there = _tile(start, ROWS, columns, inside, N, WIDTH)
+        at, there = _tile(start, ROWS, columns, inside, N, K * E)
         at_wide, _ = _tile(start, ROWS, columns, inside, N, ROW)
         rows = start + tl.arange(0, ROWS)
         q_all = _operand(tl.load(q + wide + at_wide, mask=there, other=0.0), q, UPCAST)
@@ -131,6 +154,58 @@ def patch_attention_forward(
 
 
 @triton.jit
+def _weights(
+    s_a: tl.tensor,
+    s_b: tl.tensor | None,
+    lse: tl.tensor,
+    known: tl.tensor,
+    scale_log2: tl.tensor,
+    RECOMPUTE: tl.constexpr,
+) -> tl.tensor:
+    """Softmax over the keys (axis 0) of both pieces, by the log-sum-exp at `lse` or by maximum and sum taken again."""
+    if RECOMPUTE:
+        shift = tl.max(s_a, 0)
+        if s_b is not None:
+            shift = tl.maximum(shift, tl.max(s_b, 0))
+        shift = shift * scale_log2
+    else:  # 0 for a query past N, whose do is 0
+        shift = tl.load(lse, mask=known, other=0.0)
+    p_a = tl.exp2(s_a * scale_log2 - shift[None, :])
+    p_b = p_a  # never read without a second piece
+    if s_b is not None:
+        p_b = tl.exp2(s_b * scale_log2 - shift[None, :])
+    if RECOMPUTE:
+        total = tl.sum(p_a, 0)
+        if s_b is not None:
+            total += tl.sum(p_b, 0)
+            p_b = p_b * (1.0 / total)[None, :]
+        p_a = p_a * (1.0 / total)[None, :]
+    return p_a, p_b
+
+
+@triton.jit
+def _add_gradients(
+    p: tl.tensor,
+    ds: tl.tensor,
+    k: tl.tensor,
+    q_head: tl.tensor,
+    do_head: tl.tensor,
+    dq: tl.tensor,
+    dk: tl.tensor,
+    dv: tl.tensor,
+    like: tl.tensor,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+) -> tl.tensor:
+    """dq, dk and dv with what one head adds through one piece of the keys; p and ds are its keys x queries."""
+    ds = _operand(ds, like, UPCAST)
+    dv = tl.dot(_operand(p, like, UPCAST), do_head, acc=dv, input_precision=PRECISION)
+    dk = tl.dot(ds, q_head, acc=dk, input_precision=PRECISION)
+    dq = tl.dot(tl.trans(ds), k, acc=dq, input_precision=PRECISION)
+    return dq, dk, dv
+
+
+@triton.jit
 def patch_attention_backward(
     grad: tl.tensor,
     q: tl.tensor,
@@ -156,31 +231,17 @@ def patch_attention_backward(
     RECOMPUTE: tl.constexpr,
 ) -> None:
     """dq, dk, dv from the gradient of o; each is written once, by one program. Grid: S * ceil(K / HEADS)."""
-    WIDTH: tl.constexpr = K * E
-    tiles: tl.constexpr = (K + HEADS - 1) // HEADS
-    program = tl.program_id(0)
-    sequence = (program // tiles).to(tl.int64)
-    first = (program % tiles) * HEADS
-    base = sequence * N * WIDTH
-    wide = sequence * N * ROW
-    lane = tl.arange(0, COLUMNS)
-    columns = first * E + lane
-    inside = (lane < HEADS * E) & (columns < WIDTH)
-
-    at_a, in_a = _tile(0, KEYS_A, columns, inside, N, ROW)
-    k_a = _operand(tl.load(k + wide + at_a, mask=in_a, other=0.0), k, UPCAST)
-    v_a = _operand(tl.load(v + wide + at_a, mask=in_a, other=0.0), v, UPCAST)
+    sequence, first, base, wide, lane, columns, inside = _place(N, K, E, ROW, HEADS, COLUMNS)
+    at_a, in_a, k_a, v_a = _load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
     dk_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
     dv_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
     if KEYS_B > 0:
-        at_b, in_b = _tile(KEYS_A, KEYS_B, columns, inside, N, ROW)
-        k_b = _operand(tl.load(k + wide + at_b, mask=in_b, other=0.0), k, UPCAST)
-        v_b = _operand(tl.load(v + wide + at_b, mask=in_b, other=0.0), v, UPCAST)
+        at_b, in_b, k_b, v_b = _load_keys(k, v, wide, KEYS_A, KEYS_B, columns, inside, N, ROW, UPCAST)
         dk_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
         dv_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
 
     for start in range(0, N, ROWS):
-        at, there = _tile(start, ROWS, columns, inside, N, WIDTH)
+        at, there = _tile(start, ROWS, columns, inside, N, K * E)
         at_wide, _ = _tile(start, ROWS, columns, inside, N, ROW)
         rows = start + tl.arange(0, ROWS)
         q_all = _operand(tl.load(q + wide + at_wide, mask=there, other=0.0), q, UPCAST)
@@ -192,38 +253,26 @@ def patch_attention_backward(
             do_head = tl.where(mine, do_all, 0.0).to(do_all.dtype) if HEADS > 1 else do_all
             s_a = _scores(k_a, q_head, 0, N, 0, PRECISION)
             dp_a = tl.dot(v_a, tl.trans(do_head), input_precision=PRECISION)
+            s_b = None
             if KEYS_B > 0:
                 s_b = _scores(k_b, q_head, KEYS_A, N, 0, PRECISION)
                 dp_b = tl.dot(v_b, tl.trans(do_head), input_precision=PRECISION)
-            if RECOMPUTE:
-                shift = tl.max(s_a, 0)
-                if KEYS_B > 0:
-                    shift = tl.maximum(shift, tl.max(s_b, 0))
-                shift = shift * scale_log2
-            else:  # 0 for a query past N, whose do is 0
-                at_lse = (sequence * K + first + head) * N + rows
-                shift = tl.load(lse + at_lse, mask=(rows < N) & (first + head < K), other=0.0)
-            p_a = tl.exp2(s_a * scale_log2 - shift[None, :])
-            if KEYS_B > 0:
-                p_b = tl.exp2(s_b * scale_log2 - shift[None, :])
-            if RECOMPUTE:
-                total = tl.sum(p_a, 0)
-                if KEYS_B > 0:
-                    total += tl.sum(p_b, 0)
-                    p_b = p_b * (1.0 / total)[None, :]
-                p_a = p_a * (1.0 / total)[None, :]
+            at_lse = (sequence * K + first + head) * N + rows
+            known = (rows < N) & (first + head < K)
+            p_a, p_b = _weights(s_a, s_b, lse + at_lse, known, scale_log2, RECOMPUTE)
             delta = tl.sum(p_a * dp_a, 0)
             if KEYS_B > 0:
                 delta += tl.sum(p_b * dp_b, 0)
-            ds_a = _operand(p_a * (dp_a - delta[None, :]), q, UPCAST)
-            dv_a = tl.dot(_operand(p_a, q, UPCAST), do_head, acc=dv_a, input_precision=PRECISION)
-            dk_a = tl.dot(ds_a, q_head, acc=dk_a, input_precision=PRECISION)
-            dq_head = tl.dot(tl.trans(ds_a), k_a, input_precision=PRECISION)
+            dq_head = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+            ds_a = p_a * (dp_a - delta[None, :])
+            dq_head, dk_a, dv_a = _add_gradients(
+                p_a, ds_a, k_a, q_head, do_head, dq_head, dk_a, dv_a, q, PRECISION, UPCAST
+            )
             if KEYS_B > 0:
-                ds_b = _operand(p_b * (dp_b - delta[None, :]), q, UPCAST)
-                dv_b = tl.dot(_operand(p_b, q, UPCAST), do_head, acc=dv_b, input_precision=PRECISION)
-                dk_b = tl.dot(ds_b, q_head, acc=dk_b, input_precision=PRECISION)
-                dq_head = tl.dot(tl.trans(ds_b), k_b, acc=dq_head, input_precision=PRECISION)
+                ds_b = p_b * (dp_b - delta[None, :])
+                dq_head, dk_b, dv_b = _add_gradients(
+                    p_b, ds_b, k_b, q_head, do_head, dq_head, dk_b, dv_b, q, PRECISION, UPCAST
+                )
             out = tl.where(mine, dq_head, out) if HEADS > 1 else dq_head
         tl.store(dq + wide + at_wide, (out * scale).to(dq.dtype.element_ty), mask=there)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,61 @@ def test_the_exact_result_is_eagers_in_fp64_with_its_gradients() -> None:
 def test_every_backend_is_measured_and_every_shape_has_a_time_to_beat() -> None:
     assert backends().keys() == BACKENDS.keys() | {"patch"}
     assert NAIVE_MS.keys() == set(SHAPES)
+
+
+def test_a_folder_without_kernels_is_wrong_input_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse(["--against", "nowhere"])
+    assert exit_.value.code == 2
+    assert "--against nowhere: there is no model/attention/patch_kernels.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "model"], ids=["checkout", "model"])
+def test_another_checkouts_kernels_are_timed_in_turns_with_ours_and_compared_bit_by_bit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The launches, the graphs and their times are stand-ins; the kernels and what patch_op would launch are real."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    from benchmarks import attention_against, graph_timing
+    from model.attention import patch_kernels, patch_op
+
+    captured: list[Any] = []
+    timed: list[int] = []
+
+    class Launches:
+        dtype, count = torch.bfloat16, 2
+
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def calls(self, _: Any) -> list[Any]:
+            return [patch_op.patch_kernels] * self.count
+
+        def outputs(self, _: Any) -> tuple[torch.Tensor]:
+            return (torch.full((2,), float(patch_op.patch_kernels is patch_kernels) if different else 0.0),)
+
+    def capture(calls: list[Any]) -> int:
+        captured.append(calls[0])
+        return len(captured) % 2  # 1: here, 0: there
+
+    def elapsed_ms(graph: int, repeats: int) -> float:
+        timed.append(graph)
+        return 4.0 if graph else 2.0 * repeats
+
+    for name, stand_in in {"capture": capture, "elapsed_ms": elapsed_ms, "repeats_of": lambda graph: 1}.items():
+        monkeypatch.setattr(graph_timing, name, stand_in)
+    monkeypatch.setattr(attention_against, "Launches", Launches)
+    for different in (False, True):
+        results: dict[str, Any] = {"cells": []}
+        attention_against.compare(SHAPES[:1], parse(["--against", str(folder), "--samples", "4"]), results, list)
+        assert [cell["direction"] for cell in results["cells"]] == ["backward", "forward"]
+        for cell in results["cells"]:
+            assert (cell["ratio"], cell["equal"]) == (2.0, not different)
+            assert cell["median_ms"] == {"here": 2.0, "there": 1.0} and cell["quartiles"] == [2.0, 2.0]
+        assert ("DIFFERENT" if different else "equal to the bit") in capsys.readouterr().out
+    assert captured[0] is patch_kernels is patch_op.patch_kernels and captured[1] is not patch_kernels
+    assert captured[1].__file__ == patch_kernels.__file__
+    assert timed[:8] == [1, 0, 0, 1, 1, 0, 0, 1]
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (2, 128, 1, 64), (2, 2, 1, 4), (2, 100, 3, 24)], ids=str)

@@ -1,4 +1,4 @@
-"""OneLaunchAdam in Triton's interpreter, on a CPU: run by test_tune_adam.py in a process of its own.
+"""OneLaunchAdam in Triton's interpreter, on a CPU: run by tests/tune/engine/test_adam.py in its own process.
 
 The reference is torch.optim.Adam(fused=True) with betas that fp32 can hold: torch's CPU kernel takes them as fp64, its
 CUDA kernel and ours as fp32.

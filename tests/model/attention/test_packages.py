@@ -135,7 +135,7 @@ def test_flash_attention_4_scales_by_the_width_of_a_head_when_none_is_given(call
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_package_compiles_without_a_graph_break(name: str, request: pytest.FixtureRequest) -> None:
     if BACKENDS[name].missing_package(importing=False) is None:  # dynamo sees the real one beside the stand-in
-        pytest.skip(f"{name}'s package is installed here: test_model_attention.py compiles the real one")
+        pytest.skip(f"{name}'s package is installed here: test_backends.py compiles the real one")
     request.getfixturevalue("calls")
     BACKENDS[name].register()
     for ours, theirs in zip(_gradients(ATTEND[name], compiling=True), _gradients(ATTEND[name]), strict=True):
