@@ -1,14 +1,13 @@
-"""The data sets that can be named, and the spec that a file of the user's own gets."""
+"""The data sets with a name, and the spec of a user's own file."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,31 +27,31 @@ class SplitRule:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """One multivariate series: where it comes from and how it is read."""
+    """One multivariate series: where it comes from and how to read it."""
 
     name: str
     file: str
-    """File name inside the data folder, or the path given by the user."""
+    """File name inside the data folder, or the user's path."""
     split: SplitRule
     step_minutes: float | None = None
-    """Minutes between rows; None: found in the file."""
+    """Minutes between rows; None: read from the file."""
     columns: tuple[str, ...] | None = None
-    """Value columns in order, without the timestamp; None: found in the file."""
+    """Value columns in order, without the timestamp; None: read from the file."""
     timestamp_column: str | None = None
-    """None: found in the file."""
+    """None: searched for in the file."""
     urls: tuple[str, ...] = ()
     """Tried in order; `hf://datasets/OWNER/NAME/FILE` is a file on the Hugging Face hub."""
     sha256: str | None = None
-    """Of the uncompressed CSV; None: pinned at the first download, or the user's own file."""
+    """Of the uncompressed CSV; None: recorded at the first download, or a user's own file."""
     rows: int | None = None
-    """Data rows of the published file; None: not known, or vouched for by `sha256`."""
+    """Data rows of the published file; None: unknown, or guaranteed by `sha256`."""
     first_timestamp: str | None = None
-    """Of row 0, where a source has values only."""
+    """Of row 0, for a source that has values only."""
     citation: str = ""
     generate: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
     """Makes (timestamps [T] datetime64, values [T, C] float32) instead of reading a file."""
     version: str = ""
-    """Of the generator; part of the source hash."""
+    """Version of the generator; part of the source hash."""
 
 
 def _demo() -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +109,7 @@ DATASETS: dict[str, DatasetSpec] = {
             "https://raw.githubusercontent.com/laiguokun/multivariate-time-series-data/master/traffic/traffic.txt.gz",
         ),
         rows=17_544,  # the hours of 2015 and 2016, as in Lai et al., table 1
-        first_timestamp="2016-07-01T02:00:00",  # as in THUML's file; the measurements are of 2015 and 2016
+        first_timestamp="2016-07-01T02:00:00",  # as in THUML's file; the measurements date from 2015 and 2016
         citation="Caltrans PeMS road occupancy, as in Lai et al., LSTNet, SIGIR 2018",
     ),
 }
@@ -119,8 +118,8 @@ DATASETS: dict[str, DatasetSpec] = {
 def get_dataset(name: str, timestamp_column: str | None = None) -> DatasetSpec:
     """The spec of a named data set, or of the CSV or Parquet file at the path `name`.
 
-    `timestamp_column` names the column of a file; it is found where None. Raises DataError, with the nearest name,
-    where `name` is neither.
+    `timestamp_column` names the column of a file; None searches for it. Raises DataError, with the nearest name, if
+    `name` is neither.
     """
     if name in DATASETS:
         if timestamp_column not in (None, DATASETS[name].timestamp_column):
@@ -131,10 +130,7 @@ def get_dataset(name: str, timestamp_column: str | None = None) -> DatasetSpec:
     if name.endswith(FILE_ENDINGS):
         path = str(Path(name).expanduser().absolute())
         return DatasetSpec(name=name, file=path, split=FRACTION_SPLIT, timestamp_column=timestamp_column)
-    lowered = {known.lower(): known for known in DATASETS}
-    near = difflib.get_close_matches(name.lower(), lowered, n=1)
-    hint = f"did you mean {lowered[near[0]]!r}? " if near else ""
     raise DataError(
-        f"unknown data set {name!r}: {hint}Known are {', '.join(DATASETS)}, "
-        f"or the path of a file ending in {', '.join(FILE_ENDINGS)}"
+        f"unknown data set {name!r}: give one of {', '.join(DATASETS)}, or the path of a file ending in "
+        f"{', '.join(FILE_ENDINGS)}{nearest(name, DATASETS)}"
     )

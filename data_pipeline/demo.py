@@ -9,9 +9,9 @@ SEED = 20160701
 
 
 def generate() -> tuple[np.ndarray, np.ndarray]:
-    """Timestamps [3200] (hourly, datetime64[us]) and values [3200, 7] float32, columns as ETT's.
+    """Timestamps [3200] (hourly, datetime64[us]) and values [3200, 7] float32, with ETT's columns.
 
-    Each load has a daily and a weekly season whose strength drifts, a slow trend and autocorrelated noise; oil
+    Each load has a daily season whose strength drifts, a weekly season, a slow trend and autocorrelated noise. Oil
     temperature (OT) follows the loads with a lag. Weekends and noise keep "the same as yesterday" a weak forecast.
     """
     random = np.random.Generator(np.random.PCG64(SEED))
@@ -44,7 +44,7 @@ def _season(hour: np.ndarray, period: int, random: np.random.Generator, harmonic
 
 
 def _autoregressive(random: np.random.Generator, decay: float) -> np.ndarray:
-    """AR(1) of unit variance."""
+    """An AR(1) process [ROWS] of unit variance."""
     shocks = random.standard_normal(ROWS) * np.sqrt(1 - decay**2)
     values = np.empty(ROWS)
     level = random.standard_normal()

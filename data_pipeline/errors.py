@@ -1,13 +1,17 @@
-"""The errors a user of this package sees."""
+"""The errors that a user of this package sees."""
 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system reports for a full disk, a used-up quota or a too large file."""
 
 
 class DataError(ValueError):
-    """Wrong data or a wrong request for data, told in one line: what was given, what is allowed, what to do.
+    """Wrong data, or a wrong request for data. Its one line says what was given, what is allowed and what to do.
 
     The command line prints the line and exits with 2.
     """
@@ -17,7 +21,7 @@ class DataError(ValueError):
 
 
 class DataUnsupported(DataError):
-    """This machine cannot run this feed configuration; the message is the reason."""
+    """This machine cannot run this feed configuration. The message is the reason."""
 
 
 def one_line(text: str, limit: int = 600) -> str:
@@ -28,7 +32,7 @@ def one_line(text: str, limit: int = 600) -> str:
 
 
 def nearest(given: str, names: Iterable[str]) -> str:
-    """`; did you mean 'NAME'?` for the name that is most like what was given, case aside; nothing where none is."""
+    """`; did you mean 'NAME'?` for the name most like `given`, ignoring case; empty if no name is like it."""
     lowered = {name.lower(): name for name in names}
     near = difflib.get_close_matches(given.lower(), lowered, n=1)
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""

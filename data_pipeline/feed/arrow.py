@@ -1,9 +1,11 @@
 """The feed that gathers windows from the mapped file, in this process or in workers, a chunk of batches at a time.
 
-Workers write into slots of memory shared with this process, so a batch is never pickled and its pages are faulted in
-once; on a GPU the slots are pinned and copied on a stream of their own while the chunk before is computed. Asking a
-loader for something costs the training process some tenths of a millisecond, during which it launches no kernel: a
-chunk is several batches where memory allows, so that this is paid once for all of them.
+Workers write into slots: memory that they share with this process. So no batch is pickled, and its pages are faulted
+in once. For a GPU the slots are pinned, and copied on a separate stream while the device computes the chunk before.
+Each request to a loader costs the training process some tenths of a millisecond, in which it launches no kernel. So a
+chunk holds several batches if memory allows, and the cost is paid once for all of them.
+
+Shapes: B windows of a batch, L context rows, H horizon rows, C channels.
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ from data_pipeline.series.store import Series
 PREFETCH = 2
 """Chunks that each worker prepares ahead."""
 MAX_CHUNK = 8
-"""Batches in a chunk at most."""
+"""Most batches in a chunk."""
 SLOT_BYTES = 256 << 20
-"""What all slots together may hold before chunks get smaller."""
+"""Chunks get smaller once all slots together would be larger than this."""
 COPIES = 3
-"""Slots beyond those of the workers: one being copied, one waiting, one in the hands of the loader."""
+"""Slots beyond those of the workers: one being copied, one waiting, one that the loader holds."""
 
-# A NumPy array travels to a worker by value; a tensor would cost a shared-memory file and its descriptor per request.
+# (slot, first rows of the windows). A NumPy array travels to a worker by value; a tensor would cost a shared-memory
+# file and its descriptor per request.
 Request = tuple[int, np.ndarray]
 Windows = tuple[torch.Tensor, torch.Tensor]
 Chunk = tuple[torch.Tensor, torch.Tensor, "torch.cuda.Event | None"]
@@ -40,7 +43,7 @@ Chunk = tuple[torch.Tensor, torch.Tensor, "torch.cuda.Event | None"]
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """Memory for chunks in flight."""
+    """Memory for the chunks in flight, one slot each."""
 
     past: torch.Tensor
     """[slots, chunk * B, L * C] float32."""
@@ -52,15 +55,17 @@ class Slots:
 
 
 class WindowDataset(Dataset):
-    """Windows of the scaled rows of an Arrow file, mapped where it is first asked for one."""
+    """Windows of the scaled rows of an Arrow file. The process that asks for the first window maps the file."""
 
     def __init__(self, path: Path, source_sha256: str, lengths: tuple[int, int], slots: Slots | None) -> None:
         self._path, self._sha256, self._lengths, self._slots = path, source_sha256, lengths, slots
         self._views: Windows | None = None
 
     def __getitems__(self, request: Request) -> int | Windows:
-        """Gather the windows that start at the given rows: into the slot given, whose number is returned, or, where
-        there are no slots, into new memory."""
+        """Gather the windows that start at the given rows into the given slot, and return its number.
+
+        Without slots, return the windows [n, L * C] and [n, H * C] in new memory.
+        """
         slot, starts = request[0], torch.from_numpy(request[1])
         past, future = self._mapped()
         if self._slots is None:
@@ -73,7 +78,9 @@ class WindowDataset(Dataset):
         if self._views is None:
             file = map_file(self._path, check=False)
             if file.metadata["source_sha256"] != self._sha256:
-                raise DataError(f"{self._path}: replaced while this trial ran, its source has changed: run it again")
+                raise DataError(
+                    f"{self._path}: replaced during this trial because its source changed: run the trial again"
+                )
             rows = shared_tensor(file.arrays["scaled"])
             context, horizon = self._lengths
             self._views = window_view(rows, 0, context), window_view(rows, context, horizon)
@@ -84,7 +91,7 @@ class WindowDataset(Dataset):
 
 
 class ArrowFeed(Feed):
-    """See the module."""
+    """The module's docstring describes it."""
 
     _slots: Slots | None = None
 
@@ -97,7 +104,7 @@ class ArrowFeed(Feed):
 
     @property
     def slot_bytes(self) -> int:
-        """Memory of the slots: shared with the workers, page-locked where the device is a GPU."""
+        """Bytes of the slots: shared with the workers, page-locked if the device is a GPU."""
         return self._slots.past.nbytes + self._slots.future.nbytes if self._slots else 0
 
     def _open(self, series: Series, num_workers: int) -> None:
@@ -118,21 +125,18 @@ class ArrowFeed(Feed):
         )
 
     def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
-        steps, batch_size = starts.shape
         n_slots = len(self._slots) if self._slots else 1
-        chunks = (starts[first : first + self._chunk].reshape(-1).numpy() for first in range(0, steps, self._chunk))
-        requests = ((at % n_slots, rows) for at, rows in enumerate(chunks))
-        sizes = (batch_size * min(self._chunk, steps - first) for first in range(0, steps, self._chunk))
-        windows = (
-            self._windows(answer, size) for answer, size in zip(self._loader.answers(requests), sizes, strict=True)
-        )
-        reals = iter(valid)
-        for past, future, ready in self._copier.chunks(windows) if self._copier else self._kept(windows):
-            for past_BLC, future_BHC in zip(past.split(batch_size), future.split(batch_size), strict=True):
-                yield Batch(past=past_BLC, future=future_BHC, valid=next(reals), ready=ready)
+        chunks = starts.split(self._chunk)  # each [steps, B]
+        requests = ((index % n_slots, chunk.flatten().numpy()) for index, chunk in enumerate(chunks))
+        answers = zip(self._loader.answers(requests), chunks, strict=True)
+        windows = (self._windows(answer, chunk.numel()) for answer, chunk in answers)
+        counts = iter(valid)
+        for past, future, ready in self._copier.chunks(windows) if self._copier else self._on_cpu(windows):
+            for past_BLC, future_BHC in zip(past.split(starts.shape[1]), future.split(starts.shape[1]), strict=True):
+                yield Batch(past=past_BLC, future=future_BHC, valid=next(counts), ready=ready)
 
-    def _kept(self, windows: Iterator[Windows]) -> Iterator[Chunk]:
-        """Chunks on the CPU. Their slot will be written again, the batches may be kept."""
+    def _on_cpu(self, windows: Iterator[Windows]) -> Iterator[Chunk]:
+        """Chunks on the CPU, copied out of their slots: a caller may keep batches, but workers reuse slots."""
         for past, future in windows:
             if self._slots:
                 past, future = past.clone(), future.clone()
@@ -150,7 +154,7 @@ class ArrowFeed(Feed):
 
 
 class _Copier:
-    """Copies chunks from pinned slots to a GPU on a stream of its own, one chunk ahead."""
+    """Copies chunks from pinned slots to a GPU on a separate stream, one chunk ahead."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -158,29 +162,29 @@ class _Copier:
         self._pinned: list[torch.Tensor] = []
 
     def pin(self, slots: Slots) -> None:
-        """Page-lock the slots where they lie, so that the copy engine reads what the workers wrote."""
+        """Page-lock the slots in place, so that the copy engine reads what the workers wrote."""
         runtime = torch.cuda.cudart()
         for tensor in (slots.past, slots.future):
             torch.cuda.check_error(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
             self._pinned.append(tensor)
 
     def chunks(self, windows: Iterator[Windows]) -> Iterator[Chunk]:
-        """Chunks on the device, each with the event that says its copy is complete."""
-        self._stream.synchronize()  # a pass that was left early may still be copying from the slots
+        """Chunks on the device, each with an event that its copy completes."""
+        self._stream.synchronize()  # a pass that ended early may still copy from the slots
         waiting: deque[Chunk] = deque()
         copied: deque[torch.cuda.Event] = deque()
         while True:
-            if len(copied) == COPIES:  # the slot of that chunk is the next to be written
+            if len(copied) == COPIES:  # workers write the oldest chunk's slot next
                 copied.popleft().synchronize()
-            pair = next(windows, None)
-            if pair is not None:
-                waiting.append(self._copy(*pair))
+            following = next(windows, None)
+            if following is not None:
+                waiting.append(self._copy(*following))
                 event = waiting[-1][2]
                 assert event is not None
                 copied.append(event)
             if not waiting:
                 return
-            if len(waiting) == 2 or pair is None:
+            if len(waiting) == 2 or following is None:
                 past, future, ready = waiting.popleft()
                 for tensor in (past, future):
                     tensor.record_stream(torch.cuda.current_stream(self._device))
@@ -196,13 +200,13 @@ class _Copier:
     def _copy(self, past: torch.Tensor, future: torch.Tensor) -> Chunk:
         with torch.cuda.stream(self._stream):
             ready = torch.cuda.Event()
-            there = past.to(self._device, non_blocking=True), future.to(self._device, non_blocking=True)
+            past, future = (tensor.to(self._device, non_blocking=True) for tensor in (past, future))
             ready.record(self._stream)
-        return *there, ready
+        return past, future, ready
 
 
 def _chunk_size(num_workers: int, batch_bytes: int) -> int:
-    """Batches in a chunk: as many as the slots may hold, at most MAX_CHUNK; 1 where no worker is asked."""
+    """Batches in a chunk: as many as the slots may hold, at most MAX_CHUNK. Without workers it is 1."""
     if not num_workers:
         return 1
     free = shared_memory_free()

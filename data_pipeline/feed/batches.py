@@ -1,4 +1,4 @@
-"""What every feed hands out, in which order: shared by all of them, so that they cannot differ.
+"""What every feed hands out, and in which order. All feeds share this file, so they cannot differ.
 
 Shapes: B windows of a batch, L context rows, H horizon rows, C channels, T rows of the series.
 """
@@ -26,25 +26,25 @@ class Batch:
     future: torch.Tensor
     """[B, H, C] float32."""
     valid: int
-    """Real windows: rows from `valid` on repeat the last window of the split (evaluation's last batch only)."""
+    """Real windows. Rows from `valid` on repeat the split's last window, which only evaluation's last batch does."""
     ready: torch.cuda.Event | None = None
-    """The compute stream must wait for it before it reads the tensors; None where nothing is being copied."""
+    """The compute stream must wait for it before it reads the tensors; None if nothing is being copied."""
 
     def arrived(self) -> Batch:
-        """This batch, once the current stream has been told to wait for its copy. The host does not wait."""
+        """This batch, after making the current stream wait for its copy. The host does not wait."""
         if self.ready is not None:
             torch.cuda.current_stream().wait_event(self.ready)
         return self
 
 
 class BatchPlan:
-    """The first rows of the windows of each batch. The same plan in every feed makes the same batches."""
+    """The first rows of the windows of each batch: one plan for all feeds, so they make the same batches."""
 
     def __init__(
         self, series: Series, *, context_length: int, prediction_length: int, batch_size: int, seed: int
     ) -> None:
         if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}: it must be at least 1")
+            raise DataError(f"batch_size is {batch_size}: give at least 1")
         self.starts = window_starts(series.bounds, context_length, prediction_length)
         self.batch_size = batch_size
         self.seed = seed
@@ -60,7 +60,7 @@ class BatchPlan:
         return kept.view(self.steps_per_epoch, self.train_batch_size)
 
     def evaluation(self, split: str) -> tuple[torch.Tensor, list[int]]:
-        """First rows [steps, B] int64 of the split's windows, and how many of each batch are real."""
+        """First rows [steps, B] int64 of the split's windows, and how many windows of each batch are real."""
         if split not in self.starts:
             raise DataError(f"unknown split {split!r}: choose one of {', '.join(self.starts)}")
         starts = self.starts[split]
@@ -137,7 +137,7 @@ class Feed(ABC):
 
 
 def shared_tensor(array: np.ndarray) -> torch.Tensor:
-    """`array` as a tensor over the same memory, without a copy. The tensor must not be written to."""
+    """`array` as a tensor over the same memory, without a copy. Do not write to the tensor."""
     writable = array.view()
     if isinstance(array.base, np.ndarray) and array.base.flags.writeable:
         writable.flags.writeable = True
@@ -145,13 +145,13 @@ def shared_tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def window_view(rows: torch.Tensor, first: int, length: int) -> torch.Tensor:
-    """All windows of `length` rows of `rows` [T, C] that begin `first` rows late, as a view [N, length * C]."""
+    """All windows of `length` rows of `rows` [T, C], the first one from row `first`, as a view [N, length * C]."""
     n_rows, channels = rows.shape
     count = n_rows - first - length + 1
     return rows.as_strided((count, length * channels), (channels, 1), rows.storage_offset() + first * channels)
 
 
 def _mix(seed: int, epoch: int) -> int:
-    """One generator seed from two numbers, equal for equal pairs only (up to chance)."""
+    """One generator seed from two numbers. Up to chance, only equal pairs give equal seeds."""
     state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))

@@ -1,4 +1,7 @@
-"""The feed that keeps the whole series on the device and gathers windows there."""
+"""The feed that keeps the whole series on the device and gathers windows there.
+
+Shapes: B windows of a batch, L context rows, H horizon rows, C channels.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ from data_pipeline.series.store import Series
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WindowStarts:
-    """A training batch before its gather, for a step that gathers its windows itself."""
+    """A training batch before its gather, for a training step that gathers its windows itself."""
 
     starts: torch.Tensor
     """[B] int64 on the device: first rows of the windows."""
     gather: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-    """starts [B] -> past [B, L, C], future [B, H, C]; device operators only, no synchronisation."""
+    """starts [B] -> past [B, L, C], future [B, H, C]. It uses device operators only and does not synchronise."""
     ready: torch.cuda.Event | None = None
 
     def arrived(self) -> WindowStarts:
-        """This batch: nothing has to arrive."""
+        """This batch: there is no copy to wait for."""
         return self
 
 
@@ -37,7 +40,7 @@ class DeviceFeed(Feed):
         yield from super().train_batches(epoch)
 
     def train_starts(self, epoch: int) -> Iterator[WindowStarts]:
-        """The batches of `train_batches` that are still to be gathered."""
+        """The batches of `train_batches` before their gather."""
         for starts in self._plan.train(epoch).to(self._device):
             yield WindowStarts(starts=starts, gather=self._windows)
 

@@ -1,4 +1,4 @@
-"""One DataLoader whose workers live as long as the feed, for every split and epoch."""
+"""A DataLoader whose workers live as long as the feed and serve every split and epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_WORKERS = 64
 
 
 class Requests:
-    """A batch sampler whose list of requests is replaced before each pass; each request goes to one worker whole."""
+    """A batch sampler with new requests for each pass. One worker answers a request as a whole."""
 
     def __init__(self) -> None:
         self.pending: Iterable[Any] = ()
@@ -26,17 +26,17 @@ class Requests:
 
 
 class Answers(Dataset):
-    """The answers to whole requests. A DataError is an answer too: the loader would bury it in its traceback."""
+    """The dataset's answers to requests. It returns a DataError as an answer: a loader would bury it in a traceback."""
 
     def __init__(self, dataset: Any, collate: Callable[[Any], Any]) -> None:
         self._dataset, self._collate = dataset, collate
 
     def __getitems__(self, request: Any) -> Any:
-        """The answer, or the DataError met."""
+        """The answer, or the DataError that the dataset raised."""
         try:
             if hasattr(self._dataset, "__getitems__"):
                 return self._collate(self._dataset.__getitems__(request))
-            return self._collate([self._dataset[at] for at in request])
+            return self._collate([self._dataset[window] for window in request])
         except DataError as error:
             return error
 
@@ -44,8 +44,8 @@ class Answers(Dataset):
 class Loader:
     """Sends requests to a dataset's `__getitems__`, in this process or in workers, and returns answers in order.
 
-    Workers come from a fork server (a process that has used CUDA or Ray's threads must not be forked), are started
-    here and kept between passes.
+    The constructor starts the workers, from a fork server because a process that used CUDA or Ray's threads must not be
+    forked. They stay alive between passes.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Loader:
         preload: str,
         warm_up: Any,
     ) -> None:
-        """`preload` is the module that the fork server imports once for all workers, `warm_up` a request that each
-        worker answers before this returns."""
+        """The fork server imports the module `preload` once for all workers. Each worker answers the request `warm_up`
+        before the constructor returns."""
         self._requests = Requests()
         self._pass = 0
         workers: dict[str, Any] = {}
@@ -72,22 +72,22 @@ class Loader:
             batch_sampler=self._requests,
             num_workers=num_workers,
             collate_fn=as_is,
-            generator=torch.Generator(),  # a loader draws a seed each pass; dropout's random state is not its to use
+            generator=torch.Generator(),  # a loader draws a seed each pass; not from dropout's random state
             **workers,
         )
         for _ in self.answers([warm_up] * num_workers):  # request i goes to worker i
             pass
 
     def answers(self, requests: Iterable[Any]) -> Iterator[Any]:
-        """The answer to each request. Only the latest pass may be read from. Raises DataError as the dataset did."""
+        """The answer to each request. Read only the latest pass. Raises the dataset's DataError."""
         if self._loader is None:
             raise RuntimeError("this feed is closed")
         self._pass += 1
-        mine = self._pass
+        this_pass = self._pass
         self._requests.pending = requests
         answers = iter(self._loader)
         while True:
-            if mine != self._pass:  # before an answer is taken: with workers, both passes read from one queue
+            if this_pass != self._pass:  # checked before taking an answer: with workers, both passes read one queue
                 raise RuntimeError("a newer pass over this feed has begun: read one pass at a time")
             try:
                 answer = next(answers)
@@ -106,15 +106,16 @@ class Loader:
 def check_workers(num_workers: int) -> None:
     """Raise DataError for an impossible number of workers."""
     if not 0 <= num_workers <= MAX_WORKERS:
-        raise DataError(f"num_workers is {num_workers}: it must be between 0 and {MAX_WORKERS}")
+        raise DataError(f"num_workers is {num_workers}: give 0 to {MAX_WORKERS}")
 
 
 def check_shared_memory(num_workers: int, windows: int, n_bytes: int) -> None:
-    """Raise DataUnsupported where `n_bytes`, for `windows` windows at a time, are more than is free."""
+    """Raise DataUnsupported if workers need `n_bytes` of shared memory, for `windows` windows at a time, and less is
+    free."""
     free = shared_memory_free() if num_workers else None
     if free is not None and n_bytes > free:
         raise DataUnsupported(
-            f"{num_workers} workers need {-(-n_bytes >> 20)} MiB of shared memory for {windows} windows at a time, "
+            f"{num_workers} workers need {-(-n_bytes >> 20)} MiB of shared memory for {windows} windows at a time, but "
             f"/dev/shm has {free >> 20} MiB: use fewer workers, a smaller batch, feed 'device' or a larger /dev/shm "
             "(--shm-size)"
         )
@@ -126,9 +127,9 @@ def as_is(answer: Any) -> Any:
 
 
 def shared_memory_free() -> int | None:
-    """Bytes free for memory shared between processes, None where it cannot be told."""
+    """Free bytes for memory shared between processes, None if unknown."""
     try:
-        stat = os.statvfs("/dev/shm")  # asked for its size  # nosec B108
+        stat = os.statvfs("/dev/shm")  # only its size is read  # nosec B108
     except OSError:
         return None
     return stat.f_bavail * stat.f_frsize

@@ -1,4 +1,4 @@
-"""The baseline feed: tsfm_public's ForecastDFDataset, one pandas slice per window, as the study before this did."""
+"""The baseline feed: tsfm_public's ForecastDFDataset, one pandas slice per window, as in the study before."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ PREFETCH = 2
 
 
 def stack_windows(items: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Past [B, L, C] and future [B, H, C] of the items; their masks and timestamps are left out."""
+    """Past [B, L, C] and future [B, H, C] of the items, without their masks and timestamps."""
     return torch.stack([item["past_values"] for item in items]), torch.stack([item["future_values"] for item in items])
 
 
 def frame_as_get_datasets_leaves_it(series: Series) -> pd.DataFrame:
     """The standardised rows as `tsfm_public.get_datasets` hands them to its dataset: a timestamp and float64 columns.
 
-    There, every column is a block of memory of its own, which makes slicing rows slower than in a frame made from one
-    array; the baseline keeps that.
+    There, every column is a separate block of memory. Slicing rows is then slower than in a frame made from one array;
+    the baseline keeps that.
     """
     import pandas as pd
 
-    columns = {f"channel_{at}": column.astype("float64") for at, column in enumerate(series.scaled.T)}
+    columns = {f"channel_{index}": column.astype("float64") for index, column in enumerate(series.scaled.T)}
     return pd.DataFrame({"date": series.timestamps, **columns}, copy=False)
 
 
@@ -67,5 +67,5 @@ class TsfmFeed(Feed):
         )
 
     def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
-        for (past, future), real in zip(self._loader.answers(starts.tolist()), valid, strict=True):
-            yield Batch(past=past.to(self._device), future=future.to(self._device), valid=real)
+        for (past, future), count in zip(self._loader.answers(starts.tolist()), valid, strict=True):
+            yield Batch(past=past.to(self._device), future=future.to(self._device), valid=count)

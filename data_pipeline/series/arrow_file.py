@@ -1,7 +1,10 @@
 """One series in one Arrow IPC file: written in bounded memory, mapped without a copy.
 
-The file holds one record batch, so every column is one block: `values` and `scaled` (fixed-size lists of C float32,
-raw and standardised) and `timestamp`. What else is known of the series is JSON in the schema metadata.
+The file holds one record batch, so every column is one block. `values` and `scaled` are fixed-size lists of C float32,
+raw and standardised; the third column is `timestamp`. The rest of what is known of the series is JSON in the metadata
+of the schema.
+
+Shapes: T rows, C columns.
 """
 
 from __future__ import annotations
@@ -25,21 +28,23 @@ ARRAYS = ("values", "scaled", "timestamp")
 
 
 class DamagedFile(Exception):
-    """The file is not what was written."""
+    """The file is not as it was written. The message says what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MappedFile:
-    """A mapped file; its arrays are views of the page cache, shared by every process on the node."""
+    """A mapped file. Its arrays are views of the page cache, which all processes of the node share."""
 
     arrays: dict[str, np.ndarray]
-    """`values`, `scaled` [T, C] float32, `timestamp` [T] datetime64[us]; writable copy-on-write, so that torch takes
-    them without a copy: hand out read-only views."""
+    """`values`, `scaled` [T, C] float32, `timestamp` [T] datetime64[us].
+
+    They are writable (copy-on-write), so that torch takes them without a copy: hand out read-only views.
+    """
     metadata: dict[str, Any]
 
 
 class Scratch:
-    """Raw columns on disk while a source is read, because an Arrow batch must know its length before its data."""
+    """Raw columns on disk while a source is read: an Arrow batch must know its length before its data."""
 
     def __init__(self, folder: Path, n_columns: int) -> None:
         self._folder, self._n_columns = folder, n_columns
@@ -76,7 +81,7 @@ class Scratch:
             yield block
 
     def close(self) -> None:
-        """Close the files; the folder is the caller's."""
+        """Close the files. The caller removes the folder."""
         for file in self._files.values():
             file.close()
 
@@ -84,8 +89,8 @@ class Scratch:
 def write_file(path: Path, scratch: Scratch, n_columns: int, metadata: dict[str, Any]) -> None:
     """Write `scratch` as an Arrow file at `path`, with checksums added to `metadata`. Raises OSError.
 
-    The file is first written with zeros, which take no memory, then filled in place: peak memory does not depend on
-    the length of the series.
+    The file is first written with zeros, which take no memory, and then filled in place. So peak memory does not depend
+    on the length of the series.
     """
     checksums = {name: _crc(scratch.blocks(name)) for name in ARRAYS}
     metadata = {**metadata, "crc32": checksums}
@@ -104,10 +109,10 @@ def write_file(path: Path, scratch: Scratch, n_columns: int, metadata: dict[str,
 
 
 def map_file(path: Path, *, check: bool) -> MappedFile:
-    """Map `path`; with `check`, first compare its checksums (read through the page cache, no memory of its own).
+    """Map `path`. With `check`, compare its checksums first, which reads through the page cache and takes no memory.
 
-    The path is opened once, so metadata and arrays are of one file also while another process replaces it. Raises
-    DamagedFile, OSError.
+    The path is opened once, so metadata and arrays belong to one file even if another process replaces it meanwhile.
+    Raises DamagedFile, OSError.
     """
     with open(path, "rb") as file:
         try:
@@ -117,7 +122,7 @@ def map_file(path: Path, *, check: bool) -> MappedFile:
             raise DamagedFile(str(error)) from error
         if check:
             if METADATA_CRC not in metadata:
-                raise DamagedFile("it has no checksum of its metadata, as files of an earlier version have none")
+                raise DamagedFile("its metadata has no checksum, as in files of an earlier version")
             if _metadata_crc(metadata) != metadata[METADATA_CRC]:
                 raise DamagedFile("the checksum of its metadata does not match")
             for name, array in arrays.items():
@@ -141,7 +146,7 @@ def _metadata(mapped: mmap.mmap) -> dict[str, Any]:
 
 
 def _metadata_crc(metadata: dict[str, Any]) -> int:
-    """Of the metadata without this checksum, in one spelling."""
+    """The checksum of the other metadata, spelt with sorted keys."""
     rest = {key: value for key, value in metadata.items() if key != METADATA_CRC}
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 

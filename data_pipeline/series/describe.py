@@ -1,4 +1,4 @@
-"""What is in a series, and whether its splits resemble each other; for `data show NAME`."""
+"""What a series holds, and whether its splits resemble each other: for `data show NAME`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SplitDescription:
     """Time of the first row, ISO 8601."""
     last: str
     windows: int
-    """0 where the split is too short for one."""
+    """0 if the split is too short for one."""
     mean_shift: tuple[float, ...]
     """Per channel: (mean of the split - mean of train) / standard deviation of train."""
     std_ratio: tuple[float, ...]
@@ -44,14 +44,14 @@ class ChannelDescription:
     mean: float
     """Of the training rows."""
     std: float
-    """Of the training rows; 1 where the channel is constant there."""
+    """Of the training rows; 1 if the channel is constant there."""
     constant: bool
     """Over all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A series as it will be trained on."""
+    """A series as training sees it."""
 
     name: str
     source_sha256: str
@@ -63,9 +63,9 @@ class Description:
     """Places where rows are missing."""
     missing_rows: int
     duplicates: int
-    """Times that stand twice; a file with any is refused, so 0."""
+    """Repeated times; always 0, because conversion refuses a file with any."""
     missing_values: int
-    """NaN or infinite cells; a file with any is refused, so 0."""
+    """NaN or infinite cells; always 0, because conversion refuses a file with any."""
     unused_rows: int
     """Rows that belong to no split."""
     context_length: int
@@ -74,7 +74,7 @@ class Description:
     splits: tuple[SplitDescription, ...]
     notes: tuple[str, ...]
     problem: str | None
-    """Why no window can be made, else None."""
+    """Why there are no windows, else None."""
 
 
 def describe(
@@ -86,7 +86,7 @@ def describe(
     *,
     timestamp_column: str | None = None,
 ) -> Description:
-    """Measure the series `name`. Raises DataError where it cannot be opened."""
+    """Measure the series `name`. Raises DataError if it cannot be opened."""
     series = open_series(name, data_dir, cache_dir, timestamp_column=timestamp_column)
     problem = None
     windows = dict.fromkeys(series.bounds, 0)
@@ -96,7 +96,7 @@ def describe(
     except DataError as error:
         problem = str(error)
     steps = np.diff(series.timestamps).astype(np.int64) / (60e6 * series.step_minutes)
-    whole = _Moments(series.values)
+    moments = _Moments(series.values)
     return Description(
         name=series.name,
         source_sha256=series.source_sha256,
@@ -107,20 +107,20 @@ def describe(
         gaps=int((steps > GAP_TOLERANCE).sum()),
         missing_rows=int((np.round(steps) - 1).sum()),
         duplicates=int((steps == 0).sum()),
-        missing_values=whole.not_finite,
+        missing_values=moments.not_finite,
         unused_rows=len(series.values) - series.bounds["test"][1],
         context_length=context_length,
         prediction_length=prediction_length,
         channels=tuple(
             ChannelDescription(
                 name=column,
-                minimum=float(whole.minimum[at]),
-                maximum=float(whole.maximum[at]),
-                mean=float(series.mean[at]),
-                std=float(series.std[at]),
-                constant=bool(whole.minimum[at] == whole.maximum[at]),
+                minimum=float(moments.minimum[index]),
+                maximum=float(moments.maximum[index]),
+                mean=float(series.mean[index]),
+                std=float(series.std[index]),
+                constant=bool(moments.minimum[index] == moments.maximum[index]),
             )
-            for at, column in enumerate(series.columns)
+            for index, column in enumerate(series.columns)
         ),
         splits=tuple(_split(series, split, windows[split]) for split in series.bounds),
         notes=series.notes,
@@ -158,28 +158,28 @@ class _Moments:
         self.not_finite = sum(int((~np.isfinite(block)).sum()) for block in blocks())
 
 
-def render(found: Description) -> str:
+def render(description: Description) -> str:
     """The description as lines of text for a terminal."""
-    step = f"{found.step_minutes:g} min"
-    gaps = f"{found.gaps} gaps ({found.missing_rows} rows missing)" if found.gaps else "no gaps"
+    step = f"{description.step_minutes:g} min"
+    gaps = f"{description.gaps} gaps ({description.missing_rows} rows missing)" if description.gaps else "no gaps"
     lines = [
-        f"{found.name}: {found.rows:,} rows x {len(found.channels)} channels, one row per {step}",
-        f"from {found.first} to {found.last}; {gaps}, {found.duplicates} duplicate times, "
-        f"{found.missing_values} missing values; {found.unused_rows:,} rows in no split",
-        f"sha256 of the source {found.source_sha256}",
-        *(f"note: {note}" for note in found.notes),
+        f"{description.name}: {description.rows:,} rows x {len(description.channels)} channels, one row per {step}",
+        f"from {description.first} to {description.last}; {gaps}, {description.duplicates} duplicate times, "
+        f"{description.missing_values} missing values; {description.unused_rows:,} rows in no split",
+        f"sha256 of the source {description.source_sha256}",
+        *(f"note: {note}" for note in description.notes),
         "",
         f"{'split':12}{'rows':>9}{'windows':>9}  {'from':20}{'to':20}{'mean shift':>12}{'std ratio':>14}",
-        *(_split_line(split) for split in found.splits),
-        f"windows of {found.context_length} + {found.prediction_length} rows; mean shift: largest of any channel, in "
-        "standard deviations of train; std ratio: smallest to largest",
-        *([f"problem: {found.problem}"] if found.problem else []),
+        *(_split_line(split) for split in description.splits),
+        f"windows of {description.context_length} + {description.prediction_length} rows; mean shift: largest of any "
+        "channel, in standard deviations of train; std ratio: smallest to largest",
+        *([f"problem: {description.problem}"] if description.problem else []),
         "",
         f"{'channel':16}{'minimum':>12}{'maximum':>12}{'train mean':>12}{'train std':>12}",
-        *(_channel_line(channel) for channel in found.channels[:SHOWN_CHANNELS]),
+        *(_channel_line(channel) for channel in description.channels[:SHOWN_CHANNELS]),
     ]
-    if len(found.channels) > SHOWN_CHANNELS:
-        lines.append(f"... and {len(found.channels) - SHOWN_CHANNELS} channels more")
+    if len(description.channels) > SHOWN_CHANNELS:
+        lines.append(f"... and {len(description.channels) - SHOWN_CHANNELS} channels more")
     return "\n".join(lines)
 
 

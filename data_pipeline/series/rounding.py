@@ -1,6 +1,6 @@
-"""What a series loses when its 64-bit values are kept as 32-bit floats, and where that is too much.
+"""What a series loses when its 64-bit values become 32-bit floats, and the error if it loses too much.
 
-A 32-bit float has 24 binary digits: of 1e8 + 5 sin(t) it keeps multiples of 8, and the signal is gone.
+A 32-bit float has 24 binary digits. Of 1e8 + 5 sin(t) it keeps multiples of 8, so the signal is gone.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 from data_pipeline.errors import DataError
 
 MOST_LOST = 1e-3
-"""Of a column's deviation over the training rows, which is the unit that models see."""
+"""Of a column's standard deviation over the training rows, which is the unit that models see."""
 
 
 class Rounding:
-    """Feed chunks in order with `add`, then `check` them against the training rows' deviation."""
+    """Pass all chunks to `add`, in order; then `check` them against the training rows' standard deviation."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
         self._lost = np.zeros(len(columns))  # the largest |exact - rounded| of each column
-        self._same = np.zeros(len(columns), np.int64)  # rows from the first on that equal it, before rounding
+        self._same = np.zeros(len(columns), np.int64)  # how many rows from the start equal the first, before rounding
         self._first: np.ndarray | None = None
         self._rows = 0
 
     def add(self, exact: np.ndarray, rounded: np.ndarray) -> None:
-        """Append rows [n, C]: float64 as read, and float32 as kept."""
+        """Add rows [n, C]: float64 as read, and float32 as kept."""
         if not len(exact):
             return
         if self._first is None:
@@ -39,18 +39,18 @@ class Rounding:
         self._rows += len(exact)
 
     def check(self, label: str, std: np.ndarray, train_rows: int) -> None:
-        """DataError for a column that loses over MOST_LOST of `std` [C], of the rounded rows [0, train_rows).
+        """Raise DataError for a column that loses over MOST_LOST of `std` [C], the deviation of rows [0, train_rows).
 
-        A column that is constant there is not scaled, so it may lose MOST_LOST; one that is constant to its end loses
-        nothing that anybody sees.
+        A column that is constant there is not scaled, so it may lose MOST_LOST. One that is constant to its end loses
+        nothing that a model could see.
         """
         unit = np.where(self._same < train_rows, std, 1.0)
         unit[self._same == self._rows] = np.inf
         wrong = np.flatnonzero(self._lost > MOST_LOST * unit)
         if wrong.size:
-            at = wrong[0]
+            column = wrong[0]
             raise DataError(
-                f"{label}: column {self._columns[at]!r} loses up to {self._lost[at]:.2g} as 32-bit floats, and its "
-                f"deviation over the training rows is {std[at]:.2g} then: at most {MOST_LOST:g} of that may be lost; "
-                "subtract a constant from the column, or give its differences"
+                f"{label}: column {self._columns[column]!r} loses up to {self._lost[column]:.2g} as 32-bit floats, "
+                f"whose deviation over the training rows is {std[column]:.2g}: at most {MOST_LOST:g} of that may be "
+                "lost; subtract a constant from the column, or give its differences"
             )

@@ -1,4 +1,4 @@
-"""One memory-mapped Arrow file per source, converted once per node, shared by every trial."""
+"""One memory-mapped Arrow file per source: converted once per node, shared by all trials."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ import numpy as np
 from data_pipeline.datasets import DatasetSpec, get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.series.arrow_file import DamagedFile, MappedFile, map_file
-from data_pipeline.series.convert import SCHEMA_VERSION, convert, generator_sha256, split_as_json, unwritable
+from data_pipeline.series.convert import SCHEMA_VERSION, convert, split_as_json, unwritable
 from data_pipeline.series.windows import split_bounds
 from data_pipeline.source.content import content_sha256
+from data_pipeline.source.generated import generator_sha256
 
 SETTLED_S = 2.0
-"""A file younger than this may change again without its time stamp changing: its content is hashed instead."""
+"""A file younger than this may change without a new time stamp, so its content is hashed instead."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Series:
-    """A multivariate series of T rows and C columns; the arrays are read-only views of a mapped file."""
+    """A multivariate series of T rows and C columns. The arrays are read-only views of a mapped file."""
 
     name: str
     columns: tuple[str, ...]
@@ -36,11 +37,11 @@ class Series:
     scaled: np.ndarray
     """[T, C] float32, (values - mean) / std computed in float64."""
     timestamps: np.ndarray
-    """[T] datetime64[us], UTC where the source names a zone."""
+    """[T] datetime64[us], in UTC if the source names a zone."""
     mean: np.ndarray
     """[C] float64, of the training rows."""
     std: np.ndarray
-    """[C] float64, population standard deviation of the training rows; 1 where a column is constant there."""
+    """[C] float64, population standard deviation of the training rows; 1 for a column that is constant there."""
     step_minutes: float
     bounds: dict[str, tuple[int, int]]
     """Rows [start, stop) of train, validation and test."""
@@ -53,13 +54,13 @@ class Series:
 
 
 def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
-    """The source file of `spec`, None where it is generated. Raises DataError where it is missing."""
+    """The source file of `spec`; None for a generated series. Raises DataError if the file is missing."""
     if spec.generate is not None:
         return None
-    own_file = Path(spec.file).is_absolute()
-    if own_file:
-        if Path(spec.file).exists():
-            return Path(spec.file)
+    own_file = Path(spec.file)
+    if own_file.is_absolute():
+        if own_file.exists():
+            return own_file
         raise DataError(f"there is no file {spec.file}: give the path of a CSV or Parquet file, or --dataset demo")
     if data_dir is not None:
         for path in (data_dir / spec.file, data_dir / f"{spec.file}.gz"):
@@ -74,11 +75,11 @@ def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
 
 
 def open_series(name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_column: str | None = None) -> Series:
-    """Map the series `name` (a data set, or a path), converting its source first where that is not done yet.
+    """Map the series `name` (a data set, or a path). Its source is converted first, unless that is done already.
 
-    `data_dir` holds NAME.csv or NAME.csv.gz and is only read. The Arrow file lies in `cache_dir`; whoever comes first
-    converts it under a lock, the others wait and map the same file. It is made again where the source, the split
-    rule or the schema changed, or where its checksums show damage. Raises DataError.
+    `data_dir` holds NAME.csv or NAME.csv.gz and is only read. The Arrow file lies in `cache_dir`. The first process
+    converts it under a lock; the others wait and map the same file. It is converted again if the source, the split rule
+    or the schema changed, or if its checksums show damage. Raises DataError.
     """
     spec = get_dataset(name, timestamp_column)
     source = locate(spec, data_dir)
@@ -90,7 +91,7 @@ def open_series(name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_
 def known_bounds(
     name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_column: str | None = None
 ) -> dict[str, tuple[int, int]] | None:
-    """Rows [start, stop) of each split, where that is known without converting or downloading anything; else None.
+    """Rows [start, stop) of each split, or None if only a conversion or a download would tell.
 
     Raises DataError for a generated series that is too short for its split.
     """
@@ -99,16 +100,16 @@ def known_bounds(
         return split_bounds(spec.split, len(spec.generate()[0]), spec.step_minutes)
     try:
         source = locate(spec, data_dir)
-        known = map_file(cache_dir / f"{cache_key(spec, source)}.arrow", check=False).metadata
+        metadata = map_file(cache_dir / f"{cache_key(spec, source)}.arrow", check=False).metadata
     except (DataError, DamagedFile, OSError):
         return None
     stamp = None if source is None else _stamp(source)
-    current = known.get("schema_version") == SCHEMA_VERSION and known.get("split") == split_as_json(spec)
-    return _bounds(known) if current and stamp is not None and stamp == known["source_stamp"] else None
+    current = _is_current(spec, metadata) and stamp is not None and stamp == metadata["source_stamp"]
+    return _bounds(metadata) if current else None
 
 
 def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> MappedFile:
-    """Convert under the lock, unless another process did while this one waited for it."""
+    """Convert under the lock, unless another process converted while this one waited."""
     lock = filelock.FileLock(f"{target}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,14 +128,14 @@ def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> Mappe
 
 
 def cache_key(spec: DatasetSpec, source: Path | None) -> str:
-    """The name of the converted file, without its ending: readable, and distinct for each source and reading."""
+    """The name of the converted file, without its ending: readable, and unique per source and timestamp column."""
     identity = "\0".join((spec.name, str(source and source.resolve()), str(spec.timestamp_column)))
     stem = "".join(letter if letter.isprintable() else "_" for letter in Path(spec.name).name.split(".")[0]) or "series"
     return f"{stem[:60]}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
 
 
 def _reuse(spec: DatasetSpec, source: Path | None, target: Path) -> MappedFile | None:
-    """The converted file where it is sound and belongs to the source as it is now."""
+    """The converted file, or None if it is missing, damaged, or not made from the source as it is now."""
     if not target.exists():
         return None
     try:
@@ -142,23 +143,32 @@ def _reuse(spec: DatasetSpec, source: Path | None, target: Path) -> MappedFile |
     except (DamagedFile, OSError) as error:
         log.warning("%s is damaged (%s): converting its source again", target, error)
         return None
-    known = mapped.metadata
-    if known.get("schema_version") != SCHEMA_VERSION or known.get("split") != split_as_json(spec):
+    if not _is_current(spec, mapped.metadata):
         log.info("%s was written for another version: converting its source again", target)
         return None
-    if source is None:
-        same = known["source_sha256"] == generator_sha256(spec)
-    else:
-        stamp = _stamp(source)
-        unchanged = stamp is not None and stamp == known["source_stamp"]
-        same = unchanged or known["source_sha256"] == content_sha256(source)
-    if not same:
+    if not _is_unchanged(spec, source, mapped.metadata):
         log.info("%s has changed: converting it again", source or spec.name)
-    return mapped if same else None
+        return None
+    return mapped
+
+
+def _is_current(spec: DatasetSpec, metadata: dict[str, Any]) -> bool:
+    """Whether a file with this metadata has today's schema and split rule."""
+    return metadata.get("schema_version") == SCHEMA_VERSION and metadata.get("split") == split_as_json(spec)
+
+
+def _is_unchanged(spec: DatasetSpec, source: Path | None, metadata: dict[str, Any]) -> bool:
+    """Whether the source is what a file with this metadata was made from."""
+    if source is None:
+        return metadata["source_sha256"] == generator_sha256(spec)
+    stamp = _stamp(source)
+    if stamp is not None and stamp == metadata["source_stamp"]:
+        return True
+    return metadata["source_sha256"] == content_sha256(source)
 
 
 def _stamp(source: Path) -> str | None:
-    """What changes when the file changes; None while it is too young for its time stamps to tell."""
+    """A text that changes with the file; None while the file is too young for its time stamps to tell."""
     try:
         stat = os.stat(source)
     except OSError:
@@ -169,25 +179,25 @@ def _stamp(source: Path) -> str | None:
 
 
 def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
-    known = mapped.metadata
+    metadata = mapped.metadata
     return Series(
         name=spec.name,
-        columns=tuple(known["columns"]),
+        columns=tuple(metadata["columns"]),
         values=_read_only(mapped.arrays["values"]),
         scaled=_read_only(mapped.arrays["scaled"]),
         timestamps=_read_only(mapped.arrays["timestamp"]),
-        mean=np.array(known["mean"]),
-        std=np.array(known["std"]),
-        step_minutes=known["step_minutes"],
-        bounds=_bounds(known),
-        source_sha256=known["source_sha256"],
+        mean=np.array(metadata["mean"]),
+        std=np.array(metadata["std"]),
+        step_minutes=metadata["step_minutes"],
+        bounds=_bounds(metadata),
+        source_sha256=metadata["source_sha256"],
         path=path,
-        notes=tuple(known["notes"]),
+        notes=tuple(metadata["notes"]),
     )
 
 
-def _bounds(known: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    return {split: (int(start), int(stop)) for split, (start, stop) in known["bounds"].items()}
+def _bounds(metadata: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {split: (int(start), int(stop)) for split, (start, stop) in metadata["bounds"].items()}
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

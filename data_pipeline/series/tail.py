@@ -1,12 +1,10 @@
-"""The last rows of a file, checked as the input of a forecast; and a table of forecasts written back."""
+"""Reads the last rows of a file as the input of a forecast, and writes a table of forecasts."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
-import os
-import secrets
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +16,18 @@ import pyarrow.parquet as pa_parquet
 
 from data_pipeline.errors import DataError
 from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
-from data_pipeline.source.readers import Chunk, open_source
+from data_pipeline.source.readers import open_source
+from data_pipeline.source.replacing import replacing
+from data_pipeline.source.rows import Chunk
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """n rows of C columns, one time step apart."""
+    """n rows of C columns, one step apart in time."""
 
     timestamp_column: str
     timestamps: np.ndarray
-    """[n] int64, microseconds since 1970, UTC where `zoned`."""
+    """[n] int64, microseconds since 1970, in UTC if `zoned`."""
     zoned: bool
     columns: tuple[str, ...]
     values: np.ndarray
@@ -37,22 +37,21 @@ class Table:
 def read_tail(
     path: Path, *, columns: Sequence[str], rows: int, step_minutes: float, timestamp_column: str | None = None
 ) -> Table:
-    """The last `rows` rows of these columns of a CSV (plain or .gz) or Parquet file; other columns are not read.
+    """The last `rows` rows of these columns of a CSV (plain or .gz) or Parquet file. Other columns are not read.
 
-    Values are float32, as in training. Earlier rows may have gaps and missing values; these may not. DataError where
-    they have, where there are too few, or where their step is another than `step_minutes`.
+    Values are float32, as in training. Raises DataError for gaps or missing values in these rows (earlier rows may have
+    them), for too few rows, and for another step than `step_minutes`.
     """
     source = open_source(path, timestamp_column, columns)
     kept: deque[Chunk] = deque()
-    held = seen = 0
+    kept_rows = 0
     for chunk in source.chunks():
         kept.append(chunk)
-        held += len(chunk.values)
-        seen += len(chunk.values)
-        while held - len(kept[0].values) >= rows:
-            held -= len(kept.popleft().values)
-    if seen < rows:
-        raise DataError(f"{path}: {seen} data rows, the model forecasts from {rows}: give a longer series")
+        kept_rows += len(chunk.values)
+        while kept_rows - len(kept[0].values) >= rows:
+            kept_rows -= len(kept.popleft().values)
+    if kept_rows < rows:
+        raise DataError(f"{path}: {kept_rows} data rows, the model forecasts from {rows}: give a longer series")
     table = Table(
         timestamp_column=source.timestamp_column,
         timestamps=np.concatenate([chunk.timestamps for chunk in kept])[-rows:],
@@ -66,7 +65,7 @@ def read_tail(
 
 
 def other_columns(path: Path, table: Table) -> tuple[str, ...]:
-    """The columns of `path` that were not read for `table`. Raises DataError."""
+    """The columns of `path` that `table` leaves out. Raises DataError."""
     names = open_source(path, table.timestamp_column, table.columns).names
     return tuple(name for name in names if name not in (table.timestamp_column, *table.columns))
 
@@ -77,11 +76,11 @@ def _check_steps(path: Path, table: Table, *, step_us: int) -> None:
     if not wrong.size:
         return
     last = f"{path}: in the last {len(table.timestamps)} rows"
-    found, counts = np.unique(steps, return_counts=True)
-    common = int(found[np.argmax(counts)])
-    at = int(wrong[-1])
-    before, after = (_shown(table, row) for row in (at, at + 1))
-    if steps[at] <= 0:
+    distinct, counts = np.unique(steps, return_counts=True)
+    common = int(distinct[np.argmax(counts)])
+    row = int(wrong[-1])
+    before, after = _time_text(table, row), _time_text(table, row + 1)
+    if steps[row] <= 0:
         raise DataError(f"{last} {after} follows {before}: sort the rows by time and keep one row per time")
     if common > 0 and common != step_us:
         raise DataError(
@@ -95,44 +94,40 @@ def _check_values(path: Path, table: Table) -> None:
     finite = np.isfinite(table.values)
     if finite.all():
         return
-    row, at = np.argwhere(~finite)[-1]
+    row, column = np.argwhere(~finite)[-1]
     raise DataError(
-        f"{path}: no finite value in column {table.columns[at]!r} at {_shown(table, int(row))}, within the last "
-        f"{len(table.values)} rows that the forecast is made from: fill it, or end the file before it"
+        f"{path}: no finite value in column {table.columns[column]!r} at {_time_text(table, int(row))}, within the "
+        f"last {len(table.values)} rows, from which the model forecasts: fill it, or end the file before it"
     )
 
 
-def _shown(table: Table, row: int) -> str:
+def _time_text(table: Table, row: int) -> str:
     return times_as_text(table.timestamps[row : row + 1], zoned=table.zoned)[0]
 
 
 def times_as_text(timestamps: np.ndarray, *, zoned: bool) -> list[str]:
-    """ISO 8601 with a space, as the ETT files have it; fractions of a second where there are any, Z where `zoned`."""
+    """ISO 8601 with a space, as in the ETT files; with fractions of a second if there are any, with Z if `zoned`."""
     unit = "s" if not (timestamps % 1_000_000).any() else "us"
     texts = np.datetime_as_string(timestamps.astype("datetime64[us]").astype(f"datetime64[{unit}]"))
     return [str(text).replace("T", " ") + ("Z" if zoned else "") for text in texts]
 
 
 def write_table(path: Path, table: Table) -> None:
-    """Write CSV (plain or .gz) or Parquet by the ending of `path`, whole or not at all. Raises OSError.
+    """Write CSV (plain or .gz) or Parquet, by the ending of `path`: all of it, or nothing. Raises OSError.
 
-    Floats are written so that they read back bit by bit.
+    Floats read back bit by bit.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with replacing(path) as temporary:
         if path.name.endswith(".parquet"):
             _write_parquet(temporary, table)
         else:
             _write_csv(temporary, table, gzipped=path.name.endswith(".gz"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_parquet(path: Path, table: Table) -> None:
     kind = pa.timestamp("us", "UTC" if table.zoned else None)
     arrays = [pa.array(table.timestamps, pa.int64()).cast(kind)]
-    arrays += [pa.array(np.ascontiguousarray(table.values[:, at])) for at in range(len(table.columns))]
+    arrays += [pa.array(np.ascontiguousarray(column)) for column in table.values.T]
     pa_parquet.write_table(pa.table(arrays, names=[table.timestamp_column, *table.columns]), path)
 
 

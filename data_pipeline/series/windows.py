@@ -1,7 +1,7 @@
-"""Which rows belong to which split and where its windows start. Pure arithmetic on integers.
+"""The rows of each split, and where its windows start: pure arithmetic on integers.
 
 A window is `context_length` past rows followed by `prediction_length` future rows. A split owns the windows whose
-future rows lie in it; the context of validation and test windows may reach back into the split before.
+future rows lie in it. The context of validation and test windows may reach back into the split before.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ SPLITS = ("train", "validation", "test")
 def split_bounds(rule: SplitRule, n_rows: int, step_minutes: float) -> dict[str, tuple[int, int]]:
     """Rows [start, stop) of each split.
 
-    Months are 30 days long (the convention of the ETT papers), rows after them belong to no split. Fractions are
-    rounded down for train and test, validation gets the rest.
+    Months are 30 days long (the convention of the ETT papers), and later rows belong to no split. Fractions are rounded
+    down for train and test, and validation gets the rest.
 
-    Raises DataError where `n_rows` is too small for the rule.
+    Raises DataError if `n_rows` is too small for the rule.
     """
     if rule.unit == "months":
         rows_per_month = 30 * 24 * 60 / step_minutes
@@ -41,13 +41,13 @@ def split_bounds(rule: SplitRule, n_rows: int, step_minutes: float) -> dict[str,
 
 
 def window_starts(bounds: dict[str, tuple[int, int]], context_length: int, prediction_length: int) -> dict[str, range]:
-    """First context row of every window of each split, in time order.
+    """The first context row of every window of each split, in time order.
 
-    Raises DataError where a length is below 1 or a split holds no window.
+    Raises DataError if a length is below 1, or if a split holds no window.
     """
     for name, value in (("context_length", context_length), ("prediction_length", prediction_length)):
         if value < 1:
-            raise DataError(f"{name} is {value}: it must be at least 1")
+            raise DataError(f"{name} is {value}: give at least 1")
     starts = {}
     for split, (first, stop) in bounds.items():
         look_back = 0 if split == "train" else min(context_length, first)

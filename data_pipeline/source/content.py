@@ -1,4 +1,4 @@
-"""The bytes of a source file, decompressed and hashed on the way, and the line for one that cannot be read."""
+"""The bytes of a source file, decompressed and hashed while they are read, and the error for an unreadable file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READ_ERRORS = (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeEr
 
 
 class HashingStream:
-    """A readable binary stream that keeps the sha256 of what was read through it."""
+    """A readable binary stream that computes the sha256 of the bytes read through it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -27,13 +27,13 @@ class HashingStream:
         self.closed = False
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, the rest where it is negative."""
+        """Up to `size` bytes; all remaining bytes if it is negative."""
         data: bytes = self._stream.read(None if size < 0 else size)
         self._hash.update(data)
         return data
 
     def hexdigest_of_all(self) -> str:
-        """The sha256 of the whole stream; reads what is left of it."""
+        """The sha256 of the whole stream. Reads the remaining bytes."""
         while self.read(COPY_BYTES):
             pass
         return self._hash.hexdigest()
@@ -43,20 +43,19 @@ class HashingStream:
         return True
 
     def close(self) -> None:
-        """Close the stream below."""
+        """Close the underlying stream."""
         self.closed = True
         self._stream.close()
 
 
 def open_content(path: Path) -> HashingStream:
-    """The bytes of `path`, decompressed where it ends in .gz. Raises OSError."""
-    if path.name.endswith(".gz"):
-        return HashingStream(pa.CompressedInputStream(pa.OSFile(str(path)), "gzip"))
-    return HashingStream(pa.OSFile(str(path)))
+    """The bytes of `path`, decompressed if it ends in .gz. Raises OSError."""
+    file = pa.OSFile(str(path))
+    return HashingStream(pa.CompressedInputStream(file, "gzip") if path.name.endswith(".gz") else file)
 
 
 def content_sha256(path: Path) -> str:
-    """The sha256 of the decompressed content of `path`. Raises DataError where it cannot be read."""
+    """The sha256 of the decompressed content of `path`. Raises DataError if it cannot be read."""
     try:
         stream = open_content(path)
         try:
@@ -68,12 +67,12 @@ def content_sha256(path: Path) -> str:
 
 
 def unreadable(path: Path, error: BaseException) -> DataError:
-    """The line for a file that the system or the decompressor refuses."""
+    """The error for a file that the system or the decompressor refuses."""
     if isinstance(error, PermissionError):
         return DataError(f"{path}: no permission to read it: change its mode or owner, or give another file")
     if isinstance(error, IsADirectoryError):
         return DataError(f"{path} is a folder: give the file in it")
     gzip_error = isinstance(error, EOFError | zlib.error | gzip.BadGzipFile)
     if path.name.endswith(".gz") and (gzip_error or re.search(GZIP_TROUBLE, str(error))):
-        return DataError(f"{path}: truncated or damaged gzip ({error}): fetch or compress it again")
+        return DataError(f"{path}: truncated or damaged gzip ({error}): fetch it or compress it again")
     return DataError(f"{path}: cannot be read ({error}): give a readable CSV (UTF-8, comma-separated) or Parquet file")

@@ -1,9 +1,10 @@
-"""The columns of a source file: their names, which of them holds the times, and what is wrong with them."""
+"""The columns of a source file: their names, the one with the timestamps, and the errors for wrong headers."""
 
 from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ TIMESTAMP_NAMES = ("date", "datetime", "timestamp", "time", "ds")
 
 
 def read_header(path: Path, head: bytes) -> tuple[list[str], list[str] | None]:
-    """Column names and the fields of the first data row (None: there is none). Raises DataError."""
+    """Column names, and the fields of the first data row (None if there is none). Raises DataError."""
     if not head.strip():
         raise DataError(f"{path}: the file is empty: give a CSV with a header, a timestamp column and numbers")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head[:4096]:
@@ -32,13 +33,15 @@ def read_header(path: Path, head: bytes) -> tuple[list[str], list[str] | None]:
     try:
         names, *rest = csv.reader(text)
     except csv.Error as error:
-        raise DataError(f"{path}: its first lines are no CSV ({error}): give short names, one row per line") from error
+        raise DataError(
+            f"{path}: its first lines are no CSV ({error}): give short names and one row per line"
+        ) from error
     first = rest[0] if rest and rest[0] else None
     if len(names) < 2:
-        for mark, called in ((";", "';'"), ("\t", "tab"), ("|", "'|'")):
+        for mark, mark_name in ((";", "';'"), ("\t", "tab"), ("|", "'|'")):
             if mark in text[0]:
-                raise DataError(f"{path}: columns are separated by {called}, not ',': save it comma-separated")
-        raise DataError(f"{path}: one column only ({text[0][:60]!r}): a timestamp column and numbers are needed")
+                raise DataError(f"{path}: columns are separated by {mark_name}, not ',': save it comma-separated")
+        raise DataError(f"{path}: one column only ({text[0][:60]!r}): give a timestamp column and numbers")
     if all(_is_number(name) or to_microseconds_or_none(name) is not None for name in names):
         raise DataError(f"{path}: the first line holds values, not names: add a header line, e.g. date,load,OT")
     check_names(path, names)
@@ -48,18 +51,18 @@ def read_header(path: Path, head: bytes) -> tuple[list[str], list[str] | None]:
 
 
 def check_names(path: Path, names: list[str]) -> None:
-    """DataError for a column without a name, a name twice, and a column alone."""
+    """Raise DataError for a column without a name, a repeated name, or a single column."""
     if "" in names:
         raise _row_index(path, f"column {names.index('') + 1}")
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise DataError(f"{path}: two columns are called {twice[0]!r}: give every column its own name")
+    if len(set(names)) < len(names):
+        repeated = min(name for name, times in Counter(names).items() if times > 1)
+        raise DataError(f"{path}: two columns are called {repeated!r}: give every column its own name")
     if len(names) < 2:
-        raise DataError(f"{path}: one column only ({names}): a timestamp column and numbers are needed")
+        raise DataError(f"{path}: one column only ({names}): give a timestamp column and numbers")
 
 
 def refuse_row_index(path: Path, columns: Sequence[str]) -> None:
-    """DataError where the row index of a pandas frame, which has no name of its own there, would become values."""
+    """Raise DataError for the row index of a pandas frame, which would become a column of values."""
     for name in columns:
         if re.fullmatch(r"__index_level_\d+__", name):
             raise _row_index(path, f"column {name!r}")
@@ -70,23 +73,27 @@ def _row_index(path: Path, which: str) -> DataError:
 
 
 def timestamp_index(path: Path, names: list[str], first: Sequence[str | None] | None, wanted: str | None) -> int:
-    """Which column holds the times: `wanted`, or one of a usual name, or one whose `first` value is a time."""
+    """The index of the timestamp column: `wanted`, or one with a usual name, or one whose `first` value is a time.
+
+    `names` are the columns, `first` their values in the first row. Raises DataError if there is none.
+    """
     if wanted is not None:
         if wanted in names:
             return names.index(wanted)
-        there = f"there are {', '.join(names[:12])}{nearest(wanted, names)}"
-        raise DataError(f"{path}: no column {wanted!r} for timestamps: {there}")
+        raise DataError(
+            f"{path}: no column {wanted!r} for timestamps: there are {', '.join(names[:12])}{nearest(wanted, names)}"
+        )
     lowered = [name.strip().lower() for name in names]
     for name in TIMESTAMP_NAMES:
         if name in lowered:
             return lowered.index(name)
-    for at, field in enumerate((first or [])[: len(names)]):
+    for index, field in enumerate((first or [])[: len(names)]):
         if field is not None and not _is_number(field) and to_microseconds_or_none(field) is not None:
-            return at
-    other = next((f"; are the columns separated by {mark!r}?" for mark in ";\t|" if mark in names[0]), "")
+            return index
+    separator = next((f"; are the columns separated by {mark!r}?" for mark in ";\t|" if mark in names[0]), "")
     raise DataError(
-        f"{path}: no timestamp column among {', '.join(names[:12])}{other}: call it {TIMESTAMP_NAMES[0]!r}, or name "
-        "it: --set data.timestamp_column=NAME (or --timestamp-column NAME for data show and predict)"
+        f"{path}: no timestamp column among {', '.join(names[:12])}{separator}: call it {TIMESTAMP_NAMES[0]!r}, or "
+        "name it: --set data.timestamp_column=NAME (or --timestamp-column NAME for data show and predict)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Downloads one URL to one file: retried, resumed, complete or an error."""
+"""Downloads one URL to one file, with retries that resume. The file is complete, or an error says why not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 Progress = Callable[[int, int | None], None]
-"""Called with bytes on disk and bytes in all (None: not known)."""
+"""Called with the bytes on disk and the bytes in all (None: unknown)."""
 
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
@@ -20,14 +20,14 @@ PERMANENT = (400, 401, 403, 404, 405, 410, 451)
 
 
 class DownloadFailed(Exception):
-    """Why a URL gave no file."""
+    """A URL gave no file. The message is the reason."""
 
 
 def download(url: str, part: Path, progress: Progress) -> None:
-    """Fetch `url` into `part`, going on from what lies there if the server still has the same version.
+    """Fetch `url` into `part`. Bytes already there are kept if the server still has the same version.
 
-    Raises DownloadFailed after the attempts are used up or at once where the server says never; OSError where `part`
-    cannot be written.
+    Raises DownloadFailed after ATTEMPTS attempts, or at once for an answer in PERMANENT, and OSError if `part` cannot
+    be written.
     """
     reason = ""
     for attempt in range(ATTEMPTS):
@@ -41,7 +41,7 @@ def download(url: str, part: Path, progress: Progress) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             reason = f"HTTP {error.code} {error.reason}"
-            if error.code == 416:  # what we have is not a beginning of what they have
+            if error.code == 416:  # the bytes in `part` are no beginning of the server's file
                 part.unlink(missing_ok=True)
             if error.code in PERMANENT:
                 break
@@ -55,25 +55,25 @@ class _Network(Exception):
 
 
 def _attempt(url: str, part: Path, progress: Progress) -> bool:
-    """Whether the file is complete now."""
+    """Download the rest of the file, once. Returns whether it is complete. Raises _Network."""
     request = urllib.request.Request(url, headers={"User-Agent": "patchtst-sweeps", "Accept-Encoding": "identity"})
-    have, version = _have(part)
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    size, version = _downloaded(part)
+    if size:
+        request.add_header("Range", f"bytes={size}-")
         request.add_header("If-Range", version)
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # URLs of DATASETS, all https  # nosec B310
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError:  # an OSError too, but one that `download` looks into
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _Network(f"{type(error).__name__}: {error}") from error
     with answer:
         if answer.status != 206:
-            have = 0
+            size = 0
         length = answer.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else None
+        total = size + int(length) if length and length.isdigit() else None
         _version_file(part).write_text(_version(answer.headers))
-        with open(part, "ab" if have else "wb") as file:
+        with open(part, "ab" if size else "wb") as file:
             while True:
                 try:
                     block = answer.read(BLOCK_BYTES)
@@ -82,13 +82,13 @@ def _attempt(url: str, part: Path, progress: Progress) -> bool:
                 if not block:
                     break
                 file.write(block)
-                have += len(block)
-                progress(have, total)
-    return total is None or have == total
+                size += len(block)
+                progress(size, total)
+    return total is None or size == total
 
 
-def _have(part: Path) -> tuple[int, str]:
-    """Bytes already there, and the server's version they belong to; none where that version is not known."""
+def _downloaded(part: Path) -> tuple[int, str]:
+    """The size of `part` and the server's version that it belongs to; 0 if that version is unknown."""
     try:
         version = _version_file(part).read_text()
         return (part.stat().st_size, version) if version else (0, "")

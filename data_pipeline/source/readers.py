@@ -1,7 +1,7 @@
 """Reads CSV and Parquet files as a stream of chunks: timestamps [n] int64 microseconds and values [n, C].
 
-Numbers are read as 64-bit floats and kept as 32-bit ones; data_pipeline/series/rounding.py refuses what loses too much by
-that. What cannot be read is refused with one line.
+Numbers are read as 64-bit floats and kept as 32-bit floats; data_pipeline/series/rounding.py refuses columns that lose
+too much. Each error is one line.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +26,11 @@ from data_pipeline.source.content import (
     unreadable,
 )
 from data_pipeline.source.header import HEAD_BYTES, check_names, read_header, refuse_row_index, timestamp_index
+from data_pipeline.source.rows import Chunk
 from data_pipeline.source.timestamps import HELP, has_zone, text_or_none, to_microseconds
 
 BLOCK_BYTES = 4 << 20
 MISSING = ("", "NA", "N/A", "#N/A", "nan", "NaN", "NAN", "null", "NULL", "None", "-nan")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """Some rows of a file."""
-
-    timestamps: np.ndarray
-    """[n] int64, microseconds since 1970, UTC where the file names a zone."""
-    values: np.ndarray
-    """[n, C] float32, finite; NaN where a value is missing and `only` columns were asked for."""
-    exact: np.ndarray
-    """[n, C] float64: the same before they were rounded."""
 
 
 class CsvSource:
@@ -64,7 +52,7 @@ class CsvSource:
         self._header_bytes = len(head.split(b"\n", 1)[0])
 
     def chunks(self) -> Iterator[Chunk]:
-        """Every row, in order. Raises DataError at the first that is not right."""
+        """Every row, in order. Raises DataError for the first wrong row."""
         self._stream: HashingStream | None = None
         try:
             self._stream = open_content(self.path)
@@ -73,7 +61,7 @@ class CsvSource:
             raise self._refusal(error) from error
 
     def sha256(self) -> str:
-        """Of the content; only after `chunks` has been read to its end."""
+        """The sha256 of the content. Read `chunks` to its end first."""
         assert self._stream is not None
         digest = self._stream.hexdigest_of_all()
         self._stream.close()
@@ -84,7 +72,7 @@ class CsvSource:
         reader = pa_csv.open_csv(
             pa.PythonFile(stream, mode="r"),
             read_options=pa_csv.ReadOptions(
-                use_threads=False,  # a serial reader knows the row of an error, and holds one block
+                use_threads=False,  # a serial reader knows the row of an error, and holds only one block
                 block_size=max(BLOCK_BYTES, 16 * self._header_bytes),
                 column_names=self.names,
                 skip_rows=1,
@@ -104,6 +92,7 @@ class CsvSource:
                 rows += batch.num_rows
 
     def _refusal(self, error: BaseException) -> DataError:
+        """The error for the user, from the text of an error of Arrow or the system."""
         text = str(error)
         if re.search(GZIP_TROUBLE, text):
             return unreadable(self.path, error)
@@ -124,7 +113,7 @@ class CsvSource:
                 "give every row the same number of comma-separated fields"
             )
         if isinstance(error, pa.ArrowInvalid):
-            return DataError(f"{self.path}: not a readable CSV ({text[:200]}): UTF-8, comma-separated, is needed")
+            return DataError(f"{self.path}: not a readable CSV ({text[:200]}): save it as UTF-8, comma-separated")
         return unreadable(self.path, error)
 
 
@@ -162,7 +151,7 @@ class ParquetSource:
                 )
 
     def chunks(self) -> Iterator[Chunk]:
-        """Every row, in order. Raises DataError at the first that is not right."""
+        """Every row, in order. Raises DataError for the first wrong row."""
         rows = 0
         try:
             with pa_parquet.ParquetFile(self.path) as file:
@@ -174,7 +163,7 @@ class ParquetSource:
             raise unreadable(self.path, error) from error
 
     def sha256(self) -> str:
-        """Of the file."""
+        """The sha256 of the file."""
         return content_sha256(self.path)
 
 
@@ -182,9 +171,9 @@ Source = CsvSource | ParquetSource
 
 
 def open_source(path: Path, timestamp_column: str | None, only: Sequence[str] | None = None) -> Source:
-    """The reader for `path` by its ending; with `only`, of these columns in this order, missing values read as NaN.
+    """The reader for `path`, by its ending. Raises DataError for a wrong header.
 
-    Raises DataError where the head of the file is wrong.
+    With `only`, it reads these columns in this order, and missing values as NaN.
     """
     kind = ParquetSource if path.name.endswith(".parquet") else CsvSource
     return kind(path, timestamp_column, only)
@@ -196,34 +185,47 @@ def _chosen(path: Path, names: Sequence[str], timestamp_column: str, only: Seque
         refuse_row_index(path, columns)
         return columns
     if missing := [name for name in only if name not in names or name == timestamp_column]:
-        there = f"there are {', '.join(names[:12])}{nearest(missing[0], names)}"
-        raise DataError(f"{path}: no column {', '.join(map(repr, missing[:8]))}: {there}")
+        raise DataError(
+            f"{path}: no column {', '.join(map(repr, missing[:8]))}: there are {', '.join(names[:12])}"
+            f"{nearest(missing[0], names)}"
+        )
     return tuple(only)
 
 
 def _chunk(source: Source, batch: pa.RecordBatch, rows: int) -> Chunk:
-    path, timestamp, columns = source.path, source.timestamp_column, source.columns
-    times = to_microseconds(
-        batch.column(timestamp), zoned=source.zoned, source=str(path), column_name=timestamp, first_row=rows + 1
+    """The chunk of a batch that follows `rows` rows. Raises DataError for a wrong time or value."""
+    timestamps = to_microseconds(
+        batch.column(source.timestamp_column),
+        zoned=source.zoned,
+        source=str(source.path),
+        column_name=source.timestamp_column,
+        first_row=rows + 1,
     )
-    numbers = [batch.column(name).cast(pa.float64(), safe=False) for name in columns]
-    table = pa.record_batch(numbers, names=[str(at) for at in range(len(columns))])
+    numbers = [batch.column(name).cast(pa.float64(), safe=False) for name in source.columns]
+    table = pa.record_batch(numbers, names=[str(index) for index in range(len(numbers))])
     exact = table.to_tensor(null_to_nan=True, row_major=True).to_numpy()
     with np.errstate(over="ignore"):
         values = exact.astype(np.float32)
-    if source.keeps_missing:
-        return Chunk(timestamps=times, values=values, exact=exact)
-    if sum(number.null_count for number in numbers):
-        at = next(at for at, number in enumerate(numbers) if number.null_count)
-        row = int(np.argmax(numbers[at].is_null().to_numpy(zero_copy_only=False)))
-        raise DataError(
-            f"{path}: no value in column {columns[at]!r} at data row {rows + row + 1}: fill or drop missing values"
-        )
+    if not source.keeps_missing:
+        _check_none_missing(source, numbers, rows)
+        _check_finite(source, values, rows)
+    return Chunk(timestamps=timestamps, values=values, exact=exact)
+
+
+def _check_none_missing(source: Source, numbers: Sequence[pa.Array], rows: int) -> None:
+    for name, column in zip(source.columns, numbers, strict=True):
+        if column.null_count:
+            row = rows + 1 + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+            raise DataError(
+                f"{source.path}: no value in column {name!r} at data row {row}: fill or drop missing values"
+            )
+
+
+def _check_finite(source: Source, values: np.ndarray, rows: int) -> None:
     finite = np.isfinite(values)
     if not finite.all():
-        row, at = np.argwhere(~finite)[0]
+        row, index = np.argwhere(~finite)[0]
         raise DataError(
-            f"{path}: the value in column {columns[at]!r} at data row {rows + row + 1} is not a finite 32-bit float: "
-            "fill NaN and infinite values, rescale larger ones than 3.4e38"
+            f"{source.path}: the value in column {source.columns[index]!r} at data row {rows + row + 1} is not a "
+            "finite 32-bit float: fill NaN and infinite values, and rescale values above 3.4e38"
         )
-    return Chunk(timestamps=times, values=values, exact=exact)

@@ -14,10 +14,10 @@ HELP = "write ISO 8601, e.g. 2016-07-01 00:00:00"
 
 
 def to_microseconds(column: pa.Array, *, zoned: bool, source: str, column_name: str, first_row: int) -> np.ndarray:
-    """Timestamps [n] int64, microseconds since 1970, in UTC where they are `zoned` (end in Z or an offset).
+    """Timestamps [n] int64, microseconds since 1970, in UTC if they are `zoned` (end in Z or an offset).
 
-    Text is ISO 8601, with '-' or '/' and with or without leading zeros (2016/7/1 0:00). `first_row` is the number of
-    the first row, for the message. Raises DataError at the first value that is none of these.
+    Text is ISO 8601, with '-' or '/' and with or without leading zeros (2016/7/1 0:00). Messages number rows from
+    `first_row`. Raises DataError for the first value that is no such time.
     """
     kind = column.type
     if column.null_count:
@@ -38,7 +38,7 @@ def to_microseconds(column: pa.Array, *, zoned: bool, source: str, column_name: 
 
 
 def to_microseconds_or_none(text: str) -> int | None:
-    """One timestamp in microseconds, or None where `text` is not one."""
+    """A timestamp in microseconds, or None if `text` is none."""
     try:
         return int(_parse(pa.array([text], pa.string()), has_zone(text)).view(pa.int64())[0].as_py())
     except pa.ArrowInvalid:
@@ -46,7 +46,7 @@ def to_microseconds_or_none(text: str) -> int | None:
 
 
 def text_or_none(value: pa.Scalar) -> str | None:
-    """One value of a column as text, or None where it has none: a year past 9999, an unknown zone, no UTF-8."""
+    """A value as text, or None if it has no text: a year past 9999, an unknown zone, bytes that are not UTF-8."""
     try:
         return str(value.as_py())
     except (pa.ArrowException, ValueError, OverflowError):
@@ -69,20 +69,18 @@ def has_zone(text: str) -> bool:
 
 
 def _first_bad(column: pa.Array, zoned: bool, source: str, name: str, first_row: int, error: Exception) -> DataError:
-    for at, value in enumerate(column):
+    for row, value in enumerate(column, start=first_row):
         text = text_or_none(value)
         if text is None:
             return DataError(
-                f"{source}: the value in column {name!r} at data row {first_row + at} cannot be read as {column.type} "
+                f"{source}: the value in column {name!r} at data row {row} cannot be read as {column.type} "
                 f"(another unit or another encoding?): {HELP}"
             )
         if to_microseconds_or_none(text) is None:
-            return DataError(
-                f"{source}: {text[:60]!r} in column {name!r} at data row {first_row + at} is no time: {HELP}"
-            )
+            return DataError(f"{source}: {text[:60]!r} in column {name!r} at data row {row} is no time: {HELP}")
         if has_zone(text) != zoned:
             return DataError(
-                f"{source}: some times in column {name!r} have a zone and some have none (data row {first_row + at}): "
+                f"{source}: some times in column {name!r} have a zone and some have none (data row {row}): "
                 "write all in UTC"
             )
     return DataError(f"{source}: column {name!r} cannot be read as time ({error}): {HELP}")

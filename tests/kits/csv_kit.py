@@ -1,4 +1,4 @@
-"""CSV files as text: 60 hourly rows with a timestamp and two columns, unless told otherwise."""
+"""CSV files as text: 60 hourly rows with a timestamp and two columns, unless the test asks for others."""
 
 from __future__ import annotations
 

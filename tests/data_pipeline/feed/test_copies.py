@@ -1,4 +1,4 @@
-"""Copies to a GPU: never from a slot that is being written again; on a machine with a GPU, the real thing."""
+"""Copies to a GPU never read a slot that a worker writes again. Some tests need a GPU, the others simulate one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def writes_of_a_slot(feed, chunk):
 
 
 class LateEvent:
-    """Stands for an event of a copy that is only done when somebody waits for it."""
+    """An event of a copy that completes only when somebody waits for it."""
 
     def __init__(self):
         self.complete = False
@@ -58,7 +58,7 @@ def test_a_slot_is_written_again_only_after_its_copy_is_complete(workers, monkey
     yielded = []
 
     def loader():
-        """Has handed out requests up to `in_flight` beyond the answer it is asked for, as the DataLoader does."""
+        """Like the DataLoader, it has sent `in_flight` requests beyond the answer that is asked for."""
         for step in range(steps):
             overwritten = step + in_flight - n_slots
             assert all(ready.complete for _, _, ready in yielded[: max(0, overwritten + 1)])

@@ -116,7 +116,7 @@ def test_workers_change_no_batch_and_live_through_every_epoch(name, chunk, serie
         for epoch in (1, 2):
             next(feed.train_batches(9))  # a pass left early
             for passes in ("train_batches", epoch), ("eval_batches", "validation"), ("eval_batches", "test"):
-                ours, theirs = (list(getattr(one, passes[0])(passes[1])) for one in (feed, alone))
+                ours, theirs = (list(getattr(source, passes[0])(passes[1])) for source in (feed, alone))
                 assert [batch.valid for batch in ours] == [batch.valid for batch in theirs]
                 for mine, other in zip(ours, theirs, strict=True):
                     assert torch.equal(mine.past, other.past) and torch.equal(mine.future, other.future)
@@ -127,7 +127,7 @@ def test_workers_change_no_batch_and_live_through_every_epoch(name, chunk, serie
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_pass_that_was_overtaken_says_so_and_takes_nothing_from_the_new_one(workers, series, monkeypatch):
+def test_an_older_pass_is_an_error_and_takes_nothing_from_the_newer_one(workers, series, monkeypatch):
     monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: 1)
     options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1)
     want = [batch.past for batch in open_feed("device", series, num_workers=0, **options).train_batches(2)]
@@ -155,7 +155,7 @@ def test_too_little_shared_memory_is_refused_before_workers_start(name, series, 
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_worker_refuses_is_told_in_its_own_words(workers, tmp_path):
+def test_a_workers_error_arrives_in_its_own_words(workers, tmp_path):
     def write(value):
         hours = [f"2020-01-{1 + at // 24:02d} {at % 24:02d}:00:00,{at * value}" for at in range(600)]
         (tmp_path / "own.csv").write_text("\n".join(["date,a", *hours]) + "\n")
@@ -175,7 +175,7 @@ def test_what_a_worker_refuses_is_told_in_its_own_words(workers, tmp_path):
             num_workers=workers,
         )
         next(feed.train_batches(1))
-    assert str(caught.value).startswith(f"{series.path}: replaced while") and "Traceback" not in str(caught.value)
+    assert str(caught.value).startswith(f"{series.path}: replaced during") and "Traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [-1, 1000])

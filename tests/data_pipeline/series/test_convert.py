@@ -15,15 +15,15 @@ from data_pipeline.series.store import open_series
 
 
 @pytest.mark.parametrize(
-    ("lines", "header", "said"),
+    ("lines", "header", "message"),
     [
         (rows(), "date,a,b", "columns a, b found, ETTh1 has HUFL"),
         (rows(value="1,2,3,4,5,6,7"), "date," + ",".join(DATASETS["ETTm1"].columns), "needs 14400 at one row per 60"),
     ],
 )
-def test_another_file_under_a_published_name_is_refused(lines, header, said, tmp_path):
+def test_another_file_under_a_published_name_is_refused(lines, header, message, tmp_path):
     (tmp_path / "ETTh1.csv").write_text(text(lines, header))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_series("ETTh1", tmp_path, tmp_path / "cache")
 
 
@@ -35,7 +35,7 @@ def test_another_step_under_a_published_name_is_refused(tmp_path):
         open_series("ETTm1", tmp_path, tmp_path / "cache")
 
 
-def test_changed_values_under_a_published_name_are_kept_and_said(tmp_path):
+def test_changed_values_under_a_published_name_are_kept_and_reported(tmp_path):
     lines = rows(14400, value=",".join(["{at}"] * 7))
     (tmp_path / "ETTh1.csv").write_text(text(lines, "date," + ",".join(DATASETS["ETTh1"].columns)))
     series = open_series("ETTh1", tmp_path, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Values are kept as 32-bit floats: what loses its signal by that is refused with one line, the rest is kept."""
+"""Values become 32-bit floats: a column that would lose its signal is refused in one line, any other is kept."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ KEPT = {
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 @pytest.mark.parametrize("case", KEPT)
-def test_a_column_that_they_hold_is_kept_rounded_once(case, ending, tmp_path):
+def test_a_column_that_32_bit_floats_hold_is_rounded_once(case, ending, tmp_path):
     write(tmp_path / f"x.{ending}", KEPT[case])
     series = open_series(str(tmp_path / f"x.{ending}"), None, tmp_path / "cache")
     np.testing.assert_array_equal(series.values[:, 1], KEPT[case].astype(np.float32))
@@ -73,7 +73,7 @@ def test_a_column_that_they_hold_is_kept_rounded_once(case, ending, tmp_path):
     assert np.ptp(exact) == 0 or lost < 2e-3 * series.std[1]
 
 
-def test_what_is_lost_is_found_in_any_chunk(tmp_path, monkeypatch):
+def test_a_loss_in_any_chunk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "BLOCK_BYTES", 1 << 12)
     values = SINE.copy()
     values[1500] = 1e9 + 7

@@ -20,8 +20,8 @@ from data_pipeline.errors import DataError
 from data_pipeline.feed.batches import shared_tensor
 from data_pipeline.series import arrow_file, store
 from data_pipeline.series.arrow_file import map_file
-from data_pipeline.series.convert import generator_sha256
 from data_pipeline.series.store import open_series
+from data_pipeline.source.generated import generator_sha256
 
 
 def write_csv(path, rows=200, seed=0, columns=("a", "b")):
@@ -49,7 +49,7 @@ def test_values_and_timestamps_are_those_of_the_file(tmp_path):
     np.testing.assert_array_equal(series.timestamps, times)
 
 
-def test_scaler_is_of_the_training_rows_only(tmp_path):
+def test_mean_and_deviation_are_of_the_training_rows_only(tmp_path):
     _, values = write_csv(tmp_path / "own.csv")
     series = open_series(str(tmp_path / "own.csv"), None, tmp_path / "cache")
     train = values[:140].astype(np.float64)
@@ -113,7 +113,7 @@ def test_another_schema_version_converts_again(csv, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "value", "timestamp", "empty", "metadata", "bounds", "noise"])
-def test_a_damaged_file_is_rebuilt_and_said(damage, csv, tmp_path, caplog):
+def test_a_damaged_file_is_rebuilt_and_reported(damage, csv, tmp_path, caplog):
     first = open_series(str(csv), None, tmp_path / "cache")
     want, path = first.values.copy(), first.path
     content = bytearray(path.read_bytes())
@@ -138,7 +138,7 @@ def test_a_damaged_file_is_rebuilt_and_said(damage, csv, tmp_path, caplog):
     map_file(path, check=True)
 
 
-def test_metadata_and_arrays_are_of_one_opening(csv, tmp_path, monkeypatch):
+def test_metadata_and_arrays_come_from_one_opening_of_the_file(csv, tmp_path, monkeypatch):
     path = open_series(str(csv), None, tmp_path / "cache").path
     opened = []
 
@@ -172,7 +172,7 @@ def test_demo_needs_no_folder_and_holds_windows_in_every_split(tmp_path):
     assert all(stop - start >= 96 for start, stop in series.bounds.values()) and series.bounds["train"][1] > 608
 
 
-def test_what_a_killed_conversion_has_left_goes_with_the_next_one(tmp_path):
+def test_the_next_conversion_removes_what_a_killed_one_left(tmp_path):
     open_series("demo", None, tmp_path)
     (file,) = tmp_path.glob("*.arrow")
     left, other = tmp_path / f".{file.stem}-abcd", tmp_path / ".other-0123-abcd"

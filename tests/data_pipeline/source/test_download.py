@@ -24,7 +24,7 @@ HALF = len(CONTENT) // 2
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with the next behaviour of the server's list, then properly."""
+    """Follows the next behaviour of the server's script, and answers properly after its end."""
 
     def do_GET(self):
         server = self.server
@@ -123,7 +123,7 @@ def test_a_later_call_resumes_too(spec, server, tmp_path, monkeypatch):
     assert server.seen == [None, f"bytes={HALF}-"] and files(tmp_path) == ["web.csv"]
 
 
-def test_a_file_that_changed_between_two_attempts_is_fetched_whole(spec, server, tmp_path, monkeypatch):
+def test_a_file_that_changed_between_two_attempts_is_fetched_from_its_start(spec, server, tmp_path, monkeypatch):
     monkeypatch.setattr(http_file, "ATTEMPTS", 1)
     server.script, server.etag, server.content = ["drop"], '"v0"', b"z" * len(CONTENT)
     with pytest.raises(DataError):
@@ -138,26 +138,26 @@ def test_a_server_without_ranges_starts_over(spec, server, tmp_path):
 
 
 @pytest.mark.parametrize("behaviour", [500, 503, 429, 416, "hang up", "redirect", "no length", "corrupt"])
-def test_trouble_that_passes_is_outlived(behaviour, spec, server, tmp_path):
+def test_a_passing_fault_is_retried(behaviour, spec, server, tmp_path):
     server.script = [behaviour]
     assert fetch(spec, tmp_path).read_bytes() == CONTENT and files(tmp_path) == ["web.csv"]
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "message"),
     [(404, "HTTP 404"), (403, "HTTP 403"), (500, "HTTP 500"), ("hang up", "Disconnected"), ("corrupt", "sha256")],
 )
-def test_trouble_that_stays_is_one_line_and_leaves_no_file(behaviour, said, spec, server, tmp_path):
+def test_a_lasting_fault_is_one_line_and_leaves_no_file(behaviour, message, spec, server, tmp_path):
     server.fallback = behaviour
     with pytest.raises(DataError) as caught:
         fetch(spec, tmp_path)
     line = str(caught.value)
     assert "\n" not in line
-    assert all(part in line for part in (said, "web.csv", str(tmp_path), spec.urls[0], "--dataset demo"))
+    assert all(part in line for part in (message, "web.csv", str(tmp_path), spec.urls[0], "--dataset demo"))
     assert files(tmp_path) == []
 
 
-def test_what_the_server_refuses_for_good_is_asked_once(spec, server, tmp_path):
+def test_a_permanent_refusal_is_not_retried(spec, server, tmp_path):
     server.fallback = 404
     with pytest.raises(DataError):
         fetch(spec, tmp_path)
@@ -223,7 +223,7 @@ def test_a_rejected_matrix_leaves_no_file(damage, matrix, server, tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a proxy"), TimeoutError("read"), KeyError("etag")])
-def test_whatever_the_hub_raises_the_next_source_is_tried(error, spec, server, tmp_path, monkeypatch):
+def test_after_any_error_of_the_hub_the_next_source_is_tried(error, spec, server, tmp_path, monkeypatch):
     import huggingface_hub
 
     def fail(*_, **__):

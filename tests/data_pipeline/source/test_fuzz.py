@@ -1,4 +1,4 @@
-"""Any bytes at all: a file loads exactly, or ends in one line, and never leaves a half-written file."""
+"""For any bytes, a file loads exactly or is refused in one line, and never leaves a half-written file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ cells = st.one_of(
 
 
 def load(content, ending):
-    """The series, or None where it was refused properly."""
+    """The series, or None if it was refused properly."""
     with tempfile.TemporaryDirectory() as folder:
         path, cache = Path(folder, f"x{ending}"), Path(folder, "cache")
         path.write_bytes(gzip.compress(content) if ending.endswith(".gz") else content)
@@ -43,7 +43,7 @@ def load(content, ending):
 
 
 def as_python_reads_it(content):
-    """Times and values by the standard library."""
+    """Times and values as the standard library reads them."""
     header, *lines = [line for line in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if line]
     times = np.array([in_utc(line[0].strip()) for line in lines], "datetime64[us]")
     return times, np.array([[float(cell) for cell in line[1:]] for line in lines]), tuple(header[1:])
@@ -125,5 +125,5 @@ def test_noise_is_refused(content, ending):
 
 @SETTINGS
 @given(st.text(st.sampled_from('date,ab;\t|"\n 0123456789-:.TZ+eE\r'), max_size=200))
-def test_text_of_csv_letters_never_escapes_the_one_line(text):
+def test_any_text_of_csv_letters_loads_or_is_refused_in_one_line(text):
     load(text.encode(), ".csv")

@@ -1,4 +1,4 @@
-"""Heads of files that no reader takes: each is one line, whether the file is converted or forecast from."""
+"""Wrong headers and first rows are refused in one line, for a conversion and for a forecast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUES = np.arange(60.0) % 7
 
 
 def no_utf8(at):
-    """The times as text, the one in row `at` of bytes that are none."""
+    """The times as text; the one in row `at` is not UTF-8."""
     content = [text.encode() for text in TEXTS]
     content[at] = b"\xff\xfe2020"
     offsets = np.cumsum([0, *map(len, content)]).astype(np.int32)
@@ -26,7 +26,7 @@ def no_utf8(at):
 
 
 def of_unit(unit, at=slice(None)):
-    """The times in microseconds since 1970 under the type of another unit, those `at` some rows."""
+    """The times as a column of another unit, whose rows `at` hold microseconds since 1970."""
     numbers = HOURS.astype(f"datetime64[{unit}]").view(np.int64).copy()
     numbers[at] = HOURS.view(np.int64)[at]
     return pa.array(numbers).cast(pa.timestamp(unit))
@@ -34,21 +34,21 @@ def of_unit(unit, at=slice(None)):
 
 WRONG = {
     "microseconds called milliseconds": (of_unit("ms"), "'date' cannot be read as timestamp.ms"),
-    "one of them": (of_unit("ms", 30), "backwards"),
+    "microseconds in one row of milliseconds": (of_unit("ms", 30), "backwards"),
     "microseconds called seconds": (of_unit("s"), "'date' cannot be read as timestamp"),
-    "one of these": (of_unit("s", 30), "'date' at data row 31 cannot be read as timestamp"),
+    "microseconds in one row of seconds": (of_unit("s", 30), "'date' at data row 31 cannot be read as timestamp"),
     "bytes that are no UTF-8": (no_utf8(0), "'date' cannot be read as string"),
-    "one time of such bytes": (no_utf8(30), "'date' at data row 31 cannot be read as string"),
+    "one time that is no UTF-8": (no_utf8(30), "'date' at data row 31 cannot be read as string"),
     "a zone that is not on Earth": (pa.array(HOURS).cast(pa.timestamp("us", "Mars/Phobos")), "unknown zone"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_times_that_are_none_are_one_line(case, tmp_path):
-    times, said = WRONG[case]
+def test_wrong_times_are_refused_in_one_line(case, tmp_path):
+    times, message = WRONG[case]
     path = tmp_path / "x.parquet"
     pa_parquet.write_table(pa.table({"date": times, "a": VALUES}), path)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         open_series(str(path), None, tmp_path / "cache")
     assert str(caught.value).isprintable() and str(path) in str(caught.value)
 

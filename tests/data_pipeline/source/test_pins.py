@@ -1,4 +1,4 @@
-"""A data set without a published sha256: a cut or changed copy is refused, by its rows and by its first download."""
+"""A data set without a published sha256: its row count and the pin of its first download reveal a changed copy."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SPEC = DatasetSpec(
 
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
-    """A data folder with the file as it was downloaded, and its pin."""
+    """A data folder with the downloaded file and its pin."""
     monkeypatch.setitem(DATASETS, "web", SPEC)
     monkeypatch.setattr(download_module, "_get", lambda _url, part, _progress: part.write_bytes(CONTENT))
     fetch(SPEC, tmp_path)
     return tmp_path
 
 
-def test_what_was_downloaded_is_read(fetched):
+def test_the_downloaded_file_is_read(fetched):
     assert len(open_series("web", fetched, fetched / "cache").values) == 60
     assert read_pins(pin_file(fetched, "web.csv")) == {SPEC.urls[0]: hashlib.sha256(CONTENT).hexdigest()}
 
@@ -46,7 +46,7 @@ def test_traffic_has_its_published_number_of_rows_and_no_sha256():
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-def test_a_file_cut_between_two_rows_is_refused_by_their_number(pinned, fetched):
+def test_a_file_cut_between_two_rows_is_refused_by_its_row_count(pinned, fetched):
     if not pinned:
         pin_file(fetched, "web.csv").unlink()
     (fetched / "web.csv").write_bytes(("\n".join(LINES[:-1]) + "\n").encode())
@@ -67,7 +67,7 @@ def test_a_file_cut_within_its_last_number_is_refused_by_its_pin(zipped, fetched
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"no pin\n", b"\xff\n"])
-def test_a_pin_that_holds_none_is_one_line(content, fetched):
+def test_a_pin_file_without_a_pin_is_one_line(content, fetched):
     pin_file(fetched, "web.csv").write_bytes(content)
     if not content:
         assert len(open_series("web", fetched, fetched / "cache").values) == 60

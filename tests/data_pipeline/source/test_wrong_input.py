@@ -1,4 +1,4 @@
-"""Wrong files end in one line naming the file and what to do, and leave nothing behind; odd ones are kept and told."""
+"""Wrong files are refused in one line with the file and what to do; odd files are kept, with a note."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ WRONG_NAMED = {
 }
 
 
-def check_refused(path, cache, said):
-    with pytest.raises(DataError, match=said) as caught:
+def check_refused(path, cache, message):
+    with pytest.raises(DataError, match=message) as caught:
         open_series(str(path), None, cache)
     line = str(caught.value)
     assert line.isprintable() and str(path) in line and len(line) <= 600
@@ -106,25 +106,25 @@ def check_refused(path, cache, said):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_csv_is_one_line(case, tmp_path):
-    content, said = WRONG[case]
+    content, message = WRONG[case]
     path = tmp_path / "x.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    check_refused(path, tmp_path / "cache", said)
+    check_refused(path, tmp_path / "cache", message)
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_csv_is_the_same_line_when_gzipped(case, tmp_path):
-    content, said = WRONG[case]
+    content, message = WRONG[case]
     path = tmp_path / "x.csv.gz"
     path.write_bytes(gzip.compress(content if isinstance(content, bytes) else content.encode()))
-    check_refused(path, tmp_path / "cache", said)
+    check_refused(path, tmp_path / "cache", message)
 
 
 @pytest.mark.parametrize("case", WRONG_NAMED)
 def test_a_wrong_container_is_one_line(case, tmp_path):
-    name, content, said = WRONG_NAMED[case]
+    name, content, message = WRONG_NAMED[case]
     (tmp_path / name).write_bytes(content)
-    check_refused(tmp_path / name, tmp_path / "cache", said)
+    check_refused(tmp_path / name, tmp_path / "cache", message)
 
 
 def test_an_error_far_into_a_large_file_names_its_row(tmp_path, monkeypatch):
@@ -157,9 +157,9 @@ PARQUET = {
 
 @pytest.mark.parametrize("case", PARQUET)
 def test_wrong_parquet_is_one_line(case, tmp_path):
-    columns, said = PARQUET[case]
+    columns, message = PARQUET[case]
     pa_parquet.write_table(pa.table(columns), tmp_path / "x.parquet")
-    check_refused(tmp_path / "x.parquet", tmp_path / "cache", said)
+    check_refused(tmp_path / "x.parquet", tmp_path / "cache", message)
 
 
 def test_a_cut_parquet_is_one_line(tmp_path):
@@ -211,23 +211,23 @@ ODD = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_can_be_kept_is_kept_and_said(case, tmp_path, caplog):
-    content, said = ODD[case]
+def test_an_odd_file_is_kept_and_its_oddity_noted(case, tmp_path, caplog):
+    content, message = ODD[case]
     path = tmp_path / "x.csv"
     path.write_bytes(content)
     series = open_series(str(path), None, tmp_path / "cache")
     assert series.columns == ("a", "b") and series.step_minutes == 60 and len(series.values) in (60, 299)
     hours = (series.timestamps - np.datetime64("2020-01-01")).astype("timedelta64[h]").astype(int)
     np.testing.assert_array_equal(series.values[:, 0], hours % 7)
-    if said is None:
+    if message is None:
         assert series.notes == () and caplog.text == ""
     else:
         (note,) = series.notes
-        assert re.search(said, note) and caplog.text == ""  # the caller prints notes
+        assert re.search(message, note) and caplog.text == ""  # the caller prints notes
     assert np.isfinite(series.scaled).all() and (series.std > 0).all()
 
 
-def test_a_zone_is_turned_to_utc(tmp_path):
+def test_times_with_a_zone_are_converted_to_utc(tmp_path):
     (tmp_path / "x.csv").write_text(text([f"{line[:19]}+02:00{line[19:]}" for line in rows()]))
     series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
     assert series.timestamps[0] == np.datetime64("2019-12-31T22:00")

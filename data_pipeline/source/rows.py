@@ -1,0 +1,36 @@
+"""What every source of rows offers: the rows in chunks, and a hash of the content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """n consecutive rows of C columns."""
+
+    timestamps: np.ndarray
+    """[n] int64, microseconds since 1970, in UTC if the source names a zone."""
+    values: np.ndarray
+    """[n, C] float32, finite. With `only` columns, a missing value is NaN."""
+    exact: np.ndarray
+    """[n, C] float64: the values before rounding."""
+
+
+class RowSource(Protocol):
+    """The rows that a series is made of."""
+
+    columns: tuple[str, ...]
+    """The value columns, in order."""
+    zoned: bool
+    """Whether the source names a time zone."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Every row, in order. Raises DataError for the first wrong row."""
+
+    def sha256(self) -> str:
+        """The sha256 of the content. Read `chunks` to its end first."""
