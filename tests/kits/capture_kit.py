@@ -1,8 +1,8 @@
 """A stand-in for CUDA graphs on a CPU, as strict as they are.
 
-What is recorded are the operators with the very tensors they ran on. A replay runs the same operators on the same
-tensors and writes results to where they were: numbers that Python computed are frozen, memory that moved is read
-where it was, and reading a value on the host while recording is an error.
+It records the operators with the tensors that they ran on. A replay runs the same operators on the same tensors and
+writes the results to the same memory. So numbers that Python computed are frozen, memory that moved is read at its old
+place, and reading a value on the host while recording is an error.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class _Tape(TorchDispatchMode):
 
 
 def _write(result: Any, recorded: Any) -> None:
-    for new, place in zip(tree_leaves(result), tree_leaves(recorded), strict=True):
-        if isinstance(new, torch.Tensor) and new.data_ptr() != place.data_ptr():
-            place.detach().copy_(new)
+    for new, old in zip(tree_leaves(result), tree_leaves(recorded), strict=True):
+        if isinstance(new, torch.Tensor) and new.data_ptr() != old.data_ptr():
+            old.detach().copy_(new)
 
 
 class RecordingCapture:
@@ -52,7 +52,7 @@ class RecordingCapture:
         self.released = 0
 
     @contextmanager
-    def rehearsing(self) -> Iterator[None]:
+    def warming_up(self) -> Iterator[None]:
         yield
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:

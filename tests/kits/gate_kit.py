@@ -9,7 +9,7 @@ import torch
 
 from model.attention.eager import Eager, attend
 from tune.gate.attention_error import AttentionErrors
-from tune.gate.numerics import Measured, NumericErrors, Subject
+from tune.gate.numerics import GatedArm, Measurement, NumericErrors
 
 CPU = torch.device("cpu")
 MODEL = {
@@ -29,14 +29,14 @@ MODEL = {
     "pre_norm": False,
     "attention": "eager",
 }
-SUBJECT = Subject(model=MODEL, heads=4, engine="eager", precision="fp32", batch_size=8)
+ARM = GatedArm(model=MODEL, heads=4, engine="eager", precision="fp32", batch_size=8)
 SMALL = NumericErrors(predictions=1e-7, gradients=2e-7, worst_series=3e-7)
-GOOD = Measured(arm=SMALL, eager=SMALL, batch_size=8, attention=AttentionErrors(arm=1e-7, eager=2e-7))
+GOOD = Measurement(arm=SMALL, eager=SMALL, batch_size=8, attention=AttentionErrors(arm=1e-7, eager=2e-7))
 BAD = replace(GOOD, arm=replace(SMALL, predictions=3.1e-2), eager=replace(SMALL, predictions=1.2e-3))
 
 
-def with_attention(attention: str, **changes: Any) -> Subject:
-    return replace(SUBJECT, model=MODEL | {"attention": attention}, **changes)
+def with_attention(attention: str, **changes: Any) -> GatedArm:
+    return replace(ARM, model=MODEL | {"attention": attention}, **changes)
 
 
 @dataclass(frozen=True)

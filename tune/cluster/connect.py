@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.cluster.auth_token import check_token_file
-from tune.common.errors import WrongInput, _first_line
+from tune.common.errors import WrongInput, first_line
 from tune.common.files import make_private
 from tune.machine.code_identity import CODE, REPO_ROOT
 from tune.machine.device import available_cpus
@@ -46,9 +46,9 @@ def connected(address: str | None) -> Iterator[Any]:
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), plain Exception, ...
         ray.shutdown()
         if address is None:
-            problem = f"Ray did not start on this machine: {_first_line(error)}"
+            problem = f"Ray did not start on this machine: {first_line(error)}"
             raise WrongInput(f"{problem}; its logs lie in {options['_temp_dir']}/session_latest/logs") from error
-        raise WrongInput(f"--address {address}: {_first_line(error)}; is a Ray cluster running there?") from error
+        raise WrongInput(f"--address {address}: {first_line(error)}; is a Ray cluster running there?") from error
     try:
         check_token_file()  # Ray may just have written it
         yield ray
@@ -71,7 +71,7 @@ def _session_folder() -> Path:
             make_private(own, "sessions")
             own.chmod(0o700)  # its owner's from before may be readable
     except (OSError, RuntimeError) as error:
-        problem = _first_line(error)
+        problem = first_line(error)
     if problem:
         raise WrongInput(f"Ray did not start on this machine: {problem}; or name another folder in RAY_TMPDIR")
     return own / "s"
@@ -101,7 +101,7 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection(place, timeout=CONNECT_S).close()
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise WrongInput(
             f"{given}: nothing answers there ({reason}); is a Ray cluster running? Without --address Ray starts here"
         ) from None

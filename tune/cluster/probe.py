@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tune.cluster.share import Share
-from tune.common.errors import WrongInput, _first_line
+from tune.common.errors import WrongInput, first_line
 from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_facts
 from tune.machine.environment import environment
 
@@ -35,7 +35,7 @@ def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
         facts, found, problem = ray.get(running)
     except RayError as error:  # RayTaskError's own message is a traceback: its cause says it in one line
         cause = getattr(error, "cause", None) or error
-        reason = f"{type(cause).__name__}: {_first_line(cause)}"
+        reason = f"{type(cause).__name__}: {first_line(cause)}"
         raise WrongInput(f"looking at the node that will run the trials failed: {reason}") from error
     if problem:
         raise WrongInput(problem)

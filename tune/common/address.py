@@ -1,4 +1,4 @@
-"""Addresses of stores without their secrets, and SQLite files whatever the current directory."""
+"""Store addresses without their secrets, and absolute paths of SQLite files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 def settled_uri(tracking_uri: str) -> str:
-    """The same store whatever the current directory: a relative SQLite path is made absolute."""
+    """The same address with an absolute SQLite path, so that it does not depend on the current directory."""
     scheme, separator, _ = tracking_uri.partition(":///")
     if not (scheme.startswith("sqlite") and separator):
         return tracking_uri
@@ -22,20 +22,20 @@ def sqlite_file(tracking_uri: str) -> Path:
 
 
 def redacted(address: str) -> str:
-    """An address without its user, password and query: fit for messages and logs.
+    """An address without its user, password and query, for messages and logs.
 
-    SQLAlchemy takes passwords with slashes, question marks and spaces as they are, so what stands before the last @ is
-    left out, and everything where a password's question mark cannot be told from a query's.
+    SQLAlchemy accepts passwords with slashes, question marks and spaces. So everything before the last @ is left out,
+    and the rest too if a question mark stands before it: it may belong to the password or to the query.
     """
     scheme, separator, rest = address.partition("://") if "://" in address else ("", "", address)
-    if not rest.startswith("/"):  # else it names a file, or the database of a host that its query names
+    if not rest.startswith("/"):  # otherwise it names a file, or a database whose host is in the query
         secret, _, rest = rest.rpartition("@")
         rest = "" if "?" in secret else rest
     return scheme + separator + rest.partition("?")[0]
 
 
 def redacted_text(text: str) -> str:
-    """A text without the user, password and query of any address in it. Rather too much is left out than too little."""
+    """A text without the user, password and query of any address in it. In doubt more is left out."""
     bare = re.sub(r"(?<=://)[^\s'\"?]*\?[^\s'\"]*@[^\s'\"]*", "", text)  # a password's question mark, or a query's @
     bare = re.sub(r"(?<=://)(?!/)(?:[^:/@\s]*:(?:(?!://)[^@])*@)?(?:[^\s'\"]*@)?", "", bare)
     return re.sub(r"\?[^\s'\"]*", "", bare) if "://" in text else text
@@ -47,11 +47,11 @@ def one_line(error: BaseException) -> str:
 
 
 def has_password(tracking_uri: str) -> bool:
-    """Whether an address may hold a secret: a user, a password, or the query of a database that is no file."""
+    """Whether an address may hold a secret: a user, a password, or the query of a database that is not a file."""
     bare = redacted(tracking_uri)
     return bare != tracking_uri and not (tracking_uri.startswith("sqlite") and bare == tracking_uri.partition("?")[0])
 
 
 def is_server(tracking_uri: str) -> bool:
-    """True for an MLflow server, which keeps its own artifacts; False for a store this process opens itself."""
+    """True for an MLflow server, which keeps its own artifacts; False for a store that this process opens itself."""
     return urlsplit(tracking_uri).scheme in ("http", "https")

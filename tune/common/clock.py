@@ -1,4 +1,4 @@
-"""Wall time that does not jump: what is recorded stays in order when somebody, or NTP, sets the clock meanwhile."""
+"""Wall time that does not jump: records stay in order even if somebody, or NTP, sets the clock meanwhile."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ NS_PER_MS = 1_000_000
 
 
 class SteadyClock:
-    """The wall clock as it was read once, carried on by a monotonic one.
+    """The wall clock, read once and continued by a monotonic clock.
 
-    not_before_ms: wall time of what was recorded last, perhaps by an earlier process whose clock was ahead: this one
-    begins there.
+    not_before_ms: the earliest time to begin at. Pass the wall time of the last record, which an earlier process whose
+    clock was ahead may have written.
     """
 
     def __init__(self, *, not_before_ms: int = 0) -> None:
@@ -19,5 +19,5 @@ class SteadyClock:
         self._wall_ms = max(time.time_ns() // NS_PER_MS, not_before_ms)
 
     def now_ms(self) -> int:
-        """Wall time in ms; never less than what an earlier call gave."""
+        """Wall time in ms; never less than an earlier call returned."""
         return self._wall_ms + (time.monotonic_ns() - self._began_ns) // NS_PER_MS

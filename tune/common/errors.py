@@ -1,4 +1,4 @@
-"""The one error a user can cause, how to word it, and the exit codes of the command line."""
+"""The error that a user can cause and its wording, the errors of trials, and the command line's exit codes."""
 
 from __future__ import annotations
 
@@ -8,27 +8,21 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class where there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 DONE, TRIAL_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
-REGRESSED = 1  # of `compare`: an arm is slower or less accurate than it was
-OUTPUT_CLOSED = 141  # what a shell shows for a program whose reader has quit: 128 + SIGPIPE
+REGRESSED = 1  # of `compare`: an arm is slower or less accurate than before
+OUTPUT_CLOSED = 141  # 128 + SIGPIPE: what a shell shows for a program whose reader has quit
 
 
 class WrongInput(ValueError):
-    """Input that cannot be run: one line saying what was given, what is allowed, what to do. Exit code 2."""
+    """Input that cannot be run. One line says what was given, what is allowed and what to do. Exit code 2."""
 
 
 class Unsupported(Exception):
-    """A trial found on its own device that it cannot run there; the message is the reason."""
+    """A trial cannot run on the device that it got; the message is the reason."""
 
 
 class GateFailed(Exception):
-    """An arm is not the function it should be, or did not run its own kernels; the message is the reason, one line."""
+    """An arm does not compute the reference's function, or did not run its own kernels. One line says why."""
 
     def __init__(self, reason: str, *, metrics: Mapping[str, float | None] | None = None) -> None:
         super().__init__(reason)
@@ -36,16 +30,16 @@ class GateFailed(Exception):
 
 
 class DiskFull(Exception):
-    """A sweep stopped for want of room on a disk; nothing is lost, and the same command goes on. One line."""
+    """A sweep stopped because a disk is full. Nothing is lost: the same command continues. One line."""
 
 
 _DISK_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def disk_full(error: BaseException | None) -> str | None:
-    """What an error, or one that it came from, says of a disk without room; None if it is none.
+    """The line in which an error, or an error that it came from, says that a disk is full; None if none does.
 
-    By its words: errors of other processes, and of libraries that are not written in Python, have no number.
+    The words are searched: errors from other processes and from libraries not written in Python have no errno.
     """
     while error is not None:
         for line in str(error).splitlines():
@@ -56,22 +50,21 @@ def disk_full(error: BaseException | None) -> str | None:
 
 
 def printable(text: str) -> str:
-    """A text fit for one line of a terminal: what others have written may hold control characters."""
+    """A text without control characters, for one line of a terminal; texts from outside may hold some."""
     return "".join(letter for letter in text if letter.isprintable())
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str], *, meant: str | None = None) -> WrongInput:
-    """The error for a name that is not in a registry, suggesting the nearest one, or the one that is surely meant."""
+    """The error for a name that is not in a registry. It suggests `meant`, or else the nearest name."""
     names = sorted(allowed)
     return WrongInput(f"unknown {kind} '{given}'; allowed: {', '.join(names)}.{did_you_mean(meant or given, names)}")
 
 
 def did_you_mean(given: str, names: Iterable[str], prefix: str = "") -> str:
-    """ " Did you mean 'NAME'?" for a name much like what was given, one that is a word of it, or the nearest; or "".
+    """ " Did you mean 'NAME'?", or "" without a candidate. Case is ignored.
 
-    Case counts for nothing.
-
-    `prefix`: what all names have in front when they are written, which does not make them alike.
+    Candidates, in this order: a name much like `given`, a name that is a word of it, the nearest name.
+    `prefix` is written before the name and does not count for the likeness.
     """
     by_lower = {name.lower(): name for name in names}
     words = [name for name in by_lower if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", given.lower())]
@@ -80,6 +73,7 @@ def did_you_mean(given: str, names: Iterable[str], prefix: str = "") -> str:
     return f" Did you mean '{prefix}{by_lower[near[0]]}'?" if near else ""
 
 
-def first_line(text: str) -> str:
-    """The first line that says something, shortened."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:300]
+def first_line(message: BaseException | str) -> str:
+    """The first line that is not empty, at most 300 characters; without one, an error's class or ""."""
+    default = type(message).__name__ if isinstance(message, BaseException) else ""
+    return next((line.strip() for line in str(message).splitlines() if line.strip()), default)[:300]

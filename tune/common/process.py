@@ -1,7 +1,7 @@
-"""Who runs a sweep: account, machine, process, and the Ray job where the command was submitted as one.
+"""Who runs a sweep: user, machine, process, and the Ray job if the command was submitted as one.
 
-A submitted command runs under the cluster's account; the user is then who the submission says it is, which Ray does not
-verify: good for telling people apart, not for access.
+A submitted command runs under the cluster's account, so the user is taken from the submission. Ray does not verify it:
+it tells people apart and grants no access.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tune.common.errors import printable
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs under this number; one that has ended and waits to be collected does not."""
+    """Whether a process with this number runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        threads = len(os.listdir(f"/proc/{pid}/task"))  # its memory is there until the last of them has ended
+        threads = len(os.listdir(f"/proc/{pid}/task"))  # its memory is freed when the last of them ends
     except (OSError, IndexError):
         return False
     return state not in ("Z", "X") or threads > 1
@@ -35,7 +35,7 @@ _LONGEST = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessInfo:
-    """One process that runs a sweep; what is not known is None."""
+    """One process that runs a sweep; unknown values are None."""
 
     user: str | None
     host: str | None
@@ -48,14 +48,14 @@ class ProcessInfo:
 
     @classmethod
     def from_json(cls, text: str) -> ProcessInfo:
-        """What `as_json` wrote; a file that is broken or of another kind tells nothing."""
+        """What `as_json` wrote. From a text that is broken or of another kind, all values are None."""
         try:
-            found = json.loads(text)
+            content = json.loads(text)
         except ValueError:
-            found = None
-        found = found if isinstance(found, Mapping) else {}
-        texts = {name: _printable(found.get(name)) for name in ("user", "host", "since", "job")}
-        pid = found.get("pid")
+            content = None
+        content = content if isinstance(content, Mapping) else {}
+        texts = {name: _printable(content.get(name)) for name in ("user", "host", "since", "job")}
+        pid = content.get("pid")
         return cls(pid=pid if isinstance(pid, int) else None, **texts)
 
     def __str__(self) -> str:
@@ -80,22 +80,22 @@ def this_process() -> ProcessInfo:
 
 
 def job_metadata() -> dict[str, str]:
-    """What the Ray job that this process is the driver of was submitted with; empty where it is none."""
+    """The metadata with which this process was submitted as a Ray job; empty if it was not."""
     try:
-        found = json.loads(os.environ.get(JOB_CONFIG, "{}"))["metadata"]
+        metadata = json.loads(os.environ.get(JOB_CONFIG, "{}"))["metadata"]
     except (ValueError, KeyError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def user_name() -> str | None:
-    """The account this process runs under; None where it has no name."""
+    """The account that this process runs under; None if it has no name."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a container's bare number
+    except (OSError, KeyError):  # in a container an account may have a number only
         return None
 
 
 def _printable(value: object) -> str | None:
-    """The beginning of a text as a terminal may show it; None where that is nothing, or where it is no text."""
+    """The first _LONGEST printable characters of a text; None if there are none, or if it is not a text."""
     return (printable(value)[:_LONGEST] or None) if isinstance(value, str) else None

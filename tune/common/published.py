@@ -38,7 +38,7 @@ class ArmRules:
     attention_precision: str | None = None  # what attention casts its inputs to; None: the trial's precision
     projections: int = 4  # of a layer's attention: q, k, v, out
     zeroing: Zeroing | None = None  # before epoch 1, columns of these heads become zero, and no head leaves
-    study_timer: bool = False  # epochs are timed as the study did, too
+    published_timer: bool = False  # the study's timer runs too
     shown_as: str = ""  # in plans and reports
     tags: Mapping[str, str] = field(default_factory=dict)  # of its trials
 
@@ -57,7 +57,7 @@ def rules_for(model: PublishedModel | None, pruning: PublishedPruning | None, *,
         attention_precision="fp16" if (model or "").startswith("flash") else None,
         projections=3 if model in _WITHOUT_OUTPUT_PROJECTION else 4,
         zeroing=_ZEROING.get(pruning),
-        study_timer=True,
+        published_timer=True,
     )
 
 

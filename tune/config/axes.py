@@ -1,7 +1,7 @@
-"""`--over FIELD=V1,V2`: axes laid across the arms of any sweep.
+"""`--over FIELD=V1,V2`: axes added to any sweep.
 
-Every arm of the sweep runs at every combination of the axes' values. There is one baseline, and every ratio is against
-it: the sweep's own baseline arm at the first value of each axis.
+Every arm of the sweep runs at every combination of the axes' values. There is one baseline for all ratios: the sweep's
+own baseline arm at the first value of each axis.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import FIELDS, check_field
 
 MOST_ARMS = 10_000
-LONGEST_LABEL = 120  # a trial's id, which the tracking store and file names limit, holds it
+LONGEST_LABEL = 120  # it is part of a trial's id, whose length the tracking store and file names limit
 _LONGEST_VALUE = 40
-# fields that belong to the whole sweep, with what to do instead
+# Fields that belong to the sweep as a whole -> what to do instead
 NO_AXES = {
     "train.seed": "use --seed and --repeats",
     "data.dataset": "a sweep runs on one data set; run one sweep for each",
     "data.timestamp_column": "a sweep runs on one data set; run one sweep for each",
 }
-# fields by which the trials of one search cannot differ: it ranks them by one error
+# Fields that the trials of one search must share, because it ranks them by one error
 NO_DIMENSIONS = {
     "train.epochs": "errors after trainings of different length cannot be compared",
     "data.prediction_length": "errors at different horizons are of different tasks",
@@ -34,7 +34,7 @@ NO_DIMENSIONS = {
 
 
 def split_values(text: str) -> list[str]:
-    """The parts between the commas of `V1,V2,...`; commas inside brackets or double quotes do not count."""
+    """The parts of `V1,V2,...`. Commas inside brackets or double quotes do not separate."""
     parts, depth, quoted = [""], 0, False
     for letter in text:
         quoted ^= letter == '"'
@@ -47,7 +47,7 @@ def split_values(text: str) -> list[str]:
 
 
 def check_axis(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    """The values of one axis. WrongInput for a field that is none, none that can vary, and values given twice."""
+    """The values of one axis. Raises WrongInput for an unknown field, one that cannot vary, and a repeated value."""
     given = f"--over {name}={','.join(_text(value) for value in values)}"
     if check_field(name) in NO_AXES:
         raise WrongInput(f"{given}: {NO_AXES[name]}")
@@ -60,10 +60,10 @@ def check_axis(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def lay_over(sweep: SweepConfig, axes: Mapping[str, Sequence[Any]]) -> SweepConfig:
-    """`sweep` with its arms at every combination of the axes; an axis of a sweep with a space is one more dimension.
+    """`sweep` with its arms at every combination of the axes. In a sweep with a space each axis is a new dimension.
 
-    Raises WrongInput for a field that the sweep itself changes, for one of NO_DIMENSIONS over a space, for more than
-    MOST_ARMS arms, and for labels that come out too long.
+    Raises WrongInput for a field that the sweep itself changes, a field of NO_DIMENSIONS in a sweep with a space, more
+    than MOST_ARMS arms, and labels that become too long.
     """
     for name in axes:
         if name in sweep.swept:
@@ -82,8 +82,8 @@ def lay_over(sweep: SweepConfig, axes: Mapping[str, Sequence[Any]]) -> SweepConf
     first = next(index for index, arm in enumerate(sweep.arms) if arm.label == sweep.baseline) * len(combinations)
     _check_label(max((arm.label for arm in arms), key=len))
     at_first = {arm.label: arms[index * len(combinations)].label for index, arm in enumerate(sweep.arms)}
-    ladder = (replace(rung, before=at_first[rung.before], after=at_first[rung.after]) for rung in sweep.ladder)
-    return replace(sweep, arms=arms, baseline=arms[first].label, ladder=tuple(ladder))
+    ablation = (replace(step, before=at_first[step.before], after=at_first[step.after]) for step in sweep.ablation)
+    return replace(sweep, arms=arms, baseline=arms[first].label, ablation=tuple(ablation))
 
 
 def _check_label(longest: str) -> None:
@@ -117,19 +117,19 @@ def _axis(name: str, values: Sequence[Any]) -> tuple[Arm, ...]:
 
 
 def _combine(parts: Sequence[Arm]) -> Arm:
-    """One arm with all changes; an arm that changes nothing gives no part of the label."""
+    """One arm with all changes. Its label leaves out arms that change nothing."""
     changes = {name: value for part in parts for name, value in part.changes.items()}
     return Arm(label="-".join(part.label for part in parts if part.changes), changes=changes)
 
 
 def _short(name: str) -> str:
-    """The field's name without its group, where no other group has one of that name."""
+    """The field's name, without its group unless another group has a field of that name."""
     last = name.split(".", 1)[1]
     return last if sum(field.endswith(f".{last}") for field in FIELDS) == 1 else name
 
 
 def _label(value: Any) -> str:
-    """A value in the letters that file names, run names and metric names share."""
+    """A value in letters that are allowed in file names, run names and metric names."""
     text = re.sub(r"[^A-Za-z0-9.]+", "_", _text(value)).strip("_")
     return text[-_LONGEST_VALUE:] or "_"
 

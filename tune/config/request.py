@@ -1,6 +1,6 @@
-"""What to run: the command line and the configuration file joined, checked, as one Request.
+"""What to run: the command line and the configuration file, merged into one checked Request.
 
-Planning-safe. The command line wins over the file, field by field, and `Request.notes` says where it did.
+Planning-safe. The command line wins over the file, field by field; `Request.notes` says where.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from tune.config.sweeps import SweepConfig, get_sweep
 from tune.config.trial_config import SEED_STUDY_ONLY, check_field, is_text, parse_value
 from tune.config.yaml_file import read_config
 
-DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: without --trials, and at most
-OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials")  # what is no field
-REPEATS = 5  # of each arm without --repeats, where arms are compared
-SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with an option of their own
+DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: the default, and the most
+OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials")  # options that are not fields
+REPEATS = 5  # of each arm if arms are compared, the default
+SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with their own option
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What one command asks to run."""
 
-    sweep: SweepConfig  # with the axes of --over laid over its arms
+    sweep: SweepConfig  # with the axes of --over
     overrides: Mapping[str, Any]  # field -> value, for every arm
     axes: Mapping[str, tuple[Any, ...]]  # field -> values of --over
     repeats: int
     seed: int
-    trials: int | None  # how many arms are drawn from the sweep's space; None where it has none
-    notes: tuple[str, ...] = ()  # what the user should know of how this came about, a line each
+    trials: int | None  # how many arms are drawn from the sweep's space; None if it has no space
+    notes: tuple[str, ...] = ()  # what the user should know about the merge, a line each
 
     def as_config(self) -> dict[str, Any]:
-        """The same request as a configuration file holds it."""
+        """The same request in the form of a configuration file."""
         fields = dict(self.overrides)
         given: dict[str, Any] = {"sweep": self.sweep.name}
         given |= {key: fields.pop(name) for key, name in SHORT.items() if name in fields}
@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """What one source gives."""
+    """What one source gives: the command line or the file."""
 
     options: dict[str, Any] = field(default_factory=dict)  # sweep, seed, repeats, trials
     fields: dict[str, Any] = field(default_factory=dict)
@@ -64,14 +64,18 @@ class _Given:
 def build_request(arguments: argparse.Namespace) -> Request:
     """The request of parsed arguments (sweep, dataset, epochs, set, over, seed, repeats, trials, config).
 
-    Raises WrongInput for everything that is wrong with it before a device is known.
+    Raises WrongInput for everything that can be known to be wrong without a device.
     """
-    typed = _typed(arguments)
-    filed = _filed(arguments.config) if arguments.config is not None else _Given()
-    replaced = _replaced(filed, typed)
-    fields = {name: value for name, value in filed.fields.items() if name not in typed.axes} | typed.fields
-    axes = {name: value for name, value in filed.axes.items() if name not in typed.fields} | typed.axes
-    options = {"seed": 1, "trials": None, **filed.options, **typed.options}
+    from_arguments = _read_arguments(arguments)
+    from_file = _read_file(arguments.config) if arguments.config is not None else _Given()
+    replaced = _replaced(from_file, from_arguments)
+    fields = {
+        name: value for name, value in from_file.fields.items() if name not in from_arguments.axes
+    } | from_arguments.fields
+    axes = {
+        name: value for name, value in from_file.axes.items() if name not in from_arguments.fields
+    } | from_arguments.axes
+    options = {"seed": 1, "trials": None, **from_file.options, **from_arguments.options}
     if "sweep" not in options:
         raise WrongInput("the following arguments are required: --sweep (see --help)")
     sweep = get_sweep(options["sweep"])
@@ -92,7 +96,7 @@ def build_request(arguments: argparse.Namespace) -> Request:
     )
 
 
-def _typed(arguments: argparse.Namespace) -> _Given:
+def _read_arguments(arguments: argparse.Namespace) -> _Given:
     options = {name: getattr(arguments, name) for name in OPTIONS}
     fields = {name: getattr(arguments, key) for key, name in SHORT.items() if getattr(arguments, key) is not None}
     for item in arguments.set:
@@ -109,7 +113,7 @@ def _typed(arguments: argparse.Namespace) -> _Given:
         if "" in parts:
             raise WrongInput(f"--over {item}: a value is empty; write FIELD=VALUE,VALUE")
         axes[name] = check_axis(name, [parse_value(name, part) for part in parts])
-    return _given({name: value for name, value in options.items() if value is not None}, fields, axes)
+    return _checked({name: value for name, value in options.items() if value is not None}, fields, axes)
 
 
 def _split(option: str, item: str, form: str) -> tuple[str, str]:
@@ -119,7 +123,7 @@ def _split(option: str, item: str, form: str) -> tuple[str, str]:
     return name, text
 
 
-def _filed(path: Path) -> _Given:
+def _read_file(path: Path) -> _Given:
     content = read_config(path)
     fields = {name: content[key] for key, name in SHORT.items() if key in content}
     try:
@@ -135,17 +139,17 @@ def _filed(path: Path) -> _Given:
             for name, values in content.get("over", {}).items()
         }
         options = {name: content[name] for name in OPTIONS if name in content}
-        return _given(options, fields, axes)
+        return _checked(options, fields, axes)
     except WrongInput as error:
         raise WrongInput(f"--config {path}: {error}") from None
 
 
 def _from_yaml(name: str, value: Any) -> Any:
-    """YAML 1.1 takes 1e-4 for a text: only 1.0e-4 is its number."""
+    """YAML 1.1 reads 1e-4 as a text; its number is 1.0e-4. So texts are parsed as on the command line."""
     return parse_value(check_field(name), value) if isinstance(value, str) and not is_text(name) else value
 
 
-def _given(options: dict[str, Any], fields: dict[str, Any], axes: dict[str, tuple[Any, ...]]) -> _Given:
+def _checked(options: dict[str, Any], fields: dict[str, Any], axes: dict[str, tuple[Any, ...]]) -> _Given:
     for name in sorted(SEED_STUDY_ONLY & (fields.keys() | axes.keys())):
         raise WrongInput(
             f"{name} is given, which only arms of the seed_study sweep have, as their tag says; leave it out, or use "
@@ -160,10 +164,10 @@ def _given(options: dict[str, Any], fields: dict[str, Any], axes: dict[str, tupl
     return _Given(options=options, fields=fields, axes=axes)
 
 
-def _replaced(filed: _Given, typed: _Given) -> list[str]:
-    """What the file gives and the command line gives as well."""
-    options = [f"--{name}" for name in typed.options if name in filed.options]
-    theirs, ours = filed.fields | filed.axes, typed.fields | typed.axes
+def _replaced(from_file: _Given, from_arguments: _Given) -> list[str]:
+    """The options and fields that both the file and the command line give."""
+    options = [f"--{name}" for name in from_arguments.options if name in from_file.options]
+    theirs, ours = from_file.fields | from_file.axes, from_arguments.fields | from_arguments.axes
     return options + [name for name in ours if name in theirs]
 
 

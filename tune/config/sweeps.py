@@ -1,6 +1,6 @@
 """SWEEPS: name -> function returning a SweepConfig. A new sweep is one function and one line in the dict.
 
-An arm is a label and the fields it changes; everything else is shared, so that arms differ in one thing.
+An arm is a label and the fields that it changes. All other fields are shared, so that arms differ in one thing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WORKERS = (0, 2, 4, 8, 16)
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One configuration of the sweep: what is changed against the shared fields."""
+    """One configuration of the sweep: its changes to the shared fields."""
 
     label: str  # unique in its sweep; part of the run name
     changes: Mapping[str, Any]  # field name -> value
@@ -30,11 +30,11 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class AblationStep:
-    """Two arms of a sweep that differ in one thing, and in which; the report says what it is worth."""
+    """Two arms of a sweep that differ in one thing. The report shows what that change is worth."""
 
-    before: str  # label of an arm
-    after: str
-    change: str
+    before: str  # an arm's label
+    after: str  # an arm's label
+    change: str  # what differs, in words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +42,24 @@ class SweepConfig:
     """A sweep before planning: a fixed list of arms or, with a `space`, a search that also draws arms from it."""
 
     name: str
-    question: str  # what the sweep answers, in one line
-    baseline: str  # label of the arm the others are compared with
+    question: str  # that the sweep answers, in one line
+    baseline: str  # label of the arm that the others are compared with
     arms: tuple[Arm, ...]
-    shared: Mapping[str, Any] = field(default_factory=dict)  # fields every arm has, before the user's own
-    space: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)  # dimension -> its choices; empty: arms only
-    ladder: tuple[AblationStep, ...] = ()  # pairs of arms that are compared beside the baseline
-    repeats: int | None = None  # without --repeats; None: as in every sweep
+    shared: Mapping[str, Any] = field(default_factory=dict)  # fields of every arm; the user's own come later and win
+    space: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)  # dimension -> choices; empty: no search
+    ablation: tuple[AblationStep, ...] = ()  # pairs of arms that are compared with each other, besides the baseline
+    repeats: int | None = None  # the default of --repeats; None: the usual one
 
     @property
     def swept(self) -> frozenset[str]:
-        """Fields that some arm or choice changes; giving one of them by hand as well is wrong input."""
+        """Fields that some arm or choice changes. To set one of them by hand is wrong input."""
         choices = (choice for dimension in self.space.values() for choice in dimension)
         return frozenset(name for arm in (*self.arms, *choices) for name in arm.changes)
 
     def drawn(self, labels: Mapping[str, str]) -> Arm:
-        """The arm with one choice of each dimension: `labels` is dimension -> label, in any order.
+        """The arm with one choice of each dimension; `labels` maps dimensions to labels, in any order.
 
-        Raises KeyError for a dimension or label that is not in the space, or is missing.
+        Raises KeyError for an unknown dimension or label, and for a missing dimension.
         """
         if labels.keys() != self.space.keys():
             raise KeyError(f"{sorted(labels)} are not the dimensions {sorted(self.space)}")
@@ -68,7 +68,7 @@ class SweepConfig:
         return Arm(label="-".join(choice.label for choice in chosen), changes=changes)
 
 
-# Timing sweeps train every epoch, also where a preset has a patience: arms that stop early have fewer epochs to time.
+# Timing sweeps ignore a preset's patience: arms that stop early have fewer epochs to time.
 TIMED: Mapping[str, Any] = {"train.patience": None}
 UNPRUNED = Arm(label="none", changes={"pruning.score": "none"})
 
@@ -83,7 +83,7 @@ def _baseline_first(baseline: str, registry: Iterable[str]) -> list[str]:
 
 
 def attention() -> SweepConfig:
-    """Every backend there is."""
+    """Every attention backend."""
     return SweepConfig(
         name="attention",
         question="Which attention backend trains fastest?",
@@ -94,7 +94,7 @@ def attention() -> SweepConfig:
 
 
 def patch_size() -> SweepConfig:
-    """Patches from short to long; the stride follows unless it is given."""
+    """Short to long patches. The stride follows the length unless it is given."""
     return SweepConfig(
         name="patch_size",
         question="How much faster is training with longer patches, and what does it cost in accuracy?",
@@ -105,7 +105,7 @@ def patch_size() -> SweepConfig:
 
 
 def batch_size() -> SweepConfig:
-    """Windows in a step."""
+    """Number of windows in a step."""
     return SweepConfig(
         name="batch_size",
         question="Which batch size trains an epoch fastest, and what does it cost in accuracy?",
@@ -116,7 +116,7 @@ def batch_size() -> SweepConfig:
 
 
 def engine() -> SweepConfig:
-    """Every way there is to execute a step."""
+    """Every way to execute a step."""
     return SweepConfig(
         name="engine",
         question="Which way to execute the training step is fastest?",
@@ -127,7 +127,7 @@ def engine() -> SweepConfig:
 
 
 def custom() -> SweepConfig:
-    """One arm in which nothing is changed: what --over then adds is the sweep."""
+    """One arm that changes nothing. The axes of --over make the sweep."""
     return SweepConfig(
         name="custom",
         question="What do the fields given with --over change?",
@@ -147,7 +147,7 @@ def _static(*heads: int) -> Arm:
 
 
 def pruning() -> SweepConfig:
-    """Heads that really leave the model, by score, schedule and number."""
+    """Heads are removed from the model, by different scores, schedules and numbers."""
     return SweepConfig(
         name="pruning",
         question="How much faster is training once attention heads are removed, and what does it cost in accuracy?",
@@ -174,7 +174,7 @@ def _loader(feed: str, workers: int) -> Arm:
 
 
 def num_workers() -> SweepConfig:
-    """Loader processes for each feed that has them, beside the feed that needs none."""
+    """Numbers of loader processes for each feed that has them, and the feed that needs none."""
     return SweepConfig(
         name="num_workers",
         question="Which feed, with how many loader processes, keeps the device from waiting for data?",
@@ -185,7 +185,7 @@ def num_workers() -> SweepConfig:
 
 
 def full() -> SweepConfig:
-    """Searches attention, patch, batch, loader and pruning together; choices that go together are one dimension."""
+    """A search over attention, patch, batch, loader and pruning. Fields that belong together are one dimension."""
     baseline = {
         "model.attention": "eager",
         "model.patch_length": 12,
@@ -211,7 +211,7 @@ def full() -> SweepConfig:
     )
 
 
-# The study's feed with the number of workers that was fastest in its own table (4 and 2 were level there).
+# The study's feed, with the number of workers that was fastest in the study's own table (4 and 2 were equal there).
 _STUDY_ARM: Mapping[str, Any] = {
     "data.feed": "tsfm", "data.num_workers": 4, "model.layers": "transformers", "train.engine": "eager",
     "train.precision": "fp32",
@@ -227,10 +227,10 @@ def _flash(kind: str) -> Mapping[str, Any]:
 
 
 def seed_study() -> SweepConfig:
-    """The replaced study's arms as it published them; then, one change at a time, what a fair comparison has.
+    """The replaced study's arms as it published them; then, one change at a time, a fair comparison.
 
-    Batch 512 is the largest of the study's own: there the GPU has enough to do for arms to differ, once the feed lets
-    it. Every arm runs operator by operator, as there.
+    Batch 512 is the study's largest: it keeps the GPU busy enough for arms to differ, once the feed is fast enough.
+    Every arm runs operator by operator, as in the study.
     """
     return SweepConfig(
         name="seed_study",
@@ -249,7 +249,7 @@ def seed_study() -> SweepConfig:
             Arm(label="static-4-8", changes={**_HONEST, "model.attention": "eager", **_static(4, 8).changes}),
         ),
         shared={**TIMED, "train.batch_size": 512, "train.epochs": 3},
-        ladder=(
+        ablation=(
             AblationStep(
                 before="vanilla-published", after="flash-published", change="flash as published, the study's claim"
             ),
@@ -281,7 +281,7 @@ SWEEPS: dict[str, Callable[[], SweepConfig]] = {
 
 
 def get_sweep(name: str) -> SweepConfig:
-    """The named sweep; WrongInput with the nearest name if there is none."""
+    """The named sweep. Raises WrongInput, with the nearest name, for an unknown one."""
     if name not in SWEEPS:
         raise unknown_name("sweep", name, SWEEPS)
     return SWEEPS[name]()

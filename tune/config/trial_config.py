@@ -1,7 +1,7 @@
 """TrialConfig: everything that decides what one trial computes, validated before anything starts.
 
-Planning-safe: imports none of torch, transformers, ray, mlflow. A field left at None is filled by `tune.plan.plan`
-from the preset and from the device the trial will run on; `TrialConfig` itself never guesses.
+Planning-safe: imports none of torch, transformers, ray, mlflow. `tune.plan.plan` fills fields that are left at None,
+from the preset and from the device that the trial will run on; `TrialConfig` itself never guesses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tune.common.published import ArmRules, PublishedModel, PublishedPruning, ru
 from tune.storage.params import from_text
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-# Fields that say how a model is computed and not what it is: a saved model takes them anew, the same weights fit.
+# Fields that say how a model is computed, not what it is: the weights fit any value, and loading a model takes them anew.
 COMPUTED_BY = ("attention", "layers", "as_published")
 PLAIN_MODEL: Mapping[str, str | None] = {"attention": "eager", "layers": "transformers", "as_published": None}
 
@@ -32,9 +32,9 @@ class DataConfig(_Frozen):
     """Which series, cut into which windows, read in which way."""
 
     dataset: str = "ETTh1"  # a name in data_pipeline.datasets.DATASETS, or the path of a CSV or Parquet file
-    timestamp_column: str | None = None  # of a file; None: found in it
-    context_length: int = Field(512, ge=2, le=65_536)  # time steps the model sees
-    prediction_length: int = Field(96, ge=1, le=65_536)  # time steps it forecasts
+    timestamp_column: str | None = None  # of a file; None: detected
+    context_length: int = Field(512, ge=2, le=65_536)  # time steps that the model sees
+    prediction_length: int = Field(96, ge=1, le=65_536)  # time steps that it forecasts
     feed: str = "device"  # a name in data_pipeline.feed.FEEDS
     num_workers: int = Field(0, ge=0, le=128)  # loader processes; 0 for the device feed
 
@@ -42,17 +42,19 @@ class DataConfig(_Frozen):
 class ModelConfig(_Frozen):
     """The network: transformers' PatchTSTForPrediction at these widths."""
 
-    preset: str  # a name in model.presets.PRESETS; fills the fields not given
+    preset: str  # a name in model.presets.PRESETS; fills the fields that are not given
     attention: str = "auto"  # a name in model.attention.BACKENDS
     as_published: PublishedModel | None = None  # an arm of the replaced study; only the sweep seed_study sets it
-    layers: Literal["auto", "transformers", "fused"] = "auto"  # who computes the encoder; auto: fused where it can
+    layers: Literal["auto", "transformers", "fused"] = (
+        "auto"  # which code computes the encoder; auto: fused where it can
+    )
     patch_length: int = Field(ge=1)  # time steps in a patch
     patch_stride: int = Field(ge=1)  # time steps between patch starts
     d_model: int = Field(ge=2, le=16_384)  # even
     num_heads: int = Field(ge=1, le=1_024)
     num_layers: int = Field(ge=1, le=256)
     ffn_dim: int = Field(ge=1, le=65_536)
-    dropout: float = Field(ge=0, lt=1)  # positional, residual path and feed-forward
+    dropout: float = Field(ge=0, lt=1)  # after positions, in the residual path and in the feed-forward layers
     head_dropout: float = Field(ge=0, lt=1)  # before the forecasting head
     attention_dropout: float = Field(ge=0, lt=1)
     norm_type: Literal["batchnorm", "layernorm"]
@@ -60,7 +62,7 @@ class ModelConfig(_Frozen):
 
     @property
     def computed_by(self) -> dict[str, Any]:
-        """What `model.patchtst.load_model` takes beside the folder of a saved model."""
+        """Arguments of `model.patchtst.load_model` besides the folder."""
         return {name: getattr(self, name) for name in COMPUTED_BY}
 
     @model_validator(mode="after")
@@ -78,26 +80,26 @@ class ModelConfig(_Frozen):
 
 
 class TrainConfig(_Frozen):
-    """Optimiser and loop: Adam, mean squared error on standardised values."""
+    """The optimizer and the training loop: Adam on the mean squared error of standardised values."""
 
     batch_size: int = Field(128, ge=1, le=1_048_576)  # windows in a step
     epochs: int = Field(10, ge=1, le=100_000)
     learning_rate: float = Field(1e-4, gt=0, le=10)
     schedule: str = "constant"  # a name in tune.engine.lr.LR_SCHEDULES
     pct_start: float = Field(0.3, ge=0, le=1)  # one_cycle: share of the steps in which the rate rises
-    patience: int | None = Field(None, ge=1)  # epochs without a better validation MSE; None = never stop early
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation MSE; None: never stop early
     precision: Precision  # bf16 and fp16: autocast over fp32 weights; fp32: no tf32
     engine: str  # a name in tune.engine.ENGINES
-    seed: int = Field(1, ge=0, lt=2**31)  # weights, data order, dropout, random scores
+    seed: int = Field(1, ge=0, lt=2**31)  # of weights, data order, dropout and random scores
 
 
 class PruningConfig(_Frozen):
-    """Which attention heads leave the model, when, and chosen how."""
+    """Which attention heads are removed, when, and chosen by what."""
 
     score: str = "none"  # none | static | a name in model.pruning.SCORES
-    schedule: str = "one_shot"  # a name in model.pruning.SCHEDULES; not used by none and static
-    heads_per_layer: int = Field(0, ge=0)  # how many heads leave each layer
-    heads: tuple[int, ...] = ()  # static: the heads that leave every layer before training
+    schedule: str = "one_shot"  # a name in model.pruning.schedules.SCHEDULES; not used by none and static
+    heads_per_layer: int = Field(0, ge=0)  # how many heads each layer loses
+    heads: tuple[int, ...] = ()  # static: the heads that every layer loses before training
     as_published: PublishedPruning | None = None  # the replaced study's; only the sweep seed_study sets it
 
     @model_validator(mode="after")
@@ -121,7 +123,7 @@ class PruningConfig(_Frozen):
 
     @property
     def heads_to_remove(self) -> int:
-        """How many heads leave each layer in the end; the replaced study's pruning lets none leave."""
+        """How many heads each layer loses in total; the replaced study's pruning removes none."""
         return 0 if self.as_published else len(self.heads) or self.heads_per_layer
 
 
@@ -151,7 +153,7 @@ class TrialConfig(_Frozen):
 
     @property
     def num_patches(self) -> int:
-        """Tokens in a sequence: whole patches that fit into the context, counted from its end."""
+        """Tokens in a sequence: the complete patches that fit into the context, counted from its end."""
         return (self.data.context_length - self.model.patch_length) // self.model.patch_stride + 1
 
     @property
@@ -165,7 +167,7 @@ class TrialConfig(_Frozen):
         return self.rules.attention_precision or self.train.precision
 
     def builder_fields(self, channels: int) -> dict[str, Any]:
-        """What `model.patchtst.build_model` takes, for a series of `channels`."""
+        """Arguments of `model.patchtst.build_model` for a series with `channels`."""
         return self.model.model_dump(exclude={"preset"}) | {
             "num_channels": channels,
             "context_length": self.data.context_length,
@@ -173,7 +175,7 @@ class TrialConfig(_Frozen):
         }
 
     def flat(self) -> dict[str, Any]:
-        """The same configuration keyed by field name, as `--set` and MLflow params write it."""
+        """The same configuration keyed by field name, as in `--set` and in MLflow params."""
         return {
             f"{group}.{key}": value
             for group, fields in self.model_dump(mode="json").items()
@@ -192,7 +194,7 @@ SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_publis
 
 
 def check_field(name: str) -> str:
-    """`name` if it is a field; WrongInput otherwise, with the field of that last word, or the nearest name."""
+    """`name` if it is a field. Otherwise raises WrongInput with the field of that last word, or the nearest name."""
     if name not in FIELDS:
         alike = [field for field in FIELDS if field.rpartition(".")[2] == name.rpartition(".")[2]]
         raise unknown_name("field", name, FIELDS, meant=alike[0] if len(alike) == 1 else None)
@@ -200,7 +202,7 @@ def check_field(name: str) -> str:
 
 
 def check_value(name: str, value: Any, *, given: str) -> None:
-    """Raises WrongInput for a value that does not fit one field; `given` is what the user calls the field."""
+    """Raises WrongInput for a value that does not fit the field; `given` is the user's word for the field."""
     group, field = check_field(name).split(".", 1)
     info = GROUPS[group].model_fields[field]
     kind: Any = Annotated[(info.annotation, *info.metadata)]
@@ -212,26 +214,26 @@ def check_value(name: str, value: Any, *, given: str) -> None:
 
 
 def is_text(name: str) -> bool:
-    """Whether the values of a field are texts, so that 2024 given for it is no number."""
+    """Whether the field's values are texts, so that 2024 is a text too."""
     group, field = name.split(".", 1)
     kind = GROUPS[group].model_fields[field].annotation
     return kind is str or any(part is str or isinstance(part, str) for part in get_args(kind))  # str | None, Literal
 
 
 def parse_value(name: str, text: str) -> Any:
-    """What a person wrote for a field: a number, list, true, false or null as JSON has it; anything else is a name."""
+    """The value that a person wrote for a field: a number, list, true, false or null as in JSON, otherwise a name."""
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError also of a number with thousands of digits
+    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with thousands of digits
         return text
     return text if is_text(name) and not isinstance(value, str | None) else value
 
 
 def parse_params(texts: Mapping[str, str], version: int) -> dict[str, Any]:
-    """`TrialConfig.flat()` from the texts that MLflow keeps of it, in format `version` (tune.storage.params).
+    """`TrialConfig.flat()` from a tracking store's texts in format `version` (tune.storage.params).
 
-    A field that the texts lack is None: MLflow does not get None. Nothing is validated, so that an old sweep can be
-    read; a text that cannot be parsed stays a text.
+    A missing field is None, which the store leaves out. Nothing is validated, so that old sweeps can be read: a text
+    that cannot be parsed, or whose field no longer exists, stays a text.
     """
     parse = _parsed_as_literal if version == 1 else _parsed_as_json
     return dict.fromkeys(FIELDS) | {name: parse(name, text) for name, text in texts.items()}
@@ -251,12 +253,12 @@ def _parsed_as_literal(name: str, text: str) -> Any:
 
 
 def build_trial(flat: dict[str, Any]) -> TrialConfig:
-    """A TrialConfig from values keyed by field name. WrongInput in one line for any value that does not fit."""
+    """A TrialConfig from values keyed by field name. Raises WrongInput, in one line, for a value that does not fit."""
     nested: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for name, value in flat.items():
         group, field = check_field(name).split(".", 1)
-        if _is_truth(value) and GROUPS[group].model_fields[field].annotation is not bool and not is_text(name):
-            raise WrongInput(f"{name}={json.dumps(value)}: true and false are no numbers; give a number")
+        if _holds_bool(value) and GROUPS[group].model_fields[field].annotation is not bool and not is_text(name):
+            raise WrongInput(f"{name}={json.dumps(value)}: true and false are not numbers; give a number")
         nested[group][field] = value
     try:
         return TrialConfig.model_validate(nested)
@@ -264,8 +266,8 @@ def build_trial(flat: dict[str, Any]) -> TrialConfig:
         raise WrongInput(_one_line(error)) from None
 
 
-def _is_truth(value: Any) -> bool:
-    """True, False, or a list with one of them, which pydantic would take for 1 and 0."""
+def _holds_bool(value: Any) -> bool:
+    """Whether the value is True, False or a list with one of them, which pydantic would read as 1 and 0."""
     return any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else (value,)))
 
 
@@ -284,7 +286,7 @@ def _one_line(error: ValidationError) -> str:
 
 
 def as_settings(changes: Mapping[str, Any]) -> str:
-    """Fields as the command line takes them."""
+    """Fields in the form of the command line."""
     texts = {
         name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         for name, value in changes.items()

@@ -1,4 +1,4 @@
-"""`--config FILE` and `--save-config FILE`: what to run, as YAML in the words of the command line.
+"""`--config FILE` and `--save-config FILE`: what to run, as YAML in the command line's words.
 
 sweep: attention
 dataset: ETTm1
@@ -11,7 +11,7 @@ set:
 over:
   model.patch_length: [12, 24]
 
-The path of a data file counts from the folder of the configuration.
+A relative path of a data file starts at the configuration's folder.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ KINDS: dict[str, tuple[type, str]] = {
     "set": (dict, "fields with a value each, like model.d_model: 64"),
     "over": (dict, "fields with a list each, like model.d_model: [64, 128]"),
 }
-DEEPEST = 2  # lists in a value: the values of an axis may be lists
+DEEPEST = 2  # levels of lists in a value: the values of an axis may be lists
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys and 1:30 for 90 without a word; here these and references are errors."""
+    """PyYAML silently takes the last of two equal keys and reads 1:30 as 90. Here these and references are errors."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -77,7 +77,7 @@ for _tag in ("int", "float"):
 def read_config(path: Path) -> dict[str, Any]:
     """The checked content of a configuration file; `set` and `over` map field names to what the file gives.
 
-    Raises WrongInput in one line, with the line of the file where that is known.
+    Raises WrongInput in one line, with the file's line if it is known.
     """
     try:
         content = _parsed(_text(path))
@@ -90,10 +90,10 @@ def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an impossible file name
         raise WrongInput(f"{getattr(error, 'strerror', None) or error}; give a YAML file that can be read") from None
     if len(content) > LARGEST_BYTES:
-        raise WrongInput(f"more than {LARGEST_BYTES // 2**20} MiB; that is no configuration of a sweep")
+        raise WrongInput(f"more than {LARGEST_BYTES // 2**20} MiB; that is not the configuration of a sweep")
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -107,7 +107,7 @@ def _parsed(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f"line {mark.line + 1}: "
         raise WrongInput(f"{where}{getattr(error, 'problem', None) or error}; write YAML") from None
-    except Exception as error:  # PyYAML's constructors raise whatever a malformed date, number or tag leads them to
+    except Exception as error:  # PyYAML's constructors raise anything for a malformed date, number or tag
         raise WrongInput(f"not YAML that can be read ({type(error).__name__}: {error})") from None
 
 
@@ -123,7 +123,7 @@ def _checked(content: Any) -> dict[str, Any]:
     for key in ("set", "over"):
         for name, value in content.get(key, {}).items():
             if not isinstance(name, str):
-                raise WrongInput(f"{key}: {_kind(name)} is no field's name; give {KINDS[key][1]}")
+                raise WrongInput(f"{key}: {_kind(name)} is not a field's name; give {KINDS[key][1]}")
             if key == "over" and not isinstance(value, list):
                 raise WrongInput(f"over: {name} is {_kind(value)}; give {KINDS[key][1]}")
             _check_value(f"{key}: {name}", value)
@@ -147,23 +147,23 @@ def _kind(value: Any) -> str:
 
 
 def check_new_config(path: Path, content: Mapping[str, Any]) -> None:
-    """Raises WrongInput where `write_config` would replace a file that holds something else."""
+    """Raises WrongInput if `write_config` would replace a file with other content."""
     try:
         other = path.exists() and path.read_bytes() != config_text(content).encode()
     except (OSError, ValueError) as error:  # ValueError: a name that is no text
         problem = getattr(error, "strerror", None) or error
         raise WrongInput(f"--save-config {path}: {problem}; name another file") from None
     if other:
-        raise WrongInput(f"--save-config {path}: it is there with other content; name another file, or remove it")
+        raise WrongInput(f"--save-config {path}: it exists with other content; name another file, or remove it")
 
 
 def config_text(content: Mapping[str, Any]) -> str:
-    """What `read_config` reads, as YAML."""
+    """The YAML text that `read_config` reads."""
     return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
 
 
 def write_config(path: Path, content: Mapping[str, Any]) -> None:
-    """Write what `read_config` reads, whole or not at all. WrongInput where it cannot be written."""
+    """Write what `read_config` reads, atomically. Raises WrongInput if the file cannot be written."""
     try:
         write_atomically(path, config_text(content))
     except (OSError, ValueError) as error:  # ValueError: a name that is no text, or that no file can have

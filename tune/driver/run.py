@@ -183,7 +183,7 @@ def _check_room(collector: Collector, tracker: Tracker) -> None:
 
 
 def _ladder(sweep: SweepConfig) -> dict[str, str]:
-    return {"ladder": json.dumps([asdict(rung) for rung in sweep.ladder])} if sweep.ladder else {}
+    return {"ladder": json.dumps([asdict(rung) for rung in sweep.ablation])} if sweep.ablation else {}
 
 
 def _who_runs() -> dict[str, str]:

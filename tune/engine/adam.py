@@ -1,7 +1,7 @@
 """Adam's update of all parameters in one kernel launch. Importing this file imports triton.
 
-torch's fused Adam spreads 1.1 M numbers in 52 tensors over so few blocks that most of a GPU waits; here a program takes
-1,024 numbers of one tensor, and finds them through a table of addresses in GPU memory.
+torch's fused Adam spreads 1.1 M numbers in 52 tensors over so few blocks that most of a GPU waits. Here each program
+takes 1,024 numbers of one tensor and finds them through a table of addresses in GPU memory.
 
 Shapes: T tensors.
 """
@@ -21,8 +21,8 @@ from torch import Tensor
 
 BLOCK = 1024  # numbers that one program updates
 WARPS = 4  # of one program
-# The table's columns, T numbers each: number of a tensor's first program, its size, whether it can be read 16 bytes at
-# a time, and the addresses of parameter, gradient, both moments and step.
+# The table's columns, T numbers each: a tensor's first program, its size, whether 16 bytes can be read at a time, and
+# five addresses: parameter, gradient, both moments, step.
 COLUMNS = 8
 
 
@@ -88,7 +88,7 @@ def one_launch_adam(
 ) -> None:
     """One update of all tensors in `table` (COLUMNS, T). Grid: their programs.
 
-    Every program reads its tensor's step, and the one that is through last, counted in `done`, adds 1 to all of them.
+    Every program reads its tensor's step. `done` counts finished programs; the last one adds 1 to all steps.
     """
     if found_inf is not None:  # noqa: SIM102
         if tl.load(found_inf) != 0:  # for all programs alike
@@ -119,15 +119,15 @@ GRADIENTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
 
 class OneLaunchAdam(torch.optim.Adam):
-    """torch.optim.Adam(fused=True) in one launch a parameter group, for fp32 parameters on one GPU.
+    """torch.optim.Adam(fused=True) with one launch for each parameter group, for fp32 parameters on one GPU.
 
-    State, options and the ways of GradScaler and CUDA graphs are those of torch's fused Adam, and either continues from
-    the other's state. Moments are computed from betas rounded to fp32 as there, bias corrections exactly; gradients
-    that GradScaler scaled stay scaled. It has no weight decay, amsgrad or maximize.
+    State, options and the use with GradScaler and CUDA graphs are those of torch's fused Adam, and each continues from
+    the other's state. Moments are computed from betas rounded to fp32, as there; bias corrections exactly. Gradients
+    that GradScaler scaled stay scaled. There is no weight decay, amsgrad or maximize.
 
-    Step once outside before each capture. A graph with a captured step is to be replayed on the default stream, or on
-    one that waits for it, and while its optimizer lives: of each captured step the optimizer keeps a table of 64 bytes
-    a tensor that the graph reads.
+    Step once outside before each capture. Replay a graph with a captured step on the default stream, or on one that
+    waits for it, and only while its optimizer lives: the graph reads a table, 64 bytes a tensor, that the optimizer
+    keeps for each captured step.
     """
 
     def __init__(
@@ -138,13 +138,13 @@ class OneLaunchAdam(torch.optim.Adam):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("_launches", [])  # a copy of an optimizer makes its own
+        self.__dict__.setdefault("_launches", [])  # a copied optimizer makes its own
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
-        Raises ValueError for options, parameters and gradients that the kernel was not written for.
+        Raises ValueError for options, parameters and gradients that the kernel does not support.
         """
         self._accelerator_graph_capture_health_check()
         loss = None
@@ -164,12 +164,12 @@ class OneLaunchAdam(torch.optim.Adam):
 
 
 class _Table:
-    """Where T tensors lie, in GPU memory that never moves."""
+    """The addresses of T tensors, in GPU memory that never moves."""
 
     def __init__(self, tensors: int, device: torch.device) -> None:
         self.device = torch.empty(COLUMNS * tensors, dtype=torch.int64, device=device)
         self.host = self.new_host()
-        self.key: tuple[int, ...] = ()  # sizes and addresses that it was filled with
+        self.key: tuple[int, ...] = ()  # the sizes and addresses in it
 
     def fits(self, tensors: int) -> bool:
         return len(self.device) == COLUMNS * tensors
@@ -178,7 +178,7 @@ class _Table:
         return torch.empty(self.device.shape, dtype=torch.int64, pin_memory=self.device.is_cuda)
 
     def fill(self, key: tuple[int, ...], columns: Sequence[Sequence[Tensor]]) -> None:
-        """Write what belongs to `key`, in order with the work of the current stream."""
+        """Write the sizes and addresses of `key`, in order with the current stream's work."""
         _check(columns)
         count = len(columns[0])
         sizes, addresses = key[:count], key[count:]
@@ -193,12 +193,12 @@ class _Table:
 
 
 class _Launch:
-    """What the launches of one parameter group need on the device."""
+    """One parameter group's launches, and what they need on the device."""
 
     def __init__(self) -> None:
         self._done: Tensor | None = None
-        self._now: _Table | None = None  # of steps outside of captures
-        self._spare: _Table | None = None  # for the next capture: what is allocated inside does not outlive its graph
+        self._now: _Table | None = None  # for steps outside captures
+        self._spare: _Table | None = None  # for the next capture: memory allocated inside does not outlive its graph
         self._captured: list[_Table] = []
 
     def __call__(
@@ -232,26 +232,26 @@ class _Launch:
         if self._now is None or not self._now.fits(count):
             self._now = _Table(count, device)
         if self._now.key != key:
-            self._now.host = self._now.new_host()  # the old one may be being copied: torch waits before reusing it
+            self._now.host = self._now.new_host()  # the old one may still be copied; torch waits before reusing it
             self._now.fill(key, columns)
         return self._now
 
     def _for_capture(self, key: tuple[int, ...], columns: Sequence[Sequence[Tensor]]) -> _Table:
-        """A table of the captured step's own, filled now: what is captured copies nothing when it is replayed."""
+        """The captured step's own table, filled now, because a replay copies nothing to it."""
         known = next((table for table in self._captured if table.key == key), None)
         if known is not None:
             return known
         if self._spare is None or not self._spare.fits(len(columns[0])):
             raise RuntimeError("step once outside before each capture: OneLaunchAdam can allocate nothing within one")
         table, self._spare = self._spare, None
-        with torch.cuda.stream(torch.cuda.default_stream(table.device.device)):  # not captured
+        with torch.cuda.stream(torch.cuda.default_stream(table.device.device)):  # which is not captured
             table.fill(key, columns)
         self._captured.append(table)
         return table
 
 
 def _check(columns: Sequence[Sequence[Tensor]]) -> None:
-    """ValueError for tensors that the kernel was not written for."""
+    """Raises ValueError for tensors that the kernel does not support."""
     first, grad_type = columns[0][0], columns[1][0].dtype
     for param, grad, exp_avg, exp_avg_sq, step in zip(*columns, strict=True):
         for tensor in (param, exp_avg, exp_avg_sq, grad, step):
@@ -270,7 +270,7 @@ def _check(columns: Sequence[Sequence[Tensor]]) -> None:
 
 
 def _strides(tensor: Tensor) -> list[int]:
-    """Those that count: a dimension of one element may have any."""
+    """The strides of dimensions with several elements; the others may be anything."""
     return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
 
 

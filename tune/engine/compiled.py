@@ -21,20 +21,20 @@ class CompiledStepper(Stepper):
         return torch.compile(function, dynamic=False, fullgraph=True)
 
     def close(self) -> None:
-        torch._dynamo.reset()  # every stage of gradual pruning would count as a recompilation; dynamo gives up after 8
+        torch._dynamo.reset()  # each stage of gradual pruning would count as a recompilation, and dynamo stops after 8
 
 
 def refuse_a_disabled_compiler() -> None:
-    """Raises Unsupported where torch.compile would silently run the plain operators."""
+    """Raises Unsupported if a setting makes torch.compile run the plain operators silently."""
     settings = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
     if given := [name for name in settings if os.environ.get(name, "0") not in ("", "0")]:
-        raise Unsupported(f"{given[0]} is set, so that torch.compile would compile nothing: unset it, or use eager")
+        raise Unsupported(f"{given[0]} is set, so torch.compile would compile nothing: unset it, or use eager")
     if torch._dynamo.config.disable or torch._dynamo.config.suppress_errors:
         raise Unsupported("torch._dynamo.config switches torch.compile off: set disable and suppress_errors to False")
 
 
 def compiled_afresh() -> bool:
-    """Whether PyTorch's compiler has compiled in this process what its cache did not hold."""
+    """Whether PyTorch's compiler has compiled something in this process that its cache did not hold."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     counts = {} if dynamo is None else dynamo.counters["inductor"]
     return any(counts.get(name, 0) for name in ("fxgraph_cache_miss", "fxgraph_cache_bypass"))

@@ -1,9 +1,9 @@
-"""The whole training step captured once as a CUDA graph and replayed: the host launches one thing a step.
+"""The training step captured once as a CUDA graph and replayed: the host launches one graph for each step.
 
-Captured are the gather of the windows (device feed), forward and backward through torch.compile, the sum of the loss
-and the update; the forecast for evaluation is a second graph in the same memory pool. What changes from step to step is
-read from memory that never moves: the inputs, the learning rate, weights, moments, the loss scale, and the random
-state, which PyTorch registers with every graph (CUDA semantics, "CUDA Graphs", torch 2.11).
+A captured step gathers the windows (device feed), runs forward and backward through torch.compile, adds the loss to its
+sum, and updates. The forecast for evaluation is a second graph in the same memory pool. Values that change from step to
+step are read from memory that never moves: inputs, learning rate, weights, moments, loss scale, and the random state,
+which PyTorch registers with every graph (CUDA semantics, "CUDA Graphs", torch 2.11).
 
 Shapes: B batch, C channels, L context, H horizon.
 """
@@ -26,13 +26,13 @@ from tune.engine.step import WARM_UP_STEPS
 
 
 class Capture(Protocol):
-    """What turns work into something that can be replayed on the same memory."""
+    """Records work, and replays it on the same memory."""
 
     peak_bytes: int
-    """Most memory that tensors held while something was recorded."""
+    """Peak memory of tensors while something was recorded."""
 
-    def rehearsing(self) -> AbstractContextManager[None]:
-        """Work inside runs as it will be recorded: on the same stream."""
+    def warming_up(self) -> AbstractContextManager[None]:
+        """Run the work inside on the stream on which it will be recorded."""
         ...
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -40,7 +40,7 @@ class Capture(Protocol):
         ...
 
     def release(self) -> None:
-        """Give up what was recorded, and its memory."""
+        """Release everything recorded, and its memory."""
         ...
 
 
@@ -54,7 +54,7 @@ class CudaCapture:
         self._graphs: list[torch.cuda.CUDAGraph] = []
 
     @contextmanager
-    def rehearsing(self) -> Iterator[None]:
+    def warming_up(self) -> Iterator[None]:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             yield
@@ -63,7 +63,7 @@ class CudaCapture:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.reset_peak_memory_stats()
-        # thread_local: a feed's own thread may go on copying meanwhile
+        # thread_local: a feed's own thread may copy meanwhile
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             work()
         self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated())
@@ -76,26 +76,28 @@ class CudaCapture:
             graph.reset()
         self._graphs.clear()
         gc.collect()
-        # cuBLAS keeps a workspace for the stream of this capture: every stage of gradual pruning would add one
+        # cuBLAS keeps a workspace for this capture's stream: each stage of gradual pruning would add one
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
 
 
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
-    """The one stream of this process that is captured from.
+    """The only stream that this process captures on.
 
-    Once a process has used two streams beside the default one, each kernel of its graphs starts 0.3 us later: 3.5 % of
-    the study model's step (docs/measurements.md).
+    Once a process has used two streams besides the default one, each kernel of its graphs starts 0.3 us later, which is
+    3.5 % of the study model's step (docs/measurements.md).
     """
     return torch.cuda.Stream(device)
 
 
 class GraphStepper(CompiledStepper):
-    """Replays a captured step. `warm_up` captures; until then there is nothing to replay.
+    """Replays a captured step. `warm_up` captures it.
 
-    Where beta1 moves (one_cycle), the update follows the graph: the fused Adam takes beta1 as a number, which a graph
-    would freeze. The optimizer must be a fused one.
+    If beta1 changes from step to step (one_cycle), the update runs after the graph: the fused Adam takes beta1 as a
+    number, which a graph would freeze. Raises ValueError unless the optimizer is a fused one.
+
+    capture: None for CUDA's own.
     """
 
     def __init__(
@@ -120,11 +122,11 @@ class GraphStepper(CompiledStepper):
         self._replay_forecast: Callable[[], None] | None = None
 
     def batches(self, feed: Feed, epoch: int) -> Iterator[Any]:
-        """From the device feed the first rows of the windows: the graph gathers them."""
+        """Batches; from the device feed only the windows' first rows, which the graph gathers."""
         return feed.train_starts(epoch) if isinstance(feed, DeviceFeed) else feed.train_batches(epoch)
 
     def step(self, batch: Any) -> None:
-        """Copy the batch (of the device feed its first rows) to where the graph reads it, and replay.
+        """Copy the batch (for the device feed: first rows) to the memory that the graph reads, and replay.
 
         Raises ValueError for a batch of another shape or kind than the captured one.
         """
@@ -140,7 +142,7 @@ class GraphStepper(CompiledStepper):
         self._count(len(self._inputs[0]))
 
     def train_step(self, past_BLC: Tensor, future_BHC: Tensor) -> None:
-        """Not with this engine: the captured step takes what `batches` hands out."""
+        """Not available: the captured step takes what `batches` yields."""
         raise NotImplementedError("the graph engine steps on batches of Stepper.batches: call step(batch)")
 
     def predict(self, past_BLC: Tensor) -> Tensor:
@@ -152,12 +154,12 @@ class GraphStepper(CompiledStepper):
         return self._eval_outputs[0].clone()
 
     def warm_up(self, batch: Any, eval_past_BLC: Tensor) -> None:
-        """Compile, warm and capture on real shapes; training is afterwards where it was, in the same memory."""
+        """Compile, warm up and capture on real shapes. Training state is restored afterwards, in the same memory."""
         self._gather = batch.gather if isinstance(batch, WindowStarts) else None
         self._inputs = tuple(tensor.clone() for tensor in _inputs_of(batch))
         self._eval_inputs = (eval_past_BLC.clone(),)
         with self.preserved():
-            with self.capture.rehearsing():
+            with self.capture.warming_up():
                 self.model.train()
                 for _ in range(WARM_UP_STEPS):
                     self._set_rate()
@@ -177,7 +179,7 @@ class GraphStepper(CompiledStepper):
         self.captured_peak_bytes = self.capture.peak_bytes
 
     def _record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record with an optimizer that knows it is being captured; outside of a capture it would warn."""
+        """Record with an optimizer that knows it is captured; without that it would warn."""
         groups = self.optimizer.param_groups
         for group in groups:
             group["capturable"] = True
@@ -208,7 +210,7 @@ class GraphStepper(CompiledStepper):
             group["betas"] = (rate.beta1, group["betas"][1])
 
     def close(self) -> None:
-        """Release the graphs with their memory; the optimizer has a plain learning rate again."""
+        """Release the graphs and their memory; the optimizer gets a plain learning rate again."""
         self._replay_step = self._replay_forecast = None
         self._inputs = self._eval_inputs = self._eval_outputs = ()
         self._grads = []
@@ -223,11 +225,11 @@ def _inputs_of(batch: Any) -> tuple[Tensor, ...]:
     return (batch.starts,) if isinstance(batch, WindowStarts) else (batch.past, batch.future)
 
 
-def _fill(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Copy without broadcasting: ValueError where a shape is not that of its place."""
+def _fill(captured_inputs: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy without broadcasting. Raises ValueError if a shape differs."""
     shapes = [tuple(tensor.shape) for tensor in values]
-    captured = [tuple(tensor.shape) for tensor in places]
+    captured = [tuple(tensor.shape) for tensor in captured_inputs]
     if shapes != captured:
         raise ValueError(f"the captured step takes tensors of shapes {captured} and got {shapes}")
-    for place, value in zip(places, values, strict=True):
-        place.copy_(value)
+    for captured_input, value in zip(captured_inputs, values, strict=True):
+        captured_input.copy_(value)

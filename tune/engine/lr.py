@@ -1,6 +1,6 @@
 """LR_SCHEDULES: learning rate and Adam's beta1 of every training step. A new schedule is one function and one line.
 
-Planning-safe. A schedule is a pure function of the step's number, so that a trial that was interrupted goes on exactly.
+Planning-safe. A schedule is a pure function of the step's number, so an interrupted trial continues exactly.
 `one_cycle` and `type3` are those of the official PatchTST code (github.com/yuqinie98/PatchTST, PatchTST_supervised:
 exp/exp_main.py, utils/tools.py), which always builds torch's OneCycleLR, for `type3` too.
 """
@@ -18,7 +18,7 @@ BASE_BETA1, MAX_BETA1 = 0.85, 0.95
 
 
 class Rate(NamedTuple):
-    """What a step trains with."""
+    """What one step trains with."""
 
     learning_rate: float
     beta1: float
@@ -26,7 +26,7 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSpan:
-    """What a schedule depends on beside the step's number."""
+    """What a schedule depends on besides the step's number."""
 
     learning_rate: float  # the highest
     steps_per_epoch: int
@@ -35,33 +35,33 @@ class ScheduleSpan:
 
 
 class Schedule(Protocol):
-    """(number of the step from 0 over the whole training, course) -> rate."""
+    """(number of the step, from 0 over the whole training; span) -> rate."""
 
-    def __call__(self, step: int, course: ScheduleSpan) -> Rate: ...
+    def __call__(self, step: int, span: ScheduleSpan) -> Rate: ...
 
 
-def constant(step: int, course: ScheduleSpan) -> Rate:
+def constant(step: int, span: ScheduleSpan) -> Rate:
     """The same rate in every step."""
-    return Rate(course.learning_rate, BETA1)
+    return Rate(span.learning_rate, BETA1)
 
 
-def type3(step: int, course: ScheduleSpan) -> Rate:
-    """As `--lradj type3` of the official code trains: epoch 1 at rate / 25, 2 to 4 at the rate, then x 0.9 in each.
+def type3(step: int, span: ScheduleSpan) -> Rate:
+    """`--lradj type3` of the official code: epoch 1 at rate / 25, epochs 2 to 4 at the rate, then x 0.9 in each.
 
-    Its `adjust_learning_rate` first acts after epoch 1. Until then what building OneCycleLR has set is in force; the
-    beta1 of 0.95 that was set with it stays.
+    Its `adjust_learning_rate` first acts after epoch 1. Until then the values that OneCycleLR sets when it is built
+    apply, and its beta1 of 0.95 stays.
     """
-    epoch = step // course.steps_per_epoch + 1
+    epoch = step // span.steps_per_epoch + 1
     if epoch == 1:
-        return one_cycle(0, course)
-    return Rate(course.learning_rate * 0.9 ** max(epoch - 4, 0), MAX_BETA1)
+        return one_cycle(0, span)
+    return Rate(span.learning_rate * 0.9 ** max(epoch - 4, 0), MAX_BETA1)
 
 
-def one_cycle(step: int, course: ScheduleSpan) -> Rate:
+def one_cycle(step: int, span: ScheduleSpan) -> Rate:
     """torch's OneCycleLR with its defaults: up from a 25th of the rate, then down to a 250,000th; beta1 down and up."""
-    low, high = course.learning_rate / DIV_FACTOR, course.learning_rate
-    last = course.epochs * course.steps_per_epoch - 1
-    top = course.pct_start * (last + 1) - 1
+    low, high = span.learning_rate / DIV_FACTOR, span.learning_rate
+    last = span.epochs * span.steps_per_epoch - 1
+    top = span.pct_start * (last + 1) - 1
     if step <= top:
         done = step / top if top else 1.0
         return Rate(_cosine(low, high, done), _cosine(MAX_BETA1, BASE_BETA1, done))
@@ -81,18 +81,18 @@ class Rates:
     """A named schedule as a function of the step's number alone."""
 
     schedule: str  # a name in LR_SCHEDULES
-    course: ScheduleSpan
+    span: ScheduleSpan
 
     def __call__(self, step: int) -> Rate:
-        """The step's rate; the last step's for every later one, which only a rehearsal takes."""
-        return LR_SCHEDULES[self.schedule](min(step, self._last), self.course)
+        """The step's rate. Steps beyond the last, which only a warm-up takes, have the last step's rate."""
+        return LR_SCHEDULES[self.schedule](min(step, self._last), self.span)
 
     @property
     def _last(self) -> int:
-        return self.course.epochs * self.course.steps_per_epoch - 1
+        return self.span.epochs * self.span.steps_per_epoch - 1
 
     @property
     def beta1_moves(self) -> bool:
-        """Whether beta1 is not the same in all steps."""
+        """Whether beta1 differs between steps."""
         first = self(0).beta1
         return any(self(step).beta1 != first for step in range(self._last + 1))

@@ -17,5 +17,5 @@ def make_optimizer(model: nn.Module, *, learning_rate: float) -> torch.optim.Opt
 
 
 def make_scaler(device_type: str, precision: str) -> torch.amp.GradScaler | None:
-    """fp16's smallest number is 6e-8: its loss is scaled up, and steps that overflow are skipped. None for others."""
+    """A loss scale for fp16, whose smallest number is 6e-8; steps that overflow are skipped. None for others."""
     return torch.amp.GradScaler(device_type) if precision == "fp16" else None

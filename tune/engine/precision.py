@@ -8,11 +8,11 @@ import torch
 
 
 def autocast(device_type: str, precision: str) -> Any:
-    """The context in which a forward pass has this precision: lower for bf16 and fp16, nothing changed for others."""
+    """The context for a forward pass in this precision. It changes nothing for fp32 and tf32."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device_type, dtype=dtype, enabled=precision in ("bf16", "fp16"))
 
 
 def set_matmul_precision(precision: str) -> None:
-    """fp32 means fp32: tf32 is used only where it was asked for."""
+    """fp32 means fp32: only tf32 uses tf32."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

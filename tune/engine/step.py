@@ -1,4 +1,4 @@
-"""One training step: forward, backward, update, with its learning rate; and how a model's state outlives a rehearsal.
+"""One training step: forward, backward and update at its learning rate; and a context that restores training state.
 
 Shapes: B batch, C channels, L context, H horizon.
 """
@@ -21,18 +21,18 @@ WARM_UP_STEPS = 3
 
 
 class Stepper:
-    """Trains and evaluates one model on batches that already lie on the device, PyTorch operator by operator.
+    """Trains and evaluates one model, operator by operator, on batches that already are on the device.
 
     The training loss is summed on the device, so that a step needs no synchronisation; `take_train_mse` reads it once
-    an epoch. After surgery on the model `close` this one and build another: what is compiled belongs to the old shapes.
+    an epoch. After pruning, `close` this stepper and build another: compiled code belongs to the old shapes.
 
-    rate: learning rate and beta1 of each step by its number; None leaves the optimizer's own.
-    first_step: number of the coming step, over the whole training.
+    rate: learning rate and beta1 of each step by its number; None keeps the optimizer's own.
+    first_step: number of the next step, counted over the whole training.
     scaler: scales the loss, for fp16; `make_scaler` makes one. It outlives the stepper.
     """
 
     captured_peak_bytes = 0
-    """Most memory that tensors held within a captured step, which the allocator cannot see when it is replayed."""
+    """Peak memory of tensors within a captured step, which the allocator does not count when the step is replayed."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Stepper:
         return function
 
     def loss(self, past_BLC: Tensor, future_BHC: Tensor) -> Tensor:
-        """Mean squared error of the batch, uncompiled and differentiable (pruning scores are taken from it)."""
+        """Mean squared error of the batch, uncompiled and differentiable; pruning scores are computed from it."""
         with autocast(self.device.type, self.precision):
             return self.model(past_values=past_BLC, future_values=future_BHC, return_dict=True).loss
 
@@ -69,7 +69,7 @@ class Stepper:
             return self.model(past_values=past_BLC, return_dict=True).prediction_outputs
 
     def batches(self, feed: Feed, epoch: int) -> Iterator[Any]:
-        """The epoch's training batches, as `step` and `warm_up` want them."""
+        """The epoch's training batches, as `step` and `warm_up` take them."""
         return feed.train_batches(epoch)
 
     def step(self, batch: Any) -> None:
@@ -98,7 +98,7 @@ class Stepper:
     def _update(self) -> None:
         if self.scaler is None:
             self.optimizer.step()
-        else:  # no synchronisation: the fused optimizer reads the scale, and whether to skip, on the device
+        else:  # without synchronisation: the fused optimizer reads the scale, and whether to skip, on the device
             self.scaler.step(self.optimizer)
             self.scaler.update()
 
@@ -107,28 +107,28 @@ class Stepper:
         self.next_step += 1
 
     def take_train_mse(self) -> float:
-        """Mean training loss over the windows since the last call; synchronises. NaN if there were none."""
+        """Mean training loss over the windows since the last call; NaN if there were none. Synchronises."""
         mean = self._loss_sum.item() / self._windows if self._windows else float("nan")
         self._loss_sum.zero_()
         self._windows = 0
         return mean
 
     def take_skipped_steps(self) -> int | None:
-        """Steps since the last call whose scaled gradients overflowed, so that nothing was updated; synchronises.
+        """Steps since the last call that updated nothing because scaled gradients overflowed. Synchronises.
 
-        None where no loss is scaled.
+        None if the loss is not scaled.
         """
         before, now = self._counted_from, (self.next_step, self._updates())
         self._counted_from = now
         return None if self.scaler is None else (now[0] - before[0]) - (now[1] - before[1])
 
     def _updates(self) -> int:
-        """Adam's own count of the updates it has made."""
+        """Updates made so far, by Adam's own count."""
         return next((int(state["step"]) for state in self.optimizer.state.values() if "step" in state), 0)
 
     @property
     def last_learning_rate(self) -> float | None:
-        """Of the step taken last; None before the first and without a schedule."""
+        """The last step's; None before the first step and without a schedule."""
         return None if self._rate is None or self.next_step == 0 else self._rate(self.next_step - 1).learning_rate
 
     def predict(self, past_BLC: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class Stepper:
         return self._forecast(past_BLC)
 
     def warm_up(self, batch: Any, eval_past_BLC: Tensor) -> None:
-        """Compile and warm every kernel on real shapes; training is afterwards where it was."""
+        """Compile and warm up every kernel on real shapes. Training state is restored afterwards."""
         with self.preserved():
             self.model.train()
             for _ in range(WARM_UP_STEPS):
@@ -147,9 +147,9 @@ class Stepper:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Whatever is trained inside leaves no trace (see `preserving`).
+        """Restore training state at the end (see `preserving`).
 
-        The training loss that was summed since the last `take_train_mse` is dropped.
+        The training loss summed since the last `take_train_mse` is dropped.
         """
         step = self.next_step
         with preserving(self.model, self.optimizer, self.scaler):
@@ -158,17 +158,17 @@ class Stepper:
         self.take_train_mse()
 
     def close(self) -> None:
-        """Let go of what was made for the model's present shapes."""
+        """Release what was made for the model's present shapes."""
 
 
 @contextmanager
 def preserving(
     model: nn.Module, optimizer: torch.optim.Optimizer | None = None, scaler: torch.amp.GradScaler | None = None
 ) -> Iterator[None]:
-    """Whatever is trained inside, the state is afterwards what it was before, in the same memory.
+    """Restore, at the end, the state from before any training inside, in the same memory.
 
-    Weights, buffers, training mode, moments, loss scale and torch's random state are put back; gradients are dropped.
-    Moments that the optimizer first made inside stay, as zeros: that is what it would make.
+    Weights, buffers, training mode, moments, loss scale and torch's random state are restored; gradients are dropped.
+    Moments that the optimizer created inside stay as zeros, as it would create them.
     """
     devices = [parameter.device for parameter in itertools.islice(model.parameters(), 1) if parameter.is_cuda]
     tensors = [*model.parameters(), *model.buffers()]
@@ -184,7 +184,7 @@ def preserving(
                 for tensor, value in zip(tensors, values, strict=True):
                     tensor.copy_(value)
                 for key, state in (optimizer.state if optimizer is not None else {}).items():
-                    _put_back(state, moments.get(key))
+                    _restore(state, moments.get(key))
             if scaler is not None and scale is not None:
                 scaler.load_state_dict(scale)
             for module, training in modes:
@@ -196,7 +196,7 @@ def _cloned(state: dict[str, Any]) -> dict[str, Any]:
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
-def _put_back(state: dict[str, Any], before: dict[str, Any] | None) -> None:
+def _restore(state: dict[str, Any], before: dict[str, Any] | None) -> None:
     for name, value in state.items():
         if before:
             value.copy_(before[name])

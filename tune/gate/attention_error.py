@@ -1,8 +1,8 @@
 """An arm's attention function alone: how far its output and gradients are from fp64, and how far eager's are.
 
-Told, not enforced. In the gate's model the rounding of whole layers at bf16 is larger than what a scale 3 % off does;
-of the function alone it is not. It is the function that a backend registers, at the trial's shape and precision; where
-the fused layers hand over q, k and v in one tensor, or an engine compiles, the trial gets to its kernels another way.
+Reported, not enforced. In the gate's model the rounding of complete layers at bf16 hides a scale that is 3 % off; for
+the function alone it does not. Measured is the function that a backend registers, at the trial's shape and precision.
+The trial reaches its kernels another way if the fused layers pass q, k and v in one tensor, or if an engine compiles.
 
 Shapes: S sequences (batch x channels), K heads, N patches, E head width.
 """
@@ -20,34 +20,34 @@ from model.attention import get_backend
 from tune.engine.precision import autocast, set_matmul_precision
 
 SEED = 20_260_102
-SHARPNESS = 1.5  # deviation of queries and keys: that of scores is about 2, so that a wrong softmax shows
+SHARPNESS = 1.5  # deviation of queries and keys; that of scores is then about 2, so that a wrong softmax shows
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Attention = Callable[..., tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionErrors:
-    """The largest of the relative Frobenius norms of output and gradients of q, k and v, each against fp64."""
+    """The largest of four relative Frobenius norms against fp64: output, and gradients of q, k and v."""
 
     arm: float
     eager: float
 
 
 def measure_attention(name: str, shape_SKNE: tuple[int, ...], precision: str, device: torch.device) -> AttentionErrors:
-    """Of the backend `name`, on inputs rounded to `precision`. Raises whatever it raises; sets the matmul precision."""
+    """The errors of backend `name` on inputs rounded to `precision`. Raises what it raises; sets matmul precision."""
     generator = torch.Generator(device).manual_seed(SEED)
     dtype = DTYPES.get(precision, torch.float32)
     scales = (SHARPNESS, SHARPNESS, 1.0, 1.0)  # of q, k, v and the output's gradient
-    # As projections lie in memory: (S, N, K, E), heads beside each other
+    # In memory as the projections write it: (S, N, K, E), heads beside each other
     s, k, n, e = shape_SKNE
     drawn_SNKE = [scale * torch.randn((s, n, k, e), generator=generator, device=device) for scale in scales]
     *qkv_SNKE, grad_SNKE = (tensor.to(dtype) for tensor in drawn_SNKE)
     true = _run(_function("eager"), [tensor.double() for tensor in qkv_SNKE], grad_SNKE.double(), "fp64")
     errors = {}
-    for each in ("eager", name):
-        got = _run(_function(each), qkv_SNKE, grad_SNKE, precision)
+    for backend in ("eager", name):
+        got = _run(_function(backend), qkv_SNKE, grad_SNKE, precision)
         ratios = [(mine.double() - right).norm() / right.norm() for mine, right in zip(got, true, strict=True)]
-        errors[each] = torch.stack(ratios).max().item()  # NaN where one is
+        errors[backend] = torch.stack(ratios).max().item()  # NaN if any is
     return AttentionErrors(arm=errors[name], eager=errors["eager"])
 
 
@@ -55,8 +55,8 @@ def _function(name: str) -> Attention:
     from transformers import AttentionInterface
     from transformers.models.patchtst.modeling_patchtst import eager_attention_forward
 
-    found: Attention = AttentionInterface().get_interface(get_backend(name).register(), eager_attention_forward)
-    return found
+    function: Attention = AttentionInterface().get_interface(get_backend(name).register(), eager_attention_forward)
+    return function
 
 
 def _run(attend: Attention, qkv_SNKE: list[Tensor], grad_SNKE: Tensor, precision: str) -> tuple[Tensor, ...]:

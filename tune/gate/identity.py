@@ -1,4 +1,4 @@
-"""What numerics and compiled code depend on."""
+"""What the gate's results and compiled code depend on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _sources_sha256() -> str:
         folder = package_dir(package)
         sources = sorted(folder.glob(pattern))
         if not sources:
-            raise RuntimeError(f"{folder} has no {pattern}, on which the gate's verdicts depend")
+            raise RuntimeError(f"{folder} has no {pattern}, on which the gate's results depend")
         for source in sources:
             digest.update(f"{package}/{source.relative_to(folder)}\0".encode())
             digest.update(source.read_bytes() + b"\0")

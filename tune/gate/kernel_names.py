@@ -1,4 +1,4 @@
-"""Names of kernels: which of them are attention's, whose they are, and how to write them short. Imports no torch."""
+"""Names of kernels: which are attention's, which backend they belong to, and a short form. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ NAME_LENGTH = 200  # characters kept of a kernel's name
 SHOWN = 4  # kernels named in a reason
 
 
-def check(names: Sequence[str], *, attention: str, device_type: str) -> tuple[str, ...]:
-    """Those of a step's kernels that are the backend's. Raises GateFailed where one is missing, or another's is there.
+def check_kernels(names: Sequence[str], *, attention: str, device_type: str) -> tuple[str, ...]:
+    """Those of a step's kernels that belong to the backend `attention`.
 
-    Kernels that only sound like attention prove nothing: inductor names the copies around an operator after it.
+    Raises GateFailed if one of its kernels is missing, or another backend's kernel ran. Kernels whose names only sound
+    like attention prove nothing: inductor names the copies around an operator after it.
     """
     backend = get_backend(attention)
     own = _patterns(backend, device_type)
@@ -43,9 +44,9 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def short(name: str) -> str:
-    """What tells a kernel from others, at most 80 characters: the first name in it that sounds like attention.
+    """A kernel's short name, at most 80 characters: the first word in it that sounds like attention, else the first.
 
-    A template's own name may say nothing; for a kernel of nothing like attention it is all there is.
+    A template's own name, which comes first, may say nothing.
     """
     words = re.findall(r"[\w:.]+", name.removeprefix("void ").replace("(anonymous namespace)::", ""))
     telling = next((word for word in words if re.search(ATTENTION_LIKE, word.split("::")[-1])), (words or [name])[0])

@@ -1,9 +1,9 @@
 """How far an arm's predictions and gradients are from the fp64 reference, on fixed weights and fixed batches.
 
-The arm runs as its trial runs it: its backend in the real stepper of its engine, at its precision, with every dropout
-at 0; forecasts from `predict`, gradients from a whole training step, whose optimizer writes them down instead of
-updating. The yardstick is the plain arm at the same precision: backend eager, engine eager. A rounding error says
-nothing by itself; twice that of plain PyTorch does.
+The arm runs as in its trial: its backend in its engine's real stepper, at its precision, with every dropout at 0.
+Forecasts come from `predict`. Gradients come from a complete training step, whose optimizer records them instead of
+updating. They are compared with the errors of the plain arm (backend eager, engine eager) at the same precision: a
+rounding error says nothing by itself, twice that of plain PyTorch does.
 
 Shapes: B batch, C channels, L context, H horizon, N patches, D model width, K heads, P all gradients.
 """
@@ -33,26 +33,26 @@ from tune.gate.attention_error import AttentionErrors, measure_attention
 
 BATCHES = 3
 SEED = 20_260_101
-# The true gradient of softmax's keys by a constant is zero: what is there is rounding alone.
+# A constant added to all keys does not change softmax: the true gradient is zero, and what is measured is rounding.
 NO_TRUE_GRADIENT = "k_proj.bias"
 DROPOUTS = ("dropout", "head_dropout", "attention_dropout")
 SHARPNESS = 1.5  # of queries and keys: scores with a deviation of about 2, so that a wrong softmax shows
 MEMORY_SHARE = 0.25  # of a GPU's memory that the fp64 reference may need
 CPU_MEMORY = 2 * 2**30  # bytes
-MOVING = Rates(schedule="one_cycle", course=ScheduleSpan(learning_rate=1e-4, steps_per_epoch=10, epochs=1))
+MOVING = Rates(schedule="one_cycle", span=ScheduleSpan(learning_rate=1e-4, steps_per_epoch=10, epochs=1))
 LARGEST_SCALE = 2.0**16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """The arm that is gated."""
+class GatedArm:
+    """An arm at one number of heads, as the gate builds it."""
 
     model: Mapping[str, Any]  # keyword arguments of build_model, attention included; its dropouts are not used
     heads: int  # left in each layer
     engine: str  # a name in ENGINES
     precision: str  # fp32 tf32 bf16 fp16
     batch_size: int  # windows in a training step
-    beta1_moves: bool = False  # the trial's schedule changes Adam's beta1: the graph engine then updates outside
+    beta1_moves: bool = False  # the trial's schedule changes Adam's beta1; the graph engine then updates outside it
     uses_backend: bool = True  # attention is the function that the backend registers
 
 
@@ -62,59 +62,59 @@ class NumericErrors:
 
     predictions: float
     gradients: float  # all concatenated, without k_proj.bias
-    # The largest ||difference|| over the horizon of one series (window and channel), over the root mean square of
-    # ||reference||: one series among thousands that is all wrong does not show in a norm over everything.
+    # The largest ||difference|| of one series (a window's channel, over the horizon), divided by the root mean square
+    # of ||reference||: one entirely wrong series among thousands does not show in a norm over everything.
     worst_series: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What the gate judges by."""
+class Measurement:
+    """The errors that the gate compares."""
 
     arm: NumericErrors
-    eager: NumericErrors  # the yardstick: eager backend and engine at the arm's precision
-    batch_size: int  # windows in the batches that were used
+    eager: NumericErrors  # of the plain arm: eager backend and engine, at the arm's precision
+    batch_size: int  # windows in each batch that was used
     attention: AttentionErrors | None  # reported only; None where it was not measured
 
 
-def measure(subject: Subject, device: torch.device) -> Measured:
-    """The errors of the arm and of the yardstick on `device`. It leaves random state and settings as it found them.
+def measure(gated: GatedArm, device: torch.device) -> Measurement:
+    """The errors of the arm and of the plain arm on `device`. Random state and settings are restored afterwards.
 
     Raises whatever the backend raises, torch.OutOfMemoryError included.
     """
-    with _leaving_no_trace(device):
-        return _measure(subject, device)
+    with _restoring_state(device):
+        return _measure(gated, device)
 
 
-def _measure(subject: Subject, device: torch.device) -> Measured:
-    plain = {**subject.model, **PLAIN_MODEL}
-    weights = _fixed_weights(_build(plain, subject.heads))
-    reference = _Arm(_build(plain, subject.heads), weights, device, "eager", "fp64")
-    eager = _Arm(_build(plain, subject.heads), weights, device, "eager", subject.precision)
-    rate = MOVING if subject.beta1_moves else None
-    arm = _Arm(_build(subject.model, subject.heads), weights, device, subject.engine, subject.precision, rate)
+def _measure(gated: GatedArm, device: torch.device) -> Measurement:
+    plain = {**gated.model, **PLAIN_MODEL}
+    weights = _fixed_weights(_build(plain, gated.heads))
+    reference = _RunningArm(_build(plain, gated.heads), weights, device, "eager", "fp64")
+    eager = _RunningArm(_build(plain, gated.heads), weights, device, "eager", gated.precision)
+    rate = MOVING if gated.beta1_moves else None
+    arm = _RunningArm(_build(gated.model, gated.heads), weights, device, gated.engine, gated.precision, rate)
     of_eager, of_arm = _Sums(), _Sums()
-    batch_size = _batch_that_fits(subject, device)
+    batch_size = _batch_that_fits(gated, device)
     try:
-        for batch in _batches(subject, batch_size, device):
+        for batch in _batches(gated, batch_size, device):
             true = reference.run(batch)
             of_eager.add(eager.run(batch), true)
             of_arm.add(arm.run(batch), true)
     finally:
         arm.close()
-    attention = _attention_alone(subject, batch_size, device)
-    return Measured(arm=of_arm.errors(), eager=of_eager.errors(), batch_size=batch_size, attention=attention)
+    attention = _attention_alone(gated, batch_size, device)
+    return Measurement(arm=of_arm.errors(), eager=of_eager.errors(), batch_size=batch_size, attention=attention)
 
 
-def _attention_alone(subject: Subject, batch_size: int, device: torch.device) -> AttentionErrors | None:
-    if not subject.uses_backend:
+def _attention_alone(gated: GatedArm, batch_size: int, device: torch.device) -> AttentionErrors | None:
+    if not gated.uses_backend:
         return None
-    model = subject.model
+    model = gated.model
     sequences, width = batch_size * model["num_channels"], model["d_model"] // model["num_heads"]
-    shape_SKNE = (sequences, subject.heads, _patches(model), width)
+    shape_SKNE = (sequences, gated.heads, _patches(model), width)
     try:
-        return measure_attention(model["attention"], shape_SKNE, subject.precision, device)
-    except Exception as error:  # it judges nothing, so it fails no arm
+        return measure_attention(model["attention"], shape_SKNE, gated.precision, device)
+    except Exception as error:  # it decides nothing, so it fails no arm
         print(f"gate: attention alone was not measured: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return None
 
@@ -124,24 +124,24 @@ def _patches(model: Mapping[str, Any]) -> int:
     return patches
 
 
-def _batch_that_fits(subject: Subject, device: torch.device) -> int:
-    """The trial's batch, or the largest whose fp64 step is estimated to fit into the memory allowed for it.
+def _batch_that_fits(gated: GatedArm, device: torch.device) -> int:
+    """The trial's batch size, or the largest whose fp64 step is estimated to fit into the allowed memory.
 
-    A step keeps about four tensors of scores (B*C, K, N, N) and of feed-forward width and sixteen of width D a layer.
+    In each layer a step keeps about four tensors of scores (B*C, K, N, N), four of feed-forward width, sixteen of D.
     """
     if device.type == "cuda":
         allowed = MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory
     else:
         allowed = CPU_MEMORY
-    model = subject.model
+    model = gated.model
     patches = _patches(model)
     wide = 16 * model["d_model"] + 4 * model["ffn_dim"]
-    numbers = model["num_layers"] * model["num_channels"] * patches * (4 * subject.heads * patches + wide)
-    return max(1, min(subject.batch_size, int(allowed // (8 * numbers))))
+    numbers = model["num_layers"] * model["num_channels"] * patches * (4 * gated.heads * patches + wide)
+    return max(1, min(gated.batch_size, int(allowed // (8 * numbers))))
 
 
 @contextmanager
-def _leaving_no_trace(device: torch.device) -> Iterator[None]:
+def _restoring_state(device: torch.device) -> Iterator[None]:
     matmul = torch.get_float32_matmul_precision()
     on_gpu = device.type == "cuda"
     try:
@@ -151,8 +151,8 @@ def _leaving_no_trace(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(matmul)
         gc.collect()  # a compiled function and its model hold each other
         if on_gpu:
-            # cuBLAS keeps a workspace for each stream that it has seen, the captured one's too: it would count as the
-            # trial's memory (0.92 GiB with the gate just measured, 0.79 with its verdict read, on an H100).
+            # cuBLAS keeps a workspace for each stream that it has seen, the captured one's too. It would count as the
+            # trial's memory (0.92 GiB after measuring the gate, 0.79 after reading its result, on an H100).
             torch._C._cuda_clearCublasWorkspaces()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -168,14 +168,14 @@ def _build(fields: Mapping[str, Any], heads: int) -> nn.Module:
 
 
 def _fixed_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights that keep every activation near deviation 1, as a trained model's are.
+    """Weights that keep every activation near standard deviation 1, as in a trained model.
 
     At PatchTST's own initialisation (deviation 0.02) all scores are near zero: softmax is flat and no error shows.
     """
     generator = torch.Generator().manual_seed(SEED)
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:  # the table of positions
+        if not parameter.requires_grad:  # the position table
             continue
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim > 1:
@@ -186,10 +186,10 @@ def _fixed_weights(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _batches(subject: Subject, batch_size: int, device: torch.device) -> Iterator[Batch]:
+def _batches(gated: GatedArm, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """Windows of a standardised series with a day, a week, a random walk and noise."""
-    context, horizon = subject.model["context_length"], subject.model["prediction_length"]
-    channels, generator = subject.model["num_channels"], torch.Generator().manual_seed(SEED)
+    context, horizon = gated.model["context_length"], gated.model["prediction_length"]
+    channels, generator = gated.model["num_channels"], torch.Generator().manual_seed(SEED)
     length = context + horizon + 1024
     hours_T1 = torch.arange(length, dtype=torch.float64)[:, None]
     phases_2C = 2 * math.pi * torch.rand(2, channels, generator=generator, dtype=torch.float64)
@@ -205,14 +205,14 @@ def _batches(subject: Subject, batch_size: int, device: torch.device) -> Iterato
 
 
 class _Recorder(torch.optim.Optimizer):
-    """Keeps the gradients that it is given and updates nothing. It stands where the trial has Adam."""
+    """Records gradients and updates nothing. It takes the place of the trial's Adam."""
 
-    _step_supports_amp_scaling = True  # a scaler hands over its scale in `grad_scale`: no synchronisation
+    _step_supports_amp_scaling = True  # a scaler sets `grad_scale` on it instead of synchronising
 
     def __init__(self, model: nn.Module) -> None:
         true = {name: value for name, value in model.named_parameters() if not name.endswith(NO_TRUE_GRADIENT)}
         self._recorded = [parameter for parameter in true.values() if parameter.requires_grad]
-        super().__init__(model.parameters(), {"lr": 0.0, "betas": (0.0, 0.0), "fused": True})  # what engines look at
+        super().__init__(model.parameters(), {"lr": 0.0, "betas": (0.0, 0.0), "fused": True})  # keys that engines read
         self._unread = unread_parameters(model)
         for parameter in self._recorded:
             self.state[parameter]["gradient"] = torch.full_like(parameter, math.nan)
@@ -228,14 +228,14 @@ class _Recorder(torch.optim.Optimizer):
                 gradient.copy_(parameter.grad if scale is None else parameter.grad / scale)
 
     def gradients(self) -> Tensor:
-        """All of the last step [P], fp64; each is NaN until a step has written it again."""
+        """All gradients of the last step [P], fp64. Each is then NaN until a step writes it again."""
         taken = torch.cat([self.state[parameter]["gradient"].double().flatten() for parameter in self._recorded])
         for parameter in self._recorded:
             self.state[parameter]["gradient"].fill_(math.nan)
         return taken
 
 
-class _Arm:
+class _RunningArm:
     """One model on the device, with its engine's stepper."""
 
     def __init__(
@@ -253,14 +253,14 @@ class _Arm:
         self._recorder = _Recorder(self._model)
         self._engine, self._precision = engine, precision
         self._stepper: Stepper | None = None
-        self._rate = rate  # the recorder trains nothing with it
+        self._rate = rate  # unused by the recorder, which trains nothing
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Forecasts [B, H, C] and all gradients [P], both in fp64."""
         past_BLC, future_BHC = batch.past.to(self._dtype), batch.future.to(self._dtype)
         batch = Batch(past=past_BLC, future=future_BHC, valid=batch.valid)
         stepper = self._stepper = self._stepper or self._warm_stepper(batch)
-        set_matmul_precision(self._precision)  # of the process: the arms take turns
+        set_matmul_precision(self._precision)  # a setting of the process, which the arms share
         self._model.eval()
         with torch.no_grad():
             forecast_BHC = stepper.predict(past_BLC).double()
@@ -281,13 +281,13 @@ class _Arm:
         return stepper
 
     def close(self) -> None:
-        """Let go of what the engine made."""
+        """Release what the engine made."""
         if self._stepper is not None:
             self._stepper.close()
 
 
 def _loss_scale(precision: str, elements: int) -> float | None:
-    """fp16 only: a power of two that keeps small gradients out of fp16's underflow, the same for all arms."""
+    """fp16 only: a power of two that keeps small gradients from underflowing, the same for all arms."""
     if precision != "fp16":
         return None
     return min(LARGEST_SCALE, 2.0 ** max(0, math.floor(math.log2(elements / 16))))
@@ -298,7 +298,7 @@ class _Sums:
     """Sums of squares over the batches: of the difference and of the reference, for predictions and gradients."""
 
     squares: list[float] = field(default_factory=lambda: [0.0] * 4)
-    worst_squares: list[float] = field(default_factory=list)  # the difference's over the horizon, of each batch
+    worst_squares: list[float] = field(default_factory=list)  # of each batch: the largest difference of one series
     series: int = 0
 
     def add(self, got: tuple[Tensor, Tensor], true: tuple[Tensor, Tensor]) -> None:
@@ -311,6 +311,6 @@ class _Sums:
 
     def errors(self) -> NumericErrors:
         ratios = [math.sqrt(self.squares[at] / self.squares[at + 1]) for at in (0, 2)]
-        worst = torch.tensor(self.worst_squares, dtype=torch.float64).max().item()  # NaN where one is
+        worst = torch.tensor(self.worst_squares, dtype=torch.float64).max().item()  # NaN if any is
         mean_square = self.squares[1] / self.series
         return NumericErrors(predictions=ratios[0], gradients=ratios[1], worst_series=math.sqrt(worst / mean_square))

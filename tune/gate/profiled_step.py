@@ -1,7 +1,7 @@
-"""Which attention kernels ran: a training step is profiled, and the names in it prove or refute the backend.
+"""Which attention kernels ran: one training step is profiled, and the kernels' names prove or refute the backend.
 
-A backend's own word and its numbers are no proof: a dispatcher, or a compiler's cache, may have put another kernel in
-its place that computes the same. Only the names of what ran tell.
+A backend's registration and its numbers prove nothing: a dispatcher or a compiler's cache may have run another kernel
+that computes the same. Only the names of the kernels that ran do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from tune.engine.step import Stepper
-from tune.gate.kernel_names import check
+from tune.gate.kernel_names import check_kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,10 @@ class ProvenStep:
 
 
 def prove(stepper: Stepper, batch: Any, *, attention: str, engine: str) -> ProvenStep | None:
-    """One profiled training step of `stepper`, whose training is untouched by it.
+    """Profile one training step of `stepper`, and leave its training as it was.
 
-    batch: as `stepper.batches` hands it out.
-
-    None where nothing can be seen: what a compiler makes for a CPU has no names. Raises GateFailed where a kernel of
-    the backend is missing, or another backend's is there.
+    batch: as `stepper.batches` yields it. None if nothing can be seen: code compiled for a CPU has no kernel names.
+    Raises GateFailed if a kernel of the backend is missing, or another backend's kernel ran.
     """
     device_type = stepper.device.type
     if device_type == "cpu" and engine != "eager":
@@ -41,13 +39,13 @@ def prove(stepper: Stepper, batch: Any, *, attention: str, engine: str) -> Prove
     with stepper.preserved():
         stepper.model.train()
         events = _profiled(lambda: stepper.step(batch), device_type)
-    found = check(_names(events), attention=attention, device_type=device_type)
+    kernels = check_kernels(_names(events), attention=attention, device_type=device_type)
     spans_us = [(event.time_range.start, event.time_range.end) for event in events]
-    return ProvenStep(kernels=found, busy_ms=covered(spans_us) / 1e3 if device_type == "cuda" else None)
+    return ProvenStep(kernels=kernels, busy_ms=covered(spans_us) / 1e3 if device_type == "cuda" else None)
 
 
 def profiled_names(step: Callable[[], None], device_type: str) -> list[str]:
-    """Distinct names of the GPU kernels, on CPU of the operators, of the second of two calls of `step`, in order."""
+    """Distinct names of the GPU kernels (on CPU: operators) of the second of two calls of `step`, in order."""
     return _names(_profiled(step, device_type))
 
 
@@ -56,9 +54,9 @@ def _names(events: Iterable[Any]) -> list[str]:
 
 
 def _profiled(step: Callable[[], None], device_type: str) -> list[Any]:
-    """The profiler's events of the device, of the second of two calls of `step`.
+    """The profiler's events on the device during the second of two calls of `step`.
 
-    The first call is the profiler's own warm-up: started just before, it may miss kernels.
+    The first call warms the profiler up: right after its start it may miss kernels.
     """
     on_gpu = device_type == "cuda"
     activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
@@ -74,7 +72,7 @@ def _profiled(step: Callable[[], None], device_type: str) -> list[Any]:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """How much of a line the spans (begin, end) cover, in their unit; what several cover counts once."""
+    """The total length of the union of the spans (begin, end), in their unit."""
     total, reached = 0.0, -math.inf
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, reached))

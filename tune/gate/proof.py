@@ -1,4 +1,4 @@
-"""What one trial has to prove, and what it tells of it: the gate before its epochs, its kernels after them."""
+"""What one trial proves and reports: the gate before its epochs, its kernels after them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from tune.common.published import NOT_ENFORCED, ORDINARY, ArmRules
 from tune.config.trial_config import TrainConfig
 from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.step import Stepper
-from tune.gate import profiled_step
-from tune.gate import verdict as gate
-from tune.gate.numerics import Subject
+from tune.gate import check, profiled_step
+from tune.gate.numerics import GatedArm
 from tune.measure.bottleneck import STEP_BUSY
 
 CACHED, MEASURED = "cached", "measured"  # values of the tag gate_verdict
@@ -24,7 +23,7 @@ MOST_NAMES = 20  # kernels in the tag: a store shortens what is longer than it a
 
 
 class Proof:
-    """One trial's verdicts and kernels. `gate_dir`: where verdicts are kept; None: nowhere."""
+    """One trial's gate results and kernels. `gate_dir`: where gate results are kept; None: they are not kept."""
 
     def __init__(self, gate_dir: str | None, device: torch.device) -> None:
         self._folder, self._device = Path(gate_dir) if gate_dir else None, device
@@ -40,14 +39,15 @@ class Proof:
         batch_size: int,
         rules: ArmRules = ORDINARY,
     ) -> None:
-        """Raises GateFailed where the arm is not the reference's function with each of these numbers of `heads`.
+        """Raises GateFailed unless the arm computes the reference's function with each of these numbers of `heads`.
 
-        The metrics are those of the number that comes nearest to its limit. Not enforced, the tag has the problem.
+        `metrics` are those of the number whose errors come nearest to their limits. If the rules do not enforce the
+        gate, nothing is raised, and the tag `gate` says what is wrong.
         """
-        find = gate.require if rules.gate_enforced else gate.judge
-        verdicts = [
-            find(
-                Subject(
+        check_gate = check.require_pass if rules.gate_enforced else check.check_arm
+        results = [
+            check_gate(
+                GatedArm(
                     model=model,
                     heads=count,
                     engine=train.engine,
@@ -61,19 +61,19 @@ class Proof:
             )
             for count in heads
         ]
-        worst = max(verdicts, key=lambda verdict: verdict.relative_error)
+        worst = max(results, key=lambda result: result.relative_error)
         self.metrics = worst.metrics
-        # Measuring fills the compiler's caches: a trial that measured compiles faster than one that read the verdict.
-        self.tags["gate_verdict"] = CACHED if all(verdict.cached for verdict in verdicts) else MEASURED
-        gated_at = min(verdict.measured.batch_size for verdict in verdicts)
+        # Measuring fills the compiler's caches: a trial that measured compiles faster than one that read the result.
+        self.tags["gate_verdict"] = CACHED if all(result.cached for result in results) else MEASURED
+        gated_at = min(result.measured.batch_size for result in results)
         smaller = [] if gated_at == batch_size else [f"gated at batch {gated_at} of {batch_size}"]
-        notes = dict.fromkeys(verdict.attention_note for verdict in verdicts if verdict.attention_note)
+        notes = dict.fromkeys(result.attention_note for result in results if result.attention_note)
         self.tags["gate"] = ", ".join(["passed", *smaller, *notes])
         if worst.problem is not None:
             self.tags["gate"] = f"{NOT_ENFORCED}{worst.problem}"
 
     def prove_kernels(self, stepper: Stepper, batch: Any, attention: str, engine: str) -> None:
-        """Raises GateFailed where a step did not run the backend's kernels, or ran another's too."""
+        """Raises GateFailed if a step did not run the backend's kernels, or ran another backend's kernels too."""
         try:
             proven = profiled_step.prove(stepper, batch, attention=attention, engine=engine)
         except GateFailed as error:
@@ -85,7 +85,7 @@ class Proof:
 
 
 def _beta1_moves(train: TrainConfig) -> bool:
-    course = ScheduleSpan(
+    span = ScheduleSpan(
         learning_rate=train.learning_rate, steps_per_epoch=2, epochs=max(train.epochs, 2), pct_start=train.pct_start
     )
-    return Rates(schedule=train.schedule, course=course).beta1_moves
+    return Rates(schedule=train.schedule, span=span).beta1_moves

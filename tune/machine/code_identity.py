@@ -14,11 +14,11 @@ from typing import Any
 REPO_ROOT = Path(__file__).resolve().parents[2]
 OURS = ("tune", "model", "data_pipeline")  # packages
 CODE = ("experiments.py", *OURS)
-IDENTITY_FILE = "code_identity.json"  # beside experiments.py in a copy that was sent to a cluster, which has no git
+IDENTITY_FILE = "code_identity.json"  # beside experiments.py in a copy sent to a cluster, which has no git
 
 
 def code_identity() -> dict[str, Any]:
-    """Which code this is: git commit and dirty flag (None outside git), and a hash over our own source files."""
+    """Git commit and dirty flag (None outside git), and a hash over our own source files."""
     sha256 = _code_sha256()
     sent = _sent_identity()
     if sent.get("code_sha256") == sha256:
@@ -28,16 +28,16 @@ def code_identity() -> dict[str, Any]:
 
 def _sent_identity() -> dict[str, Any]:
     try:
-        found = json.loads((REPO_ROOT / IDENTITY_FILE).read_text())
-        return {name: found[name] for name in ("git_commit", "git_dirty", "code_sha256")}
+        content = json.loads((REPO_ROOT / IDENTITY_FILE).read_text())
+        return {name: content[name] for name in ("git_commit", "git_dirty", "code_sha256")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def tracked_files(entries: Iterable[str], *, others: bool = False) -> list[str] | None:
-    """Files under `entries` that git knows, from REPO_ROOT; with `others` those it neither knows nor ignores.
+    """Paths from REPO_ROOT of the files under `entries` that git tracks; None outside git.
 
-    None outside git.
+    others: those that it neither tracks nor ignores instead.
     """
     listed = _git("ls-files", "-z", *(["--others", "--exclude-standard"] if others else []), "--", *entries)
     return None if listed is None else [name for name in listed.split("\0") if name]
@@ -69,16 +69,19 @@ def _code_sha256() -> str:
 
 
 def package_dir(name: str) -> Path:
-    """Where this process imports the package `name` of ours from: Ray may ship each to a folder of its own."""
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
-        raise RuntimeError(f"the package {name} is not there: {REPO_ROOT} is no whole copy of the project")
-    return Path(found.submodule_search_locations[0])
+    """The folder from which this process imports our package `name`; Ray may put each package into its own.
+
+    Raises RuntimeError if the package is missing.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError(f"the package {name} is missing: {REPO_ROOT} is not a complete copy of the project")
+    return Path(spec.submodule_search_locations[0])
 
 
 @functools.cache
 def packages_sha256() -> str:
-    """Hash of our packages as this process imports them: the same in the driver and in all of its workers."""
+    """Hash of our packages as this process imports them; the driver and all of its workers have the same."""
     digest = hashlib.sha256()
     for name in OURS:
         folder = package_dir(name)

@@ -1,6 +1,6 @@
-"""What the machine is: device facts, versions, code identity. Whatever is not known is None.
+"""What the machine is: its GPU or CPU. Unknown values are None.
 
-Planning-safe: GPU facts come from NVML (nvidia-ml-py), versions from importlib.metadata; torch is not imported.
+Planning-safe: GPU facts come from NVML (nvidia-ml-py); torch is not imported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DeviceFacts:
     gpus: int = 0  # GPUs of this node
     cpus: int = 1  # logical CPUs of this node
     assumed: bool = False  # True: not read from the node that will run the trial
-    missing: Mapping[str, str] | None = None  # attention backend -> why its package cannot be used; None: not known
+    missing: Mapping[str, str] | None = None  # attention backend -> why its package cannot be used; None: unknown
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,7 +39,7 @@ class DeviceFacts:
 
 @contextmanager
 def nvml() -> Iterator[Any]:
-    """The initialised NVML module, or None where there is no NVIDIA driver."""
+    """The initialised NVML module, or None without an NVIDIA driver."""
     try:
         import pynvml
 
@@ -54,7 +54,7 @@ def nvml() -> Iterator[Any]:
 
 
 def cpu_name() -> str:
-    """CPU model as the kernel names it."""
+    """The CPU model as the kernel names it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -70,16 +70,16 @@ def cpu_facts(*, assumed: bool = False) -> DeviceFacts:
 
 
 def missing_packages(names: Iterable[str] = BACKENDS, *, importing: bool) -> dict[str, str]:
-    """Those of the attention backends `names` whose package cannot be used in this process, with the reason.
+    """Why packages of these attention backends cannot be used in this process: backend -> reason, usable ones left out.
 
-    importing=False only looks whether a package is installed; importing=True imports it, and what it needs.
+    importing=False only checks that a package is installed; importing=True imports it with its dependencies.
     """
     reasons = {name: BACKENDS[name].missing_package(importing=importing) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs this process may use: its affinity, and the quota of its control group (a container's, v2 or v1)."""
+    """CPUs that this process may use, by its affinity and its control group's quota (a container's, v2 or v1)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
@@ -92,9 +92,9 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def node_facts(*, use_gpu: bool, assumed: bool = False) -> DeviceFacts:
-    """Facts of the node this runs on: its first visible GPU if `use_gpu`, else its CPU.
+    """Facts of this node: its first visible GPU if `use_gpu`, else its CPU.
 
-    Raises RuntimeError if a GPU is wanted and NVML shows none.
+    Raises RuntimeError if `use_gpu` and NVML shows no GPU.
     """
     if not use_gpu:
         return cpu_facts(assumed=assumed)
@@ -123,7 +123,7 @@ def has_gpu() -> bool:
 
 
 def visible_gpus(lib: Any) -> list[Any]:
-    """NVML handles of the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order (indices and UUIDs are understood)."""
+    """NVML handles of the GPUs in CUDA_VISIBLE_DEVICES (indices or UUIDs), in its order; all GPUs if it is not set."""
     if lib is None:
         return []
     every = [lib.nvmlDeviceGetHandleByIndex(index) for index in range(lib.nvmlDeviceGetCount())]

@@ -1,7 +1,7 @@
-"""What a trial ran on, as saved with a sweep (`hardware.environment`, device facts, code), and how two of these differ.
+"""The environment that is saved with a sweep (versions, device, code), and how two environments differ.
 
-Only what a result depends on counts: the versions of packages, the GPU's driver, our code. Which machine of a cluster
-was looked at, and how many processors it has, does not.
+Only what a result depends on counts as a difference: package versions, the GPU's driver, our code. The machine's name
+and its number of processors do not.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 from tune.machine.device import available_cpus, cpu_name
 
-CODE_FIELDS = ("git_commit", "git_dirty", "code_sha256")  # of `hardware.code_identity`
+CODE_FIELDS = ("git_commit", "git_dirty", "code_sha256")  # of `code_identity.code_identity`
 Environment = Mapping[str, Any]
 
 
 def changes(then: Environment, now: Environment) -> list[str]:
-    """Versions and driver that differ, a text each; what only one of the two tells is not known, and no difference."""
+    """Versions and driver that differ, a text each. A value that only one of the two has is no difference."""
     return [f"{name} {_word(old)}, now {_word(new)}" for name, (old, new) in _differing([_facts(then), _facts(now)])]
 
 
 def mixture(environments: Iterable[Environment]) -> list[str]:
-    """What differs among them, a text each with every value, in their order: versions, driver, code."""
-    told = [_facts(one) | _code(one) for one in environments]
-    return [f"{name} {' / '.join(map(_word, values))}" for name, values in _differing(told)]
+    """What differs among them (versions, driver, code): a text each, with all values in the environments' order."""
+    facts = [_facts(environment) | _code(environment) for environment in environments]
+    return [f"{name} {' / '.join(map(_word, values))}" for name, values in _differing(facts)]
 
 
 def _facts(environment: Environment) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def _code(environment: Environment) -> dict[str, Any]:
 
 
 def _differing(facts: list[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
-    names = [name for name in facts[0] if all(name in one for one in facts)] if facts else []
-    values = {name: list(dict.fromkeys(one[name] for one in facts)) for name in names}
-    return [(name, found) for name, found in values.items() if len(found) > 1]
+    names = [name for name in facts[0] if all(name in each for each in facts)] if facts else []
+    values = {name: list(dict.fromkeys(each[name] for each in facts)) for name in names}
+    return [(name, different) for name, different in values.items() if len(different) > 1]
 
 
 def _word(value: Any) -> str:
@@ -66,16 +66,16 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions of the packages a result depends on; None where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Installed versions of the packages that a result depends on; None for a package that is not installed."""
+    installed: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def environment() -> dict[str, Any]:
-    """What is saved with every sweep beside the device facts: the node's versions and processor."""
+    """What is saved with every sweep besides the device facts: the node's versions and processor."""
     return {"versions": versions(), "host_cpu": cpu_name(), "host_cpus": available_cpus()}

@@ -1,7 +1,7 @@
-"""GPU models that a plan can be made for where there is none of them.
+"""GPU models that a plan can be made for without having one.
 
-Compute capability: NVIDIA, "CUDA GPU Compute Capability" (developer.nvidia.com/cuda-gpus). Memory: the data sheet of
-each; None where a model is sold with several sizes. The names are those of Ray's `accelerator_type`.
+Compute capability: NVIDIA, "CUDA GPU Compute Capability" (developer.nvidia.com/cuda-gpus). Memory: each model's data
+sheet; None for a model that is sold with several sizes. The names are those of Ray's `accelerator_type`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class GpuModel:
     """What is known of a model without having one."""
 
     capability: tuple[int, int]
-    memory_gib: float | None  # as the data sheet says; a driver keeps some of it
+    memory_gib: float | None  # from the data sheet; the driver keeps some of it
 
 
 GPU_MODELS: dict[str, GpuModel] = {

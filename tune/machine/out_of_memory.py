@@ -1,4 +1,4 @@
-"""Out of memory: which errors mean it, of a GPU or of the host, and whether the kernel killed for want of it."""
+"""Out of memory on a GPU or the host: which errors mean it, and whether the kernel killed processes because of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tune.machine.device import GIB
 
 VMSTAT = Path("/proc/vmstat")
 REMEDY = "try a smaller train.batch_size or model"
-# What is not PyTorch's own allocator has no error of its own for it, only words: the CUDA driver, as PyTorch and Triton
-# pass them on; cuBLAS, cuDNN and their like; PyTorch's allocator for the host; the host's kernel, through any library.
+# Only PyTorch's GPU allocator has an error class for it. The others have words: the CUDA driver (through PyTorch and
+# Triton), cuBLAS and cuDNN, PyTorch's allocator for the host, and the host's kernel through any library.
 _WORDS = re.compile(
     r"\b(CUDA|HIP)\b.*\bout of memory"
     r"|\bCU[A-Z]+_STATUS_\w*ALLOC(ATION)?_FAILED"
@@ -24,32 +24,32 @@ _LOST_WORKER = re.compile(r"DataLoader worker .*(killed by signal: Killed|exited
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or one that it was raised from, says that the GPU or the host had no memory left."""
+    """Whether `error`, or an error that it was raised from, says that the GPU or the host was out of memory."""
     import torch
 
     kinds = torch.OutOfMemoryError | MemoryError
     return any(
-        isinstance(one, kinds) or getattr(one, "errno", None) == errno.ENOMEM or _WORDS.search(str(one))
-        for one in _chain(error)
+        isinstance(cause, kinds) or getattr(cause, "errno", None) == errno.ENOMEM or _WORDS.search(str(cause))
+        for cause in _chain(error)
     )
 
 
 def lost_a_worker(error: BaseException) -> bool:
-    """Whether a process that loads data was killed, as the kernel does it; PyTorch knows the signal, not the reason."""
-    return any(_LOST_WORKER.search(str(one)) for one in _chain(error))
+    """Whether a loader process was killed, as the kernel kills: PyTorch knows the signal but not the reason."""
+    return any(_LOST_WORKER.search(str(cause)) for cause in _chain(error))
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """The error and what it was raised from. Not what was being handled: that may have been dealt with."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
+    """The error and its causes. Its contexts are left out: errors being handled may have been dealt with."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__
-    return found
+    return chain
 
 
 def peak_memory_gib() -> dict[str, float]:
-    """Most memory that tensors held on the GPU since the epoch or the trial began, and that this process ever held."""
+    """Peak memory by MLflow name: of tensors on the GPU since the epoch or trial began, and of this process ever."""
     import torch
 
     peaks = {"final/host_peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB}
@@ -59,18 +59,20 @@ def peak_memory_gib() -> dict[str, float]:
 
 
 class KernelKills:
-    """What the kernel has killed on this machine for want of memory since `restart`. It does not say to whom it did
-    that; a trial is mostly the largest there is."""
+    """Processes that the kernel killed on this machine for lack of memory since `restart`.
+
+    The kernel does not say which ones; a trial is usually the largest.
+    """
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Count from now on: what was heard of until now was no loss."""
+        """Count from now on."""
         self._before = _killed_ever()
 
-    def told(self) -> str | None:
-        """In words, with what to do; None where the kernel killed nothing, or does not say."""
+    def in_words(self) -> str | None:
+        """How many were killed and what to do about it; None if none were, or if the kernel does not say."""
         if (killed := _killed_ever() - self._before) <= 0:
             return None
         processes = "process" if killed == 1 else "processes"
@@ -81,7 +83,7 @@ class KernelKills:
 
 
 def _killed_ever() -> int:
-    """Processes that the kernel has killed on this machine for want of memory; 0 where it does not say."""
+    """Processes that the kernel has killed on this machine for lack of memory; 0 if it does not say."""
     try:
         lines = VMSTAT.read_text().splitlines()
     except OSError:

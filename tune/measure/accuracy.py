@@ -1,4 +1,4 @@
-"""Exact errors over a whole split, and the naive forecasts a model has to beat.
+"""Exact errors over a split, and the naive forecasts that a model has to beat.
 
 Shapes: B batch, C channels, L context, H horizon.
 """
@@ -17,18 +17,18 @@ DAY_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errors:
-    """Mean squared and mean absolute error over all windows, steps and channels of a split, standardised units."""
+class ForecastErrors:
+    """Mean squared and mean absolute error over all windows, steps and channels of a split, in standardised units."""
 
     mse: float
     mae: float
 
 
-def evaluate(forecasts: dict[str, Callable[[Tensor], Tensor]], batches: Iterable[Any]) -> dict[str, Errors]:
+def evaluate(forecasts: dict[str, Callable[[Tensor], Tensor]], batches: Iterable[Any]) -> dict[str, ForecastErrors]:
     """Errors of several forecasts (past [B, L, C] -> future [B, H, C]) in one pass over a split.
 
-    Sums are kept in float64 on the device and read once. Padding rows of the last batch are left out, so every
-    element counts exactly once. Raises ValueError if there is no window.
+    Sums are kept in float64 on the device and read once. Padding rows of the last batch are left out, so that every
+    element counts exactly once. Raises ValueError if the split holds no window.
     """
     import torch
 
@@ -44,14 +44,14 @@ def evaluate(forecasts: dict[str, Callable[[Tensor], Tensor]], batches: Iterable
             sums[name] = sums[name] + both if name in sums else both
     if not elements:
         raise ValueError("the split holds no window")
-    found = {name: (both / elements).tolist() for name, both in sums.items()}
-    return {name: Errors(mse=mse, mae=mae) for name, (mse, mae) in found.items()}
+    means = {name: (both / elements).tolist() for name, both in sums.items()}
+    return {name: ForecastErrors(mse=mse, mae=mae) for name, (mse, mae) in means.items()}
 
 
 def naive_forecasts(
     *, context_length: int, prediction_length: int, step_minutes: float | None
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """`last_value` repeats the last value; `last_day` repeats the last 24 hours, where the context holds them."""
+    """`last_value` repeats the last value; `last_day` repeats the last 24 hours, if the context holds them."""
     naive: dict[str, Callable[[Tensor], Tensor]] = {
         "last_value": lambda past_BLC: past_BLC[:, -1:].expand(-1, prediction_length, -1)
     }

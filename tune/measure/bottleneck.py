@@ -1,17 +1,18 @@
-"""One line on what a trial's training time is bound by: a pure function of where its epochs went.
+"""One line on what bounds a trial's training time: a pure function of where its epochs' time went.
 
-Judged in this order. Shares are of the training time, over the epochs after the first with the final number of heads.
+The rules, in this order. Shares are of the training time, over the epochs after the first with the final number of
+heads.
 
-0. Epochs that stalled for more than STALLED_PCT of their time are told, and left out while there are others: what holds
-   up a few steps comes from outside more often than from the arm.
-1. Parts that are more than OFF_PCT away from their sum are not judged.
-2. What the device waits for: data, copies, the host's launches (between steps, and inside of them where a profiled
-   step tells how long the GPU really worked), the epoch's head and tail. The largest of these bounds the trial if it is
-   at least LOST_PCT.
-3. Else the kernels do: memory-bound or compute-bound where the step reaches at least NEAR_PCT of the bandwidth or of
-   the peak, whichever is nearer; kernel-bound, far from both roofs, below. Without a peak on record it says so.
+0. Epochs that stalled for more than STALLED_PCT of their time are mentioned. They are left out if there are others:
+   a few slow steps come from outside more often than from the arm.
+1. If the parts are more than OFF_PCT away from the epoch's time, there is no diagnosis.
+2. Time that the device waits: for data, for copies, for the host's launches, and at the epoch's head and tail. Launches
+   count between steps and, if a profiled step shows how long the GPU worked, within them. The largest of these bounds
+   the trial if it is at least LOST_PCT.
+3. Otherwise the kernels do. The trial is memory-bound or compute-bound, whichever limit is nearer, if a step reaches at
+   least NEAR_PCT of the bandwidth or of the peak; below that it is kernel-bound. Without a peak the line says so.
 
-On a CPU only waiting for data is told from computing: its steps are timed on the host, so nothing else shows.
+On a CPU the line only separates waiting for data from computing: steps are timed on the host, which shows no more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NEAR_PCT = 40.0
 STALLED_PCT = 5.0
 STALLED = "time/stalled_pct"
 PARTS = ("step", "h2d", "data_wait", "launch", "other")  # time/NAME_s
-STEP_BUSY = "final/step_busy_ms"  # in one profiled step: how long any kernel or copy ran
+STEP_BUSY = "final/step_busy_ms"  # time within one profiled step in which any kernel or copy ran
 # Metrics of an epoch that a diagnosis reads
 NEEDED = (
     *(f"time/{part}_s" for part in PARTS),
@@ -44,7 +45,7 @@ Epoch = Mapping[str, float | None]  # an epoch's metrics by MLflow name
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Where training time went. Shares are of it; None: not known."""
+    """Where training time went, as shares of it; None: unknown."""
 
     on_gpu: bool
     step_pct: float
@@ -52,10 +53,10 @@ class Account:
     data_wait_pct: float
     launch_pct: float
     other_pct: float
-    busy_in_step_pct: float | None = None  # of a step: how long any kernel ran, from a profiled one
+    busy_in_step_pct: float | None = None  # share of a step in which any kernel ran, from a profiled step
     peak_pct: float | None = None  # of the GPU's peak FLOP/s, during steps
-    bandwidth_pct: float | None = None  # of its memory bandwidth, if steps moved no more than they must
-    energy_j: float | None = None  # an epoch
+    bandwidth_pct: float | None = None  # of its memory bandwidth, if steps moved only what they must
+    energy_j: float | None = None  # for one epoch
 
     @property
     def unexplained_pct(self) -> float:
@@ -64,13 +65,13 @@ class Account:
 
 
 def settled(epochs: Sequence[Epoch]) -> list[Epoch]:
-    """The epochs with the last one's number of heads, without the trial's first where there are others."""
+    """The epochs with the last epoch's number of heads, without the trial's first epoch if there are others."""
     kept = [epoch for epoch in epochs if epoch.get("model/heads") == epochs[-1].get("model/heads")]
     return kept[1:] if len(kept) > 1 and kept[0] is epochs[0] else kept
 
 
 def account_of(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> Account | None:
-    """The account of `epochs` together; None where there is none, or a part is not known."""
+    """The account of `epochs` together; None without an epoch, or if a part is unknown."""
     train_s = mean_of(epochs, "time/train_s")
     parts = {part: mean for part in PARTS if (mean := mean_of(epochs, f"time/{part}_s")) is not None}
     if not train_s or len(parts) < len(PARTS):
@@ -88,13 +89,13 @@ def account_of(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | N
 
 
 def mean_of(epochs: Sequence[Epoch], name: str) -> float | None:
-    """Mean of a metric; None unless every epoch has a finite value, and without an epoch."""
+    """Mean of a metric; None without an epoch, or if one of them has no finite value."""
     values = [value for epoch in epochs if (value := epoch.get(name)) is not None and math.isfinite(value)]
     return fmean(values) if values and len(values) == len(epochs) else None
 
 
 def diagnose(account: Account) -> str:
-    """The line, as the module says it is found."""
+    """The diagnosis by this module's rules, as one line."""
     energy = "" if account.energy_j is None else f"; {account.energy_j:,.0f} J an epoch"
     if account.unexplained_pct > OFF_PCT:
         return f"not diagnosed: the parts are {account.unexplained_pct:.0f} % away from the epoch's time{energy}"
@@ -137,12 +138,12 @@ def _kernels(account: Account, busy: str) -> str:
 
 
 def diagnose_epochs(accounts: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
-    """The diagnosis of a trial with these accounts of its epochs; None where there is nothing to go by."""
+    """The diagnosis of a trial with these epochs; None if too little is known."""
     return diagnose_settled(settled(accounts) if accounts else [], on_gpu=on_gpu, step_busy_ms=step_busy_ms)
 
 
 def diagnose_settled(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
-    """The same of epochs that `settled` left, of one trial or of several of an arm."""
+    """The same for epochs from `settled`, of one trial or of several trials of an arm."""
     steady = [epoch for epoch in epochs if (epoch.get(STALLED) or 0.0) <= STALLED_PCT]
     account = account_of(steady or epochs, on_gpu=on_gpu, step_busy_ms=step_busy_ms)
     return None if account is None else diagnose(account) + _stalls(epochs)

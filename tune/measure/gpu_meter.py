@@ -1,4 +1,4 @@
-"""Memory, energy and neighbours of a trial's GPU."""
+"""Memory, energy and other processes of a trial's GPU."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def count_others(pids: Sequence[int], *, own: int, idle: Collection[int]) -> int | None:
-    """How many of the processes `pids` on a GPU are neither this one nor one of `idle`, which do nothing there.
+    """How many of a GPU's processes `pids` are neither `own` nor in `idle`, whose processes do nothing there.
 
-    In a container NVML may give the host's numbers, which are of no use inside: then processes are only counted. None
-    where there are fewer than ours alone: NVML hides some, and may hide others too.
+    In a container NVML may report the host's process numbers, which mean nothing inside; then processes are only
+    counted. None if there are fewer than ours: NVML hides some of them, so it may hide others too.
     """
     if own in pids:
         return len(set(pids) - {own} - set(idle))
@@ -26,7 +26,7 @@ def count_others(pids: Sequence[int], *, own: int, idle: Collection[int]) -> int
 
 
 class GpuMeter:
-    """Memory, energy and neighbours of the GPU this process computes on, by UUID. On a CPU all are None."""
+    """Memory, energy and other processes of the GPU that this process computes on. On a CPU all are None."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -48,9 +48,9 @@ class GpuMeter:
             self._energy_mj = self._read("nvmlDeviceGetTotalEnergyConsumption")
 
     def peak_memory_gib(self, *, at_least_bytes: int = 0) -> float | None:
-        """Most memory that tensors held since `begin`.
+        """Peak memory of tensors since `begin`.
 
-        at_least_bytes: what a step needed while it was captured: when it is replayed the allocator does not count it.
+        at_least_bytes: peak memory of a step while it was captured; the allocator does not count it in a replay.
         """
         if not self._cuda:
             return None
@@ -59,16 +59,16 @@ class GpuMeter:
         return max(torch.cuda.max_memory_allocated(), at_least_bytes) / GIB
 
     def energy_j(self) -> float | None:
-        """Energy of the whole GPU since `begin`."""
+        """Energy that the GPU used since `begin`, in J."""
         now = self._read("nvmlDeviceGetTotalEnergyConsumption")
         return None if now is None or self._energy_mj is None else (now - self._energy_mj) / 1e3
 
     def other_processes(self, idle: Collection[int] = ()) -> int | None:
-        """How many processes hold this GPU now, beside this one and those of `idle` that still live."""
+        """How many processes use this GPU now, without this one and the living ones of `idle`."""
         running = self._read("nvmlDeviceGetComputeRunningProcesses")
         if running is None:
             return None
-        return count_others([found.pid for found in running], own=os.getpid(), idle=set(filter(alive, idle)))
+        return count_others([process.pid for process in running], own=os.getpid(), idle=set(filter(alive, idle)))
 
     def _read(self, function: str) -> Any:
         if self.uuid is None:

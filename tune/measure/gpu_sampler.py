@@ -1,10 +1,10 @@
-"""The state of a trial's own GPU while it trains: clocks, power, temperature and what holds the clocks down.
+"""The state of a trial's own GPU while it trains: clocks, power, temperature and what lowers the clocks.
 
-A thread asks NVML ten times a second during a timed epoch, on the clock that the epoch is timed by. Each question is a
-call into the driver during which the thread does not hold Python's lock; between them it holds it for microseconds.
+A thread asks NVML ten times a second during a timed epoch, and stamps samples with the epoch's clock. Each question is
+a call into the driver during which the thread releases Python's lock; between calls it holds it for microseconds.
 
-A throttled epoch stays in a trial's median: without it a GPU would look as fast as it is when it is cool. It is flagged
-instead (`gpu/throttled_pct`), and the report warns where a trial's share is large (`tune.report.bottlenecks`).
+A throttled epoch stays in a trial's median: without it a GPU would look as fast as when it is cool. It is flagged
+instead (`gpu/throttled_pct`), and the report warns if a trial's share is large (`tune.report.bottlenecks`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 from tune.machine.device import nvml
 
 INTERVAL_S = 0.1
-# Bits of nvmlDeviceGetCurrentClocksThrottleReasons that lower a clock which the GPU wants to run at (nvml.h). Not among
-# them: idle (1), clocks that somebody set (2), sync boost (16), the display's clock (256).
+# Bits of nvmlDeviceGetCurrentClocksThrottleReasons that lower a clock below what the GPU wants (nvml.h). Left out:
+# idle (1), clocks set by somebody (2), sync boost (16), the display's clock (256).
 THROTTLE_REASONS = {
     0x04: "software power cap",
     0x08: "hardware slowdown",
@@ -33,24 +33,24 @@ THROTTLE_REASONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSample:
-    """One look at the GPU; None: the driver does not tell."""
+    """One sample of the GPU's state; None: the driver does not say."""
 
-    at_s: float  # the host's perf_counter, between the first answer and the last
+    at_s: float  # the host's perf_counter, midway between first question and last answer
     sm_clock_mhz: int | None
     memory_clock_mhz: int | None
     throttle_reasons: int | None  # NVML's bit mask
-    power_w: float | None  # of the whole board, averaged by the driver over up to a second
-    utilisation_pct: int | None  # while any kernel ran, of the driver's last 1/6 to 1 s; not how full the GPU was
+    power_w: float | None  # of the board, averaged by the driver over up to a second
+    utilisation_pct: int | None  # share of the driver's last 1/6 to 1 s in which any kernel ran, not how full it was
     temperature_c: int | None
 
 
 def throttling(reasons: int) -> list[str]:
-    """What of NVML's bit mask lowers clocks, in words."""
+    """The reasons in NVML's bit mask that lower clocks, in words."""
     return [name for bit, name in THROTTLE_REASONS.items() if reasons & bit]
 
 
 class DeviceSampler:
-    """Samples the GPU with this UUID; None is a CPU, which has no samples.
+    """Samples the GPU with this UUID. None: no GPU, no samples.
 
     `open` once, `start` before an epoch, `stop` after it, `close` at the end.
     """
@@ -58,29 +58,29 @@ class DeviceSampler:
     def __init__(self, uuid: str | None) -> None:
         self._uuid = uuid
         self._nvml = ExitStack()
-        self._look: Callable[[], DeviceSample] | None = None
+        self._sample: Callable[[], DeviceSample] | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         self._samples: list[DeviceSample] = []
 
     def open(self) -> None:
-        """Find the GPU. Where the driver cannot be asked, there will be no samples."""
+        """Find the GPU. Without a driver there will be no samples."""
         if self._uuid is not None:
             lib = self._nvml.enter_context(nvml())
-            self._look = None if lib is None else _looker(lib, self._uuid)
+            self._sample = None if lib is None else _sampler_of(lib, self._uuid)
 
     def close(self) -> None:
         """Sample no more."""
         self.stop()
-        self._look = None
+        self._sample = None
         self._nvml.close()
 
     def start(self) -> None:
-        """Sample from now on. The first sample comes after half an interval: a GPU still idle says nothing."""
-        if self._look is None:
+        """Sample from now on. The first sample comes after half an interval, when the GPU is no longer idle."""
+        if self._sample is None:
             return
         self._samples, self._over = [], threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(self._look,), name="device-sampler", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._sample,), name="device-sampler", daemon=True)
         self._thread.start()
 
     def stop(self) -> tuple[DeviceSample, ...]:
@@ -91,47 +91,47 @@ class DeviceSampler:
             self._thread = None
         return tuple(self._samples)
 
-    def _run(self, look: Callable[[], DeviceSample]) -> None:
+    def _run(self, sample: Callable[[], DeviceSample]) -> None:
         due_s = time.perf_counter() + INTERVAL_S / 2
         while not self._over.wait(max(0.0, due_s - time.perf_counter())):
-            self._samples.append(look())
-            due_s = max(due_s + INTERVAL_S, time.perf_counter())  # what was missed is not made up for
+            self._samples.append(sample())
+            due_s = max(due_s + INTERVAL_S, time.perf_counter())  # missed samples are not made up for
 
 
-def _looker(lib: Any, uuid: str) -> Callable[[], DeviceSample] | None:
-    """A function that asks the driver once; None where it does not know the GPU."""
+def _sampler_of(lib: Any, uuid: str) -> Callable[[], DeviceSample] | None:
+    """A function that takes one sample; None if the driver does not know the GPU."""
     try:
         handle = lib.nvmlDeviceGetHandleByUUID(uuid)
     except lib.NVMLError:
         return None
 
-    def told(question: Callable[..., Any], *about: Any) -> Any:
+    def ask(question: Callable[..., Any], *about: Any) -> Any:
         try:
             return question(handle, *about)
         except lib.NVMLError:
             return None
 
-    def look() -> DeviceSample:
+    def sample() -> DeviceSample:
         before_s = time.perf_counter()
-        power_mw = told(lib.nvmlDeviceGetPowerUsage)
-        utilisation = told(lib.nvmlDeviceGetUtilizationRates)
-        found: dict[str, Any] = {
-            "sm_clock_mhz": told(lib.nvmlDeviceGetClockInfo, lib.NVML_CLOCK_SM),
-            "memory_clock_mhz": told(lib.nvmlDeviceGetClockInfo, lib.NVML_CLOCK_MEM),
-            "throttle_reasons": told(lib.nvmlDeviceGetCurrentClocksThrottleReasons),
+        power_mw = ask(lib.nvmlDeviceGetPowerUsage)
+        utilisation = ask(lib.nvmlDeviceGetUtilizationRates)
+        values: dict[str, Any] = {
+            "sm_clock_mhz": ask(lib.nvmlDeviceGetClockInfo, lib.NVML_CLOCK_SM),
+            "memory_clock_mhz": ask(lib.nvmlDeviceGetClockInfo, lib.NVML_CLOCK_MEM),
+            "throttle_reasons": ask(lib.nvmlDeviceGetCurrentClocksThrottleReasons),
             "power_w": None if power_mw is None else power_mw / 1e3,
             "utilisation_pct": None if utilisation is None else utilisation.gpu,
-            "temperature_c": told(lib.nvmlDeviceGetTemperature, lib.NVML_TEMPERATURE_GPU),
+            "temperature_c": ask(lib.nvmlDeviceGetTemperature, lib.NVML_TEMPERATURE_GPU),
         }
-        return DeviceSample(at_s=(before_s + time.perf_counter()) / 2, **found)
+        return DeviceSample(at_s=(before_s + time.perf_counter()) / 2, **values)
 
-    return look
+    return sample
 
 
 def device_metrics(samples: Sequence[DeviceSample]) -> dict[str, float | None]:
-    """An epoch's samples as metrics by MLflow name; None without a sample that tells.
+    """An epoch's samples as metrics by MLflow name; None if no sample has the value.
 
-    `gpu/throttled_pct` is the share of samples in which something in THROTTLE_REASONS held the clocks down, and
+    `gpu/throttled_pct` is the share of samples in which one of THROTTLE_REASONS lowered the clocks.
     `gpu/throttle_reasons` has the bits of all samples.
     """
     masks = _known(samples, "throttle_reasons")

@@ -1,9 +1,12 @@
-"""What an epoch's times mean: metrics by MLflow name, and how near a step comes to what its GPU can do at most.
+"""An epoch's times as metrics by MLflow name, and how near a step comes to its GPU's limits.
 
-`speed/tflops` and `speed/mfu_pct` count the whole training time of an epoch, as MFU is defined. How near the *kernels*
-are to the GPU's limits is a matter of the steps alone, without what lies between them: `speed/peak_pct` (of the dense
-peak in the trial's precision), `speed/bandwidth_pct` (of the memory's bandwidth, if a step moved the bytes that
-`minimal_step_bytes` of model/flops.py counts), and `speed/roofline_pct`, the larger of the two.
+`speed/tflops` and `speed/mfu_pct` count all of an epoch's training time, as MFU is defined. How near the *kernels* are
+to the GPU's limits depends on the steps alone, without the gaps between them:
+
+    speed/peak_pct        of the dense peak in the trial's precision
+    speed/bandwidth_pct   of the memory's bandwidth, if a step moves the bytes that `least_step_bytes` of model/flops.py
+                          counts
+    speed/roofline_pct    the larger of the two
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from tune.measure.timer import EpochTimes
 def time_metrics(
     times: EpochTimes, validation_s: float, shape: StepShape, *, gpu: str | None, precision: str
 ) -> dict[str, float | None]:
-    """An epoch's times and what follows from them, by MLflow name."""
+    """An epoch's times and the speeds that follow from them, by MLflow name."""
     steps = len(times.step_ms)
     return {
         "time/epoch_s": times.train_s + validation_s,
@@ -35,14 +38,14 @@ def time_metrics(
         "time/unexplained_pct": times.unexplained_pct,
         "time/stalled_pct": times.stalled_pct,
         "time/validation_s": validation_s,
-        "speed/step_ms": 1e3 * times.train_s / steps,  # of the whole epoch's training time
+        "speed/step_ms": 1e3 * times.train_s / steps,  # of all training time
         "speed/windows_per_s": steps * shape.batch_size / times.train_s,
         **_speeds(times, shape, gpu=gpu, precision=precision),
     }
 
 
 def _speeds(times: EpochTimes, shape: StepShape, *, gpu: str | None, precision: str) -> dict[str, float | None]:
-    """What needs no GPU's peak is known everywhere; shares of a peak only where that is known."""
+    """Rates, which are known on every device, and shares of a GPU's peak, which are None if the peak is unknown."""
     epoch_s, step_s = times.train_s / len(times.step_ms), times.step_s / len(times.step_ms)  # for each step
     moving = memory_floor_s(shape, gpu=gpu, precision=precision)
     floor = floor_s(shape, gpu=gpu, precision=precision)
@@ -57,7 +60,7 @@ def _speeds(times: EpochTimes, shape: StepShape, *, gpu: str | None, precision: 
 
 
 def step_shape(config: TrialConfig, *, channels: int, windows: int, heads: Sequence[int]) -> StepShape:
-    """The shape of a trial's training step; windows: of the training split; heads: left in each layer."""
+    """The shape of a trial's training step. windows: in the training split; heads: in each layer."""
     data, model = config.data, config.model
     return StepShape(
         batch_size=min(config.train.batch_size, windows),

@@ -1,7 +1,7 @@
-"""How the replaced study timed an epoch, for its arms only and beside our own times. Nothing is compared by it.
+"""The replaced study's own timing of an epoch, measured for its arms beside our times. Nothing is compared by it.
 
-It read the wall clock when an epoch began and when it ended, validation included and without waiting for the device,
-and subtracted from that, as the time for loading data, the mean duration of a single request for a batch.
+The study read the wall clock at the beginning and at the end of an epoch, validation included, and did not wait for the
+device. From that it subtracted the mean duration of one request for a batch, as the time for loading data.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import time
 from tune.measure.timer import EpochTimes
 
 
-class StudyClock:
+class PublishedTimer:
     """Starts when it is made."""
 
     def __init__(self) -> None:
         self._began_s = time.time()
 
     def epoch_s(self) -> float:
-        """Seconds since, by the wall clock."""
+        """Seconds since the start, by the wall clock."""
         return time.time() - self._began_s
 
 
-def study_metrics(epoch_s: float, times: EpochTimes) -> dict[str, float | None]:
-    """An epoch's figures as the study had them, by MLflow name."""
+def published_metrics(epoch_s: float, times: EpochTimes) -> dict[str, float | None]:
+    """An epoch's figures as the study defined them, by MLflow name."""
     requests = len(times.step_ms)
     loading_s = times.feed_host_s / requests if requests else None
     return {

@@ -1,13 +1,13 @@
-"""A trial's raw measurements as two Arrow IPC files: the times of every training step, and the looks at its GPU.
+"""A trial's raw measurements as two Arrow IPC files: the times of every training step, and its GPU's samples.
 
     steps.arrow    epoch, step (both from 1); start_ms since the epoch began; step_ms; gap_ms before the step, of which
                    wait_ms was waiting for data; h2d_ms waiting for a copy between the gap and the step
     device.arrow   epoch (from 1); at_ms since the epoch began, on the same clock; the fields of
                    tune.measure.gpu_sampler.DeviceSample. On a CPU there is no such file
 
-What the columns mean, their units and the trial's id are in each file's schema metadata. A file is capped: each epoch
-has room for MOST_ROWS / (the trial's epochs) rows, at least LEAST_ROWS, and keeps its first ones. How many rows of an
-epoch are left out stands in the metadata under `left_out`; the metrics of the epoch count all of them.
+Each file's schema metadata holds the meaning and unit of the columns and the trial's id. Files are capped: an epoch
+keeps its first MOST_ROWS / (the trial's epochs) rows, but at least LEAST_ROWS. The metadata says under `left_out` how
+many rows of an epoch are missing; the epoch's metrics count all of them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _SCHEMAS = {
 
 
 class RawSamples:
-    """What was measured so far in one trial. `epochs`: planned; they share the files' room."""
+    """One trial's raw measurements so far. `epochs`: planned; they share the files' rows."""
 
     def __init__(self, trial_id: str, *, epochs: int) -> None:
         self._trial_id = trial_id
@@ -82,12 +82,12 @@ class RawSamples:
         self._left_out: dict[str, dict[str, int]] = {STEPS: {}, DEVICE: {}}  # file -> epoch -> rows
 
     def add_epoch(self, epoch: int, times: EpochTimes, device: Sequence[DeviceSample]) -> None:
-        """Take over an epoch (from 1); `device`: what was sampled during it."""
+        """Add an epoch (from 1); `device`: the samples taken during it."""
         steps = {name: getattr(times, name) for name in _STEP_TIMES}
         self._add(STEPS, epoch, {"step": range(1, len(times.step_ms) + 1), **steps})
         if device:
             columns = {name: [getattr(sample, name) for sample in device] for name in _SCHEMAS[DEVICE].names[2:]}
-            self._add(DEVICE, epoch, {"at_ms": [1e3 * (one.at_s - times.began_s) for one in device], **columns})
+            self._add(DEVICE, epoch, {"at_ms": [1e3 * (sample.at_s - times.began_s) for sample in device], **columns})
 
     def _add(self, name: str, epoch: int, columns: Mapping[str, Sequence[Any]]) -> None:
         kept = {column: list(values[: self._room]) for column, values in columns.items()}
@@ -97,9 +97,9 @@ class RawSamples:
             self._left_out[name][str(epoch)] = left_out
 
     def write(self, folder: Path, *, compressed: bool = True) -> None:
-        """Write the files that have rows into `folder`, each whole or not at all.
+        """Write the files that have rows into `folder`, each atomically.
 
-        compressed: takes three times as long for two thirds of the size; a checkpoint has all epochs' rows each time.
+        compressed: takes three times as long for two thirds of the size. Each checkpoint holds all epochs' rows.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for name, tables in self._tables.items():
@@ -111,7 +111,7 @@ class RawSamples:
         return {"trial_id": self._trial_id, "columns": json.dumps(_UNITS[name]), "left_out": left_out}
 
     def restore(self, folder: Path) -> None:
-        """Go on from what `write` left in `folder`."""
+        """Continue from the files that `write` left in `folder`."""
         for name in (STEPS, DEVICE):
             if (folder / name).exists():
                 table = read_samples(folder / name)
@@ -135,9 +135,9 @@ _HOW = {True: pa.ipc.IpcWriteOptions(compression="zstd"), False: pa.ipc.IpcWrite
 
 
 def read_samples(path: str | os.PathLike[str]) -> pa.Table:
-    """The table of a `steps.arrow` or `device.arrow`; what its columns mean is in its `schema.metadata`.
+    """The table of a `steps.arrow` or `device.arrow`; its `schema.metadata` says what the columns mean.
 
-    Raises OSError where the file is not there, and pyarrow's ArrowInvalid where it is no Arrow file.
+    Raises OSError if the file is missing, and pyarrow's ArrowInvalid if it is not an Arrow file.
     """
     with pa.OSFile(os.fspath(path)) as source:
         return pa.ipc.open_file(source).read_all()

@@ -1,4 +1,4 @@
-"""What is measured of one trial's epochs, put together: timer, memory and energy, the GPU's state, the raw samples."""
+"""Everything that is measured during one trial's epochs: times, memory, energy, the GPU's state, raw samples."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tune.measure.timer import EpochTimer, EpochTimes
 
 
 class EpochRecorder:
-    """Watches the epochs of one trial: `open`, then `epoch` around each, then `close`.
+    """Measures the epochs of one trial: `open`, then `epoch` around each, then `close`.
 
-    sample: whether the GPU is sampled during the epochs.
+    sample: whether to sample the GPU during the epochs.
     """
 
     def __init__(self, device: torch.device, raw: RawSamples, *, sample: bool) -> None:
@@ -28,25 +28,25 @@ class EpochRecorder:
         self._sampler = DeviceSampler(self.meter.uuid if sample else None)
 
     def open(self) -> None:
-        """Get ready to sample. NVML stays open meanwhile: to start it takes longer than to ask it."""
+        """Prepare for sampling. NVML stays open until `close`: starting it takes longer than asking it."""
         if self.meter.uuid is not None:
             self._nvml.enter_context(nvml())
         self._sampler.open()
 
     def close(self) -> None:
-        """Sample no more, also where an epoch was left by an error."""
+        """Stop sampling, even if an error ended an epoch."""
         self._sampler.close()
         self._nvml.close()
 
     @contextmanager
     def epoch(self, number: int) -> Iterator[EpochTimer]:
-        """Around the training of epoch `number`; its `times` and `gpu` are there afterwards."""
+        """Measure the training of epoch `number`; sets `times` and `gpu` at the end."""
         timer = EpochTimer(self._device)
         self.meter.begin()
         self._sampler.start()
         with timer.epoch():
             yield timer
-        energy_j = self.meter.energy_j()  # at once: the GPU draws power while it idles too
+        energy_j = self.meter.energy_j()  # first of all: an idle GPU uses energy too
         samples = self._sampler.stop()
         self.times = timer.times()
         within = [sample for sample in samples if sample.at_s <= self.times.began_s + self.times.train_s]

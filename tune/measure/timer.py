@@ -1,7 +1,7 @@
-"""Timers, memory and energy of one training epoch (design rule 4).
+"""Where the time of one training epoch goes.
 
-One timeline. On a GPU it is the compute stream, read with events and without a synchronisation per step; on a CPU it
-is `perf_counter`. An epoch splits into
+There is one timeline. On a GPU it is the compute stream, read with events and without a synchronisation per step; on a
+CPU it is `perf_counter`. An epoch splits into
 
     step        from the first to the last kernel of a step
     h2d         compute-stream time waiting for a copy to arrive
@@ -10,8 +10,8 @@ is `perf_counter`. An epoch splits into
     launch      the rest of a gap between two steps
     other       the rest of the head, and the tail after the last step
 
-A feed that gathers windows on the compute stream makes no such gap: its gather is a part of the step, by definition.
-None of these is a remainder: `train_s` is measured on its own and `unexplained_pct` says how far the sum is off.
+A feed that gathers windows on the compute stream makes no gap: its gather is part of the step, by definition.
+No part is a remainder: `train_s` is measured on its own, and `unexplained_pct` says how far the parts' sum is off.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     import torch
 
 
-STALL = 2.0  # a step that takes longer than this many times the median step of its epoch was held up
+STALL = 2.0  # a step stalled if it took longer than this many times the median step of its epoch
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochTimes:
-    """Where one training epoch went, in seconds, with the raw times of each step in milliseconds.
+    """The times of one training epoch in seconds, with the raw times of each step in milliseconds.
 
-    The gap before the first step is the head of the epoch. `wait_ms` is a part of `gap_ms`; the wait for a copy,
-    `h2d_ms`, comes between the gap and the step.
+    The gap before the first step is the head of the epoch. `wait_ms` is part of `gap_ms`; the wait for a copy,
+    `h2d_ms`, lies between the gap and the step.
     """
 
     began_s: float  # the host's perf_counter
     train_s: float  # measured on its own
-    feed_host_s: float  # host time spent asking the feed, whatever it overlapped with; no part of the sum
+    feed_host_s: float  # host time spent in the feed, whatever it overlapped with; not part of the sum
     tail_ms: float  # after the last step
     start_ms: tuple[float, ...]  # of each step, since the epoch began
     step_ms: tuple[float, ...]
@@ -76,8 +76,11 @@ class EpochTimes:
 
     @property
     def stalled_pct(self) -> float:
-        """What stalls took, in percent of `train_s`: the steps above STALL times the median step, beyond that median,
-        and what no part explains, where the host was late to see that the device was through."""
+        """Time lost in stalls, in percent of `train_s`.
+
+        Stalled steps count with what exceeds the median step. Unexplained time is added: there the host noticed late
+        that the device had finished.
+        """
         typical_ms = median(self.step_ms) if self.step_ms else 0.0
         beyond_ms = sum(step_ms - typical_ms for step_ms in self.step_ms if step_ms > STALL * typical_ms)
         return 100 * beyond_ms / 1e3 / self.train_s + self.unexplained_pct
@@ -109,8 +112,11 @@ class _StreamMark:
 
 
 class EpochTimer:
-    """Times the steps of one epoch. Use: `with timer.epoch():` around the loop over `timer.batches(feed, epoch)`,
-    `with timer.step():` around each step, then `times()`."""
+    """Times the steps of one epoch.
+
+    Use `with timer.epoch():` around the loop over `timer.batches(feed, epoch)`, `with timer.step():` around each step,
+    then `times()`.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -123,7 +129,7 @@ class EpochTimer:
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
-        """The whole epoch: from an idle device to an idle device."""
+        """Around the epoch, from an idle device to an idle device."""
         self._synchronize()
         self._began_s = time.perf_counter()
         self._begin = self._make_mark()
@@ -133,9 +139,9 @@ class EpochTimer:
         self._train_s = time.perf_counter() - self._began_s
 
     def batches(self, batches: Iterator[Any], *, gathered_on_device: bool) -> Iterator[Any]:
-        """Yield the batches, timing how long the host is blocked in the feed.
+        """Yield the batches, and time how long the host is blocked in the feed.
 
-        A feed that gathers its windows on the compute stream starts a step by doing so: its step is marked before.
+        gathered_on_device: the feed gathers windows on the compute stream, so the step begins before the batch.
         """
         while True:
             mark = self._make_mark() if gathered_on_device else None
@@ -166,7 +172,7 @@ class EpochTimer:
         self._steps.append((start, self._make_mark()))
 
     def times(self) -> EpochTimes:
-        """The epoch's account. Call after the epoch has ended."""
+        """The epoch's times. Call it after the epoch has ended."""
         gap_ms = self._gaps_ms()
         last = self._steps[-1][1] if self._steps else self._begin
         return EpochTimes(
@@ -182,7 +188,7 @@ class EpochTimer:
         )
 
     def _gaps_ms(self) -> tuple[float, ...]:
-        """From the end of a step, or from the beginning, to the next step or to the wait for its copy."""
+        """From each step's end (first: the epoch's beginning) to the next step, or to the wait for its copy."""
         ends = [self._begin, *(end for _, end in self._steps)]
         begins = [copy[0] if copy else start for copy, (start, _) in zip(self._copies, self._steps, strict=True)]
         return tuple(max(0.0, end.ms_until(begin)) for end, begin in zip(ends, begins, strict=False))

@@ -121,7 +121,7 @@ def _failure(error: Exception, kills: KernelKills) -> dict[str, Any]:
         return {"status": "failed", "reason": reason, "metrics": {}, "tags": {"expected_failure": "true"}}
     reason = f"{type(error).__name__}: {_first_words(error)}"
     tags = {"traceback": traceback.format_exc()[-4000:]}
-    killed = kills.told() if lost_a_worker(error) else None
+    killed = kills.in_words() if lost_a_worker(error) else None
     if killed or is_out_of_memory(error):
         peaks = peak_memory_gib()
         told = "; ".join([reason, *(f"{PEAKS[name]} peak {value:.2f} GiB" for name, value in peaks.items())])

@@ -35,7 +35,7 @@ from tune.machine.device import missing_packages, node_facts
 from tune.measure.accuracy import evaluate, naive_forecasts
 from tune.measure.bottleneck import NEEDED, STEP_BUSY, diagnose_epochs
 from tune.measure.metrics import step_shape, time_metrics
-from tune.measure.published_timer import StudyClock, study_metrics
+from tune.measure.published_timer import PublishedTimer, published_metrics
 from tune.measure.raw_samples import RawSamples
 from tune.measure.recorder import EpochRecorder
 from tune.plan.support import unsupported_reason
@@ -147,7 +147,7 @@ class Session:
         assert self._stepper is not None
         self._leave_the_epochs_to_another(epoch)
         self._settle()
-        clock = StudyClock()
+        clock = PublishedTimer()
         self._train(epoch)
         times = self.observer.times
         train_mse, skipped = self._stepper.take_train_mse(), self._stepper.take_skipped_steps()
@@ -164,7 +164,7 @@ class Session:
         self.spans.work_ended()
         gpu_name, precision = self.meter.name, self.config.train.precision
         costs = time_metrics(times, validation_s, self.step_shape(), gpu=gpu_name, precision=precision)
-        told = study_metrics(study_epoch_s, times) if self.config.rules.study_timer else {}
+        told = published_metrics(study_epoch_s, times) if self.config.rules.published_timer else {}
         costs["time/between_s"] = self._between_s(times.began_s, times.train_s + validation_s)
         metrics = losses | costs | self.observer.gpu | self._memory | told | self._size_metrics()
         self.progress.accounts.append({name: metrics[name] for name in NEEDED})
@@ -195,7 +195,7 @@ class Session:
             self.model,
             self.optimizer,
             precision=train.precision,
-            rate=Rates(schedule=train.schedule, course=self._course()),
+            rate=Rates(schedule=train.schedule, span=self._course()),
             first_step=self.progress.epoch * self.feed.steps_per_epoch,
             scaler=self.scaler,
         )

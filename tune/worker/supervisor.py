@@ -176,7 +176,7 @@ def _telling_of_memory() -> Iterator[KernelKills]:
     try:
         yield kills
     except ProcessLost as error:
-        if (told := kills.told()) is None:
+        if (told := kills.in_words()) is None:
             raise
         raise OutOfMemory(f"{error}; {told}") from None
 

@@ -19,8 +19,8 @@ from model.fused import INSTEAD, shape_reason, unsupported_reason
 from model.patchtst import build_model, load_model, save_model
 from model.presets import PRESETS
 from tune.config.sweeps import Arm, SweepConfig
-from tune.gate.numerics import Subject
-from tune.gate.verdict import judge
+from tune.gate.check import check_arm
+from tune.gate.numerics import GatedArm
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
 
@@ -138,15 +138,14 @@ def test_on_the_gpu_they_pass_the_gate(attention: str, precision: str, heads: in
     if attention == "flash_attention_2":
         pytest.importorskip("flash_attn", reason="flash-attn is not installed")
     model = STUDY | {"patch_stride": 12, "num_channels": 7, "context_length": 512, "prediction_length": 96}
-    subject = Subject(
+    arm = GatedArm(
         model=model | {"attention": attention, "layers": "fused"},
         heads=heads,
         engine=engine,
         precision=precision,
         batch_size=33,
     )
-    verdict = judge(subject, torch.device("cuda"), None)
-    assert verdict.problem is None
+    assert check_arm(arm, torch.device("cuda"), None).problem is None
 
 
 @needs_gpu

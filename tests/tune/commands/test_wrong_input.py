@@ -127,7 +127,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "option_with_its_value": ([*PLAN, "--datset=demo"], "--datset: Did you mean '--dataset'"),
     "option_that_is_needed": (["predict", "x", "--inptu", "a.csv"], "required: --input.*--inptu: Did.*'--input'"),
     "precision_nearly": (_set("train.precision=bf1"), "Did you mean 'bf16'"),
-    "true_for_a_number": (_set("train.learning_rate=true"), "train.learning_rate=true: true and false are no numbers"),
+    "true_for_a_number": (_set("train.learning_rate=true"), "train.learning_rate=true: true and false are not numbers"),
     "true_in_a_list": (_set("pruning.score=static", "pruning.heads=[true]"), "pruning.heads=[true]: true and false"),
     "gpu_model": ([*PLAN, "--gpu-model", "H10"], "unknown GPU model 'H10'.*Did you mean 'H100'"),
     # given twice, or both ways
@@ -191,8 +191,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "json_below_a_file": (["list", "--json", "file/x.json"], "there is no folder file"),
     "doctors_json_into_a_folder": (["doctor", "--json", "folder"], "--json folder: not a file"),
     "save_config_into_a_folder": ([*PLAN, "--save-config", "folder"], "--save-config folder: not a file"),
-    "save_config_over_another_file": ([*PLAN, "--save-config", "list.yaml"], "it is there with other content"),
-    "save_config_over_no_configuration": ([*PLAN, "--save-config", "binary.yaml"], "it is there with other content"),
+    "save_config_over_another_file": ([*PLAN, "--save-config", "list.yaml"], "it exists with other content"),
+    "save_config_over_no_configuration": ([*PLAN, "--save-config", "binary.yaml"], "it exists with other content"),
     "save_config_to_stdout": ([*PLAN, "--save-config", "-"], "--save-config -: name a file"),
     "save_config_and_json_in_one": ([*PLAN, "--save-config", "new", "--json", "./new"], "--json ./new: the same file"),
     "forecast_into_a_dangling_link": (

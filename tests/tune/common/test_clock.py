@@ -25,9 +25,7 @@ def _jump(monkeypatch: pytest.MonkeyPatch, by_ns: int) -> None:
     monkeypatch.setattr("time.time_ns", lambda: real() + by_ns)
 
 
-def test_a_steady_clock_goes_on_by_what_passed_when_the_clock_is_set(
-    monkeypatch: pytest.MonkeyPatch, jump_ns: int
-) -> None:
+def test_a_steady_clock_continues_when_the_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch, jump_ns: int) -> None:
     clock = SteadyClock()
     before_ms = clock.now_ms()
     _jump(monkeypatch, jump_ns)
@@ -35,7 +33,7 @@ def test_a_steady_clock_goes_on_by_what_passed_when_the_clock_is_set(
     assert SteadyClock(not_before_ms=before_ms).now_ms() >= before_ms
 
 
-def test_a_trials_time_is_what_passed_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch, jump_ns: int) -> None:
+def test_a_trials_time_is_right_when_the_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch, jump_ns: int) -> None:
     spans = Timeline()
     _jump(monkeypatch, jump_ns)
     spans.epoch_began()
@@ -46,7 +44,7 @@ def test_a_trials_time_is_what_passed_when_the_clock_is_set(monkeypatch: pytest.
     assert spans.started_ms <= spans.first_epoch_ms <= spans.work_ended_ms
 
 
-def test_a_trial_begins_when_its_actor_was_given_it_not_when_its_process_came() -> None:
+def test_a_trial_begins_when_its_actor_gets_it_not_when_its_process_starts() -> None:
     alone, waited = Timeline(), Timeline(100.0)
     assert 99_000 < alone.started_ms - waited.started_ms <= 100_000
     spent_ms = waited.spent_ms()

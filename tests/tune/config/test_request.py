@@ -247,7 +247,7 @@ BROKEN = [
     ("epochs: true", "epochs is true or false; give a whole number"),
     ("dataset:", "dataset is empty"),
     ("set: [1]", "set is a list; give fields with a value each"),
-    ("set: {1: 2}", "a number is no field's name"),
+    ("set: {1: 2}", "a number is not a field's name"),
     ("set: {model.d_modle: 2}", "unknown field 'model.d_modle'.*Did you mean"),
     ("set: {data.timestamp_column: 2024-01-01}", "of kind date"),
     ("set: {model.d_model: {a: 1}}", "holds a mapping"),

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gate_kit import BAD, SUBJECT
+from gate_kit import ARM, BAD
 from published_kit import flash_calls_fixture  # noqa: F401
 from trial_kit import Recorder, run_small
 
@@ -21,7 +21,7 @@ from tune.config.axes import lay_over
 from tune.config.sweeps import get_sweep
 from tune.driver.finish import failures
 from tune.gate import proof
-from tune.gate.verdict import Verdict
+from tune.gate.check import GateResult
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import Plan, make_plan
 from tune.report.arms import arm_rows
@@ -52,7 +52,7 @@ def _by_arm(plan: Plan) -> dict[str, Any]:
     return {trial.arm: trial for trial in plan.trials}
 
 
-def test_only_the_studys_arms_are_told_as_published() -> None:
+def test_only_the_studys_arms_have_the_tag_as_published() -> None:
     tags = {arm: trial.config.rules.tags.get("as_published") for arm, trial in _by_arm(_plan()).items()}
     assert tags == dict.fromkeys(PUBLISHED, "true") | dict.fromkeys(PARTLY, "partly") | dict.fromkeys(OURS)
     assert get_sweep("seed_study").baseline in OURS
@@ -81,8 +81,8 @@ def test_without_a_flash_kernel_its_arms_are_unsupported_and_nothing_takes_their
         assert all(reason in text for text in refused.values())
 
 
-# rung -> fields in which its two arms differ, but for the sweep's own marks
-RUNGS = {
+# (before, after) -> fields in which the two arms differ, without as_published
+STEPS = {
     ("vanilla-published", "flash-published"): {"model.attention"},
     ("flash-published", "flash-fed"): {"data.feed", "data.num_workers"},
     ("flash-fed", "flash-bidirectional"): set(),
@@ -94,25 +94,25 @@ RUNGS = {
 }
 
 
-def test_the_two_arms_of_a_rung_differ_in_one_thing() -> None:
+def test_the_two_arms_of_an_ablation_step_differ_in_one_thing() -> None:
     arms = {arm: trial.config.flat() for arm, trial in _by_arm(_plan()).items()}
-    found = {}
-    for rung in get_sweep("seed_study").ladder:
-        before, after = arms[rung.before], arms[rung.after]
+    changed = {}
+    for step in get_sweep("seed_study").ablation:
+        before, after = arms[step.before], arms[step.after]
         fields = {name for name in before if before[name] != after[name]}
         assert fields
-        found[rung.before, rung.after] = {name for name in fields if not name.endswith("as_published")}
-    assert found == RUNGS
+        changed[step.before, step.after] = {name for name in fields if not name.endswith("as_published")}
+    assert changed == STEPS
 
 
-def test_an_axis_leaves_the_ladder_at_its_first_value() -> None:
+def test_an_axis_leaves_the_ablation_at_its_first_value() -> None:
     sweep = lay_over(get_sweep("seed_study"), {"model.d_model": (64, 128)})
     labels = {arm.label for arm in sweep.arms}
-    assert all({rung.before, rung.after} <= labels for rung in sweep.ladder)
-    assert {rung.after.rpartition("-")[2] for rung in sweep.ladder} == {"d_model=64"}
+    assert all({step.before, step.after} <= labels for step in sweep.ablation)
+    assert {step.after.rpartition("-")[2] for step in sweep.ablation} == {"d_model=64"}
 
 
-def test_what_an_arm_is_made_of_cannot_be_given_by_hand() -> None:
+def test_fields_that_an_arm_sets_cannot_be_given_by_hand() -> None:
     for name, value in (("data.feed", "arrow"), ("train.engine", "compile"), ("model.as_published", "flash")):
         with pytest.raises(WrongInput, match=f"{name} is given by hand, but the seed_study sweep sets it"):
             _plan(**{name: value})
@@ -135,7 +135,9 @@ def _models(recorder: Recorder) -> list[Path]:
     return list(recorder.folder.glob(f"report-{len(recorder.reports)}/model"))
 
 
-def test_the_gate_is_computed_and_told_and_stops_no_published_arm(tmp_path: Path, flash_runs_here: list[Any]) -> None:
+def test_the_gate_is_measured_and_reported_and_stops_no_published_arm(
+    tmp_path: Path, flash_runs_here: list[Any]
+) -> None:
     done = run_small(tmp_path / "a", train__epochs=2, **FLASH)
     assert (done.final["status"], done.final["reason"]) == ("done", None)
     tags, metrics = done.final["tags"], done.final["metrics"]
@@ -146,14 +148,14 @@ def test_the_gate_is_computed_and_told_and_stops_no_published_arm(tmp_path: Path
     assert {call["causal"] for call in flash_runs_here} == {True}
     assert _models(done) == []
     for report in done.epochs:
-        found = report["metrics"]
-        whole = found["time/train_s"] + found["time/validation_s"]
-        assert found["published/epoch_s"] >= whole - 0.05  # two clocks
-        assert found["published/compute_s"] == found["published/epoch_s"] - found["published/data_loading_s"]
-        assert 0 < found["published/data_loading_s"] < found["time/feed_host_s"]  # of one request, not of all
+        times = report["metrics"]
+        epoch_s = times["time/train_s"] + times["time/validation_s"]
+        assert times["published/epoch_s"] >= epoch_s - 0.05  # two clocks
+        assert times["published/compute_s"] == times["published/epoch_s"] - times["published/data_loading_s"]
+        assert 0 < times["published/data_loading_s"] < times["time/feed_host_s"]  # of one request, not of all
 
 
-def test_an_arm_of_ours_that_computes_the_same_is_stopped_by_the_gate(
+def test_an_ordinary_arm_that_computes_the_same_is_stopped_by_the_gate(
     tmp_path: Path, flash_runs_here: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session.TrialConfig, "rules", ORDINARY)
@@ -163,12 +165,12 @@ def test_an_arm_of_ours_that_computes_the_same_is_stopped_by_the_gate(
 
 def test_an_interrupted_flash_arm_goes_on_as_published(tmp_path: Path, flash_runs_here: list[Any]) -> None:
     arm = FLASH | {"data__feed": "device", "train__learning_rate": 1e-2}
-    whole = run_small(tmp_path / "whole", train__epochs=2, **arm)
+    uninterrupted = run_small(tmp_path / "uninterrupted", train__epochs=2, **arm)
     with pytest.raises(KeyboardInterrupt):
         run_small(tmp_path / "part", stop_after=1, train__epochs=2, **arm)
     rest = run_small(tmp_path / "rest", checkpoint=tmp_path / "part" / "report-1", train__epochs=2, **arm)
     assert rest.final["tags"]["as_published"] == "partly"
-    assert rest.final["metrics"]["final/test_mse"] == whole.final["metrics"]["final/test_mse"]
+    assert rest.final["metrics"]["final/test_mse"] == uninterrupted.final["metrics"]["final/test_mse"]
 
 
 VANILLA = {"model__attention": "eager", "model__as_published": "vanilla"}
@@ -191,7 +193,7 @@ def test_dynamic_pruning_fails_with_the_studys_error_which_is_expected(tmp_path:
     assert done.final["tags"]["expected_failure"] == "true"
 
 
-def test_only_an_expected_failure_is_none_of_the_sweep() -> None:
+def test_only_an_expected_failure_is_no_failure_of_the_sweep() -> None:
     logs = {
         "dynamic": TrialLog(status="failed", tags={"expected_failure": "true"}),
         "broken": TrialLog(status="failed"),
@@ -210,11 +212,11 @@ def _trial(arm: str, seed: int, train_s: float, **given: Any) -> TrialRecord:
         history |= {"published/epoch_s": [(1, study_s)], "published/data_loading_s": [(1, 0.0125)]}
     mse = given.pop("mse", 0.3)
     metrics = {"final/median_epoch_s": train_s, "final/val_mse": mse, "final/test_mse": mse}
-    whole: dict[str, Any] = {
+    values: dict[str, Any] = {
         "trial_id": f"seed_study-{arm}-s{seed}", "run_id": "r", "name": "n", "status": "done", "reason": "",
         "params": {"train.epochs": "3"}, "tags": tags | given.pop("tags", {}), "metrics": metrics, "history": history,
     }  # fmt: skip
-    return TrialRecord(**whole | given)
+    return TrialRecord(**values | given)
 
 
 def _sweep(seeds: int = 3) -> SweepRecord:
@@ -233,8 +235,8 @@ def _sweep(seeds: int = 3) -> SweepRecord:
             _trial("flash-fed", seed, 0.0, status="unsupported", metrics={}, history={},
                    tags={"as_published": "partly"}),
         ]  # fmt: skip
-    ladder = [asdict(rung) for rung in get_sweep("seed_study").ladder]
-    tags = {"sweep": "seed_study", "baseline": "eager", "ladder": json.dumps(ladder)}
+    ablation = [asdict(step) for step in get_sweep("seed_study").ablation]
+    tags = {"sweep": "seed_study", "baseline": "eager", "ladder": json.dumps(ablation)}
     return SweepRecord(
         sweep_id="seed_study-1", run_id="p", name="n", status="done", tags=tags, params={}, metrics={},
         trials=tuple(trials),
@@ -278,21 +280,21 @@ def test_the_studys_figure_its_gate_and_our_times_stand_side_by_side() -> None:
     assert not any(line.startswith(("eager (", "flash-fed (")) for line in lines)
 
 
-def test_what_an_arm_fails_at_the_gate_is_told_without_the_cache_it_comes_from(tmp_path: Path) -> None:
-    verdict = Verdict(key="k1", subject=SUBJECT, measured=BAD, file=tmp_path / "k1.json", cached=True)
-    assert str(tmp_path) in str(verdict.problem)
-    tags = {"as_published": "true", "gate": f"{NOT_ENFORCED}{verdict.problem}"}
+def test_why_an_arm_fails_the_gate_is_shown_without_the_cache_it_comes_from(tmp_path: Path) -> None:
+    result = GateResult(key="k1", arm=ARM, measured=BAD, file=tmp_path / "k1.json", cached=True)
+    assert str(tmp_path) in str(result.problem)
+    tags = {"as_published": "true", "gate": f"{NOT_ENFORCED}{result.problem}"}
     arms = {"flash-published": [_trial("flash-published", 1, 1.0, study_s=2.0, tags=tags)]}
     line = published_notes(_sweep(), arms, margin=0.01)[0]
     assert "by 3.1e-02, allowed 2 x 1.2e-03" in line and "k1" not in line and "cache" not in line
 
 
 def test_of_the_zeroed_arm_only_the_model_before_zeroing_is_said_to_pass_the_gate() -> None:
-    told = "its model before zeroing passes the gate; zeroing itself is not gated"
-    assert any(line.startswith(f"zeroed-published (as published; {told}): 4.100 s") for line in _lines(_sweep()))
+    words = "its model before zeroing passes the gate; zeroing itself is not gated"
+    assert any(line.startswith(f"zeroed-published (as published; {words}): 4.100 s") for line in _lines(_sweep()))
 
 
-def test_every_rung_says_what_it_is_worth_or_why_that_is_not_known() -> None:
+def test_every_ablation_step_shows_its_ratio_or_why_it_has_none() -> None:
     lines = _lines(_sweep())
     head = "flash as published, the study's claim (vanilla-published -> flash-published): "
     assert f"{head}3.00x (3.00-3.00) in 3 pairs; 2.00x by the study's timer" in lines
@@ -303,19 +305,19 @@ def test_every_rung_says_what_it_is_worth_or_why_that_is_not_known() -> None:
     assert any(line.endswith("(eager -> static-4-8): not measured; static-4-8 is missing") for line in lines)
 
 
-def test_under_three_pairs_a_rung_has_no_interval() -> None:
+def test_under_three_pairs_a_step_has_no_interval() -> None:
     lines = _lines(_sweep(seeds=1))
     assert any("flash-published): 3.00x in 1 pair; 2.00x by the study's timer" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("moved", "told"),
+    ("moved", "text"),
     [
         ((2, 3), "3.00x in 1 pair (left out: 2 on different devices); 2.00x by the study's timer"),
         ((1, 2, 3), "not measured; 3 on different devices"),
     ],
 )
-def test_pairs_on_two_gpus_are_left_out_of_a_rung_and_counted(moved: tuple[int, ...], told: str) -> None:
+def test_pairs_on_two_gpus_are_left_out_of_a_step_and_counted(moved: tuple[int, ...], text: str) -> None:
     record = _sweep()
     there = {f"seed_study-flash-published-s{seed}" for seed in moved}
     trials = tuple(
@@ -323,10 +325,10 @@ def test_pairs_on_two_gpus_are_left_out_of_a_rung_and_counted(moved: tuple[int, 
         for trial in record.trials
     )
     lines = _lines(SweepRecord(**vars(record) | {"trials": trials}))
-    assert f"flash as published, the study's claim (vanilla-published -> flash-published): {told}" in lines
+    assert f"flash as published, the study's claim (vanilla-published -> flash-published): {text}" in lines
 
 
-def test_a_sweep_without_a_ladder_says_nothing_of_the_study() -> None:
+def test_a_sweep_without_an_ablation_says_nothing_of_the_study() -> None:
     record = _sweep()
     trials = tuple(trial for trial in record.trials if "as_published" not in trial.tags)
     plain = SweepRecord(**{**vars(record), "tags": {"sweep": "attention", "baseline": "eager"}, "trials": trials})

@@ -242,7 +242,7 @@ def _steppers(precision: str, schedule: str) -> tuple[Stepper, Stepper]:
         ).to("cuda")  # fmt: skip
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         options: dict[str, Any] = {"precision": precision, "scaler": make_scaler("cuda", precision)}
-        options["rate"] = Rates(schedule=schedule, course=ScheduleSpan(learning_rate=1e-3, steps_per_epoch=5, epochs=8))
+        options["rate"] = Rates(schedule=schedule, span=ScheduleSpan(learning_rate=1e-3, steps_per_epoch=5, epochs=8))
         if engine is GraphStepper:
             optimizer = make_optimizer(model, learning_rate=1e-3)
             found.append(GraphStepper(model, optimizer, capture=CudaCapture(), **options))

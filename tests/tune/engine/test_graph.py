@@ -85,7 +85,7 @@ def _train(stepper: Stepper, feed: Any, steps: int = STEPS, skip: int = 0) -> No
 
 
 def _rates(schedule: str) -> Rates:
-    return Rates(schedule=schedule, course=ScheduleSpan(learning_rate=2e-3, steps_per_epoch=4, epochs=5, pct_start=0.4))
+    return Rates(schedule=schedule, span=ScheduleSpan(learning_rate=2e-3, steps_per_epoch=4, epochs=5, pct_start=0.4))
 
 
 def _assert_same(ours: Stepper, theirs: Stepper, feed: Any, limit: float) -> None:
@@ -201,7 +201,7 @@ def test_after_heads_left_a_new_capture_goes_on_as_the_eager_engine_does(
     for stepper in (graph, eager):
         _train(stepper, feed, steps=5)
         remove_heads(stepper.model, stepper.optimizer, {0: {1}, 1: {0, 3}})
-    old: Any = graph._capture
+    old: Any = graph.capture
     graph.close()
     assert isinstance(graph.optimizer.param_groups[0]["lr"], float)
     capture: Any = CudaCapture() if device == "cuda" else RecordingCapture()
@@ -215,7 +215,7 @@ def test_after_heads_left_a_new_capture_goes_on_as_the_eager_engine_does(
     _assert_same(graph, eager, feed, limit=1e-6 if device == "cpu" else 1e-3)
 
 
-def test_closing_lets_go_of_the_captured_memory(series: Series) -> None:
+def test_closing_releases_the_captured_memory(series: Series) -> None:
     feed = _feed(series, "cpu")
     graph = _graph("cpu")
     _warm(graph, feed)

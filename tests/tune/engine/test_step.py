@@ -45,8 +45,8 @@ def _adam(model: Any, lr: float = 1e-3) -> torch.optim.Optimizer:
 
 
 def test_each_step_takes_the_rate_and_beta1_of_its_number_as_with_torchs_scheduler() -> None:
-    course = ScheduleSpan(learning_rate=1e-2, steps_per_epoch=5, epochs=2, pct_start=0.4)
-    rate = Rates(schedule="one_cycle", course=course)
+    span = ScheduleSpan(learning_rate=1e-2, steps_per_epoch=5, epochs=2, pct_start=0.4)
+    rate = Rates(schedule="one_cycle", span=span)
     ours = _model().train()
     stepper = Stepper(ours, make_optimizer(ours, learning_rate=1e-2), precision="fp32", rate=rate)
     theirs = _model().train()

@@ -1,4 +1,4 @@
-"""The attention function alone against fp64: at bf16 it shows what the gate's whole model hides; it refuses nothing."""
+"""The attention function alone against fp64: at bf16 it shows what the gate's model hides. It fails no arm."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from gate_kit import CPU, GOOD, SUBJECT, with_attention
+from gate_kit import ARM, CPU, GOOD, with_attention
 
 from model.attention import BACKENDS
 from model.attention.base import Workload
 from model.attention.eager import Eager, attend
 from tune.config.trial_config import TrainConfig
-from tune.gate import verdict as gate
+from tune.gate import check
 from tune.gate.attention_error import AttentionErrors, measure_attention
 from tune.gate.proof import Proof
 
@@ -52,8 +52,8 @@ MUTANTS = {mutant.name: mutant for mutant in (ScaledTooMuch(), LastKeyMissed())}
 
 
 def _off(errors: AttentionErrors) -> bool:
-    return gate.Verdict(
-        key="", subject=SUBJECT, measured=replace(GOOD, attention=errors), file=None, cached=False
+    return check.GateResult(
+        key="", arm=ARM, measured=replace(GOOD, attention=errors), file=None, cached=False
     ).attention_note is not None  # fmt: skip
 
 
@@ -86,26 +86,25 @@ def test_a_wrong_scale_and_a_missed_key_show_at_every_precision(
     assert _off(errors) and errors.arm > 4 * errors.eager
 
 
-def test_what_the_whole_model_hides_at_bf16_is_told_in_the_trials_tag_and_passes(
+def test_an_error_that_the_model_hides_at_bf16_is_in_the_trials_tag_and_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(BACKENDS, "scaled_too_much", ScaledTooMuch(by=1.02))
-    subject = with_attention("scaled_too_much", precision="bf16", batch_size=64)
+    arm = with_attention("scaled_too_much", precision="bf16", batch_size=64)
     train = TrainConfig(engine="eager", precision="bf16", batch_size=64, epochs=2)
     proof = Proof(None, CPU)
-    proof.pass_gate(subject.model, train, heads=[4], batch_size=64)
+    proof.pass_gate(arm.model, train, heads=[4], batch_size=64)
     assert proof.tags["gate"].startswith("passed, attention alone is ")
     assert "e-02 from fp64, over 2 x eager's " in proof.tags["gate"]
     error, eager = (proof.metrics[f"gate/attention_{name}error"] for name in ("", "eager_"))
     assert error is not None and eager is not None and error > 2 * eager > 0
 
 
-def test_an_arm_as_published_uses_no_registered_function_and_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "measure", lambda *_: replace(GOOD, attention=None))
-    verdict = gate.judge(SUBJECT, CPU, None)
-    assert verdict.attention_note is None
-    assert verdict.metrics["gate/attention_error"] is verdict.metrics["gate/attention_eager_error"] is None
+def test_an_arm_that_uses_no_backend_has_no_attention_error() -> None:
+    result = check.check_arm(replace(ARM, uses_backend=False), CPU, None)
+    assert result.measured.attention is result.attention_note is None
+    assert result.metrics["gate/attention_error"] is result.metrics["gate/attention_eager_error"] is None
 
 
-def test_an_attention_that_is_not_a_number_is_told() -> None:
+def test_an_attention_error_that_is_not_a_number_is_noted() -> None:
     assert _off(AttentionErrors(arm=float("nan"), eager=1e-3))

@@ -20,7 +20,7 @@ from model.attention import BACKENDS, eager, sdpa_flash
 from model.attention.eager import Eager
 from model.attention.sdpa_flash import SdpaFlash
 from tune.common.errors import GateFailed
-from tune.gate import kernel_names, profiled_step, verdict
+from tune.gate import check, kernel_names, profiled_step
 from tune.gate.proof import Proof
 from tune.trial import session
 
@@ -104,7 +104,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Any:
     ("attention", "operator"),
     [("eager", "aten::_softmax"), ("sdpa_flash", "aten::_scaled_dot_product_flash_attention_for_cpu")],
 )
-def test_a_trial_says_what_it_proved(tmp_path: Path, attention: str, operator: str, precision: str) -> None:
+def test_a_trials_tags_name_its_kernels_and_that_the_gate_passed(
+    tmp_path: Path, attention: str, operator: str, precision: str
+) -> None:
     final = _run(tmp_path / "a", attention, train__precision=precision).final
     assert final["status"] == "done", final
     assert final["tags"]["gate"] == "passed"
@@ -167,10 +169,10 @@ def test_a_trial_trains_the_same_with_its_gate_measured_cached_or_left_out(
     fields: dict[str, Any] = {"train__epochs": 3, "pruning__score": "taylor", "pruning__heads_per_layer": 1}
     measured = _run(tmp_path / "a", "eager", gate_dir=tmp_path / "gate", **fields)
     assert measured.final["tags"]["gate_verdict"] == "measured"
-    verdicts = sorted((tmp_path / "gate").glob("*.json"))
+    results = sorted((tmp_path / "gate").glob("*.json"))
     cached = _run(tmp_path / "b", "eager", gate_dir=tmp_path / "gate", **fields)
-    assert len(verdicts) == 2  # with all heads and with those of the last epoch
-    assert sorted((tmp_path / "gate").glob("*.json")) == verdicts
+    assert len(results) == 2  # with all heads and with those of the last epoch
+    assert sorted((tmp_path / "gate").glob("*.json")) == results
     monkeypatch.setattr(session.Session, "pass_gate", lambda self: None)
     monkeypatch.setattr(session.Session, "prove_kernels", lambda self: None)
     without = _run(tmp_path / "c", "eager", **fields)
@@ -198,7 +200,7 @@ def test_the_time_of_the_gate_is_in_no_other_time(tmp_path: Path, monkeypatch: p
     assert all(metrics[f"final/{name}_s"] < 1000 for name in ("compile", "startup", "prune", "train_total"))
 
 
-def test_a_resumed_trial_uses_the_kept_verdict_and_adds_up_the_gates_time(
+def test_a_resumed_trial_uses_the_kept_result_and_adds_up_the_gates_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -207,7 +209,7 @@ def test_a_resumed_trial_uses_the_kept_verdict_and_adds_up_the_gates_time(
     def fail(*_: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(verdict, "measure", fail)
+    monkeypatch.setattr(check, "measure", fail)
     checkpoint = tmp_path / "a" / "report-1"
     done = _run(tmp_path / "b", "eager", gate_dir=tmp_path / "gate", checkpoint=checkpoint, train__epochs=2)
     assert done.final["status"] == "done", done.final
@@ -215,7 +217,7 @@ def test_a_resumed_trial_uses_the_kept_verdict_and_adds_up_the_gates_time(
     assert done.final["metrics"]["final/gate_s"] > before_s > 0
 
 
-def test_a_batch_gated_smaller_is_told_in_the_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_gated_smaller_is_in_the_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tune.gate.numerics.CPU_MEMORY", 2**20)
     final = _run(tmp_path / "a", "eager").final
     gated_at = int(final["metrics"]["gate/batch"])
@@ -234,17 +236,17 @@ def test_the_compile_engine_is_gated_through_the_compiler_and_claims_no_kernel_o
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, **options, backend=spy))
-    subject_s: list[int] = []
+    compiled_counts: list[int] = []
     passed = Proof.pass_gate
 
     def counting(self: Any, *arguments: Any, **options: Any) -> None:
         passed(self, *arguments, **options)
-        subject_s.append(len(compiled))
+        compiled_counts.append(len(compiled))
 
     monkeypatch.setattr(Proof, "pass_gate", counting)
     final = _run(tmp_path / "a", "eager", train__engine="compile").final
     assert final["status"] == "done", final
-    assert subject_s == [2]  # the loss and the forecast
+    assert compiled_counts == [2]  # the loss and the forecast
     assert final["tags"]["kernels"] == "not visible on CPU with engine compile"
 
 
@@ -253,7 +255,7 @@ def test_the_compile_engine_is_gated_through_the_compiler_and_claims_no_kernel_o
 
 @pytest.mark.parametrize("attention", RECORDED)
 def test_a_backends_own_gpu_kernels_prove_it(attention: str) -> None:
-    proven = kernel_names.check([*OTHERS, *KERNELS[attention]], attention=attention, device_type="cuda")
+    proven = kernel_names.check_kernels([*OTHERS, *KERNELS[attention]], attention=attention, device_type="cuda")
     assert proven
     assert set(proven) <= {name[: kernel_names.NAME_LENGTH] for name in KERNELS[attention]}
 
@@ -262,19 +264,19 @@ def test_a_backends_own_gpu_kernels_prove_it(attention: str) -> None:
 def test_the_kernels_of_another_backend_prove_nothing_whoever_asks(attention: str) -> None:
     for other in set(RECORDED) - {attention}:
         with pytest.raises(GateFailed, match=f"matches {attention}'s"):
-            kernel_names.check(KERNELS[other], attention=attention, device_type="cuda")
+            kernel_names.check_kernels(KERNELS[other], attention=attention, device_type="cuda")
         with pytest.raises(GateFailed, match=f"a training step of {attention} ran a kernel of {other}"):
-            kernel_names.check([*KERNELS[attention], *KERNELS[other]], attention=attention, device_type="cuda")
+            kernel_names.check_kernels([*KERNELS[attention], *KERNELS[other]], attention=attention, device_type="cuda")
 
 
 def test_a_step_without_any_kernel_proves_nothing() -> None:
     with pytest.raises(GateFailed, match="seen: none among 0 kernels"):
-        kernel_names.check([], attention="eager", device_type="cuda")
+        kernel_names.check_kernels([], attention="eager", device_type="cuda")
 
 
 def test_a_backend_that_names_no_operator_is_not_proven_by_running() -> None:
     with pytest.raises(GateFailed, match="flex names no kernel that would prove it on cpu"):
-        kernel_names.check(["aten::softmax"], attention="flex", device_type="cpu")
+        kernel_names.check_kernels(["aten::softmax"], attention="flex", device_type="cpu")
 
 
 @pytest.mark.parametrize(

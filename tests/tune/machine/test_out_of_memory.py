@@ -1,4 +1,4 @@
-"""Want of memory is told as that, whoever ran out of it; other failures are not taken for it."""
+"""Every way to run out of memory is recognised as that, and no other failure is."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", NO_MEMORY)
-def test_every_library_s_way_to_say_it_is_understood(name: str) -> None:
+def test_the_words_of_every_library_are_recognised(name: str) -> None:
     assert is_out_of_memory(NO_MEMORY[name])
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_errors_are_not_taken_for_it(name: str) -> None:
+def test_other_errors_are_not_out_of_memory(name: str) -> None:
     assert not is_out_of_memory(OTHERS[name]) and not lost_a_worker(OTHERS[name])
 
 
-def test_what_an_error_was_raised_from_counts_and_what_was_dealt_with_does_not() -> None:
-    wrapped, dealt_with = RuntimeError("a layer failed"), RuntimeError("another thing")
-    wrapped.__cause__ = dealt_with.__context__ = MemoryError()
-    assert is_out_of_memory(wrapped) and not is_out_of_memory(dealt_with)
+def test_an_errors_cause_counts_and_its_context_does_not() -> None:
+    wrapped, handled = RuntimeError("a layer failed"), RuntimeError("another thing")
+    wrapped.__cause__ = handled.__context__ = MemoryError()
+    assert is_out_of_memory(wrapped) and not is_out_of_memory(handled)
 
 
 class _Killed(Dataset[int]):
@@ -71,7 +71,7 @@ def _killed_worker() -> RuntimeError:
 
 
 @pytest.mark.parametrize(("kills", "status"), [(0, "failed"), (2, "oom")])
-def test_a_killed_worker_of_a_loader_is_oom_where_the_kernel_killed_for_memory_meanwhile(
+def test_a_killed_loader_process_is_oom_if_the_kernel_killed_for_memory_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, status: str
 ) -> None:
     counter = tmp_path / "vmstat"
@@ -90,12 +90,12 @@ def test_a_killed_worker_of_a_loader_is_oom_where_the_kernel_killed_for_memory_m
     assert ("final/host_peak_memory_gib" in end["metrics"]) == (status == "oom")
 
 
-def test_what_the_kernel_killed_before_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_the_kernel_killed_before_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = tmp_path / "vmstat"
     monkeypatch.setattr(out_of_memory, "VMSTAT", counter)
     kills = KernelKills()  # the kernel does not say
-    assert kills.told() is None
+    assert kills.in_words() is None
     counter.write_text("nr_free_pages 7\noom_kill 1\n")
-    assert "killed 1 process on" in (kills.told() or "")
+    assert "killed 1 process on" in (kills.in_words() or "")
     kills.restart()
-    assert kills.told() is None
+    assert kills.in_words() is None

@@ -1,9 +1,9 @@
-"""The gate before timing: is an arm the same function as the reference? Judged once, and kept on disk.
+"""The gate before timing: does an arm compute the same function as the reference? Measured once, and kept on disk.
 
-GATE_DIR/KEY.json   one verdict: the numbers, and in clear what the key is a hash of
+GATE_DIR/KEY.json   one measurement: the errors, and in plain text what the key is a hash of
 GATE_DIR/KEY.lock   held while a trial measures, so that trials of one arm that start together measure once
 
-The verdict on a file is drawn anew from its numbers; a file that does not hold them is measured again.
+A file holds errors only: each reader computes from them whether the arm passes. A damaged file is measured again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,25 @@ from tune.common.errors import GateFailed
 from tune.common.files import make_private, write_atomically
 from tune.gate.attention_error import AttentionErrors
 from tune.gate.identity import platform_identity
-from tune.gate.numerics import BATCHES, DROPOUTS, Measured, NumericErrors, Subject, measure
+from tune.gate.numerics import BATCHES, DROPOUTS, GatedArm, Measurement, NumericErrors, measure
 
-FACTOR, SLACK = 2.0, 1e-6  # for every error that is judged: so many times eager's, and this
+FACTOR, SLACK = 2.0, 1e-6  # an error may be FACTOR times eager's, plus SLACK
 WHAT = {
     "predictions": "predictions",
     "gradients": "gradients",
     "worst_series": "predictions of the worst series",
 }
-LONGEST_WAIT_S = 900.0  # for another trial that measures the same
+LONGEST_WAIT_S = 900.0  # for another trial that measures the same arm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the gate found, and where it is kept."""
+class GateResult:
+    """An arm's errors, whether they pass, and where they are kept."""
 
-    key: str
-    subject: Subject
-    measured: Measured
-    file: Path | None  # None: kept nowhere
+    key: str  # hash of everything that the errors depend on
+    arm: GatedArm
+    measured: Measurement
+    file: Path | None  # None: not kept
     cached: bool  # read from `file`, measured by another trial
 
     @property
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def relative_error(self) -> float:
-        """The largest of the errors, each over its limit: at most 1 passes; infinite where one is not a number."""
+        """The largest ratio of an error to its limit. At most 1 passes; infinite if an error is not a number."""
         arm = self.measured.arm
         shares = (
             arm.predictions / self.prediction_limit,
@@ -71,23 +71,22 @@ class Verdict:
     def problem(self) -> str | None:
         """Why the arm does not pass, in one line; None if it passes."""
         arm, eager = self.measured.arm, self.measured.eager
-        found = {name: _problem(text, getattr(arm, name), getattr(eager, name)) for name, text in WHAT.items()}
-        if found["predictions"]:
-            del found["worst_series"]  # it says nothing more
-        if not any(found.values()):
+        problems = {name: _problem(text, getattr(arm, name), getattr(eager, name)) for name, text in WHAT.items()}
+        if problems["predictions"]:
+            del problems["worst_series"]  # it adds nothing
+        if not any(problems.values()):
             return None
-        where = f" (from the cache, key {self.key}: delete {self.file} to measure again)" if self.cached else ""
-        return "; ".join(text for text in found.values() if text) + self._at() + where
+        source = f" (from the cache, key {self.key}: delete {self.file} to measure again)" if self.cached else ""
+        return "; ".join(text for text in problems.values() if text) + self._shape_note() + source
 
-    def _at(self) -> str:
-        model, measured = self.subject.model, self.measured
-        pruned = f" with {self.subject.heads} heads" if self.subject.heads != model["num_heads"] else ""
-        smaller = f", gated at batch {measured.batch_size}" if measured.batch_size != self.subject.batch_size else ""
-        return pruned + smaller
+    def _shape_note(self) -> str:
+        arm, batch_size = self.arm, self.measured.batch_size
+        pruned = f" with {arm.heads} heads" if arm.heads != arm.model["num_heads"] else ""
+        return pruned + (f", gated at batch {batch_size}" if batch_size != arm.batch_size else "")
 
     @property
     def attention_note(self) -> str | None:
-        """One line where the attention function alone is further from fp64 than the gate's rule would allow."""
+        """One line if the attention function alone is further from fp64 than the gate's rule allows; else None."""
         alone = self.measured.attention
         if alone is None or alone.arm <= FACTOR * alone.eager + SLACK:
             return None
@@ -95,7 +94,7 @@ class Verdict:
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """The numbers by MLflow name."""
+        """The errors and their limits by MLflow name."""
         alone = self.measured.attention
         return {
             "gate/prediction_error": self.measured.arm.predictions,
@@ -120,57 +119,55 @@ def _problem(what: str, error: float, eager: float) -> str | None:
     return None
 
 
-def require(subject: Subject, device: torch.device, folder: Path | None) -> Verdict:
-    """The verdict on an arm that passes, from `folder` where it is known there. Raises GateFailed for another."""
-    verdict = judge(subject, device, folder)
-    if verdict.problem is not None:
-        raise GateFailed(verdict.problem, metrics=verdict.metrics)
-    return verdict
+def require_pass(arm: GatedArm, device: torch.device, folder: Path | None) -> GateResult:
+    """The result of `check_arm` for an arm that passes. Raises GateFailed for one that does not."""
+    result = check_arm(arm, device, folder)
+    if result.problem is not None:
+        raise GateFailed(result.problem, metrics=result.metrics)
+    return result
 
 
-def judge(subject: Subject, device: torch.device, folder: Path | None) -> Verdict:
-    """The verdict on an arm: read from `folder`, or measured now and written there. None: measured and kept nowhere."""
-    about = identity(subject, device)
+def check_arm(arm: GatedArm, device: torch.device, folder: Path | None) -> GateResult:
+    """The arm's errors, read from `folder` or measured now and written there. None: measured and not kept.
+
+    Raises RuntimeError if others can write to `folder`, and whatever the backend raises.
+    """
+    about = _about(arm, device)
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
-    fresh = Verdict(key=key, subject=subject, measured=_UNMEASURED, file=None, cached=False)
     if folder is None:
-        return replace(fresh, measured=measure(subject, device))
-    make_private(folder, "verdicts")
+        return GateResult(key=key, arm=arm, measured=measure(arm, device), file=None, cached=False)
+    make_private(folder, "gate results")
     file = folder / f"{key}.json"
     lock = filelock.FileLock(folder / f"{key}.lock")
     try:
         lock.acquire(timeout=LONGEST_WAIT_S)
     except filelock.Timeout:
-        _say(f"{file.name} is being measured for over {LONGEST_WAIT_S:g} s by another trial; measuring it here too")
+        _say(f"another trial has been measuring {file.name} for over {LONGEST_WAIT_S:g} s; measuring it here too")
     try:
-        found = _read(file, about)
-        measured = found or measure(subject, device)
-        if found is None:
+        stored = _read(file, about)
+        measured = stored or measure(arm, device)
+        if stored is None:
             _write(file, about, measured)
     finally:
         lock.release()
-    return replace(fresh, measured=measured, file=file, cached=found is not None)
+    return GateResult(key=key, arm=arm, measured=measured, file=file, cached=stored is not None)
 
 
-_NOTHING = NumericErrors(predictions=math.nan, gradients=math.nan, worst_series=math.nan)
-_UNMEASURED = Measured(arm=_NOTHING, eager=_NOTHING, batch_size=0, attention=None)
-
-
-def identity(subject: Subject, device: torch.device) -> dict[str, Any]:
-    """All that a verdict depends on; its hash is the key. Dropouts are no part of it: the gate sets them to 0."""
+def _about(arm: GatedArm, device: torch.device) -> dict[str, Any]:
+    """Everything that the errors depend on; its hash is the key. Dropouts are left out: the gate sets them to 0."""
     return {
-        "model": {name: value for name, value in subject.model.items() if name not in DROPOUTS},
-        "heads": subject.heads,
-        "engine": subject.engine,
-        "beta1_moves": subject.beta1_moves,
-        "precision": subject.precision,
-        "batch_size": subject.batch_size,
+        "model": {name: value for name, value in arm.model.items() if name not in DROPOUTS},
+        "heads": arm.heads,
+        "engine": arm.engine,
+        "beta1_moves": arm.beta1_moves,
+        "precision": arm.precision,
+        "batch_size": arm.batch_size,
         "rule": [FACTOR, SLACK, BATCHES, *WHAT, "attention alone"],
     } | platform_identity(device)
 
 
-def _read(file: Path, about: dict[str, Any]) -> Measured | None:
-    """What `file` holds; None where there is none or, with a line on stderr, where it is damaged."""
+def _read(file: Path, about: dict[str, Any]) -> Measurement | None:
+    """What `file` holds. None if there is no file or, with a line on stderr, if it is damaged."""
     try:
         content = json.loads(file.read_text())
         if content["about"] != json.loads(json.dumps(about)):
@@ -183,19 +180,19 @@ def _read(file: Path, about: dict[str, Any]) -> Measured | None:
         return None
 
 
-def _measured(content: dict[str, Any]) -> Measured:
+def _measured(content: dict[str, Any]) -> Measurement:
     arm, eager = (NumericErrors(**content[name]) for name in ("arm", "eager"))
     alone = None if content["attention"] is None else AttentionErrors(**content["attention"])
     numbers = [number for errors in (arm, eager, alone) if errors is not None for number in asdict(errors).values()]
     if not all(isinstance(number, float) and not number < 0 for number in numbers):
-        raise ValueError(f"{numbers} are no errors")
+        raise ValueError(f"{numbers} are not errors")
     if not isinstance(content["batch_size"], int) or content["batch_size"] < 1:
         raise ValueError(f"batch_size {content['batch_size']!r}")
-    return Measured(arm=arm, eager=eager, batch_size=content["batch_size"], attention=alone)
+    return Measurement(arm=arm, eager=eager, batch_size=content["batch_size"], attention=alone)
 
 
-def _write(file: Path, about: dict[str, Any], measured: Measured) -> None:
-    """A verdict that cannot be kept is measured again by the next trial: said, and no reason to fail this one."""
+def _write(file: Path, about: dict[str, Any], measured: Measurement) -> None:
+    """A file that cannot be written fails no trial: the next trial measures again, and a line on stderr says so."""
     try:
         write_atomically(file, json.dumps({"about": about, "measured": asdict(measured)}, indent=1))
     except OSError as error:
