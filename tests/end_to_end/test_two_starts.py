@@ -73,7 +73,7 @@ def test_of_users_who_start_one_sweep_at_once_exactly_one_runs_it(storage: Path)
     for line in heard:
         if line != "opened":
             assert line.startswith(f"{folder.name} is running as process {first.pid} on ")
-            assert f" of {user_name()} since " in line and line.endswith("its command then goes on")
+            assert f" of {user_name()} since " in line and line.endswith("its command then continues it")
     first.kill()  # what a killed run held is free, and its sweep goes on
     first.wait()
     again = _start(storage, "same")

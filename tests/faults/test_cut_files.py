@@ -13,7 +13,7 @@ from fault_kit import Faults
 from trial_kit import run_small
 
 from tune.storage import open_sweep, sweep_dir
-from tune.storage.checksums import SEAL, find_damage, first_intact
+from tune.storage.checksums import MANIFEST, find_damage, first_intact
 from tune.storage.sweep_dir import SweepDir
 
 EPOCHS = 3
@@ -55,7 +55,7 @@ def test_harm_to_any_file_of_a_checkpoint_is_noticed_and_the_one_before_is_taken
     newest, before = interrupted / "report-2", interrupted / "report-1"
     assert first_intact([str(newest), str(before)]) == (str(newest), None)
     names = [file.relative_to(newest) for file in _files(newest)]
-    assert len(names) >= 5 and Path(SEAL) in names
+    assert len(names) >= 5 and Path(MANIFEST) in names
     unnoticed = 0
     for at, name in enumerate(names):
         copy = Path(shutil.copytree(newest, tmp_path / str(at)))
@@ -83,8 +83,8 @@ def test_a_trial_that_goes_on_from_an_earlier_checkpoint_ends_bit_identical(
 
 
 def test_a_checkpoint_that_is_gone_or_was_never_sealed_is_not_whole(tmp_path: Path) -> None:
-    assert find_damage(tmp_path / "gone") == "it is not there"
-    assert find_damage(tmp_path) == f"{SEAL} cannot be read (FileNotFoundError)"
+    assert find_damage(tmp_path / "gone") == "the folder is missing"
+    assert find_damage(tmp_path) == f"{MANIFEST} cannot be read (FileNotFoundError)"
     assert first_intact([]) == (None, None)
 
 

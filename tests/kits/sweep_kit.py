@@ -81,8 +81,8 @@ class Driver:
     def until(self, happened: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self.process.poll() is None:
-            if found := happened():
-                return found
+            if result := happened():
+                return result
             time.sleep(0.02)
         raise AssertionError(f"did not happen: {self.log.read_text()}")
 

@@ -14,7 +14,7 @@ from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
-from tune.storage.checksums import SEAL, write_manifest
+from tune.storage.checksums import MANIFEST, write_manifest
 from tune.trial.job import TrialJob
 from tune.trial.run import run_trial
 
@@ -47,7 +47,7 @@ class Recorder:
         if folder is not None:
             kept = self.folder / f"report-{len(self.reports)}"
             shutil.copytree(folder, kept)
-            self.sealed.append((kept / SEAL).exists())
+            self.sealed.append((kept / MANIFEST).exists())
             if "epoch" in result:
                 write_manifest(kept)  # as the actor does between the trial's process and Tune
         if self.stop_after == len(self.reports):

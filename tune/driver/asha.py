@@ -1,4 +1,4 @@
-"""ASHA over the epochs of a search: a trial whose validation error is among the worse ones at a rung is stopped."""
+"""ASHA over the epochs of a search: stops a trial whose validation error at a rung is not among the best third."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tune.stats.pairs import MARGIN
 from tune.storage.trial_log import TrialLog
 
 REDUCTION = 3  # the best third goes on
-FIRST_RUNG = 5  # one fifth of the epochs is trained before anything is stopped
+FIRST_RUNG = 5  # nothing is stopped before one fifth of the epochs
 
 
-def halving(epochs: int, *, baseline: str | None = None) -> Asha | None:
-    """The scheduler for trials of so many epochs; None for one epoch, which leaves nothing to stop.
+def make_asha(epochs: int, *, baseline: str | None = None) -> Asha | None:
+    """The scheduler for trials of this many epochs; None for one epoch, after which nothing is left to stop.
 
-    baseline: id of the baseline's trial, where the search has one.
+    baseline: id of the baseline's trial, if the search has one.
     """
     return Asha(epochs, baseline=baseline) if epochs > 1 else None
 
 
 class Asha(AsyncHyperBandScheduler):
-    """Ray's ASHA with a memory that outlives the driver, and reasons.
+    """Ray's ASHA with a memory that outlives the driver, and with reasons.
 
-    Three things are left alone: the baseline, a trial at its last epoch, and a trial that is not more than MARGIN above
-    the best one or the baseline at its epoch. Cells that differ only in speed have nearly the same error, and must not
-    be told apart by its last digits; and what is as good as the baseline may be chosen for its speed.
+    It never stops the baseline, a trial at its last epoch, or a trial at most MARGIN above the best one or the baseline
+    at its epoch. Cells that differ only in speed have nearly the same error, whose last digits must not decide between
+    them; and a trial as good as the baseline may be chosen for its speed.
 
-    Ray's names for trials change with each run of the driver, ours do not: rungs are kept by our ids.
+    Rungs are kept by our trial ids, as Ray's change with each run of the driver.
     """
 
     def __init__(self, epochs: int, *, baseline: str | None = None) -> None:
@@ -53,10 +53,10 @@ class Asha(AsyncHyperBandScheduler):
         return {}  # Tune pickles it beside its state; ours is never read back
 
     def replay(self, past: Mapping[str, TrialLog]) -> None:
-        """Take in what trials of earlier runs of this sweep have reported, in the order in which it was recorded.
+        """Take in the reports of earlier runs of this sweep, in the order in which they were recorded.
 
-        A trial that has not ended and whose last report was judged to be its end is in `stopped` then: the driver was
-        killed between the two.
+        If the driver was killed between a decision to stop a trial and the record of its end, the trial is in
+        `stopped` afterwards.
         """
         for trial_id in past:
             self.on_trial_add(None, SimpleNamespace(config={"job": {"trial_id": trial_id}}))
@@ -72,7 +72,7 @@ class Asha(AsyncHyperBandScheduler):
         super().on_trial_add(tune_controller, _named(_trial_id(trial)))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """`result` is flattened by Tune: our epoch reports keep their metrics one level down."""
+        """`result` is flattened by Tune, as our epoch reports keep their metrics one level down."""
         if "epoch" not in result:
             return TrialScheduler.CONTINUE
         trial_id, epoch = _trial_id(trial), result["epoch"]
@@ -83,9 +83,9 @@ class Asha(AsyncHyperBandScheduler):
         return TrialScheduler.STOP
 
     def reason_to_stop(self, trial_id: str, epoch: int, val_mse: float | None) -> str | None:
-        """Why a trial with this error after this epoch is stopped; None: it goes on. The error is remembered."""
+        """Why a trial with this error after this epoch is stopped; None if it continues. The error is remembered."""
         if val_mse is None or not math.isfinite(val_mse):
-            return None  # it ends by itself, as nan
+            return None  # the trial itself ends, with the status nan
         seen = self._seen.setdefault(epoch, {})
         seen[trial_id] = val_mse
         if epoch >= self._epochs:
@@ -102,10 +102,10 @@ class Asha(AsyncHyperBandScheduler):
         )
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing: the last epoch was judged when it came."""
+        """Nothing: the last epoch was seen when it was reported."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing: what a removed trial reported stays true."""
+        """Nothing: the reports of a removed trial still count."""
 
 
 def _named(trial_id: str) -> Any:

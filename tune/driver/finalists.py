@@ -1,6 +1,6 @@
-"""What a search chooses by: a trial's validation error, and which cells go on to the final.
+"""How a search chooses: the validation error of a trial, and which cells reach the final.
 
-Planning-safe. Everything here comes from validation data and training times; the test set chooses nothing.
+Planning-safe. Everything here uses validation data and training times, never the test set.
 """
 
 from __future__ import annotations
@@ -27,47 +27,46 @@ RULE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trial of the search that may go on."""
+    """A trial of the search that may reach the final."""
 
     trial_id: str
-    computation: Any  # equal for trials that compute the same
+    computation: Any  # equal for equal computations
     status: str  # done, or stopped early
-    val_mse: float  # best, over the epochs that ran with the final number of heads
-    epoch_s: float | None  # median training time of those epochs; None: not measured alone on the device
+    val_mse: float  # the best of the epochs with the final number of heads
+    epoch_s: float | None  # median training time of those epochs; None: the trial shared its device
 
 
 def choose_finalists(candidates: Iterable[Candidate], *, baseline: Any = None) -> list[Candidate]:
-    """At most FINALISTS candidates by RULE, no two of them the same computation.
+    """At most FINALISTS candidates by RULE, no two with the same computation.
 
-    baseline: the baseline's computation. Its own trial sets the margin, as in the verdict, and is not among those
-    chosen: it is in the final anyway. Where it has not finished the margin is the best one's.
+    baseline: the baseline's computation. Its trial sets the margin, as in the verdict; it is not chosen, as it is in
+        the final anyway. If it has not finished, the best trial sets the margin.
 
-    A trial that was stopped early was behind by more than the margin: it is taken only where no other finished.
+    A trial that was stopped early was behind by more than the margin: it is chosen only if no other trial finished.
     """
     candidates = list(candidates)
-    found = [one for one in candidates if one.computation != baseline]
-    own = [one.val_mse for one in candidates if one.computation == baseline and one.status == "done"]
-    ranked = sorted(
-        [one for one in found if one.status == "done"] or found, key=lambda one: (one.val_mse, one.trial_id)
-    )
+    others = [trial for trial in candidates if trial.computation != baseline]
+    own = [trial.val_mse for trial in candidates if trial.computation == baseline and trial.status == "done"]
+    finished = [trial for trial in others if trial.status == "done"]
+    ranked = sorted(finished or others, key=lambda trial: (trial.val_mse, trial.trial_id))
     fast = sorted(
-        (one for one in _within_margin(ranked, own) if one.epoch_s is not None),
-        key=lambda one: (one.epoch_s, one.val_mse, one.trial_id),
+        (trial for trial in _within_margin(ranked, own) if trial.epoch_s is not None),
+        key=lambda trial: (trial.epoch_s, trial.val_mse, trial.trial_id),
     )
     chosen: list[Candidate] = []
-    for one in [*fast, *ranked]:
-        if all(one.computation != other.computation for other in chosen):
-            chosen.append(one)
+    for trial in [*fast, *ranked]:
+        if all(trial.computation != other.computation for other in chosen):
+            chosen.append(trial)
     return chosen[:FINALISTS]
 
 
 def _within_margin(ranked: Sequence[Candidate], own: Sequence[float]) -> list[Candidate]:
-    limit = max([*(one.val_mse for one in ranked[:1]), *own], default=math.nan) * (1 + MARGIN)
-    return [one for one in ranked if one.val_mse <= limit]
+    limit = max([*(trial.val_mse for trial in ranked[:1]), *own], default=math.nan) * (1 + MARGIN)
+    return [trial for trial in ranked if trial.val_mse <= limit]
 
 
 def candidate(trial_id: str, log: TrialLog, computation: Any) -> Candidate | None:
-    """The candidate that an ended trial makes; None if it failed or has no validation error."""
+    """The candidate of an ended trial; None if the trial failed or has no validation error."""
     val_mse = log.metrics.get("final/val_mse", math.nan)
     if log.status not in ("done", "stopped") or not math.isfinite(val_mse):
         return None
@@ -85,14 +84,14 @@ def candidate(trial_id: str, log: TrialLog, computation: Any) -> Candidate | Non
 def objective(config: TrialConfig, log: TrialLog) -> float | None:
     """What the search minimises: the best validation MSE of the epochs with the final number of heads.
 
-    Of all epochs where there is none of these yet; None if no epoch gave a number.
+    If there is no such epoch yet, of all epochs; None if no epoch gave a number.
     """
     counted = _val_mse(log, counted_from(config))
     return min(counted or _val_mse(log, 1), default=None)
 
 
 def summary(config: TrialConfig, log: TrialLog) -> dict[str, float | None]:
-    """The final metrics of a trial that was stopped, from its epochs. It reads no test set: it has not finished."""
+    """The final metrics of a stopped trial, from its epochs; no test metrics, as it has not finished."""
     first = counted_from(config)
     best = min(_val_mse(log, first), default=None)
     times = {epoch: metrics["time/train_s"] for epoch, metrics in log.epochs.items() if "time/train_s" in metrics}
@@ -106,14 +105,14 @@ def summary(config: TrialConfig, log: TrialLog) -> dict[str, float | None]:
 
 
 def _val_mse(log: TrialLog, first: int) -> list[float]:
-    found = [metrics.get("loss/val_mse", math.nan) for epoch, metrics in log.epochs.items() if epoch >= first]
-    return [value for value in found if math.isfinite(value)]
+    errors = [metrics.get("loss/val_mse", math.nan) for epoch, metrics in log.epochs.items() if epoch >= first]
+    return [value for value in errors if math.isfinite(value)]
 
 
 def counted_from(config: TrialConfig) -> int:
-    """First epoch that runs with the final number of heads."""
+    """The first epoch with the final number of heads."""
     pruning = config.pruning
-    if pruning.score not in SCORES:  # none and static know no schedule
+    if pruning.score not in SCORES:  # none and static have no schedule
         return 1
     removed = SCHEDULES[pruning.schedule](pruning.heads_per_layer, config.train.epochs)
     return 1 + removed.index(removed[-1])

@@ -1,4 +1,4 @@
-"""The end of a sweep: MLflow gets what it lacks and the summary; what it does not take waits on disk, and is told."""
+"""The end of a sweep: MLflow gets the records that it lacks, and the summary; what it does not take waits on disk."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
 
-SHORT_WAIT_S = 2.0  # what MLflow takes within this is not worth a line
+SHORT_WAIT_S = 2.0  # a wait for MLflow that is shorter than this gets no line
 LONGEST_WAIT_S = 60.0  # for MLflow, at the end of a sweep
 Say = Callable[[str], None]
 
 
 def open_tracker(folder: SweepDir, tracking_uri: str) -> Tracker:
-    """The tracker of a sweep's folder; SQLite gets its artifacts beside the sweeps. WrongInput if it is held."""
+    """The tracker of a sweep's folder; SQLite's artifacts lie beside the sweeps. WrongInput if it is in use."""
     local = tracking_uri.startswith("sqlite")
     root = (folder.path.parent.absolute() / "mlartifacts").as_uri() if local else None
     try:
@@ -36,9 +36,9 @@ def open_tracker(folder: SweepDir, tracking_uri: str) -> Tracker:
 
 
 def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interrupted: bool, say: Say) -> int:
-    """End the sweep, at most some LONGEST_WAIT_S seconds for each of its records and its summary.
+    """End the sweep; waits for MLflow at most LONGEST_WAIT_S seconds, and once more for the summary.
 
-    `interrupted`: trials are left. Returns how many records MLflow lacks; the sweep is finished once that is 0.
+    interrupted: whether trials are left. Returns how many records MLflow lacks; at 0 the sweep is finished.
     """
     if lacking := flush_within(tracker, LONGEST_WAIT_S, say):
         tracker.end_sweep(status="interrupted", metrics={}, files={})
@@ -55,7 +55,7 @@ def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interr
 
 
 def flush_within(tracker: Tracker, limit_s: float, say: Say) -> int:
-    """Wait for MLflow, and say so where that takes longer than a moment; returns how many records it lacks."""
+    """Wait for MLflow, with a line if that takes longer than a moment; returns how many records it lacks."""
     if not (lacking := tracker.flush(SHORT_WAIT_S)):
         return 0
     why = f" ({tracker.outage})" if tracker.outage else ""
@@ -64,7 +64,7 @@ def flush_within(tracker: Tracker, limit_s: float, say: Say) -> int:
 
 
 def flush_while_moving(tracker: Tracker, limit_s: float, say: Say, *, say_every_s: float = 10.0) -> int:
-    """Wait as long as MLflow takes records: until it has all, or none arrived for `limit_s` seconds."""
+    """Wait until MLflow has every record, or has taken none for `limit_s` seconds; returns how many it lacks."""
     least = tracker.pending
     until = time.monotonic() + limit_s
     while (lacking := tracker.flush(min(say_every_s, max(0.0, until - time.monotonic())))) > 0:
@@ -77,25 +77,25 @@ def flush_while_moving(tracker: Tracker, limit_s: float, say: Say, *, say_every_
 
 
 def end_with_summary(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> None:
-    """End the sweep with the arms' summary on the parent run: the numbers are MLflow's own."""
+    """End the sweep with the arms' summary on the parent run, made from the numbers in MLflow."""
     record = read_sweep(tracking_uri, PROJECT, folder.sweep_id)
     files = {"report.md": markdown(record)}
     try:
         files["report.html"] = html_page(record)
-    except WrongInput as error:  # no page is no reason to leave a sweep open
+    except WrongInput as error:  # the sweep ends without a page
         print(f"{folder.sweep_id} has no report.html: {error}", file=sys.stderr)
     tracker.end_sweep(status="failed" if failures(tracker) else "done", metrics=parent_metrics(record), files=files)
 
 
 def failures(tracker: Tracker) -> tuple[str, ...]:
-    """Trials that failed, without those whose failure is what the sweep shows."""
+    """Trials that failed, without those whose failure is the result."""
     logs = tracker.trials
     bad = (trial_id for trial_id, status in tracker.ended.items() if status not in NO_FAILURE)
     return tuple(trial_id for trial_id in bad if logs[trial_id].tags.get("expected_failure") != "true")
 
 
 def how_to_flush(sweep_id: str, storage_path: Path, tracking_uri: str, lacking: int) -> str:
-    """Where the records that MLflow lacks are, and the command that sends them."""
+    """The place of the records that MLflow lacks, and the command that sends them."""
     command = ["python", "experiments.py", "flush", sweep_id]
     if storage_path.absolute() != Path("runs").absolute():
         command += ["--storage-path", str(storage_path)]

@@ -1,4 +1,4 @@
-"""Probe, plan, and open the sweep's folder and its outbox."""
+"""Opens a sweep: probes the cluster, plans, and opens the sweep's folder and outbox."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from tune.tracking.tracker import Tracker
 from tune.worker.node_forkserver import Templates
 
 
-def _asked_key(planner: Planner, options: Options) -> str:
-    """Identity of what a command asks for, before any device is known: the same for two users of the same command."""
-    sweep, asked = planner.sweep, {name: getattr(planner, name) for name in ("overrides", "repeats", "seed")}
+def command_key(planner: Planner, options: Options) -> str:
+    """Identity of what a command asks for, whatever the device: two users of one command get the same."""
+    sweep, choices = planner.sweep, {name: getattr(planner, name) for name in ("overrides", "repeats", "seed")}
     arms = [(arm.label, dict(arm.changes)) for arm in sweep.arms]
-    content = [sweep.name, arms, asked, planner.draws, options.gpus_per_trial, redacted(options.tracking_uri)]
+    content = [sweep.name, arms, choices, planner.draws, options.gpus_per_trial, redacted(options.tracking_uri)]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _open(
+def open_sweep_run(
     ray: Any,
     planner: Planner,
     options: Options,
     show_plan: Callable[[Plan], None],
-    asked_key: str,
+    asked: str,
     entry: Entry,
 ) -> tuple[Plan, Launcher, Tracker]:
-    """Probe, plan, and open the sweep's folder and its outbox."""
+    """The plan, the launcher of its trials and the tracker of its folder. `asked`: the command_key."""
     share = cluster_share.choose_share(
         ray,
         gpus_per_trial=options.gpus_per_trial,
@@ -54,7 +54,7 @@ def _open(
         wait_s=options.wait_for_gpus_s,
     )
     forking = entry is trial_entry and not options.isolate
-    templates = Templates(ray, share) if forking else None  # they import while everything else is made ready
+    templates = Templates(ray, share) if forking else None  # they import while the rest is prepared
     device, environment = probe.probe(ray, share)
     plan = planner.plan(device)
     data = planner.prepare(plan, data_dir=options.data_dir, storage_path=options.storage_path, quiet=options.quiet)
@@ -67,7 +67,7 @@ def _open(
         raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
     key = plan.key(data_sha256=data.sha256, tracking_uri=options.tracking_uri)
     with open_sweep.sweep_lock(options.storage_path, key):
-        folder = _open_folder(plan, {"key": key, "asked": asked_key}, environment, options)
+        folder = open_folder(plan, {"key": key, "asked": asked}, environment, options)
         tracker = open_tracker(folder, options.tracking_uri)
     launcher = Launcher(
         folder=folder,
@@ -85,7 +85,7 @@ def _open(
     return plan, launcher, tracker
 
 
-def _open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], options: Options) -> SweepDir:
+def open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], options: Options) -> SweepDir:
     """The folder of the unfinished sweep with this key, or a new one."""
     code = code_identity()
     environment = {"device": plan.device.as_dict(), **environment, **code}

@@ -9,19 +9,19 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to run, as against what to run."""
+    """How to run a sweep; what to run is the Planner's."""
 
-    storage_path: Path  # absolute; sweeps and the Arrow cache lie here
+    storage_path: Path  # absolute; the folder of sweeps and of converted data
     tracking_uri: str
-    data_dir: Path  # absolute; holds the source files, downloaded into it where missing
+    data_dir: Path  # absolute; the folder of source files; missing ones are downloaded into it
     address: str | None = None
-    gpu_model: str | None = None  # Ray's name of the one to use in a cluster with several
+    gpu_model: str | None = None  # Ray's name of the model to use, in a cluster with several
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
-    wait_for_gpus_s: float = 0.0  # how long the workers of a joined cluster may take to join
+    wait_for_gpus_s: float = 0.0  # how long a cluster's workers may take to join
     fresh: bool = False
     resume: str | None = None
-    isolate: bool = False  # every trial in a process that nothing was prepared in, with empty caches
+    isolate: bool = False  # each trial in a new, unprepared process with empty caches
     quiet: bool = False
 
 
@@ -30,7 +30,7 @@ class Outcome:
     """How a run of a sweep ended."""
 
     sweep_id: str
-    statuses: Mapping[str, str]  # trial_id -> status, for every planned trial that ended
-    failures: tuple[str, ...]  # trial ids of those that ended badly, but for arms whose failure is what they show
+    statuses: Mapping[str, str]  # trial_id -> status, of every trial that ended
+    failures: tuple[str, ...]  # trial ids, without arms whose failure is their result
     interrupted: bool
-    pending: int  # records that MLflow does not have yet
+    pending: int  # records that MLflow lacks

@@ -1,4 +1,4 @@
-"""Optuna's proposals as trials of our plan: cells that can run, each once, in the study's memory over any restarts."""
+"""Optuna's proposals as trials of our plan: cells that can run, each once, also over restarts of the driver."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tune.plan.space import Labels, SearchPlan
 from tune.storage.trial_log import TrialLog
 
 STUDY = "search"
-RANDOM_FIRST = 10  # at most so many trials before the sampler learns, and at most a third of all
-TRIES = 30  # proposals that were tried already, before an untried cell is taken at random
-Start = Callable[[PlannedTrial, Labels], dict[str, Any]]  # announces a trial and gives the job that a worker is told
+RANDOM_FIRST = 10  # random trials before the sampler learns; at most a third of all trials
+TRIES = 30  # proposals of known cells before an unknown cell is taken at random
+Start = Callable[[PlannedTrial, Labels], dict[str, Any]]  # records a trial and returns its job for a worker
 
 
 class OptunaSearcher(OptunaSearch):
-    """Suggests {"job": ...}: first what an earlier run of the driver left unfinished, then the baseline, then others.
+    """Suggests {"job": ...}: first the unfinished trials of an earlier driver, then the baseline, then new cells.
 
-    A seeded TPE sampler over what the space offers, define-by-run. A cell, or another with the same computation, is
-    never run twice: its known result is told again and the sampler asked anew.
+    A seeded TPE sampler over the options of the space, define-by-run. No computation runs twice: if the sampler
+    proposes a known cell, it gets the known result and is asked again.
 
     plan: the plan of the search.
-    past: the search's trials of earlier runs of the driver, by id in the order in which they were proposed.
-    logs: what is known of every trial now.
+    past: the search's trials of earlier runs of the driver, by id in the order of proposal.
+    logs: returns what is known of every trial now.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class OptunaSearcher(OptunaSearch):
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._plan, self._logs, self._start = plan, logs, start
-        # Another seed after each restart, or the sampler would begin with what it proposed the first time.
+        # Another seed after each restart, or the sampler would repeat its first proposals.
         seed = (plan.seed * 1_000_003 + len(past)) % 2**32
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(RANDOM_FIRST, max(1, plan.draws // 3)))
         storage = optuna.storages.InMemoryStorage()
@@ -51,9 +51,9 @@ class OptunaSearcher(OptunaSearch):
         super().__init__(self._define, mode="min", **study)
         self._random = random.Random(seed)
         self._proposed = 0
-        self._known: dict[Any, PlannedTrial] = {}  # computation -> the trial that ran or runs it
-        self._waiting: list[tuple[PlannedTrial, Labels]] = []  # to go on with
-        self._asked: dict[str, tuple[str, PlannedTrial]] = {}  # Tune's id -> (id for Optuna, trial)
+        self._known: dict[Any, PlannedTrial] = {}  # computation -> its trial
+        self._waiting: list[tuple[PlannedTrial, Labels]] = []  # unfinished, to run first
+        self._proposals: dict[str, tuple[str, PlannedTrial]] = {}  # Tune's id -> (id for Optuna, trial)
         for labels, log in past.values():
             self._recall(labels, log)
 
@@ -65,19 +65,19 @@ class OptunaSearcher(OptunaSearch):
 
     @property
     def has_more(self) -> bool:
-        """Whether a trial is unfinished, or a cell is left that is not known yet."""
-        return bool(self._waiting) or any(self._known_as(labels) is None for labels in self._plan.space.every())
+        """Whether a trial is unfinished, or an unknown cell is left."""
+        return bool(self._waiting) or any(self._known_trial(labels) is None for labels in self._plan.space.every())
 
     def _recall(self, labels: Labels, log: TrialLog) -> None:
         trial = self._number(labels)
         if log.status is None:
             self._waiting.append((trial, labels))
             return
-        params, distributions = self._as_asked(labels)
+        params, distributions = self._as_proposed(labels)
         value = _value(trial, log)
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
-        told = optuna.trial.create_trial(state=state, value=value, params=params, distributions=distributions)
-        self._study.add_trial(told)
+        past_trial = optuna.trial.create_trial(state=state, value=value, params=params, distributions=distributions)
+        self._study.add_trial(past_trial)
 
     def _number(self, labels: Labels) -> PlannedTrial:
         self._proposed += 1
@@ -88,8 +88,8 @@ class OptunaSearcher(OptunaSearch):
     def _define(self, trial: Any) -> dict[str, Any]:
         return {"labels": list(self._plan.space.draw(trial.suggest_categorical))}
 
-    def _as_asked(self, labels: Labels) -> tuple[dict[str, str], dict[str, Any]]:
-        """The parameters and distributions with which the sampler would have proposed a cell."""
+    def _as_proposed(self, labels: Labels) -> tuple[dict[str, str], dict[str, Any]]:
+        """The parameters and distributions of a cell, as if the sampler had proposed it."""
         params: dict[str, str] = {}
         distributions: dict[str, Any] = {}
 
@@ -108,47 +108,47 @@ class OptunaSearcher(OptunaSearch):
             trial, labels = self._waiting.pop(0)
             ask_id = self._ask_for(trial_id, labels)
         else:
-            found = self._new(trial_id)
-            if found is None:
+            proposal = self._new_cell(trial_id)
+            if proposal is None:
                 return Searcher.FINISHED
-            ask_id, labels = found
+            ask_id, labels = proposal
             trial = self._number(labels)
-        self._asked[trial_id] = ask_id, trial
+        self._proposals[trial_id] = ask_id, trial
         return {"job": self._start(trial, labels)}
 
     def _ask_for(self, ask_id: str, labels: Labels) -> str:
-        self._study.enqueue_trial(self._as_asked(labels)[0])
+        self._study.enqueue_trial(self._as_proposed(labels)[0])
         super().suggest(ask_id)
         return ask_id
 
-    def _new(self, trial_id: str) -> tuple[str, Labels] | None:
-        """A cell that is not known yet, with the id under which Optuna knows it; None if there is none."""
+    def _new_cell(self, trial_id: str) -> tuple[str, Labels] | None:
+        """An unknown cell with Optuna's id of it; None if there is none left."""
         baseline = self._plan.baseline_cell
-        if baseline is not None and self._known_as(baseline) is None:
+        if baseline is not None and self._known_trial(baseline) is None:
             return self._ask_for(trial_id, baseline), baseline
         for attempt in range(TRIES):
             ask_id = f"{trial_id}-{attempt}"
             labels = tuple(super().suggest(ask_id)["labels"])
-            known = self._known_as(labels)
+            known = self._known_trial(labels)
             if known is None:
                 return ask_id, labels
-            self._tell(ask_id, known)
+            self._report_result(ask_id, known)
         untried = list(self._plan.space.every())
         self._random.shuffle(untried)
-        labels = next((labels for labels in untried if self._known_as(labels) is None), ())
+        labels = next((labels for labels in untried if self._known_trial(labels) is None), ())
         return (self._ask_for(trial_id, labels), labels) if labels else None
 
-    def _known_as(self, labels: Labels) -> PlannedTrial | None:
+    def _known_trial(self, labels: Labels) -> PlannedTrial | None:
         return self._known.get(computation(self._plan.search_trial(labels, 0).config))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: the sampler learns from ends, ASHA from epochs."""
+        """Nothing: the sampler learns from the ends of trials, ASHA from epochs."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the sampler what the trial came to, over all runs of the driver."""
-        self._tell(*self._asked.pop(trial_id), error=error)
+        """Give the sampler the trial's result over all runs of the driver."""
+        self._report_result(*self._proposals.pop(trial_id), error=error)
 
-    def _tell(self, ask_id: str, trial: PlannedTrial, *, error: bool = False) -> None:
+    def _report_result(self, ask_id: str, trial: PlannedTrial, *, error: bool = False) -> None:
         value = None if error else _value(trial, self._logs()[trial.trial_id])
         super().on_trial_complete(ask_id, None if value is None else {self.metric: value}, error=value is None)
 

@@ -1,7 +1,7 @@
-"""Run a sweep: connect, probe, plan, resume or start, one Tune trial per planned trial, close.
+"""Runs a sweep: connect, probe, plan, resume or start, one Tune trial for each planned trial, close.
 
-Resuming does not use `Tuner.restore`: the plan, the outbox and the recorded checkpoints already say what is left, so a
-new Tuner runs just that. Nothing is unpickled, and no epoch is repeated that has a checkpoint (CONTRIBUTING.md).
+Resuming does not use `Tuner.restore`. The plan, the outbox and the recorded checkpoints say which trials are left, and
+a new Tuner runs those. Nothing is unpickled, and no epoch that has a checkpoint is repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
 from tune.driver.finish import close_sweep, failures
 from tune.driver.launcher import Launcher
-from tune.driver.open import _asked_key, _open
+from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
@@ -39,20 +39,20 @@ from tune.tracking.tracker import Tracker
 def run_sweep(
     planner: Planner, *, options: Options, show_plan: Callable[[Plan], None], entry: Entry = trial_entry
 ) -> Outcome:
-    """Run a sweep to its end, or go on with the unfinished one of the same plan. WrongInput for what cannot run.
+    """Run a sweep to its end, or continue the unfinished one of the same plan. WrongInput if it cannot run.
 
-    entry: what a worker runs for each trial; only benchmarks/scale.py, whose trials train nothing, gives its own.
+    entry: what a worker runs for each trial; only benchmarks give another entry.
     """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
-    asked_key = _asked_key(planner, options)
+    asked = command_key(planner, options)
     with connect.connected(options.address) as ray:
         with open_sweep.sweep_lock(
-            options.storage_path, asked_key
-        ):  # a second one must not wait for the first one's GPUs
+            options.storage_path, asked
+        ):  # a second command must not wait for the first one's GPUs
             if not options.fresh:
-                open_sweep.check_not_running(options.storage_path, asked_key)
-            plan, launcher, tracker = _open(ray, planner, options, show_plan, asked_key, entry)
+                open_sweep.check_not_running(options.storage_path, asked)
+            plan, launcher, tracker = open_sweep_run(ray, planner, options, show_plan, asked, entry)
         with tracker:
             return _Run(plan, launcher.folder, launcher, options).run(tracker)
 
@@ -71,30 +71,30 @@ class _Run:
     def run(self, tracker: Tracker) -> Outcome:
         epochs = self.plan.trials[0].config.train.epochs
         with make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
-            tracker.tell(progress.say)
+            tracker.announce_outages(progress.say)
             self._begin(tracker)
             collector = Collector(self.folder, tracker, progress, environment=self._environment)
             if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
-                _check_room(collector, tracker)
+                _check_disk(collector, tracker)
                 return self._close(tracker, progress)
             self._announce(tracker, self.plan.trials)
             ended = tracker.ended
             left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
             self._expect(progress, left, ended)
             if len(left) < len(self.plan.runnable):
-                progress.say(_what_is_left(ended, left))
+                progress.say(_progress_line(ended, left))
             if left:
                 self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
-            _check_room(collector, tracker)
+            _check_disk(collector, tracker)
             return self._close(tracker, progress)
 
     @functools.cached_property
     def _environment(self) -> str:
-        """What this run's trials run on, as a tag."""
+        """The environment of this run's trials, as a tag."""
         return json.dumps(self.folder.read()["environment"])
 
     def _expect(self, progress: Progress, left: Sequence[PlannedTrial], ended: Mapping[str, str]) -> None:
-        """Say what is left, for the time that it takes: on GPUs in blocks of one seed, else trial by trial."""
+        """Tell the progress which trials are left, for its ETA: in blocks of one seed on GPUs, else one by one."""
         share = self.launcher.share
         in_blocks = share.gpus == 1 and self.plan.in_blocks
         blocks: dict[int | str, list[str]] = {}
@@ -103,7 +103,7 @@ class _Run:
         progress.expect_blocks(list(blocks.values()), share.at_a_time, ended)
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
-        """The stage that draws the final's arms; True once the plan holds them."""
+        """The stage that draws the final's arms. True once the plan holds them."""
         self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
         progress.expect(search.trials_left(plan, tracker), tracker.ended)
         tags = {"sweep": plan.sweep.name, "environment": self._environment}
@@ -160,7 +160,7 @@ class _Run:
                 )
 
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
-        """End the sweep, unless trials are left or MLflow lacks records: then the same command goes on from here."""
+        """End the sweep, unless trials are left or MLflow lacks records: then the same command continues it."""
         statuses, bad = tracker.ended, failures(tracker)
         interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
         uri, say = self.options.tracking_uri, progress.say
@@ -176,8 +176,8 @@ class _Run:
         )
 
 
-def _check_room(collector: Collector, tracker: Tracker) -> None:
-    """Raises DiskFull where that ended the run: the end of the sweep would be written to the same disk."""
+def _check_disk(collector: Collector, tracker: Tracker) -> None:
+    """Raises DiskFull if that ended the run, as the end of the sweep would be written to the same disk."""
     if collector.disk_full is not None:
         raise DiskFull(f"{collector.disk_full}; {len(tracker.ended)} trials have ended")
 
@@ -187,13 +187,14 @@ def _ladder(sweep: SweepConfig) -> dict[str, str]:
 
 
 def _who_runs() -> dict[str, str]:
-    """Tags of the parent run: who runs it, and one tag for each Ray job that ran it or a part of it."""
-    holder = this_process()
-    tags = {"user": holder.user, "host": holder.host, **({JOB_TAG + holder.job: holder.since} if holder.job else {})}
+    """Tags of the parent run: the user and host, and one tag for each Ray job that ran a part of the sweep."""
+    process = this_process()
+    job = {JOB_TAG + process.job: process.since} if process.job else {}
+    tags = {"user": process.user, "host": process.host, **job}
     return {name: value for name, value in tags.items() if value}
 
 
-def _what_is_left(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
+def _progress_line(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
     bad = sum(status not in NO_FAILURE for status in ended.values())
-    unlucky = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
-    return f"{len(ended)} trials have ended{unlucky}, {len(left)} are left"
+    failed = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
+    return f"{len(ended)} trials have ended{failed}, {len(left)} are left"

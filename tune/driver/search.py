@@ -1,7 +1,7 @@
 """A sweep that draws its arms: Optuna proposes, ASHA stops, then the best and the baseline run again in pairs.
 
-Both stages are one sweep: one folder, one outbox, one parent run. Everything that the second needs of the first is in
-the outbox, so that a driver killed in either goes on from there (CONTRIBUTING.md).
+Both stages are one sweep: one folder, one outbox, one parent run. The outbox holds everything that the second stage
+needs of the first, so a driver that is killed in either stage continues from there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from tune.console.progress import Progress
-from tune.driver.asha import Asha, halving
+from tune.driver.asha import Asha, make_asha
 from tune.driver.collector import Collector
 from tune.driver.finalists import FINALISTS, RULE, Candidate, candidate, choose_finalists, summary
 from tune.driver.launcher import Launcher
@@ -35,24 +35,24 @@ class Search:
         self._trials: dict[str, PlannedTrial] = {}
 
     def run(self, collector: Collector) -> bool:
-        """Run what is left of the search; True once it is complete."""
+        """Run the trials that are left of the search. True once it is complete."""
         scheduler = self._scheduler()
         past = drawn(self._tracker)
-        proposer = OptunaSearcher(self._plan, past=past, logs=lambda: self._tracker.trials, start=self._start)
+        searcher = OptunaSearcher(self._plan, past=past, logs=lambda: self._tracker.trials, start=self._start)
         unfinished = sum(log.status is None for _, log in past.values())
         left = self._plan.draws - len(past) + unfinished
         if past:
             self._progress.say(f"search: {len(past) - unfinished} trials have ended, up to {left} are left")
-        if left and proposer.has_more:
+        if left and searcher.has_more:
             if scheduler is not None:
                 collector.ending = lambda trial_id: self._stopped(trial_id, scheduler.stopped)
-            self._launcher.search(proposer, scheduler, left, collector)
+            self._launcher.search(searcher, scheduler, left, collector)
         logs = [log for _, log in drawn(self._tracker).values()]
-        return all(log.status for log in logs) and (len(logs) >= self._plan.draws or not proposer.has_more)
+        return all(log.status for log in logs) and (len(logs) >= self._plan.draws or not searcher.has_more)
 
     def _scheduler(self) -> Asha | None:
-        """ASHA with all that was reported; ends what it had stopped just before the driver was killed."""
-        scheduler = halving(self._plan.trials[0].config.train.epochs, baseline=self._plan.baseline_trial)
+        """ASHA with every earlier report. Ends the trials that it had stopped just before the driver was killed."""
+        scheduler = make_asha(self._plan.trials[0].config.train.epochs, baseline=self._plan.baseline_trial)
         if scheduler is None:
             return None
         past = drawn(self._tracker)
@@ -73,7 +73,7 @@ class Search:
         return scheduler
 
     def _start(self, trial: PlannedTrial, labels: Labels) -> dict[str, Any]:
-        """Put a proposed trial on record, then hand out its job."""
+        """Record a proposed trial, then return its job."""
         self._trials[trial.trial_id] = trial
         self._tracker.plan_trial(
             trial_id=trial.trial_id,
@@ -91,7 +91,7 @@ class Search:
         return self._launcher.job(trial, prepare_next=True).as_dict()
 
     def _stopped(self, trial_id: str, reasons: dict[str, str]) -> dict[str, Any] | None:
-        """How a trial ends that Tune completes without its own word: stopped, if it was the scheduler."""
+        """The end of a trial that Tune completes without a report of its end: stopped, if the scheduler did it."""
         if trial_id not in reasons:
             return None
         metrics = summary(self._trials[trial_id].config, self._tracker.trials[trial_id])
@@ -108,25 +108,25 @@ def drawn(tracker: Tracker) -> dict[str, tuple[Labels, TrialLog]]:
 
 
 def trials_left(plan: SearchPlan, tracker: Tracker) -> int:
-    """Trials still to run in both stages; of the final's arms as many as there can be."""
+    """Number of trials left in both stages, with as many of the final as there can be."""
     ended = sum(log.status is not None for _, log in drawn(tracker).values())
     finished = sum(log.tags.get("stage") == "final" and log.status is not None for log in tracker.trials.values())
     return min(plan.draws, plan.space.cells) - ended + plan.repeats * (1 + FINALISTS) - finished
 
 
 def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan:
-    """`plan` with the final's trials, chosen from the ended search; without any where no trial of it gave a result."""
+    """`plan` with the final's trials, chosen from the ended search; without any if no trial of it gave a result."""
     refused = tuple(trial for trial in plan.trials if trial.unsupported)
-    found = drawn(tracker)
-    best = _best(plan, found)
+    trials = drawn(tracker)
+    best = _best(plan, trials)
     if not best:
-        reasons = "; ".join(dict.fromkeys(log.reason for _, log in found.values() if log.reason))
+        reasons = "; ".join(dict.fromkeys(log.reason for _, log in trials.values() if log.reason))
         why = reasons or "all that ran was the baseline itself"
         print(f"no trial of the search gave a result to compare, there is no final: {why}", file=sys.stderr)
         return replace(plan, trials=refused)
     if not quiet:
-        print(f"final: the baseline and {_named(best, found)} ({RULE})", file=sys.stderr)
-    arms = tuple(plan.arm(found[one.trial_id][0]) for one in best)
+        print(f"final: the baseline and {_named(best, trials)} ({RULE})", file=sys.stderr)
+    arms = tuple(plan.arm(trials[finalist.trial_id][0]) for finalist in best)
     final = make_plan(
         replace(plan.sweep, arms=(*plan.sweep.arms, *arms)),
         overrides=plan.overrides,
@@ -138,11 +138,13 @@ def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan
     return replace(plan, sweep=final.sweep, trials=(*final.trials, *refused))
 
 
-def _best(plan: SearchPlan, found: dict[str, tuple[Labels, TrialLog]]) -> list[Candidate]:
-    configs = {trial_id: plan.search_trial(labels, 0).config for trial_id, (labels, _) in found.items()}
-    candidates = [candidate(trial_id, log, computation(configs[trial_id])) for trial_id, (_, log) in found.items()]
-    return choose_finalists([one for one in candidates if one], baseline=plan.baseline_computation())
+def _best(plan: SearchPlan, trials: dict[str, tuple[Labels, TrialLog]]) -> list[Candidate]:
+    configs = {trial_id: plan.search_trial(labels, 0).config for trial_id, (labels, _) in trials.items()}
+    candidates = [candidate(trial_id, log, computation(configs[trial_id])) for trial_id, (_, log) in trials.items()]
+    return choose_finalists([known for known in candidates if known is not None], baseline=plan.baseline_computation())
 
 
-def _named(best: list[Candidate], found: dict[str, tuple[Labels, TrialLog]]) -> str:
-    return ", ".join(f"{'-'.join(found[one.trial_id][0])} (validation MSE {one.val_mse:.4g})" for one in best)
+def _named(best: list[Candidate], trials: dict[str, tuple[Labels, TrialLog]]) -> str:
+    return ", ".join(
+        f"{'-'.join(trials[finalist.trial_id][0])} (validation MSE {finalist.val_mse:.4g})" for finalist in best
+    )

@@ -1,4 +1,4 @@
-"""The data of a sweep, made ready before anything starts: downloaded where missing, converted, checked for windows.
+"""The data of a sweep, prepared before anything starts: downloaded if missing, converted, and checked for windows.
 
 Planning-safe: imports none of torch, transformers, ray, mlflow.
 """
@@ -22,14 +22,14 @@ MIB = 2**20
 
 
 def cache_dir(storage_path: Path) -> Path:
-    """Where converted series lie."""
+    """The folder of converted series."""
     return storage_path / "arrow"
 
 
 def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet: bool) -> Series:
-    """The series of `data`, mapped; later openings on this node find it converted.
+    """The series of `data`, mapped. It is converted once on a node.
 
-    Raises DataError for everything that is wrong with the source, and if a split holds no window.
+    Raises DataError for anything wrong with the source, and if a split holds no window.
     """
     from data_pipeline.series.store import open_series
     from data_pipeline.series.windows import window_starts
@@ -45,9 +45,9 @@ def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet:
 
 
 def check_windows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> bool:
-    """Whether the data's rows are known without converting or downloading anything.
+    """Whether the number of rows is known without converting or downloading anything.
 
-    Raises DataError as `prepare_data` does where they are, and a split holds no window.
+    Raises DataError if it is known and a split holds no window.
     """
     from data_pipeline.series.store import known_bounds
     from data_pipeline.series.windows import window_starts
@@ -59,9 +59,9 @@ def check_windows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> bo
 
 
 def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
-    """Columns of a file, read from its head, for a plan; None for a named data set, whose definition knows them.
+    """The number of columns of a file, read from its head; None for a named data set, whose definition has it.
 
-    Raises DataError for a file that is not there or whose head is wrong.
+    Raises DataError for a missing file, or one whose head is wrong.
     """
     if not dataset.endswith(FILE_ENDINGS):
         return None
@@ -73,7 +73,7 @@ def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
 
 
 def fetch_if_missing(dataset: str, data_dir: Path, *, quiet: bool) -> None:
-    """Download a named data set that `data_dir` does not hold yet. Raises DataError, offline among other reasons."""
+    """Download a named data set that is not in `data_dir` yet. Raises DataError, for example if offline."""
     from data_pipeline.series.store import locate
     from data_pipeline.source.download import fetch
 

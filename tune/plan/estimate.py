@@ -1,7 +1,7 @@
 """How long a plan will take, from earlier trials on the same device that did the same work. Never a guess.
 
-Only sweeps under the storage folder are read. A trial is like another if all fields agree that decide how much work an
-epoch is; heads that are pruned away on the way are not looked at.
+Only sweeps under the storage folder are read. Two trials are alike if they agree in every field that decides an epoch's
+work; the heads that leave during training are ignored.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tune.plan.space import SearchPlan
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 
-ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial beside its epochs
+ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial outside its epochs
 LIKE = "as earlier ones like them took; starting and saving a trial is not in it"
-MOST_SWEEPS = 20  # the latest, of those on this device
-# Fields that change neither the work of an epoch nor what it is done with.
+MOST_SWEEPS = 20  # the latest ones on this device
+# Fields that change neither the amount nor the kind of an epoch's work.
 NO_WORK = frozenset(
     {"model.preset", "data.timestamp_column", "train.epochs", "train.learning_rate", "train.schedule",
      "train.pct_start", "train.patience", "train.seed"}
@@ -30,7 +30,7 @@ NO_WORK = frozenset(
 
 
 def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
-    """One line for a plan: what its trials take, for those of which that is known. at_a_time: GPUs to run them on."""
+    """One line: how long the trials of a plan take, as far as known. at_a_time: the number of GPUs to run them on."""
     if isinstance(plan, SearchPlan):
         return "not known (its trials are drawn while it runs)"
     known = _seconds(plan, storage)
@@ -40,7 +40,7 @@ def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
     share = f"{len(known)} of {len(plan.runnable)} trials"
     if at_a_time == 1:
         return f"about {_words(total_s)} for {share}, one after another, {LIKE}"
-    blocks: dict[int, float] = defaultdict(float)  # without pairs to make, each trial is one of its own
+    blocks: dict[int, float] = defaultdict(float)  # without pairs, each trial is a block of its own
     for number, (trial, seconds) in enumerate(known):
         blocks[trial.seed if plan.in_blocks else number] += seconds
     how = f"{at_a_time} GPUs{', those of one seed on one' if plan.in_blocks else ''}"
@@ -49,18 +49,18 @@ def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
 
 
 def _seconds(plan: Plan, storage: Path) -> list[tuple[PlannedTrial, float]]:
-    """Each trial that can run and has a like, with its expected seconds, without the start of its process."""
+    """Each trial that can run and is like an earlier one, with its expected seconds, without its process's start."""
     measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     sweeps = [folder for folder in reversed(open_sweep.every(storage)) if _device(folder) == plan.device.name]
     for folder in sweeps[:MOST_SWEEPS]:
         for key, once_s, epoch_s in _measured(folder):
             measured[key].append((once_s, epoch_s))
-    found = []
+    expected = []
     for trial in plan.runnable:
-        if likes := measured.get(_work(trial.config.flat())):
-            once_s, epoch_s = (median(values) for values in zip(*likes, strict=True))
-            found.append((trial, once_s + epoch_s * trial.config.train.epochs))
-    return found
+        if alike := measured.get(_work(trial.config.flat())):
+            once_s, epoch_s = (median(values) for values in zip(*alike, strict=True))
+            expected.append((trial, once_s + epoch_s * trial.config.train.epochs))
+    return expected
 
 
 def _device(folder: SweepDir) -> str | None:
@@ -70,9 +70,11 @@ def _device(folder: SweepDir) -> str | None:
 
 
 def _measured(folder: SweepDir) -> Iterator[tuple[str, float, float]]:
-    """(work, seconds once, seconds an epoch) of each trial that was done; nothing of a folder that is not ours."""
+    """(work, seconds once, seconds an epoch) of each done trial; nothing for a folder that is not ours."""
     try:
-        params = {row["trial_id"]: row["params"] for row in folder.read()["trials"]}  # not of a search's trials
+        params = {
+            row["trial_id"]: row["params"] for row in folder.read()["trials"]
+        }  # a search's trials are not among them
         epochs: dict[str, list[float]] = defaultdict(list)
         with folder.outbox.open() as file:
             for line in file:
@@ -83,7 +85,7 @@ def _measured(folder: SweepDir) -> Iterator[tuple[str, float, float]]:
                 elif record["kind"] == "end" and record["status"] == "done" and epochs[trial_id] and trial_id in params:
                     once = (record["metrics"].get(name, 0.0) for name in ONCE)
                     yield _work(params[trial_id]), sum(once), median(epochs[trial_id])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # half a line, or of another version
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # half a line, or another version's
         return
 
 

@@ -1,7 +1,7 @@
 """SweepConfig + the user's choices + the device's facts -> a plan: every trial with its final configuration.
 
-Planning-safe. A cell that cannot run stays in the plan with the reason; it never becomes another cell. Two cells that
-come out as one computation both stay, and the later says so.
+Planning-safe. An arm that cannot run stays in the plan with the reason; it never becomes another arm. Of two arms with
+the same computation both stay, and the later one says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tune.config.trial_config import TrialConfig, build_trial, check_field
 from tune.engine import ENGINES
 from tune.engine.lr import LR_SCHEDULES
 from tune.machine.device import DeviceFacts
-from tune.plan.support import _backend_name, _resolve_auto, unsupported_reason
+from tune.plan.support import backend_name, resolve_auto_names, unsupported_reason
 
 MOST_TRIALS = 20_000  # of one sweep
 LAYERS = "model.layers"
@@ -39,12 +39,12 @@ class PlannedTrial:
     arm: str
     seed: int
     config: TrialConfig
-    unsupported: str | None  # why it cannot run on the planned device; None: it can
-    same_as: str | None = None  # an earlier arm that is the same computation: heads leave at the same epochs
+    unsupported: str | None  # why it cannot run on the planned device; None if it can
+    same_as: str | None = None  # an earlier arm with the same computation: its heads leave at the same epochs
 
     @property
     def run_name(self) -> str:
-        """In MLflow, whose list shows a dozen letters of a child's name below its sweep's: the arm comes first."""
+        """The name in MLflow. The arm comes first, as MLflow's list shows some dozen letters of a child's name."""
         return f"{self.arm}-s{self.seed}"
 
 
@@ -63,14 +63,16 @@ class Plan:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether the trials of one seed belong on one GPU: there are pairs to be made. One block would use one GPU
-        only and no verdict comes of it, so its trials are spread."""
+        """Whether the trials of a seed must run on one GPU, to make pairs.
+
+        A single block gives no verdict and would use one GPU only, so its trials are spread.
+        """
         return self.repeats > 1 and len({trial.arm for trial in self.runnable}) > 1
 
     def key(self, *, data_sha256: str, tracking_uri: str) -> str:
-        """Identity for resuming: same effective configurations on the same data, device model and store.
+        """Identity for resuming: the same effective configurations on the same data, device model and store.
 
-        The store counts without its credentials: a new password does not make it another one.
+        The store counts without its credentials, as a new password does not make it another one.
         """
         content = [
             self.sweep.name,
@@ -96,11 +98,11 @@ def make_plan(
 ) -> Plan:
     """Plan `repeats` blocks (one seed each, from `seed` up); inside a block the arms are in random order.
 
-    channels: of the opened data; None takes those of a named data set, and limits by channels wait for the trial
-    where they are unknown.
+    channels: of the data; None takes those of a named data set. If they are unknown, the trial checks limits that
+        depend on them.
 
-    Raises WrongInput for a field that is unknown, does not fit, or is both swept and given by hand, for seeds out of
-    range and for more than MOST_TRIALS trials.
+    Raises WrongInput for an unknown field, a value that does not fit, a field both swept and given by hand, seeds out
+    of range, and more than MOST_TRIALS trials.
     """
     _check_size(len(sweep.arms), repeats, seed)
     for name in overrides:
@@ -130,8 +132,8 @@ def _plan_block(
     if not planned or len(arm.changes) < 2:
         raise first
     raise WrongInput(
-        f"{first} (the arm {arm.label}: {len(wrong)} of {len(sweep.arms)} combinations are none that can be "
-        "configured; run the others as sweeps of their own)"
+        f"{first} (the arm {arm.label}: {len(wrong)} of {len(sweep.arms)} combinations are no valid "
+        "configuration; run the others as sweeps of their own)"
     )
 
 
@@ -143,15 +145,15 @@ def _in_equal_layers(
     device: DeviceFacts,
     channels: int | None,
 ) -> list[PlannedTrial]:
-    """Arms differ in one thing: where `auto` came out as fused layers for some arms only, all get transformers'."""
+    """Arms differ in one thing: if `auto` became fused layers for some arms only, all arms get transformers' layers."""
     settled = settled_layers(planned, sweep, overrides)
     return _plan_block(sweep, {**overrides, **settled}, seed, device, channels) if settled else planned
 
 
 def settled_layers(trials: Iterable[PlannedTrial], sweep: SweepConfig, overrides: Mapping[str, Any]) -> dict[str, str]:
-    """The field that gives all trials transformers' layers, where `auto` came out differently for those that can run.
+    """The field that gives all trials transformers' layers, if `auto` differs between the trials that can run.
 
-    Empty where it did not, and where somebody has chosen the layers.
+    Empty if it does not, or if the sweep or the user chose the layers.
     """
     if LAYERS in sweep.swept | sweep.shared.keys() or overrides.get(LAYERS, "auto") != "auto":
         return {}
@@ -170,7 +172,7 @@ def _check_size(arms: int, repeats: int, seed: int) -> None:
 
 
 def _mark_same(block: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-    """The trials of one seed, those that compute what an earlier one does with its arm in `same_as`."""
+    """The trials of one seed; a trial that computes the same as an earlier one names that arm in `same_as`."""
     arms: dict[tuple[Any, ...], str] = {}
     marked = []
     for trial in block:
@@ -180,9 +182,9 @@ def _mark_same(block: Sequence[PlannedTrial]) -> list[PlannedTrial]:
 
 
 def computation(config: TrialConfig) -> tuple[Any, ...]:
-    """What decides a result: of a pruning schedule only which number of heads it takes before which epoch."""
+    """What decides a result. Of a pruning schedule that is only how many heads leave before which epoch."""
     pruning = config.pruning
-    scheduled = pruning.score in SCORES  # none and static know no schedule
+    scheduled = pruning.score in SCORES  # none and static have no schedule
     removed = SCHEDULES[pruning.schedule](pruning.heads_per_layer, config.train.epochs) if scheduled else ()
     return config.data, config.model, config.train, pruning.model_copy(update={"schedule": ""}), removed
 
@@ -195,13 +197,13 @@ def plan_trial(
     device: DeviceFacts,
     channels: int | None,
 ) -> PlannedTrial:
-    """One trial of `arm`: its fields go over the user's, these over the sweep's. WrongInput for what does not fit."""
+    """One trial of `arm`. Its fields win over the user's, those over the sweep's. WrongInput for a wrong value."""
     given = {**sweep.shared, **overrides, **arm.changes, "train.seed": seed}
     config = build_trial(_with_defaults(given, device))
     _check_names(config)
     if channels is None:
         channels = len(get_dataset(config.data.dataset).columns or ())
-    config = _resolve_auto(config, device, channels)
+    config = resolve_auto_names(config, device, channels)
     return PlannedTrial(
         trial_id=f"{sweep.name}-{arm.label}-s{seed}",
         arm=arm.label,
@@ -212,7 +214,7 @@ def plan_trial(
 
 
 def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, Any]:
-    """The device's defaults, then the preset's fields, then what was given."""
+    """The device's defaults, replaced by the preset's fields, replaced by the given ones."""
     on_gpu = device.device_type == "cuda"
     preset = given.get("model.preset", "study" if on_gpu else "tiny")
     if not isinstance(preset, str) or preset not in PRESETS:  # a list cannot even be looked up
@@ -222,7 +224,7 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
         "train.precision": "bf16" if on_gpu else "fp32",
         "train.engine": "graph" if on_gpu else "eager",
     }
-    if "model.patch_length" in given:  # a preset's stride belongs to its own patches
+    if "model.patch_length" in given:  # a preset's stride is for its own patch length
         fields.pop("model.patch_stride", None)
     fields |= given
     fields.setdefault("model.patch_stride", fields["model.patch_length"])
@@ -230,7 +232,7 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
 
 
 def _check_names(config: TrialConfig) -> None:
-    """Registry members are checked here and not in the config, so that a new member is one dict entry."""
+    """Names in registries are checked here and not in the config, so that a new member is one dict entry."""
     get_dataset(config.data.dataset, config.data.timestamp_column)
     if config.data.feed not in FEEDS:
         raise unknown_name("feed", config.data.feed, FEEDS)
@@ -238,7 +240,7 @@ def _check_names(config: TrialConfig) -> None:
         raise WrongInput(
             f"data.num_workers={config.data.num_workers}: the device feed has no workers; use data.feed=arrow, or 0"
         )
-    _backend_name(config.model.attention)
+    backend_name(config.model.attention)
     if config.train.engine not in ENGINES:
         raise unknown_name("engine", config.train.engine, ENGINES)
     if config.train.schedule not in LR_SCHEDULES:
@@ -250,7 +252,7 @@ def _check_names(config: TrialConfig) -> None:
 
 
 def plan_rows(trials: Sequence[PlannedTrial]) -> list[dict[str, Any]]:
-    """The plan as plain dicts, as saved and as shown."""
+    """The plan as plain dicts, as it is saved and shown."""
     return [
         {
             "trial_id": trial.trial_id,

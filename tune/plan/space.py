@@ -1,7 +1,7 @@
-"""The space of a sweep that draws its arms: which of its cells can run, what cannot and why, how one is drawn.
+"""The space of a sweep that draws its arms: which cells can run, which cannot and why, and how a cell is drawn.
 
-Planning-safe. A cell has one choice of each dimension. Every cell is planned once, so that what is drawn later can run:
-what a dimension offers depends on the choices before it.
+Planning-safe. A cell has one choice of each dimension. Every cell is planned once, so that a drawn cell can run: the
+options of a dimension depend on the choices before it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Choose = Callable[[str, tuple[str, ...]], str]  # (name, options) -> one of the 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Cells that cannot run, named by the fewest choices that they have in common."""
+    """Cells that cannot run, named by the fewest choices that they share."""
 
-    choices: Mapping[str, str]  # dimension -> choice; empty: nothing in common but the reason
+    choices: Mapping[str, str]  # dimension -> choice; empty if they share only the reason
     reason: str
     cells: int
-    example: PlannedTrial | None  # None: together the choices are no valid configuration, so there is no such trial
+    example: PlannedTrial | None  # None: the choices are no valid configuration together, so there is no trial
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The cells that can run, as a tree with a level for each dimension."""
+    """The cells that can run, as a tree with one level for each dimension."""
 
     dimensions: tuple[str, ...]
     tree: Mapping[str, Any]  # choice of the first dimension -> tree of the others; {} below the last
@@ -56,9 +56,9 @@ class Space:
     refusals: tuple[Refusal, ...]
 
     def draw(self, choose: Choose) -> Labels:
-        """A cell that can run. `choose` is asked in the order of the dimensions, and only where there is a choice.
+        """A cell that can run. Calls `choose` in the order of the dimensions, if more than one option is left.
 
-        A name always comes with the same options: where earlier choices leave fewer, the name lists them.
+        A name always has the same options: if earlier choices leave fewer options, the name lists them.
         """
         node, drawn = self.tree, []
         for level, dimension in enumerate(self.dimensions):
@@ -93,18 +93,18 @@ def _leaves(tree: Mapping[str, Any], depth: int) -> Iterator[Labels]:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPlan(Plan):
-    """A plan whose arms are drawn while it runs. `trials` holds the final's, of which the baseline's are known."""
+    """A plan whose arms are drawn while it runs. `trials` are the final's, of which only the baseline's are known."""
 
     space: Space
     draws: int  # trials of the search
-    overrides: Mapping[str, Any]  # the user's, and what is settled
-    settled: Mapping[str, Any]  # fields that all trials have so that they differ in their choices only
-    seed: int  # of every trial of the search; the final has the `repeats` seeds after it
+    overrides: Mapping[str, Any]  # the user's, and `settled`
+    settled: Mapping[str, Any]  # fields given to all trials, so that they differ only in their choices
+    seed: int  # of the search; the final has the `repeats` seeds after it
     channels: int | None
-    baseline_cell: Labels | None  # the first to run in the search; None: the baseline is no cell that can run
+    baseline_cell: Labels | None  # runs first; None: the baseline is not a cell that can run
 
     def key(self, *, data_sha256: str, tracking_uri: str) -> str:
-        """As of a plan; the number of draws and the cells that can run count too."""
+        """As for a plan, with the number of draws and the cells that can run."""
         every = hashlib.sha256(json.dumps(self.space.tree).encode()).hexdigest()
         content = [super().key(data_sha256=data_sha256, tracking_uri=tracking_uri), self.draws, every]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -114,12 +114,12 @@ class SearchPlan(Plan):
         return self.sweep.drawn(dict(zip(self.space.dimensions, labels, strict=True)))
 
     def settings(self, arm: Arm) -> str:
-        """What the command line needs beside the sweep's own overrides to train this arm as it ran here."""
+        """The options that train this arm as it ran here, in addition to the sweep's overrides."""
         return as_settings({**arm.changes, **self.settled})
 
     @property
     def baseline_trial(self) -> str | None:
-        """Id of the search's trial of the baseline; None if it has none."""
+        """Id of the baseline's trial in the search; None if it has none."""
         return None if self.baseline_cell is None else self.search_trial(self.baseline_cell, 1).trial_id
 
     def baseline_computation(self) -> tuple[Any, ...]:
@@ -144,18 +144,18 @@ def plan_sweep(
     device: DeviceFacts,
     channels: int | None = None,
 ) -> Plan:
-    """`make_plan` for a sweep of fixed arms; a SearchPlan of `draws` trials for one with a space.
+    """`make_plan` for a sweep of fixed arms; a SearchPlan of `draws` trials for a sweep with a space.
 
-    Raises WrongInput as `make_plan` does, and where no cell of the space can run.
+    Raises WrongInput as `make_plan` does, and if no cell of the space can run.
     """
     given: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "device": device, "channels": channels}
     if not sweep.space:
         return make_plan(sweep, seed=seed, **given)
     plan, space, settled = _settle(sweep, seed, **given)
     refused = [refusal.example for refusal in space.refusals if refusal.example]
-    whole = {field.name: getattr(plan, field.name) for field in fields(Plan)} | {"trials": (*plan.trials, *refused)}
-    found = SearchPlan(
-        **whole,
+    plan_fields = {field.name: getattr(plan, field.name) for field in fields(Plan)}
+    search_plan = SearchPlan(
+        **plan_fields | {"trials": (*plan.trials, *refused)},
         space=space,
         draws=draws or 1,
         overrides={**overrides, **settled},
@@ -164,7 +164,7 @@ def plan_sweep(
         channels=channels,
         baseline_cell=_cell_of(plan.sweep, space),
     )
-    return found if _computes_the_baseline(found) else replace(found, baseline_cell=None)
+    return search_plan if _computes_the_baseline(search_plan) else replace(search_plan, baseline_cell=None)
 
 
 def _settle(
@@ -176,12 +176,12 @@ def _settle(
     device: DeviceFacts,
     channels: int | None,
 ) -> tuple[Plan, Space, dict[str, str]]:
-    """The final's plan and the space, both with the same layers in all that can run; and the field that this took.
+    """The final's plan and the space, with the same layers in all trials that can run, and the field that sets them.
 
-    A cell is planned on its own, and so are search and final: `auto` would come out as it suits each of them.
+    Cells are planned one by one, and so are search and final: `auto` layers could differ between them.
     """
     given: dict[str, Any] = {"repeats": repeats, "device": device, "channels": channels}
-    planned: dict[str, PlannedTrial] = {}  # a cell that can run, for each kind of layers
+    planned: dict[str, PlannedTrial] = {}  # kind of layers -> a cell that can run
 
     def build(overrides: Mapping[str, Any]) -> tuple[Plan, Space]:
         plan = make_plan(sweep, seed=final_seed(seed, repeats), overrides=overrides, **given)
@@ -241,7 +241,7 @@ def build_space(sweep: SweepConfig, *, plan_cell: Callable[[Arm], PlannedTrial],
     for labels in itertools.product(*([choice.label for choice in choices] for choices in sweep.space.values())):
         try:
             trial = plan_cell(sweep.drawn(dict(zip(dimensions, labels, strict=True))))
-        except WrongInput as error:  # not a configuration at all, for example a patch longer than the context
+        except WrongInput as error:  # no valid configuration, such as a patch longer than the context
             refused[labels] = (str(error), None)
             continue
         if trial.unsupported:
@@ -254,8 +254,8 @@ def build_space(sweep: SweepConfig, *, plan_cell: Callable[[Arm], PlannedTrial],
     if not cells:
         reason, _ = next(iter(refused.values()))
         raise WrongInput(f"no cell of the {sweep.name} sweep's space can run here, the first because: {reason}")
-    found = _refusals(dimensions, refused, {name: len(choices) for name, choices in sweep.space.items()})
-    named = (_as_trial(refusal, sweep.name, seed) for refusal in found)
+    refusals = _refusals(dimensions, refused, {name: len(choices) for name, choices in sweep.space.items()})
+    named = (_as_trial(refusal, sweep.name, seed) for refusal in refusals)
     offers = _offers(tree, len(dimensions))
     return Space(dimensions=dimensions, tree=tree, offers=offers, cells=cells, refusals=tuple(named))
 
@@ -273,31 +273,34 @@ def _as_trial(refusal: Refusal, sweep: str, seed: int) -> Refusal:
 def _refusals(
     dimensions: tuple[str, ...], refused: Mapping[Labels, tuple[str, PlannedTrial | None]], sizes: Mapping[str, int]
 ) -> list[Refusal]:
-    """The refused cells, told by single choices and pairs of choices no cell of which can run, then by reason."""
-    groups = _dead(dimensions, refused, sizes)
+    """The refused cells by choice and pair of choices of which no cell can run; the others by reason."""
+    groups = _all_refused(dimensions, refused, sizes)
     members: dict[tuple[int, ...], list[Labels]] = {}
     for cell in refused:
         members.setdefault(tuple(n for n, group in enumerate(groups) if _has(cell, group)), []).append(cell)
-    found = []
+    refusals = []
     for number, group in enumerate(groups):
         cells = [cell for numbers, part in members.items() if number in numbers for cell in part]
-        told = members.get((number,), cells)  # those with no other thing against them say why best
-        found.append(_refusal({dimensions[level]: label for level, label in group.items()}, told, len(cells), refused))
+        examples = members.get((number,), cells)  # cells that are refused for this alone give the best reason
+        choices = {dimensions[level]: label for level, label in group.items()}
+        refusals.append(_refusal(choices, examples, len(cells), refused))
     for reason in dict.fromkeys(refused[cell][0] for cell in members.get((), [])):
         cells = [cell for cell in members[()] if refused[cell][0] == reason]
-        found.append(_refusal({}, cells, len(cells), refused))
-    return found
+        refusals.append(_refusal({}, cells, len(cells), refused))
+    return refusals
 
 
-def _dead(dimensions: tuple[str, ...], refused: Mapping[Labels, Any], sizes: Mapping[str, int]) -> list[dict[int, str]]:
-    """Single choices and then pairs (level -> choice) all cells of which are refused; no pair with a dead choice."""
+def _all_refused(
+    dimensions: tuple[str, ...], refused: Mapping[Labels, Any], sizes: Mapping[str, int]
+) -> list[dict[int, str]]:
+    """Single choices and then pairs (level -> choice) whose cells are all refused; no pair with a refused choice."""
     groups: list[dict[int, str]] = []
     for levels in [*itertools.combinations(range(len(dimensions)), 1), *itertools.combinations(range(len(sizes)), 2)]:
-        whole = prod(size for level, size in enumerate(sizes.values()) if level not in levels)
+        total = prod(size for level, size in enumerate(sizes.values()) if level not in levels)
         counts = Counter(tuple(cell[level] for level in levels) for cell in refused)
         for labels, count in counts.items():
             group = dict(zip(levels, labels, strict=True))
-            if count == whole and not any(known.items() <= group.items() for known in groups):
+            if count == total and not any(known.items() <= group.items() for known in groups):
                 groups.append(group)
     return groups
 
@@ -308,19 +311,19 @@ def _has(cell: Labels, group: Mapping[int, str]) -> bool:
 
 def _refusal(
     choices: Mapping[str, str],
-    told: list[Labels],
+    examples: list[Labels],
     cells: int,
     refused: Mapping[Labels, tuple[str, PlannedTrial | None]],
 ) -> Refusal:
-    reason, _ = Counter(refused[cell][0] for cell in told).most_common(1)[0]
-    example = next(refused[cell][1] for cell in told if refused[cell][0] == reason)
+    reason, _ = Counter(refused[cell][0] for cell in examples).most_common(1)[0]
+    example = next(refused[cell][1] for cell in examples if refused[cell][0] == reason)
     return Refusal(choices=choices, reason=reason, cells=cells, example=example)
 
 
 def describe(plan: SearchPlan) -> list[str]:
-    """The space, for people: what each dimension offers, what is no valid configuration, how many cells and trials.
+    """The space in words: the options of each dimension, invalid combinations, the numbers of cells and trials.
 
-    What is unsupported is among the plan's trials.
+    Unsupported cells are among the plan's trials.
     """
     space = plan.space
     return [

@@ -24,12 +24,12 @@ def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Worklo
     )
 
 
-def _resolve_auto(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
-    """Aliases and `auto` become the name of one backend, and of who computes the layers around it."""
+def resolve_auto_names(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
+    """Replace aliases and `auto` by the name of one backend, and `auto` layers by who computes them."""
     name = config.model.attention
     work = _workload(config, device, channels)
     try:
-        chosen = resolve_auto(work, device.missing or {}) if name == "auto" else _backend_name(name)
+        chosen = resolve_auto(work, device.missing or {}) if name == "auto" else backend_name(name)
     except ValueError as error:  # no backend of AUTO_ORDER can do it
         raise WrongInput(str(error)) from None
     layers = config.model.layers
@@ -39,7 +39,7 @@ def _resolve_auto(config: TrialConfig, device: DeviceFacts, channels: int) -> Tr
 
 
 def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
-    """Why the fused layers cannot be `config`'s on `device`; None where they can."""
+    """Why `config` cannot use the fused layers on `device`; None if it can."""
     model = config.model
     return fused.unsupported_reason(
         d_model=model.d_model,
@@ -53,8 +53,8 @@ def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
     )
 
 
-def _backend_name(name: str) -> str:
-    """The key in BACKENDS for a name, an alias or "auto"; WrongInput for an unknown one."""
+def backend_name(name: str) -> str:
+    """The key in BACKENDS of a name or alias, or "auto"; WrongInput for an unknown name."""
     try:
         return "auto" if name == "auto" else get_backend(name).name
     except ValueError as error:
@@ -62,7 +62,7 @@ def _backend_name(name: str) -> str:
 
 
 def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) -> str | None:
-    """Why `config` cannot run on `device` for a series of `channels`; None if nothing is known against it."""
+    """Why `config` cannot run on `device` for a series of `channels`; None if nothing is known to prevent it."""
     precision = _precision_reason(config, device)
     if precision:
         return precision

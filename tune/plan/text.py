@@ -10,23 +10,23 @@ from tune.config.trial_config import TrialConfig
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan, describe
 
-PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # they decide num_patches
+PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # these decide num_patches
 SHOWN = (
     "data.dataset", "data.context_length", "data.prediction_length", "data.feed",
     "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
     "model.attention", "model.layers", "train.epochs", "train.batch_size", "train.precision", "train.engine",
 )  # fmt: skip
-LONG = 40  # a plan of more trials says each reason once, at its end
+LONG = 40  # a plan of more trials gives each reason once, at its end
 
 
 def print_plan(plan: Plan, stream: IO[str]) -> None:
-    """The trials of a plan, what cannot run and why, and what computes the same as another."""
+    """Print the trials of a plan, which cannot run and why, and which compute the same as another."""
     for line in plan_lines(plan):
         stream.write(line + "\n")
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """What `print_plan` prints."""
+    """The lines of `print_plan`."""
     first = plan.trials[0].config
     varying = _varying(plan)
     fields = {name: _value(first, name) for name in SHOWN} | dict.fromkeys(varying, "(swept)")
@@ -55,7 +55,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def _varying(plan: Plan) -> set[str]:
-    """The shown fields that the sweep changes, or that come out different for its trials: a preset fills several."""
+    """The shown fields that the sweep changes, or that differ between its trials: a preset fills several."""
     first = plan.trials[0].config
     configs = [trial.config for trial in plan.trials]
     return {

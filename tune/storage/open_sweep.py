@@ -1,4 +1,4 @@
-"""Which sweep a command goes on with, or a new one; who may."""
+"""Opens a sweep for a command: the unfinished one that it continues, or a new one; one process at a time."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from tune.storage.params import FORMAT, format_of
 from tune.storage.sweep_dir import FINISHED, RUNNING, SweepDir
 
 LOCKS = ".opening"
-LATER_S = 0.001  # between two sweeps of which the later one would have the earlier time
-OPENING_S = 60.0  # how long one command waits while another of the same plan opens its sweep
+LATER_S = 0.001  # a sweep gets at least this much later a time than those before it
+OPENING_S = 60.0  # how long a command waits while another command of the same plan opens its sweep
 
 
 def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
     """A new sweep folder, readable by its owner only. Its id is the sweep's name, the UTC time and four hex digits.
 
-    Raises WrongInput where it cannot be written; `storage` itself is made if it is not there.
+    Creates `storage` if it is missing. Raises WrongInput if the folder cannot be written.
     """
     sweep_id = f"{sweep}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     path = storage / sweep_id
-    if earlier := [created_s for created_s, _ in _records(storage)[0]]:  # the latest also where the clock was ahead
+    if earlier := [
+        created_s for created_s, _ in _records(storage)[0]
+    ]:  # it is the latest, even if an earlier sweep's clock was ahead
         content = content | {"created_s": max(content["created_s"], max(earlier) + LATER_S)}
     text = json.dumps({"sweep_id": sweep_id, "state": RUNNING, "format": FORMAT, **content}, indent=1)
     try:
@@ -48,9 +50,9 @@ def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
 
 @contextmanager
 def sweep_lock(storage: Path, key: str) -> Iterator[None]:
-    """Inside, no other command of this plan opens a sweep in `storage`: of two that start at once, one finds the other.
+    """A lock: no other command of this plan opens a sweep in `storage`. Of two that start at once, one finds the other.
 
-    Held until the chosen sweep's outbox is held. Raises WrongInput where it cannot be had within OPENING_S seconds.
+    Keep it until the chosen sweep's outbox is open. Raises WrongInput if it is not free within OPENING_S seconds.
     """
     locks = storage / LOCKS
     locks.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -63,57 +65,59 @@ def sweep_lock(storage: Path, key: str) -> Iterator[None]:
 
 
 def check_storage(storage: Path) -> None:
-    """Raises WrongInput if nothing can be written in `storage`, there or yet to be made, or if it is another account's.
+    """Raises WrongInput if `storage`, which may not exist yet, cannot be written or belongs to another account.
 
     Leaves nothing behind.
     """
-    if scheme := re.match(r"([a-z][a-z0-9+.-]*):/", str(storage)):  # as a folder it would be made here, unnoticed
+    if scheme := re.match(
+        r"([a-z][a-z0-9+.-]*):/", str(storage)
+    ):  # otherwise a folder of this name would be created here
         problem = f"{scheme[1]}:// is not supported, trials share files with locks and appends"
         raise WrongInput(f"--storage-path {storage}: {problem}; give a folder that all nodes mount (NFS, EFS)")
-    there = next(path for path in (storage.absolute(), *storage.absolute().parents) if os.path.lexists(path))
-    if not os.path.isdir(there):
-        raise WrongInput(_unwritable(storage, f"{there} is not a folder"))
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise WrongInput(_unwritable(storage, f"{there} is not writable"))
+    existing = next(path for path in (storage.absolute(), *storage.absolute().parents) if os.path.lexists(path))
+    if not os.path.isdir(existing):
+        raise WrongInput(_unwritable(storage, f"{existing} is not a folder"))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WrongInput(_unwritable(storage, f"{existing} is not writable"))
     locks = storage / LOCKS
     if locks.exists() and locks.stat().st_uid != os.getuid():
-        raise WrongInput(_unwritable(storage, "another account runs sweeps there, and what it keeps is its own"))
-    try:  # /proc says of itself that it is writable, and so does every folder to root
-        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
+        raise WrongInput(_unwritable(storage, "another account runs sweeps there, and only it may read them"))
+    try:  # os.access says that /proc is writable, and for root that every folder is
+        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=existing))
     except OSError as error:
-        raise WrongInput(_unwritable(storage, f"nothing can be made in {there} ({error.strerror})")) from None
+        raise WrongInput(_unwritable(storage, f"nothing can be created in {existing} ({error.strerror})")) from None
 
 
 def _unwritable(storage: Path, problem: str) -> str:
-    return f"--storage-path {storage}: {problem}; give a folder that can be written, or made"
+    return f"--storage-path {storage}: {problem}; give a folder that can be written or created"
 
 
 def every(storage: Path) -> list[SweepDir]:
-    """All sweeps under `storage`, oldest first. A sweep.json that is not ours is left out, with a line on stderr."""
-    found, left_out = _records(storage)
+    """All sweeps under `storage`, oldest first. A foreign sweep.json is left out, with a line on stderr."""
+    sweeps, left_out = _records(storage)
     for line in left_out:
         print(line, file=sys.stderr)
-    return [SweepDir(path) for _, path in sorted(found)]
+    return [SweepDir(path) for _, path in sorted(sweeps)]
 
 
 def _records(storage: Path) -> tuple[list[tuple[float, Path]], list[str]]:
-    """When each sweep was created, with its folder; and a line for each sweep.json that cannot be read."""
-    found, left_out = [], []
+    """(time of creation, folder) of each sweep; and a line for each sweep.json that cannot be read."""
+    sweeps, left_out = [], []
     for file in storage.glob("*/sweep.json"):
         try:
             content = _checked(json.loads(file.read_text()))
         except (OSError, ValueError) as error:
             left_out.append(f"{file} is left out: it is not the record of a sweep ({error})")
         else:
-            found.append((content["created_s"], file.parent))
-    return found, left_out
+            sweeps.append((content["created_s"], file.parent))
+    return sweeps, left_out
 
 
 def _checked(content: Any) -> dict[str, Any]:
-    """The content of a sweep.json. ValueError if it lacks what `choose_sweep` reads."""
+    """The content of a sweep.json. ValueError if it lacks what `choose_sweep` reads, or is of a later version."""
     needed: dict[str, Any] = {"key": str, "state": str, "created_s": (int, float), "code": dict}
     if not isinstance(content, dict):
-        raise ValueError("it holds no fields")
+        raise ValueError("it has no fields")
     for name, kind in needed.items():
         if not isinstance(content.get(name), kind):
             raise ValueError(f"its field '{name}' is missing or of another kind")
@@ -125,10 +129,10 @@ def _checked(content: Any) -> dict[str, Any]:
 def choose_sweep(
     storage: Path, *, key: str, environment: dict[str, Any], fresh: bool, resume: str | None
 ) -> tuple[SweepDir | None, str]:
-    """The sweep to go on with (None: start a new one) and a line telling the user why.
+    """The sweep to continue (None: start a new one), and a line that tells the user why.
 
-    The latest unfinished sweep with this key goes on. It must have run on the same code, versions and driver as
-    `environment` has: the results of one sweep come from one program. `resume` names a sweep and waives that.
+    This is the latest unfinished sweep with this key. It must have run with the code, versions and driver of
+    `environment`, as the results of a sweep come from one program; a sweep that `resume` names need not.
     """
     if resume is not None:
         return _named(storage, resume, key), f"resuming {resume}, as asked"
@@ -150,36 +154,38 @@ def choose_sweep(
 
 
 def _other_program(content: dict[str, Any], environment: dict[str, Any]) -> str | None:
-    """What a sweep ran on that its next trials would not, in words; None where it is the same."""
+    """How the program of a sweep differs from `environment`, in words; None if it does not."""
     theirs = content["code"]
     if theirs["code_sha256"] != environment["code_sha256"]:
         return f"by other code ({_describe(theirs)}; now {_describe(environment)})"
-    found = changes(content.get("environment") or {}, environment)
-    return f"with other versions ({'; '.join(found)})" if found else None
+    differences = changes(content.get("environment") or {}, environment)
+    return f"with other versions ({'; '.join(differences)})" if differences else None
 
 
 def check_idle(sweep: SweepDir) -> None:
-    """Raises WrongInput if a process runs this sweep at the moment."""
-    if who := in_use_by(sweep.outbox):
-        raise WrongInput(f"{sweep.sweep_id} is running as {who}; wait for it or stop it, its command then goes on")
+    """Raises WrongInput if a process is running this sweep."""
+    if owner := in_use_by(sweep.outbox):
+        raise WrongInput(
+            f"{sweep.sweep_id} is running as {owner}; wait for it, or stop it: its command then continues it"
+        )
 
 
 def check_not_running(storage: Path, asked: str) -> None:
-    """Raises WrongInput, naming who, if a process runs a sweep here at the moment whose command asked for the same."""
+    """Raises WrongInput, naming the process, if one is running a sweep here whose command asked for the same."""
     for sweep in running(storage):
         if sweep.read().get("asked") == asked:
             check_idle(sweep)
 
 
 def running(storage: Path) -> list[SweepDir]:
-    """The sweeps under `storage` that a process runs at the moment."""
+    """The sweeps under `storage` that a process is running."""
     return [sweep for sweep in every(storage) if in_use_by(sweep.outbox)]
 
 
 def check_known(storage: Path, sweep_id: str, *, given: str) -> None:
-    """Raises WrongInput if `storage` holds no sweep of this id, naming the latest ones, or if it is running.
+    """Raises WrongInput if `storage` has no sweep of this id (the error names the latest ones), or if it is running.
 
-    given: what the user wrote, such as `--resume ID`.
+    given: the words of the command line, such as `--resume ID`.
     """
     known = [sweep.sweep_id for sweep in every(storage)]
     if sweep_id not in known:

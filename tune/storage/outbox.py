@@ -1,8 +1,9 @@
-"""The tracker's diary on disk: an append-only JSONL file, the truth until MLflow has it.
+"""The record of a sweep on disk: an append-only JSONL file, which counts until MLflow has everything.
 
-One record is one line, written with one system call and fsynced before `append` returns. A line that a kill cut short
-is removed on the next opening: its writer was never told that it was stored. One process at a time may hold an outbox.
-Files beside `outbox.jsonl`: `.lock` and `.holder` (who has it), `.position` (what MLflow already has), `.rejected`.
+One record is one line, fsynced before `append` returns. A kill may cut the last line short. The next opening removes
+that line, as its `append` never returned. One process at a time may have an outbox open.
+Files beside `outbox.jsonl`: `.lock` and `.holder` (the process that has it open), `.position` (how far MLflow has it),
+`.rejected`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tune.common.process import ProcessInfo, this_process
 
 Record = dict[str, Any]
 _BLOCK = 1 << 16
-_CLAIM_S = 1.0  # a glance at the lock (`in_use_by`) holds it for a moment, which is no reason to give up
+_CLAIM_S = 1.0  # `in_use_by` holds the lock for a moment; opening waits for that
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -30,10 +31,11 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 class Outbox:
-    """An append-only file of JSON records, held by one process from construction to `close`.
+    """An append-only file of JSON records, open in one process from construction to `close`.
 
     Raises:
-        ValueError: another process (or another Outbox of this one) holds the file; the message names its pid if known.
+        ValueError: another process (or another Outbox of this one) has the file open; the message names its pid if
+            known.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,10 +47,10 @@ class Outbox:
         self.size = _cut_torn_line(self._fd)
 
     def append(self, record: Record) -> int:
-        """Store one record durably and return the size of the file after it, in bytes.
+        """Store one record durably; returns the size of the file after it, in bytes.
 
         Raises:
-            OSError: the disk refused it (full, gone); nothing of the record stays behind.
+            OSError: the disk refused it (full, gone); no part of the record stays in the file.
         """
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         with self._mutex:
@@ -65,7 +67,7 @@ class Outbox:
             return self.size
 
     def read(self, start: int = 0, limit: int | None = None) -> Iterator[tuple[Record, int]]:
-        """Yield (record, offset of the byte after it) from byte `start`; a broken line has kind `unreadable`."""
+        """Yield (record, offset of the byte after it) from byte `start`; a broken line has the kind `unreadable`."""
         with self.path.open("rb") as stream:
             stream.seek(start)
             end = start
@@ -76,7 +78,7 @@ class Outbox:
                 limit = None if limit is None else limit - 1
 
     def close(self) -> None:
-        """Give the file back; closing twice is harmless."""
+        """Release the file; closing twice is harmless."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -85,36 +87,36 @@ class Outbox:
 
 
 def _claim(path: Path) -> FileLock:
-    # thread_local=False: the tracker may be closed by another thread than the one that opened it.
+    # thread_local=False, as another thread may close the tracker than the one that opened it.
     lock = FileLock(beside(path, "lock"), thread_local=False)
-    holder = beside(path, "holder")
+    owner = beside(path, "holder")
     try:
         lock.acquire(timeout=_CLAIM_S)
     except Timeout:
         raise ValueError(
-            f"{path} is in use by {_who(path)}: one process at a time may record a sweep; wait for it or stop it"
+            f"{path} is in use by {_owner(path)}: one process at a time may record a sweep; wait for it or stop it"
         ) from None
     draft = beside(path, "holder.new")
     draft.write_text(this_process().as_json())
-    draft.replace(holder)
+    draft.replace(owner)
     return lock
 
 
 def in_use_by(path: Path) -> str | None:
-    """Who holds the outbox at `path`, in words; None if nobody does."""
+    """The process that has the outbox at `path` open, in words; None if there is none."""
     if not beside(path, "lock").exists():
         return None
     try:
         with FileLock(beside(path, "lock"), timeout=0):
             return None
     except Timeout:
-        return _who(path)
+        return _owner(path)
 
 
-def _who(path: Path) -> str:
+def _owner(path: Path) -> str:
     try:
         text = beside(path, "holder").read_text(errors="replace")
-    except OSError:  # it has just begun, or just ended
+    except OSError:  # the process has just begun or just ended
         text = ""
     return str(ProcessInfo.from_json(text))
 

@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from tune.storage.outbox import Record
 from tune.storage.params import format_of
 
-KEPT = ("loss/val_mse", "time/train_s")  # of an epoch's metrics: what a search chooses by
+KEPT = ("loss/val_mse", "time/train_s")  # the epoch metrics by which a search chooses
 
 
 @dataclass(kw_only=True)
 class TrialLog:
     """What an outbox holds of one trial."""
 
-    tags: dict[str, str] = field(default_factory=dict)  # as planned, and as it ended
+    tags: dict[str, str] = field(default_factory=dict)  # of its plan and of its end
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch from 1 -> its metrics in KEPT
-    reported: dict[str, str] = field(default_factory=dict)  # the tags that it sent with its latest epoch
-    recorded: dict[int, int] = field(default_factory=dict)  # epoch -> number of its record in the outbox, from 1
-    status: str | None = None  # None: it has not ended
+    reported: dict[str, str] = field(default_factory=dict)  # tags of its latest epoch
+    recorded: dict[int, int] = field(default_factory=dict)  # epoch -> number of its record, from 1
+    status: str | None = None  # None: not ended
     reason: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)  # of its end
+    metrics: dict[str, float] = field(default_factory=dict)  # final ones
 
 
 @dataclass(kw_only=True)
@@ -32,17 +32,17 @@ class OutboxIndex:
 
     sweep_id: str | None = None
     format: int | None = None  # of the stored parameters; None: no sweep has begun
-    sweep_status: str | None = None  # as the sweep was closed last; None: it is open
-    summary: dict[str, float] = field(default_factory=dict)  # the parent run's metrics, as the sweep was closed last
+    sweep_status: str | None = None  # of its last closing; None: the sweep is open
+    summary: dict[str, float] = field(default_factory=dict)  # the parent run's metrics, of its last closing
     epochs: set[tuple[str, int]] = field(default_factory=set)
     trials: dict[str, str] = field(default_factory=dict)
-    statuses: dict[str, str] = field(default_factory=dict)  # how each ended trial ended
+    statuses: dict[str, str] = field(default_factory=dict)  # of each ended trial
     logs: dict[str, TrialLog] = field(default_factory=dict)
     records: int = 0
-    latest_ms: int = 0  # when the latest record was stored
+    latest_ms: int = 0  # time of the latest record
 
     def absorb(self, record: Record) -> None:
-        """Take one record into account."""
+        """Add one record."""
         self.records += 1
         self.latest_ms = max(self.latest_ms, record.get("time_ms", 0))
         kind = record["kind"]
@@ -58,8 +58,8 @@ class OutboxIndex:
             kept = {name: value for name, value in record.get("metrics", {}).items() if name in KEPT}
             log = self.logs.setdefault(record["trial_id"], TrialLog())
             log.epochs[record["epoch"]], log.recorded[record["epoch"]] = kept, self.records
-            told = log.reported | record.get("tags", {})
-            log.reported = {name: value for name, value in told.items() if value is not None}
+            reported = log.reported | record.get("tags", {})
+            log.reported = {name: value for name, value in reported.items() if value is not None}
             if record["starts"]:
                 self.trials[record["trial_id"]] = "running"
         elif kind == "end":

@@ -1,4 +1,4 @@
-"""Whether an MLflow store lets us in, asked before a sweep starts: else that would be told after its last trial."""
+"""Checks that we may use an MLflow store before a sweep starts: the user must not learn it after the last trial."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from collections.abc import Callable
 from tune.common.address import is_server, one_line, redacted, settled_uri, sqlite_file
 from tune.tracking.store import TrackingError, open_client
 
-TURNED_AWAY = (401, 403)  # HTTP: who are you; you may not
+REFUSED = (401, 403)  # HTTP: not authenticated, not allowed
 
 
 def check_access(tracking_uri: str, experiment: str, timeout_s: float, say: Callable[[str], None]) -> None:
-    """Open the store and look for an experiment in it; takes at most about `timeout_s`, and the seconds of importing.
+    """Open the store and look for an experiment in it; takes at most about `timeout_s` s, beside importing mlflow.
 
-    What may pass (a slow answer, an error of the server's) is said and no reason not to start, as records wait on
-    disk. A SQLite file that is not there is not made.
+    A slow answer or an error of the server may pass: `say` gets a line, and the sweep may start, as records wait on
+    disk. A missing SQLite file is not created.
 
     Raises:
-        TrackingError: the store turns us away, or cannot be opened: no driver, a wrong password, another schema.
+        TrackingError: the store refuses us, or cannot be opened (no driver, a wrong password, another schema).
     """
     uri = settled_uri(tracking_uri)
     if uri.startswith("sqlite") and not sqlite_file(uri).exists():
         return
-    import mlflow.tracking  # noqa: F401  here, as its seconds are none of the store's
+    import mlflow.tracking  # noqa: F401  before the clock starts: this takes seconds
 
-    found: list[Exception] = []
+    errors: list[Exception] = []
 
     def ask() -> None:
         try:
             _connect(uri)
             open_client(uri).get_experiment_by_name(experiment)
         except Exception as error:
-            found.append(error)
+            errors.append(error)
 
-    # A call into a troubled server sits in MLflow's own retries for minutes; it is left to end with the process.
+    # A call to a failing server stays in MLflow's own retries for minutes; this thread then ends with the process.
     asking = threading.Thread(target=ask, name="mlflow-access", daemon=True)
     asking.start()
     asking.join(timeout_s)
     if asking.is_alive():
         say(f"MLflow store {redacted(uri)} is slow: no answer within {timeout_s:g} s; until it answers, records wait")
-    elif found:
-        _raise_or_say(uri, found[0], say)
+    elif errors:
+        _raise_or_say(uri, errors[0], say)
 
 
 def _connect(uri: str) -> None:
-    """Raises TrackingError where a database cannot be connected to; MLflow would try again for two minutes."""
+    """Raises TrackingError if a database refuses the connection; MLflow itself would retry for two minutes."""
     if is_server(uri):
         return
     import sqlalchemy
@@ -66,7 +66,7 @@ def _raise_or_say(uri: str, error: Exception, say: Callable[[str], None]) -> Non
 
     if isinstance(error, TrackingError):
         raise error
-    if isinstance(error, MlflowException) and error.get_http_status_code() in TURNED_AWAY:
+    if isinstance(error, MlflowException) and error.get_http_status_code() in REFUSED:
         raise TrackingError(
             f"MLflow server {redacted(uri)} turns us away: {one_line(error)}; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as the server knows them"

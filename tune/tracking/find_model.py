@@ -1,6 +1,6 @@
-"""Which model a user means: a folder, an MLflow run, the best trial of a sweep, or a trial by its name.
+"""Finds the model that a user names: a folder, an MLflow run, the best trial of a sweep, or a trial.
 
-Imports no mlflow before the store is asked.
+Imports mlflow only when it reads the store.
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-HAS_MODEL = ("done",)  # a scheduler that stops a trial leaves it no best model
+HAS_MODEL = ("done",)  # a trial that a scheduler stopped has no best model
 RANKED_BY = "final/val_mse"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundModel:
-    """The folder of a saved model, and in words which one it is."""
+    """The folder of a saved model, and a description of it."""
 
     folder: Path
     words: str
 
 
 def find_model(name: str, *, tracking_uri: str, scratch: Path) -> FoundModel:
-    """The model that `name` means; one in MLflow is fetched into `scratch`, an existing folder.
+    """The model that `name` means; a model in MLflow is downloaded into `scratch`, an existing folder.
 
-    `name` is a folder (a saved model, or an MLflow model or checkpoint that holds one), the id of an MLflow run
-    (or runs:/ID/model), a sweep id (its done trial with the smallest validation MSE) or a trial id (of the newest sweep
-    that has one). A folder that holds a model comes first. Raises WrongInput; TrackingError where the store does not
-    answer.
+    `name` is one of these; a folder that holds a model comes first:
+    - a folder: a saved model, or an MLflow model or checkpoint with one inside;
+    - the id of an MLflow run, or runs:/ID/model;
+    - a sweep id: its done trial with the smallest validation MSE;
+    - a trial id: of the newest sweep that has this trial.
+
+    Raises WrongInput, and TrackingError if the store does not answer.
     """
     path = Path(name).expanduser()
     for folder in (path, path / "model", path / FILES_PATH, path / "model" / FILES_PATH):
@@ -81,7 +84,7 @@ def _fetch(client: MlflowClient, name: str, target: Path) -> FoundModel:
 
 
 def _find_run(client: MlflowClient, name: str) -> tuple[Run, str]:
-    """The run that `name` means, and why it of several."""
+    """The run that `name` means, and why this one of several."""
     if re.fullmatch(r"[0-9a-f]{32}", name):
         run = _run_or_none(client, name)
         if run is not None and run.data.tags.get("role") != "sweep":
@@ -90,8 +93,10 @@ def _find_run(client: MlflowClient, name: str) -> tuple[Run, str]:
     sweeps = [summary.sweep_id for summary in summaries(client, PROJECT)]
     if name in sweeps:
         return _winner(name, _trials(client, f"tags.sweep_id = '{name}'"))
-    known = _trials(client, f"tags.trial_id = '{name}'") if not set(name) & set("'\"`\\") else []  # what a query quotes
-    by_sweep = {run.data.tags.get("sweep_id"): run for run in reversed(known)}  # of two runs of one trial the older
+    known = (
+        _trials(client, f"tags.trial_id = '{name}'") if not set(name) & set("'\"`\\") else []
+    )  # characters that a query treats as quotes
+    by_sweep = {run.data.tags.get("sweep_id"): run for run in reversed(known)}  # of two runs of a trial, the older
     for sweep_id in sweeps:
         if sweep_id in by_sweep:
             return by_sweep[sweep_id], ", the newest sweep that has it" if len(by_sweep) > 1 else ""

@@ -1,10 +1,10 @@
 """A trial's saved model as an MLflow model: MLmodel with signature and requirements, our loader's source, the weights.
 
 `mlflow.pyfunc.load_model("runs:/RUN_ID/model")` loads it where nothing of this project is installed: the package
-`model` travels inside. Nothing is pickled, and packing runs none of the packed code.
+`model` travels inside. Nothing is pickled, and packing does not execute the packed code.
 
 MLmodel, requirements.txt, conda.yaml, python_env.yaml    MLflow's own
-data/model/     config.json, model.safetensors, forecasting.json: the saved folder as it is
+data/model/     config.json, model.safetensors, forecasting.json: a copy of the saved folder
 code/model/     the source of the package that loads it
 """
 
@@ -34,13 +34,13 @@ LINKED_METRICS = ("final/val_mse", "final/test_mse", "final/test_mae", "final/pa
 
 
 class NotAModel(ValueError):
-    """The folder is not that of a model that can forecast: one line."""
+    """The folder holds no model that can forecast; the message is one line."""
 
 
 def publish(client: MlflowClient, run_id: str, folder: Path, metrics: dict[str, float], timestamp_ms: int) -> str:
-    """Store the saved model of `folder` as the run's logged model; returns its id. Repeating it makes no second one.
+    """Store the saved model of `folder` as the run's logged model and return its id. Repeating it makes no second one.
 
-    Raises NotAModel; errors of MLflow calls are left to the caller.
+    Raises NotAModel, and the errors of MLflow's calls.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 
@@ -69,21 +69,23 @@ def publish(client: MlflowClient, run_id: str, folder: Path, metrics: dict[str, 
 
 
 def find_logged_model(client: MlflowClient, run: Run) -> LoggedModel | None:
-    """The run's logged model, whole or not; None where it has none. Of two, which only a lost answer can make, the
-    older is kept and the others are deleted."""
+    """The run's logged model, complete or not; None if it has none.
+
+    Only a lost answer can leave several: the oldest is kept, the others are deleted.
+    """
     query = f"source_run_id = '{run.info.run_id}' AND name = '{NAME}'"
-    found = list(client.search_logged_models([run.info.experiment_id], query))
-    found.sort(key=lambda model: (model.creation_timestamp, model.model_id))
-    for other in found[1:]:
+    models = list(client.search_logged_models([run.info.experiment_id], query))
+    models.sort(key=lambda model: (model.creation_timestamp, model.model_id))
+    for other in models[1:]:
         client.delete_logged_model(other.model_id)
-    return found[0] if found else None
+    return models[0] if models else None
 
 
 def download_model(client: MlflowClient, run_id: str, target: Path) -> None:
-    """Fetch config, weights and facts of the run's model into the new folder `target`, and nothing else of it.
+    """Download config, weights and facts of the run's model into the new folder `target`.
 
-    What the store holds beside them, our own source included, is neither fetched nor run. Raises NotAModel where the
-    run has no model; errors of MLflow calls are left to the caller.
+    Nothing else of it is downloaded or executed, our own source included. Raises NotAModel if the run has no model,
+    and the errors of MLflow's calls.
     """
     import mlflow.artifacts
 
@@ -112,9 +114,9 @@ def _create(client: MlflowClient, run: Run, facts: Facts) -> LoggedModel:
 
 
 def pack(folder: Path, target: Path, *, run_id: str | None = None, model_id: str | None = None) -> None:
-    """Make the MLflow model `target`, a new folder, of the saved model in `folder`. ValueError where that is none.
+    """Make the MLflow model `target`, a new folder, from the saved model in `folder`. ValueError if there is none.
 
-    Not with mlflow.pyfunc.save_model: it copies everything twice, and importing it warns on stderr.
+    mlflow.pyfunc.save_model is not used: it copies everything twice, and importing it warns on stderr.
     """
     from mlflow.models import Model
 

@@ -12,10 +12,10 @@ from tune.storage.outbox import beside
 
 @dataclass(kw_only=True)
 class Position:
-    """How far MLflow has caught up with an outbox, and the run ids found on the way; saved atomically.
+    """How far MLflow has caught up with an outbox, and the run ids of its trials; saved atomically.
 
-    `store` is a digest of the MLflow store and experiment: a position in another store counts for nothing, so an
-    outbox pointed at a new store is replayed whole.
+    `store` is a digest of the MLflow store and experiment. A position in another store is ignored, so a new store gets
+    the complete outbox.
     """
 
     path: Path
@@ -25,7 +25,7 @@ class Position:
 
     @classmethod
     def load(cls, path: Path, *, store: str, size: int) -> Position:
-        """Read the position; a missing, broken or foreign one is the beginning (replay stores nothing twice)."""
+        """Read the position. A missing, broken or foreign one means the beginning: a replay stores nothing twice."""
         position = cls(path=path, store=store)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             saved = json.loads(path.read_text())
@@ -34,9 +34,9 @@ class Position:
         return position
 
     def save(self) -> None:
-        """Replace the file in one step; a crash leaves the old or the new one, a full disk the old one.
+        """Replace the file in one step: a crash leaves the old file or the new one, a full disk the old one.
 
-        An old one is no fault: what is sent again is stored once.
+        An old position does no harm: a record that is sent again is stored once.
         """
         draft = beside(self.path, "new")
         try:
@@ -46,6 +46,6 @@ class Position:
             draft.unlink(missing_ok=True)
 
     def rewind(self) -> None:
-        """Start over: everything is sent again and every run looked up again."""
+        """Start over: send everything again and look every run up again."""
         self.offset = 0
         self.runs.clear()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 History = list[tuple[int, float]]
-# Values known once are logged at step 0 under these prefixes: their history is their value, no call needed.
+# Values known once are logged at step 0 under these prefixes: their history is their value and needs no call.
 _ONCE = ("final/",)
 _READERS = 8
 _RUNS_AT_A_TIME = 500
@@ -97,8 +97,8 @@ def list_sweeps(
 def read_sweep(tracking_uri: str, experiment: str, sweep_id: str, *, timeout_s: float = 5.0) -> SweepRecord:
     """One sweep with the complete history of every metric of every trial.
 
-    `timeout_s` is how long the store may take to show that it is there; reading takes what it takes (from a
-    server one call per trial and metric).
+    timeout_s: how long the store may take to show that it is there. Reading itself has no limit; from a server it
+        takes one call per trial and metric.
 
     Raises:
         TrackingError: the sweep is unknown (the message names the latest ones), or the store cannot be reached.
@@ -107,10 +107,10 @@ def read_sweep(tracking_uri: str, experiment: str, sweep_id: str, *, timeout_s: 
 
 
 def ask_store(tracking_uri: str, timeout_s: float, question: Callable[[MlflowClient], T]) -> T:
-    """The answer to `question`, with every error of the store as one line. A store that is not there is not made.
+    """The answer to `question`, with every error of the store as one line. A missing store is not created.
 
     Raises:
-        TrackingError: the store cannot be reached, or what `question` itself raised.
+        TrackingError: the store cannot be reached, or `question` raised an error.
     """
     uri = settled_uri(tracking_uri)
     check_store(uri, timeout_s)
@@ -128,7 +128,7 @@ def ask_store(tracking_uri: str, timeout_s: float, question: Callable[[MlflowCli
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgress:
-    """How far the sweep of a Ray job is: trials that have ended, of those planned (None: the store has no number)."""
+    """How far the sweep of a Ray job is: ended and planned trials. `planned` is None if the store lacks the number."""
 
     sweep_id: str
     ended: int
@@ -138,19 +138,19 @@ class JobProgress:
 def progress_of_jobs(
     tracking_uri: str, experiment: str, jobs: Collection[str], *, timeout_s: float = 5.0
 ) -> dict[str, JobProgress]:
-    """Those of the Ray jobs that this store has a sweep of; of several sweeps of a job the latest.
+    """The progress of each Ray job whose sweep is in this store; of several sweeps of a job, of the latest.
 
     Raises:
         TrackingError: the store or the experiment cannot be reached.
     """
 
     def ask(client: MlflowClient) -> dict[str, JobProgress]:
-        found: dict[str, JobProgress] = {}
+        progress: dict[str, JobProgress] = {}
         for sweep in summaries(client, experiment):
-            theirs = {job for job in jobs if JOB_TAG + job in sweep.tags} - set(found)
+            theirs = {job for job in jobs if JOB_TAG + job in sweep.tags} - set(progress)
             if theirs:
-                found |= dict.fromkeys(theirs, _progress(client, experiment, sweep))
-        return found
+                progress |= dict.fromkeys(theirs, _progress(client, experiment, sweep))
+        return progress
 
     return ask_store(tracking_uri, timeout_s, ask)
 
@@ -164,20 +164,20 @@ def _progress(client: MlflowClient, experiment: str, sweep: SweepSummary) -> Job
 
 
 def experiment_id(client: MlflowClient, experiment: str) -> str:
-    """The id of an experiment. Raises TrackingError where there is none."""
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    """The id of an experiment. Raises TrackingError if there is none."""
+    known = client.get_experiment_by_name(experiment)
+    if known is None:
         names = ", ".join(repr(other.name) for other in client.search_experiments(max_results=10))
         raise TrackingError(f"there is no experiment {experiment!r} in this MLflow store; it has {names}")
-    return str(found.experiment_id)
+    return str(known.experiment_id)
 
 
-def _whole(text: str | None) -> int | None:
+def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
 def summaries(client: MlflowClient, experiment: str) -> tuple[SweepSummary, ...]:
-    """All sweeps of an experiment, newest first. Raises TrackingError where there is no such experiment."""
+    """All sweeps of an experiment, newest first. Raises TrackingError if there is no such experiment."""
     runs = find_runs(client, experiment_id(client, experiment), "tags.role = 'sweep'")
     return tuple(
         SweepSummary(
@@ -186,7 +186,7 @@ def summaries(client: MlflowClient, experiment: str) -> tuple[SweepSummary, ...]
             name=run.info.run_name,
             status=run.data.tags.get("status", "running"),
             started_ms=run.info.start_time,
-            trials=_whole(run.data.params.get("trials")),
+            trials=_number(run.data.params.get("trials")),
             tags=dict(run.data.tags),
         )
         for run in runs
@@ -202,7 +202,7 @@ def _sweep(client: MlflowClient, experiment: str, sweep_id: str) -> SweepRecord:
         latest = f"the latest are {', '.join(known[:_LATEST_SHOWN])}" if known else "it holds no sweep yet"
         near = did_you_mean(sweep_id, known)
         raise TrackingError(f"no sweep {sweep_id!r} in experiment {experiment!r}; {latest}.{near}")
-    # Of two runs of one trial the older: the same choice as the writer's.
+    # Of two runs of a trial, the older one counts, as for the writer.
     children: dict[str, Run] = {}
     for run in sorted(reversed(runs), key=lambda run: int(run.data.tags.get("trial_number", 0))):
         if trial_id := run.data.tags.get("trial_id"):
@@ -240,31 +240,31 @@ def _trials(client: MlflowClient, runs: dict[str, Run]) -> list[TrialRecord]:
 
 def _histories(client: MlflowClient, runs: list[Run]) -> dict[tuple[str, str], History]:
     """The history of each metric by (run id, metric), in order of steps."""
-    found = {
+    histories = {
         (run.info.run_id, key): [(0, _unclamped(value))] if key.startswith(_ONCE) else []
         for run in runs
         for key, value in run.data.metrics.items()
     }
     wanted: dict[str, list[str]] = {}
-    for run_id, key in found:
+    for run_id, key in histories:
         if not key.startswith(_ONCE):
             wanted.setdefault(key, []).append(run_id)
     for key, run_id, metric in _points(client, wanted):
-        found[run_id, key].append((metric.step, _unclamped(metric.value)))
-    return found
+        histories[run_id, key].append((metric.step, _unclamped(metric.value)))
+    return histories
 
 
 def _points(client: MlflowClient, wanted: dict[str, list[str]]) -> Iterator[tuple[str, str, Metric]]:
-    """(metric, run id, point) for every point of these runs' metrics; those of one run in order of steps."""
+    """(metric, run id, point) for every point of these runs' metrics; the points of a run in order of steps."""
     store = client._tracking_client.store
-    if hasattr(store, "get_metric_history_bulk"):  # a database: one question for many runs
+    if hasattr(store, "get_metric_history_bulk"):  # a database: one query for many runs
         for key, run_ids in wanted.items():
             for at in range(0, len(run_ids), _RUNS_AT_A_TIME):
                 points = store.get_metric_history_bulk(run_ids[at : at + _RUNS_AT_A_TIME], key, None)
                 for point in sorted(points, key=_by_step):
                     yield key, point.run_id, point
         return
-    # MLflow's client has no such call for a server; each takes milliseconds of waiting, so several wait at once.
+    # MLflow's client has no such call for a server. Each call waits for milliseconds, so several run at once.
     with ThreadPoolExecutor(_READERS) as pool:
         pairs = [(key, run_id) for key, run_ids in wanted.items() for run_id in run_ids]
         answers = pool.map(lambda pair: client.get_metric_history(pair[1], pair[0]), pairs)

@@ -1,4 +1,4 @@
-"""Which MLflow run belongs to which trial: looked up by tags before any is created, so there is one however often."""
+"""Which MLflow run belongs to which trial. Runs are looked up by tags before any is created, so a trial has one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class RunIndex:
     """Finds or creates the runs of one sweep in one experiment; `runs` maps trial id ("" is the sweep) to run id.
 
-    The dict is the caller's, who may keep it on disk. Errors of MLflow calls are left to the caller.
+    The caller owns the dict and may keep it on disk. Errors of MLflow's calls are not caught.
     """
 
     def __init__(self, *, tracking_uri: str, experiment: str, artifact_root: str | None, runs: dict[str, str]) -> None:
@@ -34,7 +34,7 @@ class RunIndex:
         return self._client
 
     def forget(self) -> None:
-        """Look everything up again: the store no longer has what it had."""
+        """Look everything up again, because the store has lost it."""
         self.runs.clear()
         self._experiment_id = None
         self._searched = False
@@ -54,11 +54,11 @@ class RunIndex:
     def find_or_create(
         self, sweep_id: str, trial_id: str, *, run_name: str, start_time_ms: int, tags: dict[str, str]
     ) -> str:
-        """The run id of a trial, of a new run if it has none; a new run carries `tags` and the two ids as tags."""
+        """The run id of a trial; a trial without a run gets one, tagged with `tags` and the two ids."""
         if trial_id not in self.runs:
             self.search(sweep_id)
         if trial_id not in self.runs:
-            self._searched = False  # should the answer to create_run get lost, the next attempt searches again
+            self._searched = False  # if the answer to create_run gets lost, the next attempt searches again
             identity = {"sweep_id": sweep_id, **({"trial_id": trial_id} if trial_id else {})}
             run = self.client.create_run(
                 self.experiment_id, start_time=start_time_ms, tags={**tags, **identity}, run_name=run_name
@@ -68,10 +68,10 @@ class RunIndex:
         return self.runs[trial_id]
 
     def search(self, sweep_id: str, *, again: bool = False) -> None:
-        """Find the runs of all trials with one search, once: nobody else creates any while the outbox is held.
+        """Find the runs of all trials with one search. One is enough: only the outbox's owner creates runs.
 
-        A create_run that MLflow's client repeated because the answer was lost leaves a second, empty run: the one
-        known or else the oldest is kept, the other deleted.
+        If an answer got lost, MLflow's client repeats create_run and leaves a second, empty run. Then the known run,
+        or else the oldest, is kept and the other is deleted.
         """
         if self._searched and not again:
             return
@@ -82,31 +82,31 @@ class RunIndex:
         self._searched = True
 
     def set_status(self, run_id: str, status: str, end_time_ms: int | None = None) -> None:
-        """Set MLflow's status of a run (RUNNING, FINISHED, ...) and, where it has ended, when."""
+        """Set MLflow's status of a run (RUNNING, FINISHED, ...) and the end time of an ended one."""
         from mlflow.entities import RunStatus
 
-        # Not client.set_terminated: for a server it prints the run's address, password included, on stdout, which
-        # belongs to the results. Not client.update_run: it knows no end time and reads the run first.
+        # client.set_terminated prints a server's address with its password on stdout, which is for results only.
+        # client.update_run takes no end time and reads the run first.
         store = self.client._tracking_client.store
         store.update_run_info(run_id, RunStatus.from_string(status), end_time_ms, None)
 
     def tag_experiment(self, tags: dict[str, str]) -> None:
-        """Give the experiment those of these tags that it lacks: what somebody changed in the UI stays."""
+        """Give the experiment the tags that it lacks; a tag that somebody changed in the UI stays."""
         known = self.client.get_experiment(self.experiment_id).tags
         for key in tags.keys() - known.keys():
             self.client.set_experiment_tag(self.experiment_id, key, tags[key])
 
     @property
     def experiment_id(self) -> str:
-        """MLflow's id of the experiment, which is created where there is none."""
+        """MLflow's id of the experiment, which is created if it is missing."""
         if self._experiment_id is None:
-            found = self.client.get_experiment_by_name(self.experiment)
-            if found is None:
+            experiment = self.client.get_experiment_by_name(self.experiment)
+            if experiment is None:
                 self._experiment_id = str(self.client.create_experiment(self.experiment, self._artifact_location()))
-            elif found.lifecycle_stage != "active":
+            elif experiment.lifecycle_stage != "active":
                 raise TrackingError(f"experiment {self.experiment!r} was deleted in MLflow: restore it or name another")
             else:
-                self._experiment_id = str(found.experiment_id)
+                self._experiment_id = str(experiment.experiment_id)
         return self._experiment_id
 
     def _artifact_location(self) -> str | None:

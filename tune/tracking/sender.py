@@ -1,4 +1,4 @@
-"""The thread that carries an outbox to MLflow: batches, remembers how far it came, waits while the store is away."""
+"""The thread that sends an outbox to MLflow: in batches, remembering its position, waiting while the store is away."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from tune.tracking.store import TrackingError, check_store, classify
 from tune.tracking.writer import MlflowWriter, Rejection
 
 _BATCH_RECORDS = 500
-_GATHER_S = 0.2  # several trials' epochs then share their calls
+_GATHER_S = 0.2  # so that several trials' epochs share their calls
 _PROBE_S = 5.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S, _AWAITED_DELAY_S = 1.0, 30.0, 1.0
 _UNKNOWN_ATTEMPTS = 3
-_SAVE_EVERY_S = 1.0  # the position: it names every run, and what is sent again after a crash is stored once
+_SAVE_EVERY_S = 1.0  # the position names every run, and a record sent again after a crash is stored once
 
 
-class Flusher:
+class OutboxSender:
     """One daemon thread between an Outbox and an MLflow store. `start` it once, `close` it once.
 
-    The store is probed before each record or batch of epochs, because a call into a dead server would sit in MLflow's
-    own HTTP retries (7, some two minutes; only environment variables, which are the user's, could shorten them). A
-    call during which the server dies does wait there, in this thread only.
+    The store is probed before each record or batch of epochs. Without that, a call to a dead server would stay in
+    MLflow's own 7 HTTP retries for some two minutes; only environment variables shorten them, and those are the
+    user's. If the server dies during a call, this thread does wait there, and no other.
     """
 
     def __init__(self, outbox: Outbox, writer: MlflowWriter, position: Position, *, total: int, sent: int) -> None:
         self.problems: list[str] = []
         self.outage: str | None = None
-        self.say: Callable[[str], None] = lambda text: None  # hears where an outage begins and ends
+        self.say: Callable[[str], None] = lambda text: None  # called when an outage begins and ends
         self._outbox, self._writer, self._position = outbox, writer, position
         self._total, self._sent = total, sent
         self._changed = threading.Condition()
@@ -42,7 +42,7 @@ class Flusher:
         self._rewound = False
         self._failures = 0
         self._saved_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="mlflow-flusher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)
 
     @property
     def pending(self) -> int:
@@ -52,21 +52,21 @@ class Flusher:
     def start(self) -> None:
         """Begin with what the outbox already holds.
 
-        MLflow is imported here: two threads that import it at once, ours and Tune's, can wait for each other's modules,
-        and Python ends that with an error in one of them.
+        MLflow is imported here, on the caller's thread. If our thread and Tune's imported it at once, they could wait
+        for each other's modules, which Python ends with an error in one of them.
         """
         import mlflow.tracking  # noqa: F401
 
         self._thread.start()
 
     def notify(self) -> None:
-        """One more record is in the outbox."""
+        """Say that the outbox has one more record."""
         with self._changed:
             self._total += 1
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until MLflow has every record or the time is over; returns how many it lacks."""
+        """Wait until MLflow has every record, at most `timeout_s` s; returns how many it lacks."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._waiting += 1
@@ -77,7 +77,7 @@ class Flusher:
             return self.pending
 
     def close(self, timeout_s: float) -> int:
-        """Flush, stop and return what MLflow still lacks. A thread stuck in a call is left to die with the process."""
+        """Flush, stop and return how many records MLflow lacks. A thread stuck in a call ends with the process."""
         deadline = time.monotonic() + timeout_s
         pending = self.flush(timeout_s)
         with self._changed:
@@ -90,12 +90,12 @@ class Flusher:
         return pending
 
     def _run(self) -> None:
-        self._carry()
+        self._send_until_closed()
         with self._changed:
             if not self._abandoned:
                 self._position.save()
 
-    def _carry(self) -> None:
+    def _send_until_closed(self) -> None:
         delay = _FIRST_DELAY_S
         while self._await_work():
             try:
@@ -118,7 +118,7 @@ class Flusher:
             return not self._closing
 
     def _pause(self, delay: float) -> None:
-        # Somebody who waits for the last records is not kept for a whole back-off.
+        # A caller of flush must not wait for a complete back-off.
         until = time.monotonic() + delay
         with self._changed:
             while not self._closing:
@@ -148,7 +148,7 @@ class Flusher:
             return
         records = [record for record, _ in entries]
         self._writer.rejections.clear()
-        check_store(self._writer.book.tracking_uri, _PROBE_S)
+        check_store(self._writer.run_index.tracking_uri, _PROBE_S)
         try:
             if records[0]["kind"] == "epoch":
                 self._writer.log_epochs(records)
@@ -175,11 +175,11 @@ class Flusher:
             self._advance(1, end)
 
     def _rewind(self) -> None:
-        # The store lost our runs (a new database behind the same address): what it lacks is in the outbox.
+        # The store lost our runs (a new database behind the same address), but the outbox still has every record.
         self._rewound = True
         self._position.rewind()
         self._sent = 0
-        self._writer.book.forget()
+        self._writer.run_index.forget()
         raise TrackingError("the MLflow store no longer has the runs of this sweep: they are written again")
 
     def _advance(self, count: int, offset: int) -> None:
@@ -208,7 +208,7 @@ class Flusher:
 
     def _note_outage(self, error: Exception) -> None:
         if self.outage is None:
-            uri = redacted(self._writer.book.tracking_uri)
+            uri = redacted(self._writer.run_index.tracking_uri)
             problem = f"MLflow store {uri} cannot be written: {one_line(error)}; records wait in {self._outbox.path}"
             self._report(problem)
             self.say(problem)
@@ -220,5 +220,5 @@ class Flusher:
 
 
 def store_digest(tracking_uri: str, experiment: str) -> str:
-    """Identifies a store and experiment in the position file without writing an address that may hold a password."""
+    """Identifies a store and experiment in the position file, which must not hold an address with a password."""
     return sha256(f"{settled_uri(tracking_uri)}\n{experiment}".encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Reaching an MLflow store: is it there, a client for it, and what an error of it means for the record at hand."""
+"""An MLflow store: whether it answers, a client for it, and what to do about an error of it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ErrorKind = Literal["retry", "reject", "missing", "unknown"]
 PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
-STORE_ANSWERS_WITHIN_S = 10.0  # as long as a command waits for a store before it says that there is none
-JOB_TAG = "job."  # + a Ray job's id: tag of the sweeps that it ran
+STORE_ANSWERS_WITHIN_S = 10.0  # how long a command waits for a store to show that it is there
+JOB_TAG = "job."  # with a Ray job's id behind it, a tag of the sweeps that this job ran
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"}
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
@@ -36,15 +36,15 @@ class TrackingError(ValueError):
 
 
 def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
-    """Say within about `timeout_s` whether the MLflow store answers; imports nothing of mlflow, sends no credentials.
+    """Check within about `timeout_s` s that the MLflow store answers, without importing mlflow or sending credentials.
 
-    A server must answer at /health; the folder of a SQLite file must be writable; a database host must accept
-    connections. Name resolution counts extra.
+    A server must answer at /health, the folder of a SQLite file must be writable, and a database host must accept
+    connections. Name resolution takes extra time.
 
     Raises:
-        TrackingError: it does not answer, or it is a kind of store that MLflow no longer writes to.
+        TrackingError: the store does not answer, or MLflow no longer writes to this kind of store.
     """
-    bare = redacted(tracking_uri)  # an error about a password in an address would repeat it
+    bare = redacted(tracking_uri)  # an error about the address must not show its password
     try:
         parts = urlsplit(bare)
         scheme, _ = parts.scheme, parts.port
@@ -73,7 +73,7 @@ def _check_server(tracking_uri: str, bare: str, timeout_s: float) -> None:
             "MLFLOW_TRACKING_USERNAME and _PASSWORD; in a path write the @ as %40"
         )
     url = bare.rstrip("/") + "/health"
-    # Only whether it answers is asked and nothing is sent, so a certificate that MLflow is told to accept is accepted.
+    # Nothing is sent here, so any certificate will do: MLflow itself may be set to accept this one.
     context = ssl._create_unverified_context()  # nosec B323
     try:
         with urllib.request.urlopen(url, timeout=timeout_s, context=context):  # nosec B310
@@ -109,7 +109,7 @@ def _check_socket(bare: str, default_port: int, timeout_s: float) -> None:
 
 
 def check_no_password(given: str | None) -> None:
-    """Raises TrackingError for a --tracking-uri with a user or a query: a machine's users see its command lines."""
+    """Raises TrackingError for a --tracking-uri with a user or a query: every user of a machine sees command lines."""
     if given is not None and has_password(given):
         raise TrackingError(
             f"--tracking-uri {redacted(given)}: what was left out here would show in the process list; put the whole "
@@ -118,14 +118,14 @@ def check_no_password(given: str | None) -> None:
 
 
 def open_client(tracking_uri: str) -> MlflowClient:
-    """An MlflowClient for this store; creates the tables of a new database. Takes seconds: imports mlflow.
+    """An MlflowClient for this store. Creates the tables of a new database; takes seconds, as it imports mlflow.
 
     Raises:
         TrackingError: the store cannot be opened (no driver for the database, a schema of another version, ...).
     """
     from mlflow import MlflowClient
 
-    # A new SQLite file is announced in two log lines on stderr, which belongs to the progress display.
+    # MLflow logs two lines about a new SQLite file to stderr, which is for the progress display.
     logger = logging.getLogger("mlflow.store.db.utils")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -140,16 +140,16 @@ def open_client(tracking_uri: str) -> MlflowClient:
 
 
 def _make_database(file: Path) -> None:
-    """Make a SQLite store that is not there yet, so that it appears with all of its tables at once.
+    """Create a missing SQLite store so that the file appears with all of its tables at once.
 
-    MLflow makes them in dozens of steps and cannot go on after some of them: killed meanwhile, it would leave a store
-    that nobody can open any more.
+    MLflow creates the tables in dozens of steps. A process that is killed in between would leave a store that nobody
+    can open again.
     """
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
     if file.exists():
         return
-    for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp*"):  # by a process that was killed
+    for left in file.parent.glob(f".{glob.escape(file.name)}.*.tmp*"):  # of a process that was killed
         if (pid := left.name.removeprefix(f".{file.name}.").partition(".")[0]).isdecimal() and not alive(int(pid)):
             left.unlink(missing_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
@@ -163,7 +163,7 @@ def _make_database(file: Path) -> None:
 
 
 def _publish(draft: Path, file: Path) -> None:
-    """Give a draft its name, unless another process has made such a file meanwhile."""
+    """Give a draft its name, unless another process has created the file meanwhile."""
     try:
         os.link(draft, file)
     except FileExistsError:
@@ -174,10 +174,10 @@ def _publish(draft: Path, file: Path) -> None:
 
 
 def classify(error: Exception) -> ErrorKind:
-    """What an error of an MLflow call means: try again later, set the record aside, or look the run up again.
+    """What to do about an error of an MLflow call: `retry` later, `reject` the record, look a `missing` run up.
 
-    Wrong credentials and a store that cannot be opened count as `retry`: setting a whole sweep aside for an expired
-    token would lose it. `unknown` is an error that is not MLflow's, such as a PermissionError of an artifact store.
+    Wrong credentials and a store that cannot be opened count as `retry`: rejecting every record because of an expired
+    token would lose the sweep. An error that is not MLflow's is `unknown`, such as an artifact store's PermissionError.
     """
     from mlflow.exceptions import MlflowException
     from requests import RequestException

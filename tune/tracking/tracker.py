@@ -1,7 +1,7 @@
-"""Tracking of a sweep on the driver: every call stores one line in an outbox and returns; MLflow follows by itself.
+"""Tracking of a sweep on the driver: every call stores one line in an outbox and returns; a thread sends it to MLflow.
 
-No call waits for MLflow, whatever state it is in. Opening a Tracker on an existing outbox goes on where it stopped:
-what MLflow lacks is sent, and what the outbox already holds is not stored twice.
+No call waits for MLflow, whatever its state. A Tracker on an existing outbox continues it: it sends what MLflow lacks,
+and stores nothing twice that the outbox already holds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tune.storage.params import FORMAT, stored_params
 from tune.storage.trial_log import OutboxIndex, TrialLog
 from tune.tracking.position import Position
 from tune.tracking.runs import RunIndex
-from tune.tracking.sender import Flusher, store_digest
+from tune.tracking.sender import OutboxSender, store_digest
 from tune.tracking.writer import OPEN_STATUSES, SWEEP_STATUSES, TRIAL_STATUSES, MlflowWriter
 
-_ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.:=-]{0,199}")  # the name of a folder, and never a hidden one or ..
+_ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.:=-]{0,199}")  # a folder's name, never hidden and never ..
 
 
 class Tracker:
@@ -36,7 +36,7 @@ class Tracker:
         artifact_root: folder or URI for the artifacts of a new experiment in a database; a server uses its own.
 
     Raises:
-        ValueError: another process holds the outbox, or the file is none of this version.
+        ValueError: another process has the outbox open, or the file is not an outbox of this version.
     """
 
     def __init__(self, *, outbox_path: Path, tracking_uri: str, experiment: str, artifact_root: str | None) -> None:
@@ -54,54 +54,56 @@ class Tracker:
         except (KeyError, TypeError) as error:
             self._outbox.close()
             raise ValueError(f"{self._outbox.path} is not an outbox of this version ({error!r})") from error
-        book = RunIndex(
+        run_index = RunIndex(
             tracking_uri=tracking_uri, experiment=experiment, artifact_root=artifact_root, runs=position.runs
         )
         self._clock = SteadyClock(not_before_ms=self._index.latest_ms)
-        self._flusher = Flusher(self._outbox, MlflowWriter(book), position, total=self._index.records, sent=sent)
-        self._flusher.start()
+        self._sender = OutboxSender(
+            self._outbox, MlflowWriter(run_index), position, total=self._index.records, sent=sent
+        )
+        self._sender.start()
 
     @property
     def problems(self) -> list[str]:
         """What went wrong so far, a line each: refused records, missing model folders, the start of an outage."""
-        return list(self._flusher.problems)
+        return list(self._sender.problems)
 
     @property
     def outage(self) -> str | None:
-        """Why MLflow cannot be written right now; None while it can."""
-        return self._flusher.outage
+        """Why MLflow cannot be written right now; None while it can be."""
+        return self._sender.outage
 
-    def tell(self, say: Callable[[str], None]) -> None:
-        """`say` hears when MLflow cannot be written and when it can again: at once, from another thread."""
-        self._flusher.say = say
+    def announce_outages(self, say: Callable[[str], None]) -> None:
+        """Call `say` at once, on another thread, when an outage of MLflow begins and when it ends."""
+        self._sender.say = say
 
     @property
     def ended(self) -> dict[str, str]:
-        """Trials that have ended, with their status; a trial opened again is left out."""
+        """The status of each ended trial; without trials that were opened again."""
         with self._mutex:
             return {trial: self._index.statuses[trial] for trial, at in self._index.trials.items() if at == "ended"}
 
     @property
     def trials(self) -> dict[str, TrialLog]:
-        """What the outbox holds of each trial, in the order of planning; whether MLflow has it or not."""
+        """What the outbox holds of each trial, in the order of planning, whether MLflow has it or not."""
         with self._mutex:
             return dict(self._index.logs)
 
     @property
     def sweep_status(self) -> str | None:
-        """How the sweep was closed last: done, failed or interrupted; None while it is open."""
+        """How the sweep was last closed: done, failed or interrupted; None while it is open."""
         with self._mutex:
             return self._index.sweep_status
 
     def status_of(self, trial_id: str) -> str | None:
-        """How a trial ended; None while it has not."""
+        """How a trial ended; None before that."""
         with self._mutex:
             return self._index.statuses[trial_id] if self._index.trials.get(trial_id) == "ended" else None
 
     @property
     def pending(self) -> int:
-        """Records that MLflow does not have yet."""
-        return self._flusher.pending
+        """Number of records that MLflow lacks."""
+        return self._sender.pending
 
     def begin_sweep(
         self,
@@ -131,8 +133,8 @@ class Tracker:
     def plan_trial(self, *, trial_id: str, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
         """Announce a trial. `tags["status"]` may say `running`; without it the trial is `planned`.
 
-        Planning a known trial again does nothing (False), so a resumed driver may announce its whole plan. Announced
-        as `running`, a trial that waits or has ended is open again: that is how a retry is told from a second end.
+        Planning a known trial again does nothing and returns False, so a resumed driver may announce its complete
+        plan. A planned or ended trial announced as `running` is open again: this marks a retry.
         """
         _check_id("trial_id", trial_id)
         status = tags.get("status", "planned")
@@ -148,7 +150,7 @@ class Tracker:
             return True
 
     def now_ms(self) -> int:
-        """Wall time in ms, in order over all records of the sweep, whatever happens to the clock."""
+        """Wall time in ms that never goes back within the sweep, even if the system clock does."""
         return self._clock.now_ms()
 
     def log_epoch(
@@ -160,10 +162,10 @@ class Tracker:
         timestamp_ms: int,
         tags: Mapping[str, str] | None = None,
     ) -> bool:
-        """Store one epoch (from 1); False when that epoch of that trial is in the outbox already, whatever its values.
+        """Store one epoch (from 1); False if the outbox already has that epoch of that trial, whatever its values.
 
-        Metrics that are None are left out, NaN is kept. The first epoch makes a planned trial `running`. `tags` as the
-        trial reports them with this epoch stay in the outbox, for a trial that a later driver has to end.
+        Metrics that are None are left out, NaN is kept. The first epoch makes a planned trial `running`. `tags`, as
+        the trial reports them, stay in the outbox for a later driver that has to end the trial.
         """
         with self._mutex:
             if (trial_id, epoch) in self._index.epochs:
@@ -192,10 +194,10 @@ class Tracker:
         model_dir: Path | None,
         samples_dir: Path | None = None,
     ) -> bool:
-        """Close a trial: the first end counts (False for a later one) until `plan_trial` opens it again as running.
+        """Close a trial. The first end counts until `plan_trial` opens the trial again; a later one returns False.
 
-        The saved model in `model_dir` becomes the run's MLflow model later, and the files in `samples_dir` artifacts of
-        the run under `samples/`: the folders must stay until `pending` is 0.
+        Later the saved model in `model_dir` becomes the run's MLflow model, and the files in `samples_dir` become
+        artifacts under `samples/`: both folders must stay until `pending` is 0.
         """
         _check_status(status, TRIAL_STATUSES)
         with self._mutex:
@@ -214,9 +216,9 @@ class Tracker:
             return True
 
     def end_sweep(self, *, status: str, metrics: Mapping[str, float | None], files: Mapping[str, str]) -> None:
-        """Close the sweep as done, failed or interrupted; trials still open are `planned` again, their runs KILLED.
+        """Close the sweep as done, failed or interrupted. Open trials become `planned` again, their runs KILLED.
 
-        Metrics that it was closed with before are left out, or a driver killed while closing would store them twice.
+        Metrics that an earlier closing stored are left out: a driver that was killed while closing stores them once.
         """
         _check_status(status, SWEEP_STATUSES)
         with self._mutex:
@@ -225,12 +227,12 @@ class Tracker:
             self._append("end_sweep", status=status, metrics=values, files=dict(files), open_trials=unfinished)
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until MLflow has everything, at most `timeout_s`; returns the number of records it lacks."""
-        return self._flusher.flush(timeout_s)
+        """Wait until MLflow has every record, at most `timeout_s` s; returns how many it lacks."""
+        return self._sender.flush(timeout_s)
 
     def close(self, timeout_s: float = 30.0) -> int:
-        """Flush, stop and give the outbox back; returns how many records MLflow lacks, kept for the next opening."""
-        pending = self._flusher.close(timeout_s)
+        """Flush, stop and release the outbox; returns how many records wait in it for the next opening."""
+        pending = self._sender.close(timeout_s)
         self._outbox.close()
         return pending
 
@@ -240,7 +242,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(5.0)  # who wants more waits with `flush` before
+        self.close(5.0)  # call `flush` first to wait longer
 
     def _rebuild_index(self, offset: int) -> int:
         sent = 0
@@ -265,7 +267,7 @@ class Tracker:
         record: Record = {"kind": kind, "sweep_id": self._index.sweep_id, "time_ms": self._clock.now_ms(), **fields}
         self._outbox.append(record)
         self._index.absorb(record)
-        self._flusher.notify()
+        self._sender.notify()
 
 
 def _values(metrics: Mapping[str, float | None]) -> dict[str, float]:
@@ -277,7 +279,7 @@ def _texts(items: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:
-    """What is new or another, and None for what is gone: most of a trial's tags stay as they are."""
+    """The new and changed tags, and None for each that is gone: most of a trial's tags stay the same."""
     names = sorted(before.keys() | now.keys())
     return {name: now.get(name) for name in names if now.get(name) != before.get(name)}
 

@@ -1,4 +1,4 @@
-"""What a sweep says of itself in the MLflow UI: the experiment's and the sweep's description, and its saved view.
+"""What the MLflow UI shows of a sweep: the descriptions of experiment and sweep, and a saved view.
 
 A saved view is an experiment tag that the UI's menu `Views` lists: columns, search and grouping under one name.
 """
@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from tune.storage.outbox import Record
 
 NOTE = "mlflow.note.content"  # the UI renders it as Markdown
-RESULT = "\n\n## Result\n\n"  # from here on a sweep's note is its table
+RESULT = "\n\n## Result\n\n"  # heads the table in a sweep's note
 _VIEW = "mlflow.sharedViewState."
 _RESULTS = ("metrics.`final/val_mse`", "metrics.`final/test_mse`", "metrics.`final/median_epoch_s`")
 EXPERIMENT_NOTE = """\
@@ -27,7 +27,7 @@ def sweep_note(record: Record, experiment_id: str, run_id: str) -> str:
     experiment = f"#/experiments/{experiment_id}/runs"
     view = urlencode({"viewStateShareKey": record["sweep_id"]})
     lines = [
-        # First, and in one line: the UI folds a long description after about four.
+        # First, and in one line: the UI folds a description after about four lines.
         f"[Arms side by side, mean over seeds]({experiment}?{view}&compareRunsMode=CHART) · "
         f"[Trials as a table]({experiment}?{view}&compareRunsMode=TABLE) · "
         f"[Report]({experiment}/{run_id}/artifacts/report.html) (once the sweep has ended)\n",

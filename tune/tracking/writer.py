@@ -1,4 +1,4 @@
-"""Turns outbox records into MLflow calls. Every call may be repeated: a record replayed stores nothing twice."""
+"""Turns outbox records into MLflow calls. Every call may be repeated: a replayed record stores nothing twice."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _METRICS_PER_CALL = 1000
 _TEXTS_PER_CALL = 100
 _TEXT_LIMIT = 5000
 _LEAD = "loss/val_mse"
-_BLANK_LINE = "\n\n"
+_BLANK_LINE, _NEXT_HEADING = "\n\n", "\n\n## "
 
 
 class Item(NamedTuple):
-    """One metric, tag or param of a record, and where in the record it comes from."""
+    """One metric, tag or param, and the part of the record that holds it."""
 
     record: Record
     part: str  # "metrics", "tags" or "params"
@@ -43,7 +43,7 @@ class Item(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A record, or what is left of it when MLflow took the rest, that MLflow refuses for good."""
+    """A record, or a part of one, that MLflow refuses for good."""
 
     record: Record
     error: str
@@ -52,13 +52,12 @@ class Rejection(NamedTuple):
 class MlflowWriter:
     """Writes the records of one sweep.
 
-    Errors of MLflow calls are left to the caller, who judges them, with one exception: a metric, tag or param that
-    MLflow refuses for good, and a folder that is not there (the model's, the samples'), go to `rejections` and the rest
-    is written.
+    A metric, tag or param that MLflow refuses for good, and a missing folder (of the model or the samples), go to
+    `rejections`, and the rest is written. The caller gets all other errors of MLflow's calls and classifies them.
     """
 
-    def __init__(self, book: RunIndex) -> None:
-        self.book = book
+    def __init__(self, run_index: RunIndex) -> None:
+        self.run_index = run_index
         self.rejections: list[Rejection] = []
 
     def apply(self, record: Record) -> None:
@@ -81,10 +80,10 @@ class MlflowWriter:
         for record in records:
             by_trial.setdefault(record["trial_id"], []).append(record)
         for trial_id, epochs in by_trial.items():
-            run_id = self.book.find(epochs[0]["sweep_id"], trial_id)
+            run_id = self.run_index.find(epochs[0]["sweep_id"], trial_id)
             for first in (record for record in epochs if record["starts"]):
                 self._log(run_id, _items(first, tags={"status": "running", "reason": ""}))
-                self.book.set_status(run_id, OPEN_STATUSES["running"])
+                self.run_index.set_status(run_id, OPEN_STATUSES["running"])
             self._log(run_id, [item for record in epochs for item in _items(record, metrics=_led(record["metrics"]))])
 
     def _begin_sweep(self, record: Record) -> None:
@@ -93,28 +92,30 @@ class MlflowWriter:
         if "format" in record:
             tags["format"] = str(record["format"])
         run_id = self._open_run(record, "", run_name=record["name"], needed=role, tags=tags)
-        tags |= {NOTE: sweep_note(record, self.book.experiment_id, run_id)}
+        tags |= {NOTE: sweep_note(record, self.run_index.experiment_id, run_id)}
         self._log(run_id, _items(record, tags=tags, params=param_texts(record)))
-        self.book.set_status(run_id, OPEN_STATUSES["running"])
+        self.run_index.set_status(run_id, OPEN_STATUSES["running"])
         self._log_files(run_id, record)
-        self.book.tag_experiment(dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)]))  # last: the sweep can do without
+        self.run_index.tag_experiment(
+            dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)])
+        )  # last: a sweep works without it
 
     def _plan(self, record: Record) -> None:
         sweep_id = record["sweep_id"]
-        nesting = {"role": "trial", "mlflow.parentRunId": self.book.find(sweep_id, "")}
+        nesting = {"role": "trial", "mlflow.parentRunId": self.run_index.find(sweep_id, "")}
         run_id = self._open_run(
             record, record["trial_id"], run_name=record["run_name"], needed=nesting, tags={**record["tags"], **nesting}
         )
         self._log(run_id, _items(record, tags=record["tags"], params=param_texts(record)))
-        self.book.set_status(run_id, OPEN_STATUSES[record["tags"]["status"]])
+        self.run_index.set_status(run_id, OPEN_STATUSES[record["tags"]["status"]])
 
     def _open_run(
         self, record: Record, trial_id: str, *, run_name: str, needed: dict[str, str], tags: dict[str, str]
     ) -> str:
-        # A new run has all its tags from its first moment, so that no reader ever sees one without: the driver may
-        # die before the next call. Where MLflow refuses one of them, `_log` finds and sets aside which.
+        # A new run gets all its tags in the first call, as the driver may die before the next one. If MLflow refuses
+        # a tag, `_log` finds out which one and rejects it.
         def find_or_create(tags: dict[str, str]) -> str:
-            return self.book.find_or_create(
+            return self.run_index.find_or_create(
                 record["sweep_id"], trial_id, run_name=run_name, start_time_ms=record["time_ms"], tags=tags
             )
 
@@ -126,11 +127,11 @@ class MlflowWriter:
             return find_or_create(needed)
 
     def _end(self, record: Record) -> None:
-        run_id = self.book.find(record["sweep_id"], record["trial_id"])
+        run_id = self.run_index.find(record["sweep_id"], record["trial_id"])
         tags = {**record["tags"], "status": record["status"], "reason": record["reason"]}
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
-        self.book.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
-        # Last: when the artifact store fails for good, the rest is in MLflow.
+        self.run_index.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
+        # Last, so that the rest is in MLflow if the artifact store fails for good.
         if record.get("samples_dir") is not None:
             self._log_samples(run_id, record)
         if record["model_dir"] is not None:
@@ -138,27 +139,25 @@ class MlflowWriter:
 
     def _end_sweep(self, record: Record) -> None:
         sweep_id, status = record["sweep_id"], record["status"]
-        self.book.search(sweep_id, again=True)
+        self.run_index.search(sweep_id, again=True)
         for trial_id in record["open_trials"]:
-            trial_run = self.book.find(sweep_id, trial_id)
+            trial_run = self.run_index.find(sweep_id, trial_id)
             reason = f"the sweep ended ({status}) before this trial did"
             self._log(trial_run, _items(record, tags={"status": "planned", "reason": reason}))
-            self.book.set_status(trial_run, "KILLED", end_time_ms=record["time_ms"])
-        run_id = self.book.find(sweep_id, "")
+            self.run_index.set_status(trial_run, "KILLED", end_time_ms=record["time_ms"])
+        run_id = self.run_index.find(sweep_id, "")
         tags = {"status": status} | self._result_note(run_id, record)
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
-        self.book.set_status(run_id, SWEEP_STATUSES[status], end_time_ms=record["time_ms"])
+        self.run_index.set_status(run_id, SWEEP_STATUSES[status], end_time_ms=record["time_ms"])
         self._log_files(run_id, record)
 
     def _result_note(self, run_id: str, record: Record) -> dict[str, str]:
-        """The sweep's note with its table below, however it reads by now; nothing where that is too long for a tag."""
-        note = self.book.client.get_run(run_id).data.tags.get(NOTE, "").partition(RESULT)[0]
+        """The sweep's present note with its table below; nothing if that is too long for a tag."""
+        note = self.run_index.client.get_run(run_id).data.tags.get(NOTE, "").partition(RESULT)[0]
         report = record["files"].get("report.md", "")
-        first = report.split(_BLANK_LINE, 2)[-1].partition("\n\n## ")[
-            0
-        ]  # without title and question, to the next heading
-        told = f"{note}{RESULT}{first}"
-        return {NOTE: told} if report and len(told) <= _TEXT_LIMIT else {}
+        table = report.split(_BLANK_LINE, 2)[-1]  # without title and question
+        with_table = f"{note}{RESULT}{table.partition(_NEXT_HEADING)[0]}"
+        return {NOTE: with_table} if report and len(with_table) <= _TEXT_LIMIT else {}
 
     def _log(self, run_id: str, items: list[Item]) -> None:
         size = _METRICS_PER_CALL if all(item.part == "metrics" for item in items) else _TEXTS_PER_CALL
@@ -166,7 +165,7 @@ class MlflowWriter:
             self._offer(run_id, items[start : start + size])
 
     def _offer(self, run_id: str, items: list[Item]) -> None:
-        # One refused item must not take the others of its call with it: halve until it stands alone.
+        # One refused item must not cost the others of its call: halve the call until the item stands alone.
         try:
             self._send(run_id, items)
         except Exception as error:
@@ -184,8 +183,8 @@ class MlflowWriter:
     def _send(self, run_id: str, items: list[Item]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        # synchronous: MLflow's asynchronous mode, which the user's environment may ask for, drops failed batches.
-        self.book.client.log_batch(
+        # synchronous, as MLflow's asynchronous mode, which the environment may turn on, drops failed batches.
+        self.run_index.client.log_batch(
             run_id,
             metrics=[Metric(item.key, item.value, *_when(item.record)) for item in items if item.part == "metrics"],
             tags=[RunTag(item.key, clean(item.value)) for item in items if item.part == "tags"],
@@ -195,25 +194,25 @@ class MlflowWriter:
 
     def _log_files(self, run_id: str, record: Record) -> None:
         for name, text in record["files"].items():
-            self.book.client.log_text(run_id, text, name)
+            self.run_index.client.log_text(run_id, text, name)
 
     def _log_samples(self, run_id: str, record: Record) -> None:
         folder = Path(record["samples_dir"])
         if folder.is_dir():
-            self.book.client.log_artifacts(run_id, str(folder), "samples")
+            self.run_index.client.log_artifacts(run_id, str(folder), "samples")
         else:
             self.rejections.append(Rejection(record, f"{folder} with the raw samples is not there"))
 
     def _publish_model(self, run_id: str, record: Record) -> None:
         folder = Path(record["model_dir"])
         try:
-            publish(self.book.client, run_id, folder, metrics=record["metrics"], timestamp_ms=record["time_ms"])
+            publish(self.run_index.client, run_id, folder, metrics=record["metrics"], timestamp_ms=record["time_ms"])
         except NotAModel as error:
             self.rejections.append(Rejection(record, str(error)))
 
 
 def clean(value: Any) -> str:
-    """Text that every MLflow database stores: no NUL, no lone surrogate, at most 5000 characters."""
+    """A text that every MLflow database can store: no NUL, no lone surrogate, at most 5000 characters."""
     text = str(value).replace("\x00", "").encode("utf-8", "replace").decode()
     return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 12] + " [shortened]"
 
@@ -223,12 +222,12 @@ def _items(record: Record, **parts: dict[str, Any]) -> list[Item]:
 
 
 def _led(metrics: dict[str, float]) -> dict[str, float]:
-    # The compare view opens with the metric that was stored first.
+    # MLflow's compare view opens with the metric that was stored first.
     return {_LEAD: metrics[_LEAD], **metrics} if _LEAD in metrics else metrics
 
 
 def _when(record: Record) -> tuple[int, int]:
-    # (timestamp in ms, step): an epoch has its own; what is known once is at step 0.
+    # (timestamp in ms, step); a value that is known once has step 0.
     if record["kind"] == "epoch":
         return record["timestamp_ms"], record["epoch"]
     return record["time_ms"], 0

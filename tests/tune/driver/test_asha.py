@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from tune.driver.asha import Asha, halving
+from tune.driver.asha import Asha, make_asha
 from tune.storage.trial_log import TrialLog
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
@@ -69,13 +69,13 @@ def test_no_trial_is_stopped_at_its_last_epoch_and_the_best_one_never(epochs: in
     for epoch in range(1, epochs + 1):
         assert _report(scheduler, "best", epoch, 0.1) == GO
     for name in ("x", "y"):
-        found = [_report(scheduler, name, epoch, 0.9) for epoch in range(1, epochs + 1)]
-        assert STOP in found and found[-1] == GO
+        decisions = [_report(scheduler, name, epoch, 0.9) for epoch in range(1, epochs + 1)]
+        assert STOP in decisions and decisions[-1] == GO
 
 
 def test_one_epoch_leaves_nothing_to_stop() -> None:
-    assert halving(1) is None
-    assert isinstance(halving(2), Asha)
+    assert make_asha(1) is None
+    assert isinstance(make_asha(2), Asha)
 
 
 def test_a_report_without_an_epoch_or_a_number_decides_nothing() -> None:

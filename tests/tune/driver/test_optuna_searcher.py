@@ -41,7 +41,7 @@ class Study:
         self.plan, self.logs = plan, logs or {}
         self.drawn: dict[str, Labels] = {}
         self.trials: dict[str, PlannedTrial] = {}
-        self.proposer = self.start()
+        self.searcher = self.start()
 
     def start(self) -> OptunaSearcher:
         past = {trial_id: (labels, self.logs[trial_id]) for trial_id, labels in self.drawn.items()}
@@ -53,8 +53,8 @@ class Study:
         return {"trial_id": trial.trial_id}
 
     def suggest(self, number: int) -> str | None:
-        found = self.proposer.suggest(f"tune{number}")
-        return None if found == Searcher.FINISHED else found["job"]["trial_id"]
+        suggestion = self.searcher.suggest(f"tune{number}")
+        return None if suggestion == Searcher.FINISHED else suggestion["job"]["trial_id"]
 
     def run(self, count: int, *, first: int = 0) -> list[str]:
         """The trials proposed, each ended."""
@@ -67,7 +67,7 @@ class Study:
             val_mse = 1 + len("".join(self.drawn[trial_id])) / 100
             self.logs[trial_id].epochs[1] = {"loss/val_mse": val_mse}
             self.logs[trial_id].status = "done"
-            self.proposer.on_trial_complete(f"tune{number}")
+            self.searcher.on_trial_complete(f"tune{number}")
         return proposed
 
 
@@ -95,7 +95,7 @@ def test_the_baseline_runs_first_once_and_not_again_after_a_restart(seed: int) -
     baseline = study.plan.baseline_cell
     assert baseline is not None and next(iter(study.drawn.values())) == baseline
     assert next(iter(study.drawn)) == study.plan.baseline_trial
-    study.proposer = study.start()
+    study.searcher = study.start()
     study.run(3, first=10)
     assert list(study.drawn.values()).count(baseline) == 1 and len(study.drawn) == 6
 
@@ -110,7 +110,7 @@ def test_a_search_ends_when_no_cell_is_left() -> None:
     study = Study(_plan(batch_size=5))
     assert len(study.run(12)) == 5
     assert study.suggest(99) is None
-    assert not study.proposer.has_more
+    assert not study.searcher.has_more
 
 
 def test_cells_that_compute_the_same_run_once() -> None:
@@ -135,13 +135,15 @@ def test_a_restart_knows_every_ended_trial_and_goes_on_with_the_unfinished_ones_
     study.run(4)
     interrupted = [study.suggest(10), study.suggest(11)]
     before = dict(study.drawn)
-    study.proposer = study.start()
-    found = study.proposer._study.get_trials(deepcopy=False)
-    assert [trial.state for trial in found] == [optuna.trial.TrialState.COMPLETE] * 4
-    assert [trial.value for trial in found] == [
+    study.searcher = study.start()
+    recalled = study.searcher._study.get_trials(deepcopy=False)
+    assert [trial.state for trial in recalled] == [optuna.trial.TrialState.COMPLETE] * 4
+    assert [trial.value for trial in recalled] == [
         study.logs[trial_id].epochs[1]["loss/val_mse"] for trial_id in list(before)[:4]
     ]
-    assert [set(trial.params.values()) <= set(before[trial_id]) for trial, trial_id in zip(found, before, strict=False)]
+    assert [
+        set(trial.params.values()) <= set(before[trial_id]) for trial, trial_id in zip(recalled, before, strict=False)
+    ]
     assert study.run(2, first=20) == interrupted
     assert list(study.drawn.items())[:6] == list(before.items())
     assert study.run(1, first=30) == ["full-search-007-s1"]
@@ -153,10 +155,10 @@ def test_an_unfinished_trial_goes_on_with_its_own_cell() -> None:
     trial_id = study.suggest(1)
     assert trial_id is not None
     cell = study.drawn[trial_id]
-    study.proposer = study.start()
+    study.searcher = study.start()
     assert study.suggest(2) == trial_id
     assert study.drawn[trial_id] == cell
-    running = study.proposer._study.get_trials(deepcopy=False)[-1]
+    running = study.searcher._study.get_trials(deepcopy=False)[-1]
     assert running.state == optuna.trial.TrialState.RUNNING
     assert set(running.params.values()) <= set(cell) and len(running.params) == 2
 
@@ -168,18 +170,18 @@ def test_a_failed_trial_is_told_as_failed_and_does_not_end_the_search(status: st
     assert trial_id is not None
     study.logs[trial_id].epochs[1] = {"loss/val_mse": 0.1}
     study.logs[trial_id].status = status
-    study.proposer.on_trial_complete("tune1")
-    assert [trial.state for trial in study.proposer._study.get_trials()] == [optuna.trial.TrialState.FAIL]
-    study.proposer = study.start()
-    assert [trial.state for trial in study.proposer._study.get_trials()] == [optuna.trial.TrialState.FAIL]
+    study.searcher.on_trial_complete("tune1")
+    assert [trial.state for trial in study.searcher._study.get_trials()] == [optuna.trial.TrialState.FAIL]
+    study.searcher = study.start()
+    assert [trial.state for trial in study.searcher._study.get_trials()] == [optuna.trial.TrialState.FAIL]
     assert len(study.run(9, first=2)) == 4
 
 
 def test_a_trial_whose_process_was_lost_for_good_is_told_as_failed() -> None:
     study = Study(_plan(batch_size=5))
     study.suggest(1)
-    study.proposer.on_trial_complete("tune1", error=True)
-    assert [trial.state for trial in study.proposer._study.get_trials()] == [optuna.trial.TrialState.FAIL]
+    study.searcher.on_trial_complete("tune1", error=True)
+    assert [trial.state for trial in study.searcher._study.get_trials()] == [optuna.trial.TrialState.FAIL]
 
 
 def test_several_trials_may_run_at_a_time() -> None:
@@ -189,7 +191,7 @@ def test_several_trials_may_run_at_a_time() -> None:
 
 
 def test_tune_pickles_and_saves_nothing_of_it(tmp_path: Path) -> None:
-    proposer = Study(_plan(batch_size=5)).proposer
-    assert pickle.loads(pickle.dumps(proposer)).__dict__ == {}
-    proposer.save(str(tmp_path / "state"))
+    searcher = Study(_plan(batch_size=5)).searcher
+    assert pickle.loads(pickle.dumps(searcher)).__dict__ == {}
+    searcher.save(str(tmp_path / "state"))
     assert list(tmp_path.iterdir()) == []

@@ -122,18 +122,18 @@ def test_a_sweep_goes_on_in_another_environment_only_when_resumed_by_name_and_an
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path, quiet=True)
     first, second = ({"versions": {"torch": version}, "host_cpus": 2} for version in ("2.11.0", "2.12.0"))
     keys = {"key": "k", "asked": "a"}
-    folder = open._open_folder(plan, keys, first, options)
-    assert open._open_folder(plan, keys, first, options) == folder
+    folder = open.open_folder(plan, keys, first, options)
+    assert open.open_folder(plan, keys, first, options) == folder
     with pytest.raises(WrongInput, match=f"torch 2.11.0, now 2.12.0.*--fresh.*--resume {folder.sweep_id}"):
-        open._open_folder(plan, keys, second, options)
+        open.open_folder(plan, keys, second, options)
     named = replace(options, resume=folder.sweep_id)
-    assert open._open_folder(plan, keys, second, named) == folder
+    assert open.open_folder(plan, keys, second, named) == folder
     announced: dict[str, Any] = {}
     tracker = SimpleNamespace(ended={}, plan_trial=lambda trial_id, tags, **_: announced.update({trial_id: tags}))
     runner._Run(plan, folder, SimpleNamespace(), named)._announce(tracker, plan.runnable)  # type: ignore[arg-type]
-    told = [json.loads(tags["environment"])["versions"]["torch"] for tags in announced.values()]
-    assert told and set(told) == {"2.12.0"}
-    assert [one["versions"]["torch"] for one in folder.read()["environments"]] == ["2.11.0", "2.12.0"]
+    versions = [json.loads(tags["environment"])["versions"]["torch"] for tags in announced.values()]
+    assert versions and set(versions) == {"2.12.0"}
+    assert [environment["versions"]["torch"] for environment in folder.read()["environments"]] == ["2.11.0", "2.12.0"]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
         json=None,
     )  # fmt: skip
     request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
-    found = commands._run_sweep(
+    returned = commands._run_sweep(
         request, Planner.of(request), arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None)
     )
-    assert found == code
+    assert returned == code
     assert shown == ([] if pending else ["s"])

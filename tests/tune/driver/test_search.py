@@ -40,11 +40,11 @@ class FakeTracker:
 def plan() -> SearchPlan:
     full = get_sweep("full")
     space = {name: choices[:3] if name == "batch_size" else choices[:2] for name, choices in full.space.items()}
-    found = plan_sweep(
+    search_plan = plan_sweep(
         replace(full, space=space), draws=6, overrides={"data.dataset": "demo"}, repeats=2, seed=1, device=CPU
     )
-    assert isinstance(found, SearchPlan)
-    return found
+    assert isinstance(search_plan, SearchPlan)
+    return search_plan
 
 
 def _search(plan: SearchPlan, *ends: tuple[str | None, float, float]) -> Any:
@@ -113,22 +113,22 @@ class FakeLauncher:
     folder: SweepDir
     asked: list[tuple[list[str], int]] = field(default_factory=list)
 
-    def search(self, proposer: Any, scheduler: Any, trials: int, collector: Any) -> None:
-        self.asked.append(([trial.trial_id for trial, _ in proposer._waiting], trials))
+    def search(self, searcher: Any, scheduler: Any, trials: int, collector: Any) -> None:
+        self.asked.append(([trial.trial_id for trial, _ in searcher._waiting], trials))
 
 
 def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped(
     plan: SearchPlan, tmp_path: Path, new_store: str
 ) -> None:
     overrides = plan.overrides | {"train.epochs": 5}
-    found = plan_sweep(plan.sweep, draws=6, overrides=overrides, repeats=2, seed=1, device=CPU)
-    assert isinstance(found, SearchPlan) and found.baseline_cell is not None
-    cells = [cell for cell in found.space.every() if cell[-1] == "none" and cell != found.baseline_cell]
+    search_plan = plan_sweep(plan.sweep, draws=6, overrides=overrides, repeats=2, seed=1, device=CPU)
+    assert isinstance(search_plan, SearchPlan) and search_plan.baseline_cell is not None
+    cells = [cell for cell in search_plan.space.every() if cell[-1] == "none" and cell != search_plan.baseline_cell]
     store = {"outbox_path": tmp_path / "outbox.jsonl", "tracking_uri": new_store}
     errors = (0.28, 0.29, 0.30, 0.41, 0.42)  # of the first epoch, which is the first rung
     with Tracker(**store, experiment="e", artifact_root=None) as tracker:
         tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
-        for number, (labels, error) in enumerate(zip([found.baseline_cell, *cells], errors, strict=False), 1):
+        for number, (labels, error) in enumerate(zip([search_plan.baseline_cell, *cells], errors, strict=False), 1):
             trial_id = f"full-search-{number:03d}-s1"
             tracker.plan_trial(trial_id=trial_id, run_name="r", params={}, tags={"stage": "search",
                                "cell": json.dumps(labels)})  # fmt: skip
@@ -145,7 +145,7 @@ def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped
     launcher, said = FakeLauncher(folder), io.StringIO()
     with Tracker(**store, experiment="e", artifact_root=None) as tracker:
         progress = Progress(total=9, epochs=5, stream=said)
-        Search(found, tracker, launcher, progress, {}).run(SimpleNamespace())  # type: ignore[arg-type]
+        Search(search_plan, tracker, launcher, progress, {}).run(SimpleNamespace())  # type: ignore[arg-type]
         log = tracker.trials["full-search-004-s1"]
     assert (log.status, log.reason) == (
         "stopped",
@@ -154,11 +154,11 @@ def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped
     )
     assert log.metrics == {"final/val_mse": 0.41, "final/best_epoch": 1.0, "final/median_epoch_s": 2.0,
                            "final/train_total_s": 2.0}  # fmt: skip
-    told = {"timing_valid": "true", "gpu_uuid": "GPU-a", "diagnosis": "1 of 1"}
-    assert log.tags.items() >= told.items()
+    reported = {"timing_valid": "true", "gpu_uuid": "GPU-a", "diagnosis": "1 of 1"}
+    assert log.tags.items() >= reported.items()
     (end,) = (record for record in map(json.loads, folder.outbox.read_text().splitlines())
               if record["kind"] == "end" and record["trial_id"] == "full-search-004-s1")  # fmt: skip
-    assert (end["tags"], end["samples_dir"]) == (told, "/kept/checkpoint_000000/samples")
+    assert (end["tags"], end["samples_dir"]) == (reported, "/kept/checkpoint_000000/samples")
     assert launcher.asked == [(["full-search-005-s1"], 2)]  # the one that had not begun, and one that is not drawn yet
     assert "full-search-004-s1 stopped: stopped after epoch 1" in said.getvalue()
 

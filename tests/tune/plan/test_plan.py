@@ -251,9 +251,9 @@ def test_neither_a_password_nor_the_current_directory_makes_another_key(
 def _same(epochs: int, *arms: Arm) -> dict[str, str | None]:
     sweep = SweepConfig(name="twins", question="?", baseline=arms[0].label, arms=arms)
     plan = _plan(sweep, overrides={"data.dataset": "demo", "train.epochs": epochs}, repeats=2)
-    found = {(trial.arm, trial.same_as) for trial in plan.trials}
-    assert len(found) == len(arms)  # alike in every block
-    return dict(found)
+    pairs = {(trial.arm, trial.same_as) for trial in plan.trials}
+    assert len(pairs) == len(arms)  # alike in every block
+    return dict(pairs)
 
 
 def _schedule(schedule: str, heads: int = 5, score: str = "magnitude") -> Arm:

@@ -23,8 +23,10 @@ SMALL = {"data.dataset": "demo", "data.context_length": 96, "data.prediction_len
 def _fewer(count: int = 2) -> SweepConfig:
     """The full sweep with all backends and patch lengths, and `count` choices of each other dimension."""
     full = get_sweep("full")
-    whole = ("attention", "patch_length")
-    return replace(full, space={name: found if name in whole else found[:count] for name, found in full.space.items()})
+    complete = ("attention", "patch_length")
+    return replace(
+        full, space={name: choices if name in complete else choices[:count] for name, choices in full.space.items()}
+    )
 
 
 def _plan(sweep: SweepConfig | None = None, **given: Any) -> SearchPlan:
@@ -87,18 +89,18 @@ def test_no_cell_that_cannot_run_is_ever_drawn_and_every_other_one_can_be(refuse
 @given(st.sets(st.sampled_from(CELLS), max_size=len(CELLS) - 1))
 def test_every_cell_that_cannot_run_is_told_with_a_reason(refused: set[Any]) -> None:
     space = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), dict.fromkeys(refused, "it cannot"))
-    told = [set(refusal.choices.values()) for refusal in space.refusals if refusal.choices]
+    named = [set(refusal.choices.values()) for refusal in space.refusals if refusal.choices]
     others = sum(refusal.cells for refusal in space.refusals if not refusal.choices)
-    left = [cell for cell in refused if not any(choices <= set(cell) for choices in told)]
+    left = [cell for cell in refused if not any(choices <= set(cell) for choices in named)]
     assert others == len(left)
-    assert all(cell in refused for cell in CELLS for choices in told if choices <= set(cell))
+    assert all(cell in refused for cell in CELLS for choices in named if choices <= set(cell))
 
 
 def test_a_choice_that_never_runs_is_told_once_and_for_its_own_reason() -> None:
     dead = {cell: "a1 is not there" for cell in CELLS if cell[0] == "a1"}
     both = dead | {cell: dead.get(cell, "c2 is not there") for cell in CELLS if cell[2] == "c2"}
-    found = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), both).refusals
-    assert [(dict(refusal.choices), refusal.reason, refusal.cells) for refusal in found] == [
+    refusals = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), both).refusals
+    assert [(dict(refusal.choices), refusal.reason, refusal.cells) for refusal in refusals] == [
         ({"a": "a1"}, "a1 is not there", 6),
         ({"c": "c2"}, "c2 is not there", 6),
     ]

@@ -95,12 +95,12 @@ def test_a_killed_writer_loses_nothing_it_was_told_is_stored(path: Path) -> None
         [sys.executable, "-c", APPEND_FOR_EVER, str(path)], cwd=REPO_ROOT, stdout=subprocess.PIPE, text=True
     )
     assert writer.stdout is not None
-    told = [int(writer.stdout.readline()) for _ in range(50)]
+    acknowledged = [int(writer.stdout.readline()) for _ in range(50)]
     writer.send_signal(signal.SIGKILL)
-    told += [int(line) for line in writer.communicate()[0].split()]
+    acknowledged += [int(line) for line in writer.communicate()[0].split()]
     stored = [record["epoch"] for record in records(path)]
-    assert stored[: len(told)] == told
-    assert len(stored) - len(told) <= 1
+    assert stored[: len(acknowledged)] == acknowledged
+    assert len(stored) - len(acknowledged) <= 1
 
 
 def test_a_full_disk_leaves_no_half_record(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

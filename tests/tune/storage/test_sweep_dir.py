@@ -130,7 +130,7 @@ def _started_on(storage: Path, environment: dict[str, Any]) -> sweep_dir.SweepDi
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "difference"),
     [
         ({"versions": RAN_ON["versions"] | {"torch": "2.12.0"}}, "torch 2.11.0, now 2.12.0"),
         ({"versions": RAN_ON["versions"] | {"flash-attn": "2.9"}}, "flash-attn not installed, now 2.9"),
@@ -138,14 +138,14 @@ def _started_on(storage: Path, environment: dict[str, Any]) -> sweep_dir.SweepDi
     ],
 )
 def test_other_versions_or_another_driver_are_refused_like_other_code(
-    tmp_path: Path, now: dict[str, Any], told: str
+    tmp_path: Path, now: dict[str, Any], difference: str
 ) -> None:
     started = _started_on(tmp_path, RAN_ON)
     ways_out = f"use --fresh to start anew, or --resume {started.sweep_id} to go on all the same"
     with pytest.raises(WrongInput) as caught:
         _choose(tmp_path, environment=RAN_ON | now)
     assert str(caught.value) == (
-        f"{started.sweep_id} is unfinished but was started with other versions ({told}); {ways_out}"
+        f"{started.sweep_id} is unfinished but was started with other versions ({difference}); {ways_out}"
     )
     assert _choose(tmp_path, environment=RAN_ON | now, resume=started.sweep_id)[0] == started
 

@@ -59,8 +59,8 @@ class Answering:
 
 @pytest.fixture
 def server() -> Iterator[Answering]:
-    with Answering() as found:
-        yield found
+    with Answering() as answering:
+        yield answering
 
 
 def said(uri: str, timeout_s: float = 20.0) -> list[str]:

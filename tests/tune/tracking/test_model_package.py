@@ -42,7 +42,7 @@ values = numpy.load(sys.argv[3])
 frame = pandas.DataFrame(values[:, ::-1], columns=["OT", "load"]).assign(date="2020-01-01")
 forecast = model.predict(frame)
 assert list(forecast.columns) == ["load", "OT"], forecast
-import model as package  # the one that came with the model
+import model as package  # the copy that came with the model
 assert "/code/model/" in package.__file__, package.__file__
 assert not {name for name in sys.modules if name.split(".")[0] in ("tune", "data_pipeline")}
 numpy.save(sys.argv[4], forecast.to_numpy())
@@ -79,15 +79,15 @@ def test_mlflow_loads_the_model_of_a_run_with_nothing_of_ours_at_hand_and_foreca
     command += [str(tmp_path / "values.npy"), str(tmp_path / "out.npy")]
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "out.npy")
-    assert found.shape == (H, len(COLUMNS))
-    np.testing.assert_array_equal(found, Forecaster(folder).forecast(values))
+    forecast = np.load(tmp_path / "out.npy")
+    assert forecast.shape == (H, len(COLUMNS))
+    np.testing.assert_array_equal(forecast, Forecaster(folder).forecast(values))
     for name, uri in {"of_model": model_uri, "of_run": model_uri.removesuffix("/model")}.items():
         scratch = tmp_path / name
         scratch.mkdir()
         model = find_model(uri, tracking_uri=shared_store, scratch=scratch)
         assert model.words.startswith("trial a of ")
-        np.testing.assert_array_equal(Forecaster(model.folder).forecast(values), found)
+        np.testing.assert_array_equal(Forecaster(model.folder).forecast(values), forecast)
 
 
 def test_a_run_has_one_model_however_often_its_end_is_sent(
@@ -168,9 +168,9 @@ def test_what_is_packed_is_the_saved_folder_our_source_and_no_pickle(tmp_path: P
 
 
 def test_requirements_are_pinned_to_what_trained_the_model_and_can_be_installed_from_an_index() -> None:
-    found = dict(line.split("==") for line in requirements(small_facts()))
-    assert found["torch"] == "2.11.0"  # of 2.11.0+cu130
-    assert found["pandas"] == metadata.version("pandas")
+    versions = dict(line.split("==") for line in requirements(small_facts()))
+    assert versions["torch"] == "2.11.0"  # of 2.11.0+cu130
+    assert versions["pandas"] == metadata.version("pandas")
 
 
 def test_packing_imports_neither_torch_nor_the_packed_code_nor_mlflows_pyfunc(tmp_path: Path) -> None:

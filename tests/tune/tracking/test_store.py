@@ -85,7 +85,7 @@ def test_no_password_reaches_a_message_or_a_file(opened: MakeTracker, tmp_path: 
 def test_where_an_outage_begins_is_said_at_once_and_once(opened: MakeTracker) -> None:
     uri, said = f"http://127.0.0.1:{free_port()}", []
     tracker = opened(uri=uri, begin=False)
-    tracker.tell(said.append)
+    tracker.announce_outages(said.append)
     tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
     while tracker.outage is None:
         time.sleep(0.01)

@@ -101,8 +101,8 @@ def test_params_of_a_new_sweep_are_stored_as_json_under_a_format_that_its_run_na
     assert (sweep.format, sweep.tags["format"]) == (2, "2")
     (trial,) = sweep.trials
     assert trial.params == {"model.pre_norm": "true", "train.precision": "bf16", "data.dataset": '"2024"'}
-    found = parse_params(trial.params, sweep.format)
-    assert {name: found[name] for name in params} == params
+    values = parse_params(trial.params, sweep.format)
+    assert {name: values[name] for name in params} == params
 
 
 def test_a_sweep_that_is_closed_again_stores_its_summary_once(
@@ -201,11 +201,11 @@ import sys, threading
 from pathlib import Path
 from tune.tracking.tracker import Tracker
 start = threading.Thread.start
-def told(thread):
-    if thread.name == "mlflow-flusher":
+def reported_start(thread):
+    if thread.name == "mlflow-sender":
         print("mlflow.tracking" in sys.modules)
     start(thread)
-threading.Thread.start = told
+threading.Thread.start = reported_start
 assert "mlflow" not in sys.modules
 Tracker(outbox_path=Path(sys.argv[1]), tracking_uri="http://127.0.0.1:9", experiment="x", artifact_root=None)
 """

@@ -19,7 +19,7 @@ BEGIN = {
 }  # fmt: skip
 
 
-class _Book:
+class FakeRunIndex:
     """A RunBook whose store keeps nothing but how runs were created, and refuses the tags named in `refused`."""
 
     def __init__(self, *, dies: bool = False, refused: frozenset[str] = frozenset()) -> None:
@@ -57,16 +57,16 @@ class _Book:
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 @pytest.mark.parametrize("record", [PLAN, BEGIN], ids=["trial", "sweep"])
 def test_a_run_has_all_its_tags_from_its_creation_even_if_the_driver_dies_then(record: dict[str, Any]) -> None:
-    book = _Book(dies=True)
+    run_index = FakeRunIndex(dies=True)
     with pytest.raises(SystemExit):
-        MlflowWriter(book).apply(record)  # type: ignore[arg-type]
-    assert record["tags"].items() <= book.created[0].items()
+        MlflowWriter(run_index).apply(record)  # type: ignore[arg-type]
+    assert record["tags"].items() <= run_index.created[0].items()
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_a_tag_that_mlflow_refuses_costs_a_run_only_that_tag() -> None:
-    book = _Book(refused=frozenset({"arm"}))
-    writer = MlflowWriter(book)  # type: ignore[arg-type]
+    run_index = FakeRunIndex(refused=frozenset({"arm"}))
+    writer = MlflowWriter(run_index)  # type: ignore[arg-type]
     writer.apply(PLAN)
-    assert book.created == [{"role": "trial", "mlflow.parentRunId": "parent"}]
+    assert run_index.created == [{"role": "trial", "mlflow.parentRunId": "parent"}]
     assert [rejection.record["tags"] for rejection in writer.rejections] == [{"arm": "fast"}]
