@@ -26,7 +26,7 @@ from tune.plan.space import plan_sweep
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.tracker import Tracker
-from tune.worker.node_forkserver import Templates
+from tune.worker.node_forkserver import NodeForkServers
 
 
 def _asked_key(sweep: SweepConfig, asked: Mapping[str, Any], options: Options) -> str:
@@ -55,7 +55,7 @@ def _open(
         wait_s=options.wait_for_gpus_s,
     )
     forking = entry is trial_entry and not options.isolate
-    templates = Templates(ray, share) if forking else None  # they import while everything else is made ready
+    fork_servers = NodeForkServers(ray, share) if forking else None  # they import while everything else is made ready
     device, environment = probe.probe(ray, share)
     asked = {**asked, "device": device}
     plan = make_plan(sweep, **asked)  # without the cells of a space: this one is for the data only
@@ -87,7 +87,7 @@ def _open(
         data_sha256=series.source_sha256,
         wait_s=options.wait_for_gpus_s,
         isolate=options.isolate,
-        templates=templates,
+        fork_servers=fork_servers,
         entry=entry,
     )
     return plan, launcher, tracker
