@@ -58,7 +58,8 @@ def own_parts(epochs: int) -> Times:
     import torch
 
     from tune.measure import raw_samples
-    from tune.trial import checkpoint, session
+    from tune.trial import checkpoint, session, summary
+    from tune.trial.report import as_result
     from tune.trial.run import run_trial
 
     times: Times = {}
@@ -70,7 +71,7 @@ def own_parts(epochs: int) -> Times:
         (raw_samples.RawSamples, "write", "checkpoint: raw samples"),
         (torch, "save", "checkpoint: the rest (torch.save)"),
         (getattr(session, "HostCopy", None), "of", "checkpoint: state to host"),
-        (session.Session, "tags", "tags"),
+        (summary, "trial_tags", "tags"),
         (raw_samples.RawSamples, "add_epoch", "raw samples taken over"),
         (session.Session, "_note_neighbours", "neighbours (twice an epoch)"),
     ):
@@ -78,7 +79,7 @@ def own_parts(epochs: int) -> Times:
             _watch(owner, name, times.setdefault(label, []))
     with tempfile.TemporaryDirectory() as folder:
         reports: list[dict[str, Any]] = []
-        run_trial(_job(Path(folder), epochs), lambda result, path: reports.append(result))
+        run_trial(_job(Path(folder), epochs), lambda report, path: reports.append(as_result(report)))
     if reports[-1].get("status") != "done":
         raise SystemExit(f"error: the trial ended as {reports[-1]}")
     return times
@@ -111,7 +112,7 @@ def _job(folder: Path, epochs: int) -> Any:
     facts = node_facts(use_gpu=gpu)
     plan = make_plan(get_sweep("custom"), overrides=_overrides(epochs), repeats=1, seed=1, device=facts)
     return TrialJob(
-        trial_id="own-parts", config=plan.trials[0].config.model_dump(mode="json"), device_type=facts.device_type,
+        trial_id="own-parts", config=plan.trials[0].config, device_type=facts.device_type,
         data_dir=str(folder), cache_dir=str(folder / "arrow"), cpus=1,
     )  # fmt: skip
 

@@ -126,6 +126,7 @@ def run_row(label: str, fields: dict[str, Any], options: argparse.Namespace, fac
 def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cache: Path) -> list[dict[str, Any]]:
     """All reports of a trial of these fields in a process of its own; the last has its status and reason."""
     from tune.common.errors import Unsupported
+    from tune.trial.report import as_result
     from tune.worker.process import ProcessLost
     from tune.worker.supervisor import TrialSupervisor
 
@@ -139,13 +140,13 @@ def run_trial_alone(fields: dict[str, Any], seed: int, data_dir: Path, facts: An
     reports: list[dict[str, Any]] = []
     supervisor = TrialSupervisor()
     try:
-        job = replace(job, **kept, rehearse=facts.device_type == "cuda")
-        supervisor.run(job, lambda report, folder: reports.append(report), None)
+        job = replace(job, **kept, may_hand_over=facts.device_type == "cuda")
+        supervisor.run(job, lambda report, folder: reports.append(as_result(report)), None)
     except ProcessLost as error:
         reports.append({"status": "failed", "reason": str(error), "metrics": {}})
     finally:
-        if supervisor.template is not None:
-            supervisor.template.end()
+        if supervisor.fork_server is not None:
+            supervisor.fork_server.end()
     return reports
 
 
@@ -165,7 +166,7 @@ def plan_job(fields: dict[str, Any], seed: int, data_dir: Path, facts: Any, cach
         raise Unsupported(trial.unsupported)
     return TrialJob(
         trial_id=f"{trial.trial_id}",
-        config=trial.config.model_dump(mode="json"),
+        config=trial.config,
         device_type=facts.device_type,
         data_dir=str(data_dir.absolute()),
         cache_dir=str(cache),

@@ -92,6 +92,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run_row(engine: str, feed: str, options: argparse.Namespace, facts: Any, cache: Path) -> Row:
     """One trial in this process, as a row."""
+    from tune.trial.report import as_result
     from tune.trial.run import run_trial
 
     name, workers = FEEDS[feed]
@@ -106,7 +107,7 @@ def run_row(engine: str, feed: str, options: argparse.Namespace, facts: Any, cac
         return Row(engine=engine, feed=feed, status="failed", reason=str(error))
     job = replace(job, gate_dir=str(cache / "gate"), sample_device=not options.without_sampler)
     reports: list[dict[str, Any]] = []
-    run_trial(job, lambda report, folder: reports.append(report))
+    run_trial(job, lambda report, folder: reports.append(as_result(report)))
     return as_row(engine, feed, reports)
 
 

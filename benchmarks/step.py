@@ -115,18 +115,18 @@ def run(cell: Cell, config: Any, options: argparse.Namespace, facts: Any, folder
 
     job = TrialJob(
         trial_id="step",
-        config=config.model_dump(mode="json"),
+        config=config,
         device_type=facts.device_type,
         data_dir=str(folder),
         cache_dir=str(folder / "cache"),
         cpus=facts.cpus,
     )
-    with Session(job, config, time.perf_counter()) as session:
+    with Session(job, time.perf_counter()) as session:
         session.meter.begin()
         session._build_stepper()
         stepper = session._stepper
         assert stepper is not None
-        session.model.train()
+        session.state.model.train()
         try:
             step_ms, host_ms = _timed(stepper, session.feed, options.steps, facts.device_type)
             shape, precision = session.step_shape(), config.train.precision

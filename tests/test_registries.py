@@ -23,6 +23,7 @@ from tune.config.trial_config import FIELDS, SEED_STUDY_ONLY
 from tune.machine.device import cpu_facts
 from tune.plan.plan import make_plan
 from tune.trial.job import TrialJob
+from tune.trial.report import Report, TrialEnd
 from tune.trial.run import run_trial
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,13 +119,13 @@ def test_a_trial_trains_with_them(tmp_path: Path) -> None:
     }  # fmt: skip
     plan = make_plan(get_sweep("narrow"), overrides=small, repeats=1, seed=1, device=cpu_facts())
     job = TrialJob(
-        trial_id="t", config=plan.trials[0].config.model_dump(mode="json"), device_type="cpu", data_dir=str(tmp_path),
+        trial_id="t", config=plan.trials[0].config, device_type="cpu", data_dir=str(tmp_path),
         cache_dir=str(tmp_path), cpus=1,
     )  # fmt: skip
-    reports: list[dict[str, Any]] = []
-    run_trial(job, lambda result, folder: reports.append(result))
-    assert reports[-1]["status"] == "done", reports[-1]
-    assert reports[-1]["metrics"]["final/heads"] == 3
+    reports: list[Report] = []
+    run_trial(job, lambda report, folder: reports.append(report))
+    assert isinstance(reports[-1], TrialEnd) and reports[-1].status == "done", reports[-1]
+    assert reports[-1].metrics["final/heads"] == 3
 
 
 def test_every_test_that_goes_over_a_registry_picks_them_up() -> None:

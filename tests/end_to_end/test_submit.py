@@ -91,7 +91,7 @@ class Story:
 def _trial_processes(cluster: LocalCluster) -> list[psutil.Process]:
     assert cluster.node is not None
     every = psutil.Process(cluster.node.pid).children(recursive=True)
-    ours = [process for process in every if "tune.worker.forkserver" in process.cmdline()]
+    ours = [process for process in every if "tune.worker." in " ".join(process.cmdline())]
     found = [process for process in ours if process.ppid() in {one.pid for one in ours}]  # forked by a template
     assert found
     return found

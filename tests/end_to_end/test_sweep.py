@@ -171,7 +171,7 @@ def battered(tmp_path_factory: pytest.TempPathFactory) -> Battered:
     program.write_text(FEWER_ARMS.format(root=str(ROOT), fewer=FEWER))
     first = Driver(folder, "first.log", *SMALL, program=program)
     first.until_a_trial_is_between_epochs()
-    ours = first.processes("tune.worker.forkserver")
+    ours = first.processes("tune.worker.")
     (template,) = (
         process for process in ours if process.ppid() not in {one.pid for one in ours}
     )  # the node's only one
@@ -179,7 +179,7 @@ def battered(tmp_path_factory: pytest.TempPathFactory) -> Battered:
     killed.kill()
     first.until(lambda: ended(folder))
     first.until_a_trial_is_between_epochs()
-    processes = first.processes("tune.worker.forkserver")
+    processes = first.processes("tune.worker.")
     assert len(processes) >= 2
     said_before = len(first.log.read_text())  # by Ray, of the process that was killed
     first.process.send_signal(signal.SIGINT)

@@ -21,12 +21,12 @@ from kill_kit import (
     actors,
     before_the_end,
     finished,
+    fork_servers,
     kill,
     lose,
     orphans,
     private_tmp,
     processes,
-    templates,
     trial_processes,
     undisturbed,
     what_is_wrong,
@@ -89,7 +89,7 @@ class Attacked:
             ("SIGKILL of the actor of a trial", actors),
         ] * LOSSES
         if soaking():
-            faults.append(("SIGKILL of a node's template or its keeper", templates))
+            faults.append(("SIGKILL of a node's fork server or its owner", fork_servers))
         self.moments.shuffle(faults)
         for fault, find in faults:
             if when := lose(driver, partial(find, self.tmp), self.moments):

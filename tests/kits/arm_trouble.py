@@ -20,15 +20,15 @@ BLOCKS = 32  # of a GPU's memory
 
 def install(session, told) -> None:
     """Wrap the epochs of `session`; `told(name)` reads a file of the test's."""
-    real = session.run_epoch
+    real = session.prepare_epoch
 
-    def run_epoch(self):
+    def prepare_epoch(self):
         fault = json.loads(told("arms") or "{}").get(f"{self.config.train.learning_rate:g}")
         if fault and fault["epoch"] in (None, self.progress.epoch + 1):
             FAULTS[fault["fault"]](self, fault, told)
         return real(self)
 
-    session.run_epoch = run_epoch
+    session.prepare_epoch = prepare_epoch
 
 
 def _diverge(self, fault, told) -> None:

@@ -1,4 +1,4 @@
-"""Trials that compute nothing, on GPUs that are not there: what is real is Ray, Tune, and who runs where and when."""
+"""Trials that compute nothing, on simulated GPUs. Ray and Tune are real, and so is which trial runs where and when."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from tune.machine.device import DeviceFacts, nvml, visible_gpus
 from tune.plan.plan import Plan, make_plan
 from tune.storage import open_sweep
 from tune.trial.job import TrialJob
+from tune.trial.report import EpochReport, TrialEnd, as_result
 
 KITS = Path(__file__).resolve().parent
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 LOG = "fake-trials.jsonl"
 EPOCHS = 3
-MEET_S = 60.0  # so long a trial waits at most for one on another GPU
+MEET_S = 60.0  # a trial waits at most this long for one on another GPU
 
 
 class Ends:
-    """Where a Tracker stands: what the trials have reported."""
+    """Stands in for a Tracker: keeps what the trials reported."""
 
     def __init__(self) -> None:
         self.ended: dict[str, str] = {}
@@ -52,15 +53,15 @@ class Ends:
 
 
 def fake_entry(config: dict[str, Any]) -> None:
-    """As `launch.trial_entry`, with epochs of `epoch_s` seconds in this very process; `faults` says what goes wrong.
+    """As `entry.trial_entry`, with epochs of `epoch_s` seconds in this very process; `faults` says what goes wrong.
 
-    Writes when it began and ended, and on which GPU, beside the sweep.
+    It logs beside the sweep when the trial began and ended, and on which GPU.
     """
     from ray import tune as ray_tune
 
-    if "place" in config:
-        enter(GpuLocation(**config["place"]))
-    job = TrialJob(**config["job"])
+    if "location" in config:
+        enter(GpuLocation(**config["location"]))
+    job = TrialJob.from_dict(config["job"])
     faults = json.loads((Path(job.data_dir) / "faults.json").read_text())
     with nvml() as lib:
         (gpu,) = (lib.nvmlDeviceGetUUID(handle) for handle in visible_gpus(lib))
@@ -78,8 +79,8 @@ def fake_entry(config: dict[str, Any]) -> None:
         (folder / "epoch").write_text(str(epoch))
         _log(job, gpu, "epoch", epoch, began_s)
         metrics = {"loss/val_mse": 1.0, "time/train_s": 1.0, "speed/windows_per_s": 1.0}
-        report = {"epoch": epoch, "metrics": metrics, "tags": {}, "timestamp_ms": 1}
-        ray_tune.report(report, checkpoint=ray_tune.Checkpoint.from_directory(str(folder)))
+        report = EpochReport(epoch=epoch, metrics=metrics, tags={})
+        ray_tune.report(as_result(report), checkpoint=ray_tune.Checkpoint.from_directory(str(folder)))
         if job.trial_id in faults["dies"] and (faults["ever_again"] or (epoch == 2 and not done)):
             os.kill(os.getpid(), 9)
     _log(job, gpu, "end", EPOCHS, began_s)
@@ -87,11 +88,11 @@ def fake_entry(config: dict[str, Any]) -> None:
     if job.moved_because is not None:
         tags["moved_because"] = job.moved_because
     final = {"final/median_epoch_s": 1.0, "final/val_mse": 1.0}
-    ray_tune.report({"status": "done", "reason": None, "metrics": final, "tags": tags, "timestamp_ms": 1})
+    ray_tune.report(as_result(TrialEnd(status="done", metrics=final, tags=tags)))
 
 
 def _log(job: TrialJob, gpu: str, kind: str, epoch: int, began_s: float) -> None:
-    record = {"trial_id": job.trial_id, "seed": job.config["train"]["seed"], "gpu": gpu, "kind": kind, "epoch": epoch,
+    record = {"trial_id": job.trial_id, "seed": job.config.train.seed, "gpu": gpu, "kind": kind, "epoch": epoch,
               "began_s": began_s, "at_s": time.time(), "pid": os.getpid(), "attempt_from": job.resume_from}  # fmt: skip
     with open(Path(job.data_dir) / LOG, "a") as file:
         file.write(json.dumps(record) + "\n")
@@ -105,7 +106,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 
 def plan_of(arms: int, repeats: int) -> Plan:
-    """A sweep with so many arms, the baseline `a0` among them."""
+    """A sweep with this many arms, the baseline `a0` among them."""
     changes = ({"train.learning_rate": 1e-3 * (number + 1)} for number in range(arms))
     listed = tuple(Arm(label=f"a{number}", changes=change) for number, change in enumerate(changes))
     sweep = SweepConfig(name="s", question="?", baseline="a0", arms=listed)
@@ -113,7 +114,7 @@ def plan_of(arms: int, repeats: int) -> Plan:
 
 
 class Sweep:
-    """A sweep's folder, its launcher, and what came of it."""
+    """A sweep's folder, its launcher, and its results."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.plan, self.data, self.ends = plan, folder, Ends()
@@ -124,8 +125,8 @@ class Sweep:
         )  # fmt: skip
 
     def run(self, *, epoch_s: float, dies: str = "", ever_again: bool = False, meet: int = 2) -> Sweep:
-        """Run it. A trial waits until one has begun on each of `meet` GPUs; `dies` is killed after its second epoch, or
-        after each of them."""
+        """Run it. A trial waits until one has begun on each of `meet` GPUs. The trial `dies` is killed after its second
+        epoch; with `ever_again` after every epoch."""
         faults = {"epoch_s": epoch_s, "dies": [dies], "ever_again": ever_again, "meet": meet}
         (self.data / "faults.json").write_text(json.dumps(faults))
         progress = Progress(total=0, epochs=EPOCHS, quiet=True)
@@ -139,14 +140,14 @@ class Sweep:
 
     def gpus(self) -> dict[int, set[str]]:
         """The GPUs of each seed."""
-        found: dict[int, set[str]] = {}
+        gpus: dict[int, set[str]] = {}
         for line in self.log:
-            found.setdefault(line["seed"], set()).add(line["gpu"])
-        return found
+            gpus.setdefault(line["seed"], set()).add(line["gpu"])
+        return gpus
 
 
 def fake_gpus(patch: pytest.MonkeyPatch) -> None:
-    """Before Ray starts: its workers take the fake NVML for the real one."""
+    """Call before Ray starts: its workers then import the fake NVML."""
     patch.setenv("PYTHONPATH", os.pathsep.join([str(KITS / "fake_gpus"), str(KITS), str(KITS.parents[1])]))
     patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     patch.setenv("RAY_AIR_NEW_OUTPUT", "0")

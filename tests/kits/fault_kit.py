@@ -1,4 +1,4 @@
-"""What a fault test says of itself: its random moments and their seed, what was injected, what was lost."""
+"""The record of a fault test: its random moments and their seed, what was injected, what was lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def soaking() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Injected:
-    """One fault of one test. lost: epochs, points or records that should be there and are not; counted, not assumed."""
+    """One fault of one test. lost: epochs, points or records that are missing; counted, not assumed."""
 
     fault: str
     times: int
@@ -28,15 +28,15 @@ class Injected:
 
 
 class Faults:
-    """Draws a test's random moments, and keeps what it did for docs/reliability.md."""
+    """Draws a test's random moments, and logs its faults for docs/reliability.md."""
 
     def __init__(self, name: str) -> None:
         self.seed = int(os.environ.get(SEED, "1"))
         self.moments = random.Random(f"{self.seed}/{name}")
 
     def injected(self, fault: str, *, times: int = 1, lost: int, detail: str = "") -> None:
-        """Write down a fault that was injected; called before the test asserts that `lost` is 0."""
-        what = Injected(fault=fault, times=times, lost=lost, seed=self.seed, detail=detail)
+        """Log an injected fault; call it before the test asserts that `lost` is 0."""
+        entry = Injected(fault=fault, times=times, lost=lost, seed=self.seed, detail=detail)
         if path := os.environ.get(LOG):
             with Path(path).open("a") as file:
-                file.write(json.dumps(asdict(what)) + "\n")
+                file.write(json.dumps(asdict(entry)) + "\n")

@@ -1,4 +1,4 @@
-"""A small real sweep that is attacked from outside, what it should come to, and what is wrong with what it came to."""
+"""A small real sweep that is attacked from outside, its expected results, and what is wrong with the actual ones."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tune.config.request import build_request
 from tune.machine.device import DeviceFacts, available_cpus
 from tune.plan.plan import make_plan
 from tune.trial.job import TrialJob
+from tune.trial.report import Report
 from tune.trial.run import run_trial
 
 TRIALS, EPOCHS = 3, 6 if soaking() else 4
@@ -41,8 +42,8 @@ OF_A_CHECKPOINT = ("state.pt", "moments.safetensors", "best.safetensors", "steps
 
 @contextlib.contextmanager
 def private_tmp() -> Iterator[Path]:
-    """A folder for temporary files, Ray's among them, of what is started inside, by which it can be told; gone at the
-    end, and so is what still runs."""
+    """A temporary folder for all processes started inside, Ray's among them. It identifies them: what still runs at the
+    end is killed, and the folder is removed."""
     folder = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))  # short: Ray's sockets lie in it, whose paths are limited
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
@@ -54,12 +55,12 @@ def private_tmp() -> Iterator[Path]:
 
 def processes(tmp: Path) -> list[psutil.Process]:
     """All living processes that were started, directly or not, with this folder for temporary files."""
-    found = []
+    living = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.status() != psutil.STATUS_ZOMBIE and _is_of(process, str(tmp)):
-                found.append(process)
-    return found
+                living.append(process)
+    return living
 
 
 def _is_of(process: psutil.Process, tmp: str) -> bool:
@@ -70,7 +71,7 @@ def _is_of(process: psutil.Process, tmp: str) -> bool:
 
 
 def orphans(tmp: Path) -> list[str]:
-    """What is still there of a sweep whose driver is gone, after it had time to notice."""
+    """Command lines of what still runs of a sweep whose driver is gone, after it had time to notice."""
     until = time.monotonic() + GONE_WITHIN_S
     while (left := processes(tmp)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -84,63 +85,63 @@ def kill(driver: Driver) -> None:
 
 
 def trial_processes(tmp: Path) -> list[psutil.Process]:
-    """Those that compute a trial, or are prepared to."""
-    return _with_words(tmp, "tune.worker.forkserver")
+    """Those that compute a trial or are prepared to, and the fork servers, whose command line forks keep."""
+    return _with_words(tmp, "tune.worker.")
 
 
-def templates(tmp: Path) -> list[psutil.Process]:
-    """Those that trials' processes are forked from, and Ray's processes that keep one."""
-    found = _with_words(tmp, "Keeper")
-    for process in _with_words(tmp, "tune.worker.forkserver template"):
+def fork_servers(tmp: Path) -> list[psutil.Process]:
+    """Fork servers, and the Ray actors that own one."""
+    servers = _with_words(tmp, "NodeForkServer")
+    for process in _with_words(tmp, "tune.worker.forkserver"):
         with contextlib.suppress(psutil.Error):
             parent = process.parent()
             if parent is None or "tune.worker.forkserver" not in " ".join(parent.cmdline()):  # else it is a fork
-                found.append(process)
-    return found
+                servers.append(process)
+    return servers
 
 
 def actors(tmp: Path) -> list[psutil.Process]:
-    """Ray's processes that hold a trial, each with the process that computes it."""
+    """Ray's actors, each of which owns a trial's process."""
     return _with_words(tmp, "ImplicitFunc")
 
 
 def _with_words(tmp: Path, words: str) -> list[psutil.Process]:
-    found = []
+    matching = []
     for process in processes(tmp):
         with contextlib.suppress(psutil.Error):
             if words in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+                matching.append(process)
+    return matching
 
 
-def before_the_end(driver: Driver, happened: Callable[[], Any]) -> Any:
-    """What `happened` finds; None once the driver is gone or the last trial has ended, whichever comes first."""
+def before_the_end(driver: Driver, condition: Callable[[], Any]) -> Any:
+    """What `condition` returns, once that is true; None if the driver or the last trial ends before."""
     while driver.process.poll() is None and len(ended(driver.folder)) < TRIALS:
-        if found := happened():
-            return found
+        if result := condition():
+            return result
         time.sleep(0.02)
     return None
 
 
 def lose(driver: Driver, find: Callable[[], list[psutil.Process]], moments: random.Random) -> str | None:
-    """Kill one of the processes that `find` finds, at a random moment of a trial's life; says which and when, or None
-    where the sweep was through before."""
+    """Kill one of the processes that `find` finds, at a random moment of a trial's life. Returns which and when; None
+    if the sweep ended before."""
     before = len(epochs(driver.folder))
     phase = moments.choice(["as soon as it is there", "after an epoch"])
     if phase == "after an epoch":
         before_the_end(driver, lambda: len(epochs(driver.folder)) > before)
     time.sleep(moments.uniform(0.0, 0.5))
-    if not (found := before_the_end(driver, find)):
+    if not (candidates := before_the_end(driver, find)):
         return None
-    with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself a moment ago
-        moments.choice(found).kill()
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+        moments.choice(candidates).kill()
     at = len(epochs(driver.folder))
     before_the_end(driver, lambda: len(epochs(driver.folder)) > at)
     return f"{phase}, {at} epochs into the sweep"
 
 
 def finished(folder: Path) -> bool:
-    """Whether the sweep says that it is through: its command would start a new one."""
+    """Whether the sweep's record says that it is finished: its command would start a new one."""
     return [json.loads(file.read_text())["state"] for file in (folder / "runs").glob("*/sweep.json")] == ["finished"]
 
 
@@ -158,17 +159,17 @@ def _test_errors(folder: Path) -> dict[str, float]:
     errors = {}
     for trial in make_plan(request.sweep, device=device, **asked).trials:
         job = TrialJob(
-            trial_id=trial.trial_id, config=trial.config.model_dump(mode="json"), device_type="cpu",
+            trial_id=trial.trial_id, config=trial.config, device_type="cpu",
             data_dir=str(folder), cache_dir=str(folder / "arrow"), cpus=available_cpus(), gate_dir=str(folder / "gate"),
         )  # fmt: skip
-        reports: list[dict[str, Any]] = []
+        reports: list[Report] = []
         run_trial(job, lambda report, _, reports=reports: reports.append(report))
-        errors[trial.trial_id] = reports[-1]["metrics"]["final/test_mse"]
+        errors[trial.trial_id] = reports[-1].metrics["final/test_mse"]
     return errors
 
 
 def what_is_wrong(folder: Path, expected: Mapping[str, float], tmp: Path) -> list[str]:
-    """A line for everything that a finished sweep lacks, has twice, has other than `expected`, or has left behind."""
+    """A line for each thing that a finished sweep lacks, has twice, has other than `expected`, or left behind."""
     ran = Ran(folder, 0, "", "")
     if len(ran.sweep_ids) != 1:
         return [f"the sweeps are {ran.sweep_ids}"]
@@ -187,7 +188,7 @@ def _in_the_store(ran: Ran) -> list[str]:
     from mlflow import MlflowClient
 
     client = MlflowClient(ran.uri)
-    (experiment,) = [found for found in client.search_experiments() if found.name != "Default"]
+    (experiment,) = [each for each in client.search_experiments() if each.name != "Default"]
     runs = client.search_runs([experiment.experiment_id])
     wrong = [] if len(runs) == 1 + TRIALS else [f"MLflow has {len(runs)} runs"]
     for run in runs:
@@ -195,9 +196,9 @@ def _in_the_store(ran: Ran) -> list[str]:
         allowed = (once, list(range(1, EPOCHS + 1))) if "trial_id" in run.data.tags else (once,)
         for key in run.data.metrics:
             steps = sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
-            # Since the epoch before in the same process: each process of a trial has one fewer
-            known = len(steps) == len(set(steps)) if key == "time/between_s" else steps in allowed
-            if not known:
+            # Counts from the epoch before in the same process: a process's first epoch has none
+            expected = len(steps) == len(set(steps)) if key == "time/between_s" else steps in allowed
+            if not expected:
                 wrong.append(f"{run.info.run_name}: {key} has the steps {steps}")
     models = client.search_logged_models([experiment.experiment_id])
     if Counter(str(model.status) for model in models) != {"READY": TRIALS}:
@@ -206,20 +207,20 @@ def _in_the_store(ran: Ran) -> list[str]:
 
 
 def _on_disk(folder: Path, tmp: Path) -> list[str]:
-    """The sweep's own record, and what nobody would clear away."""
+    """The sweep's own record, and files that nobody would remove."""
     wrong = [] if finished(folder) else ["the sweep is not finished"]
-    told = Counter(
+    records = Counter(
         (record["kind"], record["trial_id"], record.get("epoch"))
         for record in outbox(folder)
         if record["kind"] in ("epoch", "end")
     )
-    wrong += [f"{what} is {count} times in the outbox" for what, count in told.items() if count > 1]
-    if told.total() != TRIALS * (EPOCHS + 1):
-        wrong.append(f"the outbox has {told.total()} epochs and ends")
+    wrong += [f"{what} is {count} times in the outbox" for what, count in records.items() if count > 1]
+    if records.total() != TRIALS * (EPOCHS + 1):
+        wrong.append(f"the outbox has {records.total()} epochs and ends")
     for model in (folder / "runs" / "mlartifacts").glob("models/*/artifacts/model/config.json"):
         load_model(model.parent)
     unfinished = [path for path in (folder / "runs").rglob("*") if path.suffix in (".tmp", ".new", ".part")]
     unfinished += (folder / "runs").glob("arrow/.*-*")
-    # MLflow's client writes texts there to send them, and a driver that is killed meanwhile cannot clear that away
+    # MLflow's client writes texts there to send them, which a killed driver cannot remove
     unfinished += [path for name in OF_A_CHECKPOINT for path in tmp.glob(f"tmp*/**/{name}")]
     return wrong + [f"{path} was left" for path in unfinished]

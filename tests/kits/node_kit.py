@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster on this machine that are lost as a cloud loses them: all their processes at once."""
+"""Loses nodes of a Ray cluster on this machine as a cloud does: all processes of a node at once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LOST, PREEMPTED = "SIGKILL of a worker node", "spot preemption of a worker node"
 def node_processes(node: Any) -> list[psutil.Process]:
     """The node's own processes and all that they have started."""
     own = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    found: dict[int, psutil.Process] = {}
+    processes: dict[int, psutil.Process] = {}
     for pid in own:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            found |= {one.pid: one for one in [process, *process.children(recursive=True)]}
-    return list(found.values())
+            processes |= {each.pid: each for each in [process, *process.children(recursive=True)]}
+    return list(processes.values())
 
 
 def _send(processes: list[psutil.Process], number: int) -> None:
@@ -32,17 +32,17 @@ def _send(processes: list[psutil.Process], number: int) -> None:
 
 
 def lose_node(cluster: Any, node: Any, moments: random.Random) -> str:
-    """A machine that is gone from one moment to the next."""
+    """The machine is gone from one moment to the next."""
     _send(node_processes(node), signal.SIGKILL)
     cluster.remove_node(node, allow_graceful=False)
     return "at once"
 
 
 def preempt_node(cluster: Any, node: Any, moments: random.Random) -> str:
-    """What a cloud does: where something listens to its notice, Ray is told; then the machine shuts down, SIGTERM to
-    every process, and is gone some seconds later."""
-    told = moments.random() < 0.5
-    if told:
+    """As a cloud does: in half of the cases its notice reaches Ray. Then every process gets SIGTERM, and the machine is
+    gone some seconds later."""
+    announced = moments.random() < 0.5
+    if announced:
         _drain(cluster, node, deadline_s=5)
         time.sleep(moments.uniform(0.0, 1.0))
     processes = node_processes(node)
@@ -51,11 +51,11 @@ def preempt_node(cluster: Any, node: Any, moments: random.Random) -> str:
     time.sleep(grace_s)
     _send(list({*processes, *node_processes(node)}), signal.SIGKILL)
     cluster.remove_node(node, allow_graceful=False)
-    return f"{'with' if told else 'without'} a notice to Ray, SIGKILL {grace_s:.1f} s after SIGTERM"
+    return f"{'with' if announced else 'without'} a notice to Ray, SIGKILL {grace_s:.1f} s after SIGTERM"
 
 
 def _drain(cluster: Any, node: Any, *, deadline_s: int) -> None:
-    """As `ray drain-node` does, and an autoscaler that has heard of a preemption."""
+    """As `ray drain-node` does, and an autoscaler that was notified of a preemption."""
     from ray._raylet import GcsClient
     from ray.core.generated import autoscaler_pb2
 

@@ -16,6 +16,7 @@ from tune.plan.plan import make_plan
 from tune.tracking.store import PROJECT, open_client
 from tune.tracking.tracker import Tracker
 from tune.trial.job import TrialJob
+from tune.trial.report import Report, TrialEnd, as_result
 from tune.trial.run import run_trial
 
 L, H = 48, 24
@@ -57,15 +58,15 @@ class Trained:
 
     def _train(self, trial_id: str, config: TrialConfig) -> None:
         job = TrialJob(
-            trial_id=trial_id, config=config.model_dump(mode="json"), device_type="cpu", data_dir=str(self.folder),
+            trial_id=trial_id, config=config, device_type="cpu", data_dir=str(self.folder),
             cache_dir=str(self.folder / "arrow"), cpus=1, sweep_id=self.sweep_id,
         )  # fmt: skip
 
-        def report(result: dict[str, Any], folder: Path | None) -> None:
-            if "status" in result:
-                assert result["status"] == "done" and folder is not None, result
+        def report(content: Report, folder: Path | None) -> None:
+            if isinstance(content, TrialEnd):
+                assert content.status == "done" and folder is not None, content
                 (folder / "model").rename(self.folder / trial_id)
-                self.final[trial_id] = result
+                self.final[trial_id] = as_result(content)
 
         run_trial(job, report)
 

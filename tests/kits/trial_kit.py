@@ -16,6 +16,7 @@ from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
 from tune.storage.checksums import MANIFEST, write_manifest
 from tune.trial.job import TrialJob
+from tune.trial.report import EpochReport, Report, as_result
 from tune.trial.run import run_trial
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
@@ -35,23 +36,23 @@ ONE_CYCLE = {"train__schedule": "one_cycle", "train__pct_start": 0.4}
 
 
 class Recorder:
-    """Stands where Tune stands: keeps the reports and the folders that came with them."""
+    """Stands in for Tune: keeps the reports, in plain values as Tune gets them, and the folders that came with them."""
 
     def __init__(self, folder: Path, stop_after: int | None = None) -> None:
         self.folder, self.stop_after = folder, stop_after
         self.reports: list[dict[str, Any]] = []
-        self.sealed: list[bool] = []  # whether each folder came sealed
+        self.had_manifest: list[bool] = []  # whether each folder came with a manifest
 
-    def __call__(self, result: dict[str, Any], folder: Path | None) -> None:
-        self.reports.append(result)
+    def __call__(self, report: Report, folder: Path | None) -> None:
+        self.reports.append(as_result(report))
         if folder is not None:
             kept = self.folder / f"report-{len(self.reports)}"
             shutil.copytree(folder, kept)
-            self.sealed.append((kept / MANIFEST).exists())
-            if "epoch" in result:
+            self.had_manifest.append((kept / MANIFEST).exists())
+            if isinstance(report, EpochReport):
                 write_manifest(kept)  # as the actor does between the trial's process and Tune
         if self.stop_after == len(self.reports):
-            raise KeyboardInterrupt  # not an Exception: leaves the trial as a killed process would
+            raise KeyboardInterrupt  # not an Exception: it leaves the trial as a killed process would
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -95,6 +96,6 @@ def run_small(
 def small_job(folder: Path, **fields: Any) -> TrialJob:
     config = small_config(**{name.replace("__", "."): value for name, value in fields.items()})
     return TrialJob(
-        trial_id="t", config=config.model_dump(mode="json"), device_type="cpu", data_dir=str(folder),
+        trial_id="t", config=config, device_type="cpu", data_dir=str(folder),
         cache_dir=str(folder.parent / "arrow"), cpus=1,
     )  # fmt: skip

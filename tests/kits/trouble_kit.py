@@ -1,7 +1,7 @@
 """Trouble inside the processes of a real sweep: clocks that jump, arms that need too much, disks that are small.
 
-`Trouble` writes a sitecustomize that Python imports in every process of a sweep; what it does there is read from files
-of `Trouble`'s folder at the moment it matters, so that a test can begin and end a fault while the sweep runs.
+`Trouble` writes a sitecustomize that Python imports in every process of a sweep. It reads what to do from files in
+`Trouble`'s folder when that matters, so a test can begin and end a fault while the sweep runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tune.config.request import build_request
 from tune.machine.device import available_cpus
 from tune.plan.plan import make_plan
 from tune.trial.job import TrialJob
+from tune.trial.report import EpochReport, Report, Reporter
 from tune.trial.run import run_trial
 
 SMALL = (  # noqa: SIM905
@@ -35,10 +36,10 @@ import importlib.abc, importlib.machinery, os, sys, time
 
 FOLDER = os.environ["TROUBLE_DIR"]
 words = " ".join(sys.orig_argv)
-ROLE = "trial" if "tune.worker.forkserver" in words else "driver" if "experiments.py" in words else "other"
+ROLE = "trial" if "tune.worker." in words else "driver" if "experiments.py" in words else "other"
 
 
-def told(name):
+def read(name):
     try:
         with open(os.path.join(FOLDER, name)) as file:
             return file.read()
@@ -47,12 +48,12 @@ def told(name):
 
 
 real_ns = time.time_ns
-time.time_ns = lambda: real_ns() + int(float(told("clock-" + ROLE) or 0) * 1e9)
+time.time_ns = lambda: real_ns() + int(float(read("clock-" + ROLE) or 0) * 1e9)
 time.time = lambda: time.time_ns() / 1e9
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Tells tests/kits/arm_trouble.py of the module that trains, once it is there."""
+    """Lets tests/kits/arm_trouble.py change the module that trains, once it is imported."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "tune.trial.session":
@@ -64,7 +65,7 @@ class Finder(importlib.abc.MetaPathFinder):
             real(module)
             import arm_trouble
 
-            arm_trouble.install(module.Session, told)
+            arm_trouble.install(module.Session, read)
 
         spec.loader.exec_module = execute
         return spec
@@ -76,7 +77,7 @@ if ROLE == "trial":
 
 
 class Trouble:
-    """What is to go wrong, for the sweeps that this test starts from now on."""
+    """Faults in the sweeps that this test starts from now on."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -87,18 +88,18 @@ class Trouble:
         monkeypatch.setenv("TROUBLE_DIR", str(folder))
 
     def shift_clock(self, role: str, seconds: float) -> None:
-        """From now on the wall clock of the `driver`, or of every `trial`, is so much ahead."""
-        self._tell(f"clock-{role}", str(seconds))
+        """From now on the wall clock of the `driver`, or of every `trial`, is ahead by `seconds`."""
+        self._write(f"clock-{role}", str(seconds))
 
     def in_arms(self, arms: Mapping[str, Mapping[str, Any]]) -> None:
-        """Learning rate -> {"fault", "epoch"}: see tests/kits/arm_trouble.py. Epoch None: each of them."""
-        self._tell("arms", json.dumps(arms))
+        """Learning rate -> {"fault", "epoch"}: see tests/kits/arm_trouble.py. Epoch None: every epoch."""
+        self._write("arms", json.dumps(arms))
 
     def go_on(self) -> None:
-        """Let trials go on that met the fault `pause`, and meet it no more."""
-        self._tell("go-on", "yes")
+        """Let trials continue that met the fault `pause`, and end that fault."""
+        self._write("go-on", "yes")
 
-    def _tell(self, name: str, text: str) -> None:
+    def _write(self, name: str, text: str) -> None:
         draft = self.folder / f"{name}.new"
         draft.write_text(text)
         draft.replace(self.folder / name)
@@ -125,7 +126,7 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(folder: Path, mib: int) -> Iterator[SmallDisk]:
-    """Skips where this process may not mount."""
+    """Skips if this process may not mount."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True)
@@ -139,7 +140,7 @@ def small_disk(folder: Path, mib: int) -> Iterator[SmallDisk]:
 
 @contextmanager
 def memory_group(limit_mib: int) -> Iterator[Path]:
-    """A group in which the kernel kills what needs more memory. Skips where none can be made."""
+    """A group in which the kernel kills what needs more memory. Skips if none can be made."""
     old, new = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
     group = (old if old.is_dir() else new) / f"sweep-test-{os.getpid()}"
     limit = "memory.limit_in_bytes" if old.is_dir() else "memory.max"
@@ -177,7 +178,7 @@ class Proxy:
 
 
 def undisturbed(arguments: list[str], folder: Path) -> dict[str, list[float]]:
-    """Validation losses of each trial of a sweep, computed here without Ray, and without any trouble."""
+    """Validation losses of each trial of a sweep, computed here without Ray and without trouble."""
     request = build_request(sweep_parser().parse_args(arguments))
     from tune.cluster.probe import assumed_facts
 
@@ -192,16 +193,16 @@ def undisturbed(arguments: list[str], folder: Path) -> dict[str, list[float]]:
     for trial in plan.runnable:
         kept = losses.setdefault(trial.trial_id, [])
         job = TrialJob(
-            trial_id=trial.trial_id, config=trial.config.model_dump(mode="json"), device_type="cpu",
+            trial_id=trial.trial_id, config=trial.config, device_type="cpu",
             data_dir=str(folder), cache_dir=str(folder / "arrow"), cpus=available_cpus(),
         )  # fmt: skip
         run_trial(job, _keep_losses(kept))
     return losses
 
 
-def _keep_losses(kept: list[float]) -> Callable[[dict[str, Any], Path | None], None]:
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        if "epoch" in result:
-            kept.append(result["metrics"]["loss/val_mse"])
+def _keep_losses(kept: list[float]) -> Reporter:
+    def report(content: Report, folder: Path | None) -> None:
+        if isinstance(content, EpochReport):
+            kept.append(content.metrics["loss/val_mse"])
 
     return report

@@ -1,7 +1,7 @@
 """Which trial a free GPU runs next, so that all trials of a block run on one GPU. Pure; knows nothing of Ray.
 
 A block is the trials of one seed, in the order of the plan. A GPU takes a block, runs it to its end and takes the next.
-Where its GPU is gone, what is left of a block moves to one other GPU.
+If the GPU is lost, the rest of its block moves to one other GPU.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Blocks:
         """Whether no trial is left or running."""
         return not any(block.left or block.running for block in self._blocks.values())
 
-    def take(self, gpu: str, *, there: Collection[str] | None) -> Assignment | None:
-        """The next trial for `gpu`, which is free; None where nothing is left that may run on it.
+    def take(self, gpu: str, *, gpus: Collection[str] | None) -> Assignment | None:
+        """The next trial for the free GPU `gpu`; None if no trial is left that may run on it.
 
-        there: all GPUs that this sweep has now; None while that is not known, and no block moves.
+        gpus: all GPUs that this sweep has now. None while that is unknown: no block moves then.
         """
-        seed = self._choose(gpu, there)
+        seed = self._choose(gpu, gpus)
         if seed is None:
             return None
         block = self._blocks[seed]
@@ -71,14 +71,12 @@ class Blocks:
         followed = bool(block.left) or any(other.left and not other.running for other in self._blocks.values())
         return Assignment(trial=trial, followed=followed, moved_because=block.moved_because)
 
-    def _choose(self, gpu: str, there: Collection[str] | None) -> str | None:
-        """The block that began on `gpu` and has trials left, else the first that is on no GPU."""
+    def _choose(self, gpu: str, gpus: Collection[str] | None) -> str | None:
+        """The block that began on `gpu` and has trials left, else the first that has no GPU."""
         waiting = {seed: block for seed, block in self._blocks.items() if block.left and not block.running}
         own = (seed for seed, block in waiting.items() if block.gpu == gpu)
         free = (
-            seed
-            for seed, block in waiting.items()
-            if block.gpu is None or (there is not None and block.gpu not in there)
+            seed for seed, block in waiting.items() if block.gpu is None or (gpus is not None and block.gpu not in gpus)
         )
         return next(own, None) or next(free, None)
 

@@ -1,10 +1,11 @@
-"""The driver's side of running trials: Tune events go to the outbox, the checkpoint list and the progress lines."""
+"""Passes Tune's events on to the outbox, the list of checkpoints and the progress lines."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,16 +17,17 @@ from tune.common.published import stored_rules
 from tune.console.progress import Progress
 from tune.storage.sweep_dir import KEPT_CHECKPOINTS, SweepDir
 from tune.tracking.tracker import Tracker
+from tune.trial.report import EpochReport, TrialEnd, from_result
 from tune.worker.supervisor import OutOfMemory
 
-Ending = Callable[[str], dict[str, Any] | None]  # trial id -> {"status", "reason", "metrics"}, or not known
-FAILURE = "Failure # "  # begins each error in Tune's error.txt
-LOW_ON_MEMORY = "running low on memory"  # in what Ray's memory monitor says of a process that it killed
+Ending = Callable[[str], TrialEnd | None]  # trial id -> how the trial ended, without tags; None: unknown
+FAILURE = "Failure # "  # each error in Tune's error.txt begins so
+LOW_ON_MEMORY = "running low on memory"  # Ray's memory monitor says so of a process that it killed
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
 def _unless_disk_full(hook: Hook) -> Hook:
-    """The hook of a Collector, which does nothing once there is no room left, and notes when that begins."""
+    """A hook of Collector that notes when the disk is full, and does nothing from then on."""
 
     @functools.wraps(hook)
     def guarded(self: Collector, *arguments: Any, **named: Any) -> None:
@@ -34,9 +36,9 @@ def _unless_disk_full(hook: Hook) -> Hook:
         try:
             hook(self, *arguments, **named)
         except OSError as error:
-            if (told := disk_full(error)) is None:
+            self.disk_full = disk_full(error)
+            if self.disk_full is None:
                 raise
-            self.disk_full = told
 
     return cast(Hook, guarded)
 
@@ -44,25 +46,25 @@ def _unless_disk_full(hook: Hook) -> Hook:
 class Collector(ray_tune.Callback):
     """Appends and returns: nothing here waits for MLflow or for the disk of another node.
 
-    Once a disk has no room left nothing more is taken, as a checkpoint whose epochs are not in the outbox would lose
-    them; `stop` then ends the run.
+    Once a disk is full, nothing more is recorded: a checkpoint whose epochs are not in the outbox would lose them.
+    `stop` then ends the run.
     """
 
     def __init__(
         self, folder: SweepDir, tracker: Tracker, progress: Progress, *, environment: str | None = None
     ) -> None:
         self._folder, self._tracker, self._progress = folder, tracker, progress
-        self._environment = environment  # the tag of what this run's trials run on; None: as they were announced
-        self._older: dict[str, list[Any]] = {}  # of each trial, its checkpoints of this run that are still there
-        self._tags: dict[str, dict[str, str]] = {}  # of each trial, from its newest report
-        self.ending: Ending = lambda trial_id: None  # how a trial ends that Tune completes without its own word
-        self.disk_full: str | None = None  # the error, once there is no room
-        self._told: set[str] = set()  # trials whose damaged checkpoint was told
+        self._environment = environment  # tag of what this run's trials run on; None: as they were announced
+        self._checkpoints: dict[str, list[Any]] = {}  # trial id -> its checkpoints of this run that still exist
+        self._tags: dict[str, Mapping[str, str]] = {}  # trial id -> the tags of its newest report
+        self.ending: Ending = lambda trial_id: None  # how a trial ended that Tune completes before it says so itself
+        self.disk_full: str | None = None  # the error, once a disk is full
+        self._damage_reported: set[str] = set()  # trials whose damaged checkpoint was reported
         self.say = progress.say
 
     @property
     def stop(self) -> ray_tune.Stopper:
-        """Ends the run once there is no room on a disk; its trials are left to do."""
+        """Ends the run once a disk is full. Its trials can be run later."""
         return _Stopper(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,40 +80,47 @@ class Collector(ray_tune.Callback):
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         trial_id = _trial_id(trial)
         self._folder.save_checkpoint(trial_id, checkpoint.path)
-        trial.run_metadata.num_failures = 0  # retries are for what gets no further: preemptions may come ever again
-        kept = self._older.setdefault(trial_id, [])
+        trial.run_metadata.num_failures = 0  # only failures without progress count as retries: preemptions may recur
+        kept = self._checkpoints.setdefault(trial_id, [])
         kept.append(checkpoint)
         while len(kept) > KEPT_CHECKPOINTS:
-            gone = kept.pop(0)
-            with suppress(OSError):  # it costs room on the disk, and no sweep ends for that
-                gone.filesystem.delete_dir(gone.path)
+            oldest = kept.pop(0)
+            with suppress(OSError):  # it only takes space on the disk: no reason to end a sweep
+                oldest.filesystem.delete_dir(oldest.path)
 
     @_unless_disk_full
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        trial_id = _trial_id(trial)
-        self._tags[trial_id] = tags = result.get("tags", {})
-        if (told := tags.get("checkpoint_damaged")) and trial_id not in self._told:
-            self._told.add(trial_id)
-            self._progress.say(f"{trial_id}: {told}")
-        if "status" in result:
-            self._end(trial, result)
-        elif "epoch" in result:
-            epoch, metrics, now_ms = result["epoch"], result["metrics"], self._tracker.now_ms()
-            if self._tracker.log_epoch(trial_id=trial_id, epoch=epoch, metrics=metrics, timestamp_ms=now_ms, tags=tags):
-                self._progress.epoch(trial_id, epoch, metrics)
+        trial_id, report = _trial_id(trial), from_result(result)
+        if report is None:
+            return
+        self._tags[trial_id] = report.tags
+        if (damage := report.tags.get("checkpoint_damaged")) and trial_id not in self._damage_reported:
+            self._damage_reported.add(trial_id)
+            self._progress.say(f"{trial_id}: {damage}")
+        if isinstance(report, TrialEnd):
+            self._end(trial, report, _report_folder(trial, result))
+        else:
+            self._add_epoch(trial_id, report)
+
+    def _add_epoch(self, trial_id: str, report: EpochReport) -> None:
+        now_ms = self._tracker.now_ms()
+        if self._tracker.log_epoch(
+            trial_id=trial_id, epoch=report.epoch, metrics=report.metrics, timestamp_ms=now_ms, tags=report.tags
+        ):
+            self._progress.epoch(trial_id, report.epoch, dict(report.metrics))
 
     @_unless_disk_full
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial has said how it ended, or a scheduler stopped it after an epoch."""
+        """The trial has reported its end, or a scheduler stopped it after an epoch."""
         trial_id = _trial_id(trial)
-        if self._tracker.status_of(trial_id) is None and (result := self.ending(trial_id)):
-            self._end(trial, {"tags": self._tags.get(trial_id, {}), **result})
+        if self._tracker.status_of(trial_id) is None and (end := self.ending(trial_id)):
+            self._end(trial, replace(end, tags=self._tags.get(trial_id, {})))
 
     @_unless_disk_full
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune is about to try again, which is of no use on a full disk."""
+        """Tune is about to try again, which cannot help if the disk is full."""
         error = _error(trial)
         self.disk_full = disk_full(error)
         if self.disk_full is None:
@@ -121,32 +130,33 @@ class Collector(ray_tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process was lost more often than it may be retried, or Tune could not start it."""
         error = _error(trial)
-        if told := disk_full(error):
-            self.disk_full = told
+        self.disk_full = disk_full(error)
+        if self.disk_full is not None:
             return
         tags = self._tags.get(_trial_id(trial), {})
         status = "oom" if isinstance(_cause(error), OutOfMemory | ray.exceptions.OutOfMemoryError) else "failed"
-        self._end(trial, {"status": status, "reason": _reason(error), "metrics": {}, "tags": tags})
+        self._end(trial, TrialEnd(status=status, reason=_reason(error), tags=tags))
 
-    def _end(self, trial: Any, result: dict[str, Any]) -> None:
-        trial_id, status = _trial_id(trial), result["status"]
-        if result["tags"].get("disk_full"):
-            self.disk_full = result["reason"]
+    def _end(self, trial: Any, end: TrialEnd, folder: Path | None = None) -> None:
+        """Record how a trial ended. folder: what came with the report; None: nothing came."""
+        trial_id = _trial_id(trial)
+        if end.tags.get("disk_full"):
+            self.disk_full = end.reason
             return
         ended = self._tracker.end_trial(
             trial_id=trial_id,
-            status=status,
-            reason=result["reason"] or "",
-            metrics=result["metrics"],
-            tags=result["tags"] | self._another_environment(trial_id),
-            model_dir=_reported(trial, result, "model") if _keeps_model(result) else None,
-            samples_dir=_reported(trial, result, "samples") or self._folder.kept_samples(trial_id),
+            status=end.status,
+            reason=end.reason or "",
+            metrics=end.metrics,
+            tags={**end.tags, **self._changed_environment(trial_id)},
+            model_dir=folder / "model" if folder and _keeps_model(end) else None,
+            samples_dir=folder / "samples" if folder else self._folder.kept_samples(trial_id),
         )
         if ended:
-            self._progress.ended(trial_id, status, result["reason"])
+            self._progress.ended(trial_id, end.status, end.reason)
 
-    def _another_environment(self, trial_id: str) -> dict[str, str]:
-        """The tag anew, for a trial that an earlier run of the sweep announced with what it ran on itself."""
+    def _changed_environment(self, trial_id: str) -> dict[str, str]:
+        """The environment's tag, for a trial that an earlier run of the sweep announced with another environment."""
         now = self._environment
         if now is None or self._tracker.trials[trial_id].tags.get("environment") == now:
             return {}
@@ -189,18 +199,18 @@ class _Stopper(ray_tune.Stopper):
         return self._collector.disk_full is not None
 
 
-def _keeps_model(result: dict[str, Any]) -> bool:
-    """Of an arm of the replaced study none is kept: a loaded model would compute another function."""
-    return result["status"] in ("done", "stopped") and stored_rules(result["tags"]).keeps_model
+def _keeps_model(end: TrialEnd) -> bool:
+    """Not for an arm of the replaced study: a loaded model would compute another function."""
+    return end.status in ("done", "stopped") and stored_rules(end.tags).keeps_model
 
 
-def _reported(trial: Any, result: dict[str, Any], part: str) -> Path | None:
-    """A folder inside the one that came with this very report.
+def _report_folder(trial: Any, result: dict[str, Any]) -> Path | None:
+    """The folder that came with this very report.
 
     Tune calls on_trial_result before it registers the report's checkpoint: `trial.checkpoint` is still an epoch's.
     """
     name = result.get("checkpoint_dir_name")
-    return Path(trial.storage.trial_fs_path) / name / part if name else None
+    return Path(trial.storage.trial_fs_path) / name if name else None
 
 
 def _trial_id(trial: Any) -> str:

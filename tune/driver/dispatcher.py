@@ -1,4 +1,4 @@
-"""Blocks -> lanes -> Tune: hands Tune the next trial of a lane's block as soon as the lane is free."""
+"""Blocks and GPU leases behind Tune's Searcher and Scheduler: a free GPU gets the next trial of its block at once."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from ray.tune.search import Searcher
 from tune.driver.blocks import Assignment, Blocks
 from tune.driver.gpu_leases import GpuLease, GpuLeases, GpuLocation
 from tune.plan.plan import PlannedTrial
-
-Job = Callable[[Assignment], dict[str, Any]]  # what a worker is told
+from tune.trial.job import TrialJob
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Running:
     trial: PlannedTrial
-    lane: GpuLease
-    place: GpuLocation  # of the lane when the trial was handed out
+    lease: GpuLease
+    location: GpuLocation  # of the lease when the trial was handed out
 
     @property
     def stranded(self) -> bool:
         """Whether its GPU is gone."""
-        return self.lane.place != self.place
+        return self.lease.location != self.location
 
 
 class Dispatcher(Searcher):
-    """Suggests {"job", "place", "resources", "attempt"}; the trials are known, nothing is searched."""
+    """Suggests {"job", "location", "resources", "attempt"}. The trials are known: nothing is searched.
 
-    def __init__(self, blocks: Blocks, lanes: GpuLeases, job: Job) -> None:
+    make_job: what a worker is given for an assignment.
+    """
+
+    def __init__(self, blocks: Blocks, leases: GpuLeases, make_job: Callable[[Assignment], TrialJob]) -> None:
         super().__init__()
-        self._blocks, self._lanes, self._job = blocks, lanes, job
-        self._running: dict[str, _Running] = {}  # by Tune's id
-        self._attempts: dict[str, int] = {}  # by ours: how often a trial was handed out
+        self._blocks, self._leases, self._make_job = blocks, leases, make_job
+        self._running: dict[str, _Running] = {}  # by Tune's trial id
+        self._attempts: dict[str, int] = {}  # by our trial id: how often it was handed out
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher beside its state; ours is never read back
@@ -44,29 +46,33 @@ class Dispatcher(Searcher):
         """Nothing: plan, outbox and checkpoints say what is left."""
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial for a free lane; None while no lane is free, FINISHED when nothing is left."""
+        """The next trial for a free GPU; None while none is free, FINISHED when no trial is left."""
         if self._blocks.done:
             return Searcher.FINISHED
-        self._lanes.look()
-        busy = {id(running.lane) for running in self._running.values()}
-        for lane in self._lanes.open:
-            assert lane.place is not None
-            if id(lane) not in busy and (turn := self._blocks.take(lane.place.gpu, there=self._lanes.there)):
-                return self._hand_out(trial_id, lane, lane.place, turn)
+        self._leases.update()
+        busy = {id(running.lease) for running in self._running.values()}
+        for lease in self._leases.usable:
+            assert lease.location is not None
+            if id(lease) in busy:
+                continue
+            if assignment := self._blocks.take(lease.location.gpu, gpus=self._leases.gpus):
+                return self._hand_out(trial_id, lease, lease.location, assignment)
         return None
 
-    def _hand_out(self, trial_id: str, lane: GpuLease, place: GpuLocation, turn: Assignment) -> dict[str, Any]:
-        self._running[trial_id] = _Running(trial=turn.trial, lane=lane, place=place)
-        ours = turn.trial.trial_id
-        self._attempts[ours] = self._attempts.get(ours, 0) + 1
-        told = {"place": asdict(place), "resources": lane.resources(), "attempt": self._attempts[ours]}
-        return {"job": self._job(turn), **told}
+    def _hand_out(
+        self, trial_id: str, lease: GpuLease, location: GpuLocation, assignment: Assignment
+    ) -> dict[str, Any]:
+        trial = assignment.trial
+        self._running[trial_id] = _Running(trial=trial, lease=lease, location=location)
+        attempt = self._attempts[trial.trial_id] = self._attempts.get(trial.trial_id, 0) + 1
+        job = self._make_job(assignment).as_dict()
+        return {"job": job, "location": asdict(location), "resources": lease.resources(), "attempt": attempt}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: no result changes what runs next."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Free the lane. A trial that never ended and whose GPU is gone is left to do again."""
+        """Free the GPU. A trial that never ended and whose GPU is gone will be handed out again."""
         running = self._running.pop(trial_id)
         if running.stranded and not error and result is None:
             self._blocks.put_back(running.trial)
@@ -75,22 +81,22 @@ class Dispatcher(Searcher):
 
     def stranded(self) -> list[str]:
         """Tune's ids of the trials whose GPU is gone."""
-        self._lanes.look()
+        self._leases.update()
         return [trial_id for trial_id, running in self._running.items() if running.stranded]
 
 
 class BlockScheduler(FIFOScheduler):
-    """FIFO in lanes: an actor waits for the next trial of its lane, and no trial for a node that is gone.
+    """FIFO for blocks: an actor waits for the next trial of its GPU, and no trial waits for a node that is gone.
 
-    Tune keeps an actor that has no trial only where it knows of another trial for it, or starts no actor at all at that
-    moment. Here the next trial is known once the lane is free, so one idle actor is allowed for each lane: it holds the
-    process that was prepared for this trial.
+    Tune keeps an actor without a trial only if it knows another trial for it, or starts no actor at that moment. Here
+    the next trial is known once the GPU is free, so one idle actor is allowed for each lease: it owns the process that
+    was prepared for this trial.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__()
         self._dispatcher = dispatcher
-        self._allowed: set[Any] = set()  # resource requests; each lane has its own
+        self._allowed: set[Any] = set()  # resource requests; each lease has its own
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as the dispatcher
@@ -104,7 +110,7 @@ class BlockScheduler(FIFOScheduler):
         super().on_trial_add(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Called by Tune in every round of its loop. A trial whose node is gone would be waited for without end."""
+        """Called by Tune in every round of its loop. It would wait for ever for a trial whose node is gone."""
         for trial_id in self._dispatcher.stranded():
             for trial in list(tune_controller.get_live_trials()):
                 if trial.trial_id == trial_id and trial.status == "PENDING":

@@ -1,4 +1,4 @@
-"""Planned trials -> Ray Tune trials: a fixed list, blocks with one GPU each, or a search."""
+"""Runs planned trials through Ray Tune: a fixed list, blocks with one GPU each, or a search."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tune.driver.blocks import Assignment, Blocks
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
 from tune.driver.gpu_leases import GpuLeases
-from tune.driver.watchdogs import OwnNode, TrialNodes
+from tune.driver.watchdogs import DriverNodeWatchdog, TrialNodesWatchdog
 from tune.machine.code_identity import packages_sha256
 from tune.plan.plan import PlannedTrial
 from tune.storage.sweep_dir import SweepDir
 from tune.trial.job import TrialJob
-from tune.worker.node_forkserver import Templates
+from tune.worker.node_forkserver import NodeForkServers
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
@@ -30,7 +30,7 @@ MAX_RETRIES = 2  # after the loss of a trial's process or node
 
 
 class _Uncopied(list[dict[str, Any]]):
-    """Tune copies the whole grid for each of its trials, to put one value in its place: that grows as their square."""
+    """Jobs that Tune does not copy. It would copy the whole grid for each of its trials: quadratic in their number."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
         return self
@@ -43,14 +43,14 @@ def _own_resources(config: dict[str, Any]) -> Any:
 
 
 def _trial_name(trial: Any) -> str:
-    """Also the trial's folder: one that goes on elsewhere gets another, or checkpoints would be mixed up."""
+    """Also names the trial's folder: a trial that moved gets another, or its checkpoints would be mixed up."""
     name, attempt = str(trial.config["job"]["trial_id"]), trial.config.get("attempt", 1)
     return name if attempt == 1 else f"{name}-moved-{attempt - 1}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """Runs trials of one sweep's folder; what all of them have in common."""
+    """Runs trials of one sweep. Its fields are what all of them have in common."""
 
     folder: SweepDir
     share: Share  # what a trial gets, and how many run at a time
@@ -58,24 +58,24 @@ class Launcher:
     gpu_name: str | None  # of the GPU that the plan was made for; None on a CPU
     data_dir: Path  # absolute
     cache_dir: Path  # absolute
-    data_sha256: str  # of the source the sweep was planned on
+    data_sha256: str  # of the source file that was planned with
     wait_s: float = 0.0  # how long a cluster that has lost all nodes for trials may take to bring one
-    isolate: bool = False  # a process that nothing was prepared in and empty caches, for each trial
-    templates: Templates | None = None  # on the nodes, to fork trials' processes from; None: an actor has its own
+    isolate: bool = False  # whether each trial gets a cold process and empty caches
+    fork_servers: NodeForkServers | None = None  # the nodes' own; None: each actor starts one
     entry: Entry = trial_entry
 
     def job(
         self, trial: PlannedTrial, *, prepare_next: bool, moved_because: str | None = None, fixed: bool = False
     ) -> TrialJob:
-        """What a worker is told of `trial`; it goes on from the trial's newest checkpoint where there is one.
+        """The job of `trial`, which continues from the trial's newest checkpoint if there is one.
 
-        fixed: nothing but the trial itself decides when it ends. On a GPU it then goes on while an epoch is reported;
-        on a CPU the processes that report it would take the next epoch's time.
+        fixed: whether only the trial itself decides when it ends. On a GPU it then trains on while an epoch is
+        reported; on a CPU the processes that report it would slow down the next epoch.
         """
         storage = self.folder.path.parent
         return TrialJob(
             trial_id=trial.trial_id,
-            config=trial.config.model_dump(mode="json"),
+            config=trial.config,
             device_type=self.device_type,
             data_dir=str(self.data_dir),
             cache_dir=str(self.cache_dir),
@@ -90,32 +90,32 @@ class Launcher:
             compile_dir=str(self._isolated if self.isolate else storage / "compile"),
             isolate=self.isolate,
             prepare_next=prepare_next,
-            rehearse=self.device_type == "cuda",
             moved_because=moved_because,
+            may_hand_over=self.device_type == "cuda",
             awaits_answer=not fixed or self.device_type == "cpu",
-            templates={} if self.templates is None else self.templates.sockets,
+            fork_servers={} if self.fork_servers is None else self.fork_servers.sockets,
         )
 
     @property
     def _isolated(self) -> Path:
-        """Holds each isolated trial's own cache while it runs."""
+        """The folder of each isolated trial's own cache while it runs."""
         return self.folder.path / "isolated"
 
     def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool = False) -> None:
-        """Run `trials` in their order (FIFO); `in_blocks`: those of one seed on one GPU.
+        """Run `trials` in their order (FIFO). in_blocks: run those of one seed on one GPU.
 
-        Also where there is one GPU: a block is resumed where it began, and nobody knows how many there are then.
+        Blocks are kept with a single GPU too: a resumed block continues where it began, whatever GPUs there are then.
         """
         from ray import tune as ray_tune
 
         if in_blocks and self.share.gpus == 1:
             self._run_blocks(trials, collector)
             return
-        followed = len(trials) - self.share.at_a_time  # the last on each device have none to prepare for
-        listed = [self.job(trial, prepare_next=at < followed, fixed=True).as_dict() for at, trial in enumerate(trials)]
-        jobs = ray_tune.grid_search(_Uncopied(listed))
+        followed = len(trials) - self.share.at_a_time  # no trial follows the last one on each device
+        jobs = [self.job(trial, prepare_next=at < followed, fixed=True) for at, trial in enumerate(trials)]
+        grid = ray_tune.grid_search(_Uncopied([job.as_dict() for job in jobs]))
         resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
-        self._fit(collector, resources, self.share.at_a_time, param_space={"job": jobs})
+        self._fit(collector, resources, self.share.at_a_time, param_space={"job": grid})
 
     def _run_blocks(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
         import ray
@@ -126,14 +126,14 @@ class Launcher:
         blocks = Blocks(trials, begun=begun, record=self.folder.save_blocks)
         seeds = {str(trial.seed) for trial in trials}
         wanted = {begun[seed] for seed in seeds & begun.keys()}
-        with GpuLeases(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as lanes:
-            dispatcher = Dispatcher(blocks, lanes, self._job_of)
+        with GpuLeases(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as leases:
+            dispatcher = Dispatcher(blocks, leases, self._job_of)
             how: dict[str, Any] = {"search_alg": dispatcher, "scheduler": BlockScheduler(dispatcher), "num_samples": -1}
-            self._fit(collector, None, len(lanes), **how)
+            self._fit(collector, None, len(leases), **how)
 
-    def _job_of(self, turn: Assignment) -> dict[str, Any]:
-        told: dict[str, Any] = {"prepare_next": turn.followed, "moved_because": turn.moved_because, "fixed": True}
-        return self.job(turn.trial, **told).as_dict()
+    def _job_of(self, assignment: Assignment) -> TrialJob:
+        moved_because = assignment.moved_because
+        return self.job(assignment.trial, prepare_next=assignment.followed, moved_because=moved_because, fixed=True)
 
     def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
         """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""
@@ -150,7 +150,7 @@ class Launcher:
         param_space: dict[str, Any] | None = None,
         **how: Any,
     ) -> None:
-        """Run Tune to its end. resources: what Ray gives to a trial; None: each trial's configuration says it."""
+        """Run Tune to its end. resources: what Ray gives to a trial; None: as each trial's configuration says."""
         from ray import tune as ray_tune
 
         tuner = ray_tune.Tuner(
@@ -160,20 +160,24 @@ class Launcher:
                 max_concurrent_trials=at_a_time,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
-                reuse_actors=True,  # an actor computes nothing: each trial has a process of its own (tune.worker.supervisor)
+                reuse_actors=True,  # an actor computes nothing: each trial has a fresh process (worker/supervisor.py)
                 **how,
             ),
             run_config=ray_tune.RunConfig(
                 name=self.folder.next_attempt(),
                 storage_path=str(self.folder.path),
-                callbacks=[collector, OwnNode(), TrialNodes(self.share.fits, self.wait_s, collector.say)],
+                callbacks=[
+                    collector,
+                    DriverNodeWatchdog(),
+                    TrialNodesWatchdog(self.share.fits, self.wait_s, collector.say),
+                ],
                 stop=collector.stop,
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
             ),
         )
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what we tell in a line ourselves
-        shutil.rmtree(self._isolated, ignore_errors=True)  # what a killed run has left
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what we say in a line ourselves
+        shutil.rmtree(self._isolated, ignore_errors=True)  # left by a killed run
         try:
             tuner.fit()
         finally:

@@ -25,7 +25,7 @@ from tune.plan.planner import Planner
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.tracker import Tracker
-from tune.worker.node_forkserver import Templates
+from tune.worker.node_forkserver import NodeForkServers
 
 
 def command_key(planner: Planner, options: Options) -> str:
@@ -54,7 +54,7 @@ def open_sweep_run(
         wait_s=options.wait_for_gpus_s,
     )
     forking = entry is trial_entry and not options.isolate
-    templates = Templates(ray, share) if forking else None  # they import while the rest is prepared
+    fork_servers = NodeForkServers(ray, share) if forking else None  # they import while the rest is prepared
     device, environment = probe.probe(ray, share)
     plan = planner.plan(device)
     data = planner.prepare(plan, data_dir=options.data_dir, storage_path=options.storage_path, quiet=options.quiet)
@@ -79,7 +79,7 @@ def open_sweep_run(
         data_sha256=data.sha256,
         wait_s=options.wait_for_gpus_s,
         isolate=options.isolate,
-        templates=templates,
+        fork_servers=fork_servers,
         entry=entry,
     )
     return plan, launcher, tracker

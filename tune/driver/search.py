@@ -22,6 +22,7 @@ from tune.plan.plan import PlannedTrial, computation, make_plan
 from tune.plan.space import Labels, SearchPlan, final_seed
 from tune.storage.trial_log import TrialLog
 from tune.tracking.tracker import Tracker
+from tune.trial.report import TrialEnd
 
 
 class Search:
@@ -90,12 +91,12 @@ class Search:
         )
         return self._launcher.job(trial, prepare_next=True).as_dict()
 
-    def _stopped(self, trial_id: str, reasons: dict[str, str]) -> dict[str, Any] | None:
+    def _stopped(self, trial_id: str, reasons: dict[str, str]) -> TrialEnd | None:
         """The end of a trial that Tune completes without a report of its end: stopped, if the scheduler did it."""
         if trial_id not in reasons:
             return None
         metrics = summary(self._trials[trial_id].config, self._tracker.trials[trial_id])
-        return {"status": "stopped", "reason": reasons[trial_id], "metrics": metrics}
+        return TrialEnd(status="stopped", reason=reasons[trial_id], metrics=metrics)
 
 
 def drawn(tracker: Tracker) -> dict[str, tuple[Labels, TrialLog]]:

@@ -1,4 +1,4 @@
-"""Ends a sweep that would wait for nodes for ever."""
+"""Tune callbacks that end a sweep which would otherwise wait for nodes for ever."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from ray import tune as ray_tune
 
 from tune.cluster.autoscaler import SAY_EVERY_S, Node, alive_nodes
 
-LOOK_S = 5.0  # how often Ray is asked whether the driver's own node lives
+POLL_S = 5.0  # how often Ray is asked which nodes are alive
 
 
-class OwnNode(ray_tune.Callback):
-    """Interrupts a sweep whose driver has lost Ray on its own machine: Tune would wait for it without end."""
+class DriverNodeWatchdog(ray_tune.Callback):
+    """Interrupts a sweep whose driver has lost Ray on its own machine: Tune would wait for it for ever."""
 
     def __init__(self) -> None:
-        self._looked_s = 0.0
+        self._polled_s = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Tune in every round of its loop. Raises KeyboardInterrupt."""
-        if time.monotonic() - self._looked_s < LOOK_S:
+        if time.monotonic() - self._polled_s < POLL_S:
             return
-        self._looked_s = time.monotonic()
+        self._polled_s = time.monotonic()
         own = ray.get_runtime_context().get_node_id()
         if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):
             print("Ray on this machine was lost: it was killed, or ran out of memory", file=sys.stderr)
             raise KeyboardInterrupt
 
 
-class TrialNodes(ray_tune.Callback):
-    """Says that a cluster has no node left for a trial, and interrupts a sweep that gets no other: Tune says nothing.
+class TrialNodesWatchdog(ray_tune.Callback):
+    """Warns when a cluster has no node left for a trial, and interrupts a sweep that gets no other. Tune is silent.
 
     fits: whether a node with these resources could run a trial.
-    wait_s: how long a new one may take; at least SAY_EVERY_S, as a node that is replaced is away for a moment.
+    wait_s: how long a new one may take; at least SAY_EVERY_S, as replacing a node takes a moment.
     """
 
     def __init__(self, fits: Callable[[Node], bool], wait_s: float, say: Callable[[str], None]) -> None:
         self._fits, self._limit_s, self._say = fits, max(wait_s, SAY_EVERY_S), say
-        self._looked_s = self._said_s = -LOOK_S
-        self._gone_s: float | None = None  # since when none is there
+        self._polled_s = self._said_s = -POLL_S
+        self._gone_s: float | None = None  # since when there is no such node
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -53,9 +53,9 @@ class TrialNodes(ray_tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Tune in every round of its loop. Raises KeyboardInterrupt."""
         now_s = time.monotonic()
-        if now_s - self._looked_s < LOOK_S:
+        if now_s - self._polled_s < POLL_S:
             return
-        self._looked_s = now_s
+        self._polled_s = now_s
         if any(self._fits(node) for node in alive_nodes(ray)):
             self._gone_s = None
             return

@@ -1,7 +1,7 @@
-"""What a process does before it leaves a trial's epochs to another: it fills the caches, and trains nothing.
+"""Whether a process must leave a trial's epochs to a fresh one, and filling the compile cache before it does.
 
-A process that measured the gate or compiled something new runs the rest of its life slower: on a GPU 3.5 % of a step
-(docs/measurements.md). Whatever the whole trial will compile is therefore compiled by one that never trains.
+A process that ran the gate or compiled something new is slower for the rest of its life: on a GPU by 3.5 % of a step
+(docs/measurements.md). So all that a trial compiles is compiled by a process that trains nothing.
 """
 
 from __future__ import annotations
@@ -17,27 +17,31 @@ if TYPE_CHECKING:
     from tune.trial.session import Session
 
 
-def rehearse(session: Session, epoch: int) -> bool:
-    """True where `session`, about to train `epoch`, is of no use for that: its process measured, compiled or pruned."""
-    pruned = _rehearse_pruning(session, epoch)
+def must_hand_over(session: Session) -> bool:
+    """Whether a fresh process must train, because this one ran the gate, compiled or pruned.
+
+    Call it before the process's first epoch, once that is prepared. It compiles for the later shapes of the trial.
+    """
+    pruned = _warm_up_later_shapes(session)
     return pruned or session.proof.tags["gate_verdict"] == MEASURED or compiled_afresh()
 
 
-def _rehearse_pruning(session: Session, epoch: int) -> bool:
-    """Where nobody yet was at the shapes that come after `epoch`, go through the trial's prunings as it will itself.
+def _warm_up_later_shapes(session: Session) -> bool:
+    """Prune as the trial will later, and compile for each shape, unless the cache holds all these shapes.
 
-    That takes the session's own model, so that it needs no more memory than the trial. False where it is untouched.
+    This uses up the session's own model, so that it needs no more memory than the trial. Returns whether it did.
     """
-    warmed, later = _warmed(session), session.pruner.heads_after(epoch, session.config.model.num_heads)
-    if all(warmed.knows(_shapes(session, heads)) for heads in later.values()):
+    coming = session.progress.epoch + 1
+    notes, later = _shape_notes(session), session.pruner.heads_after(coming, session.config.model.num_heads)
+    if all(notes.knows(_shapes(session, heads)) for heads in later.values()):
         return False
-    for at, heads in later.items():
-        session.prune_before(at)
-        warmed.note(_shapes(session, heads))
+    for epoch, heads in later.items():
+        session.prune_before(epoch)
+        notes.note(_shapes(session, heads))
     return True
 
 
-def _warmed(session: Session) -> ShapeNotes:
+def _shape_notes(session: Session) -> ShapeNotes:
     job = session.job
     if job.compile_dir is None:
         return ShapeNotes(None)
@@ -45,13 +49,13 @@ def _warmed(session: Session) -> ShapeNotes:
 
 
 def _shapes(session: Session, heads: int) -> dict[str, Any]:
-    """All that compiled code depends on with so many heads in a layer, beside what its folder stands for."""
+    """All that compiled code depends on with this many heads in a layer, beside what its folder stands for."""
     config, feed = session.config, session.feed
     return {
         "model": config.builder_fields(feed.channels),
         "heads": heads,
         "batch_size": config.train.batch_size,
         "windows": {split: feed.num_windows(split) for split in ("train", "validation")},
-        # Heads are scored without an engine, where this backend compiles on its own
+        # Heads are scored without an engine, and this backend then compiles on its own
         "score": config.pruning.score if config.model.attention == "flex" else None,
     }

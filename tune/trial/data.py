@@ -1,4 +1,4 @@
-"""A trial's data: the converted series it was planned on, and the feed that hands out its batches."""
+"""A trial's data: the converted series that it was planned with, and the feed of its batches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tune.config.trial_config import TrialConfig
 from tune.trial.job import TrialJob
 
 
-def open_data(job: TrialJob, config: TrialConfig) -> Series:
-    """The trial's series. RuntimeError where its source is not the one that the sweep was planned on."""
-    data = config.data
+def open_data(job: TrialJob) -> Series:
+    """The trial's series. RuntimeError if its source is not the one that the sweep was planned with."""
+    data = job.config.data
     series = open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), timestamp_column=data.timestamp_column)
     if job.data_sha256 not in (None, series.source_sha256):
         raise RuntimeError(f"{data.dataset} is not the data this sweep was planned on: its source has changed since")
@@ -25,7 +25,7 @@ def open_data(job: TrialJob, config: TrialConfig) -> Series:
 
 
 def open_feed(series: Series, config: TrialConfig, device: torch.device) -> Feed:
-    """The trial's feed, to be closed. Raises Unsupported where this machine cannot hold it."""
+    """The trial's feed; the caller closes it. Raises Unsupported if this machine cannot hold it."""
     data, train = config.data, config.train
     try:
         return feeds.open_feed(

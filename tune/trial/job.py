@@ -1,76 +1,80 @@
-"""What a worker is told of a trial, and by whom it is hosted."""
+"""What a trial's process is given: the job, and what its host offers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from tune.config.trial_config import TrialConfig
 from tune.machine.device import DeviceFacts
 
 
 class HandOver(Exception):
-    """Not an error: what a trial needs is on disk now, and its epochs belong into a process that has not made it."""
+    """Not an error: this process filled the caches, and another process must train the trial's epochs."""
 
     def __init__(self, took_s: float) -> None:
-        super().__init__(f"rehearsed in {took_s:.1f} s")
+        super().__init__(f"filled the caches in {took_s:.1f} s")
         self.took_s = took_s
-
-
-Report = Callable[[dict[str, Any], Path | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialJob:
-    """What a worker is told. Plain values only; paths are absolute."""
+    """All that a worker needs to know of one trial. Paths are absolute."""
 
     trial_id: str
-    config: dict[str, Any]  # TrialConfig.model_dump(mode="json")
+    config: TrialConfig
     device_type: str  # "cpu" or "cuda"
     data_dir: str
     cache_dir: str
     cpus: int  # threads the trial may use
     exclusive: bool = True  # whether the trial has the device to itself
-    data_sha256: str | None = None  # of the source that the sweep was planned on; None: not checked
-    gate_dir: str | None = None  # where verdicts of the gate are kept; None: nowhere, every trial measures
-    resume_from: Sequence[str] = ()  # checkpoints of earlier runs of this sweep, the newest first
-    sweep_id: str | None = None  # goes into the saved model
+    data_sha256: str | None = None  # of the source file that was planned with; None: not checked
+    gate_dir: str | None = None  # where the gate's results are cached; None: every trial measures
+    resume_from: Sequence[str] = ()  # checkpoints of earlier runs of this sweep, newest first
+    sweep_id: str | None = None  # is stored in the saved model
     packages_sha256: str | None = None  # of the driver's code; None: not checked
-    gpu_name: str | None = None  # as the driver of the GPU says it where the plan was made; None: not checked
-    compile_dir: str | None = None  # where compiled code is kept (tune.trial.compile_cache); None: where PyTorch likes
-    isolate: bool = False  # a process that nothing was prepared in, and an empty cache
-    sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled while it trains
-    prepare_next: bool = False  # whether another trial follows on this device: its process is prepared meanwhile
+    gpu_name: str | None = None  # the GPU model that was planned for, as its driver names it; None: not checked
+    compile_dir: str | None = None  # where compiled code is kept (tune.trial.compile_cache); None: PyTorch's own place
+    isolate: bool = False  # whether the trial gets a cold process and empty caches
+    sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled during training
+    prepare_next: bool = False  # whether another trial follows on this device, whose process is prepared meanwhile
     moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
-    rehearse: bool = False  # whether a process that had to measure or compile leaves the epochs to another one
-    awaits_answer: bool = True  # whether the driver must have an epoch, and may end the trial, before the next begins
-    checkpoint_damaged: str | None = None  # why its newest checkpoint is not gone on from, and where it begins
-    templates: Mapping[str, str] = field(default_factory=dict)  # Ray's node id -> socket of the template there
+    may_hand_over: bool = False  # whether a process that ran the gate or compiled leaves the epochs to a fresh one
+    awaits_answer: bool = True  # whether each epoch must be reported before the next begins: the driver may end a trial
+    checkpoint_damaged: str | None = None  # why the newest checkpoint was skipped, and where the trial continues
+    fork_servers: Mapping[str, str] = field(default_factory=dict)  # Ray's node id -> socket of that node's fork server
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """In plain values, as Ray Tune takes a trial's configuration."""
+        return vars(self) | {"config": self.config.model_dump(mode="json")}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What `as_dict` gave."""
+        return cls(**{**values, "config": TrialConfig.model_validate(values["config"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What a trial is told, and can ask, of the process that hosts it."""
+    """What a trial is told, and may ask, of the process that it runs in."""
 
-    tags: Mapping[str, str] = field(default_factory=dict)  # beside the trial's own
-    settle: Callable[[], Sequence[int]] = lambda: ()
-    """Returns once nothing is being prepared beside the trial: the processes of ours that idle on its device."""
-    rehearsed_s: float | None = None  # what a process before this one took to measure and compile; None: none did
-    scratch: Path | None = None  # where a checkpoint lies until it is stored; None: where the system keeps such things
-    waited_s: float = 0.0  # since the trial's actor was given it, for the process
+    tags: Mapping[str, str] = field(default_factory=dict)  # for the trial's run, beside its own tags
+    wait_until_idle: Callable[[], Sequence[int]] = lambda: ()
+    """Returns once no process is being prepared beside the trial: the pids of our idle processes on its device."""
+    cache_warmup_s: float | None = None  # how long an earlier process took to fill the caches; None: there was none
+    scratch: Path | None = None  # where a checkpoint lies until it is stored; None: the system's temporary folder
+    waited_s: float = 0.0  # how long the trial waited for its process
 
 
 ALONE = Host()
 
 
-def check_gpu(job: TrialJob, found: DeviceFacts) -> None:
-    """Raises RuntimeError on a GPU of another model than the plan's: Ray has one word for several of them."""
-    if job.gpu_name not in (None, found.name):
+def check_gpu(job: TrialJob, facts: DeviceFacts) -> None:
+    """Raises RuntimeError if the GPU is not the planned model: Ray has one name for several models."""
+    if job.gpu_name not in (None, facts.name):
         raise RuntimeError(
-            f"this GPU is a {found.name}, the sweep was planned for {job.gpu_name}, and times of two models do not "
+            f"this GPU is a {facts.name}, the sweep was planned for {job.gpu_name}, and times of two models do not "
             "compare, though Ray may call both the same: take this node out of the cluster, and run with --fresh"
         )

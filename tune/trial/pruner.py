@@ -1,4 +1,4 @@
-"""When heads leave during a trial, and which: joins a schedule, a score and the surgery."""
+"""When heads are removed during a trial, and which: joins a schedule, a score and the removal."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-TAYLOR_BATCHES = 8  # training batches a gradient-based score is taken from
+TAYLOR_BATCHES = 8  # training batches for a score that needs gradients
 
 
 class Pruner:
-    """The heads that leave one trial's model."""
+    """Removes heads from one trial's model. Epochs count from 1."""
 
     def __init__(self, config: PruningConfig, *, epochs: int, seed: int, zeroing: Zeroing | None = None) -> None:
         self._config, self._seed, self._zeroing = config, seed, zeroing
         self._removed = self._plan(epochs)
 
     def _plan(self, epochs: int) -> tuple[int, ...]:
-        """Heads gone from each layer before epoch 1, 2, ..."""
+        """How many heads each layer has lost before epoch 1, 2, ..."""
         count = self._config.heads_to_remove
         if self._config.score in ("none", "static"):
             return (count,) * epochs
@@ -41,16 +41,16 @@ class Pruner:
         return 1 + self._removed.index(self._removed[-1])
 
     def heads_at_ends(self, heads: int) -> list[int]:
-        """How many of `heads` a layer has in the first and in the last epoch; one number where that is the same."""
-        return [heads - gone for gone in dict.fromkeys((self._removed[0], self._removed[-1]))]
+        """How many of `heads` a layer has in the first and in the last epoch; one number if that is the same."""
+        return [heads - removed for removed in dict.fromkeys((self._removed[0], self._removed[-1]))]
 
     def heads_after(self, epoch: int, heads: int) -> dict[int, int]:
-        """How many of `heads` each layer has left from each later epoch on in which some leave. `epoch` is from 1.
+        """Each epoch after `epoch` that begins with a removal -> how many of `heads` every layer then has left.
 
-        The same in every layer, and known beforehand: scores decide which heads leave, never how many.
+        This is known beforehand: scores decide which heads are removed, never how many.
         """
-        gone = enumerate(pairwise(self._removed[epoch - 1 :]), start=epoch + 1)
-        return {later: heads - after for later, (before, after) in gone if after > before}
+        removed = enumerate(pairwise(self._removed[epoch - 1 :]), start=epoch + 1)
+        return {later: heads - after for later, (before, after) in removed if after > before}
 
     def prune_before(
         self,
@@ -59,17 +59,17 @@ class Pruner:
         optimizer: torch.optim.Optimizer,
         training_losses: Callable[[], Iterator[Callable[[], Tensor]]],
     ) -> int:
-        """Remove what is due before `epoch` (from 1). Returns how many heads left each layer now.
+        """Remove the heads that are due before `epoch`. Returns how many each layer lost now.
 
-        Raises PublishedFault where the replaced study's pruning fails as it did there.
+        Raises PublishedFault if the replaced study's pruning fails as it did there.
 
-        training_losses: gives thunks that each compute the differentiable loss of one training batch.
+        training_losses: yields functions, each of which computes the differentiable loss of one training batch.
         """
         if self._zeroing is not None and epoch == 1:
             _zero_heads(self._zeroing, self._config.heads, model)
         kept = heads_per_layer(model)
-        already = self._heads_at_start(model) - len(kept[0])
-        due = self._removed[epoch - 1] - already
+        removed = self._heads_at_start(model) - len(kept[0])
+        due = self._removed[epoch - 1] - removed
         if due <= 0:
             return 0
         remove_heads(model, optimizer, self._choose(due, epoch, model, training_losses))
@@ -97,7 +97,7 @@ class Pruner:
 
 
 def _zero_heads(zeroing: Zeroing, heads: Collection[int], model: nn.Module) -> None:
-    """Before the first epoch. The study's dynamic pruning came before its 16th, which a short training has none of."""
+    """Before the first epoch. The study pruned dynamically before its 16th, which a short training does not reach."""
     from model.as_published import zero_head_columns, zero_weakest_heads
 
     if zeroing == "given":

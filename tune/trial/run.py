@@ -1,7 +1,7 @@
-"""One trial: data, model, engine, pruning, timing and evaluation joined; reports once an epoch.
+"""One trial: data, model, engine, pruning, timing and evaluation joined. It reports once an epoch.
 
 `run_trial` knows nothing of Ray: it is given a job and a function to report to. It never raises for what can go wrong
-inside a trial (no memory, NaN, a failure): it reports the status with its reason, so that one trial never ends a sweep.
+inside a trial (out of memory, NaN, a failure). It reports the status with its reason, so one trial never ends a sweep.
 """
 
 from __future__ import annotations
@@ -12,95 +12,107 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tune.common.errors import GateFailed, Unsupported, disk_full
 from tune.common.published import PublishedFault
-from tune.config.trial_config import TrialConfig
 from tune.machine.code_identity import package_dir, packages_sha256
 from tune.machine.out_of_memory import REMEDY, KernelKills, is_out_of_memory, lost_a_worker, peak_memory_gib
-from tune.trial.job import ALONE, HandOver, Host, Report, TrialJob
+from tune.trial.job import ALONE, HandOver, Host, TrialJob
+from tune.trial.report import EpochReport, Report, Reporter, TrialEnd
 from tune.trial.state import Timeline
+
+if TYPE_CHECKING:
+    from tune.trial.session import Session
 
 PEAKS = {"final/peak_memory_gib": "GPU memory", "final/host_peak_memory_gib": "process memory"}
 
 
-def run_trial(job: TrialJob, report: Report, checkpoint: Path | None = None, host: Host = ALONE) -> None:
-    """Train, evaluate and report one trial; go on from `checkpoint` if there is one.
+def run_trial(job: TrialJob, report: Reporter, checkpoint: Path | None = None, host: Host = ALONE) -> None:
+    """Train, evaluate and report one trial; continue from `checkpoint` if there is one.
 
-    Reports after each epoch {"epoch", "metrics", "tags"} with a checkpoint folder, and at the end
-    {"status", "reason", "metrics", "tags"} with a folder holding the best model under `model/` and the
-    raw samples under `samples/`; an epoch's folder has those so far. `report` owns the folder that it is given, and may
-    return before it is through with an epoch's, but not with the end's. Raises BeginAnew before the first epoch where
-    the job says `rehearse` and this process had to measure the gate or to compile.
+    Reports an EpochReport with a checkpoint folder after each epoch, which holds the raw samples so far under
+    `samples/`, and a TrialEnd with the folder of the best model. `report` owns the folder that it is given. It may
+    return before it has stored an epoch's folder, but not before it has stored the end's.
+
+    Raises HandOver before the first epoch if `job.may_hand_over` and this process had to run the gate or to compile.
     """
-    spans, kills = Timeline(host.waited_s), KernelKills()
+    timeline, kills = Timeline(host.waited_s), KernelKills()
 
-    def tell(result: dict[str, Any], folder: Path | None) -> None:
-        report(result, folder)
+    def send(content: Report, folder: Path | None) -> None:
+        report(content, folder)
         kills.restart()
 
-    with tempfile.TemporaryDirectory(dir=host.scratch) as tmp:  # until the end was reported: all epochs were by then
+    with tempfile.TemporaryDirectory(dir=host.scratch) as tmp:  # until the end is reported: all epochs are by then
         try:
-            _run(job, tell, checkpoint, spans, host, Path(tmp))
+            _run(job, send, checkpoint, timeline, host, Path(tmp))
         except HandOver:
             raise
         except Exception as error:  # reported with its reason, never hidden
-            spans.work_ended()
-            failure = _failure(error, kills)
-            failure["tags"] |= {"spans": spans.as_tag()}  # what failed has its cost, too
-            report(failure, None)
+            timeline.work_ended()
+            end = _failure(error, kills)
+            report(replace(end, tags={**end.tags, "spans": timeline.as_tag()}), None)  # a failure has its cost, too
 
 
-def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Timeline, host: Host, tmp: Path) -> None:
+def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Timeline, host: Host, tmp: Path) -> None:
     started_s = time.perf_counter() - host.waited_s
+    from tune.trial.cache_warmup import must_hand_over
     from tune.trial.session import Session
+    from tune.trial.summary import trial_tags
 
-    config = TrialConfig.model_validate(job.config)
     if job.compile_dir is not None:
-        host = _with_cache(host, job, config)
+        host = _with_cache(host, job, job.compile_dir)
     if job.packages_sha256 not in (None, packages_sha256()):
         raise RuntimeError(
             f"this node imports other code than the driver ({package_dir('tune')}): one sweep's results come from one "
             "program; update that copy, or start the sweep anew"
         )
-    with Session(job, config, started_s, host) as session:
-        session.spans = spans
+    with Session(job, started_s, host, timeline) as session:
         if checkpoint is not None:
             session.restore(checkpoint)
-        if host.rehearsed_s is not None and spans.earlier_ms is not None:
-            spans.earlier_ms += round(1e3 * host.rehearsed_s)
+        if host.cache_warmup_s is not None and timeline.earlier_ms is not None:
+            timeline.earlier_ms += round(1e3 * host.cache_warmup_s)
         session.pass_gate()
-        while session.progress.not_finite is None and not session.finished:
-            metrics = session.run_epoch()
+        may_hand_over, first = job.may_hand_over and host.cache_warmup_s is None, True
+        while not session.finished:
+            session.prepare_epoch()
+            if first:
+                if may_hand_over and must_hand_over(session):
+                    raise HandOver(time.perf_counter() - started_s)
+                session.wait_until_idle()
+                first = False
+            metrics = session.train_epoch()
             session.progress.not_finite = _not_finite(metrics)
-            folder = tmp / f"epoch-{session.progress.epoch}"
+            epoch, folder = session.progress.epoch, tmp / f"epoch-{session.progress.epoch}"
             session.save(folder)
-            epoch = {"epoch": session.progress.epoch, "metrics": metrics, "tags": session.tags()}  # may be its last
-            report(epoch, folder)
-        reason = session.progress.not_finite
-        final = {"status": "nan", "reason": reason, "metrics": {}} if reason else _finish(session)
+            report(EpochReport(epoch=epoch, metrics=metrics, tags=trial_tags(session)), folder)
+        end = _end(session)
         folder = tmp / "final"
         folder.mkdir()
-        if config.rules.keeps_model:  # another function than a loaded model would compute, or none to use
+        if job.config.rules.keeps_model:  # else a loaded model would compute another function than this arm
             session.save_best(folder / "model")
-        session.samples.write(folder / "samples")
-        report(final | {"tags": session.tags()}, folder)
+        session.state.samples.write(folder / "samples")
+        report(replace(end, tags=trial_tags(session)), folder)
 
 
-def _with_cache(host: Host, job: TrialJob, config: TrialConfig) -> Host:
+def _with_cache(host: Host, job: TrialJob, compile_dir: str) -> Host:
     import torch
 
     from tune.trial import compile_cache
 
-    assert job.compile_dir is not None
-    used = compile_cache.use(Path(job.compile_dir), config, torch.device(job.device_type), isolated=job.isolate)
+    device = torch.device(job.device_type)
+    used = compile_cache.use(Path(compile_dir), job.config, device, isolated=job.isolate)
     return replace(host, tags={**host.tags, "compile_cache": used})
 
 
-def _finish(session: Any) -> dict[str, Any]:
+def _end(session: Session) -> TrialEnd:
+    """After the last epoch: check the kernels and read the test set, unless a loss was not finite."""
+    from tune.trial.summary import final_metrics
+
+    if session.progress.not_finite is not None:
+        return TrialEnd(status="nan", reason=session.progress.not_finite)
     session.prove_kernels()
-    return {"status": "done", "reason": None, "metrics": session.final_metrics()}
+    return TrialEnd(status="done", metrics=final_metrics(session))
 
 
 def _not_finite(metrics: dict[str, float | None]) -> str | None:
@@ -111,24 +123,24 @@ def _not_finite(metrics: dict[str, float | None]) -> str | None:
     return None
 
 
-def _failure(error: Exception, kills: KernelKills) -> dict[str, Any]:
+def _failure(error: Exception, kills: KernelKills) -> TrialEnd:
     if isinstance(error, Unsupported):
-        return {"status": "unsupported", "reason": str(error), "metrics": {}, "tags": {}}
+        return TrialEnd(status="unsupported", reason=str(error))
     if isinstance(error, GateFailed):
-        return {"status": "failed_gate", "reason": str(error), "metrics": error.metrics, "tags": {"gate": "failed"}}
+        return TrialEnd(status="failed_gate", reason=str(error), metrics=error.metrics, tags={"gate": "failed"})
     if isinstance(error, PublishedFault):
         reason = f"{error} (the replaced study's own error, expected: its arm never ran)"
-        return {"status": "failed", "reason": reason, "metrics": {}, "tags": {"expected_failure": "true"}}
+        return TrialEnd(status="failed", reason=reason, tags={"expected_failure": "true"})
     reason = f"{type(error).__name__}: {_first_words(error)}"
     tags = {"traceback": traceback.format_exc()[-4000:]}
     killed = kills.in_words() if lost_a_worker(error) else None
     if killed or is_out_of_memory(error):
         peaks = peak_memory_gib()
-        told = "; ".join([reason, *(f"{PEAKS[name]} peak {value:.2f} GiB" for name, value in peaks.items())])
-        return {"status": "oom", "reason": f"{told}; {killed or REMEDY}", "metrics": peaks, "tags": tags}
-    if disk_full(error):  # nothing is wrong with the trial: the driver stops the sweep and leaves it to do
+        with_peaks = "; ".join([reason, *(f"{PEAKS[name]} peak {value:.2f} GiB" for name, value in peaks.items())])
+        return TrialEnd(status="oom", reason=f"{with_peaks}; {killed or REMEDY}", metrics=peaks, tags=tags)
+    if disk_full(error):  # the trial itself is sound: the driver stops the sweep, and a later run repeats the trial
         tags |= {"disk_full": "true"}
-    return {"status": "failed", "reason": reason, "metrics": {}, "tags": tags}
+    return TrialEnd(status="failed", reason=reason, tags=tags)
 
 
 def _first_words(error: Exception) -> str:

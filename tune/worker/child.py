@@ -1,14 +1,10 @@
-"""The process that computes one trial, and the template that such processes are forked from.
+"""The process that computes one trial, and ends with it.
 
-    python -m tune.worker.forkserver serve FD               computes one trial and ends
-    python -m tune.worker.forkserver template FD [SOCKET]   imports everything once, then forks such a process when it is asked to
+    python -m tune.worker.child FD
 
-FD is one end of a pipe to the process that started it (`tune.worker.process`). One that serves a Ray actor is told
-("environment", ...) where it was forked, ("prepare", ...) while another trial runs, ("wake", None) to see if it lives,
-and then ("run", order). It ends with its trial, and when the other end of its pipe closes: nothing outlives the actor.
-It knows nothing of Ray. A template may be asked by whoever can connect to SOCKET, too; it ends with FD's other end.
-
-The template must never initialise CUDA, or nothing that it forks could use it.
+FD is one end of a pipe to the process that started it; tune/worker/messages.py lists what goes through. The process
+may be told to prepare while another trial runs, and then idles until it is told to run. It exits when its parent's
+pipe closes, so nothing outlives the actor. It knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -24,12 +20,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tune.trial.job import HandOver, Host, TrialJob
+from tune.trial.job import HandOver, Host
+from tune.trial.report import EpochReport, Report
 from tune.trial.run import run_trial
+from tune.worker.messages import PrepareOrder, RunOrder
 
 
 class ParentPipe:
-    """Our end of the pipe. A thread reads it all the time, so that its closing ends this process whatever it does."""
+    """Our end of the pipe. A thread always reads it, so this process exits when it closes, whatever it does then."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -55,70 +53,68 @@ class ParentPipe:
         return self.receive()[1]
 
 
-def serve(line: ParentPipe) -> None:
-    """Prepare if told to, then compute one trial. What fails while preparing is told, and ends the process."""
-    line.send("pid", os.getpid())
+def serve(parent: ParentPipe) -> None:
+    """Prepare if told to, then compute one trial. A failure while preparing is reported, and ends the process."""
+    parent.send("pid", os.getpid())
     while True:
-        kind, content = line.receive()
+        kind, content = parent.receive()
         if kind == "run":
-            return _run(line, content)
-        if kind == "environment":  # the actor's own: its template may be another process's
+            return _run(parent, content)
+        if kind == "environment":  # the actor's own: its fork server may belong to another process
             os.environ.clear()
             os.environ |= content
             continue
         try:
             if kind == "prepare":
-                prepare(TrialJob(**content["job"]), content["backends"])
+                prepare(content)
         except Exception as error:  # the next trial then starts a process itself, and says so
-            return line.send("failed", f"{type(error).__name__}: {error}")
-        line.send("ready")
+            return parent.send("failed", f"{type(error).__name__}: {error}")
+        parent.send("ready")
 
 
-def _run(line: ParentPipe, order: dict[str, Any]) -> None:
-    os.chdir(order["folder"])
+def _run(parent: ParentPipe, order: RunOrder) -> None:
+    os.chdir(order.folder)
+    job = order.job
 
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        content = (result, None if folder is None else str(folder))
-        if job.awaits_answer or "epoch" not in result:
-            line.ask("report", content)  # answered after those that were handed over
+    def send_report(report: Report, folder: Path | None) -> None:
+        content = (report, None if folder is None else str(folder))
+        if job.awaits_answer or not isinstance(report, EpochReport):
+            parent.ask("report", content)  # answered after those that were sent early
             return
-        line.ask("caught_up")  # one is on its way at most; and no answer comes into an epoch that is timed
-        line.send("hand_over", content)
+        parent.ask("catch_up")  # at most one is on its way; and no answer arrives during a timed epoch
+        parent.send("report_early", content)
 
-    def settle() -> Sequence[int]:
-        return line.ask("settle")
+    def wait_until_idle() -> Sequence[int]:
+        return parent.ask("wait_until_idle")
 
-    job = TrialJob(**order["job"])
-    if "torch._inductor" in sys.modules and job.config["train"]["engine"] != "eager":
+    if "torch._inductor" in sys.modules and job.config.train.engine != "eager":
         from torch._inductor.async_compile import maybe_warm_pool
 
-        maybe_warm_pool()  # its workers, as importing the compiler starts them: the template has none to hand on
-    checkpoint = None if order["checkpoint"] is None else Path(order["checkpoint"])
+        maybe_warm_pool()  # its workers, as importing the compiler starts them: a fork gets none from its server
+    checkpoint = None if order.checkpoint is None else Path(order.checkpoint)
     host = Host(
-        tags=order["tags"],
-        settle=settle,
-        scratch=Path(order["folder"]),
-        rehearsed_s=order["rehearsed_s"],
-        waited_s=time.monotonic() - order["taken_s"],  # on Linux one clock for all processes
+        tags=order.tags,
+        wait_until_idle=wait_until_idle,
+        scratch=Path(order.folder),
+        cache_warmup_s=order.cache_warmup_s,
+        waited_s=time.monotonic() - order.received_s,
     )
     try:
-        run_trial(job, report, checkpoint, host)
-    except HandOver as anew:
-        return line.send("anew", anew.took_s)
-    line.send("end")
+        run_trial(job, send_report, checkpoint, host)
+    except HandOver as hand_over:
+        return parent.send("hand_over", hand_over.took_s)
+    parent.send("end")
 
 
-def prepare(job: TrialJob, backends: Sequence[str]) -> None:
-    """Bring up what the trial after `job` needs too: the packages of the attention `backends`, the device's context and
-    libraries, the mapped data."""
+def prepare(order: PrepareOrder) -> None:
+    """Import the packages of the attention backends, bring up the device's context and libraries, and map the data."""
     import torch
 
     from data_pipeline.series.store import open_series
-    from tune.config.trial_config import TrialConfig
     from tune.machine.device import missing_packages
 
-    missing_packages(backends, importing=True)
-    data = TrialConfig.model_validate(job.config).data
+    job, data = order.job, order.job.config.data
+    missing_packages(order.backends, importing=True)
     open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), timestamp_column=data.timestamp_column)
     if job.device_type == "cuda":
         square = torch.ones(64, 64, device="cuda")
@@ -129,8 +125,8 @@ def prepare(job: TrialJob, backends: Sequence[str]) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _serve_and_exit(pipe: Connection) -> NoReturn:
-    """Without an interpreter's long way down: everything that must be closed is closed by then."""
+def serve_and_exit(pipe: Connection) -> NoReturn:
+    """Serve, then exit without the interpreter's long shutdown: everything that must be closed is closed by then."""
     code = 1
     try:
         serve(ParentPipe(pipe))
@@ -141,3 +137,12 @@ def _serve_and_exit(pipe: Connection) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def main(arguments: Sequence[str]) -> None:
+    (number,) = arguments
+    serve_and_exit(Connection(int(number)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,4 +1,13 @@
-"""Imports once, then forks processes that compute trials."""
+"""Imports once what every trial needs, then forks a trial's process whenever it is asked to.
+
+    python -m tune.worker.forkserver FD [SOCKET]
+
+FD is one end of a pipe to the process that started it, and it ends when that closes. Whoever can connect to SOCKET may
+ask it too. It forks for everybody who sends the end of a pipe (`tune.worker.child` serves it). A forked process keeps
+this one's command line.
+
+The fork server must never initialise CUDA, or no forked process could use it.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +20,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
 
-from tune.worker.child import _serve_and_exit
+from tune.worker.child import serve_and_exit
 
-# In the template only: PyTorch asks NVML, not CUDA, whether there is a GPU; its compiler starts no workers on import.
-TEMPLATE_SETTINGS = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_WARM_POOL": "0"}
+# In the fork server only: PyTorch asks NVML, not CUDA, whether there is a GPU; its compiler starts no workers on import
+ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_WARM_POOL": "0"}
 
 
 def preload() -> None:
@@ -24,17 +33,18 @@ def preload() -> None:
 
     import data_pipeline.feed  # noqa: F401
     import tune.engine.graph  # noqa: F401
-    import tune.trial.compile_cache  # noqa: F401
+    import tune.trial.cache_warmup  # noqa: F401
     import tune.trial.session  # noqa: F401
+    import tune.trial.summary  # noqa: F401
 
 
-def _template(control: Connection, socket_path: Path | None) -> None:
-    listening = [] if socket_path is None else [_listen(socket_path)]  # before the imports: who asks early waits
+def _run(owner: Connection, socket_path: Path | None) -> None:
+    listeners = [] if socket_path is None else [_listen(socket_path)]  # before the imports: early requests wait
     try:
-        os.environ |= {name: value for name, value in TEMPLATE_SETTINGS.items() if name not in os.environ}
+        os.environ |= {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
         preload()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for what is forked
-        _fork_on_demand(control, listening)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for forked processes
+        _fork_on_demand(owner, listeners)
     finally:
         if socket_path is not None:
             socket_path.unlink(missing_ok=True)
@@ -47,41 +57,37 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _fork_on_demand(control: Connection, listening: Sequence[socket.socket]) -> None:
-    """Fork for everybody who sends the end of a pipe, until `control` closes."""
-    asking = [control]
-    while control in asking:
-        for one in wait([*asking, *listening]):
-            if isinstance(one, socket.socket):
-                asking.append(Connection(one.accept()[0].detach()))
+def _fork_on_demand(owner: Connection, listeners: Sequence[socket.socket]) -> None:
+    """Fork for everybody who sends the end of a pipe, until `owner` closes."""
+    clients = [owner]
+    while owner in clients:
+        for ready in wait([*clients, *listeners]):
+            if isinstance(ready, socket.socket):
+                clients.append(Connection(ready.accept()[0].detach()))
                 continue
-            assert isinstance(one, Connection)
+            assert isinstance(ready, Connection)
             try:
-                handle = recv_handle(one)
+                handle = recv_handle(ready)
             except (EOFError, OSError):
-                asking.remove(one)
-                one.close()
+                clients.remove(ready)
+                ready.close()
             else:
-                _fork(handle, [*asking, *listening])
+                _fork(handle, [*clients, *listeners])
 
 
-def _fork(handle: int, held: Sequence[Connection | socket.socket]) -> None:
-    """A process that serves whoever has the other end of the pipe `handle`."""
+def _fork(handle: int, inherited: Sequence[Connection | socket.socket]) -> None:
+    """Fork a process that serves whoever has the other end of the pipe `handle`."""
     if os.fork() == 0:
-        for one in held:  # or nobody would see the template end
-            one.close()
+        for connection in inherited:  # or clients would not see the fork server end
+            connection.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _serve_and_exit(Connection(handle))
+        serve_and_exit(Connection(handle))
     os.close(handle)
 
 
 def main(arguments: Sequence[str]) -> None:
-    kind, number, *rest = arguments
-    pipe = Connection(int(number))
-    if kind == "template":
-        _template(pipe, Path(rest[0]) if rest else None)
-    else:
-        _serve_and_exit(pipe)
+    number, *rest = arguments
+    _run(Connection(int(number)), Path(rest[0]) if rest else None)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Processes that compute trials, and the templates that they are forked from, as seen by the Ray actor that owns them.
+"""Handles of trials' processes and of fork servers, for the Ray actor that owns or uses them.
 
-A template has imported what every trial needs. Each node that may run trials has one from the moment the sweep knows of
-it (`tune.worker.node_forkserver`), which forks for all actors there; where an actor cannot reach it, it starts one of its own.
+A fork server has imported what every trial needs. Each node that may run trials has one as soon as the sweep knows the
+node (`tune.worker.node_forkserver`); it forks for all actors there. An actor that cannot reach it starts its own.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class ProcessLost(RuntimeError):
 
 
 class TrialProcess:
-    """A process that serves one trial. As a context manager: it is gone afterwards."""
+    """A process that computes one trial. As a context manager: it is gone afterwards."""
 
     def __init__(self, pipe: Connection, popen: subprocess.Popen[bytes] | None = None) -> None:
         self._pipe, self._popen = pipe, popen
-        self.pid: int | None = popen.pid if popen else None  # of a forked one it is its first message
+        self.pid: int | None = popen.pid if popen else None  # a forked process sends it first
         self._ready = False
         self.problem: str | None = None  # why it cannot be used
 
     def send(self, kind: str, content: Any = None) -> None:
-        with suppress(OSError):  # it is gone: whoever reads next finds out
+        with suppress(OSError):  # it is gone: the next read finds out
             self._pipe.send((kind, content))
 
     def ready(self, within_s: float) -> bool:
-        """Whether it is prepared and lives; waits for that. If not, `problem` says why."""
+        """Whether it is prepared and alive; waits for that. If not, `problem` says why."""
         until = time.monotonic() + within_s
         try:
             while self._pipe.poll(0 if self._ready else max(0.0, until - time.monotonic())):
@@ -62,14 +62,14 @@ class TrialProcess:
             self.problem = f"it was not ready within {within_s:g} s"
         return self._ready
 
-    def wakes(self, within_s: float) -> bool:
-        """The same, asked of the process itself: a pipe does not tell at once that its other end was killed."""
+    def responds(self, within_s: float) -> bool:
+        """As `ready`, but asks the process: a pipe does not show at once that its other end was killed."""
         self._ready = False
-        self.send("wake")
+        self.send("ping")
         return self.ready(within_s)
 
     def messages(self) -> Iterator[tuple[str, Any]]:
-        """What its trial says, up to its end. Raises ProcessLost."""
+        """What its trial says (tune.worker.messages), up to its end. Raises ProcessLost."""
         while True:
             try:
                 kind, content = self._pipe.recv()
@@ -89,81 +89,82 @@ class TrialProcess:
     def end(self, within_s: float) -> None:
         """Wait until it is gone, with its memory on the device; kill it after `within_s` seconds."""
         until = time.monotonic() + within_s
-        if self.pid is None:  # forked a moment ago: it reads the end of the pipe before anything else
+        if self.pid is None:  # just forked: it reads the end of the pipe before anything else
             self._pipe.close()
             return
-        while self._lives() and time.monotonic() < until:
+        while self._alive() and time.monotonic() < until:
             time.sleep(0.005)
-        if self._lives():
-            with suppress(ProcessLookupError):  # it ended by itself just now
+        if self._alive():
+            with suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(self.pid, 9)
-        while self._lives():
+        while self._alive():
             time.sleep(0.005)
         self._pipe.close()
 
-    def _lives(self) -> bool:
+    def _alive(self) -> bool:
         if self._popen is not None:
             return self._popen.poll() is None
         return self.pid is not None and alive(self.pid)
 
 
 def start_cold() -> TrialProcess:
-    """A process that knows nothing yet."""
+    """A new Python that has imported nothing yet."""
     ours, theirs = Pipe()
     with theirs:
-        return TrialProcess(ours, _python("serve", theirs))
+        return TrialProcess(ours, _python("tune.worker.child", theirs))
 
 
-def _python(kind: str, pipe: Connection, *arguments: str) -> subprocess.Popen[bytes]:
-    """Imports what this process imports, from the same places: Ray may have shipped our packages."""
+def _python(module: str, pipe: Connection, *arguments: str) -> subprocess.Popen[bytes]:
+    """Run `module` with the same import paths as this process: Ray may have sent our packages here."""
     places = [str(package_dir(name).parent) for name in OURS] + [path for path in sys.path if path]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
-    command = [sys.executable, "-P", "-m", "tune.worker.forkserver", kind, str(pipe.fileno()), *arguments]
+    command = [sys.executable, "-P", "-m", module, str(pipe.fileno()), *arguments]
     return subprocess.Popen(command, pass_fds=[pipe.fileno()], stdin=subprocess.DEVNULL, env=environment)
 
 
 class ForkServer:
-    """A way to the process that ready ones are forked from; `start` and `reach` make one."""
+    """A connection to a fork server; `start` and `reach` make one."""
 
     def __init__(self, control: Connection, popen: subprocess.Popen[bytes] | None) -> None:
         self._control, self._popen = control, popen
 
     @classmethod
     def start(cls, *, listen_at: Path | None = None) -> Self:
-        """A template of this process's own, which ends with it. listen_at: a socket where others may reach it too."""
+        """Start one that ends with this process. listen_at: a socket where other processes may reach it too."""
         ours, theirs = Pipe()
         with theirs:
-            return cls(ours, _python("template", theirs, *([] if listen_at is None else [str(listen_at)])))
+            socket_path = [] if listen_at is None else [str(listen_at)]
+            return cls(ours, _python("tune.worker.forkserver", theirs, *socket_path))
 
     @classmethod
     def reach(cls, socket_path: str) -> Self:
-        """Somebody else's on this machine, at its socket. OSError where none listens."""
-        line = socket.socket(socket.AF_UNIX)
+        """Connect to another process's fork server on this machine. OSError if none listens there."""
+        client = socket.socket(socket.AF_UNIX)
         try:
-            line.connect(socket_path)
+            client.connect(socket_path)
         except OSError:
-            line.close()
+            client.close()
             raise
-        return cls(Connection(line.detach()), None)
+        return cls(Connection(client.detach()), None)
 
     @property
-    def lives(self) -> bool:
-        return not self._control.poll()  # it never says anything: what there is to read is its end
+    def alive(self) -> bool:
+        return not self._control.poll()  # it sends nothing: the only thing to read is its end
 
     def fork(self) -> TrialProcess:
-        """Returns at once; the process comes as soon as the template has imported everything. OSError if it is gone.
+        """Ask for a process with this process's environment. OSError if the fork server is gone.
 
-        It gets the environment that this process has now.
+        Returns at once; the process starts as soon as the fork server has imported everything.
         """
         ours, theirs = Pipe()
         with theirs:
             send_handle(self._control, theirs.fileno(), None)
-        serving = TrialProcess(ours)
-        serving.send("environment", dict(os.environ))
-        return serving
+        process = TrialProcess(ours)
+        process.send("environment", dict(os.environ))
+        return process
 
     def end(self) -> None:
-        """The template ends with the pipe of whoever started it; what it has forked does not."""
+        """Close the connection. That ends the fork server if this process started it, but none of its forks."""
         self._control.close()
         if self._popen is not None:
             self._popen.wait()

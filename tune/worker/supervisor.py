@@ -1,10 +1,11 @@
-"""The Ray actor's side of a trial: it computes nothing, but owns the process that does and the one ready for the next.
+"""The Ray actor's side of a trial. It computes nothing: it owns the trial's process, and the next trial's.
 
-A trial gets a fresh process, forked from a template that has imported everything. While a trial starts (loads, passes
-its gate, compiles), before its first timed epoch, the process of the next one is forked already, and brings up its
-device's context; the trial's epochs wait until that process lies still. It serves one trial, then ends. A trial's tag
-`warm_start` says how its process came: `prepared` in that way, `forked` where none was prepared for it, or `cold`, a
-Python of its own. `unprepared_because` says why the last two.
+A trial gets a fresh process, forked from a fork server that has imported everything. While the trial loads, passes its
+gate and compiles, the next trial's process is forked and brings up its device context. The first timed epoch waits
+until that process idles. A process computes one trial, then ends.
+
+A trial's tag `warm_start` says how it got its process: `prepared` as above, `forked` for it at once, or `cold`, a new
+Python. `unprepared_because` gives the reason for the last two.
 """
 
 from __future__ import annotations
@@ -17,134 +18,143 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tune.common.files import make_private
 from tune.machine.out_of_memory import KernelKills
 from tune.storage.checksums import write_manifest
-from tune.trial.job import Report, TrialJob
+from tune.trial.job import TrialJob
+from tune.trial.report import EpochReport, Report, Reporter
+from tune.worker.messages import PrepareOrder, RunOrder
 from tune.worker.process import ForkServer, ProcessLost, TrialProcess, start_cold
 
 PREPARED, FORKED, COLD = "prepared", "forked", "cold"  # values of the tag warm_start
-READY_WITHIN_S = 120.0  # a process that takes longer to come or to prepare is given up
+READY_WITHIN_S = 120.0  # a process that takes longer to start or to prepare is given up
 
 
 class OutOfMemory(ProcessLost):
-    """The kernel killed processes for want of memory while a trial's process was lost."""
+    """A trial's process was lost while the kernel killed processes for lack of memory."""
 
 
 class TrialSupervisor:
-    """One actor's processes: the template, and at most one that stands by."""
+    """One actor's processes: a connection to a fork server, and at most one process prepared for the next trial."""
 
     def __init__(self) -> None:
-        self.template: ForkServer | None = None
-        self.standby: TrialProcess | None = None
+        self.fork_server: ForkServer | None = None
+        self.prepared: TrialProcess | None = None
         self._backends: set[str] = set()  # attention of the trials so far: the next one is likely among them
-        self._shared: str | None = None  # socket of the node's template
-        self._lost = ""  # why the process prepared last cannot be used
+        self._node_socket: str | None = None  # of the node's fork server
+        self._unusable = ""  # why the process prepared last cannot be used
 
-    def run(self, job: TrialJob, report: Report, checkpoint: str | None, *, template: str | None = None) -> None:
+    def run(self, job: TrialJob, report: Reporter, checkpoint: str | None, *, node_socket: str | None = None) -> None:
         """Compute one trial in a process of its own, which is killed if `report` raises. Raises ProcessLost.
 
-        A process that had to measure or to compile may leave the epochs to another one (`TrialJob.rehearse`).
-        template: the socket of the node's own; None, or where nobody listens there: this actor has one for itself.
+        A process that ran the gate or compiled may hand over to a fresh one (`TrialJob.may_hand_over`).
+
+        node_socket: of the node's fork server. If that is None or nobody listens there, this actor starts its own.
         """
-        self._shared = template
-        with _own_cache(job) as own:
-            told = job if own is None else replace(job, compile_dir=own, gate_dir=str(Path(own) / "gate"))
-            rehearsed_s = self._compute(told, report, checkpoint, None)
-            if rehearsed_s is not None:
-                self._compute(told, report, checkpoint, rehearsed_s)
+        self._node_socket = node_socket
+        with _isolated_cache(job) as cache:
+            if cache is not None:
+                job = replace(job, compile_dir=cache, gate_dir=str(Path(cache) / "gate"))
+            cache_warmup_s = self._compute(job, report, checkpoint, None)
+            if cache_warmup_s is not None:
+                self._compute(job, report, checkpoint, cache_warmup_s)
 
     def _compute(
-        self, job: TrialJob, report: Report, checkpoint: str | None, rehearsed_s: float | None
+        self, job: TrialJob, report: Reporter, checkpoint: str | None, cache_warmup_s: float | None
     ) -> float | None:
-        """One process of a trial, to its end; how long it took if the trial is to begin anew in another, else None."""
-        taken_s = time.monotonic()
-        serving, tags = self._take(job, again=rehearsed_s is not None)
-        tags["rehearsed"] = str(rehearsed_s is not None).lower()
-        for name in ("moved_because", "checkpoint_damaged"):
-            if (told := getattr(job, name)) is not None:
-                tags[name] = told
-        self._backends.add(job.config["model"]["attention"])
+        """Run one process of a trial to its end. Returns how long it took if it handed over, else None."""
+        received_s = time.monotonic()
+        process, tags = self._take_process(job, fresh=cache_warmup_s is not None)
+        tags["rehearsed"] = str(cache_warmup_s is not None).lower()
+        reasons = {"moved_because": job.moved_because, "checkpoint_damaged": job.checkpoint_damaged}
+        tags |= {name: reason for name, reason in reasons.items() if reason is not None}
+        self._backends.add(job.config.model.attention)
         if job.prepare_next and not job.isolate:
             self._prepare(job)
-        order = {"job": job.as_dict(), "folder": os.getcwd(), "checkpoint": checkpoint, "tags": tags}
-        with serving, _telling_of_memory() as kills:
-            serving.send("run", order | {"rehearsed_s": rehearsed_s, "taken_s": taken_s})
-            return self._serve(serving, report, kills)
+        order = RunOrder(
+            job=job,
+            folder=os.getcwd(),
+            checkpoint=checkpoint,
+            tags=tags,
+            cache_warmup_s=cache_warmup_s,
+            received_s=received_s,
+        )
+        with process, _naming_lack_of_memory() as kills:
+            process.send("run", order)
+            return self._attend(process, report, kills)
 
-    def _serve(self, serving: TrialProcess, report: Report, kills: KernelKills) -> float | None:
-        for kind, content in serving.messages():
+    def _attend(self, process: TrialProcess, report: Reporter, kills: KernelKills) -> float | None:
+        for kind, content in process.messages():
             kills.restart()
-            if kind == "anew":
+            if kind == "hand_over":
                 return float(content)
-            if kind == "settle":
-                serving.send("idle", self._settle())
-            elif kind == "caught_up":
-                serving.send("caught_up")
+            if kind == "wait_until_idle":
+                process.send("idle", self._wait_until_idle())
+            elif kind == "catch_up":
+                process.send("caught_up")
             else:
                 _pass_on(report, *content)
-                if kind == "report":  # one that was handed over expects no answer
-                    serving.send("reported")
+                if kind == "report":  # one that came early expects no answer
+                    process.send("reported")
         return None
 
-    def _take(self, job: TrialJob, *, again: bool) -> tuple[TrialProcess, dict[str, str]]:
-        """A process for `job`, and what the trial is to tell of it."""
-        standby, self.standby = self.standby, None
-        if standby is not None:
-            if not job.isolate and standby.wakes(READY_WITHIN_S):
-                return standby, {"warm_start": PREPARED}
-            self._give_up(standby)
-        none = "no other was prepared for its epochs" if again else "no trial ran before it in this actor"
-        tags = {"warm_start": COLD, "unprepared_because": "isolated" if job.isolate else self._lost or none}
+    def _take_process(self, job: TrialJob, *, fresh: bool) -> tuple[TrialProcess, dict[str, str]]:
+        """A process for `job`, and the tags that say how it came. fresh: whether an earlier one handed over to it."""
+        prepared, self.prepared = self.prepared, None
+        if prepared is not None:
+            if not job.isolate and prepared.responds(READY_WITHIN_S):
+                return prepared, {"warm_start": PREPARED}
+            self._give_up(prepared)
+        never = "no other was prepared for its epochs" if fresh else "no trial ran before it in this actor"
+        tags = {"warm_start": COLD, "unprepared_because": "isolated" if job.isolate else self._unusable or never}
         if not job.isolate and (forked := self._forked()) is not None:
             return forked, tags | {"warm_start": FORKED}
         return start_cold(), tags
 
     def _forked(self) -> TrialProcess | None:
-        """One that has imported everything; None where its template was lost: a cold one can say what is wrong."""
+        """A process that has imported everything. None if the fork server was lost: a cold one can say why."""
         try:
-            forked = self._a_template().fork()
+            forked = self._living_fork_server().fork()
         except OSError:
             return None
-        if forked.wakes(READY_WITHIN_S):
+        if forked.responds(READY_WITHIN_S):
             return forked
         forked.end(0.0)
         return None
 
-    def _a_template(self) -> ForkServer:
-        """The node's, as long as it lives; else this actor's own."""
-        if self.template is not None and not self.template.lives:
-            self.template.end()
-            self.template = None
-        if self.template is None:
-            self.template = _reached(self._shared) or ForkServer.start()
-        return self.template
+    def _living_fork_server(self) -> ForkServer:
+        """The node's as long as it lives, else this actor's own."""
+        if self.fork_server is not None and not self.fork_server.alive:
+            self.fork_server.end()
+            self.fork_server = None
+        if self.fork_server is None:
+            self.fork_server = _reached(self._node_socket) or ForkServer.start()
+        return self.fork_server
 
     def _prepare(self, job: TrialJob) -> None:
-        self._lost = ""
+        self._unusable = ""
         try:
-            self.standby = self._a_template().fork()
+            self.prepared = self._living_fork_server().fork()
         except OSError as error:
-            self._lost = f"the template was lost: {error}"
+            self._unusable = f"the fork server was lost: {error}"
         else:
-            self.standby.send("prepare", {"job": job.as_dict(), "backends": sorted(self._backends)})
+            self.prepared.send("prepare", PrepareOrder(job=job, backends=sorted(self._backends)))
 
-    def _settle(self) -> list[int]:
-        """Wait for the process that is being prepared: its number, or none where there is none."""
-        if self.standby is None:
+    def _wait_until_idle(self) -> list[int]:
+        """Wait for the process that is being prepared. Returns its pid, or nothing if there is none."""
+        if self.prepared is None:
             return []
-        if not self.standby.ready(READY_WITHIN_S):
-            self._give_up(self.standby)
-            self.standby = None
+        if not self.prepared.ready(READY_WITHIN_S):
+            self._give_up(self.prepared)
+            self.prepared = None
             return []
-        assert self.standby.pid is not None
-        return [self.standby.pid]
+        assert self.prepared.pid is not None
+        return [self.prepared.pid]
 
-    def _give_up(self, standby: TrialProcess) -> None:
-        self._lost = f"the prepared process is of no use: {standby.problem}"
-        standby.end(0.0)
+    def _give_up(self, prepared: TrialProcess) -> None:
+        self._unusable = f"the prepared process cannot be used: {prepared.problem}"
+        prepared.end(0.0)
 
 
 def _reached(socket_path: str | None) -> ForkServer | None:
@@ -152,36 +162,36 @@ def _reached(socket_path: str | None) -> ForkServer | None:
         return None
     try:
         return ForkServer.reach(socket_path)
-    except OSError:  # its keeper was lost
+    except OSError:  # its owner was lost
         return None
 
 
-def _pass_on(report: Report, result: dict[str, Any], folder: str | None) -> None:
-    """Seal a checkpoint, report, and remove the trial's own copy of what is stored by then."""
-    if folder is not None and "epoch" in result:
+def _pass_on(report: Reporter, content: Report, folder: str | None) -> None:
+    """Write a checkpoint's manifest, report, and remove the trial's own copy: it is stored by then."""
+    if folder is not None and isinstance(content, EpochReport):
         write_manifest(Path(folder))
-    report(result, None if folder is None else Path(folder))
+    report(content, None if folder is None else Path(folder))
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _telling_of_memory() -> Iterator[KernelKills]:
-    """Inside, a process that is lost while the kernel kills processes for want of memory is told as OutOfMemory.
+def _naming_lack_of_memory() -> Iterator[KernelKills]:
+    """Inside, ProcessLost becomes OutOfMemory if the kernel was killing processes for lack of memory.
 
-    Only what it did since the trial was last heard of counts, as whoever hears it notes by `restart`: a loss for
-    another reason is tried again.
+    Only kills since the last `restart` count, which the caller calls at each message of the trial: a process that is
+    lost for another reason is tried again.
     """
     kills = KernelKills()
     try:
         yield kills
     except ProcessLost as error:
-        if (told := kills.in_words()) is None:
+        if (killed := kills.in_words()) is None:
             raise
-        raise OutOfMemory(f"{error}; {told}") from None
+        raise OutOfMemory(f"{error}; {killed}") from None
 
 
-def _own_cache(job: TrialJob) -> AbstractContextManager[str | None]:
+def _isolated_cache(job: TrialJob) -> AbstractContextManager[str | None]:
     """With `isolate` an empty folder for compiled code, removed afterwards."""
     if not job.isolate or job.compile_dir is None:
         return nullcontext()
@@ -189,11 +199,11 @@ def _own_cache(job: TrialJob) -> AbstractContextManager[str | None]:
     return tempfile.TemporaryDirectory(prefix=f"{job.trial_id}-", dir=job.compile_dir, ignore_cleanup_errors=True)
 
 
-_NURSERY: list[TrialSupervisor] = []
+_SUPERVISORS: list[TrialSupervisor] = []
 
 
-def here() -> TrialSupervisor:
-    """This process's own: an actor runs one trial after another, and keeps it between them."""
-    if not _NURSERY:
-        _NURSERY.append(TrialSupervisor())
-    return _NURSERY[0]
+def of_this_process() -> TrialSupervisor:
+    """This process's supervisor: an actor runs one trial after another, and keeps it between them."""
+    if not _SUPERVISORS:
+        _SUPERVISORS.append(TrialSupervisor())
+    return _SUPERVISORS[0]

@@ -268,7 +268,7 @@ def cpu_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     monkeypatch.setattr(connect, "connected", lambda address: nullcontext(ray))
     monkeypatch.setattr(connect, "probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
-    monkeypatch.setattr("tune.driver.run.Templates", lambda ray, share: SimpleNamespace(sockets={}))
+    monkeypatch.setattr("tune.driver.open.NodeForkServers", lambda ray, share: SimpleNamespace(sockets={}))
     yield
 
 

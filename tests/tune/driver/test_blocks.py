@@ -1,4 +1,4 @@
-"""Which trial a free GPU runs next: blocks stay together, no GPU waits in vain, a lost GPU loses no trial."""
+"""Which trial a free GPU runs next: blocks stay together, no GPU idles needlessly, a lost GPU loses no trial."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ray.tune.search import Searcher
 
 from tune.cluster.share import Share
 from tune.driver import gpu_leases
-from tune.driver.blocks import Blocks
+from tune.driver.blocks import Assignment, Blocks
 from tune.driver.dispatcher import Dispatcher
 from tune.driver.gpu_leases import GpuLeases, GpuLocation
 from tune.plan.plan import PlannedTrial
 from tune.storage.sweep_dir import SweepDir
+from tune.trial.job import TrialJob
 
 SHARE = Share(cpus=1, gpus=1, at_a_time=2)
 
@@ -38,14 +39,14 @@ def test_every_trial_runs_once_in_order_and_on_the_gpu_of_its_block(
 ) -> None:
     chance = random.Random(seed)
     blocks, trials, recorded = _blocks(arms, repeats)
-    there = {f"gpu{number}" for number in range(gpus)}
+    gpu_names = {f"gpu{number}" for number in range(gpus)}
     running: dict[str, PlannedTrial] = {}
     ran: dict[int, list[tuple[str, str]]] = defaultdict(list)
     while not blocks.done:
-        for gpu in sorted(there - running.keys(), key=lambda _: chance.random()):
-            if turn := blocks.take(gpu, there=there):
-                assert turn.moved_because is None
-                running[gpu] = turn.trial
+        for gpu in sorted(gpu_names - running.keys(), key=lambda _: chance.random()):
+            if assignment := blocks.take(gpu, gpus=gpu_names):
+                assert assignment.moved_because is None
+                running[gpu] = assignment.trial
         begun = {trial.seed for trial in running.values()} | ran.keys()
         assert len(running) == gpus or len(begun) == repeats  # an idle GPU means that no block is left to begin
         gpu = chance.choice(sorted(running))
@@ -58,43 +59,43 @@ def test_every_trial_runs_once_in_order_and_on_the_gpu_of_its_block(
         assert {gpu for _, gpu in block} == {recorded[str(number)]}
 
 
-def test_what_is_left_of_a_block_moves_to_one_gpu_when_its_own_is_gone_and_says_so() -> None:
+def test_the_rest_of_a_block_moves_to_one_gpu_if_its_own_is_gone_and_says_so() -> None:
     blocks, trials, recorded = _blocks(3, 2)
-    first, other = blocks.take("a", there={"a", "b"}), blocks.take("b", there={"a", "b"})
+    first, other = blocks.take("a", gpus={"a", "b"}), blocks.take("b", gpus={"a", "b"})
     assert first is not None and other is not None
     blocks.put_back(first.trial)
-    assert blocks.take("c", there=None) is None  # while it is not known whether `a` comes back, it stays
-    moved = [blocks.take("c", there={"b", "c"})]
+    assert blocks.take("c", gpus=None) is None  # it stays until it is known whether `a` comes back
+    moved = [blocks.take("c", gpus={"b", "c"})]
     assert moved[0] is not None and moved[0].trial == first.trial
     assert moved[0].moved_because == "a, on which its block began, is gone"
     assert recorded == {"1": "c", "2": "b"}
     blocks.ended(moved[0].trial)
-    assert (following := blocks.take("c", there={"b", "c"})) is not None
+    assert (following := blocks.take("c", gpus={"b", "c"})) is not None
     assert (following.trial, following.moved_because) == (trials[1], moved[0].moved_because)
-    assert blocks.take("d", there={"b", "c", "d"}) is None
+    assert blocks.take("d", gpus={"b", "c", "d"}) is None
 
 
 def test_a_block_that_has_begun_waits_for_its_gpu_and_others_do_not() -> None:
     blocks, trials, _ = _blocks(2, 3, begun={"1": "b", "3": "gone"})
-    assert (turn := blocks.take("a", there={"a", "b"})) is not None and turn.trial.seed == 2
-    assert (turn := blocks.take("b", there={"a", "b"})) is not None and turn.trial.seed == 1
-    assert (turn := blocks.take("c", there={"a", "b", "c"})) is not None and turn.trial.seed == 3
-    assert turn.moved_because is not None
+    assert (taken := blocks.take("a", gpus={"a", "b"})) is not None and taken.trial.seed == 2
+    assert (taken := blocks.take("b", gpus={"a", "b"})) is not None and taken.trial.seed == 1
+    assert (taken := blocks.take("c", gpus={"a", "b", "c"})) is not None and taken.trial.seed == 3
+    assert taken.moved_because is not None
 
 
 def test_the_next_process_is_prepared_only_where_another_trial_may_follow() -> None:
     blocks, _, _ = _blocks(2, 2)
     followed = []
     for gpu in ("a", "b"):
-        turn = blocks.take(gpu, there={"a", "b"})
-        assert turn is not None
-        blocks.ended(turn.trial)
-        followed.append(turn.followed)
+        taken = blocks.take(gpu, gpus={"a", "b"})
+        assert taken is not None
+        blocks.ended(taken.trial)
+        followed.append(taken.followed)
     for gpu in ("a", "b"):
-        turn = blocks.take(gpu, there={"a", "b"})
-        assert turn is not None
-        followed.append(turn.followed)
-    assert followed == [True, True, True, False]  # the third: the other block's last trial might have come to it
+        taken = blocks.take(gpu, gpus={"a", "b"})
+        assert taken is not None
+        followed.append(taken.followed)
+    assert followed == [True, True, True, False]  # the third: the other block's last trial could have followed it
 
 
 def test_the_gpu_of_a_block_is_on_disk(tmp_path: Path) -> None:
@@ -104,20 +105,20 @@ def test_the_gpu_of_a_block_is_on_disk(tmp_path: Path) -> None:
     assert folder.blocks() == {"1": "GPU-a"} and [file.name for file in tmp_path.iterdir()] == ["blocks.json"]
 
 
-class FakeLane:
-    """A GPU that is there as soon as somebody looks, unless `late`."""
+class FakeLease:
+    """A GPU that is there from the first update on, unless `late`."""
 
-    made: list[FakeLane] = []
+    made: list[FakeLease] = []
     late: set[int] = set()
 
     def __init__(self, ray: Any, index: int, share: Share) -> None:
-        self.index, self.place, self.released = index, None, False
-        FakeLane.made.append(self)
+        self.index, self.location, self.released = index, None, False
+        FakeLease.made.append(self)
 
-    place: GpuLocation | None
+    location: GpuLocation | None
 
-    def look(self, living: set[str]) -> None:
-        self.place = None if self.index in FakeLane.late else _place(self.index)
+    def update(self, living: set[str]) -> None:
+        self.location = None if self.index in FakeLease.late else _location(self.index)
 
     def resources(self) -> dict[str, float]:
         return {"node:address": 0.001}
@@ -126,83 +127,91 @@ class FakeLane:
         self.released = True
 
 
-def _place(number: int) -> GpuLocation:
+def _location(number: int) -> GpuLocation:
     return GpuLocation(node_id=f"node{number}", address="address", visible=str(number), uuid=f"gpu{number}")
 
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(gpu_leases, "Lane", FakeLane)
-    monkeypatch.setattr(gpu_leases, "LOOK_S", 0.0)
-    FakeLane.made, FakeLane.late = [], set()
+    monkeypatch.setattr(gpu_leases, "GpuLease", FakeLease)
+    monkeypatch.setattr(gpu_leases, "POLL_S", 0.0)
+    FakeLease.made, FakeLease.late = [], set()
     nodes = [{"Alive": True, "NodeID": "node", "Resources": {"GPU": 4.0}}, {"Alive": False, "Resources": {"GPU": 4.0}}]
     return SimpleNamespace(nodes=lambda: nodes)
 
 
+def _job(assignment: Assignment) -> TrialJob:
+    trial = assignment.trial
+    return TrialJob(
+        trial_id=trial.trial_id, config=trial.config, device_type="cuda", data_dir="", cache_dir="", cpus=1,
+        moved_because=assignment.moved_because,
+    )  # fmt: skip
+
+
 def test_a_gpu_on_which_a_block_began_is_kept_and_others_are_given_back(ray: Any) -> None:
-    with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as lanes:
-        assert len(FakeLane.made) == 4 and lanes.open == []
-        lanes.look()
-        assert [lane.index for lane in lanes.open] == [3, 0]
-        assert [lane.released for lane in FakeLane.made] == [False, True, True, False]
-    assert all(lane.released for lane in FakeLane.made)
+    with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as leases:
+        assert len(FakeLease.made) == 4 and leases.usable == []
+        leases.update()
+        assert [lease.index for lease in leases.usable] == [3, 0]
+        assert [lease.released for lease in FakeLease.made] == [False, True, True, False]
+    assert all(lease.released for lease in FakeLease.made)
 
 
-def test_a_gpu_that_does_not_come_is_not_waited_for_without_end(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeLane.late = {3}
+def test_a_gpu_that_does_not_come_is_not_waited_for_for_ever(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeLease.late = {3}
     monkeypatch.setattr(gpu_leases, "SETTLED_S", 1e6)
     with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as waiting:
-        waiting.look()
-        assert (waiting.open, waiting.there) == ([], None)
+        waiting.update()
+        assert (waiting.usable, waiting.gpus) == ([], None)
     monkeypatch.setattr(gpu_leases, "SETTLED_S", -1.0)
-    with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as lanes:
-        lanes.look()
-        assert lanes.there == {"gpu0", "gpu1"}
+    with GpuLeases(ray, SHARE, most=2, wanted={"gpu3"}) as leases:
+        leases.update()
+        assert leases.gpus == {"gpu0", "gpu1"}
 
 
-def test_without_a_block_that_has_begun_no_more_gpus_are_asked_for_than_are_used(ray: Any) -> None:
-    FakeLane.late = {1}
-    with GpuLeases(ray, SHARE, most=2, wanted=()) as lanes:
-        lanes.look()
-        assert len(FakeLane.made) == len(lanes) == 2
-        assert [lane.index for lane in lanes.open] == [0] and lanes.there is None  # the first begins at once
+def test_if_no_block_has_begun_no_more_gpus_are_asked_for_than_are_used(ray: Any) -> None:
+    FakeLease.late = {1}
+    with GpuLeases(ray, SHARE, most=2, wanted=()) as leases:
+        leases.update()
+        assert len(FakeLease.made) == len(leases) == 2
+        assert [lease.index for lease in leases.usable] == [0] and leases.gpus is None  # the first begins at once
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_on_the_only_gpu_a_block_goes_on_and_says_so_where_it_began_on_another(ray: Any, gone: bool) -> None:
+def test_on_the_only_gpu_a_block_continues_and_says_so_if_it_began_on_another(ray: Any, gone: bool) -> None:
     ray.nodes = lambda: [{"Alive": True, "NodeID": "node", "Resources": {"GPU": 1.0}}]
     began_on = "gpu9" if gone else "gpu0"
     blocks, trials, recorded = _blocks(2, 2, begun={"1": began_on, "2": "gpu0"})
-    with GpuLeases(ray, replace(SHARE, at_a_time=1), most=1, wanted={began_on, "gpu0"}) as lanes:
-        dispatcher = Dispatcher(blocks, lanes, lambda turn: {"seed": turn.trial.seed, "why": turn.moved_because})
-        handed = []
+    with GpuLeases(ray, replace(SHARE, at_a_time=1), most=1, wanted={began_on, "gpu0"}) as leases:
+        dispatcher = Dispatcher(blocks, leases, _job)
+        jobs = []
         for number in range(len(trials)):
-            handed.append(dispatcher.suggest(f"t{number}")["job"])
+            jobs.append(dispatcher.suggest(f"t{number}")["job"])
             dispatcher.on_trial_complete(f"t{number}", {"status": "done"})
     why = "gpu9, on which its block began, is gone" if gone else None
-    assert [job["seed"] for job in handed] == ([2, 2, 1, 1] if gone else [1, 1, 2, 2])  # its own first
-    assert [job["why"] for job in handed if job["seed"] == 1] == [why] * 2
+    assert [job["config"]["train"]["seed"] for job in jobs] == ([2, 2, 1, 1] if gone else [1, 1, 2, 2])  # its own first
+    assert [job["moved_because"] for job in jobs if job["config"]["train"]["seed"] == 1] == [why] * 2
     assert recorded == {"1": "gpu0", "2": "gpu0"}
 
 
 def test_a_trial_whose_gpu_is_gone_is_handed_out_again_in_a_folder_of_its_own(ray: Any) -> None:
     blocks, trials, _ = _blocks(2, 1)
-    with GpuLeases(ray, SHARE, most=2, wanted=()) as lanes:
-        dispatcher = Dispatcher(blocks, lanes, lambda turn: {"trial_id": turn.trial.trial_id})
-        found = dispatcher.suggest("t1")
-        assert (found["job"], found["attempt"]) == ({"trial_id": trials[0].trial_id}, 1)
+    with GpuLeases(ray, SHARE, most=2, wanted=()) as leases:
+        dispatcher = Dispatcher(blocks, leases, _job)
+        first = dispatcher.suggest("t1")
+        assert (first["job"]["trial_id"], first["attempt"]) == (trials[0].trial_id, 1)
         assert dispatcher.stranded() == [] and dispatcher.suggest("t2") is None
-        FakeLane.late = {int(found["place"]["visible"])}
+        FakeLease.late = {int(first["location"]["visible"])}
         assert dispatcher.stranded() == ["t1"]
         dispatcher.on_trial_complete("t1")
         again = dispatcher.suggest("t3")
-        assert (again["job"], again["attempt"]) == (found["job"], 2) and again["place"] != found["place"]
+        assert (again["job"], again["attempt"]) == (first["job"], 2) and again["location"] != first["location"]
         dispatcher.on_trial_complete("t3", {"status": "done"})
-        assert dispatcher.suggest("t4")["job"] == {"trial_id": trials[1].trial_id}
+        assert dispatcher.suggest("t4")["job"]["trial_id"] == trials[1].trial_id
         dispatcher.on_trial_complete("t4", error=True)
         assert dispatcher.suggest("t5") == Searcher.FINISHED
 
 
 @pytest.mark.parametrize(("arms", "repeats", "blocks"), [(2, 2, True), (2, 1, False), (1, 5, False)])
-def test_trials_are_spread_over_all_gpus_where_there_is_nothing_to_pair(arms: int, repeats: int, blocks: bool) -> None:
+def test_trials_are_spread_over_all_gpus_if_there_is_nothing_to_pair(arms: int, repeats: int, blocks: bool) -> None:
     assert plan_of(arms, repeats).in_blocks is blocks

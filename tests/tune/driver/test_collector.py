@@ -1,4 +1,4 @@
-"""The driver's side of a trial, on hand-made Tune events."""
+"""The collector and the watchdogs, on hand-made Tune events."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from ray.tune import Checkpoint
 from tune.cluster.share import Share
 from tune.console.progress import Progress
 from tune.driver.collector import Collector
-from tune.driver.watchdogs import OwnNode, TrialNodes
+from tune.driver.watchdogs import DriverNodeWatchdog, TrialNodesWatchdog
 from tune.storage.sweep_dir import SweepDir
 from tune.storage.trial_log import OutboxIndex
 from tune.tracking.tracker import Tracker
+from tune.trial.report import TrialEnd
 
 FULL = os.strerror(errno.ENOSPC)
 METRICS = {"loss/val_mse": 0.5, "time/train_s": 1.0, "speed/windows_per_s": 10.0}
@@ -83,16 +84,16 @@ def test_raw_samples_come_with_the_final_report_or_else_from_the_newest_checkpoi
     assert kept == [None, *folders]
 
 
-@pytest.mark.parametrize(("now", "told"), [("torch 2", {"environment": "torch 2"}), ("torch 1", {}), (None, {})])
-def test_a_trial_that_was_announced_before_the_environment_changed_ends_with_the_one_it_ran_in(
-    collector: Collector, tmp_path: Path, now: str | None, told: dict[str, str]
+@pytest.mark.parametrize(("now", "changed"), [("torch 2", {"environment": "torch 2"}), ("torch 1", {}), (None, {})])
+def test_a_trial_that_was_announced_before_the_environment_changed_ends_with_its_own_environment(
+    collector: Collector, tmp_path: Path, now: str | None, changed: dict[str, str]
 ) -> None:
     collector._tracker.plan_trial(trial_id="old", run_name="old", params={}, tags={"environment": "torch 1"})
     resumed = Collector(collector._folder, collector._tracker, collector._progress, environment=now)
     trial = _trial(tmp_path)
     trial.config["job"]["trial_id"] = "old"
     _result(resumed, trial, status="done", reason=None, tags={"device": "d"})
-    assert _records(tmp_path, "end")[0]["tags"] == {"device": "d"} | told
+    assert _records(tmp_path, "end")[0]["tags"] == {"device": "d"} | changed
 
 
 def test_the_tags_of_a_trials_newest_epoch_outlive_the_driver_and_are_written_where_they_change(
@@ -122,7 +123,7 @@ def test_the_newest_two_checkpoints_of_a_trial_are_remembered_on_disk(collector:
     assert SweepDir(tmp_path).checkpoints("another") == []
 
 
-def test_the_newest_two_checkpoints_of_each_trial_stay_and_one_that_is_gone_already_harms_nobody(
+def test_the_newest_two_checkpoints_of_each_trial_stay_and_a_missing_one_does_no_harm(
     collector: Collector, tmp_path: Path
 ) -> None:
     other = _trial(tmp_path)
@@ -169,7 +170,7 @@ def test_a_trial_whose_actor_rays_memory_monitor_killed_is_oom_in_rays_words(
     assert (end["status"], end["reason"]) == ("oom", f"OutOfMemoryError: {killed}")
 
 
-def _told_by_the_trial(collector: Collector, trial: Any) -> None:
+def _reported_by_the_trial(collector: Collector, trial: Any) -> None:
     _result(collector, trial, status="failed", reason=FULL, tags={"disk_full": "true"})
 
 
@@ -196,9 +197,9 @@ def _no_room(*arguments: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    "meet", [_told_by_the_trial, _met_by_ray, _met_by_ray_for_the_last_time, _met_by_the_outbox]
+    "meet", [_reported_by_the_trial, _met_by_ray, _met_by_ray_for_the_last_time, _met_by_the_outbox]
 )  # fmt: skip
-def test_once_a_disk_is_full_the_run_stops_and_nothing_more_is_taken(
+def test_once_a_disk_is_full_the_run_stops_and_nothing_more_is_recorded(
     collector: Collector, tmp_path: Path, meet: Callable[[Collector, Any], None]
 ) -> None:
     trial, stopper = _trial(tmp_path), collector.stop
@@ -219,8 +220,8 @@ def test_a_trial_that_a_scheduler_stopped_ends_with_its_reason_and_what_it_said_
     trial = _trial(tmp_path)
     _result(collector, trial, epoch=1, tags={"device": "G"})
     collector.on_trial_complete(1, [trial], trial)
-    assert _records(tmp_path, "end") == []  # nobody says that it was stopped: the driver is going down
-    collector.ending = lambda trial_id: {"status": "stopped", "reason": f"{trial_id} is behind", "metrics": {"m": 1.0}}
+    assert _records(tmp_path, "end") == []  # nothing says that it was stopped: the driver is going down
+    collector.ending = lambda trial_id: TrialEnd(status="stopped", reason=f"{trial_id} is behind", metrics={"m": 1.0})
     collector.on_trial_complete(1, [trial], trial)
     (end,) = _records(tmp_path, "end")
     assert (end["status"], end["reason"], end["tags"]) == ("stopped", "t is behind", {"device": "G"})
@@ -230,7 +231,7 @@ def test_a_trial_that_a_scheduler_stopped_ends_with_its_reason_and_what_it_said_
 def test_a_trial_that_said_how_it_ended_is_not_stopped_afterwards(collector: Collector, tmp_path: Path) -> None:
     trial = _trial(tmp_path)
     _result(collector, trial, status="done", reason=None)
-    collector.ending = lambda trial_id: {"status": "stopped", "reason": "late", "metrics": {}}
+    collector.ending = lambda trial_id: TrialEnd(status="stopped", reason="late")
     collector.on_trial_complete(1, [trial], trial)
     assert [end["status"] for end in _records(tmp_path, "end")] == ["done"]
 
@@ -247,7 +248,7 @@ def test_the_time_left_is_unknown_at_first_and_then_follows_the_work_done_here()
     assert progress.eta() == "0:30"  # a quarter of the work took 10 s
 
 
-def test_the_number_of_trials_follows_what_is_found_to_be_left() -> None:
+def test_the_number_of_trials_follows_what_is_left() -> None:
     progress = Progress(total=9, epochs=2, stream=io.StringIO())
     progress.ended("t", "done", None)
     progress.expect(3)
@@ -262,14 +263,14 @@ def test_a_driver_whose_own_node_is_gone_is_interrupted_and_one_that_lost_anothe
     alive = {"mine": True, "another": False}
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "mine"))
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": name, "Alive": lives} for name, lives in alive.items()])
-    OwnNode().on_step_begin(1, [])
+    DriverNodeWatchdog().on_step_begin(1, [])
     alive["mine"] = False
     with pytest.raises(KeyboardInterrupt):
-        OwnNode().on_step_begin(1, [])
+        DriverNodeWatchdog().on_step_begin(1, [])
     assert "Ray on this machine was lost" in capsys.readouterr().err
 
 
-def test_a_cluster_without_a_node_for_trials_is_told_every_30_s_and_left_after_the_wait(
+def test_a_cluster_without_a_node_for_trials_is_reported_every_30_s_and_left_after_the_wait(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import ray
@@ -278,9 +279,9 @@ def test_a_cluster_without_a_node_for_trials_is_told_every_30_s_and_left_after_t
     worker = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0, "accelerator_type:H100": 1.0}}
     clock, said = SimpleNamespace(now_s=1000.0), []
     monkeypatch.setattr(ray, "nodes", lambda: [head, worker])
-    monkeypatch.setattr("tune.driver.collector.time.monotonic", lambda: clock.now_s)
+    monkeypatch.setattr("tune.driver.watchdogs.time.monotonic", lambda: clock.now_s)
     share = Share(cpus=8, gpus=1, at_a_time=1, accelerator="H100")
-    watch = TrialNodes(share.fits, 70.0, said.append)
+    watch = TrialNodesWatchdog(share.fits, 70.0, said.append)
 
     def passes(seconds: int) -> None:
         for _ in range(seconds):
@@ -291,7 +292,7 @@ def test_a_cluster_without_a_node_for_trials_is_told_every_30_s_and_left_after_t
     worker["Alive"] = False
     passes(30)
     assert said == []
-    worker["Alive"] = True  # another one came in time, and was lost as well
+    worker["Alive"] = True  # another one came in time, and was lost too
     passes(10)
     worker["Alive"] = False
     passes(69)

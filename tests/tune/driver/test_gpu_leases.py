@@ -1,4 +1,4 @@
-"""Blocks on two GPUs of one node: real Ray and Tune, GPUs that Ray only counts, trials that only sleep."""
+"""Blocks on two GPUs of one node. Ray and Tune are real, Ray only counts the GPUs, and the trials only sleep."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_every_pair_is_on_one_gpu_and_all_of_them_count(ran: Sweep) -> None:
     for trial in ran.plan.trials:
         end = ran.ends.ends[trial.trial_id]
         arms[trial.arm].append(trial_result(end["status"], end["tags"] | {"seed": str(trial.seed)}, end["metrics"]))
-    found = compare_arms(arms["a0"], {"a1": arms["a1"]}, margin=0.01)["a1"]
-    assert (found.count, found.left_out) == (4, {})
+    comparison = compare_arms(arms["a0"], {"a1": arms["a1"]}, margin=0.01)["a1"]
+    assert (comparison.count, comparison.left_out) == (4, {})
     assert ran.gpus().keys() == SEEDS and all(len(gpus) == 1 for gpus in ran.gpus().values())
 
 
@@ -65,9 +65,9 @@ def test_both_gpus_are_used_and_none_has_two_trials_at_a_time(ran: Sweep) -> Non
     last = {line["began_s"]: line for line in ran.log}  # of every trial, one that was killed included
     by_gpu = {gpu: sorted((began_s, line["at_s"]) for began_s, line in last.items() if line["gpu"] == gpu)
               for gpu in (_gpu(0), _gpu(1))}  # fmt: skip
-    assert sum(len(spans) for spans in by_gpu.values()) == 8 + 1
-    for spans in by_gpu.values():
-        assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))
+    assert sum(len(periods) for periods in by_gpu.values()) == 8 + 1
+    for periods in by_gpu.values():
+        assert all(earlier[1] <= later[0] for earlier, later in pairwise(periods))
     (first, *_), (second, *_) = by_gpu.values()
     assert first[0] < second[1] and second[0] < first[1]  # at the same time
 
@@ -84,12 +84,12 @@ def test_a_resumed_sweep_goes_on_with_its_blocks_on_their_gpus(ran: Sweep) -> No
     assert ran.folder.blocks() == {str(seed): gpu for seed, (gpu,) in ran.gpus().items()}
 
 
-def test_the_actor_of_a_gpu_is_kept_with_what_it_has_prepared_until_it_dies(ran: Sweep) -> None:
+def test_the_actor_of_a_gpu_is_kept_with_its_prepared_process_until_it_dies(ran: Sweep) -> None:
     pids = {(line["gpu"], line["pid"]) for line in ran.log}
     assert Counter(gpu for gpu, _ in pids) == {_gpu(1): 1, _gpu(0): 2}
 
 
-def test_a_trial_that_dies_goes_on_from_its_checkpoint_on_the_same_gpu(ran: Sweep) -> None:
+def test_a_trial_that_dies_continues_from_its_checkpoint_on_the_same_gpu(ran: Sweep) -> None:
     victim = _victim(ran)
     lines = [line for line in ran.log if line["trial_id"] == victim]
     assert len({line["pid"] for line in lines}) == 2
@@ -99,7 +99,7 @@ def test_a_trial_that_dies_goes_on_from_its_checkpoint_on_the_same_gpu(ran: Swee
     assert not [end for end in ran.ends.ends.values() if "moved_because" in end["tags"]]
 
 
-def test_a_trial_that_gets_further_each_time_may_be_lost_more_often_than_it_is_retried(tmp_path: Path) -> None:
+def test_a_trial_that_makes_progress_each_time_may_be_lost_more_often_than_it_is_retried(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, plan_of(1, 2))
     victim = sweep.plan.trials[0].trial_id
     sweep.run(epoch_s=0.0, dies=victim, ever_again=True, meet=1)

@@ -1,4 +1,4 @@
-"""Blocks on two nodes with a GPU each, one of which goes away: what is left of its block moves, and says so."""
+"""Blocks on two nodes with a GPU each, one of which is lost: the rest of its block moves, and says so."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STAYS, GOES, ARMS = "127.0.0.12", "127.0.0.13", 3
 
 @dataclass
 class Lost:
-    """A sweep in which a node went away while a block ran there."""
+    """A sweep in which a node was lost while a block ran there."""
 
     sweep: Sweep
-    done: int  # trials of the block that had ended there before
+    done: int  # trials of the block that had ended there by then
     how: str
 
     @property
@@ -44,19 +44,21 @@ def lose(fault: str) -> Iterator[Callable[[random.Random], str]]:
     with pytest.MonkeyPatch.context() as patch:
         fake_gpus(patch)
         head = {"num_cpus": 0, "num_gpus": 0, "node_ip_address": "127.0.0.11", "include_dashboard": False}
-        found = Cluster(initialize_head=True, head_node_args=head)
-        nodes = {address: found.add_node(num_cpus=2, num_gpus=1, node_ip_address=address) for address in (STAYS, GOES)}
-        ray.init(address=found.address, log_to_driver=False, logging_level="CRITICAL")
-        found.wait_for_nodes()
-        yield lambda moments: HOW[fault](found, nodes[GOES], moments)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        nodes = {
+            address: cluster.add_node(num_cpus=2, num_gpus=1, node_ip_address=address) for address in (STAYS, GOES)
+        }
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="CRITICAL")
+        cluster.wait_for_nodes()
+        yield lambda moments: HOW[fault](cluster, nodes[GOES], moments)
         ray.shutdown()
-        found.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
 def ran(fault: str, lose: Callable[[random.Random], str], tmp_path_factory: pytest.TempPathFactory) -> Lost:
-    """The node goes away in a random trial of a block, after a random epoch."""
-    folder, moments = tmp_path_factory.mktemp("lost"), Faults(f"lanes lost, {fault}").moments
+    """The node is lost in a random trial of a block, after a random epoch."""
+    folder, moments = tmp_path_factory.mktemp("lost"), Faults(f"GPU leases lost, {fault}").moments
     lost = Lost(Sweep(folder, plan_of(ARMS, 3)), moments.randint(0, ARMS - 1), "")
     epoch, delay_s = moments.randint(1, EPOCHS - 1), moments.uniform(0.4, 0.8)  # its checkpoint is stored by then
 
@@ -104,12 +106,10 @@ def test_the_trials_that_moved_say_why(ran: Lost) -> None:
     assert Counter(said) == {None: 9 - ran.moved, why: ran.moved}
 
 
-def test_the_trial_that_ran_there_went_on_from_its_checkpoint_on_the_other_gpu(ran: Lost) -> None:
+def test_the_trial_that_ran_there_continued_from_its_checkpoint_on_the_other_gpu(ran: Lost) -> None:
     lines = ran.sweep.log
-    both = {line["trial_id"] for line in lines if GOES in line["gpu"]} & {
-        line["trial_id"] for line in lines if STAYS in line["gpu"]
-    }
-    (trial,) = both
+    left, joined = ({line["trial_id"] for line in lines if node in line["gpu"]} for node in (GOES, STAYS))
+    (trial,) = left & joined
     epochs = [line for line in lines if line["trial_id"] == trial and line["kind"] == "epoch"]
     resumed = [line for line in epochs if STAYS in line["gpu"]]
     assert all(line["attempt_from"] for line in resumed) and resumed[0]["epoch"] > 1

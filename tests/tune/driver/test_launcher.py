@@ -1,4 +1,4 @@
-"""Who waits after an epoch until the driver has it: what may be ended there, and what shares the driver's cores."""
+"""Which trials wait after an epoch until the driver has it: those it may end, and those that share its cores."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _launcher(folder: Path, device_type: str) -> tuple[Launcher, Sweep]:
 def test_a_trial_of_a_fixed_list_waits_on_a_cpu_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_type: str, waits: bool
 ) -> None:
-    handed: list[Any] = []
-    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, param_space: handed.append(param_space))
+    spaces: list[Any] = []
+    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, param_space: spaces.append(param_space))
     launcher, sweep = _launcher(tmp_path, device_type)
     launcher.run(sweep.plan.runnable, None)  # type: ignore[arg-type]
-    (jobs,) = (space["job"]["grid_search"] for space in handed)
+    (jobs,) = (space["job"]["grid_search"] for space in spaces)
     assert [job["awaits_answer"] for job in jobs] == [waits] * 2
-    turn = Assignment(trial=sweep.plan.trials[0], followed=False, moved_because=None)
-    assert launcher._job_of(turn)["awaits_answer"] is waits
+    assignment = Assignment(trial=sweep.plan.trials[0], followed=False, moved_because=None)
+    assert launcher._job_of(assignment).awaits_answer is waits
 
 
 @pytest.mark.parametrize("device_type", ["cuda", "cpu"])
@@ -49,10 +49,10 @@ def test_a_trial_of_a_search_waits_everywhere(tmp_path: Path, device_type: str) 
 def test_blocks_keep_to_their_gpu_however_many_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, in_blocks: bool, kept: bool
 ) -> None:
-    went: list[str] = []
-    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, **how: went.append("list"))
-    monkeypatch.setattr(Launcher, "_run_blocks", lambda self, trials, collector: went.append("blocks"))
+    ran: list[str] = []
+    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, **how: ran.append("list"))
+    monkeypatch.setattr(Launcher, "_run_blocks", lambda self, trials, collector: ran.append("blocks"))
     launcher, sweep = _launcher(tmp_path, "cuda")
     launcher = replace(launcher, share=replace(launcher.share, gpus=gpus))
     launcher.run(sweep.plan.runnable, None, in_blocks=in_blocks)  # type: ignore[arg-type]
-    assert went == ["blocks" if kept else "list"]
+    assert ran == ["blocks" if kept else "list"]

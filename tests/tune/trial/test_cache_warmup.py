@@ -1,4 +1,4 @@
-"""A process that leaves the epochs to another fills the caches for all of them, and changes nothing that is trained."""
+"""A process that hands over fills the caches for all epochs, and changes nothing that is trained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from trial_kit import Recorder, run_small, small_config, small_job
 
 from tune.engine.compiled import CompiledStepper, compiled_afresh
+from tune.engine.step import Stepper
 from tune.trial import compile_cache
 from tune.trial.job import ALONE, HandOver, Host
 from tune.trial.pruner import Pruner
@@ -39,48 +40,47 @@ def _forget() -> None:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Heads of each model that a stepper was built and warmed for."""
+    """Heads of each model that a stepper was built and warmed up for."""
     heads: list[int] = []
     build = Session._build_stepper
 
-    def noting(self: Session) -> None:
-        build(self)
-        heads.append(len(heads_per_layer(self.model)[0]))
+    def noting(self: Session) -> Stepper:
+        stepper = build(self)
+        heads.append(len(heads_per_layer(self.state.model)[0]))
+        return stepper
 
     monkeypatch.setattr(Session, "_build_stepper", noting)
     return heads
 
 
 def _process(folder: Path, name: str, host: Host = ALONE, checkpoint: Path | None = None, **fields: Any) -> Recorder:
-    """What one process of a trial does that may leave its epochs to another; raises BeginAnew where it does."""
+    """Run one process of a trial that may hand over. Raises HandOver if it does."""
     recorder = Recorder(folder / name)
     recorder.folder.mkdir()
-    told = {"gate_dir": str(folder / "gate"), "compile_dir": str(folder / "compile"), "rehearse": True}
-    run_trial(replace(small_job(folder, **fields), **told), recorder, checkpoint, host)
+    changes = {"gate_dir": str(folder / "gate"), "compile_dir": str(folder / "compile"), "may_hand_over": True}
+    run_trial(replace(small_job(folder, **fields), **changes), recorder, checkpoint, host)
     return recorder
 
 
 def _gated(folder: Path, fields: dict[str, Any]) -> Recorder:
-    """The same trial as it is where nothing is left to another; afterwards the gate's verdict is known."""
+    """The same trial without a hand-over. Afterwards the gate's verdict is cached."""
     return run_small(folder / "before", gate_dir=folder / "gate", **fields)
 
 
-def test_shapes_that_come_later_are_warmed_once_by_a_process_that_trains_nothing(
-    tmp_path: Path, built: list[int]
-) -> None:
+def test_later_shapes_are_warmed_up_once_by_a_process_that_trains_nothing(tmp_path: Path, built: list[int]) -> None:
     alone = _gated(tmp_path, GRADUAL)
     with pytest.raises(HandOver):
         _process(tmp_path, "first", **GRADUAL)
     assert built == [4, 2, 1] * 2 and not list((tmp_path / "first").iterdir())
-    trained = _process(tmp_path, "second", Host(rehearsed_s=1.0), **GRADUAL)
+    trained = _process(tmp_path, "second", Host(cache_warmup_s=1.0), **GRADUAL)
     again = _process(tmp_path, "third", **GRADUAL)  # raises nothing: the shapes are on record
     for run in (trained, again):
         assert run.final["metrics"]["final/test_mse"] == alone.final["metrics"]["final/test_mse"]
-        ours, theirs = (one.weights(len(one.reports) - 1) for one in (run, alone))
+        ours, theirs = (each.weights(len(each.reports) - 1) for each in (run, alone))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_another_size_of_batch_is_rehearsed_anew_and_another_score_is_not(tmp_path: Path) -> None:
+def test_another_batch_size_is_warmed_up_anew_and_another_score_is_not(tmp_path: Path) -> None:
     with pytest.raises(HandOver):
         _process(tmp_path, "first", **ONE_SHOT)
     another_score = _process(tmp_path, "second", **ONE_SHOT | {"pruning__score": "random"})
@@ -91,7 +91,7 @@ def test_another_size_of_batch_is_rehearsed_anew_and_another_score_is_not(tmp_pa
         _process(tmp_path, "third", **smaller)
 
 
-def test_a_trial_that_goes_on_after_its_pruning_has_nothing_left_to_rehearse(tmp_path: Path, built: list[int]) -> None:
+def test_a_trial_that_continues_after_its_pruning_has_nothing_left_to_warm_up(tmp_path: Path, built: list[int]) -> None:
     alone = _gated(tmp_path, ONE_SHOT)
     built.clear()
     rest = _process(tmp_path, "rest", checkpoint=tmp_path / "before" / "report-2", **ONE_SHOT)
@@ -99,7 +99,7 @@ def test_a_trial_that_goes_on_after_its_pruning_has_nothing_left_to_rehearse(tmp
     assert built == [2]
 
 
-def test_after_a_rehearsal_nothing_is_compiled_afresh_though_heads_leave_in_the_middle(
+def test_after_a_warm_up_nothing_is_compiled_afresh_though_heads_leave_in_the_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def known(self: Session) -> None:  # as it is for an arm's second trial; measuring would compile for a minute
@@ -115,9 +115,9 @@ def test_after_a_rehearsal_nothing_is_compiled_afresh_though_heads_leave_in_the_
     fields = ONE_SHOT | {"train__engine": "compile", "model__head_dropout": 0.2}
     with pytest.raises(HandOver):
         _process(tmp_path, "first", **fields)
-    assert compiled_afresh()  # there, and therefore not below
+    assert compiled_afresh()  # so the check below can fail
     _forget()
-    trained = _process(tmp_path, "second", Host(rehearsed_s=1.0), **fields)
+    trained = _process(tmp_path, "second", Host(cache_warmup_s=1.0), **fields)
     assert [report["metrics"]["model/heads"] for report in trained.epochs] == [4, 2, 2]
     assert (trained.final["status"], trained.final["tags"]["compiled_afresh"]) == ("done", "false"), trained.final
 
@@ -135,7 +135,7 @@ def test_the_heads_that_are_left_are_known_before_the_scores(schedule: str, epoc
 
 
 @pytest.mark.parametrize("fields", [{}, {"score": "static", "heads": [1]}, {"as_published": "zeroed", "heads": [1]}])
-def test_where_no_head_leaves_after_the_first_epoch_there_are_no_later_shapes(fields: dict[str, Any]) -> None:
+def test_if_no_head_leaves_after_the_first_epoch_there_are_no_later_shapes(fields: dict[str, Any]) -> None:
     assert _pruner(9, **fields).heads_after(1, 4) == {}
 
 

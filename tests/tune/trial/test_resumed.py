@@ -1,4 +1,4 @@
-"""A trial that was interrupted goes on: the same weights to the last bit, and what it tells of its past."""
+"""An interrupted trial continues: with the same weights to the last bit, and with its past on record."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_trial_that_went_on_on_another_gpu_is_on_neither_of_them_for_a_pair(
             real(self, device)
             self.uuid = uuid
 
-        monkeypatch.setattr("tune.measure.timer.GpuMeter.__init__", begin)
+        monkeypatch.setattr(GpuMeter, "__init__", begin)
 
     real = GpuMeter.__init__
     on("GPU-a")

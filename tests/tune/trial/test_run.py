@@ -20,6 +20,7 @@ from tune.machine.code_identity import packages_sha256
 from tune.machine.device import node_facts
 from tune.trial import session
 from tune.trial.job import Host
+from tune.trial.report import Report
 from tune.trial.run import run_trial
 from tune.trial.state import median_after
 
@@ -41,7 +42,7 @@ def test_a_checkpoint_leaves_the_trials_scratch_folder_once_it_is_reported(tmp_p
     scratch, there = tmp_path / "scratch", []
     scratch.mkdir()
 
-    def report(result: dict[str, Any], folder: Path | None) -> None:
+    def report(content: Report, folder: Path | None) -> None:
         there.append([path.name for path in scratch.glob("*/*") if path.is_dir()])
         assert folder is not None
         shutil.rmtree(folder)  # whoever is given a folder owns it
@@ -175,8 +176,8 @@ def test_a_trial_that_cannot_run_on_its_own_device_is_unsupported_and_nothing_el
 def test_a_feed_that_the_machine_cannot_hold_is_unsupported_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("loading", "arrow_feed"):
-        monkeypatch.setattr(f"data_pipeline.{module}.shared_memory_free", lambda: 1 << 20)
+    for module in ("loading", "arrow"):
+        monkeypatch.setattr(f"data_pipeline.feed.{module}.shared_memory_free", lambda: 1 << 20)
     done = _run(tmp_path / "a", data__feed="arrow", data__num_workers=16)
     assert done.final["status"] == "unsupported", done.final
     assert "/dev/shm" in done.final["reason"]

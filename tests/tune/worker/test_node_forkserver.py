@@ -1,4 +1,4 @@
-"""Each node that may run trials has one template as long as the sweep's Ray job: real Ray, nodes of this machine."""
+"""Each node that may run trials has one fork server as long as the sweep's Ray job. Real Ray, nodes on this machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import psutil
 import pytest
-from nursery_kit import until
 from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
+from supervisor_kit import until
 
 from tune.cluster.connect import connected
 from tune.cluster.share import Share
-from tune.worker.node_forkserver import NodeForkServer, Templates, _remove_dead
+from tune.worker.node_forkserver import NodeForkServer, NodeForkServers, _remove_dead
 from tune.worker.process import ForkServer
 
 SHARE = Share(cpus=2, gpus=0, at_a_time=1)
@@ -38,10 +38,10 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def _templates(sockets: list[str]) -> list[psutil.Process]:
+def _fork_servers(sockets: list[str]) -> list[psutil.Process]:
     """The living processes whose last argument is one of these."""
-    every = psutil.process_iter(["cmdline", "status"])
-    return [one for one in every if (one.info["cmdline"] or [""])[-1] in sockets and one.info["status"] != "zombie"]
+    processes = [each for each in psutil.process_iter(["cmdline", "status"]) if each.info["status"] != "zombie"]
+    return [each for each in processes if (each.info["cmdline"] or [""])[-1] in sockets]
 
 
 def _lose(cluster: Cluster, address: str) -> None:
@@ -49,41 +49,42 @@ def _lose(cluster: Cluster, address: str) -> None:
     cluster.remove_node(node, allow_graceful=False)
 
 
-def test_nodes_that_fit_a_trial_have_a_template_each_until_the_job_ends_or_the_node(cluster: Cluster) -> None:
+def test_nodes_that_fit_a_trial_have_a_fork_server_each_until_the_job_or_the_node_ends(cluster: Cluster) -> None:
     with connected(cluster.address) as ray:
-        templates = Templates(ray, SHARE)
+        fork_servers = NodeForkServers(ray, SHARE)
         address_of = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-        sockets = {address_of[node]: socket for node, socket in templates.sockets.items()}
+        sockets = {address_of[node]: path for node, path in fork_servers.sockets.items()}
         assert sorted(sockets) == [FIRST, SECOND]
-        places = sorted(sockets.values())
-        for place in places:
-            assert Path(place).parent.stat().st_mode & 0o077 == 0
-            until(Path(place).exists)
-            with ForkServer.reach(place).fork() as forked:
-                assert forked.wakes(60.0)
-        found = _templates(places)
-        assert len(found) == 2 and all(one.environ().get("CUDA_VISIBLE_DEVICES") != "" for one in found)
+        paths = sorted(sockets.values())
+        for path in paths:
+            assert Path(path).parent.stat().st_mode & 0o077 == 0
+            until(Path(path).exists)
+            with ForkServer.reach(path).fork() as forked:
+                assert forked.responds(60.0)
+        processes = _fork_servers(paths)
+        assert len(processes) == 2
+        assert all(process.environ().get("CUDA_VISIBLE_DEVICES") != "" for process in processes)
         _lose(cluster, FIRST)
-        until(lambda: len(_templates(places)) == 1)
-        again = dict(Templates(ray, SHARE).sockets)
+        until(lambda: len(_fork_servers(paths)) == 1)
+        again = dict(NodeForkServers(ray, SHARE).sockets)
         assert len(again) == 1 and not Path(sockets[FIRST]).exists() and Path(sockets[SECOND]).exists()
-    until(lambda: not _templates([*places, *again.values()]))
+    until(lambda: not _fork_servers([*paths, *again.values()]))
 
 
-def test_a_node_that_is_lost_before_it_answers_takes_no_template_from_the_others(cluster: Cluster) -> None:
+def test_a_node_that_is_lost_before_it_answers_takes_no_fork_server_from_the_others(cluster: Cluster) -> None:
     with connected(cluster.address) as ray:
-        templates = Templates(ray, SHARE)
+        fork_servers = NodeForkServers(ray, SHARE)
         _lose(cluster, FIRST)
         (left,) = (node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == SECOND)
-        assert left in templates.sockets
+        assert left in fork_servers.sockets
 
 
 @pytest.mark.parametrize("spoil", ["a link", "open to others"])
-def test_sockets_are_made_in_a_folder_of_the_owners_only(
+def test_sockets_are_made_only_in_a_folder_that_nobody_else_may_enter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder, elsewhere = tmp_path / f"templates-{os.getuid()}", tmp_path / "elsewhere"
+    folder, elsewhere = tmp_path / f"forkservers-{os.getuid()}", tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").touch()
     if spoil == "a link":
@@ -96,7 +97,7 @@ def test_sockets_are_made_in_a_folder_of_the_owners_only(
     assert (elsewhere / "kept").exists()
 
 
-def test_a_template_sees_the_gpus_that_ray_hides_from_its_keeper(
+def test_a_fork_server_sees_the_gpus_that_ray_hides_from_its_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -108,18 +109,18 @@ def test_a_template_sees_the_gpus_that_ray_hides_from_its_keeper(
     assert seen == [None, "1"]
 
 
-def test_a_node_whose_folder_is_not_to_be_trusted_has_none_and_is_told(
+def test_a_node_whose_folder_cannot_be_trusted_has_none_and_a_warning_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def get(reference: Any) -> Any:
         raise RayActorError(error_msg=f"The actor died.\n  Traceback\nRuntimeError: {reference} is a link")
 
-    templates = Templates.__new__(Templates)
-    templates._ray = SimpleNamespace(
-        wait=lambda asked, **how: (asked[:1], asked[1:]), get=get, kill=lambda keeper: None
+    fork_servers = NodeForkServers.__new__(NodeForkServers)
+    fork_servers._ray = SimpleNamespace(
+        wait=lambda asked, **how: (asked[:1], asked[1:]), get=get, kill=lambda actor: None
     )
-    templates._keepers = {name: SimpleNamespace(socket=SimpleNamespace(remote=lambda at=name: at)) for name in "ab"}
-    assert templates.sockets == {}
+    fork_servers._actors = {name: SimpleNamespace(socket=SimpleNamespace(remote=lambda at=name: at)) for name in "ab"}
+    assert fork_servers.sockets == {}
     says = "each GPU's first trial imports by itself there"
     assert set(capsys.readouterr().err.splitlines()) == {
         f"node a: {says}: RuntimeError: a is a link",

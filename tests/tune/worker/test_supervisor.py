@@ -1,4 +1,4 @@
-"""Every trial has a fresh process, made ready while the trial before it starts up; none of them is left behind."""
+"""Every trial has a fresh process, prepared while the trial before it starts up; none of them is left behind."""
 
 from __future__ import annotations
 
@@ -17,54 +17,53 @@ from typing import Any
 
 import psutil
 import pytest
-from nursery_kit import job_in, until
+from supervisor_kit import job_in, until
 from trial_kit import Recorder, small_config
 
+from tune.trial.report import EpochReport, Report
 from tune.worker.process import ProcessLost, TrialProcess
 from tune.worker.supervisor import OutOfMemory, TrialSupervisor
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-FREE: dict[str, Any] = {
-    "config": small_config(**{"train.epochs": 3}).model_dump(mode="json"), "awaits_answer": False,
-}  # fmt: skip
+FREE: dict[str, Any] = {"config": small_config(**{"train.epochs": 3}), "awaits_answer": False}
 
 
-def _run(nursery: TrialSupervisor, folder: Path, **changes: Any) -> Recorder:
+def _run(supervisor: TrialSupervisor, folder: Path, **changes: Any) -> Recorder:
     recorder = Recorder(folder)
-    nursery.run(job_in(folder, **changes), recorder, None)
+    supervisor.run(job_in(folder, **changes), recorder, None)
     return recorder
 
 
 def _processes(parent: int) -> list[psutil.Process]:
     children = psutil.Process(parent).children(recursive=True)
-    return [child for child in children if "tune.worker.forkserver" in " ".join(child.cmdline())]
+    return [child for child in children if "tune.worker." in " ".join(child.cmdline())]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _in_a_folder_of_a_trials_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _in_a_trials_own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """As Tune does: a trial's process keeps its files in the actor's working directory until they are stored."""
     with contextlib.chdir(tmp_path_factory.mktemp("trial")):
         yield
 
 
 @pytest.fixture(scope="module")
-def nursery(_in_a_folder_of_a_trials_own: None) -> Iterator[TrialSupervisor]:
-    """One actor's, with its template warm; its processes end with the tests."""
-    one = TrialSupervisor()
-    yield one
-    if one.standby is not None:
-        one.standby.end(0.0)
-    if one.template is not None:
-        one.template.end()
+def supervisor(_in_a_trials_own_folder: None) -> Iterator[TrialSupervisor]:
+    """One actor's, with a warm fork server; its processes end with the tests."""
+    supervisor = TrialSupervisor()
+    yield supervisor
+    if supervisor.prepared is not None:
+        supervisor.prepared.end(0.0)
+    if supervisor.fork_server is not None:
+        supervisor.fork_server.end()
 
 
 @pytest.fixture(scope="module")
-def in_turn(nursery: TrialSupervisor, tmp_path_factory: pytest.TempPathFactory) -> list[Recorder]:
+def in_turn(supervisor: TrialSupervisor, tmp_path_factory: pytest.TempPathFactory) -> list[Recorder]:
     """Three trials, one after another."""
     return [
-        _run(nursery, tmp_path_factory.mktemp("in-turn") / name, moved_because=why)
+        _run(supervisor, tmp_path_factory.mktemp("in-turn") / name, moved_because=why)
         for name, why in (("a", None), ("b", "its GPU is gone"), ("c", None))
     ]
 
@@ -79,11 +78,13 @@ def test_the_first_trials_process_is_forked_and_the_next_ones_are_prepared(in_tu
 def test_each_trial_has_a_process_of_its_own_which_is_gone_when_the_trial_is(in_turn: list[Recorder]) -> None:
     pids = {int(trial.final["tags"]["process"]) for trial in in_turn}
     assert len(pids | {os.getpid()}) == 4
-    until(lambda: not [pid for pid in pids if psutil.pid_exists(pid)])  # what has ended waits for the template
+    until(
+        lambda: not [pid for pid in pids if psutil.pid_exists(pid)]
+    )  # an ended process stays until the fork server collects it
 
 
-def test_what_a_process_hands_over_is_sealed_before_it_is_stored(in_turn: list[Recorder]) -> None:
-    assert [trial.sealed for trial in in_turn] == [[True, True, False]] * 3  # the end is no checkpoint
+def test_a_checkpoint_gets_its_manifest_before_it_is_stored(in_turn: list[Recorder]) -> None:
+    assert [trial.had_manifest for trial in in_turn] == [[True, True, False]] * 3  # the end is no checkpoint
 
 
 def test_a_trial_that_moved_to_another_gpu_says_why(in_turn: list[Recorder]) -> None:
@@ -91,190 +92,196 @@ def test_a_trial_that_moved_to_another_gpu_says_why(in_turn: list[Recorder]) -> 
 
 
 def test_cold_forked_and_prepared_processes_compute_the_same(
-    in_turn: list[Recorder], nursery: TrialSupervisor, tmp_path: Path
+    in_turn: list[Recorder], supervisor: TrialSupervisor, tmp_path: Path
 ) -> None:
-    cold = _run(nursery, tmp_path / "a", isolate=True)
+    cold = _run(supervisor, tmp_path / "a", isolate=True)
     assert cold.final["tags"]["warm_start"] == "cold"
     errors = [trial.final["metrics"]["final/test_mse"] for trial in (cold, *in_turn)]
     assert errors == errors[:1] * 4
 
 
 @pytest.mark.parametrize("isolate", [False, True])
-def test_a_process_that_measured_the_gate_leaves_the_epochs_to_another_which_measures_nothing(
-    nursery: TrialSupervisor, tmp_path: Path, isolate: bool
+def test_a_process_that_ran_the_gate_hands_over_to_a_process_that_measures_nothing(
+    supervisor: TrialSupervisor, tmp_path: Path, isolate: bool
 ) -> None:
     folders = {"gate_dir": None if isolate else str(tmp_path / "gate"), "compile_dir": str(tmp_path / "compile")}
-    trial = _run(nursery, tmp_path / "a", rehearse=True, isolate=isolate, **folders)
+    trial = _run(supervisor, tmp_path / "a", may_hand_over=True, isolate=isolate, **folders)
     assert [report["epoch"] for report in trial.epochs] == [1, 2]
     tags, metrics = trial.final["tags"], trial.final["metrics"]
     assert (tags["rehearsed"], tags["gate_verdict"]) == ("true", "cached")
-    spans = json.loads(tags["spans"])
-    assert metrics["final/rehearsal_s"] > 0 and spans["earlier_ms"] == round(1e3 * metrics["final/rehearsal_s"])
+    timeline = json.loads(tags["spans"])
+    assert metrics["final/rehearsal_s"] > 0 and timeline["earlier_ms"] == round(1e3 * metrics["final/rehearsal_s"])
     if not isolate:
-        again = _run(nursery, tmp_path / "b", rehearse=True, **folders).final
+        again = _run(supervisor, tmp_path / "b", may_hand_over=True, **folders).final
         assert (again["tags"]["rehearsed"], again["metrics"]["final/rehearsal_s"]) == ("false", None)
 
 
-def test_a_trial_times_no_epoch_before_the_next_process_lies_still(nursery: TrialSupervisor, tmp_path: Path) -> None:
-    standing: list[tuple[str, psutil.Process]] = []
+def test_a_trial_times_no_epoch_before_the_next_process_idles(supervisor: TrialSupervisor, tmp_path: Path) -> None:
+    idle: list[tuple[str, psutil.Process]] = []
 
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        assert nursery.standby is not None and nursery.standby.pid is not None and nursery.standby.ready(0.0)
-        standing.append((result["tags"]["process"], psutil.Process(nursery.standby.pid)))
+    def report(content: Report, folder: Path | None) -> None:
+        assert (
+            supervisor.prepared is not None and supervisor.prepared.pid is not None and supervisor.prepared.ready(0.0)
+        )
+        idle.append((content.tags["process"], psutil.Process(supervisor.prepared.pid)))
 
-    nursery.run(job_in(tmp_path / "a"), report, None)
-    assert len(standing) == 3
-    (own,), (waiting,) = {pid for pid, _ in standing}, {process for _, process in standing}
+    supervisor.run(job_in(tmp_path / "a"), report, None)
+    assert len(idle) == 3
+    (own,), (waiting,) = {pid for pid, _ in idle}, {process for _, process in idle}
     assert int(own) != waiting.pid
     before = waiting.cpu_times()
     time.sleep(1.0)
     assert waiting.cpu_times()[:2] == before[:2]
 
 
-def test_where_the_prepared_process_was_killed_the_trial_gets_another_and_says_so(
-    nursery: TrialSupervisor, tmp_path: Path
+def test_if_the_prepared_process_was_killed_the_trial_gets_another_and_says_so(
+    supervisor: TrialSupervisor, tmp_path: Path
 ) -> None:
-    _run(nursery, tmp_path / "a")
-    assert nursery.standby is not None and nursery.standby.pid is not None
-    os.kill(nursery.standby.pid, signal.SIGKILL)
-    trial = _run(nursery, tmp_path / "b")
+    _run(supervisor, tmp_path / "a")
+    assert supervisor.prepared is not None and supervisor.prepared.pid is not None
+    os.kill(supervisor.prepared.pid, signal.SIGKILL)
+    trial = _run(supervisor, tmp_path / "b")
     assert (trial.final["status"], trial.final["tags"]["warm_start"]) == ("done", "forked")
     assert trial.final["tags"]["unprepared_because"].endswith("it was lost")
-    assert _run(nursery, tmp_path / "c").final["tags"]["warm_start"] == "prepared"
+    assert _run(supervisor, tmp_path / "c").final["tags"]["warm_start"] == "prepared"
 
 
-def test_where_nothing_could_be_prepared_the_next_trials_process_is_forked_for_it(
-    nursery: TrialSupervisor, tmp_path: Path
+def test_if_nothing_could_be_prepared_the_next_trials_process_is_forked_for_it(
+    supervisor: TrialSupervisor, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path / "a", data_dir="nowhere")
-    broken = replace(job, config=job.config | {"data": job.config["data"] | {"dataset": "/nowhere.csv"}})
-    nursery.run(broken, Recorder(tmp_path / "a"), None)
-    tags = _run(nursery, tmp_path / "b").final["tags"]
+    data = job.config.data.model_copy(update={"dataset": "/nowhere.csv"})
+    broken = replace(job, config=job.config.model_copy(update={"data": data}))
+    supervisor.run(broken, Recorder(tmp_path / "a"), None)
+    tags = _run(supervisor, tmp_path / "b").final["tags"]
     assert tags["warm_start"] == "forked" and "nowhere.csv" in tags["unprepared_because"]
 
 
 @pytest.mark.parametrize("since_the_report", [False, True])
-def test_only_what_the_kernel_killed_since_the_trial_was_heard_of_is_taken_for_want_of_memory(
-    nursery: TrialSupervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since_the_report: bool
+def test_only_kills_since_the_trials_last_message_count_as_lack_of_memory(
+    supervisor: TrialSupervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since_the_report: bool
 ) -> None:
     counter = tmp_path / "vmstat"
     counter.write_text("oom_kill 0\n")
     monkeypatch.setattr("tune.machine.out_of_memory.VMSTAT", counter)
 
-    def kill(result: dict[str, Any], folder: Path | None) -> None:
-        if (result.get("epoch") == 2) == since_the_report:
+    def kill(content: Report, folder: Path | None) -> None:
+        second = isinstance(content, EpochReport) and content.epoch == 2
+        if second == since_the_report:
             counter.write_text("oom_kill 1\n")
-        if result.get("epoch") == 2:
-            os.kill(int(result["tags"]["process"]), signal.SIGKILL)
+        if second:
+            os.kill(int(content.tags["process"]), signal.SIGKILL)
 
     with pytest.raises(ProcessLost) as lost:
-        nursery.run(job_in(tmp_path / "a"), kill, None)
+        supervisor.run(job_in(tmp_path / "a"), kill, None)
     assert lost.type is (OutOfMemory if since_the_report else ProcessLost)
 
 
 def test_a_trial_whose_process_is_killed_is_lost_and_says_which_process(
-    nursery: TrialSupervisor, tmp_path: Path
+    supervisor: TrialSupervisor, tmp_path: Path
 ) -> None:
-    def kill(result: dict[str, Any], folder: Path | None) -> None:
-        os.kill(int(result["tags"]["process"]), signal.SIGKILL)
+    def kill(content: Report, folder: Path | None) -> None:
+        os.kill(int(content.tags["process"]), signal.SIGKILL)
 
     with pytest.raises(ProcessLost, match=r"process \d+ was lost"):
-        nursery.run(job_in(tmp_path / "a"), kill, None)
+        supervisor.run(job_in(tmp_path / "a"), kill, None)
 
 
-def test_a_trial_that_is_stopped_leaves_no_process(nursery: TrialSupervisor, tmp_path: Path) -> None:
+def test_a_trial_that_is_stopped_leaves_no_process(supervisor: TrialSupervisor, tmp_path: Path) -> None:
     pids = []
 
-    def stop(result: dict[str, Any], folder: Path | None) -> None:
-        pids.append(int(result["tags"]["process"]))
+    def stop(content: Report, folder: Path | None) -> None:
+        pids.append(int(content.tags["process"]))
         raise SystemExit  # as Tune ends a trial that a scheduler stopped
 
     with pytest.raises(SystemExit):
-        nursery.run(job_in(tmp_path / "a"), stop, None)
+        supervisor.run(job_in(tmp_path / "a"), stop, None)
     until(lambda: not psutil.pid_exists(pids[0]))
 
 
-def test_a_trial_that_nobody_decides_about_trains_on_while_an_epoch_is_reported(
-    nursery: TrialSupervisor, tmp_path: Path
+def test_a_trial_that_nobody_may_end_trains_on_while_an_epoch_is_reported(
+    supervisor: TrialSupervisor, tmp_path: Path
 ) -> None:
     reached: list[bool] = []
 
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        if result.get("epoch") == 1:
+    def report(content: Report, folder: Path | None) -> None:
+        if isinstance(content, EpochReport) and content.epoch == 1:
             assert folder is not None
             until((folder.parent / "epoch-2" / "state.pt").exists)
             time.sleep(0.5)
             reached.append((folder.parent / "epoch-3").exists())
-        recorder(result, folder)
+        recorder(content, folder)
 
     recorder = Recorder(tmp_path / "a")
-    nursery.run(replace(job_in(tmp_path / "a"), **FREE), report, None)
+    supervisor.run(replace(job_in(tmp_path / "a"), **FREE), report, None)
     assert reached == [False]  # one report is on its way at most
-    assert [one["epoch"] for one in recorder.epochs] == [1, 2, 3] and recorder.final["status"] == "done"
-    again = _run(nursery, tmp_path / "b", config=FREE["config"])
+    assert [report["epoch"] for report in recorder.epochs] == [1, 2, 3] and recorder.final["status"] == "done"
+    again = _run(supervisor, tmp_path / "b", config=FREE["config"])
     assert again.final["metrics"]["final/test_mse"] == recorder.final["metrics"]["final/test_mse"]
 
 
-def test_a_trial_that_may_be_ended_trains_no_epoch_before_the_answer(nursery: TrialSupervisor, tmp_path: Path) -> None:
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        before = cpu_s(result)
+def test_a_trial_that_may_be_ended_trains_no_epoch_before_the_answer(
+    supervisor: TrialSupervisor, tmp_path: Path
+) -> None:
+    def report(content: Report, folder: Path | None) -> None:
+        before = cpu_s(content)
         time.sleep(1.0)
-        stood_still.append(cpu_s(result) - before < 0.2)
-        if result["epoch"] == 1:
-            raise InterruptedError  # as Tune ends it
+        stood_still.append(cpu_s(content) - before < 0.2)
+        assert isinstance(content, EpochReport) and content.epoch == 1
+        raise InterruptedError  # as Tune ends it
 
-    def cpu_s(result: dict[str, Any]) -> float:
-        return sum(psutil.Process(int(result["tags"]["process"])).cpu_times()[:2])
+    def cpu_s(content: Report) -> float:
+        return sum(psutil.Process(int(content.tags["process"])).cpu_times()[:2])
 
     stood_still: list[bool] = []
     with pytest.raises(InterruptedError):
-        nursery.run(job_in(tmp_path / "a"), report, None)
+        supervisor.run(job_in(tmp_path / "a"), report, None)
     assert stood_still == [True]
 
 
-def test_an_epoch_that_was_handed_over_is_stored_whole_though_its_process_was_killed(
-    nursery: TrialSupervisor, tmp_path: Path
+def test_an_epoch_that_was_reported_early_is_stored_completely_though_its_process_was_killed(
+    supervisor: TrialSupervisor, tmp_path: Path
 ) -> None:
-    def report(result: dict[str, Any], folder: Path | None) -> None:
-        os.kill(int(result["tags"]["process"]), signal.SIGKILL)
-        until(lambda: not psutil.pid_exists(int(result["tags"]["process"])))
-        recorder(result, folder)
+    def report(content: Report, folder: Path | None) -> None:
+        os.kill(int(content.tags["process"]), signal.SIGKILL)
+        until(lambda: not psutil.pid_exists(int(content.tags["process"])))
+        recorder(content, folder)
 
     recorder = Recorder(tmp_path / "a")
     with pytest.raises(ProcessLost):
-        nursery.run(replace(job_in(tmp_path / "a"), **FREE), report, None)
-    assert [one["epoch"] for one in recorder.reports] == [1]
+        supervisor.run(replace(job_in(tmp_path / "a"), **FREE), report, None)
+    assert [report["epoch"] for report in recorder.reports] == [1]
     rest = Recorder(tmp_path / "b")
-    nursery.run(replace(job_in(tmp_path / "b"), **FREE), rest, str(tmp_path / "a" / "report-1"))
-    assert [one["epoch"] for one in rest.epochs] == [2, 3] and rest.final["status"] == "done"
+    supervisor.run(replace(job_in(tmp_path / "b"), **FREE), rest, str(tmp_path / "a" / "report-1"))
+    assert [report["epoch"] for report in rest.epochs] == [2, 3] and rest.final["status"] == "done"
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_a_trial_keeps_no_copy_of_what_is_stored(nursery: TrialSupervisor, tmp_path: Path, free: bool) -> None:
+def test_a_trial_keeps_no_copy_of_what_is_stored(supervisor: TrialSupervisor, tmp_path: Path, free: bool) -> None:
     folders: list[Path] = []
 
-    def report(result: dict[str, Any], folder: Path | None) -> None:
+    def report(content: Report, folder: Path | None) -> None:
         assert folder is not None and (folder / "samples").is_dir()
         assert not [earlier for earlier in folders if earlier.exists()]
         folders.append(folder)
 
-    nursery.run(replace(job_in(tmp_path / "a"), **(FREE if free else {})), report, None)
+    supervisor.run(replace(job_in(tmp_path / "a"), **(FREE if free else {})), report, None)
     assert len(folders) == len(set(folders)) >= 3 and not folders[0].parent.exists()
 
 
 def test_an_isolated_trial_has_a_cold_process_and_an_empty_cache_that_is_removed(
-    nursery: TrialSupervisor, tmp_path: Path
+    supervisor: TrialSupervisor, tmp_path: Path
 ) -> None:
     caches = tmp_path / "isolated"
     seen: list[list[Path]] = []
 
-    def report(result: dict[str, Any], folder: Path | None) -> None:
+    def report(content: Report, folder: Path | None) -> None:
         seen.append(list(caches.iterdir()))
-        recorder(result, folder)
+        recorder(content, folder)
 
-    _run(nursery, tmp_path / "a")  # leaves a prepared process, which is not used
+    _run(supervisor, tmp_path / "a")  # leaves a prepared process, which is not used
     recorder = Recorder(tmp_path / "b")
-    nursery.run(job_in(tmp_path / "b", isolate=True, compile_dir=str(caches)), report, None)
+    supervisor.run(job_in(tmp_path / "b", isolate=True, compile_dir=str(caches)), report, None)
     tags = recorder.final["tags"]
     assert (tags["warm_start"], tags["compile_cache"]) == ("cold", "isolated")
     assert [len(folders) for folders in seen] == [1, 1, 1]
@@ -285,16 +292,16 @@ OWNER = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from nursery_kit import job_in
-from tune.worker.supervisor import Nursery
-from tune.trial.run import TrialJob
-TrialSupervisor().run(job_in(Path(sys.argv[1])), lambda result, folder: print("epoch", flush=True) or sys.stdin.read(), None)
+from supervisor_kit import job_in
+from tune.worker.supervisor import TrialSupervisor
+wait = lambda report, folder: print("epoch", flush=True) or sys.stdin.read()
+TrialSupervisor().run(job_in(Path(sys.argv[1])), wait, None)
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> None:
-    code = OWNER.format(paths=[str(ROOT), str(ROOT / "tests")])
+    code = OWNER.format(paths=[str(ROOT), str(ROOT / "tests" / "kits")])
     command = [sys.executable, "-c", code, str(tmp_path / "a")]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as actor:
         assert actor.stdout is not None and actor.stdout.readline() == b"epoch\n"
@@ -316,11 +323,11 @@ def test_a_process_that_ended_is_not_taken_for_ready() -> None:
 
 def test_a_process_that_ends_just_before_it_is_killed_hides_no_error() -> None:
     class AboutToEnd(TrialProcess):
-        """Lives when it is looked at, for the last time."""
+        """Alive at the last look."""
 
         looks = iter([True, True, False])
 
-        def _lives(self) -> bool:
+        def _alive(self) -> bool:
             return next(self.looks)
 
     ours, theirs = Pipe()

@@ -1,4 +1,4 @@
-"""Short hands of the tests of trials' processes."""
+"""Helpers for tests of trials' processes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tune.trial.job import TrialJob
 
 
 def job_in(folder: Path, **changes: Any) -> TrialJob:
-    """A small trial of two epochs that another one follows."""
+    """A small trial of two epochs, which another trial follows."""
     folder.mkdir(exist_ok=True)
     return replace(small_job(folder, train__epochs=2), prepare_next=True, **changes)
 
 
-def until(happened: Callable[[], Any], within_s: float = 60.0) -> Any:
-    """What `happened` finds, once it finds something."""
+def until(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
+    """What `condition` returns, once that is true."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        if found := happened():
-            return found
+        if result := condition():
+            return result
         time.sleep(0.02)
     raise AssertionError("did not happen")

@@ -1,0 +1,68 @@
+"""What a trial tells of itself as a whole: its final metrics, and the tags by which its timings are judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from typing import TYPE_CHECKING
+
+from model.patchtst import heads_per_layer
+from tune.engine.compiled import compiled_afresh
+from tune.measure.bottleneck import STEP_BUSY, diagnose_epochs
+from tune.trial.state import median_after
+
+if TYPE_CHECKING:
+    from tune.trial.session import Session
+
+
+def final_metrics(session: Session) -> dict[str, float | None]:
+    """Test the best epoch's model, once, and sum up the times. By MLflow name."""
+    errors = session.test()
+    progress = session.progress
+    naive = {f"final/naive_{name}_mse": error.mse for name, error in errors.items() if name != "model"}
+    return (
+        naive
+        | {
+            "final/test_mse": errors["model"].mse,
+            "final/test_mae": errors["model"].mae,
+            "final/val_mse": progress.best_val_mse,
+            "final/best_epoch": progress.best_epoch,
+            "final/median_epoch_s": median_after(progress.epoch_train_s, session.pruner.final_from_epoch),
+            "final/train_total_s": sum(progress.epoch_train_s),
+            "final/compile_s": progress.compile_s,
+            "final/gate_s": progress.gate_s,
+            "final/prune_s": progress.prune_s,
+            "final/startup_s": session.startup_s,
+            "final/standby_wait_s": session.idle_wait_s,
+            "final/rehearsal_s": session.host.cache_warmup_s,
+        }
+        | session.proof.metrics
+        | {name.replace("model/", "final/"): value for name, value in session.size_metrics().items()}
+    )
+
+
+def trial_tags(session: Session) -> dict[str, str]:
+    """What a reader needs to judge the trial's timings, as far as it is known now."""
+    progress, config = session.progress, session.config
+    tags = {
+        "timing_valid": {True: "false", False: "true", None: "unknown"}[progress.shared],
+        "device": session.facts.name,
+        "gpu_uuid": " then ".join(progress.gpus) or None,  # times compare only where this is equal
+        "gpu_driver": session.facts.driver,
+        "hostname": platform.node(),
+        "process": str(os.getpid()),
+        "heads_kept": json.dumps(heads_per_layer(session.state.model)),
+        "spans": session.state.timeline.as_tag(),
+        **config.rules.tags,
+        "compiled_afresh": str(compiled_afresh()).lower(),
+        "diagnosis": _diagnosis(session),
+    }
+    known = {name: value for name, value in tags.items() if value is not None}
+    return known | session.proof.tags | dict(session.host.tags)
+
+
+def _diagnosis(session: Session) -> str | None:
+    busy_ms = session.proof.metrics.get(STEP_BUSY)
+    on_gpu = session.device.type == "cuda"
+    return diagnose_epochs(session.progress.accounts, on_gpu=on_gpu, step_busy_ms=busy_ms)
