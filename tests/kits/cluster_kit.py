@@ -52,7 +52,7 @@ read -r _ || true
 
 
 def need_system(*problems: str) -> None:
-    """Skip with what this machine lacks; where REQUIRE_SYSTEM is set (CI) that is a failure."""
+    """Skip with what this machine lacks. With REQUIRE_SYSTEM=1 (CI) that is a failure."""
     if problems:
         skip_for_want_of("; ".join(problems))
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.errors import DataError
 from data_pipeline.series.store import open_series
-from data_pipeline.source import readers
+from data_pipeline.source import csv_file
 
 HOURS = np.arange(2000)
 NOISE = np.random.default_rng(0).normal(size=2000)
@@ -74,7 +74,7 @@ def test_a_column_that_32_bit_floats_hold_is_rounded_once(case, ending, tmp_path
 
 
 def test_a_loss_in_any_chunk_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(csv_file, "BLOCK_BYTES", 1 << 12)
     values = SINE.copy()
     values[1500] = 1e9 + 7
     write(tmp_path / "x.csv", values)

@@ -16,7 +16,7 @@ from csv_kit import GOOD, replaced, rows, text
 
 from data_pipeline.errors import DataError
 from data_pipeline.series.store import open_series
-from data_pipeline.source import readers
+from data_pipeline.source import csv_file
 
 ZIPPED = gzip.compress(GOOD * 20, mtime=0)
 
@@ -128,7 +128,7 @@ def test_a_wrong_container_is_one_line(case, tmp_path):
 
 
 def test_an_error_far_into_a_large_file_names_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(csv_file, "BLOCK_BYTES", 1 << 10)
     lines = rows(2000)
     lines[1500] = lines[1500][:19] + ",,1"
     (tmp_path / "x.csv").write_text(text(lines))
@@ -255,5 +255,5 @@ def test_no_permission_to_read_is_one_line(tmp_path, monkeypatch):
     def refuse(path, *_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(readers, "open", refuse, raising=False)
+    monkeypatch.setattr(csv_file, "open", refuse, raising=False)
     check_refused(tmp_path / "x.csv", tmp_path / "cache", "no permission")
