@@ -19,7 +19,7 @@ from tune.common.published import ArmRules, PublishedModel, PublishedPruning, ru
 from tune.storage.params import from_text
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-# Fields that say how a model is computed, not what it is: the weights fit any value, and loading a model takes them anew.
+# Fields that say how a model is computed, not what it is: the weights fit any value; loading a model takes them anew.
 COMPUTED_BY = ("attention", "layers", "as_published")
 PLAIN_MODEL: Mapping[str, str | None] = {"attention": "eager", "layers": "transformers", "as_published": None}
 
