@@ -18,7 +18,7 @@ from tune.common.errors import WrongInput, did_you_mean, unknown_name
 from tune.common.published import ArmRules, PublishedModel, PublishedPruning, rules_for
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-# Fields that say how a model is computed, not what it is: the weights fit any value, and loading a model takes them anew.
+# Fields that say how a model is computed, not what it is: the same weights fit, and loading a model takes these anew.
 COMPUTED_BY = ("attention", "layers", "as_published")
 PLAIN_MODEL: Mapping[str, str | None] = {"attention": "eager", "layers": "transformers", "as_published": None}
 

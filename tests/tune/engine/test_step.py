@@ -1,4 +1,4 @@
-"""A step trains as PyTorch's own loop does; a rehearsal leaves no trace; fp16 scales its loss and skips overflows."""
+"""A step trains as PyTorch's own loop does; warming up leaves no trace; fp16 scales its loss and skips overflows."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def test_warming_up_leaves_weights_moments_statistics_random_state_and_memory(tr
         moments = [value for state in stepper.optimizer.state.values() for value in state.values()]
         assert moments and not any(value.any() for value in moments)
         after = [*after[: len(before) - 1], after[-1]]
-    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    assert all(torch.equal(mine, other) for mine, other in zip(before, after, strict=True))
     assert places == [tensor.data_ptr() for tensor in model.state_dict().values()]
     assert stepper.next_step == trained_before
 
 
-def test_what_is_preserved_is_put_back_after_a_failure_too() -> None:
+def test_training_state_is_restored_after_a_failure_too() -> None:
     model = _model().eval()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(RuntimeError, match="boom"), preserving(model):
@@ -119,7 +119,7 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale_and_is_counted() ->
     weights = [parameter.detach().clone() for parameter in stepper.model.parameters()]
     for _ in range(2):
         stepper.step(_batch())
-    assert all(torch.equal(one, two) for one, two in zip(weights, stepper.model.parameters(), strict=True))
+    assert all(torch.equal(mine, other) for mine, other in zip(weights, stepper.model.parameters(), strict=True))
     assert scaler.get_scale() == 2.0**38
     assert stepper.take_skipped_steps() == 2
     assert stepper.take_skipped_steps() == 0
