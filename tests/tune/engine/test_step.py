@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from data_pipeline.feed.batches import Batch
 from model.patchtst import build_model
 from tune.common.errors import Unsupported
+from tune.engine import ENGINES
 from tune.engine.compiled import refuse_a_disabled_compiler
 from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.optimizer import make_optimizer, make_scaler
@@ -151,3 +153,15 @@ def test_a_compiler_whose_failures_are_hidden_is_unsupported(setting: str) -> No
     with torch._dynamo.config.patch({setting: True}), pytest.raises(Unsupported, match="switches torch.compile off"):
         refuse_a_disabled_compiler()
     refuse_a_disabled_compiler()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_names_a_stepper(name: str) -> None:
+    assert issubclass(resolve_name(ENGINES[name].stepper), Stepper)
+
+
+def test_only_the_graph_engine_needs_a_gpu_and_says_what_to_use_instead() -> None:
+    reasons = {name: engine.unsupported_reason(device_type="cpu") for name, engine in ENGINES.items()}
+    assert [name for name, reason in reasons.items() if reason] == ["graph"]
+    assert "use compile or eager" in str(reasons["graph"])
+    assert not any(engine.unsupported_reason(device_type="cuda") for engine in ENGINES.values())
