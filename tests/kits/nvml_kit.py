@@ -1,4 +1,4 @@
-"""A stand-in for the NVML module that answers from a script; everything else of it is pynvml's own."""
+"""A stand-in for the NVML module with scripted answers; its constants and errors are pynvml's own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ UUID = "GPU-1234"
 
 
 class FakeNvml:
-    """One GPU. `reasons`: the throttle masks that it tells one after another, the last one for ever.
+    """One GPU. `reasons`: the throttle masks that it returns in turn; the last one is repeated.
 
-    `refused`: names of questions that the driver does not answer.
+    `refused`: questions that the driver does not answer. `enough`: samples until `seen_enough` is set.
     """
 
     NVMLError = pynvml.NVMLError
@@ -25,12 +25,12 @@ class FakeNvml:
 
     def __init__(self, reasons: tuple[int, ...] = (0,), refused: tuple[str, ...] = (), enough: int = 3) -> None:
         self.reasons, self.refused, self.opened = list(reasons), refused, 0
-        self.looks, self._enough = 0, enough
-        self.seen_enough = threading.Event()  # `enough` looks have begun after each other: all but the last are whole
+        self.samples, self._enough = 0, enough
+        self.seen_enough = threading.Event()  # `enough` samples are complete
 
     @contextmanager
     def session(self) -> Iterator[Any]:
-        """What tune.machine.device.nvml is."""
+        """Stands for tune.machine.device.nvml."""
         self.opened += 1
         try:
             yield self
@@ -48,8 +48,8 @@ class FakeNvml:
         return "handle"
 
     def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
-        self.looks += 1
-        if self.looks > self._enough:
+        self.samples += 1
+        if self.samples > self._enough:
             self.seen_enough.set()
         return self._answer("power", 350_500)
 

@@ -217,7 +217,7 @@ _STUDY_ARM: Mapping[str, Any] = {
     "train.precision": "fp32",
 }  # fmt: skip
 _FED: Mapping[str, Any] = {**_STUDY_ARM, "data.feed": "device", "data.num_workers": 0}
-_HONEST: Mapping[str, Any] = {**_FED, "train.precision": "bf16"}
+_FAIR: Mapping[str, Any] = {**_FED, "train.precision": "bf16"}
 _VANILLA: Mapping[str, Any] = {"model.attention": "eager", "model.as_published": "vanilla"}
 _ZEROED: Mapping[str, Any] = {"pruning.as_published": "zeroed", "pruning.heads": (4, 8)}
 
@@ -244,9 +244,9 @@ def seed_study() -> SweepConfig:
             Arm(label="flash-fed", changes={**_FED, **_flash("flash")}),
             Arm(label="flash-bidirectional", changes={**_FED, **_flash("flash_bidirectional")}),
             Arm(label="flash-complete", changes={**_FED, **_flash("flash_complete")}),
-            Arm(label="flash", changes={**_HONEST, "model.attention": "flash_attention_2"}),
-            Arm(label="eager", changes={**_HONEST, "model.attention": "eager"}),
-            Arm(label="static-4-8", changes={**_HONEST, "model.attention": "eager", **_static(4, 8).changes}),
+            Arm(label="flash", changes={**_FAIR, "model.attention": "flash_attention_2"}),
+            Arm(label="eager", changes={**_FAIR, "model.attention": "eager"}),
+            Arm(label="static-4-8", changes={**_FAIR, "model.attention": "eager", **_static(4, 8).changes}),
         ),
         shared={**TIMED, "train.batch_size": 512, "train.epochs": 3},
         ablation=(

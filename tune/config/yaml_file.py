@@ -57,8 +57,8 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"{node.value} is another number in YAML 1.1 than it seems; write it plainly, or as "
                 f"'{node.value}' where it is a name", node.start_mark,
             )  # fmt: skip
-        whole = node.tag == "tag:yaml.org,2002:int"
-        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        integer = node.tag == "tag:yaml.org,2002:int"
+        return self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

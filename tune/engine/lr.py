@@ -35,7 +35,7 @@ class ScheduleSpan:
 
 
 class Schedule(Protocol):
-    """(number of the step, from 0 over the whole training; span) -> rate."""
+    """(number of the step, from 0 over all epochs; span) -> rate."""
 
     def __call__(self, step: int, span: ScheduleSpan) -> Rate: ...
 

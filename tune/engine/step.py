@@ -27,7 +27,7 @@ class Stepper:
     an epoch. After pruning, `close` this stepper and build another: compiled code belongs to the old shapes.
 
     rate: learning rate and beta1 of each step by its number; None keeps the optimizer's own.
-    first_step: number of the next step, counted over the whole training.
+    first_step: number of the next step, counted over all epochs.
     scaler: scales the loss, for fp16; `make_scaler` makes one. It outlives the stepper.
     """
 

@@ -44,7 +44,7 @@ Epoch = Mapping[str, float | None]  # an epoch's metrics by MLflow name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
+class TimeShares:
     """Where training time went, as shares of it; None: unknown."""
 
     on_gpu: bool
@@ -70,15 +70,15 @@ def settled(epochs: Sequence[Epoch]) -> list[Epoch]:
     return kept[1:] if len(kept) > 1 and kept[0] is epochs[0] else kept
 
 
-def account_of(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> Account | None:
-    """The account of `epochs` together; None without an epoch, or if a part is unknown."""
+def time_shares(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> TimeShares | None:
+    """The shares of `epochs` taken together; None without an epoch, or if a part is unknown."""
     train_s = mean_of(epochs, "time/train_s")
     parts = {part: mean for part in PARTS if (mean := mean_of(epochs, f"time/{part}_s")) is not None}
     if not train_s or len(parts) < len(PARTS):
         return None
     shares = {f"{part}_pct": 100 * mean / train_s for part, mean in parts.items()}
     step_ms = mean_of(epochs, "time/median_step_ms")
-    return Account(
+    return TimeShares(
         on_gpu=on_gpu,
         busy_in_step_pct=min(100.0, 100 * step_busy_ms / step_ms) if step_busy_ms is not None and step_ms else None,
         peak_pct=mean_of(epochs, "speed/peak_pct"),
@@ -94,40 +94,40 @@ def mean_of(epochs: Sequence[Epoch], name: str) -> float | None:
     return fmean(values) if values and len(values) == len(epochs) else None
 
 
-def diagnose(account: Account) -> str:
+def diagnose(shares: TimeShares) -> str:
     """The diagnosis by this module's rules, as one line."""
-    energy = "" if account.energy_j is None else f"; {account.energy_j:,.0f} J an epoch"
-    if account.unexplained_pct > OFF_PCT:
-        return f"not diagnosed: the parts are {account.unexplained_pct:.0f} % away from the epoch's time{energy}"
-    return (_on_gpu(account) if account.on_gpu else _on_cpu(account)) + energy
+    energy = "" if shares.energy_j is None else f"; {shares.energy_j:,.0f} J an epoch"
+    if shares.unexplained_pct > OFF_PCT:
+        return f"not diagnosed: the parts are {shares.unexplained_pct:.0f} % away from the epoch's time{energy}"
+    return (_on_gpu(shares) if shares.on_gpu else _on_cpu(shares)) + energy
 
 
-def _on_cpu(account: Account) -> str:
-    wait = account.data_wait_pct
+def _on_cpu(shares: TimeShares) -> str:
+    wait = shares.data_wait_pct
     if wait >= LOST_PCT:
         return f"data-bound: the CPU waits for data {wait:.0f} % of the epoch"
-    return f"on a CPU: {account.step_pct:.0f} % of the epoch in training steps, {wait:.0f} % waiting for data"
+    return f"on a CPU: {shares.step_pct:.0f} % of the epoch in training steps, {wait:.0f} % waiting for data"
 
 
-def _on_gpu(account: Account) -> str:
-    busy_in_step = account.busy_in_step_pct
+def _on_gpu(shares: TimeShares) -> str:
+    busy_in_step = shares.busy_in_step_pct
     known = busy_in_step is not None
-    busy_pct = account.step_pct * (100.0 if busy_in_step is None else busy_in_step) / 100
+    busy_pct = shares.step_pct * (100.0 if busy_in_step is None else busy_in_step) / 100
     busy = f"GPU busy {'' if known else 'at most '}{busy_pct:.0f} %"
     lost = {
-        f"data-bound: the GPU waits for data {account.data_wait_pct:.0f} % of the epoch": account.data_wait_pct,
-        f"copy-bound: the GPU waits for copies {account.h2d_pct:.0f} % of the epoch": account.h2d_pct,
-        f"launch-bound: {busy}": account.launch_pct + account.step_pct - busy_pct,
-        f"overhead-bound: {account.other_pct:.0f} % of the epoch before its first step and after its last": (
-            account.other_pct
+        f"data-bound: the GPU waits for data {shares.data_wait_pct:.0f} % of the epoch": shares.data_wait_pct,
+        f"copy-bound: the GPU waits for copies {shares.h2d_pct:.0f} % of the epoch": shares.h2d_pct,
+        f"launch-bound: {busy}": shares.launch_pct + shares.step_pct - busy_pct,
+        f"overhead-bound: {shares.other_pct:.0f} % of the epoch before its first step and after its last": (
+            shares.other_pct
         ),
     }
     worst = max(lost, key=lambda line: lost[line])
-    return worst if lost[worst] >= LOST_PCT else _kernels(account, busy)
+    return worst if lost[worst] >= LOST_PCT else _kernels(shares, busy)
 
 
-def _kernels(account: Account, busy: str) -> str:
-    peak, bandwidth = account.peak_pct, account.bandwidth_pct
+def _kernels(shares: TimeShares, busy: str) -> str:
+    peak, bandwidth = shares.peak_pct, shares.bandwidth_pct
     if peak is None or bandwidth is None:
         return f"{busy}; how near its limits is not known: no peak of this GPU in this precision is on record"
     if max(peak, bandwidth) < NEAR_PCT:
@@ -137,16 +137,16 @@ def _kernels(account: Account, busy: str) -> str:
     return f"compute-bound at {peak:.0f} % of peak"
 
 
-def diagnose_epochs(accounts: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
+def diagnose_epochs(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
     """The diagnosis of a trial with these epochs; None if too little is known."""
-    return diagnose_settled(settled(accounts) if accounts else [], on_gpu=on_gpu, step_busy_ms=step_busy_ms)
+    return diagnose_settled(settled(epochs) if epochs else [], on_gpu=on_gpu, step_busy_ms=step_busy_ms)
 
 
 def diagnose_settled(epochs: Sequence[Epoch], *, on_gpu: bool, step_busy_ms: float | None) -> str | None:
     """The same for epochs from `settled`, of one trial or of several trials of an arm."""
     steady = [epoch for epoch in epochs if (epoch.get(STALLED) or 0.0) <= STALLED_PCT]
-    account = account_of(steady or epochs, on_gpu=on_gpu, step_busy_ms=step_busy_ms)
-    return None if account is None else diagnose(account) + _stalls(epochs)
+    shares = time_shares(steady or epochs, on_gpu=on_gpu, step_busy_ms=step_busy_ms)
+    return None if shares is None else diagnose(shares) + _stalls(epochs)
 
 
 def _stalls(epochs: Sequence[Epoch]) -> str:

@@ -1,4 +1,4 @@
-"""What a command asks to run: fields, axes and a configuration file joined."""
+"""The request of a command: fields, axes and a configuration file, merged."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_an_axis_over_a_space_is_one_more_dimension_of_it() -> None:
         ("data.prediction_length=96,192", "errors at different horizons are of different tasks"),
     ],
 )
-def test_what_makes_errors_incomparable_is_no_axis_of_a_search(axis: str, why: str) -> None:
+def test_a_field_that_makes_errors_incomparable_is_no_axis_of_a_search(axis: str, why: str) -> None:
     with pytest.raises(WrongInput, match=f"^--over {axis.split('=')[0]}: the full sweep searches, and {why}; run one"):
         _request("--sweep", "full", "--over", axis)
     assert len(_request(*CUSTOM, "--over", axis).sweep.arms) == 2
@@ -227,7 +227,7 @@ def test_a_file_alone_says_nothing_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
-def test_a_number_is_a_number_however_yaml_takes_it(number: str, tmp_path: Path) -> None:
+def test_a_number_is_a_number_however_yaml_reads_it(number: str, tmp_path: Path) -> None:
     request = _filed(tmp_path, f"sweep: custom\nset: {{train.learning_rate: {number}}}")
     assert request.overrides == {"train.learning_rate": 1e-4}
 
@@ -272,7 +272,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("text", "message"), BROKEN, ids=[text[:40] for text, _ in BROKEN])
-def test_what_is_wrong_with_a_file_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_an_error_in_a_file_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(WrongInput, match=message) as caught:
         _filed(tmp_path, text)
     said = str(caught.value)
@@ -280,7 +280,7 @@ def test_what_is_wrong_with_a_file_is_told_in_one_line(text: str, message: str, 
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x00\x01\x02", b"a: \x07"])
-def test_what_is_no_text_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(content)
     with pytest.raises(WrongInput, match="--config"):
         read_config(tmp_path / "x.yaml")

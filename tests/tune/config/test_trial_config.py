@@ -65,13 +65,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[str(change) for change, _ in WRONG])
-def test_what_does_not_fit_is_told_in_one_line(change: dict[str, Any], message: str) -> None:
+def test_a_value_that_does_not_fit_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(WrongInput, match=message.replace("[", r"\[")) as caught:
         build_trial(GOOD | change)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_field_is_named_with_the_way_to_give_it() -> None:
+def test_the_error_for_a_missing_field_says_how_to_give_it() -> None:
     with pytest.raises(WrongInput, match="--set model.d_model=VALUE"):
         build_trial({name: value for name, value in GOOD.items() if name != "model.d_model"})
 
@@ -95,17 +95,17 @@ def test_every_field_is_known_by_its_name(name: str) -> None:
 def test_params_come_back_from_their_texts_as_they_were(change: dict[str, Any], version: int) -> None:
     flat = build_trial(GOOD | change).flat()
     stored = stored_params(flat, version)
-    found = parse_params(param_texts({"params": stored, "format": version}), version)
-    assert found == flat
-    assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in flat.items()}
+    params = parse_params(param_texts({"params": stored, "format": version}), version)
+    assert params == flat
+    assert {name: type(value) for name, value in params.items()} == {name: type(value) for name, value in flat.items()}
 
 
-def test_params_of_an_older_version_are_read_without_being_judged() -> None:
-    found = parse_params({"model.d_model": "33", "model.width": "7", "train.epochs": "2 [shortened]"}, 1)
-    assert (found["model.d_model"], found["model.width"], found["train.epochs"]) == (33, "7", "2 [shortened]")
-    assert found["train.batch_size"] is None
+def test_params_of_an_older_version_are_read_without_validation() -> None:
+    params = parse_params({"model.d_model": "33", "model.width": "7", "train.epochs": "2 [shortened]"}, 1)
+    assert (params["model.d_model"], params["model.width"], params["train.epochs"]) == (33, "7", "2 [shortened]")
+    assert params["train.batch_size"] is None
 
 
 def test_a_param_of_a_field_that_is_gone_keeps_its_kind() -> None:
-    found = parse_params({"model.width": "7", "train.epochs": "2 [shortened]"}, 2)
-    assert (found["model.width"], found["train.epochs"], found["train.batch_size"]) == (7, "2 [shortened]", None)
+    params = parse_params({"model.width": "7", "train.epochs": "2 [shortened]"}, 2)
+    assert (params["model.width"], params["train.epochs"], params["train.batch_size"]) == (7, "2 [shortened]", None)

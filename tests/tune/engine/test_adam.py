@@ -48,7 +48,7 @@ def test_a_cpu_keeps_torchs_adam_and_imports_no_kernel() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_its_kernel_is_taken_for_no_attention_kernel() -> None:
+def test_its_kernel_is_not_taken_for_an_attention_kernel() -> None:
     from tune.engine.adam import one_launch_adam
 
     patterns = [ATTENTION_LIKE, *(pattern for backend in BACKENDS.values() for pattern in backend.kernel_patterns)]
@@ -60,8 +60,8 @@ def test_only_tensors_whose_every_row_is_aligned_are_read_16_bytes_at_a_time() -
 
     place = torch.zeros(64)
     assert place.data_ptr() % 16 == 0
-    whole, shifted, short = place[:8], place[1:9], place[:7]
-    tensors = [(whole,) * 4, (whole, shifted, whole, whole), (whole, whole, whole, shifted), (short,) * 4]
+    aligned, shifted, short = place[:8], place[1:9], place[:7]
+    tensors = [(aligned,) * 4, (aligned, shifted, aligned, aligned), (aligned, aligned, aligned, shifted), (short,) * 4]
     columns = [list(column) for column in zip(*tensors, strict=True)] + [[torch.zeros(())] * 4]
     key = tuple(tensor.numel() for tensor in columns[0]) + tuple(t.data_ptr() for column in columns for t in column)
     table = _Table(4, torch.device("cpu"))
@@ -101,7 +101,7 @@ def test_it_compiles_for_ampere_and_hopper(capability: int, lr_in_memory: bool, 
     assert (wide.count("ld"), wide.count("st")) == (8 if grad == "fp32" else 6, 6), "no 16 bytes at once"
 
 
-def test_a_program_says_that_it_is_done_after_all_its_threads_read_the_step() -> None:
+def test_a_program_counts_as_done_after_all_its_threads_read_the_step() -> None:
     ptx = _compiled(90, lr_in_memory=True, scaled=False, grad="fp32").asm["ptx"]
     before, _, after = ptx.partition("atom.global.gpu.acq_rel.add")
     assert after and "atom." not in after
@@ -110,7 +110,7 @@ def test_a_program_says_that_it_is_done_after_all_its_threads_read_the_step() ->
 
 
 def _work(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """A whole step whose gradients depend on the parameters; they are new tensors each time."""
+    """A complete step whose gradients depend on the parameters; they are new tensors each time."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     targets = [torch.linspace(-1, 1, p.numel(), device=p.device).view_as(p) for p in parameters]
 
@@ -232,7 +232,7 @@ def test_on_the_gpu_a_replay_updates_in_one_launch_and_copies_nothing() -> None:
 
 def _steppers(precision: str, schedule: str) -> tuple[Stepper, Stepper]:
     """The graph engine with our optimizer, the eager engine with torch's."""
-    found: list[Stepper] = []
+    steppers: list[Stepper] = []
     for engine in (GraphStepper, Stepper):
         torch.manual_seed(0)
         model = build_model(
@@ -245,10 +245,10 @@ def _steppers(precision: str, schedule: str) -> tuple[Stepper, Stepper]:
         options["rate"] = Rates(schedule=schedule, span=ScheduleSpan(learning_rate=1e-3, steps_per_epoch=5, epochs=8))
         if engine is GraphStepper:
             optimizer = make_optimizer(model, learning_rate=1e-3)
-            found.append(GraphStepper(model, optimizer, capture=CudaCapture(), **options))
+            steppers.append(GraphStepper(model, optimizer, capture=CudaCapture(), **options))
         else:
-            found.append(Stepper(model, torch.optim.Adam(trained, lr=1e-3, fused=True), **options))
-    return found[0], found[1]
+            steppers.append(Stepper(model, torch.optim.Adam(trained, lr=1e-3, fused=True), **options))
+    return steppers[0], steppers[1]
 
 
 def _batch(seed: int) -> Batch:

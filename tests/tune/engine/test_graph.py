@@ -156,23 +156,23 @@ def _places(stepper: Stepper) -> list[int]:
 def test_dropout_masks_differ_from_step_to_step_and_follow_the_seed(series: Series, device: str) -> None:
     feed = _feed(series, device)
 
-    def losses() -> list[float]:
+    def train() -> list[float]:
         graph = _graph(device, dropout=0.5, rate=_rates("constant"))
-        for group in graph.optimizer.param_groups:  # weights stay: only the masks can make a difference
+        for group in graph.optimizer.param_groups:  # constant weights: only the masks can differ
             graph._rate = None
             group["lr"].zero_()
         _warm(graph, feed)
         torch.manual_seed(5)
-        found = []
+        losses = []
         batch = next(iter(graph.batches(feed, 1)))
         for _ in range(4):
             graph.step(batch)
-            found.append(graph.take_train_mse())
-        return found
+            losses.append(graph.take_train_mse())
+        return losses
 
-    first = losses()
+    first = train()
     assert len(set(first)) == 4
-    assert losses() == first
+    assert train() == first
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -191,7 +191,7 @@ def test_every_window_of_a_split_is_evaluated_exactly_with_its_padded_last_batch
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
-def test_after_heads_left_a_new_capture_goes_on_as_the_eager_engine_does(
+def test_after_pruning_a_new_capture_trains_as_the_eager_engine_does(
     series: Series, schedule: str, device: str
 ) -> None:
     feed = _feed(series, device)
@@ -239,12 +239,12 @@ def test_fp16_skips_an_overflow_inside_the_capture_and_finds_its_scale(
     assert scaler.get_scale() == 2.0**40 and graph.take_skipped_steps() == 0
     weights = [parameter.detach().clone() for parameter in graph.model.parameters()]
     _train(graph, feed, steps=1)
-    assert all(torch.equal(one, two) for one, two in zip(weights, graph.model.parameters(), strict=True))
+    assert all(torch.equal(before, after) for before, after in zip(weights, graph.model.parameters(), strict=True))
     _train(graph, feed, steps=40, skip=1)
     skipped = graph.take_skipped_steps()
     assert skipped is not None and 1 <= skipped < 30
     assert scaler.get_scale() == 2.0 ** (40 - skipped)
-    assert not all(torch.equal(one, two) for one, two in zip(weights, graph.model.parameters(), strict=True))
+    assert not all(torch.equal(before, after) for before, after in zip(weights, graph.model.parameters(), strict=True))
 
 
 @CUDA

@@ -73,7 +73,7 @@ def test_no_schedule_leaves_what_adam_allows(name: str) -> None:
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
 @pytest.mark.parametrize("pct_start", [0.01, 0.4, 1.0])
-def test_a_rehearsal_after_the_last_step_takes_that_steps_rate(name: str, pct_start: float) -> None:
-    """The kernels are proven after the training: one step more than the schedule has."""
+def test_a_step_after_the_last_has_the_last_steps_rate(name: str, pct_start: float) -> None:
+    """The kernels are proven after training, in a step that the schedule does not have."""
     rates = Rates(schedule=name, span=ScheduleSpan(learning_rate=0.1, steps_per_epoch=3, epochs=2, pct_start=pct_start))
     assert rates(6) == rates(7) == rates(5)

@@ -1,7 +1,8 @@
-"""A step trains as PyTorch's own loop does; a rehearsal leaves no trace; fp16 scales its loss and skips overflows."""
+"""A step trains as PyTorch's own loop does; warming up leaves no trace; fp16 scales its loss and skips overflows."""
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from data_pipeline.feed.batches import Batch
 from model.patchtst import build_model
 from tune.common.errors import Unsupported
+from tune.engine import ENGINES
 from tune.engine.compiled import refuse_a_disabled_compiler
 from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.optimizer import make_optimizer, make_scaler
@@ -77,12 +79,12 @@ def test_warming_up_leaves_weights_moments_statistics_random_state_and_memory(tr
         moments = [value for state in stepper.optimizer.state.values() for value in state.values()]
         assert moments and not any(value.any() for value in moments)
         after = [*after[: len(before) - 1], after[-1]]
-    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    assert all(torch.equal(mine, other) for mine, other in zip(before, after, strict=True))
     assert places == [tensor.data_ptr() for tensor in model.state_dict().values()]
     assert stepper.next_step == trained_before
 
 
-def test_what_is_preserved_is_put_back_after_a_failure_too() -> None:
+def test_training_state_is_restored_after_a_failure_too() -> None:
     model = _model().eval()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(RuntimeError, match="boom"), preserving(model):
@@ -119,7 +121,7 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale_and_is_counted() ->
     weights = [parameter.detach().clone() for parameter in stepper.model.parameters()]
     for _ in range(2):
         stepper.step(_batch())
-    assert all(torch.equal(one, two) for one, two in zip(weights, stepper.model.parameters(), strict=True))
+    assert all(torch.equal(mine, other) for mine, other in zip(weights, stepper.model.parameters(), strict=True))
     assert scaler.get_scale() == 2.0**38
     assert stepper.take_skipped_steps() == 2
     assert stepper.take_skipped_steps() == 0
@@ -151,3 +153,15 @@ def test_a_compiler_whose_failures_are_hidden_is_unsupported(setting: str) -> No
     with torch._dynamo.config.patch({setting: True}), pytest.raises(Unsupported, match="switches torch.compile off"):
         refuse_a_disabled_compiler()
     refuse_a_disabled_compiler()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_names_a_stepper(name: str) -> None:
+    assert issubclass(resolve_name(ENGINES[name].stepper), Stepper)
+
+
+def test_only_the_graph_engine_needs_a_gpu_and_says_what_to_use_instead() -> None:
+    reasons = {name: engine.unsupported_reason(device_type="cpu") for name, engine in ENGINES.items()}
+    assert [name for name, reason in reasons.items() if reason] == ["graph"]
+    assert "use compile or eager" in str(reasons["graph"])
+    assert not any(engine.unsupported_reason(device_type="cuda") for engine in ENGINES.values())

@@ -12,20 +12,20 @@ from tune.measure.accuracy import evaluate, naive_forecasts
 
 
 def _batches(past: torch.Tensor, future: torch.Tensor, size: int) -> list[Any]:
-    found = []
+    batches = []
     for start in range(0, len(past), size):
         rows = [min(start + offset, len(past) - 1) for offset in range(size)]
-        found.append(Batch(past=past[rows], future=future[rows], valid=min(size, len(past) - start)))
-    return found
+        batches.append(Batch(past=past[rows], future=future[rows], valid=min(size, len(past) - start)))
+    return batches
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 10, 16])
 def test_mse_and_mae_count_every_element_once_whatever_the_batch_size(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     past, future = torch.randn(10, 6, 2, generator=generator), torch.randn(10, 3, 2, generator=generator)
-    found = evaluate({"zero": lambda x: torch.zeros(len(x), 3, 2)}, _batches(past, future, size))["zero"]
-    assert found.mse == pytest.approx(future.double().square().mean().item(), rel=1e-12)
-    assert found.mae == pytest.approx(future.double().abs().mean().item(), rel=1e-12)
+    errors = evaluate({"zero": lambda x: torch.zeros(len(x), 3, 2)}, _batches(past, future, size))["zero"]
+    assert errors.mse == pytest.approx(future.double().square().mean().item(), rel=1e-12)
+    assert errors.mae == pytest.approx(future.double().abs().mean().item(), rel=1e-12)
 
 
 def test_no_window_is_an_error_and_not_a_zero() -> None:
@@ -41,5 +41,5 @@ def test_naive_forecasts_repeat_the_last_value_and_the_last_day() -> None:
 
 
 @pytest.mark.parametrize("step_minutes", [None, 15])
-def test_there_is_no_last_day_where_the_context_does_not_hold_one(step_minutes: int | None) -> None:
+def test_there_is_no_last_day_if_the_context_is_shorter(step_minutes: int | None) -> None:
     assert set(naive_forecasts(context_length=48, prediction_length=8, step_minutes=step_minutes)) == {"last_value"}

@@ -1,4 +1,4 @@
-"""What a trial is said to be bound by follows from where its time went, by the stated limits."""
+"""A trial's diagnosis follows from where its time went, by the stated limits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tune.measure.bottleneck import (
     NEAR_PCT,
     NEEDED,
     OFF_PCT,
-    Account,
-    account_of,
+    TimeShares,
     diagnose,
     diagnose_epochs,
     settled,
+    time_shares,
 )
 
 EPOCH = {
@@ -26,16 +26,18 @@ EPOCH = {
 }  # fmt: skip
 
 
-def _account(**told: Any) -> Account:
-    """On a GPU whose time all goes into steps, far from its limits, unless told otherwise."""
+def _shares(**given: Any) -> TimeShares:
+    """On a GPU whose time all goes into steps, far from its limits, unless given otherwise."""
     usual: dict[str, Any] = {"h2d_pct": 0.0, "data_wait_pct": 0.0, "launch_pct": 0.0, "other_pct": 0.0}
     usual |= {"on_gpu": True, "busy_in_step_pct": 100.0, "peak_pct": 10.0, "bandwidth_pct": 20.0}
-    lost = sum(value for name, value in told.items() if name in ("h2d_pct", "data_wait_pct", "launch_pct", "other_pct"))
-    return Account(**{**usual, "step_pct": 100 - lost, **told})
+    lost = sum(
+        value for name, value in given.items() if name in ("h2d_pct", "data_wait_pct", "launch_pct", "other_pct")
+    )
+    return TimeShares(**{**usual, "step_pct": 100 - lost, **given})
 
 
 @pytest.mark.parametrize(
-    ("told", "line"),
+    ("given", "line"),
     [
         ({"data_wait_pct": 42.0}, "data-bound: the GPU waits for data 42 % of the epoch"),
         ({"h2d_pct": 25.0}, "copy-bound: the GPU waits for copies 25 % of the epoch"),
@@ -54,47 +56,47 @@ def _account(**told: Any) -> Account:
         ({"step_pct": 93.0}, "not diagnosed: the parts are 7 % away from the epoch's time"),
     ],
 )
-def test_the_line_names_what_bounds_the_trial(told: dict[str, Any], line: str) -> None:
-    assert diagnose(_account(**told)) == line
+def test_the_line_names_what_bounds_the_trial(given: dict[str, Any], line: str) -> None:
+    assert diagnose(_shares(**given)) == line
 
 
 @pytest.mark.parametrize("unknown", ["peak_pct", "bandwidth_pct"])
-def test_without_a_peak_on_record_nothing_is_said_of_the_roofline(unknown: str) -> None:
-    line = diagnose(_account(**{unknown: None}))
+def test_without_a_peak_on_record_the_line_names_no_bound(unknown: str) -> None:
+    line = diagnose(_shares(**{unknown: None}))
     assert line.startswith("GPU busy 100 %; how near its limits is not known")
     assert "bound" not in line
 
 
-def test_the_stated_limits_are_where_the_verdict_changes() -> None:
-    assert diagnose(_account(data_wait_pct=LOST_PCT)).startswith("data-bound")
-    assert diagnose(_account(data_wait_pct=LOST_PCT - 0.1)).startswith("kernel-bound")
-    assert diagnose(_account(peak_pct=NEAR_PCT)).startswith("compute-bound")
-    assert diagnose(_account(peak_pct=NEAR_PCT - 0.1)).startswith("kernel-bound")
-    assert diagnose(_account(step_pct=100 - OFF_PCT - 0.1)).startswith("not diagnosed")
-    assert diagnose(_account(step_pct=100 - OFF_PCT + 0.1)).startswith("kernel-bound")
+def test_the_diagnosis_changes_at_the_stated_limits() -> None:
+    assert diagnose(_shares(data_wait_pct=LOST_PCT)).startswith("data-bound")
+    assert diagnose(_shares(data_wait_pct=LOST_PCT - 0.1)).startswith("kernel-bound")
+    assert diagnose(_shares(peak_pct=NEAR_PCT)).startswith("compute-bound")
+    assert diagnose(_shares(peak_pct=NEAR_PCT - 0.1)).startswith("kernel-bound")
+    assert diagnose(_shares(step_pct=100 - OFF_PCT - 0.1)).startswith("not diagnosed")
+    assert diagnose(_shares(step_pct=100 - OFF_PCT + 0.1)).startswith("kernel-bound")
 
 
-def test_an_account_weighs_epochs_by_their_time() -> None:
+def test_shares_weigh_epochs_by_their_time() -> None:
     longer = {**EPOCH, "time/train_s": 30.0, "time/step_s": 28.0, "time/data_wait_s": 2.0, "time/launch_s": 0.0}
-    account = account_of([EPOCH, longer], on_gpu=True, step_busy_ms=1.0)
-    assert account is not None
-    assert account.step_pct == pytest.approx(100 * 36 / 40)
-    assert account.data_wait_pct == pytest.approx(100 * 2.5 / 40)
-    assert account.busy_in_step_pct == pytest.approx(25)
-    assert (account.bandwidth_pct, account.energy_j) == (64.0, 3000.0)
+    shares = time_shares([EPOCH, longer], on_gpu=True, step_busy_ms=1.0)
+    assert shares is not None
+    assert shares.step_pct == pytest.approx(100 * 36 / 40)
+    assert shares.data_wait_pct == pytest.approx(100 * 2.5 / 40)
+    assert shares.busy_in_step_pct == pytest.approx(25)
+    assert (shares.bandwidth_pct, shares.energy_j) == (64.0, 3000.0)
 
 
 @pytest.mark.parametrize("name", ["time/train_s", "time/launch_s"])
-def test_no_account_without_every_part_of_every_epoch(name: str) -> None:
-    assert account_of([EPOCH, {**EPOCH, name: None}], on_gpu=True, step_busy_ms=None) is None
-    assert account_of([EPOCH, {**EPOCH, name: float("inf")}], on_gpu=True, step_busy_ms=None) is None
-    assert account_of([], on_gpu=True, step_busy_ms=None) is None
+def test_there_are_no_shares_without_every_part_of_every_epoch(name: str) -> None:
+    assert time_shares([EPOCH, {**EPOCH, name: None}], on_gpu=True, step_busy_ms=None) is None
+    assert time_shares([EPOCH, {**EPOCH, name: float("inf")}], on_gpu=True, step_busy_ms=None) is None
+    assert time_shares([], on_gpu=True, step_busy_ms=None) is None
 
 
-def test_what_one_epoch_does_not_know_is_unknown() -> None:
-    account = account_of([EPOCH, {**EPOCH, "gpu/energy_j": None}], on_gpu=True, step_busy_ms=None)
-    assert account is not None
-    assert (account.energy_j, account.busy_in_step_pct) == (None, None)
+def test_a_value_that_one_epoch_lacks_is_unknown() -> None:
+    shares = time_shares([EPOCH, {**EPOCH, "gpu/energy_j": None}], on_gpu=True, step_busy_ms=None)
+    assert shares is not None
+    assert (shares.energy_j, shares.busy_in_step_pct) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_kernels_that_overlap_count_once_as_busy(spans: list[tuple[float, float]
     assert covered(spans) == length
 
 
-def test_epochs_that_stalled_are_told_and_not_judged_by() -> None:
+def test_stalled_epochs_are_mentioned_and_left_out() -> None:
     steady = dict.fromkeys(NEEDED, 0.0) | {"time/train_s": 1.0, "time/step_s": 1.0, "time/median_step_ms": 1.0}
     late = steady | {"time/train_s": 1.5, "time/stalled_pct": 33.0}
     line = diagnose_epochs([steady, steady, late, steady], on_gpu=True, step_busy_ms=1.0)

@@ -1,4 +1,4 @@
-"""What the GPU tells while a trial trains, and what counts as throttled. NVML is a stand-in; nothing asserts a time."""
+"""The GPU's samples while a trial trains, and what counts as throttled. NVML is a stand-in; no time is asserted."""
 
 from __future__ import annotations
 
@@ -25,27 +25,29 @@ def _use(monkeypatch: pytest.MonkeyPatch, driver: FakeNvml) -> FakeNvml:
 
 
 def _samples(driver: FakeNvml, uuid: str = UUID) -> tuple[DeviceSample, ...]:
-    one = DeviceSampler(uuid)
-    one.open()
-    one.start()
+    sampler = DeviceSampler(uuid)
+    sampler.open()
+    sampler.start()
     assert driver.seen_enough.wait(30)
-    found = one.stop()
-    one.close()
-    return found
+    samples = sampler.stop()
+    sampler.close()
+    return samples
 
 
-def test_a_sample_holds_what_the_driver_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_holds_the_drivers_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = _use(monkeypatch, FakeNvml(reasons=(1,)))
     samples = _samples(driver)
     assert len(samples) >= 3
-    assert {(one.sm_clock_mhz, one.memory_clock_mhz, one.throttle_reasons) for one in samples} == {(1980, 2619, 1)}
-    assert {(one.power_w, one.utilisation_pct, one.temperature_c) for one in samples} == {(350.5, 97, 61)}
-    assert [one.at_s for one in samples] == sorted(one.at_s for one in samples)
+    assert {(sample.sm_clock_mhz, sample.memory_clock_mhz, sample.throttle_reasons) for sample in samples} == {
+        (1980, 2619, 1)
+    }
+    assert {(sample.power_w, sample.utilisation_pct, sample.temperature_c) for sample in samples} == {(350.5, 97, 61)}
+    assert [sample.at_s for sample in samples] == sorted(sample.at_s for sample in samples)
     assert driver.opened == 0  # NVML is given back
 
 
 @pytest.mark.parametrize("question", ["power", "utilisation", "clock", "temperature", "reasons"])
-def test_what_the_driver_does_not_answer_is_unknown_and_the_rest_is_there(
+def test_a_refused_question_leaves_its_value_unknown_and_the_rest_known(
     monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
     metrics = device_metrics(_samples(_use(monkeypatch, FakeNvml(refused=(question,)))))
@@ -75,12 +77,12 @@ def test_the_bits_are_those_of_nvml_and_idle_or_chosen_clocks_are_no_throttling(
     assert throttling(0x84) == ["software power cap", "hardware power brake"]
 
 
-def _sample(**told: Any) -> DeviceSample:
+def _sample(**known: Any) -> DeviceSample:
     nothing = dict.fromkeys(DeviceSample.__dataclass_fields__)
-    return DeviceSample(**{**nothing, "at_s": 0.0, **told})
+    return DeviceSample(**{**nothing, "at_s": 0.0, **known})
 
 
-def test_the_throttled_share_counts_samples_that_tell_and_keeps_all_their_bits() -> None:
+def test_the_throttled_share_counts_samples_that_have_a_mask_and_keeps_all_their_bits() -> None:
     masks = (0, 1, 0x04, 0x40 | 1, None)
     metrics = device_metrics([_sample(throttle_reasons=mask, power_w=100.0) for mask in masks])
     assert metrics["gpu/throttled_pct"] == pytest.approx(50)
@@ -95,30 +97,30 @@ def test_without_a_sample_everything_is_unknown() -> None:
 
 def test_on_a_cpu_nvml_is_not_asked_and_no_thread_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = _use(monkeypatch, FakeNvml())
-    one = DeviceSampler(None)
-    one.open()
+    sampler = DeviceSampler(None)
+    sampler.open()
     before = threading.active_count()
-    one.start()
+    sampler.start()
     assert threading.active_count() == before
-    assert (one.stop(), driver.looks, driver.opened) == ((), 0, 0)
+    assert (sampler.stop(), driver.samples, driver.opened) == ((), 0, 0)
 
 
 def test_a_gpu_that_the_driver_does_not_know_has_no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     _use(monkeypatch, FakeNvml())
-    one = DeviceSampler("GPU-other")
-    one.open()
-    one.start()
-    assert one.stop() == ()
-    one.close()
+    sampler = DeviceSampler("GPU-other")
+    sampler.open()
+    sampler.start()
+    assert sampler.stop() == ()
+    sampler.close()
 
 
 def test_closing_ends_the_thread_of_an_epoch_that_an_error_left(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = _use(monkeypatch, FakeNvml())
-    one = DeviceSampler(UUID)
-    one.open()
-    one.start()
+    sampler = DeviceSampler(UUID)
+    sampler.open()
+    sampler.start()
     assert driver.seen_enough.wait(30)
-    one.close()
+    sampler.close()
     assert "device-sampler" not in {thread.name for thread in threading.enumerate()}
     assert driver.opened == 0
 
@@ -135,13 +137,13 @@ class GpuSeenFromACpu(recorder.GpuMeter):
 
 
 @contextmanager
-def _watching(monkeypatch: pytest.MonkeyPatch, driver: FakeNvml, sample: bool = True) -> Any:
+def _recording(monkeypatch: pytest.MonkeyPatch, driver: FakeNvml, sample: bool = True) -> Any:
     _use(monkeypatch, driver)
     monkeypatch.setattr(recorder, "GpuMeter", GpuSeenFromACpu)
-    watched = EpochRecorder(torch.device("cpu"), RawSamples("t", epochs=1), sample=sample)
-    watched.open()
-    yield watched
-    watched.close()
+    epochs = EpochRecorder(torch.device("cpu"), RawSamples("t", epochs=1), sample=sample)
+    epochs.open()
+    yield epochs
+    epochs.close()
 
 
 @pytest.mark.parametrize("sample", [True, False])
@@ -149,26 +151,26 @@ def test_nvml_stays_open_from_a_trials_first_epoch_to_its_end_sampled_or_not(
     monkeypatch: pytest.MonkeyPatch, sample: bool
 ) -> None:
     driver = FakeNvml()
-    with _watching(monkeypatch, driver, sample=sample):
+    with _recording(monkeypatch, driver, sample=sample):
         assert driver.opened >= 1
     assert driver.opened == 0
 
 
 def test_an_epochs_samples_lie_within_it_on_its_own_clock_and_flag_it(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = FakeNvml(reasons=(0x20,), enough=2)
-    with _watching(monkeypatch, driver) as watched:
-        with watched.epoch(1):
+    with _recording(monkeypatch, driver) as epochs:
+        with epochs.epoch(1):
             assert driver.seen_enough.wait(30)
-        assert watched.gpu["gpu/throttled_pct"] == 100
-        assert watched.gpu["gpu/energy_j"] == 42.0
-        (kept,) = watched.raw._tables["device.arrow"]
+        assert epochs.gpu["gpu/throttled_pct"] == 100
+        assert epochs.gpu["gpu/energy_j"] == 42.0
+        (kept,) = epochs.raw._tables["device.arrow"]
         at_ms = kept["at_ms"].to_pylist()
-        assert at_ms and min(at_ms) >= 0 and max(at_ms) <= 1e3 * watched.times.train_s
+        assert at_ms and min(at_ms) >= 0 and max(at_ms) <= 1e3 * epochs.times.train_s
 
 
 def test_sampling_can_be_left_out_and_energy_is_still_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = FakeNvml()
-    with _watching(monkeypatch, driver, sample=False) as watched, watched.epoch(1):
+    with _recording(monkeypatch, driver, sample=False) as epochs, epochs.epoch(1):
         pass
-    assert driver.looks == 0
-    assert watched.gpu["gpu/throttled_pct"] is None and watched.gpu["gpu/energy_j"] == 42.0
+    assert driver.samples == 0
+    assert epochs.gpu["gpu/throttled_pct"] is None and epochs.gpu["gpu/energy_j"] == 42.0

@@ -1,4 +1,4 @@
-"""A trial's raw measurements: whole in their files, described, capped in the open, and in MLflow with its run."""
+"""A trial's raw measurements: complete in their files, described, visibly capped, and in MLflow with its run."""
 
 from __future__ import annotations
 
@@ -81,20 +81,20 @@ def test_an_epoch_keeps_its_first_steps_and_says_how_many_it_left_out(
     assert read_samples(tmp_path / "many" / STEPS).num_rows == 4
 
 
-def test_what_an_interruption_left_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_trial_continues_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raw_samples, "MOST_ROWS", 4)
     monkeypatch.setattr(raw_samples, "LEAST_ROWS", 2)
-    first, whole = RawSamples("t", epochs=2), RawSamples("t", epochs=2)
-    for raw in (first, whole):
+    first, uninterrupted = RawSamples("t", epochs=2), RawSamples("t", epochs=2)
+    for raw in (first, uninterrupted):
         raw.add_epoch(1, _times(3), [_sample(100.25)])
     first.write(tmp_path / "checkpoint")
     rest = RawSamples("t", epochs=2)
     rest.restore(tmp_path / "checkpoint")
-    for raw, folder in ((rest, "rest"), (whole, "whole")):
+    for raw, folder in ((rest, "rest"), (uninterrupted, "uninterrupted")):
         raw.add_epoch(2, _times(3), [])
         raw.write(tmp_path / folder)
     for name in (STEPS, DEVICE):
-        mine, theirs = (read_samples(tmp_path / folder / name) for folder in ("rest", "whole"))
+        mine, theirs = (read_samples(tmp_path / folder / name) for folder in ("rest", "uninterrupted"))
         assert mine.equals(theirs, check_metadata=True)
 
 
@@ -140,7 +140,7 @@ def test_a_trials_files_hold_every_step_once_also_after_an_interruption(tmp_path
     assert rest.final["tags"]["diagnosis"].partition(":")[0] in ("on a CPU", "data-bound", "not diagnosed")
 
 
-def test_they_become_artifacts_of_the_trials_run_through_the_outbox(
+def test_the_files_become_artifacts_of_the_trials_run(
     shared_store: str, sweep_id: str, opened: Any, tmp_path: Path
 ) -> None:
     import mlflow.artifacts

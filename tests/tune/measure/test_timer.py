@@ -1,4 +1,4 @@
-"""The account of an epoch adds up, and each part is what its name says. Clocks are faked: no timing is asserted."""
+"""The parts of an epoch add up, and each is what its name says. Clocks are faked: no timing is asserted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _run(clock: FakeClock, *, fetch_s: float, step_s: float, between_s: float, s
 def test_a_feed_that_blocks_shows_as_data_wait_and_the_rest_of_the_gap_as_launch(clock: FakeClock) -> None:
     times = _run(clock, fetch_s=0.5, step_s=1.0, between_s=0.25, steps=4, gathered=False)
     assert times.step_s == pytest.approx(4.0)
-    assert times.data_wait_s == pytest.approx(4 * 0.5)  # the first batch is waited for as well
+    assert times.data_wait_s == pytest.approx(4 * 0.5)  # the first batch too
     assert times.launch_s == pytest.approx(3 * 0.25)
     assert times.other_s == pytest.approx(0.25)  # after the last step
     assert times.feed_host_s == pytest.approx(4 * 0.5)
@@ -61,7 +61,7 @@ def test_windows_gathered_on_the_device_belong_to_the_step(clock: FakeClock) -> 
     times = _run(clock, fetch_s=0.5, step_s=1.0, between_s=0.25, steps=4, gathered=True)
     assert times.step_s == pytest.approx(4 * 1.5)
     assert times.data_wait_s == 0
-    assert times.feed_host_s == pytest.approx(4 * 0.5)  # what asking cost is known all the same
+    assert times.feed_host_s == pytest.approx(4 * 0.5)  # the host's time in the feed is known all the same
 
 
 @pytest.mark.parametrize("gathered", [True, False])
@@ -86,12 +86,10 @@ def _times(step_ms: tuple[float, ...], train_s: float) -> EpochTimes:
         ((100.0,) * 10, 1.0, 0.0),
         ((100.0,) * 9 + (190.0,), 1.09, 0.0),  # slower, but no stall
         ((100.0,) * 9 + (600.0,), 1.5, 100 * 0.5 / 1.5),
-        ((100.0,) * 10, 1.25, 20.0),  # the host was late to see the end
+        ((100.0,) * 10, 1.25, 20.0),  # the host noticed the end late
     ],
 )
-def test_what_stalls_took_is_told_in_percent_of_the_epoch(
-    step_ms: tuple[float, ...], train_s: float, stalled_pct: float
-) -> None:
+def test_stalls_are_a_share_of_the_epoch(step_ms: tuple[float, ...], train_s: float, stalled_pct: float) -> None:
     assert _times(step_ms, train_s).stalled_pct == pytest.approx(stalled_pct)
 
 
@@ -103,7 +101,7 @@ def test_an_epoch_without_a_step_is_all_other(clock: FakeClock) -> None:
     assert timer.times().step_ms == ()
 
 
-def test_on_a_cpu_memory_energy_and_neighbours_are_unknown_and_therefore_none() -> None:
+def test_on_a_cpu_memory_energy_and_other_processes_are_unknown() -> None:
     meter = GpuMeter(torch.device("cpu"))
     meter.begin()
     readings = (meter.peak_memory_gib(), meter.energy_j(), meter.other_processes())
@@ -114,8 +112,8 @@ def test_on_a_cpu_memory_energy_and_neighbours_are_unknown_and_therefore_none() 
     ("pids", "idle", "others"),
     [
         ([10], (), 0),
-        ([10, 11], (11,), 0),  # our own that stands by
-        ([10, 12], (11,), 1),  # ours is gone from the list, a foreign one is there
+        ([10, 11], (11,), 0),  # our own idle process
+        ([10, 12], (11,), 1),  # ours has ended, a foreign one runs
         ([10, 11, 12], (11,), 1),
         ([10, 12, 13], (), 2),
         ([901, 902], (11,), 0),  # numbers of the host, unknown in here
@@ -127,7 +125,7 @@ def test_on_a_cpu_memory_energy_and_neighbours_are_unknown_and_therefore_none() 
         ([11], (11,), None),
     ],
 )
-def test_our_own_standby_is_no_neighbour_any_other_process_is_and_what_is_hidden_is_not_known(
+def test_only_foreign_processes_count_and_hidden_ones_make_the_count_unknown(
     pids: list[int], idle: tuple[int, ...], others: int | None
 ) -> None:
     assert count_others(pids, own=10, idle=idle) == others
