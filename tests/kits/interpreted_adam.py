@@ -41,7 +41,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _step(pair: Pair, seed: int, scale: float | None = None, found: bool = False, without: Any = ()) -> None:
+def _step(pair: Pair, seed: int, scale: float | None = None, overflowed: bool = False, without: Any = ()) -> None:
     """One step of both with equal gradients; `without` are the numbers of parameters that get none."""
     generator = torch.Generator().manual_seed(seed)
     for number, parameters in enumerate(zip(*map(_parameters, pair), strict=True)):
@@ -50,7 +50,7 @@ def _step(pair: Pair, seed: int, scale: float | None = None, found: bool = False
             parameter.grad = None if number in without else grad.clone()
     for optimizer in pair:
         if scale is not None:
-            optimizer.grad_scale, optimizer.found_inf = torch.tensor([scale]), torch.tensor(float(found))
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor([scale]), torch.tensor(float(overflowed))
         optimizer.step()
 
 
@@ -73,8 +73,8 @@ def _assert_same(pair: Pair) -> None:
 )
 def test_any_parameters_train_as_with_torchs(sizes: Any, beta1: float, lr: Any, scale: Any, steps: Any) -> None:
     pair = _pair(sizes, lr, (beta1, BETAS[1]))
-    for seed, (found, without) in enumerate(steps):
-        _step(pair, seed, scale, found, without)
+    for seed, (overflowed, without) in enumerate(steps):
+        _step(pair, seed, scale, overflowed, without)
         _assert_same(pair)
 
 
@@ -168,7 +168,7 @@ def test_a_copy_steps_on_memory_of_its_own() -> None:
 
 def _steppers(precision: str, scale: float | None = None) -> tuple[Stepper, Stepper]:
     """A small model with our optimizer, and the same with torch's."""
-    found = []
+    steppers = []
     for ours in (True, False):
         torch.manual_seed(0)
         model = build_model(
@@ -181,8 +181,8 @@ def _steppers(precision: str, scale: float | None = None) -> tuple[Stepper, Step
         scaler = make_scaler("cpu", precision)
         if scaler is not None:
             scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
-        found.append(Stepper(model, optimizer, precision=precision, scaler=scaler))
-    return found[0], found[1]
+        steppers.append(Stepper(model, optimizer, precision=precision, scaler=scaler))
+    return steppers[0], steppers[1]
 
 
 def _batch() -> Batch:
