@@ -71,10 +71,10 @@ def _compare_one(shape: Shape, direction: str, options: argparse.Namespace, othe
     import torch
 
     from benchmarks.graph_timing import capture, elapsed_ms, repeats_of
-    from model.attention.patch_op import choose
+    from model.attention.patch_op import choose_launch
 
     launches = Launches(shape, direction, options.precision)
-    choice = choose(shape[1], shape[3], launches.dtype, backward=direction == "backward")
+    choice = choose_launch(shape[1], shape[3], launches.dtype, backward=direction == "backward")
     outputs: list[list[Tensor]] = []
     graphs = []
     for module in (None, other):

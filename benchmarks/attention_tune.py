@@ -83,10 +83,10 @@ def tune_one(
     import torch
 
     from benchmarks.graph_timing import time_in_graph
-    from model.attention.patch_op import choose
+    from model.attention.patch_op import choose_launch
 
     launches = Launches(shape, direction, options.precision)
-    fixed = choose(shape[1], shape[3], launches.dtype, backward=direction == "backward")
+    fixed = choose_launch(shape[1], shape[3], launches.dtype, backward=direction == "backward")
     tried: dict[Any, float] = {}
     for turn in (0, 1):
         best = sorted(tried, key=lambda choice: tried[choice])[:BEST]

@@ -1,9 +1,9 @@
-"""Arms of the study that this project replaces, as it published them. No backend, no score: nothing else reaches them.
+"""Arms of the study that this project replaces, as published. They are neither in BACKENDS nor in SCORES.
 
 github.com/divyatadimeti/patchtst_flashattention, described from its patchtst_flash.py and pruning_utils.py. Its flash
-arm is another function than its vanilla arm: it sees only earlier patches, leaves the output projection out, and casts
-queries, keys and values to fp16 while everything else is fp32. Two of the classes here put one of that right each, so
-that a reader sees what each was worth. Its vanilla arm is transformers' model, unchanged.
+arm is another function than its vanilla arm. It sees only earlier patches, leaves the output projection out, and casts
+queries, keys and values to fp16 while everything else is fp32. Two of the classes here each correct one of these, to
+show the effect of each. Its vanilla arm is transformers' model, unchanged.
 
 Shapes: S sequences (batch x channels), N patches, K heads, E head width, D = K E model width.
 """
@@ -46,13 +46,13 @@ class PublishedFlash(PatchTSTAttention):
 
 
 class BidirectionalFlash(PublishedFlash):
-    """The same, and every patch sees all patches."""
+    """PublishedFlash where every patch sees all patches."""
 
     causal = False
 
 
 class CompleteFlash(BidirectionalFlash):
-    """The same with the output projection: vanilla's function, its attention in fp16."""
+    """BidirectionalFlash with the output projection: vanilla's function, its attention in fp16."""
 
     projects_out = True
 
@@ -71,7 +71,7 @@ def use_published_attention(model: nn.Module, name: str) -> None:
 
 
 def unread_parameters(model: nn.Module) -> set[nn.Parameter]:
-    """Parameters that the forward pass leaves out, so that they get no gradient: the skipped output projections'."""
+    """Parameters that the forward pass does not read, so that they get no gradient: the skipped output projections'."""
     skipped = (part for part in model.modules() if isinstance(part, PublishedFlash) and not part.projects_out)
     return {parameter for attention in skipped for parameter in attention.out_proj.parameters()}
 
@@ -79,8 +79,8 @@ def unread_parameters(model: nn.Module) -> set[nn.Parameter]:
 def zero_head_columns(model: nn.Module, heads: Collection[int]) -> None:
     """The study's pruning of `heads` in every layer: input columns of the q, k and v weights, rows of their biases.
 
-    No head leaves: a head's own weights are rows, so every head loses the same inputs, no parameter goes, and since
-    nothing is remembered the next update fills the zeros again.
+    This removes no head. A head's own weights are rows, so every head loses the same inputs. No parameter is removed,
+    and since the zeros are not recorded, the next update overwrites them.
     """
     for attention in attention_layers(model):
         _zero_columns(attention, heads)
@@ -99,8 +99,8 @@ def _zero_columns(attention: PatchTSTAttention, heads: Iterable[int]) -> None:
 def zero_weakest_heads(model: nn.Module) -> None:
     """The study's dynamic pruning: rank heads by the norm of their weights, zero columns for the weakest.
 
-    Raises AttributeError at its first statement: it asks a layer for its `device`, which a module does not have. Past
-    that it would take every head, since it overwrites its own argument with the number of heads.
+    Raises AttributeError at its first statement, which reads a layer's `device`: a module has none. Otherwise it would
+    zero every head, since it overwrites its own argument with the number of heads.
     """
     for attention in attention_layers(model):
         layer: Any = attention

@@ -1,4 +1,4 @@
-"""What a saved model must know to forecast, beside its weights: columns, time step, scaling, lengths and origin.
+"""What a saved model needs to forecast, beside its weights: columns, time step, scaling, lengths and origin.
 
 Written as `forecasting.json` into the model's folder. Importable without torch.
 """
@@ -73,11 +73,11 @@ def read_facts(folder: Path) -> Facts:
             fields[name] = tuple(fields[name])
         return Facts(**fields)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} lacks what a forecast needs ({error}): fetch the model again") from None
+        raise ValueError(f"{file} lacks a field that a forecast needs ({error}): fetch the model again") from None
 
 
 def _problem(facts: Facts) -> str | None:
-    """What is wrong with the facts, None where nothing is."""
+    """What is wrong with the facts; None where nothing is."""
     if not facts.columns or not all(isinstance(name, str) for name in facts.columns):
         return "columns must be names, at least one"
     for name, numbers in (("mean", facts.mean), ("std", facts.std)):

@@ -26,7 +26,7 @@ class StepShape:
     patch_length: int  # time steps, P
     patch_stride: int  # time steps
     d_model: int  # D
-    num_heads: int  # heads at the start; E = D / num_heads
+    num_heads: int  # before pruning; E = D / num_heads
     num_layers: int
     ffn_dim: int  # F
     heads_kept: Sequence[int] | None = None  # heads left in each layer; None: all
@@ -44,8 +44,11 @@ class StepShape:
 
     @property
     def attention_widths(self) -> tuple[int, ...]:
-        """A of each layer. ValueError where `heads_kept` is not one number in 1..num_heads per layer, or where without
-        an output projection heads have left: nothing would bring A back to D."""
+        """A of each layer.
+
+        ValueError where `heads_kept` is not a number in 1..num_heads per layer. Also where heads are gone and there
+        is no output projection, since nothing would bring A back to D.
+        """
         kept = [self.num_heads] * self.num_layers if self.heads_kept is None else list(self.heads_kept)
         if len(kept) != self.num_layers or not all(1 <= heads <= self.num_heads for heads in kept):
             raise ValueError(f"heads_kept={kept}: give {self.num_layers} numbers from 1 to {self.num_heads}")
@@ -79,22 +82,22 @@ def forward_flops(shape: StepShape) -> int:
 
 
 def train_step_flops(shape: StepShape) -> int:
-    """FLOPs of forward and backward: 3 x forward, less the gradient of the input series, which nobody asks for. [FLOP]
+    """FLOPs of forward and backward: 3 x forward, less the gradient of the input series, which is not computed. [FLOP]
 
-    A product y = x W costs the same again for dx and for dW. Kernels that compute scores anew in the backward pass
-    (all fused ones) do more work than this; utilisation counts what the model needs, not what a kernel does.
+    A product y = x W costs the same again for dx and for dW. All fused kernels compute scores again in the backward
+    pass and so do more work than this; utilisation counts what the model needs, not what a kernel does.
     """
     return 3 * forward_flops(shape) - _embedding_flops(shape)
 
 
 def minimal_step_bytes(shape: StepShape, *, activation_bytes: int) -> int:
-    """Traffic with GPU memory of one training step with Adam and fp32 weights, by a model of it. [bytes]
+    """Modelled traffic with GPU memory of one training step with Adam and fp32 weights. [bytes]
 
     activation_bytes: 2 in half precision, 4 in fp32. The model: every matrix product reads its inputs and writes its
-    output once, everything elementwise (norms, GELU, residual, dropout, casts) rides along with a product, attention is
-    one kernel per direction, and nothing stays in cache. A measure that is the same for all arms, to divide by a GPU's
-    bandwidth; neither a prediction nor a bound. A step may move more, and also less: the fused encoder never writes the
-    feed-forward's hidden layer in its forward pass, and a GPU's cache spares it some of what the model counts.
+    output once. Everything elementwise (norms, GELU, residual, dropout, casts) is fused with a product, attention is
+    one kernel per direction, and nothing stays in cache. The measure is the same for all arms and is divided by a GPU's
+    bandwidth; it is neither a prediction nor a bound. A step may move more, or less: the fused encoder never writes the
+    feed-forward's hidden layer in its forward pass, and caches save some of what the model counts.
     """
     tokens = shape.sequences * shape.patches
     wide, hidden = tokens * shape.d_model, tokens * shape.ffn_dim
@@ -139,7 +142,7 @@ def _tensor_cores(half: float, tf32: float, fp32: float) -> dict[str, float]:
 _HOPPER_SXM = _tensor_cores(989.4, 494.7, 66.9)
 _A100 = _tensor_cores(312, 156, 19.5)
 _V100 = GpuPeak(flops={"fp16": 125e12, "fp32": 15.7e12}, bandwidth=0.9e12)  # neither bf16 nor tf32
-# By the GPU's name as the driver tells it. A name that is not here has no peak: MFU and roofline are then not known.
+# By the GPU's name as the driver reports it. MFU and roofline are unknown for a name that is not here.
 # Sources, all NVIDIA's: the whitepapers "H100 Tensor Core GPU Architecture" (SXM5), "A100 Tensor Core GPU Architecture"
 # and "Ada GPU Architecture" (RTX 4090); the data sheets of H100, H200, A100, L4, L40S, A10 and V100. Where a data sheet
 # gives a figure with sparsity, half of it. Left out, as their sources disagree or give no dense figure: A10G, T4, B200.
@@ -181,7 +184,7 @@ def memory_floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> floa
 def floor_s(shape: StepShape, *, gpu: str | None, precision: str) -> float | None:
     """The roofline, by this model of the traffic: the longer of the two floors. None unless both are known.
 
-    No step can beat its arithmetic. One that keeps in caches or registers what the model counts could beat the rest.
+    No step can beat its arithmetic. A step that keeps what the model counts in caches or registers can beat the rest.
     """
     computing = compute_floor_s(shape, gpu=gpu, precision=precision)
     moving = memory_floor_s(shape, gpu=gpu, precision=precision)

@@ -31,10 +31,10 @@ class Forecaster:
             self.model = load_model(folder, attention="eager").to(self.device)
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             what = " ".join(str(error).split())[:300]
-            raise ValueError(f"{folder} holds no whole model ({what}): fetch it again") from error
+            raise ValueError(f"{folder} holds no complete model ({what}): fetch it again") from error
         config, facts = self.model.config, self.facts
-        found = (config.num_input_channels, config.context_length, config.prediction_length)
-        if found != (len(facts.columns), facts.context_length, facts.prediction_length):
+        lengths = (config.num_input_channels, config.context_length, config.prediction_length)
+        if lengths != (len(facts.columns), facts.context_length, facts.prediction_length):
             raise ValueError(f"{folder}: forecasting.json and config.json are of different models: fetch it again")
         self._mean, self._std = np.array(facts.mean), np.array(facts.std)
 
@@ -47,7 +47,7 @@ class Forecaster:
         length, columns = self.facts.context_length, len(self.facts.columns)
         if values_TC.ndim != 2 or values_TC.shape[1] != columns or len(values_TC) < length:
             raise ValueError(
-                f"a forecast needs {length} rows or more of {columns} columns, given was an array of shape "
+                f"a forecast needs {length} rows or more of {columns} columns and got an array of shape "
                 f"{list(values_TC.shape)}"
             )
         past_LC = values_TC[-length:].astype(np.float32, order="C")  # a frame's order would change the last digit

@@ -1,8 +1,8 @@
-"""transformers' PatchTSTForPrediction, built from flat arguments, with or without all of its heads, saved and loaded.
+"""Builds, saves and loads transformers' PatchTSTForPrediction, with all heads or pruned.
 
-A model that lost heads keeps transformers' code: projections cut to fewer rows run as they are, because head_dim and
-scaling stay and the number of heads is read from the shapes. Which original heads are left is recorded in
-`config.kept_heads`, a list of head numbers per layer; it is absent while all are there.
+A pruned model runs transformers' code: its projections have fewer rows, head_dim and scaling stay, and the number of
+heads is read from the shapes. `config.kept_heads` records which original heads are left, as a list of head numbers per
+layer. It is absent while no head is gone.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def build_model(
     layers: str = "transformers",
     as_published: str | None = None,
 ) -> PatchTSTForPrediction:
-    """A freshly initialised model; torch's random state decides the weights, the attention backend does not.
+    """A freshly initialised model, whose weights depend on torch's random state and not on the attention backend.
 
     Forecasts future [B, H, C] from past [B, L, C] in the units of its input: windows are scaled to mean 0, std 1 per
     channel inside and scaled back. `dropout` is used after the positions, on the residual paths and in the
-    feed-forward layers. `layers` says who computes the encoder: transformers' code, or the fused kernels of ours.
-    `as_published`: an arm of the replaced study (`model.as_published`), which then computes attention.
-    Raises ValueError for an unknown attention, and for a model that the fused layers are not written for.
+    feed-forward layers. `layers`: "transformers", or "fused" for an encoder of our own kernels.
+    `as_published`: the arm of the replaced study (`model.as_published`) whose attention is used.
+    Raises ValueError for an unknown attention, and for a model that the fused layers do not support.
     """
     config = PatchTSTConfig(
         num_input_channels=num_channels,
@@ -92,11 +92,10 @@ def save_model(
     files: Mapping[str, str] | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write config.json, model.safetensors and `files` (name -> text) to the new folder `folder`, whole or not at all.
+    """Write config.json, model.safetensors and `files` (name -> text) to the new folder `folder`, in one rename.
 
-    weights: the model's state where it was copied to the host already; contiguous.
-
-    Stock transformers loads an unpruned model from it. Folder and files get the modes that the umask gives.
+    weights: the model's state, contiguous, if it is on the host already. Stock transformers loads an unpruned model
+    from the folder. Folder and files get the modes that the umask gives.
     """
     from safetensors.torch import save_file
 
@@ -134,7 +133,7 @@ def load_model(
 
 
 def cut_to_kept_heads(model: PatchTSTForPrediction) -> None:
-    """Give a full-size model the shapes that its config's `kept_heads` asks for; the weights are not meaningful."""
+    """Cut a full-size model to the shapes of its config's `kept_heads`; the weights are then to be loaded."""
     for attention, kept in zip(attention_layers(model), heads_per_layer(model), strict=True):
         rows = len(kept) * attention.head_dim
         for name in ("q_proj", "k_proj", "v_proj"):

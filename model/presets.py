@@ -27,8 +27,8 @@ _OFFICIAL: dict[str, Any] = {
 }
 
 # github.com/divyatadimeti/patchtst_flashattention, patchtst_model.py: the model of every arm of that study. Its
-# `dropout=0.2` is no field of PatchTSTConfig and was ignored there, so the model that it measured has dropout 0 and
-# only the forecasting head's dropout of 0.2. Its recipe is not taken over: batch size and epochs are swept.
+# `dropout=0.2` is no field of PatchTSTConfig and was ignored there. The model that it measured has dropout 0 and only
+# the forecasting head's dropout of 0.2. Its recipe is not taken over: batch size and epochs are swept.
 _STUDY: dict[str, Any] = {
     "data.context_length": 512,
     "model.patch_length": 12,
@@ -63,6 +63,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build_fields(preset: str) -> dict[str, Any]:
-    """What of a preset `model.patchtst.build_model` takes, by its argument's name."""
+    """A preset's fields that `model.patchtst.build_model` takes, by argument name."""
     fields = {name.split(".", 1)[1]: value for name, value in PRESETS[preset].items() if not name.startswith("train.")}
     return {"patch_stride": fields["patch_length"]} | fields

@@ -32,10 +32,10 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 
-# Other names that a user may give, with what they mean here.
+# Other names that a user may give -> the backend.
 ALIASES: dict[str, str] = {"vanilla": "eager", "flash": "flash_attention_2"}
 
-# What `auto` tries, fastest at PatchTST's shapes first (docs/measurements.md); names not in BACKENDS are passed over.
+# What `auto` tries, fastest at PatchTST's shapes first (docs/measurements.md); names not in BACKENDS are skipped.
 AUTO_ORDER: tuple[str, ...] = ("patch", "sdpa_efficient", "eager")
 
 
@@ -51,9 +51,9 @@ def get_backend(name: str) -> Backend:
 
 
 def resolve_auto(work: Workload, missing: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The first backend of AUTO_ORDER that can do `work`; `missing` says of which the package cannot be used, and why.
+    """The first backend of AUTO_ORDER that can do `work`; `missing`: backend -> why its package cannot be used.
 
-    Decide once, when planning, and log the name: nothing falls back later. ValueError where none runs.
+    Call it once, when planning, and log the name: nothing falls back later. ValueError where none runs.
     """
     reasons = {}
     for name in AUTO_ORDER:

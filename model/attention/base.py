@@ -1,7 +1,7 @@
 """What an attention backend is: a name, the limits it states itself, and a function for transformers to call.
 
-A backend computes softmax(q k^T / sqrt(E)) v without mask, and nothing else: all backends are the same function of
-the same weights, up to rounding. It calls one explicit kernel, so that no dispatcher can choose another one.
+A backend computes softmax(q k^T / sqrt(E)) v without mask and nothing else, so all backends are the same function of
+the same weights, up to rounding. Each calls one explicit kernel, so that no dispatcher can choose another.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 # CUDA's limit for the second and third dimension of a kernel's grid, where the fused kernels put the sequences
 # (pytorch/pytorch#142228, #146704; CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
 MAX_GRID_YZ = 65_535
-# FlashAttention-2's backward pass finds its place in the dQ accumulator with a 32-bit product: q_offset() of
-# csrc/flash_attn/src/block_info.h takes the type of its arguments, and flash_bwd_kernel.h gives it ints. Past 2^31 it
-# reads outside (measured in PriorLabs/TabPFN#1184). The flash-attn package and PyTorch share this code.
+# FlashAttention-2's backward pass indexes its dQ accumulator with a 32-bit product: q_offset() of
+# csrc/flash_attn/src/block_info.h takes the type of its arguments, and flash_bwd_kernel.h passes ints. Past 2^31 it
+# reads out of bounds (measured in PriorLabs/TabPFN#1184). The flash-attn package and PyTorch share this code.
 MAX_FA2_ACCUMULATOR = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a backend is asked to train, and on what."""
+    """What a backend would train, and on which device."""
 
     device_type: str  # "cpu" or "cuda"
     capability: tuple[int, int] | None  # of the CUDA device; None: unknown, limits by GPU generation are not applied
@@ -61,7 +61,7 @@ class Backend(ABC):
     cpu_patterns: tuple[str, ...] = ()
     """As kernel_patterns, for operators that torch.profiler names on CPU in the eager engine; () without a CPU path."""
     module: str | None = None
-    """Of the package that it needs, the module to import (dotted); None where PyTorch has all."""
+    """Dotted name of the module to import from the package that it needs; None where PyTorch has all."""
     install: str = ""
     """The pip command that installs that package."""
 
@@ -77,7 +77,7 @@ class Backend(ABC):
         """Why the package that it needs cannot be used here, in one line with the pip command; None where it can.
 
         importing=False only looks whether it is installed and imports nothing, so planning can ask. importing=True
-        imports it: a build against another torch then is the reason.
+        imports it, which fails for a build against another torch.
         """
         module = self.module if importing else None
         return package_reason(self.name, install=self.install, present=self.is_installed(), module=module)
@@ -94,9 +94,9 @@ class Backend(ABC):
 
 
 def package_reason(backend: str, *, install: str, present: bool, module: str | None) -> str | None:
-    """Backend.missing_package for one that needs a package, which the command `install` provides.
+    """Why a package cannot be used, in one line with the command `install` that provides it; None where it can.
 
-    `present`: is it installed at all. `module`: what to import (dotted), or None to leave it at that.
+    `present`: whether it is installed at all. `module`: what to import (dotted), or None to import nothing.
     """
     if not present:
         return f"{backend} needs a package that is not installed: use `{install}`, or another attention"
@@ -119,7 +119,7 @@ def has_module(name: str) -> bool:
 
 
 def no_cpu_reason(backend: str, gpu: str) -> str:
-    """For kernels that are there for GPUs of this kind only."""
+    """For kernels that run on GPUs of this kind only."""
     return f"{backend} has no CPU kernel: use eager or sdpa_flash here, or a {gpu} GPU"
 
 
@@ -131,7 +131,7 @@ def half_precision_reason(backend: str, work: Workload) -> str | None:
 
 
 def capability_reason(backend: str, work: Workload, least: tuple[int, int], instead: str) -> str | None:
-    """For kernels that need a GPU generation; nothing is refused where it is unknown."""
+    """For kernels that need a GPU generation; an unknown one is not refused."""
     if work.capability is None or work.capability >= least:
         return None
     return (

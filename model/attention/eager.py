@@ -1,9 +1,9 @@
 """eager: matrix product, softmax, matrix product, as transformers' PatchTST does it. The reference of every gate.
 
-Not transformers' function itself: inductor's pattern matcher knows that sequence of operators and replaces it by
-F.scaled_dot_product_attention (torch/_inductor/fx_passes/fuse_attention.py, PyTorch 2.11), so that the compiled arm
-named eager would run another backend. Softmax over the scores seen as one matrix, a view that costs nothing, is the
-same arithmetic and matches none of its patterns; a test holds that for the installed PyTorch.
+It is not transformers' own function. Inductor's pattern matcher replaces that sequence of operators by
+F.scaled_dot_product_attention (torch/_inductor/fx_passes/fuse_attention.py, PyTorch 2.11), so the compiled arm named
+eager would run another backend. Here softmax reads the scores as one matrix, a view that costs nothing. That is the
+same arithmetic and matches none of the patterns; a test checks it for the installed PyTorch.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from model.attention.base import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# The one fused kernel at every length: left to itself it takes a decoding kernel for fewer than 128 queries.
+# The same fused kernel at every length: by default, fewer than 128 queries get a decoding kernel.
 KERNEL_OPTIONS = {"BACKEND": "TRITON"}
-# Gradual pruning changes a layer's number of heads at every stage, and evaluation has a last batch of another size:
-# each is a compilation, and dynamo gives up after 8 of one function.
+# dynamo gives up after 8 compilations of a function. Each stage of gradual pruning needs one more, and so does
+# evaluation's smaller last batch.
 SHAPES = 64
 
 
@@ -76,7 +76,7 @@ class Flex(Backend):
 
 @functools.cache
 def _compiled() -> Any:
-    """flex_attention compiled once for this process: called plainly it would write the scores to memory."""
+    """flex_attention compiled once for this process: uncompiled it would write the scores to memory."""
     import torch
     from torch.nn.attention.flex_attention import flex_attention
 

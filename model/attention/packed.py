@@ -1,4 +1,4 @@
-"""Attention functions that take q, k and v as one projection leaves them, by transformers' name: no copies between.
+"""Attention functions, by transformers' name, that take q, k and v packed as one projection leaves them: no copies.
 
 A function takes (S, N, 3, K, E) and the scale, and gives (S, N, K, E). Backends without one get three views.
 """

@@ -1,8 +1,8 @@
 """patch: our own Triton kernels for PatchTST's short sequences, up to 128 patches of narrow heads.
 
 The fused kernels of other backends work in tiles of 64 or 128 rows and one block per (sequence, head), which suits
-long sequences; PatchTST has 3 to 64 rows. Here a whole sequence is one program's, a few heads at a time: the forward
-pass reads q, k, v and writes o, the backward pass reads q, k, v, do and writes dq, dk, dv, each once.
+long sequences; PatchTST has 3 to 64 rows. Here one program computes a few heads of a sequence over all its patches.
+The forward pass reads q, k, v and writes o; the backward pass reads q, k, v, do and writes dq, dk, dv; each once.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 """The kernels of patch: a program computes a few neighbouring heads of one sequence with 2-D matrix products.
 
-Tensors q k v o: S sequences x N patches x K heads x E head width. o and its gradient are contiguous; q k v and their
-gradients may be parts of wider rows, ROW elements from one patch to the next, as one projection leaves them. lse:
-S x K x N in fp32, log2 of the sum of 2^(score * scale * log2(e)). A row of q holds all heads of one patch, and one head
-of width 8 is only 16 bytes of it. So a program loads HEADS neighbouring heads as one tile of COLUMNS >= 16 columns and
-gets each head's product by setting the other heads' columns of one factor to zero: tensor cores need 16 columns anyway.
+Tensors q k v o: S sequences x N patches x K heads x E head width. o and its gradient are contiguous. q k v and their
+gradients may be parts of wider rows, as one projection leaves them: ROW elements from one patch to the next. lse:
+S x K x N in fp32, log2 of the sum of 2^(score * scale * log2(e)).
 
-The keys are held in two pieces, A and B, of a power of two rows each (B may be absent): 42 patches are 32 + 16, not 64.
-The queries are taken ROWS at a time. The backward pass computes the scores transposed, keys x queries: the products
-that make dv and dk then take them as they are, and only the one for dq needs them turned.
-Rows past N are read as zeros; scores of keys past N are minus infinity.
+A row of q holds all heads of one patch; a head of width 8 is only 16 bytes of it. So a program loads HEADS neighbouring
+heads as one tile of COLUMNS columns, at least 16, which tensor cores need anyway. For one head's product it sets the
+other heads' columns of one factor to zero.
 
-lse is as exact as a number of its size, so p = 2^(score - lse) is too: right for half precision, while for fp32 the
+The keys are held in two pieces, A and B, each of a power of two rows: 42 patches take 32 + 16 rows instead of 64. B may
+be absent. A program takes ROWS queries at a time. The backward pass computes the scores as keys x queries, so that only
+the product for dq needs a transposition. Rows past N are read as zeros; scores of keys past N are minus infinity.
+
+p = 2^(score - lse) is only as exact as a number of the size of lse. That suffices for half precision. For fp32 the
 backward pass takes maximum and sum again (RECOMPUTE): with scores of 100 it would be 20 times less exact than eager.
 """
 
@@ -23,7 +24,7 @@ import triton.language as tl
 
 @triton.jit
 def _operand(x: tl.tensor, like: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
-    """x rounded to the inputs' type, as a matrix product takes it; the interpreter multiplies bf16 only as fp32."""
+    """x in the inputs' type, for a matrix product; UPCAST to fp32 for the interpreter, whose bf16 product is wrong."""
     x = x.to(like.dtype.element_ty)
     if UPCAST:
         x = x.to(tl.float32)
@@ -39,7 +40,7 @@ def _tile(
     N: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> tl.tensor:
-    """Offsets and mask of ROWS patches from `start`, within one sequence, at these columns."""
+    """Offsets within one sequence, and mask, of ROWS patches from `start` at these columns: (ROWS, COLUMNS) each."""
     rows = start + tl.arange(0, ROWS)
     return rows[:, None] * WIDTH + columns[None, :], (rows < N)[:, None] & inside[None, :]
 
@@ -65,7 +66,7 @@ def _scores(
 def _place(
     N: tl.constexpr, K: tl.constexpr, E: tl.constexpr, ROW: tl.constexpr, HEADS: tl.constexpr, COLUMNS: tl.constexpr
 ) -> tl.tensor:
-    """This program's sequence and first head; where the sequence begins in o and in wider rows; columns and mask."""
+    """This program's sequence and first head, its offsets in o and in wider rows, and its columns with their mask."""
     tiles: tl.constexpr = (K + HEADS - 1) // HEADS
     program = tl.program_id(0)
     sequence = (program // tiles).to(tl.int64)
@@ -91,7 +92,7 @@ def _load_keys(
     ROW: tl.constexpr,
     UPCAST: tl.constexpr,
 ) -> tl.tensor:
-    """A piece of KEYS keys from `start` on: offsets, mask, keys, values."""
+    """A piece of the keys from `start`: offsets, mask, keys and values, (KEYS, COLUMNS) each."""
     at, there = _tile(start, KEYS, columns, inside, N, ROW)
     keys = _operand(tl.load(k + wide + at, mask=there, other=0.0), k, UPCAST)
     values = _operand(tl.load(v + wide + at, mask=there, other=0.0), v, UPCAST)
@@ -162,7 +163,7 @@ def _weights(
     scale_log2: tl.tensor,
     RECOMPUTE: tl.constexpr,
 ) -> tl.tensor:
-    """Softmax over the keys (axis 0) of both pieces, by the log-sum-exp at `lse` or by maximum and sum taken again."""
+    """Softmax over the keys (axis 0) of both pieces, (KEYS, ROWS) each: by `lse`, or by maximum and sum taken again."""
     if RECOMPUTE:
         shift = tl.max(s_a, 0)
         if s_b is not None:
@@ -197,7 +198,7 @@ def _add_gradients(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ) -> tl.tensor:
-    """dq, dk and dv with what one head adds through one piece of the keys; p and ds are its keys x queries."""
+    """Adds one head's part over a piece of the keys: dq (ROWS, COLUMNS), dk dv (KEYS, COLUMNS); p ds (KEYS, ROWS)."""
     ds = _operand(ds, like, UPCAST)
     dv = tl.dot(_operand(p, like, UPCAST), do_head, acc=dv, input_precision=PRECISION)
     dk = tl.dot(ds, q_head, acc=dk, input_precision=PRECISION)

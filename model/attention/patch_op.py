@@ -1,10 +1,10 @@
 """The operators torch.ops.patchtst.patch_attention and ..._backward: which kernel, with which sizes, and autograd.
 
 Shapes: S sequences, N patches, K heads, E head width. All tensors are (S, N, K, E), as the projections of a PatchTST
-layer lie in memory, so nothing is copied on the way in or out. Importing this file imports triton.
+layer lie in memory, so nothing is copied. Importing this file imports triton.
 
-A custom_op and no triton_op: inductor launches it as it stands, with sizes and strides as compile-time constants; its
-own launcher would pass them as plain integers, and Triton would not know that rows are aligned to 16 bytes.
+Each is a custom_op, not a triton_op: inductor then launches our code, with sizes and strides as compile-time constants.
+Its own launcher would pass them as plain integers, and Triton would not know that rows are aligned to 16 bytes.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Choice:
     warps: int = 1  # per program
     stages: int = 1  # of the loop over the queries: 1 loads when needed, more load ahead into shared memory
     recompute: bool = False  # backward takes maximum and sum again instead of reading lse
-    registers: int | None = None  # at most per thread: fewer let more programs run side by side; None: ptxas chooses
+    registers: int | None = None  # most per thread: with fewer, more programs run side by side; None: ptxas chooses
 
 
-def choose(n: int, e: int, dtype: torch.dtype, *, backward: bool) -> Choice:
+def choose_launch(n: int, e: int, dtype: torch.dtype, *, backward: bool) -> Choice:
     """The launch for N patches of head width E. Fixed, not tuned at run time, so that trials time nothing but training.
 
-    Half precision: what `benchmarks/attention.py --tune` found fastest on an H100 (docs/measurements.md).
+    Half precision: what `benchmarks/attention.py --tune` measured as fastest on an H100 (docs/measurements.md).
     """
     heads = max(1, 16 // e)
     if dtype == torch.float32:  # products without tensor cores: a tile's factors must be spread over more threads
@@ -71,7 +71,7 @@ def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, scale: float, choice: Choice,
     into: tuple[Tensor, Tensor, Tensor], *, upcast: bool = False,
 ) -> None:  # fmt: skip
-    """Write dq, dk and dv to `into`, which lie in memory as q, k and v do; grad, of o, is contiguous."""
+    """Writes dq, dk and dv to `into`, with the strides of q, k and v. grad, the gradient of o, is contiguous."""
     tensors = (grad, q, k, v, lse, *into, scale, scale / math.log(2))
     _launch(patch_kernels.patch_attention_backward, tensors, q, choice, upcast, RECOMPUTE=choice.recompute)
 
@@ -79,9 +79,9 @@ def backward(
 def constants(q: Tensor, choice: Choice, *, upcast: bool = False) -> dict[str, Any]:
     """What a kernel is compiled for, beside its launch: sizes, tile sizes, and how fp32 is multiplied."""
     _, n, heads, e = q.shape
-    whole = max(16, triton.next_power_of_2(n))
-    half, rest = whole // 2, max(16, triton.next_power_of_2(n - whole // 2))
-    a, b = (half, rest) if rest < half else (whole, 0)
+    rows = max(16, triton.next_power_of_2(n))
+    half, rest = rows // 2, max(16, triton.next_power_of_2(n - rows // 2))
+    a, b = (half, rest) if rest < half else (rows, 0)
     per_tile = min(choice.heads, heads)
     columns = max(16, triton.next_power_of_2(per_tile * e))
     sizes = {"N": n, "K": heads, "E": e, "ROW": q.stride(1)}
@@ -103,7 +103,7 @@ def _launch(kernel: Any, tensors: tuple[Any, ...], q: Tensor, choice: Choice, up
 
 
 def _same_rows(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The tensors (S, N, K, E) as they are where they lie alike, head beside head in rows of one length; or copies."""
+    """The tensors (S, N, K, E) themselves if all have the same rows, head beside head; otherwise contiguous copies."""
     _, n, _, e = q.shape
     row = q.stride(1)
     if all(tensor.stride() == (n * row, row, e, 1) for tensor in (q, k, v)):
@@ -115,11 +115,11 @@ def _same_rows(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def patch_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """softmax(q k^T * scale) v for (S, N, K, E) tensors, heads apart; (o (S, N, K, E), lse (S, K, N) in fp32).
 
-    Parts of one projection's rows are read where they are, other layouts are copied first. lse takes no gradient.
+    Parts of one projection's rows are read in place, other layouts are copied first. lse takes no gradient.
     ValueError for shapes, types or a scale that the kernels were not written for.
     """
     _check(q, k, v, scale)
-    choice = choose(q.shape[1], q.shape[3], q.dtype, backward=False)
+    choice = choose_launch(q.shape[1], q.shape[3], q.dtype, backward=False)
     q, k, v = _same_rows(q, k, v)
     return forward(q, k, v, scale, choice)
 
@@ -136,7 +136,7 @@ def patch_attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv), contiguous (S, N, K, E), from the gradient of patch_attention's o."""
-    choice = choose(q.shape[1], q.shape[3], q.dtype, backward=True)
+    choice = choose_launch(q.shape[1], q.shape[3], q.dtype, backward=True)
     into = (q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape))
     backward(grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous(), lse, scale, choice, into)
     return into
@@ -166,7 +166,7 @@ def patch_attention_packed(qkv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """patch_attention of qkv (S, N, 3, K, E), contiguous, as one projection leaves them: (o (S, N, K, E), lse)."""
     q, k, v = qkv.contiguous().unbind(2)
     _check(q, k, v, scale)
-    return forward(q, k, v, scale, choose(q.shape[1], q.shape[3], q.dtype, backward=False))
+    return forward(q, k, v, scale, choose_launch(q.shape[1], q.shape[3], q.dtype, backward=False))
 
 
 @patch_attention_packed.register_fake
@@ -180,7 +180,7 @@ def _(qkv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("patchtst::patch_attention_packed_backward", mutates_args=())
 def patch_attention_packed_backward(grad: Tensor, qkv: Tensor, lse: Tensor, scale: float) -> Tensor:
     """The gradient of qkv (S, N, 3, K, E), contiguous."""
-    dqkv, choice = qkv.new_empty(qkv.shape), choose(qkv.shape[1], qkv.shape[4], qkv.dtype, backward=True)
+    dqkv, choice = qkv.new_empty(qkv.shape), choose_launch(qkv.shape[1], qkv.shape[4], qkv.dtype, backward=True)
     q, k, v = qkv.contiguous().unbind(2)
     dq, dk, dv = dqkv.unbind(2)
     backward(grad.contiguous(), q, k, v, lse, scale, choice, (dq, dk, dv))

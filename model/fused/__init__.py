@@ -1,8 +1,11 @@
-"""Our own layers for PatchTST's encoder: batch norm, projections and feed-forward in a few kernels. Without torch."""
+"""Our own layers for PatchTST's encoder: batch norm, projections and feed-forward in a few kernels.
+
+Importable without torch.
+"""
 
 from __future__ import annotations
 
-MOST_WIDTH = 128  # of the model: a tile of rows meets a whole row of every weight
+MOST_WIDTH = 128  # of the model: a program holds all columns of its rows
 INSTEAD = "set model.layers=transformers"
 
 
@@ -10,7 +13,7 @@ def unsupported_reason(
     *, d_model: int, ffn_dim: int, norm_type: str, pre_norm: bool, dropout: float, precision: str, device_type: str,
     capability: tuple[int, int] | None,
 ) -> str | None:  # fmt: skip
-    """Why the fused layers cannot be this model's there, in one line; None where they can."""
+    """Why this model cannot use the fused layers on that device, in one line; None where it can."""
     if device_type != "cuda":
         return f"fused layers are Triton kernels for a CUDA GPU: {INSTEAD}"
     if capability is not None and capability < (8, 0):
@@ -21,7 +24,7 @@ def unsupported_reason(
 
 
 def shape_reason(*, d_model: int, ffn_dim: int, norm_type: str, pre_norm: bool, dropout: float) -> str | None:
-    """Why they cannot be this model's on any device; None where they can."""
+    """Why this model cannot use them on any device; None where it can."""
     if d_model > MOST_WIDTH or d_model % 16:
         return f"fused layers take a d_model divisible by 16 of at most {MOST_WIDTH} and got {d_model}: {INSTEAD}"
     if ffn_dim % 16:

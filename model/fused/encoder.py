@@ -1,4 +1,4 @@
-"""transformers' PatchTST encoder with its layers through the fused operators; weights, buffers and names stay its own.
+"""transformers' PatchTST encoder computed by the fused operators; its weights, buffers and names stay.
 
 Shapes: B batch, C channels, N patches, D model width, K heads, E head width; S = B C sequences, M = S N rows.
 """
@@ -19,9 +19,9 @@ from model.fused.ops import feed_forward, linear_add, norm_linear, norm_partials
 
 
 def fuse(model: PatchTSTForPrediction) -> PatchTSTForPrediction:
-    """Let `model` compute its encoder with the fused operators; the same object, the same parameters.
+    """`model` itself, with an encoder that computes with the fused operators on the same parameters.
 
-    ValueError for a configuration they were not written for.
+    ValueError for a configuration that they do not support.
     """
     config = model.config
     reason = shape_reason(
@@ -38,14 +38,14 @@ def fuse(model: PatchTSTForPrediction) -> PatchTSTForPrediction:
 
 
 class FusedEncoder(PatchTSTEncoder):
-    """Takes the place of a PatchTSTEncoder's class: nothing is stored that it did not store."""
+    """Replaces the class of a PatchTSTEncoder and stores nothing of its own."""
 
     def forward(self, patch_input: Tensor, **_: Any) -> BaseModelOutput:
         """patch_input [B, C, N, P] -> last_hidden_state [B, C, N, D] in the autocast type; no attention weights."""
         hidden_BCND = self.positional_encoder(self.embedder(patch_input))
         b, c, n, d = hidden_BCND.shape
         x_MD = hidden_BCND.to(_compute_type(hidden_BCND)).reshape(b * c * n, d)
-        with torch.no_grad():  # statistics' part of a gradient belongs to the operators that take them
+        with torch.no_grad():  # the operators that use the statistics compute their part of the gradient
             partials = norm_partials(x_MD) if self.training else None
         for layer in self.layers:
             x_MD, partials = _attention_sublayer(layer, x_MD, partials, n)
@@ -66,7 +66,7 @@ def _attention_sublayer(layer: Any, x_MD: Tensor, partials: Tensor | None, n: in
 
 
 def _attend(attention: Any, qkv_SN3KE: Tensor) -> Tensor:
-    """(S, N, K, E)"""
+    """(S, N, 3, K, E) -> (S, N, K, E)"""
     name = attention.config._attn_implementation
     if name in PACKED:
         return PACKED[name](qkv_SN3KE, attention.scaling)
@@ -85,7 +85,7 @@ def _feed_forward_sublayer(layer: Any, x_MD: Tensor, partials: Tensor | None) ->
 
 
 def _statistics(norm: nn.BatchNorm1d, partials: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance to normalise with: of these rows in training, which move the running ones; else the latter."""
+    """Mean and variance (D,): in training of these rows, which also update the running ones; else the running ones."""
     if not norm.training:
         return norm.running_mean, norm.running_var
     assert partials is not None

@@ -1,11 +1,11 @@
 """The feed-forward sublayer in two kernels: x + W2 gelu(W1 norm(x) + b1) + b2, and its backward pass.
 
 Tensors: x y dy dxn xn M x D, g dh M x F, w1 F x D, w2 D x F; a slice of F is computed at a time. The forward pass
-writes none of the M x F activations; the backward pass computes them again from x and leaves g and dh for the two
-products over all rows that give the gradients of the weights, which cuBLAS computes as fast as memory allows.
+writes none of the M x F activations. The backward pass computes them again from x and writes g and dh. From these,
+cuBLAS computes the gradients of the weights, two products over all rows, as fast as memory allows.
 
-GELU is the exact one, h Phi(h), as in transformers. Phi comes from Abramowitz and Stegun 7.1.26 (absolute error of erf
-at most 1.5e-7): one exponential serves Phi and its derivative.
+GELU is the exact h Phi(h), as in transformers. Phi comes from Abramowitz and Stegun 7.1.26 (absolute error of erf at
+most 1.5e-7), so that one exponential serves Phi and its derivative.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def fused_feed_forward_backward(
     SLICE: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """dxn = dh w1, what the gradients of the weights are products of (xn, g, dh), and sums over rows. Grid: blocks.
+    """dxn = dh w1; xn, g and dh, whose products are the weights' gradients; and sums over rows. Grid: blocks.
 
     partial (blocks, 3 D + F): of dxn and of dxn xhat, for the norm; of dy, the gradient of b2; of dh, that of b1.
     """

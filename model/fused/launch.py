@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.fused import feed_forward_kernels, linear_kernels, norm_kernels
 
-STAT_ROWS = 64  # rows of a block of statistics: every kernel that makes them takes its rows so
+STAT_ROWS = 64  # rows of a block of statistics, and so of a program of every kernel that makes them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Norm:
 
 
 def precision(x: Tensor) -> str:
-    """How fp32 factors are multiplied; half precision does not ask."""
+    """How fp32 factors are multiplied; without effect on half precision."""
     return "tf32" if x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
 
 

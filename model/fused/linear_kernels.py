@@ -1,7 +1,7 @@
-"""Linear layers of narrow models with what surrounds them: batch norm before, bias, residual and statistics after.
+"""Linear layers of narrow models, fused with the batch norm before and the bias, residual and statistics after them.
 
-Tensors: x M x IN, y M x OUT, weight OUT x IN, all contiguous. M is the number of rows (batch x channels x patches), IN
-and OUT are at most a few hundred, so a tile of rows meets the whole weight.
+Tensors: x M x IN, y M x OUT, weight OUT x IN, all contiguous. M is the number of rows (batch x channels x patches).
+IN and OUT are at most a few hundred, so one program multiplies its rows by all of the weight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Batch norm around fused layers, in pieces: statistics by blocks of rows, their union, and the backward pass.
 
 Tensors x dx dxn dy: M rows x D columns, contiguous. A block's statistics are its mean and M2, the sum of squared
-distances from it; blocks are united as in Chan, Golub and LeVeque (1979), so nothing cancels whatever the mean is.
+distances from it; blocks are united as in Chan, Golub and LeVeque (1979), so nothing cancels, however large the mean.
 """
 
 from __future__ import annotations
@@ -178,9 +178,9 @@ def fused_sum_partials(
 ) -> None:
     """total (SIZE,) = sum of partial (PARTS, SIZE), in a fixed order. Grid: ceil(SIZE / COLUMNS)."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    found = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
+    sums = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
     for first in range(0, PARTS, BLOCK):
         part = first + tl.arange(0, BLOCK)
         there = (part < PARTS)[:, None] & (column < SIZE)[None, :]
-        found += tl.load(partial + part.to(tl.int64)[:, None] * SIZE + column[None, :], mask=there, other=0.0)
-    tl.store(total + column, tl.sum(found, 0), mask=column < SIZE)
+        sums += tl.load(partial + part.to(tl.int64)[:, None] * SIZE + column[None, :], mask=there, other=0.0)
+    tl.store(total + column, tl.sum(sums, 0), mask=column < SIZE)

@@ -1,7 +1,7 @@
 """SCORES: name -> how important each head is. Importable without torch.
 
-Every score is called as score(model, loss_batches=..., generator=...) and returns one tensor per layer with a number
-per head that is left, in the order of `heads_per_layer`; the lowest leave first.
+A score is called as score(model, loss_batches=..., generator=...). It returns a tensor [K] per layer, one number for
+each of the K heads left, in the order of `heads_per_layer`. The heads with the lowest scores are removed first.
 """
 
 from __future__ import annotations

@@ -28,24 +28,24 @@ class ScoreFunction(Protocol):
 
 
 def random(model: nn.Module, *, loss_batches: LossBatches | None, generator: torch.Generator) -> list[Tensor]:
-    """Uniform numbers: the arm that every other score has to beat."""
+    """Uniform numbers, [K] per layer: the control for every other score."""
     import torch
 
     return [torch.rand(len(kept), generator=generator, dtype=torch.float64) for kept in heads_per_layer(model)]
 
 
 def magnitude(model: nn.Module, *, loss_batches: LossBatches | None, generator: torch.Generator) -> list[Tensor]:
-    """L2 norm of all that is the head's own: its rows of q, k and v with their biases, its columns of out_proj."""
+    """L2 norm of the head's own weights: its rows of q, k and v with their biases, its columns of out_proj."""
     return [_total(part.square() for part in parts).sqrt() for parts in _by_layer(_weights_by_head, model)]
 
 
 def taylor(model: nn.Module, *, loss_batches: LossBatches | None, generator: torch.Generator) -> list[Tensor]:
     """First-order importance: sum over batches of |sum over the head's parameters of gradient x weight|.
 
-    The sum inside estimates how far the loss moves when the whole head leaves; its absolute value keeps batches from
+    The inner sum estimates how much the loss changes without the head; its absolute value keeps batches from
     cancelling out (Molchanov et al. 2017, equation 2 with a head's parameters as the group; Michel et al. 2019,
     equation 2, take the same product at the head's gate). Weights, gradients, batch-norm statistics, training mode and
-    random state are left as they were. Raises ValueError without a batch.
+    random state are restored. Raises ValueError without a batch.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""Take heads out of a model and its optimizer, for good.
+"""Remove heads from a model and its optimizer, permanently.
 
 A head is E rows of q_proj, k_proj and v_proj with their biases and E columns of out_proj: 4 D E + 3 E parameters of a
-layer. What is left computes exactly what masking the head's output would.
+layer. The remaining model computes exactly what masking the head's output would.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def select_heads(scores: Sequence[Tensor], kept: Sequence[Sequence[int]], count:
 def remove_heads(model: nn.Module, optimizer: torch.optim.Optimizer | None, heads: Mapping[int, set[int]]) -> None:
     """Remove `heads` (layer -> original head numbers) from weights, biases, config and the optimizer's moments.
 
-    Parameters are replaced by smaller ones and the optimizer is pointed at them; moments of what stays are kept bit
-    for bit, gradients are dropped. Raises ValueError, with nothing changed, for a layer or head that is not there and
-    if a layer would be left without a head.
+    Smaller parameters replace the old ones, in the optimizer too. Moments of what stays are kept bit for bit, gradients
+    are dropped. Raises ValueError, with nothing changed, for a layer or head that is not there, and if a layer would be
+    left without a head.
     """
     kept = heads_per_layer(model)
     for layer, gone in heads.items():

@@ -57,8 +57,8 @@ def test_forecasts_gradients_and_running_statistics_are_those_of_transformers(ch
     for name, gradient in exact[1].items():
         if "k_proj.bias" not in name:
             assert _error(mine[1][name], gradient) < 1e-5, name
-    for (name, one), two in zip(plain.named_buffers(), fused.buffers(), strict=True):
-        torch.testing.assert_close(one, two, msg=name)
+    for (name, expected), computed in zip(plain.named_buffers(), fused.buffers(), strict=True):
+        torch.testing.assert_close(expected, computed, msg=name)
 
 
 def test_in_half_precision_it_is_at_most_twice_as_far_from_fp64_as_transformers() -> None:
@@ -80,7 +80,7 @@ def test_evaluation_takes_the_running_statistics_and_leaves_them() -> None:
     past = torch.randn(2, 48, 3)
     with torch.no_grad():
         torch.testing.assert_close(fused(past_values=past)[0], plain(past_values=past)[0], atol=2e-5, rtol=1e-5)
-    assert all(torch.equal(one, two) for one, two in zip(before, fused.buffers(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, fused.buffers(), strict=True))
 
 
 def test_gradients_in_evaluation_take_the_statistics_as_constants() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.attention import patch_op
 from model.attention.patch import Patch, attend
-from model.attention.patch_op import Choice, choose
+from model.attention.patch_op import Choice, choose_launch
 from model.heads import attention_layers
 from model.patchtst import build_model
 from model.pruning.surgery import remove_heads
@@ -97,7 +97,7 @@ def test_long_sequences_are_computed_right(n: int, e: int, precision: str, data:
 @given(n=st.integers(2, 128), k=st.integers(1, 3), e=st.integers(4, 64), precision=st.sampled_from(sorted(DTYPES)))
 def test_the_fixed_choices_are_right_at_any_shape(n: int, k: int, e: int, precision: str) -> None:
     dtype = DTYPES[precision]
-    there, back = (choose(n, e, dtype, backward=side) for side in (False, True))
+    there, back = (choose_launch(n, e, dtype, backward=side) for side in (False, True))
     _hold_the_gate(_inputs(1, n, k, e, dtype), there, back, max(1e-6, torch.finfo(dtype).eps))
 
 
@@ -107,7 +107,7 @@ def test_the_fixed_choices_are_right_at_any_shape(n: int, k: int, e: int, precis
 @pytest.mark.parametrize("choice", CHOICES, **ids)
 def test_large_scores_are_as_exact_as_in_plain_pytorch(choice: Choice, n: int, boost: float, precision: str) -> None:
     dtype = DTYPES[precision]
-    if precision == "fp32":  # as `choose` does
+    if precision == "fp32":  # as `choose_launch` does
         choice = dataclasses.replace(choice, recompute=True)
     slack = 1e-6 if precision == "fp32" else torch.finfo(dtype).eps  # nearly one-hot: plain PyTorch may be exact
     _hold_the_gate(_inputs(1, n, 2, 8, dtype, boost=boost), choice, choice, slack)

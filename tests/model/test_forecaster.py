@@ -91,20 +91,20 @@ def test_folder_and_files_get_the_modes_that_the_umask_gives(umask: int, tmp_pat
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", FACTS, "model.safetensors"]
 
 
-@pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
+@pytest.mark.parametrize("pruned", [False, True], ids=["all heads", "pruned"])
 def test_a_forecast_is_the_models_on_standardised_values_back_in_the_units_of_the_source(
     pruned: bool, tmp_path: Path
 ) -> None:
     folder = save_small(tmp_path / "saved", pruned=pruned)
     facts = read_facts(folder)
     values = np.random.default_rng(0).normal(facts.mean, facts.std, (L + 7, len(COLUMNS)))
-    found = Forecaster(folder).forecast(values)
-    assert found.shape == (H, len(COLUMNS)) and found.dtype == np.float64
+    forecast = Forecaster(folder).forecast(values)
+    assert forecast.shape == (H, len(COLUMNS)) and forecast.dtype == np.float64
     scaled = (values[-L:].astype(np.float32) - np.array(facts.mean)) / np.array(facts.std)
     with torch.no_grad():
         past = torch.from_numpy(scaled.astype(np.float32))[None]
         expected = small_model(pruned=pruned).eval()(past_values=past).prediction_outputs[0].double().numpy()
-    np.testing.assert_array_equal(found, expected * np.array(facts.std) + np.array(facts.mean))
+    np.testing.assert_array_equal(forecast, expected * np.array(facts.std) + np.array(facts.mean))
 
 
 def test_the_facts_read_back_bit_by_bit(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_values_that_cannot_be_forecast_from_are_a_value_error(
         ({"mean": [1.0]}, "mean must hold one finite number for each of the 2 columns"),
         ({"mean": [1.0, None]}, "mean must hold"),
         ({"std": [1.0, 0.0]}, "std must be positive"),
-        ({"std": 3}, "lacks what a forecast needs"),
+        ({"std": 3}, "lacks a field that a forecast needs"),
         ({"step_minutes": 0}, "step_minutes must be"),
         ({"context_length": "48"}, "context_length must be"),
         ({"prediction_length": 0}, "prediction_length must be"),

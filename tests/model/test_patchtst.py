@@ -55,9 +55,9 @@ def test_dropout_acts_after_the_positions_on_the_residual_paths_and_in_the_feed_
         return {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
 
     assert set(rates(_model()).values()) == {0.2}, "without dropout only the head's is left"
-    found = rates(_model(dropout=0.3, head_dropout=0.0, num_layers=1))
-    assert set(found.values()) == {0.3}
-    assert sorted(name.split(".")[-1] for name in found) == [
+    probabilities = rates(_model(dropout=0.3, head_dropout=0.0, num_layers=1))
+    assert set(probabilities.values()) == {0.3}
+    assert sorted(name.split(".")[-1] for name in probabilities) == [
         "2",
         "dropout_path1",
         "dropout_path3",
@@ -84,7 +84,7 @@ def test_a_shape_that_cannot_be_built_is_a_value_error(fields: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
+@pytest.mark.parametrize("pruned", [False, True], ids=["all heads", "pruned"])
 def test_a_saved_model_comes_back_under_each_backend(name: str, pruned: bool, tmp_path: Path) -> None:
     model = _model(attention=name)
     if pruned:

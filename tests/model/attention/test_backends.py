@@ -195,8 +195,8 @@ def test_the_cpu_patterns_are_found_in_a_profile_of_that_backend_only(name: str)
         _run(model, "fp32")
     operators = {event.name for event in profile.events()}
     for other in BACKENDS.values():
-        found = [any(re.search(pattern, operator) for operator in operators) for pattern in other.cpu_patterns]
-        assert all(found) if other.name == name else not any(found)
+        seen = [any(re.search(pattern, operator) for operator in operators) for pattern in other.cpu_patterns]
+        assert all(seen) if other.name == name else not any(seen)
 
 
 def test_aliases_and_misspellings_are_understood() -> None:

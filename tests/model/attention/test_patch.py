@@ -164,7 +164,7 @@ def _compiled(direction: str, shape: tuple[int, int, int], dtype: torch.dtype, c
     from model.attention import patch_kernels, patch_op
 
     n, _, e = shape
-    choice = patch_op.choose(n, e, dtype, backward=direction == "backward")
+    choice = patch_op.choose_launch(n, e, dtype, backward=direction == "backward")
     kernel = getattr(patch_kernels, f"patch_attention_{direction}")
     fixed = patch_op.constants(torch.empty(1, *shape, dtype=dtype, device="meta"), choice)
     if direction == "backward":
@@ -239,10 +239,12 @@ def _pass(shape: tuple[int, int, int, int], dtype: torch.dtype, ours: bool, exac
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", TABLE + ODD, ids=str)
 def test_on_the_gpu_the_gate_is_passed(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-    whole = (6, *shape)
-    reference = _pass(whole, dtype, ours=False, exact=True)
+    shape_SNKE = (6, *shape)
+    reference = _pass(shape_SNKE, dtype, ours=False, exact=True)
     slack = 1e-6 if 6 * shape[0] * shape[1] * shape[2] > 1000 else torch.finfo(dtype).eps
-    for ours, plain, true in zip(_pass(whole, dtype, True), _pass(whole, dtype, False), reference, strict=True):
+    for ours, plain, true in zip(
+        _pass(shape_SNKE, dtype, True), _pass(shape_SNKE, dtype, False), reference, strict=True
+    ):
         assert _error(ours, true) <= 2 * _error(plain, true) + slack
 
 

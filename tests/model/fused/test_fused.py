@@ -120,8 +120,8 @@ def test_saving_and_loading_go_both_ways(tmp_path: Path) -> None:
     save_model(fused, tmp_path / "model")
     for layers in ("transformers", "fused"):
         again = load_model(tmp_path / "model", layers=layers)
-        for (name, one), (other, two) in zip(fused.state_dict().items(), again.state_dict().items(), strict=True):
-            assert name == other and torch.equal(one, two)
+        for (name, value), (other, loaded) in zip(fused.state_dict().items(), again.state_dict().items(), strict=True):
+            assert name == other and torch.equal(value, loaded)
 
 
 EVERY_CASE = itertools.product(
@@ -162,7 +162,7 @@ def test_on_the_gpu_gradients_are_the_same_to_the_last_bit_every_time() -> None:
     torch.manual_seed(0)
     first = gradients()
     torch.manual_seed(0)
-    assert all(torch.equal(one, two) for one, two in zip(first, gradients(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
 
 
 def _compiled(kernel: Any, capability: int, fixed: dict[str, Any], warps: int, stages: int) -> Any:

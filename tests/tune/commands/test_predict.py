@@ -194,7 +194,7 @@ def test_a_file_that_cannot_be_forecast_from_is_told_in_one_line(
         ("stopped", r"trial stopped of .* is 'stopped' \(too slow\) and has no model"),
         ("./nowhere", "there is no such folder"),
         ("{tmp}", "it holds no forecasting.json"),
-        ("{tmp}/broken", "this model cannot be used: .* holds no whole model"),
+        ("{tmp}/broken", "this model cannot be used: .* holds no complete model"),
     ],
 )
 def test_a_run_without_a_model_is_told_in_one_line(
