@@ -164,7 +164,7 @@ def test_an_unfinished_trial_goes_on_with_its_own_cell() -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "oom", "nan", "failed_gate", "unsupported"])
-def test_a_failed_trial_is_told_as_failed_and_does_not_end_the_search(status: str) -> None:
+def test_a_failed_trial_is_reported_as_failed_and_does_not_end_the_search(status: str) -> None:
     study = Study(_plan(batch_size=5))
     trial_id = study.suggest(1)
     assert trial_id is not None
@@ -177,7 +177,7 @@ def test_a_failed_trial_is_told_as_failed_and_does_not_end_the_search(status: st
     assert len(study.run(9, first=2)) == 4
 
 
-def test_a_trial_whose_process_was_lost_for_good_is_told_as_failed() -> None:
+def test_a_trial_whose_process_was_lost_for_good_is_reported_as_failed() -> None:
     study = Study(_plan(batch_size=5))
     study.suggest(1)
     study.searcher.on_trial_complete("tune1", error=True)

@@ -138,7 +138,7 @@ def test_an_upload_that_broke_off_is_finished_and_a_second_model_of_a_lost_answe
     ]
 
 
-def test_a_folder_that_is_gone_or_no_model_is_a_problem_and_the_rest_of_the_end_is_stored(
+def test_a_missing_folder_or_one_without_a_model_is_a_problem_and_the_rest_of_the_end_is_stored(
     opened: MakeTracker, shared_store: str, sweep_id: str, tmp_path: Path
 ) -> None:
     tracker = opened()
