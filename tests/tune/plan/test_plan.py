@@ -252,7 +252,7 @@ def _same(epochs: int, *arms: Arm) -> dict[str, str | None]:
     sweep = SweepConfig(name="twins", question="?", baseline=arms[0].label, arms=arms)
     plan = _plan(sweep, overrides={"data.dataset": "demo", "train.epochs": epochs}, repeats=2)
     pairs = {(trial.arm, trial.same_as) for trial in plan.trials}
-    assert len(pairs) == len(arms)  # alike in every block
+    assert len(pairs) == len(arms)  # the same in every block
     return dict(pairs)
 
 

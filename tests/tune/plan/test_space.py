@@ -1,4 +1,4 @@
-"""The space of a sweep that draws its arms: what it leaves out, and that nothing else is ever drawn."""
+"""The space of a sweep that draws its arms: which cells it leaves out, and that every other cell can be drawn."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _plan(sweep: SweepConfig | None = None, **given: Any) -> SearchPlan:
 
 
 def _sweep(**space: tuple[str, ...]) -> SweepConfig:
-    """A sweep over made-up dimensions, each choice of which sets a field that any value fits."""
+    """A sweep over made-up dimensions; each choice sets a field that takes any value."""
     fields = ("model.dropout", "model.head_dropout", "train.learning_rate", "train.batch_size")
     dimensions = {
         name: tuple(
@@ -51,7 +51,7 @@ def _sweep(**space: tuple[str, ...]) -> SweepConfig:
 
 
 def _space(sweep: SweepConfig, refused: dict[tuple[str, ...], str]) -> Space:
-    """The space of `sweep` on a device that runs all cells but those."""
+    """The space of `sweep` on a device that runs all cells but the refused ones."""
     plan = plan_sweep(sweep, draws=1, overrides=SMALL, repeats=1, seed=1, device=CPU)
 
     def plan_cell(arm: Arm) -> Any:
@@ -155,7 +155,7 @@ def test_the_baselines_own_cell_is_known_where_it_can_run() -> None:
     without = replace(full, space=full.space | {"batch_size": full.space["batch_size"][:1]})
     assert _plan(without).baseline_cell is None and _plan(without).baseline_trial is None
     other = replace(full, arms=(replace(full.arms[0], changes={**full.arms[0].changes, "model.dropout": 0.37}),))
-    assert _plan(other).baseline_cell is None  # its choices, and something else
+    assert _plan(other).baseline_cell is None  # its choices, and another change
 
 
 H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100", capability=(9, 0), memory_gib=79.6, missing={})

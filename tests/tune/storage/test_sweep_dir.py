@@ -1,4 +1,4 @@
-"""Which sweep a command goes on with."""
+"""Which sweep a command continues."""
 
 from __future__ import annotations
 

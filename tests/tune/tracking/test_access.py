@@ -1,4 +1,4 @@
-"""What an MLflow store that does not let us in says before a sweep starts, and what is no reason not to start."""
+"""Access to an MLflow store before a sweep starts: what stops the sweep, and what does not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tune.tracking.store import PROJECT, TrackingError
 
 @dataclass
 class Answering:
-    """A server that is there (/health), and answers every question with this status; None: never."""
+    """A server that answers /health, and every other call with `status`; None: never."""
 
     status: int | None = 200
     text: str = "{}"

@@ -1,4 +1,4 @@
-"""Stores that are not there, sweeps that are not known, errors and what follows from them."""
+"""Missing stores, unknown sweeps, and how errors of a store are classified."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from tune.common.address import redacted_text
 from tune.tracking.reader import list_sweeps, read_sweep
 from tune.tracking.store import TrackingError, check_store, classify
 
-# SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
+# SQLAlchemy 2.1 warns about MLflow 3.17's imports.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 REPO_ROOT = Path(__file__).resolve().parents[3]
 
@@ -87,7 +87,7 @@ def test_the_start_of_an_outage_is_announced_at_once_and_once(opened: MakeTracke
     tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
     while tracker.outage is None:
         time.sleep(0.01)
-    tracker.flush(2.5)  # tried again meanwhile, every second
+    tracker.flush(2.5)  # it retries every second meanwhile
     assert len(said) == 1 and said[0].startswith(f"MLflow store {uri} cannot be written: ")
 
 

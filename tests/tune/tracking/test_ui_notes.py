@@ -1,4 +1,4 @@
-"""What a sweep says of itself in a real store: its description, its saved view, and what a person changed of them."""
+"""A sweep's description and saved view in a real store, also after a person has changed them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tracking_kit import (  # noqa: F401 (fixtures)
 from tune.tracking.tracker import Tracker
 from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, sweep_note, sweep_view
 
-# SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
+# SQLAlchemy 2.1 warns about MLflow 3.17's imports.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 TAGS = {"question": "How fast?", "baseline": "none", "swept": "model.attention,train.engine"}
