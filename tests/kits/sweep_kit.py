@@ -1,4 +1,4 @@
-"""Sweeps as a person runs them: the real command in a folder of its own, waited for or watched from outside."""
+"""Sweeps as a person runs them: the real command in a folder of its own, run to its end or watched from outside."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ class Driver:
         raise AssertionError(f"did not happen: {self.log.read_text()}")
 
     def until_a_trial_is_between_epochs(self) -> None:
-        """Some trial has reported an epoch since now and has not ended."""
+        """Wait until a trial that has not ended reports another epoch."""
         before = set(epochs(self.folder))
         self.until(lambda: {trial for trial, _ in set(epochs(self.folder)) - before} - ended(self.folder))
 
     def processes(self, named: str) -> list[psutil.Process]:
-        """Those it has started, directly or not, with this in their command line."""
+        """Its descendants with this text in their command line."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child for child in children if named in " ".join(child.cmdline())]

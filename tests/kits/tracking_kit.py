@@ -1,4 +1,4 @@
-"""Fixtures and short hands of the tracking tests: trackers on a real SQLite store."""
+"""Fixtures and helpers of the tracking tests: trackers on a real SQLite store."""
 
 import shutil
 import uuid
@@ -15,7 +15,7 @@ MakeTracker = Callable[..., Tracker]
 
 @pytest.fixture(scope="module", name="shared_store")
 def shared_store_fixture(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    # One database for the module, one sweep id a test.
+    # One database for a module, one sweep id for each test.
     return f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('shared'))}"
 
 

@@ -94,7 +94,7 @@ def test_a_sweep_with_a_wrong_password_is_refused_before_it_starts(
 ) -> None:
     check_access(server.uri, EXPERIMENT, 60, pytest.fail)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary of a password")
-    with pytest.raises(TrackingError, match="turns us away: .*You are not authenticated") as refused:
+    with pytest.raises(TrackingError, match="refuses access: .*You are not authenticated") as refused:
         check_access(server.uri, EXPERIMENT, 60, pytest.fail)
     assert "canary" not in str(refused.value)
 

@@ -13,7 +13,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from tune.stats.pairs import MARGIN
 from tune.storage.trial_log import TrialLog
 
-REDUCTION = 3  # the best third goes on
+REDUCTION = 3  # the best third continues
 FIRST_RUNG = 5  # nothing is stopped before one fifth of the epochs
 
 
@@ -38,7 +38,7 @@ class Asha(AsyncHyperBandScheduler):
     def __init__(self, epochs: int, *, baseline: str | None = None) -> None:
         super().__init__(
             time_attr="epoch",
-            metric=DEFAULT_METRIC,  # Tune raises where a report lacks a named metric; a failed trial has none
+            metric=DEFAULT_METRIC,  # Tune raises if a report lacks a named metric; a failed trial has none
             mode="min",
             max_t=epochs - 1,
             grace_period=max(1, epochs // FIRST_RUNG),

@@ -19,9 +19,9 @@ from tune.storage.trial_log import TrialLog
 
 FINALISTS = 3
 RULE = (
-    f"of the finished trials whose validation MSE is at most {MARGIN:.0%} above the baseline's (the best one's, where "
-    "that is higher), the fastest by their median training time of an epoch; where these are too few, the next "
-    "finished ones by validation MSE"
+    f"of the finished trials whose validation MSE is at most {MARGIN:.0%} above the baseline's (or the best one's, if "
+    "that is higher), the fastest by median training time of an epoch; if these are too few, the next finished ones by "
+    "validation MSE"
 )
 
 

@@ -100,8 +100,8 @@ def how_to_flush(sweep_id: str, storage_path: Path, tracking_uri: str, lacking: 
     if storage_path.absolute() != Path("runs").absolute():
         command += ["--storage-path", str(storage_path)]
     secret = redacted(tracking_uri) != tracking_uri
-    where = f"; with --tracking-uri or MLFLOW_TRACKING_URI as now, {redacted(tracking_uri)} and its password"
+    same_store = f"; with --tracking-uri or MLFLOW_TRACKING_URI as now, {redacted(tracking_uri)} and its password"
     return (
         f"MLflow lacks {lacking} records of {sweep_id}, which wait in {storage_path / sweep_id}; nothing is lost. Once "
-        f"it answers, send them (as often as you like): {shlex.join(command)}{where if secret else ''}"
+        f"it answers, send them (as often as you like): {shlex.join(command)}{same_store if secret else ''}"
     )

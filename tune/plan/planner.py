@@ -1,4 +1,4 @@
-"""What one command runs: its plan, made again only for a device of other facts, and its data, prepared once.
+"""The plan of one command, made again only if the device turns out to be another, and its data, prepared once.
 
 Planning-safe: imports none of torch, transformers, ray, mlflow.
 """
@@ -21,7 +21,7 @@ from tune.plan.space import plan_sweep
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """What a sweep needs to know of its data once they are downloaded, converted and checked."""
+    """What a sweep needs to know of its data, which are downloaded, converted and checked."""
 
     channels: int
     sha256: str  # of the uncompressed source
@@ -31,7 +31,7 @@ class Planner:
     """Plans one sweep as one command asks for it.
 
     overrides: field -> value, for every arm.
-    draws: how many arms are drawn from the sweep's space; None where it has none.
+    draws: how many arms are drawn from the sweep's space; None if it has no space.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Planner:
         )
 
     def plan(self, device: DeviceFacts) -> Plan:
-        """The plan for `device`: the latest one where nothing that planning reads has changed.
+        """The plan for `device`. It is made again only if something that planning reads has changed.
 
         Raises WrongInput as `plan_sweep` does, and DataError for a data file whose head cannot be read.
         """
@@ -87,7 +87,7 @@ class Planner:
         return self._data
 
     def _known_channels(self) -> int | None:
-        """Of the prepared data, else of a file's head; None for a named data set, whose definition knows them."""
+        """From the prepared data or a file's head; None for a named data set, whose definition has the number."""
         if self._data is not None:
             return self._data.channels
         dataset, column = self.overrides.get("data.dataset"), self.overrides.get("data.timestamp_column")
@@ -97,5 +97,5 @@ class Planner:
 
 
 def _same_for_a_plan(one: DeviceFacts, other: DeviceFacts) -> bool:
-    """Whether two devices give the same trials: a plan does not read how many GPUs and CPUs there are."""
+    """Whether two devices give the same trials: planning does not read the numbers of GPUs and CPUs."""
     return replace(one, assumed=other.assumed, gpus=other.gpus, cpus=other.cpus) == other

@@ -148,7 +148,7 @@ def choose_sweep(
     if other := _other_program(latest.read(), environment):
         raise WrongInput(
             f"{latest.sweep_id} is unfinished but was started {other}; use --fresh to start anew, or --resume "
-            f"{latest.sweep_id} to go on all the same"
+            f"{latest.sweep_id} to continue it anyway"
         )
     return latest, f"resuming {latest.sweep_id}, which did not finish (use --fresh to start anew)"
 

@@ -1,9 +1,9 @@
-"""Parameters of trials and sweeps as they are stored, and the version of that format.
+"""How parameters of trials and sweeps are stored, and the version of that format.
 
-Format 1: `str()` of each value, without those that are None. Its records name no format.
-Format 2: the outbox holds JSON values. MLflow, which keeps texts only, gets one text for each value that is not None.
+Format 1: `str()` of each value that is not None. Its records name no format.
+Format 2: JSON values in the outbox. MLflow keeps texts only and gets one for each value that is not None.
 
-A sweep keeps the format in which it began: MLflow refuses a parameter that it already holds with another text.
+A sweep keeps the format in which it began, as MLflow refuses to replace a parameter's text by another one.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ def param_texts(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def to_text(value: Any) -> str:
-    """A JSON value as a person likes to read it: a string is quoted only where it would be read back as another value.
+    """A JSON value as a readable text: a string is quoted only if it would be read back as another value.
 
-    `patch` stays as it is; the strings `12`, `true`, `null` and `[1]` are quoted.
+    `patch` stays unquoted, also for searches in MLflow; the strings `12`, `true`, `null` and `[1]` are quoted.
     """
     if not isinstance(value, str):
         return json.dumps(value)
-    return value if _is_no_json(value) else json.dumps(value)
+    return json.dumps(value) if _is_json(value) else value
 
 
 def from_text(text: str) -> Any:
-    """The value that `to_text` wrote; a text that is no JSON is a string."""
-    return text if _is_no_json(text) else json.loads(text)
+    """The value whose text this is; a text that is not JSON is a string."""
+    return json.loads(text) if _is_json(text) else text
 
 
-def _is_no_json(text: str) -> bool:
+def _is_json(text: str) -> bool:
     try:
         json.loads(text)
     except (ValueError, RecursionError):  # ValueError also of a number with thousands of digits
-        return True
-    return False
+        return False
+    return True

@@ -68,7 +68,7 @@ def _raise_or_say(uri: str, error: Exception, say: Callable[[str], None]) -> Non
         raise error
     if isinstance(error, MlflowException) and error.get_http_status_code() in REFUSED:
         raise TrackingError(
-            f"MLflow server {redacted(uri)} turns us away: {one_line(error)}; set MLFLOW_TRACKING_USERNAME and "
+            f"MLflow server {redacted(uri)} refuses access: {one_line(error)}; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as the server knows them"
         ) from error
     say(f"MLflow store {redacted(uri)} cannot be read now: {one_line(error)}; until it answers, records wait")

@@ -77,8 +77,8 @@ def _fetch(client: MlflowClient, name: str, target: Path) -> FoundModel:
         download_model(client, run.info.run_id, target)
     except NotAModel:
         raise WrongInput(
-            f"RUN {name}: MLflow has no model of {trial}; where records still wait, the sweep's command sends them, "
-            "and a sweep of an earlier version has to run again"
+            f"RUN {name}: MLflow has no model of {trial}. If records still wait, the sweep's command sends them; "
+            "a sweep of an earlier version has to run again"
         ) from None
     return FoundModel(folder=target, words=f"{trial}{why} (MLflow run {run.info.run_id})")
 

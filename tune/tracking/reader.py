@@ -52,7 +52,7 @@ class TrialRecord:
 class SweepSummary:
     """One sweep's parent run; `status` is running, done, failed or interrupted; `started_ms` since the epoch.
 
-    `trials` is the number planned, None where the store does not have it.
+    `trials` is the number planned, None if the store lacks it.
     """
 
     sweep_id: str
@@ -86,7 +86,7 @@ class SweepRecord:
 def list_sweeps(
     tracking_uri: str, experiment: str, *, limit: int = 20, timeout_s: float = 5.0
 ) -> tuple[SweepSummary, ...]:
-    """The latest sweeps of an experiment, newest first; empty when there is none.
+    """The latest sweeps of an experiment, newest first; empty if there is none.
 
     Raises:
         TrackingError: the store or the experiment cannot be reached.

@@ -1,4 +1,4 @@
-"""ASHA with a memory: who is stopped at a rung, who is left alone, and that a restart forgets nothing."""
+"""ASHA with a memory: which trials are stopped at a rung, which never are, also after a restart."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ def test_what_went_on_or_has_ended_is_not_stopped_by_a_restart() -> None:
         assert again.stopped == {}
 
 
-def test_a_restart_judges_in_the_order_of_the_records_and_not_of_the_trials() -> None:
+def test_a_restart_replays_reports_in_the_order_of_their_records_and_not_of_the_trials() -> None:
     again = Asha(10)
     again.replay(_past(a=([0.28] * 2, [8, 9], "done"), b=([0.29] * 2, [6, 7], "done"), d=([0.41] * 2, [1, 2], None)))
-    assert again.stopped == {}  # nothing was there to compare it with
+    assert again.stopped == {}  # there was nothing to compare it with
 
 
 def _stopped_without_a_restart() -> dict[str, str]:
@@ -139,9 +139,9 @@ def _stopped_without_a_restart() -> dict[str, str]:
     return scheduler.stopped
 
 
-def test_a_trial_that_goes_on_after_a_restart_is_not_judged_again_at_a_rung_it_passed() -> None:
+def test_a_trial_that_goes_on_after_a_restart_is_not_stopped_at_a_rung_it_passed_before() -> None:
     scheduler = _filled()
-    scheduler.on_trial_add(None, _trial("a"))  # the same trial, with another name of Tune's
+    scheduler.on_trial_add(None, _trial("a"))  # the same trial under another id of Tune's
     assert _report(scheduler, "a", 2, 0.30) == GO
     scheduler.on_trial_remove(None, _trial("a"))
     scheduler.on_trial_complete(None, _trial("a"), {"epoch": 2})

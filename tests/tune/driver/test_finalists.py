@@ -1,4 +1,4 @@
-"""Which trials of a search go on to its final, and what a trial that was stopped is worth."""
+"""Which trials of a search reach its final, and how a stopped trial counts."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_what_is_faster_and_more_accurate_than_the_baseline_goes_on_before_the_s
         "slow0",
         "slow1",
         "slow2",
-    ]  # it did not run
+    ]  # without the baseline
 
 
 def test_the_margin_is_the_baselines_only_where_it_is_worse_than_the_best_and_has_finished() -> None:
@@ -149,7 +149,7 @@ def test_only_epochs_with_the_final_number_of_heads_count() -> None:
     assert counted_from(config) == 3
     assert objective(config, _log(0.1, 0.2, 0.5, 0.4)) == 0.4
     assert objective(_config(), _log(0.1, 0.2, 0.5, 0.4)) == 0.1
-    assert objective(config, _log(0.2, 0.1)) == 0.1  # nothing that counts yet: better than knowing nothing
+    assert objective(config, _log(0.2, 0.1)) == 0.1  # no epoch counts yet, so all do
     assert objective(config, _log(float("nan"))) is None
 
 

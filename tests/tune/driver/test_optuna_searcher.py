@@ -1,4 +1,4 @@
-"""Optuna's proposals: only cells that can run, each once, and a study that a restart rebuilds."""
+"""Optuna's proposals: only cells that can run, each once, in a study that a restart rebuilds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FULL = get_sweep("full")
 
 
 def _plan(seed: int = 1, draws: int = 12, **dimensions: int) -> SearchPlan:
-    """The full sweep with the first so many choices of each dimension named, and one of the others."""
+    """The full sweep with the given number of choices of each named dimension, and one of each other."""
     space = {name: choices[: dimensions.get(name, 1)] for name, choices in FULL.space.items()}
     overrides = {"data.dataset": "demo", "data.context_length": 96, "data.prediction_length": 24}
     sweep = replace(FULL, space=space)
@@ -57,7 +57,7 @@ class Study:
         return None if suggestion == Searcher.FINISHED else suggestion["job"]["trial_id"]
 
     def run(self, count: int, *, first: int = 0) -> list[str]:
-        """The trials proposed, each ended."""
+        """The ids of the proposed trials, each ended."""
         proposed = []
         for number in range(first, first + count):
             trial_id = self.suggest(number)
@@ -115,7 +115,9 @@ def test_a_search_ends_when_no_cell_is_left() -> None:
 
 def test_cells_that_compute_the_same_run_once() -> None:
     plan = _plan(pruning=9)
-    once = replace(plan, overrides={**plan.overrides, "train.epochs": 1})  # one epoch: one_shot and gradual are one
+    once = replace(
+        plan, overrides={**plan.overrides, "train.epochs": 1}
+    )  # with one epoch, one_shot and gradual are the same
     labels = ["-".join(labels) for labels in Study(once).plan.space.every()]
     assert len(labels) == 9 and sum("random" in label for label in labels) == 8
     assert len(Study(once).run(12)) == 5
@@ -164,7 +166,7 @@ def test_an_unfinished_trial_goes_on_with_its_own_cell() -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "oom", "nan", "failed_gate", "unsupported"])
-def test_a_failed_trial_is_told_as_failed_and_does_not_end_the_search(status: str) -> None:
+def test_a_failed_trial_is_reported_as_failed_and_does_not_end_the_search(status: str) -> None:
     study = Study(_plan(batch_size=5))
     trial_id = study.suggest(1)
     assert trial_id is not None
@@ -177,7 +179,7 @@ def test_a_failed_trial_is_told_as_failed_and_does_not_end_the_search(status: st
     assert len(study.run(9, first=2)) == 4
 
 
-def test_a_trial_whose_process_was_lost_for_good_is_told_as_failed() -> None:
+def test_a_trial_whose_process_was_lost_for_good_is_reported_as_failed() -> None:
     study = Study(_plan(batch_size=5))
     study.suggest(1)
     study.searcher.on_trial_complete("tune1", error=True)

@@ -1,4 +1,4 @@
-"""How a sweep is closed: finished only when MLflow has all of it, its summary included."""
+"""How a sweep ends: it is finished only when MLflow has every record and the summary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = DeviceFacts(device_type="cpu", name="some CPU")
 
 
 class FakeTracker:
-    """Says how many records MLflow lacks at each flush, and remembers how the sweep was ended."""
+    """Lacks the given numbers of records at each flush, and records how the sweep was ended."""
 
     problems: list[str] = []
     outage = "no answer"

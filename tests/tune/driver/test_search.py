@@ -1,4 +1,4 @@
-"""From a search's records to its final: who goes on, what a restart has left, and a search without a result."""
+"""From a search's records to its final: which cells reach it, what a restart runs, and a search without a result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU = DeviceFacts(device_type="cpu", name="some CPU")
 
 
 class FakeTracker:
-    """What the outbox holds of a search."""
+    """The trials of a search as an outbox holds them."""
 
     def __init__(self) -> None:
         self.trials: dict[str, TrialLog] = {}
@@ -108,7 +108,7 @@ def test_a_search_of_two_trials_has_a_final_of_the_one_beside_the_baseline(plan:
 
 @dataclass
 class FakeLauncher:
-    """Remembers what it is asked to run."""
+    """Records what it is asked to run."""
 
     folder: SweepDir
     asked: list[tuple[list[str], int]] = field(default_factory=list)
@@ -132,7 +132,7 @@ def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped
             trial_id = f"full-search-{number:03d}-s1"
             tracker.plan_trial(trial_id=trial_id, run_name="r", params={}, tags={"stage": "search",
                                "cell": json.dumps(labels)})  # fmt: skip
-            epochs = {4: 1, 5: 0}.get(number, 5)  # of which the last two had not ended
+            epochs = {4: 1, 5: 0}.get(number, 5)  # the last two have not ended
             for epoch in range(1, epochs + 1):
                 metrics = {"loss/val_mse": error, "time/train_s": 2.0}
                 tags = {"timing_valid": "true", "gpu_uuid": "GPU-a", "diagnosis": f"{epoch} of {epochs}"}
@@ -159,7 +159,7 @@ def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped
     (end,) = (record for record in map(json.loads, folder.outbox.read_text().splitlines())
               if record["kind"] == "end" and record["trial_id"] == "full-search-004-s1")  # fmt: skip
     assert (end["tags"], end["samples_dir"]) == (reported, "/kept/checkpoint_000000/samples")
-    assert launcher.asked == [(["full-search-005-s1"], 2)]  # the one that had not begun, and one that is not drawn yet
+    assert launcher.asked == [(["full-search-005-s1"], 2)]  # the trial that had not begun, and one not drawn yet
     assert "full-search-004-s1 stopped: stopped after epoch 1" in said.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The time that a plan will take comes from earlier trials that did the same work, or is not known."""
+"""The expected time of a plan comes from earlier trials with the same work, or is unknown."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _ran(storage: Path, plan: Plan, epoch_s: float, status: str = "done") -> swe
         records.append({"kind": "end", "trial_id": trial.trial_id, "status": status, "metrics": ends})
     search = [{"kind": kind, "trial_id": "drawn", "status": "done", "metrics": {}} for kind in ("epoch", "end")]
     search[0]["metrics"] = {"time/epoch_s": 1.0}
-    records[1:1] = search  # a trial that was drawn by a search: the plan holds no such one
+    records[1:1] = search  # a trial that a search has drawn is not in the plan
     folder.outbox.write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
 
@@ -111,7 +111,7 @@ def test_on_several_gpus_the_time_is_that_of_the_one_with_most_blocks(
         ({"device_type": "cuda", "gpus": 8}, None, 8),
         ({"device_type": "cuda", "gpus": 8}, 3, 3),
         ({"device_type": "cuda", "gpus": 1}, 3, 1),
-        ({"device_type": "cuda", "gpus": 0}, 4, 4),  # a model that was named only
+        ({"device_type": "cuda", "gpus": 0}, 4, 4),  # a model that was only named
         ({"device_type": "cuda", "gpus": 0}, None, 1),
         ({"device_type": "cpu", "gpus": 0}, None, 1),
     ],

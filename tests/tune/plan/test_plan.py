@@ -197,7 +197,7 @@ def test_every_engine_can_be_planned(name: str) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_wrong_choices_are_told_in_one_line(overrides: dict[str, Any], message: str) -> None:
+def test_wrong_choices_are_reported_in_one_line(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         _plan(overrides=overrides)
     assert "\n" not in str(caught.value)
@@ -227,7 +227,7 @@ NAMES = ("data.dataset", "data.feed", "model.preset", "model.attention", "model.
 
 @pytest.mark.parametrize("value", [[], {}, 5, None, True], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_no_name_where_a_name_is_expected_is_told_in_one_line(name: str, value: Any) -> None:
+def test_what_is_no_name_where_a_name_is_expected_is_reported_in_one_line(name: str, value: Any) -> None:
     with pytest.raises(WrongInput, match=name.split(".")[1]) as caught:
         _one({name: value})
     assert "\n" not in str(caught.value)
@@ -252,7 +252,7 @@ def _same(epochs: int, *arms: Arm) -> dict[str, str | None]:
     sweep = SweepConfig(name="twins", question="?", baseline=arms[0].label, arms=arms)
     plan = _plan(sweep, overrides={"data.dataset": "demo", "train.epochs": epochs}, repeats=2)
     pairs = {(trial.arm, trial.same_as) for trial in plan.trials}
-    assert len(pairs) == len(arms)  # alike in every block
+    assert len(pairs) == len(arms)  # the same in every block
     return dict(pairs)
 
 
@@ -273,7 +273,7 @@ def test_a_schedule_makes_no_difference_where_nothing_is_scheduled() -> None:
     assert _same(10, first, second) == {"one_shot": None, "gradual": "one_shot"}
 
 
-def test_the_same_computation_is_said_in_the_plan_and_both_run() -> None:
+def test_two_arms_of_one_computation_both_run_and_the_plan_says_so() -> None:
     plan = _plan(overrides={"data.dataset": "demo", "train.epochs": 3})
     stream = io.StringIO()
     print_plan(plan, stream)

@@ -122,7 +122,7 @@ def test_a_file_that_is_not_there_and_a_value_of_another_type_are_wrong_input() 
 
 
 def _without_ray(monkeypatch: pytest.MonkeyPatch, facts: DeviceFacts) -> None:
-    """The command up to the moment at which trials would start, on a cluster whose probe finds `facts`."""
+    """Stands for Ray, with a probe that finds `facts`, up to the moment at which trials would start."""
 
     @contextmanager
     def connected(address: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""The space of a sweep that draws its arms: what it leaves out, and that nothing else is ever drawn."""
+"""The space of a sweep that draws its arms: which cells it leaves out, and that every other cell can be drawn."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _plan(sweep: SweepConfig | None = None, **given: Any) -> SearchPlan:
 
 
 def _sweep(**space: tuple[str, ...]) -> SweepConfig:
-    """A sweep over made-up dimensions, each choice of which sets a field that any value fits."""
+    """A sweep over made-up dimensions; each choice sets a field that takes any value."""
     fields = ("model.dropout", "model.head_dropout", "train.learning_rate", "train.batch_size")
     dimensions = {
         name: tuple(
@@ -51,7 +51,7 @@ def _sweep(**space: tuple[str, ...]) -> SweepConfig:
 
 
 def _space(sweep: SweepConfig, refused: dict[tuple[str, ...], str]) -> Space:
-    """The space of `sweep` on a device that runs all cells but those."""
+    """The space of `sweep` on a device that runs all cells but the refused ones."""
     plan = plan_sweep(sweep, draws=1, overrides=SMALL, repeats=1, seed=1, device=CPU)
 
     def plan_cell(arm: Arm) -> Any:
@@ -87,7 +87,7 @@ def test_no_cell_that_cannot_run_is_ever_drawn_and_every_other_one_can_be(refuse
 
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.sampled_from(CELLS), max_size=len(CELLS) - 1))
-def test_every_cell_that_cannot_run_is_told_with_a_reason(refused: set[Any]) -> None:
+def test_every_cell_that_cannot_run_is_named_with_a_reason(refused: set[Any]) -> None:
     space = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), dict.fromkeys(refused, "it cannot"))
     named = [set(refusal.choices.values()) for refusal in space.refusals if refusal.choices]
     others = sum(refusal.cells for refusal in space.refusals if not refusal.choices)
@@ -96,7 +96,7 @@ def test_every_cell_that_cannot_run_is_told_with_a_reason(refused: set[Any]) -> 
     assert all(cell in refused for cell in CELLS for choices in named if choices <= set(cell))
 
 
-def test_a_choice_that_never_runs_is_told_once_and_for_its_own_reason() -> None:
+def test_a_choice_that_never_runs_is_named_once_with_its_own_reason() -> None:
     dead = {cell: "a1 is not there" for cell in CELLS if cell[0] == "a1"}
     both = dead | {cell: dead.get(cell, "c2 is not there") for cell in CELLS if cell[2] == "c2"}
     refusals = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), both).refusals
@@ -106,7 +106,7 @@ def test_a_choice_that_never_runs_is_told_once_and_for_its_own_reason() -> None:
     ]
 
 
-def test_choices_that_do_not_go_together_are_told_as_a_pair() -> None:
+def test_choices_that_exclude_each_other_are_named_as_a_pair() -> None:
     refused = {cell: "wrong: they exclude each other" for cell in CELLS if cell[:2] == ("a1", "b3")}
     (refusal,) = _space(_sweep(a=("a1", "a2"), b=("b1", "b2", "b3"), c=("c1", "c2")), refused).refusals
     assert (dict(refusal.choices), refusal.cells, refusal.example) == ({"a": "a1", "b": "b3"}, 2, None)
@@ -155,7 +155,7 @@ def test_the_baselines_own_cell_is_known_where_it_can_run() -> None:
     without = replace(full, space=full.space | {"batch_size": full.space["batch_size"][:1]})
     assert _plan(without).baseline_cell is None and _plan(without).baseline_trial is None
     other = replace(full, arms=(replace(full.arms[0], changes={**full.arms[0].changes, "model.dropout": 0.37}),))
-    assert _plan(other).baseline_cell is None  # its choices, and something else
+    assert _plan(other).baseline_cell is None  # its choices, and another change
 
 
 H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100", capability=(9, 0), memory_gib=79.6, missing={})

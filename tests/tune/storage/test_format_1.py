@@ -36,7 +36,7 @@ FIRST = "custom-learning_rate=0.002-s1"  # the trial that ended first
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_store: str) -> SweepDir:
-    """The sweep's folder as if it had been recorded in an MLflow store that has lost everything."""
+    """The sweep's folder, with a new MLflow store that has nothing of it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     path = tmp_path / "runs" / SWEEP_ID
@@ -59,7 +59,7 @@ def _plan() -> Plan:
 
 
 def _interrupt(folder: SweepDir) -> None:
-    """Leave what a driver leaves that was killed after the first trial."""
+    """Leave what a driver leaves that is killed after the first trial."""
     lines = folder.outbox.read_text().splitlines(keepends=True)
     last = next(at for at, line in enumerate(lines) if json.loads(line)["kind"] == "end")
     folder.outbox.write_text("".join(lines[: last + 1]))

@@ -67,7 +67,7 @@ def test_reading_goes_on_from_any_offset_it_gave(path: Path) -> None:
     outbox.close()
 
 
-def test_a_file_cut_at_any_byte_keeps_every_whole_record_and_takes_new_ones(path: Path) -> None:
+def test_a_file_cut_at_any_byte_keeps_every_complete_record_and_takes_new_ones(path: Path) -> None:
     outbox = Outbox(path)
     ends = [outbox.append(epoch(number)) for number in (1, 2)]
     outbox.close()
@@ -90,7 +90,7 @@ def test_a_torn_line_longer_than_a_block_is_cut_off(path: Path) -> None:
     assert records(path) == [epoch(1)]
 
 
-def test_a_killed_writer_loses_nothing_it_was_told_is_stored(path: Path) -> None:
+def test_a_killed_writer_loses_nothing_that_append_returned_for(path: Path) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", APPEND_FOR_EVER, str(path)], cwd=REPO_ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -128,7 +128,7 @@ def test_a_broken_line_in_the_middle_is_shown_as_unreadable(path: Path) -> None:
     assert [record["kind"] for record in records(path)] == ["epoch", "unreadable", "unreadable", "epoch"]
 
 
-def test_a_second_opener_is_told_who_holds_the_outbox(path: Path) -> None:
+def test_a_second_opener_learns_which_process_has_the_outbox_open(path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", APPEND_FOR_EVER, str(path)], cwd=REPO_ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -167,7 +167,7 @@ def test_the_index_knows_the_state_of_every_trial() -> None:
     assert (index.sweep_id, index.epochs, index.records) == ("s", {("a", 1), ("b", 1)}, 8)
 
 
-def test_a_position_is_kept_for_its_store_only(tmp_path: Path) -> None:
+def test_a_position_counts_for_its_own_store_only(tmp_path: Path) -> None:
     path = tmp_path / "position"
     Position(path=path, store="here", offset=10, runs={"t": "run"}).save()
     again = Position.load(path, store="here", size=10)

@@ -81,7 +81,7 @@ def test_a_sweep_goes_on_in_the_format_in_which_it_began(
     began_in: int, stored: Any, tmp_path: Path, new_store: str
 ) -> None:
     given: dict[str, Any] = {"sweep_id": "s", "name": "s", "tags": {}, "files": {}, "params": {"model.pre_norm": True}}
-    for versions in ({"version": began_in}, {}):  # the second time as a later version of this program would begin one
+    for versions in ({"version": began_in}, {}):  # the second time without a choice
         with _tracker(tmp_path / "outbox.jsonl", new_store) as tracker:
             tracker.begin_sweep(**given, **versions)
     outbox = Outbox(tmp_path / "outbox.jsonl")

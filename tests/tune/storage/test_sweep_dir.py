@@ -1,4 +1,4 @@
-"""Which sweep a command goes on with."""
+"""Which sweep a command continues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _choose(storage: Path, **given: Any) -> tuple[sweep_dir.SweepDir | None, str
     )
 
 
-def test_the_latest_unfinished_sweep_of_the_same_key_goes_on(tmp_path: Path) -> None:
+def test_the_latest_unfinished_sweep_of_the_same_key_is_continued(tmp_path: Path) -> None:
     _sweep(tmp_path, created_s=1.0)
     latest = _sweep(tmp_path, created_s=2.0)
     _sweep(tmp_path, key="other", created_s=3.0)
@@ -101,7 +101,7 @@ def test_a_record_that_is_empty_or_not_ours_is_left_out_and_named(
 
 
 @pytest.mark.parametrize("storage", ["file", "file/below", "dangling"])
-def test_a_storage_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, storage: str) -> None:
+def test_a_storage_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path, storage: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at-all")
     for attempt in (open_sweep.check_storage, _sweep):
@@ -116,7 +116,7 @@ def test_a_storage_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pyte
         open_sweep.check_storage(tmp_path / "new")
 
 
-def test_checking_the_storage_folder_makes_nothing(tmp_path: Path) -> None:
+def test_checking_the_storage_folder_creates_nothing(tmp_path: Path) -> None:
     open_sweep.check_storage(tmp_path / "new" / "newer")
     assert list(tmp_path.iterdir()) == []
 
@@ -141,7 +141,7 @@ def test_other_versions_or_another_driver_are_refused_like_other_code(
     tmp_path: Path, now: dict[str, Any], difference: str
 ) -> None:
     started = _started_on(tmp_path, RAN_ON)
-    ways_out = f"use --fresh to start anew, or --resume {started.sweep_id} to go on all the same"
+    ways_out = f"use --fresh to start anew, or --resume {started.sweep_id} to continue it anyway"
     with pytest.raises(WrongInput) as caught:
         _choose(tmp_path, environment=RAN_ON | now)
     assert str(caught.value) == (
@@ -150,7 +150,7 @@ def test_other_versions_or_another_driver_are_refused_like_other_code(
     assert _choose(tmp_path, environment=RAN_ON | now, resume=started.sweep_id)[0] == started
 
 
-def test_another_machine_with_the_same_versions_and_driver_goes_on(tmp_path: Path) -> None:
+def test_a_sweep_is_continued_on_another_machine_with_the_same_versions_and_driver(tmp_path: Path) -> None:
     started = _started_on(tmp_path, RAN_ON)
     assert _choose(tmp_path, environment=RAN_ON | {"host_cpus": 64, "host_cpu": "another"})[0] == started
 

@@ -1,4 +1,4 @@
-"""What an MLflow store that does not let us in says before a sweep starts, and what is no reason not to start."""
+"""Access to an MLflow store before a sweep starts: what stops the sweep, and what does not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tune.tracking.store import PROJECT, TrackingError
 
 @dataclass
 class Answering:
-    """A server that is there (/health), and answers every question with this status; None: never."""
+    """A server that answers /health, and every other call with `status`; None: never."""
 
     status: int | None = 200
     text: str = "{}"
@@ -70,13 +70,13 @@ def said(uri: str, timeout_s: float = 20.0) -> list[str]:
 
 
 @pytest.mark.parametrize(("status", "text"), [(401, "You are not authenticated."), (403, "Permission denied")])
-def test_a_server_that_turns_us_away_is_refused_with_its_own_words(server: Answering, status: int, text: str) -> None:
+def test_a_server_that_refuses_access_is_reported_in_its_own_words(server: Answering, status: int, text: str) -> None:
     server.status, server.text = status, text
-    with pytest.raises(TrackingError, match=f"turns us away: .*{text}.*set MLFLOW_TRACKING_USERNAME"):
+    with pytest.raises(TrackingError, match=f"refuses access: .*{text}.*set MLFLOW_TRACKING_USERNAME"):
         said(server.uri)
 
 
-def test_a_wrong_password_is_told_before_ray_starts(
+def test_a_wrong_password_is_reported_before_ray_starts(
     server: Answering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.status, server.text = 401, "no"
@@ -86,7 +86,7 @@ def test_a_wrong_password_is_told_before_ray_starts(
 
     monkeypatch.setattr(run.connect, "connected", start)
     options = Options(storage_path=tmp_path / "runs", tracking_uri=server.uri, data_dir=tmp_path)
-    with pytest.raises(TrackingError, match="turns us away"):
+    with pytest.raises(TrackingError, match="refuses access"):
         run_sweep(
             Planner(get_sweep("custom"), overrides={}, repeats=1, seed=1),
             options=options,
@@ -95,13 +95,13 @@ def test_a_wrong_password_is_told_before_ray_starts(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_lets_us_in_is_asked_once_and_nothing_is_said(server: Answering) -> None:
+def test_a_server_that_grants_access_is_called_once_and_nothing_is_printed(server: Answering) -> None:
     server.text = '{"experiment": {"experiment_id": "1", "name": "patchtst-sweeps"}}'
     assert said(server.uri) == []
     assert len(server.asked) == 1 and "get-by-name" in server.asked[0]
 
 
-def test_a_slow_server_and_one_in_trouble_are_told_and_are_no_reason_not_to_start(server: Answering) -> None:
+def test_a_slow_or_failing_server_is_reported_and_the_sweep_may_start(server: Answering) -> None:
     server.status, server.text = 400, "a bad day"
     (line,) = said(server.uri)
     assert "cannot be read now" in line and "a bad day" in line
@@ -117,13 +117,13 @@ def test_a_slow_server_and_one_in_trouble_are_told_and_are_no_reason_not_to_star
         ("postgresql+psycopg2://u:canary@127.0.0.1:{port}/d", "[Cc]onnection refused"),
     ],
 )
-def test_a_database_without_its_driver_or_that_refuses_us_is_told_at_once(uri: str, reason: str) -> None:
+def test_a_database_without_its_driver_or_access_is_reported_at_once(uri: str, reason: str) -> None:
     with pytest.raises(TrackingError, match=f"cannot be opened: .*{reason}") as refused:
         said(uri.format(port=free_port()))
     assert "canary" not in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_no_store_is_told_and_one_that_is_not_there_is_not_made(tmp_path: Path, new_store: str) -> None:
+def test_a_file_that_is_no_store_is_reported_and_a_missing_one_is_not_created(tmp_path: Path, new_store: str) -> None:
     assert said(new_store) == []
     assert said(f"sqlite:///{tmp_path}/none.db") == [] and not (tmp_path / "none.db").exists()
     (tmp_path / "other.db").write_text("not a database at all, whatever its name says" * 10)

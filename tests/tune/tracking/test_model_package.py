@@ -1,4 +1,4 @@
-"""A trial's model in a real MLflow store: loaded with nothing of ours installed, one per run however often sent."""
+"""A trial's model in a real MLflow store: loaded without our packages, and one per run, however often it is sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tune.tracking.find_model import find_model
 from tune.tracking.model_package import FILES_PATH, NotAModel, download_model, pack, requirements
 from tune.tracking.store import open_client
 
-# SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
+# SQLAlchemy 2.1 warns about MLflow 3.17's imports.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 LOAD = """
@@ -99,14 +99,14 @@ def test_a_run_has_one_model_however_often_its_end_is_sent(
     end(tracker, "a", model_dir=save_small(tmp_path / "best"), metrics=metrics)
     settle(tracker)
     tracker.close()
-    beside(tmp_path / "outbox.jsonl", "position").unlink()  # as after a crash before anything was noted as sent
+    beside(tmp_path / "outbox.jsonl", "position").unlink()  # as after a crash before the position was saved
     tracker = opened(begin=False)
     settle(tracker)
     assert tracker.problems == []
     run_id = _trial_run(shared_store, sweep_id)
     (model,) = _logged_models(shared_store, run_id)
     assert (model.name, model.status, model.model_type) == ("model", "READY", "forecaster")
-    assert model.tags["trial_id"] == "t"  # of the folder's facts
+    assert model.tags["trial_id"] == "t"  # from the folder's facts
     assert {metric.key: metric.value for metric in model.metrics} == {"final/val_mse": 0.25}
     client = open_client(shared_store)
     assert [output.model_id for output in client.get_run(run_id).outputs.model_outputs] == [model.model_id]
@@ -123,7 +123,7 @@ def test_an_upload_that_broke_off_is_finished_and_a_second_model_of_a_lost_answe
     client = open_client(shared_store)
     experiment = client.get_run(run_id).info.experiment_id
     first, _ = [client.create_logged_model(experiment, name="model", source_run_id=run_id) for _ in range(2)]
-    with pytest.raises(NotAModel, match="has no model"):  # begun, but not whole
+    with pytest.raises(NotAModel, match="has no model"):  # begun, but incomplete
         download_model(client, run_id, tmp_path / "early")
     client.create_logged_model(experiment, name="model", source_run_id=run_id)
     end(tracker, "a", model_dir=save_small(tmp_path / "best"))
@@ -138,7 +138,7 @@ def test_an_upload_that_broke_off_is_finished_and_a_second_model_of_a_lost_answe
     ]
 
 
-def test_a_folder_that_is_gone_or_no_model_is_a_problem_and_the_rest_of_the_end_is_stored(
+def test_a_missing_folder_or_one_without_a_model_is_a_problem_and_the_rest_of_the_end_is_stored(
     opened: MakeTracker, shared_store: str, sweep_id: str, tmp_path: Path
 ) -> None:
     tracker = opened()

@@ -1,4 +1,4 @@
-"""Reading a sweep back needs nothing of what writes it."""
+"""Reading a sweep back needs none of the modules that write it."""
 
 from __future__ import annotations
 

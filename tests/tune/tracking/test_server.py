@@ -122,10 +122,10 @@ def test_the_latest_sweep_of_a_server_comes_first(server: Server, tracker: Track
     assert (summary.sweep_id, summary.status, summary.tags["key"]) == ("latest", "running", "k")
 
 
-def test_a_server_answers_whoever_asks(server: Server) -> None:
+def test_a_server_answers_every_client(server: Server) -> None:
     check_store(server.uri.replace("//", "//user:secret@") + "/")
 
 
-def test_an_address_that_is_no_mlflow_server_is_told(server: Server) -> None:
+def test_an_address_that_is_no_mlflow_server_is_reported(server: Server) -> None:
     with pytest.raises(TrackingError, match="answers 404 at /health: is this the address of an MLflow server"):
         check_store(f"{server.uri}/nowhere")

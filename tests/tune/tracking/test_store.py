@@ -1,4 +1,4 @@
-"""Stores that are not there, sweeps that are not known, errors and what follows from them."""
+"""Missing stores, unknown sweeps, and how errors of a store are classified."""
 
 import os
 import socket
@@ -16,14 +16,12 @@ from tune.common.address import redacted_text
 from tune.tracking.reader import list_sweeps, read_sweep
 from tune.tracking.store import TrackingError, check_store, classify
 
-# SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
+# SQLAlchemy 2.1 warns about MLflow 3.17's imports.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 REPO_ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_an_unknown_sweep_is_answered_with_the_latest_ones(
-    opened: MakeTracker, shared_store: str, sweep_id: str
-) -> None:
+def test_an_unknown_sweep_names_the_latest_ones(opened: MakeTracker, shared_store: str, sweep_id: str) -> None:
     settle(opened())
     with pytest.raises(TrackingError, match=rf"no sweep 'nope' in experiment 'patchtst'; the latest are {sweep_id}"):
         read_sweep(shared_store, EXPERIMENT, "nope")
@@ -35,7 +33,7 @@ def test_an_unknown_sweep_is_answered_with_the_latest_ones(
 @pytest.mark.parametrize(
     "ask", [lambda uri: read_sweep(uri, EXPERIMENT, "s"), lambda uri: list_sweeps(uri, EXPERIMENT)]
 )
-def test_reading_a_store_that_is_not_there_creates_nothing(tmp_path: Path, ask: Callable[[str], object]) -> None:
+def test_reading_a_missing_store_creates_nothing(tmp_path: Path, ask: Callable[[str], object]) -> None:
     with pytest.raises(TrackingError, match="there is no MLflow store at .*mlflow.db yet"):
         ask(f"sqlite:///{tmp_path}/mlflow.db")
     assert list(tmp_path.iterdir()) == []
@@ -53,20 +51,20 @@ def test_reading_a_store_that_is_not_there_creates_nothing(tmp_path: Path, ask: 
         ("htp://localhost:5000", "allowed are http, https, sqlite, postgresql"),
     ],
 )
-def test_a_store_that_does_not_answer_is_told_in_one_line(tmp_path: Path, uri: str, expected: str) -> None:
+def test_a_store_that_does_not_answer_is_reported_in_one_line(tmp_path: Path, uri: str, expected: str) -> None:
     with pytest.raises(TrackingError, match=expected) as caught:
         check_store(uri.format(port=free_port(), tmp=tmp_path), timeout_s=2)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
+def test_a_server_that_accepts_and_never_answers_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(TrackingError, match="does not answer"):
         check_store(f"http://127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.2)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(TrackingError, match="not writable"):
         check_store(f"sqlite:///{tmp_path}/mlflow.db")
@@ -82,14 +80,14 @@ def test_no_password_reaches_a_message_or_a_file(opened: MakeTracker, tmp_path: 
     assert redacted_text("see http://a:b@host:1/x?token=c now") == "see http://host:1/x now"
 
 
-def test_where_an_outage_begins_is_said_at_once_and_once(opened: MakeTracker) -> None:
+def test_the_start_of_an_outage_is_announced_at_once_and_once(opened: MakeTracker) -> None:
     uri, said = f"http://127.0.0.1:{free_port()}", []
     tracker = opened(uri=uri, begin=False)
     tracker.announce_outages(said.append)
     tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
     while tracker.outage is None:
         time.sleep(0.01)
-    tracker.flush(2.5)  # tried again meanwhile, every second
+    tracker.flush(2.5)  # it retries every second meanwhile
     assert len(said) == 1 and said[0].startswith(f"MLflow store {uri} cannot be written: ")
 
 

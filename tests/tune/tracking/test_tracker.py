@@ -27,7 +27,7 @@ from tune.tracking.writer import TRIAL_STATUSES
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
+# SQLAlchemy 2.1 warns about MLflow 3.17's imports.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
@@ -212,7 +212,7 @@ Tracker(outbox_path=Path(sys.argv[1]), tracking_uri="http://127.0.0.1:9", experi
 
 
 def test_mlflow_is_imported_before_the_thread_that_writes_to_it_begins(tmp_path: Path) -> None:
-    """While that thread imported it Tune did too, and Python found them waiting for each other: seen in a soak."""
+    """Seen in a soak: that thread and Tune imported MLflow at once, and each waited for the other."""
     command = [sys.executable, "-c", STARTED, str(tmp_path / "outbox.jsonl")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.stdout == "True\n", ended.stderr

@@ -1,4 +1,4 @@
-"""What a sweep says of itself in a real store: its description, its saved view, and what a person changed of them."""
+"""A sweep's description and saved view in a real store, also after a person has changed them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tracking_kit import (  # noqa: F401 (fixtures)
 from tune.tracking.tracker import Tracker
 from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, sweep_note, sweep_view
 
-# SQLAlchemy 2.1 warns of what MLflow 3.17 does on import.
+# SQLAlchemy 2.1 warns about MLflow 3.17's imports.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 TAGS = {"question": "How fast?", "baseline": "none", "swept": "model.attention,train.engine"}
@@ -70,7 +70,7 @@ def test_the_table_joins_the_note_once_however_often_the_sweep_ends(
     assert after == f"{before}\n\n## Result\n\nDevice: a GPU\n\n| arm |\n|---|\n| none |\n"
 
 
-def test_a_table_too_long_for_a_tag_leaves_the_note_whole(
+def test_a_table_too_long_for_a_tag_leaves_the_note_unchanged(
     opened: MakeTracker, shared_store: str, sweep_id: str
 ) -> None:
     tracker = opened(begin=False)
@@ -110,7 +110,7 @@ def test_a_view_shows_one_sweeps_trials_by_arm_with_what_they_differ_in_first() 
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "arm"}]
 
 
-def test_a_note_says_nothing_of_what_the_sweep_does_not() -> None:
+def test_a_note_leaves_out_what_the_sweep_does_not_tell() -> None:
     note = sweep_note({"sweep_id": "s", "tags": {}}, "1", "r")
     assert "baseline `" not in note and "Arms differ" not in note and "**Compare**" in note
 

@@ -1,4 +1,4 @@
-"""A run in MLflow from its creation on: its tags, also where the driver dies or the store refuses one."""
+"""The tags of an MLflow run from its creation, also if the driver dies or the store refuses one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BEGIN = {
 
 
 class FakeRunIndex:
-    """A RunBook whose store keeps nothing but how runs were created, and refuses the tags named in `refused`."""
+    """A RunIndex whose store records only how runs were created, and refuses the tags in `refused`."""
 
     def __init__(self, *, dies: bool = False, refused: frozenset[str] = frozenset()) -> None:
         self.dies, self.refused = dies, refused
