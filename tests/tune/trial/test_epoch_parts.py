@@ -26,7 +26,7 @@ CASES = [
 
 
 class Clock:
-    """Stands for the module time in tune.measure.timer."""
+    """Stands in for the module time in tune.measure.timer."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -36,7 +36,7 @@ class Clock:
 
 
 class TapeEngine(Graph):
-    """The graph engine where there is no GPU."""
+    """The graph engine without a GPU."""
 
     def unsupported_reason(self, *, device_type: str) -> str | None:
         return None
