@@ -18,49 +18,49 @@ PAUSED_AT_MOST_S = 120
 BLOCKS = 32  # of a GPU's memory
 
 
-def install(session, told) -> None:
-    """Wrap the epochs of `session`; `told(name)` reads a file of the test's."""
+def install(session, read) -> None:
+    """Wrap the epochs of `session`; `read(name)` gives the text of one of the test's files."""
     real = session.prepare_epoch
 
     def prepare_epoch(self):
-        fault = json.loads(told("arms") or "{}").get(f"{self.config.train.learning_rate:g}")
+        fault = json.loads(read("arms") or "{}").get(f"{self.config.train.learning_rate:g}")
         if fault and fault["epoch"] in (None, self.progress.epoch + 1):
-            FAULTS[fault["fault"]](self, fault, told)
+            FAULTS[fault["fault"]](self, fault, read)
         return real(self)
 
     session.prepare_epoch = prepare_epoch
 
 
-def _diverge(self, fault, told) -> None:
+def _diverge(self, fault, read) -> None:
     train = self.config.train.model_copy(update={"learning_rate": ABSURD})
     self.config = self.config.model_copy(update={"train": train})
     self._stepper = None  # built anew, with this rate
 
 
-def _ask_for_too_much(self, fault, told) -> None:
+def _ask_for_too_much(self, fault, read) -> None:
     import torch
 
     torch.empty(1 << 46, dtype=torch.uint8)
 
 
-def _eat(self, fault, told) -> None:
+def _eat(self, fault, read) -> None:
     (Path(fault["group"]) / "cgroup.procs").write_text(str(os.getpid()))
     eaten = []
     while True:
         eaten.append(bytearray(os.urandom(1 << 20) * 16))
 
 
-def _pause(self, fault, told):
+def _pause(self, fault, read):
     deadline_s = time.monotonic() + PAUSED_AT_MOST_S
-    while not told("go-on") and time.monotonic() < deadline_s:
+    while not read("go-on") and time.monotonic() < deadline_s:
         time.sleep(0.02)
 
 
-def _slow(self, fault, told):
+def _slow(self, fault, read):
     time.sleep(fault["lasts_s"])
 
 
-def _fill_the_gpu(self, fault, told):
+def _fill_the_gpu(self, fault, read):
     import torch
 
     torch.cuda.reset_peak_memory_stats()

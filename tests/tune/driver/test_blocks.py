@@ -205,7 +205,9 @@ def test_a_trial_whose_gpu_is_gone_is_handed_out_again_in_a_folder_of_its_own(ra
         assert dispatcher.stranded() == ["t1"]
         dispatcher.on_trial_complete("t1")
         again = dispatcher.suggest("t3")
-        assert (again["job"], again["attempt"]) == (first["job"], 2) and again["location"] != first["location"]
+        assert (again["job"]["trial_id"], again["attempt"]) == (trials[0].trial_id, 2) and again["location"] != first[
+            "location"
+        ]
         dispatcher.on_trial_complete("t3", {"status": "done"})
         assert dispatcher.suggest("t4")["job"]["trial_id"] == trials[1].trial_id
         dispatcher.on_trial_complete("t4", error=True)

@@ -26,7 +26,7 @@ CASES = [
 
 
 class Clock:
-    """Stands for the module time in tune.measure.timer."""
+    """Stands in for the module time in tune.measure.timer."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

@@ -1,4 +1,4 @@
-"""A whole trial with the graph engine: pruning, interruption, evaluation. A tape stands for the CUDA graph."""
+"""A complete trial with the graph engine: pruning, interruption, evaluation. A tape stands for the CUDA graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT = {"train__epochs": 3, "train__batch_size": 1024, "model__head_dropout": 0
 
 @dataclass(frozen=True, kw_only=True)
 class TapeEngine(Engine):
-    """The graph engine where there is no GPU."""
+    """The graph engine without a GPU."""
 
     captures: list[RecordingCapture] = field(default_factory=list)
 
@@ -83,19 +83,19 @@ def test_an_interrupted_trial_captures_again_and_continues_to_bit_identical_weig
     tmp_path: Path, tape: TapeEngine, fields: dict[str, Any]
 ) -> None:
     options = SHORT | fields | {"train__engine": "graph"}
-    whole = _run(tmp_path / "whole", **options)
+    full = _run(tmp_path / "full", **options)
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "part", stop_after=1, **options)
     rest = _run(tmp_path / "rest", checkpoint=tmp_path / "part" / "report-1", **options)
-    _assert_equal(rest, whole, 2, 3)
+    _assert_equal(rest, full, 2, 3)
 
 
-def test_a_trial_begun_with_one_engine_goes_on_with_another(tmp_path: Path, tape: TapeEngine) -> None:
-    whole = _run(tmp_path / "whole", **SHORT)
+def test_a_trial_begun_with_one_engine_continues_with_another(tmp_path: Path, tape: TapeEngine) -> None:
+    full = _run(tmp_path / "full", **SHORT)
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "part", stop_after=1, **SHORT, train__engine="graph")
     rest = _run(tmp_path / "rest", checkpoint=tmp_path / "part" / "report-1", **SHORT)
-    _assert_close(rest, whole, 2, 3)
+    _assert_close(rest, full, 2, 3)
 
 
 def test_without_a_gpu_the_graph_engine_is_unsupported_and_nothing_else_runs_instead(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ TENSORS = {
 
 
 @pytest.fixture
-def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Host memory that needs no GPU; the elements asked for."""
+def buffers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Host memory that needs no GPU; the numbers of elements asked for."""
     asked: list[int] = []
 
     def unpinned(elements: int, dtype: torch.dtype) -> torch.Tensor:
@@ -32,21 +32,21 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-def _assert_same(found: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    assert list(found) == list(tensors)
+def _assert_same(copies: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    assert list(copies) == list(tensors)
     for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype and found[name].is_contiguous()
-        assert torch.equal(found[name], tensor)
+        assert copies[name].dtype == tensor.dtype and copies[name].is_contiguous()
+        assert torch.equal(copies[name], tensor)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_values_shapes_and_kinds_are_kept(device: str, rooms: list[int]) -> None:
+def test_values_shapes_and_kinds_are_kept(device: str, buffers: list[int]) -> None:
     _assert_same(HostCopy(torch.device(device)).of(TENSORS), TENSORS)
 
 
-def test_memory_is_taken_once_and_again_only_where_more_is_needed(rooms: list[int]) -> None:
+def test_memory_is_allocated_once_and_again_only_if_more_is_needed(buffers: list[int]) -> None:
     copy = HostCopy(torch.device("cuda"))
     small, large = {"a": torch.ones(3)}, {"a": torch.full((5,), 2.0)}
     for tensors in (small, small, large, small):
         _assert_same(copy.of(tensors), tensors)
-    assert rooms == [3, 5]
+    assert buffers == [3, 5]

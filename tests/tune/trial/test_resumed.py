@@ -23,16 +23,16 @@ from tune.trial.host_copy import HostCopy
 def test_an_interrupted_trial_continues_to_bit_identical_weights(
     tmp_path: Path, stop_after: int, pruning: dict[str, Any]
 ) -> None:
-    whole = _run(tmp_path / "whole", train__epochs=4, **pruning)
+    full = _run(tmp_path / "full", train__epochs=4, **pruning)
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "part", stop_after=stop_after, train__epochs=4, **pruning)
     rest = _run(tmp_path / "rest", checkpoint=tmp_path / "part" / f"report-{stop_after}", train__epochs=4, **pruning)
     assert [report["epoch"] for report in rest.epochs] == list(range(stop_after + 1, 5))
-    for mine, theirs in ((rest.weights(4 - stop_after), whole.weights(4)),):
+    for mine, theirs in ((rest.weights(4 - stop_after), full.weights(4)),):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     for name in ("final/test_mse", "final/val_mse", "final/best_epoch", "final/heads"):
-        assert rest.final["metrics"][name] == whole.final["metrics"][name]
+        assert rest.final["metrics"][name] == full.final["metrics"][name]
 
 
 def test_a_checkpoint_that_came_from_the_device_in_one_copy_is_the_same(
@@ -63,29 +63,29 @@ def test_the_best_weights_survive_interruptions_after_it_and_after_a_worse_epoch
     real = session.Session._evaluate
 
     def scripted(self: Any, split: str, naive: bool = False) -> Any:
-        found = real(self, split, naive)
-        mse = errors[self.progress.epoch + 1] if split == "validation" else found["model"].mse
-        return found | {"model": type(found["model"])(mse=mse, mae=1.0)}
+        measured = real(self, split, naive)
+        mse = errors[self.progress.epoch + 1] if split == "validation" else measured["model"].mse
+        return measured | {"model": type(measured["model"])(mse=mse, mae=1.0)}
 
     monkeypatch.setattr(session.Session, "_evaluate", scripted)
-    whole = _run(tmp_path / "whole", train__epochs=5)
-    best = whole.weights(2)
+    full = _run(tmp_path / "full", train__epochs=5)
+    best = full.weights(2)
     checkpoint = None
-    for part in range(4):  # each goes on where the one before was interrupted: after epochs 2, 3, 4
+    for part in range(4):  # each continues where the last was interrupted: after epochs 2, 3, 4
         ran = tmp_path / f"part-{part}"
         with pytest.raises(KeyboardInterrupt) if part < 3 else nullcontext():
             last = _run(ran, checkpoint=checkpoint, stop_after=(2, 1, 1, None)[part], train__epochs=5)
         checkpoint = ran / f"report-{2 if part == 0 else 1}"
-    for found in (whole.weights(6), last.weights(2)):
-        assert all(torch.equal(found[name], best[name]) for name in best)
+    for weights in (full.weights(6), last.weights(2)):
+        assert all(torch.equal(weights[name], best[name]) for name in best)
     assert last.final["metrics"]["final/best_epoch"] == 2
 
 
-def test_what_passed_between_two_epochs_is_told_from_a_processs_second_epoch_on(tmp_path: Path) -> None:
+def test_the_time_between_two_epochs_is_reported_from_a_processs_second_epoch_on(tmp_path: Path) -> None:
     done = _run(tmp_path / "a", train__epochs=3)
-    told = [report["metrics"] for report in done.epochs]
-    assert told[0]["time/between_s"] is None
-    assert all(metrics["time/between_s"] > 0 for metrics in told[1:])
+    first, *later = (report["metrics"] for report in done.epochs)
+    assert first["time/between_s"] is None
+    assert all(metrics["time/between_s"] > 0 for metrics in later)
 
 
 def test_a_trial_killed_between_its_last_epoch_and_its_end_only_ends(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_trial_killed_between_its_last_epoch_and_its_end_only_ends(tmp_path: P
     assert rest.final["status"] == "done"
 
 
-def test_a_trial_that_shared_its_device_says_so_also_after_it_goes_on_alone(tmp_path: Path) -> None:
+def test_a_trial_that_shared_its_device_says_so_even_if_it_continues_alone(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "a", stop_after=1, exclusive=False, train__epochs=2)
     rest = _run(tmp_path / "b", checkpoint=tmp_path / "a" / "report-1", train__epochs=2)
@@ -104,7 +104,7 @@ def test_a_trial_that_shared_its_device_says_so_also_after_it_goes_on_alone(tmp_
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_a_trial_that_goes_on_knows_what_its_earlier_process_took_if_that_was_recorded(
+def test_a_trial_that_continues_knows_what_its_earlier_process_took_if_that_was_recorded(
     tmp_path: Path, recorded: bool
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -119,7 +119,7 @@ def test_a_trial_that_goes_on_knows_what_its_earlier_process_took_if_that_was_re
     assert json.loads(rest.final["tags"]["spans"])["earlier_ms"] == (spent_ms if recorded else None)
 
 
-def test_a_trial_that_went_on_on_another_gpu_is_on_neither_of_them_for_a_pair(
+def test_a_trial_that_continued_on_another_gpu_pairs_with_neither_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def on(uuid: str) -> None:
@@ -134,9 +134,9 @@ def test_a_trial_that_went_on_on_another_gpu_is_on_neither_of_them_for_a_pair(
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "first", stop_after=1, train__epochs=2)
     checkpoint = tmp_path / "first" / "report-1"
-    found = []
+    uuids = []
     for uuid in ("GPU-a", "GPU-b"):
         on(uuid)
         rest = _run(tmp_path / uuid, checkpoint=checkpoint, train__epochs=2)
-        found.append(rest.final["tags"]["gpu_uuid"])
-    assert found == ["GPU-a", "GPU-a then GPU-b"]
+        uuids.append(rest.final["tags"]["gpu_uuid"])
+    assert uuids == ["GPU-a", "GPU-a then GPU-b"]

@@ -45,7 +45,7 @@ def test_a_checkpoint_leaves_the_trials_scratch_folder_once_it_is_reported(tmp_p
     def report(content: Report, folder: Path | None) -> None:
         there.append([path.name for path in scratch.glob("*/*") if path.is_dir()])
         assert folder is not None
-        shutil.rmtree(folder)  # whoever is given a folder owns it
+        shutil.rmtree(folder)  # the reporter owns the folder that it is given
 
     run_trial(small_job(tmp_path, train__epochs=3), report, None, Host(scratch=scratch))
     assert there == [["epoch-1"], ["epoch-2"], ["epoch-3"], ["final"]]
@@ -65,9 +65,10 @@ def test_training_learns(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     first, again = _run(tmp_path / "a", train__epochs=1), _run(tmp_path / "b", train__epochs=1)
-    assert all(torch.equal(one, two) for one, two in zip(*(r.weights(1).values() for r in (first, again)), strict=True))
+    ours, theirs = first.weights(1), again.weights(1)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +112,10 @@ def test_patience_stops_and_the_best_weights_are_the_ones_tested(
     real = session.Session._evaluate
 
     def scripted(self: Any, split: str, naive: bool = False) -> Any:
-        found = real(self, split, naive)
+        measured = real(self, split, naive)
         if split != "validation":
-            return found
-        return {"model": type(found["model"])(mse=next(errors), mae=1.0)}
+            return measured
+        return {"model": type(measured["model"])(mse=next(errors), mae=1.0)}
 
     monkeypatch.setattr(session.Session, "_evaluate", scripted)
     done = _run(tmp_path / "a", train__epochs=6, train__patience=2)
@@ -153,11 +154,13 @@ def test_what_goes_wrong_in_a_trial_is_reported_and_not_raised(
     assert done.final["reason"] == reason
     assert "disk_full" not in done.final["tags"]
     assert "Traceback" in done.final["tags"]["traceback"]
-    spans = json.loads(done.final["tags"]["spans"])  # what failed has its cost, too
-    assert spans["started_ms"] <= spans["work_ended_ms"] and spans["earlier_ms"] == 0
+    timeline = json.loads(done.final["tags"]["spans"])  # a failure has its cost, too
+    assert timeline["started_ms"] <= timeline["work_ended_ms"] and timeline["earlier_ms"] == 0
 
 
-def test_a_full_disk_is_told_as_one_whatever_library_met_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_as_such_whatever_library_met_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("I/O error: No space left on device (os error 28)")  # safetensors' words
 
@@ -212,7 +215,7 @@ def test_data_that_changed_since_planning_fails_the_trial(tmp_path: Path) -> Non
     assert "its source has changed since" in done.final["reason"]
 
 
-def test_whether_neighbours_were_there_is_unknown_where_it_cannot_be_read(
+def test_whether_neighbours_were_there_is_unknown_if_it_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(self: Any) -> None:
@@ -243,12 +246,12 @@ def test_a_worker_with_other_code_than_the_drivers_fails_and_says_so(tmp_path: P
 def test_a_gpu_of_another_model_than_the_plans_is_refused_though_ray_has_one_name_for_both(
     tmp_path: Path, same: bool
 ) -> None:
-    found = node_facts(use_gpu=False).name
-    planned = found if same else "NVIDIA H100 PCIe"
+    name = node_facts(use_gpu=False).name
+    planned = name if same else "NVIDIA H100 PCIe"
     recorder = Recorder(tmp_path)
     run_trial(replace(small_job(tmp_path, train__epochs=1), gpu_name=planned), recorder)
     end = recorder.final
     assert end["status"] == ("done" if same else "failed"), end
     if not same:
-        assert f"this GPU is a {found}, the sweep was planned for {planned}" in end["reason"]
+        assert f"this GPU is a {name}, the sweep was planned for {planned}" in end["reason"]
         assert "\n" not in end["reason"] and not recorder.epochs

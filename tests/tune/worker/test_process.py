@@ -18,7 +18,7 @@ from supervisor_kit import job_in, until
 from trial_kit import Recorder
 
 from tune.trial.report import Report
-from tune.worker.process import ForkServer
+from tune.worker.process import ForkServer, start_cold
 from tune.worker.process import _python as START
 from tune.worker.supervisor import TrialSupervisor
 
@@ -60,6 +60,19 @@ def test_the_actors_of_a_node_share_its_fork_server_each_with_its_own_environmen
         (about,) = (tmp_path / setting / "compile").glob("*/about.json")
         assert json.loads(about.read_text())["compiler"] == {"TORCHINDUCTOR_OF_THE_ACTOR": setting}
     assert len(set(parents)) == 1 and psutil.Process(parents[0]).cmdline()[-1] == listening[1]
+
+
+def test_a_cold_process_is_told_from_a_fork_server_and_its_forks_by_its_command_line(
+    listening: tuple[ForkServer, str],
+) -> None:
+    with start_cold() as cold, ForkServer.reach(listening[1]).fork() as forked:
+        modules = []
+        for process in (cold, forked):
+            assert process.responds(60.0) and process.pid is not None
+            command = psutil.Process(process.pid).cmdline()
+            modules.append(command[command.index("-m") + 1])
+            process.end(0.0)
+    assert modules == ["tune.worker.child", "tune.worker.forkserver"]  # a fork keeps its server's
 
 
 def test_a_fork_server_outlives_its_clients_and_ends_with_its_owner(listening: tuple[ForkServer, str]) -> None:

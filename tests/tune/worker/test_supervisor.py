@@ -305,7 +305,7 @@ def test_no_process_outlives_the_actor(tmp_path: Path, how: signal.Signals) -> N
     command = [sys.executable, "-c", code, str(tmp_path / "a")]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as actor:
         assert actor.stdout is not None and actor.stdout.readline() == b"epoch\n"
-        processes = until(lambda: (found := _processes(actor.pid)) and len(found) == 3 and found)
+        processes = until(lambda: len(started := _processes(actor.pid)) == 3 and started)
         actor.send_signal(how)
         actor.wait(timeout=60)
     until(lambda: not [process for process in processes if process.is_running() and process.status() != "zombie"])
@@ -334,5 +334,5 @@ def test_a_process_that_ends_just_before_it_is_killed_hides_no_error() -> None:
     process = AboutToEnd(ours)
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         process.pid = ended.pid
-    with theirs, pytest.raises(ProcessLost, match="the one in flight"), process:
-        raise ProcessLost("the one in flight")
+    with theirs, pytest.raises(ProcessLost, match="the error in flight"), process:
+        raise ProcessLost("the error in flight")
