@@ -1,4 +1,4 @@
-"""Writing results where the user asked for them: checked before anything runs, written whole at the end."""
+"""Writes results where the user asks for them: checked before anything runs, written at the end, all or nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from typing import Any
 from tune.common.errors import WrongInput
 from tune.common.files import write_atomically
 
-# The keys at the top of all that --json has written; those of `list` are its kinds of things.
-WRITTEN = frozenset({"sweep_id", "sweep", "baseline", "device", "environment", "diagnoses", "comparisons", "cost"})
-WRITTEN |= {"total_comparisons", "trials", "jobs", "sweeps", "ready", "checks", "before", "after", "slower", "arms"}
-WRITTEN |= {"less_accurate", "attention", "data sets", "feeds", "engines", "presets", "pruning scores", "GPU models"}
-WRITTEN |= {"pruning schedules", "learning rates", "fields"}
+# Marks a JSON file as ours, which a later --json may replace; the number is the version of what it holds.
+MARK, FORMAT = "format", "patchtst-sweeps/1"
 
 
 def check_json_target(target: str | None) -> None:
@@ -27,19 +24,33 @@ def check_json_target(target: str | None) -> None:
 
 
 def _check_replaceable(target: str) -> None:
-    """Raises WrongInput for a file with a content that --json has not written: data, a store, a sweep's own record."""
+    """Raises WrongInput for a file that --json has not written: data, a store, a sweep's own record."""
     try:
         with open(target, "rb") as file:
             begins = file.read(1)
-            found = json.loads(begins + file.read()) if begins == b"{" else None
+            content = json.loads(begins + file.read()) if begins == b"{" else None
     except FileNotFoundError:
         return
     except OSError as error:
         raise WrongInput(f"--json {target}: {error.strerror}; name another file") from None
     except ValueError:  # no JSON, or no text
-        found = None
-    if begins and not (isinstance(found, dict) and found and found.keys() <= WRITTEN):
+        content = None
+    if begins and not (isinstance(content, dict) and _is_ours(content)):
         raise WrongInput(f"--json {target}: it is there and --json did not write it; name another file, or remove it")
+
+
+def _is_ours(content: Mapping[str, Any]) -> bool:
+    """Whether --json has written this, now or in a version that did not mark its files."""
+    if MARK in content:
+        return str(content[MARK]).startswith(FORMAT.partition("/")[0] + "/")
+    keys, trials = content.keys(), content.get("trials")
+    if keys in ({"jobs"}, {"sweeps"}, {"ready", "checks"}):
+        return True
+    if {"before", "after", "arms"} <= keys or {"attention", "engines", "feeds"} <= keys:
+        return True
+    has_trials = isinstance(trials, list) and bool(trials) and all("trial_id" in trial for trial in trials)
+    own_record = "state" in keys  # a sweep's own, which also lists its trials
+    return has_trials and (keys == {"sweep", "trials"} or "sweep_id" in keys and not own_record)
 
 
 def check_html_target(target: str | None, json_target: str | None) -> None:
@@ -93,14 +104,14 @@ def check_file_target(option: str, target: str) -> None:
 
 
 def write_json(target: str | None, content: dict[str, Any]) -> None:
-    """Write strict JSON to a file, to stdout for "-", nowhere for None."""
+    """Write strict JSON, marked as ours, to a file, to stdout for "-", nowhere for None."""
     if target is None:
         return
-    text = json.dumps(_strict(content), indent=1, allow_nan=False)
+    text = json.dumps({MARK: FORMAT, **_strict(content)}, indent=1, allow_nan=False)
     if target == "-":
         print(text)
         return
-    _check_replaceable(target)  # once more: a store or a file of the sweep may have come there meanwhile
+    _check_replaceable(target)  # once more: another program may have written there meanwhile
     try:
         write_atomically(Path(target), text + "\n")
     except OSError as error:

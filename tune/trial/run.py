@@ -10,6 +10,8 @@ import math
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,14 +58,15 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Timeline
     from tune.trial.session import Session
 
     config = TrialConfig.model_validate(job.config)
-    if job.compile_dir is not None:
-        host = _with_cache(host, job, config)
     if job.packages_sha256 not in (None, packages_sha256()):
         raise RuntimeError(
             f"this node imports other code than the driver ({package_dir('tune')}): one sweep's results come from one "
             "program; update that copy, or start the sweep anew"
         )
-    with Session(job, config, started_s, host) as session:
+    with (
+        _compiled_code(job, config) as tags,
+        Session(job, config, started_s, replace(host, tags={**host.tags, **tags})) as session,
+    ):
         session.spans = spans
         if checkpoint is not None:
             session.restore(checkpoint)
@@ -87,19 +90,29 @@ def _run(job: TrialJob, report: Report, checkpoint: Path | None, spans: Timeline
         report(final | {"tags": session.tags()}, folder)
 
 
-def _with_cache(host: Host, job: TrialJob, config: TrialConfig) -> Host:
+@contextmanager
+def _compiled_code(job: TrialJob, config: TrialConfig) -> Iterator[dict[str, str]]:
+    """Inside, compiled code lies where the job says. Yields the tags that tell of it."""
+    if job.compile_dir is None:
+        yield {}
+        return
     import torch
 
     from tune.trial import compile_cache
 
-    assert job.compile_dir is not None
-    used = compile_cache.use(Path(job.compile_dir), config, torch.device(job.device_type), isolated=job.isolate)
-    return replace(host, tags={**host.tags, "compile_cache": used})
+    device = torch.device(job.device_type)
+    with compile_cache.use(Path(job.compile_dir), config, device, isolated=job.isolate) as tag:
+        yield {"compile_cache": tag}
 
 
 def _finish(session: Any) -> dict[str, Any]:
+    from tune.trial import compile_cache
+
+    compile_cache.begin()
     session.prove_kernels()
-    return {"status": "done", "reason": None, "metrics": session.final_metrics()}
+    metrics = session.final_metrics()
+    compile_cache.end()
+    return {"status": "done", "reason": None, "metrics": metrics}
 
 
 def _not_finite(metrics: dict[str, float | None]) -> str | None:

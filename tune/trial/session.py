@@ -38,7 +38,7 @@ from tune.measure.published_timer import StudyClock, study_metrics
 from tune.measure.raw_samples import RawSamples
 from tune.measure.recorder import EpochRecorder
 from tune.plan.support import unsupported_reason
-from tune.trial import checkpoint
+from tune.trial import checkpoint, compile_cache
 from tune.trial.cache_warmup import rehearse
 from tune.trial.data import open_data, open_feed
 from tune.trial.forecaster import save_forecaster
@@ -185,6 +185,7 @@ class Session:
         if self._startup_s is None:
             self._startup_s = time.perf_counter() - self._started_s
         began_s = time.perf_counter()
+        compile_cache.begin()
         train = self.config.train
         if self._stepper is not None:
             self._stepper.close()
@@ -229,7 +230,9 @@ class Session:
     def _leave_the_epochs_to_another(self, epoch: int) -> None:
         """Raises BeginAnew where this process measured the gate or compiled, and another one can have the epochs."""
         may = self.job.rehearse and self._host.rehearsed_s is None and self._idle is None
-        if may and rehearse(self, epoch):
+        hand_over = may and rehearse(self, epoch)
+        compile_cache.end()
+        if hand_over:
             raise HandOver(time.perf_counter() - self._began_s)
 
     def _settle(self) -> None:

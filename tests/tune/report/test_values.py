@@ -104,7 +104,7 @@ def test_an_earlier_result_is_replaced(tmp_path: Path, content: dict[str, Any]) 
     output.write_json(target, content)
     output.check_json_target(target)
     output.write_json(target, {"jobs": []})
-    assert json.loads(Path(target).read_text()) == {"jobs": []}
+    assert json.loads(Path(target).read_text()) == {"format": output.FORMAT, "jobs": []}
 
 
 OURS = sorted((ROOT / "docs" / "results").glob("*-h[12]00*.json"))
