@@ -36,7 +36,7 @@ def _check_replaceable(target: str) -> None:
     except ValueError:  # no JSON, or no text
         content = None
     if begins and not (isinstance(content, dict) and _is_ours(content)):
-        raise WrongInput(f"--json {target}: it is there and --json did not write it; name another file, or remove it")
+        raise WrongInput(f"--json {target}: it exists and --json did not write it; name another file, or remove it")
 
 
 def _is_ours(content: Mapping[str, Any]) -> bool:
@@ -54,7 +54,7 @@ def _is_ours(content: Mapping[str, Any]) -> bool:
 
 
 def check_html_target(target: str | None, json_target: str | None) -> None:
-    """Raises WrongInput unless --html names a new file, or an HTML page, another one than --json."""
+    """Raises WrongInput unless --html names a new file or an HTML page, and not the file of --json."""
     if target is None:
         return
     if target == "-":
@@ -70,11 +70,11 @@ def check_html_target(target: str | None, json_target: str | None) -> None:
     except OSError as error:
         raise WrongInput(f"--html {target}: {error.strerror}; name another file") from None
     if begins and not begins.startswith((b"<!doctype html", b"<html")):
-        raise WrongInput(f"--html {target}: it is there and no HTML page; name another file, or remove it")
+        raise WrongInput(f"--html {target}: it exists and is no HTML page; name another file, or remove it")
 
 
 def check_out_target(target: str | None) -> None:
-    """Raises WrongInput unless --out names a folder that can be written, or a new one in such a folder."""
+    """Raises WrongInput unless --out names a folder that can be written, or a new folder inside one."""
     if target is None:
         return
     folder = target if os.path.isdir(target) else os.path.dirname(target.rstrip("/")) or "."
@@ -90,7 +90,7 @@ def check_out_target(target: str | None) -> None:
 
 
 def check_file_target(option: str, target: str) -> None:
-    """Raises WrongInput unless `target` is a file, there or not, in a folder that can be written."""
+    """Raises WrongInput unless `target` names a file, new or not, in a folder that can be written."""
     folder = os.path.dirname(target) or "."
     if not os.path.basename(target) or os.path.exists(target) and not os.path.isfile(target):
         problem = "not a file"
@@ -127,7 +127,7 @@ def write_page(target: str, page: str) -> None:
 
 
 def write_folder(target: str, files: Mapping[str, str | bytes | None]) -> None:
-    """Write files (path in the folder -> content, None: it must not be there) into the folder that --out names."""
+    """Write files into the folder that --out names. files: path in it -> content; None removes the file."""
     try:
         for name, content in files.items():
             path = Path(target) / name
@@ -141,7 +141,7 @@ def write_folder(target: str, files: Mapping[str, str | bytes | None]) -> None:
 
 
 def _strict(content: Any) -> Any:
-    """The same with null for every number that JSON cannot write: NaN and the infinities."""
+    """`content` with None for every number that JSON cannot write: NaN and the infinities."""
     if isinstance(content, dict):
         return {name: _strict(value) for name, value in content.items()}
     if isinstance(content, list | tuple):

@@ -205,7 +205,7 @@ def test_without_a_cluster_and_without_an_id_the_line_says_what_to_give(
     monkeypatch.chdir(tmp_path)
     assert "give --cluster http://HOST:8265" in _error(["status"], capsys)
     server.add("theirs", metadata={"user": "somebody else", "sweep": "custom"})
-    assert "which job? of yours that run: none" in _error(["stop", "--cluster", server.url], capsys)
+    assert "which job? your running jobs: none" in _error(["stop", "--cluster", server.url], capsys)
     server.add("custom-1")
     server.add("custom-2")
     assert "of yours that run: custom-1, custom-2" in _error(["stop", "--cluster", server.url], capsys)
@@ -231,7 +231,7 @@ def test_a_store_that_is_not_there_leaves_the_counts_empty(
     said = capsys.readouterr()
     (row,) = json.loads(said.out)["jobs"]
     assert (row["job"], row["state"], row["ended"], row["left"]) == ("custom-1", "failed (1)", None, None)
-    assert "how far the sweeps are is not known" in said.err
+    assert "the progress of the sweeps is not known" in said.err
 
 
 def test_what_others_have_written_commands_no_terminal(

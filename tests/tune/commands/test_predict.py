@@ -213,7 +213,7 @@ def test_a_run_without_a_model_is_told_in_one_line(
         ("none.csv", "out.csv", (), "--input .*none.csv: there is no such file"),
         ("in.csv", "out.json", (), "--output .*out.json: give a file ending in"),
         ("in.csv", "none/out.csv", (), "there is no folder"),
-        ("in.csv", "there.csv", (), "it is there already; .*--force"),
+        ("in.csv", "there.csv", (), "it exists; .*--force"),
         ("in.csv", "in.csv", ("--force",), "this is the input"),
         ("in.csv", "folder.csv", ("--force",), "it is not a file"),
         ("in.csv", "out.csv", ("--device", "tpu"), "invalid choice: 'tpu'"),

@@ -56,5 +56,5 @@ def test_a_file_of_a_version_without_the_mark_is_ours(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_file_of_another_program_is_left_alone(name: str, tmp_path: Path) -> None:
-    with pytest.raises(WrongInput, match="it is there and --json did not write it; name another file, or remove it"):
+    with pytest.raises(WrongInput, match="it exists and --json did not write it; name another file, or remove it"):
         check_json_target(_file(tmp_path, OTHERS[name]))

@@ -125,7 +125,7 @@ def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path, new_store: str) 
         files.append(tmp_path / name)
     for file in files:
         before = file.read_bytes()
-        with pytest.raises(WrongInput, match="it is there and --json did not write it; name another file"):
+        with pytest.raises(WrongInput, match="it exists and --json did not write it; name another file"):
             output.check_json_target(str(file))
         with pytest.raises(WrongInput, match="did not write it"):  # it came there while the command ran
             output.write_json(str(file), {"jobs": []})
