@@ -1,18 +1,19 @@
 """Keeps cut files of killed processes out of a folder of compiled code.
 
-A compiler takes a file that is there for a good one, so a cut file would fail its arm for good. Which writes can be cut
-(read in PyTorch 2.11 and Triton 3.6):
+Which writes can be cut, in PyTorch 2.11 and Triton 3.6:
 
-- g++ and nvcc write .so, .o, .cubin and precompiled headers (.gch) in place. SIGKILL leaves them empty or cut.
-- Inductor (.py, .cpp, FX graphs, AOTAutograd, autotuning results) and Triton (.cubin, .json, IR) write beside the file
-  and rename. SIGKILL leaves only temporary files. Nothing is flushed to the disk, so a crash of the machine can leave
-  every kind of file empty or cut. Of all these only a cut FX graph or AOTAutograd entry is noticed and compiled anew.
-- Triton keeps a kernel as several files, of which all must be there.
+- g++ and nvcc write libraries (.so), objects and precompiled headers (.gch) in place. SIGKILL leaves them empty or cut.
+- Inductor (.py, .cpp, FX graphs, AOTAutograd entries, tuning results) and Triton (.cubin, .json, IR) write a temporary
+  file and rename it. SIGKILL leaves temporary files only. A crash of the machine can leave any file empty or cut, as
+  nothing is flushed to the disk.
 
-So a process marks the folder while it may compile, by a file that it holds locked. When it is through, and nobody else
-compiles, all files are flushed and their sizes and times go into a manifest. Whoever comes next, and finds that nobody
-compiles, removes every file that is not as the manifest has it. A mark that nobody holds is a killed process's: while
-it is there, nothing is added to the manifest, and newcomers wait until those who compile are through.
+A file that exists is never written again, so a cut .py, .so or .gch fails its arm for good (tried; half a .so kills the
+process by SIGBUS). PyTorch notices only a cut FX graph or AOTAutograd entry. Triton needs all files of a kernel.
+
+A process marks the folder while it may compile, by a file that it holds locked. When it is through and nobody else
+compiles, it flushes all files and writes their sizes and times into a manifest. A newcomer that finds nobody compiling
+removes each file that is not as the manifest says. An unlocked mark is a killed process's. Until it is cleared away,
+nothing enters the manifest, and newcomers wait for those who compile.
 """
 
 from __future__ import annotations

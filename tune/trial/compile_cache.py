@@ -1,16 +1,16 @@
 """Compiled code on disk, shared by the trials of a storage folder.
 
-COMPILE_DIR/KEY/about.json   in clear what the key is a hash of
-COMPILE_DIR/KEY/inductor     PyTorch's compiler (generated code, FX graphs, AOTAutograd)
+COMPILE_DIR/KEY/about.json   what the key is a hash of
+COMPILE_DIR/KEY/inductor     PyTorch's compiler: generated code, FX graphs, AOTAutograd entries
 COMPILE_DIR/KEY/triton       Triton's kernels
-COMPILE_DIR/KEY/warmed       one note for each set of shapes that a process went through to the end (`ShapeNotes`)
-COMPILE_DIR/headers          headers that g++ has precompiled, 120 MB each, for all keys of a CPU
+COMPILE_DIR/KEY/warmed       a note for each set of shapes for which everything is compiled (`ShapeNotes`)
+COMPILE_DIR/headers          C++ headers that are precompiled for a CPU, 120 MB each, for all keys
 
-Files that a killed process has left are found and removed by `tune.trial.cache_guard`, which keeps its own beside them.
+`tune.trial.cache_guard` removes files that killed processes have left; it keeps its manifest and marks beside them.
 
-PyTorch keys what it keeps by the graph and its own settings. Two backends can have the same graph and differ in a
-context manager that no key has, so each (backend, engine, precision) gets a folder of its own here, and so does every
-version, GPU model, setting and state of our sources. The folders hold pickles: only their owner may write there.
+PyTorch's own keys hold the graph and its settings. Two backends can have the same graph and differ in a context manager
+that is in no key. So each (backend, engine, precision) has a folder of its own here, and so has every version, GPU
+model, setting and state of our sources. The folders hold pickles: only their owner may write there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COMPILER_SETTINGS = ("TORCHINDUCTOR_", "TORCH_COMPILE", "TORCHDYNAMO_", "TRITON_
 
 
 def identity(config: TrialConfig, device: torch.device) -> dict[str, Any]:
-    """All that compiled code depends on, beside what PyTorch's own keys hold; its hash is the folder's name."""
+    """Everything that compiled code depends on and PyTorch's own keys lack. Its hash is the folder's name."""
     settings = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(COMPILER_SETTINGS)}
     return platform_identity(device) | {
         "attention": config.model.attention,
@@ -51,7 +51,7 @@ def identity(config: TrialConfig, device: torch.device) -> dict[str, Any]:
 
 
 def folder_for(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolated: bool) -> Path:
-    """Where a trial compiles into."""
+    """The folder that a trial compiles into."""
     return compile_dir if isolated else compile_dir / _key(identity(config, device))
 
 
@@ -60,9 +60,10 @@ _guards: list[CacheGuard] = []  # of the folders that this process compiles into
 
 @contextmanager
 def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolated: bool) -> Iterator[str]:
-    """Inside, this process compiles into its folder under `compile_dir`; into that itself if it is `isolated`.
+    """Inside, this process compiles into its folder under `compile_dir`, or into `compile_dir` itself if `isolated`.
 
-    Yields the tag compile_cache. Enter before anything is compiled. RuntimeError where others can write in there.
+    Yields the tag compile_cache. Enter before anything is compiled. RuntimeError if others can write to the folder.
+    After a failure that compiled code may have caused, the next process compiles everything anew.
     """
     make_private(compile_dir, "compiled programs")
     folder = folder_for(compile_dir, config, device, isolated=isolated)
@@ -85,9 +86,9 @@ def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolate
         end()
         raise
     except Exception as error:
-        killed_meanwhile = is_out_of_memory(error) or lost_a_worker(error) or disk_full(error)  # a compiler of ours
+        may_be_cut = is_out_of_memory(error) or lost_a_worker(error) or disk_full(error)  # but not the older files
         for guard in _guards:
-            guard.abandon() if killed_meanwhile else guard.distrust()
+            guard.abandon() if may_be_cut else guard.distrust()
         raise
     except BaseException:
         for guard in _guards:
@@ -112,7 +113,7 @@ def end() -> None:
 
 
 def _keep_headers_in(folder: Path) -> None:
-    """PyTorch's own place for them is the same for all of a user's programs, below /tmp."""
+    """By default they lie in one folder below /tmp, for all of a user's programs."""
     from torch._inductor import codecache
 
     make_private(folder, "compiled programs")
@@ -128,11 +129,11 @@ class ShapeNotes:
         self._notes = None if folder is None else folder / NOTES
 
     def knows(self, shapes: Mapping[str, Any]) -> bool:
-        """Whether some process was through with these shapes."""
+        """Whether a process has compiled everything for these shapes."""
         return self._notes is not None and (self._notes / f"{_key(shapes)}.json").exists()
 
     def note(self, shapes: Mapping[str, Any]) -> None:
-        """This process is through with them."""
+        """This process has compiled everything for these shapes."""
         if self._notes is not None:
             make_private(self._notes, "compiled programs")
             write_atomically(self._notes / f"{_key(shapes)}.json", _text(shapes))

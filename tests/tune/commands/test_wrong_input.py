@@ -267,8 +267,10 @@ def cpu_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stands for Ray on this machine, up to the moment when trials would start."""
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     monkeypatch.setattr(connect, "connected", lambda address: nullcontext(ray))
-    monkeypatch.setattr(connect, "probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
-    monkeypatch.setattr("tune.driver.run.Templates", lambda ray, share: SimpleNamespace(sockets={}))
+    monkeypatch.setattr("tune.cluster.probe.probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
+    no_sockets = SimpleNamespace(sockets={})
+    for fork_servers in ("Templates", "NodeForkServers"):
+        monkeypatch.setattr(f"tune.driver.open.{fork_servers}", lambda ray, share: no_sockets, raising=False)
     yield
 
 
