@@ -1,4 +1,4 @@
-"""The file that holds Ray's token is its owner's."""
+"""The file with Ray's token must be its owner's only."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tune.common.errors import WrongInput
 
 
 def check_token_file() -> None:
-    """Nobody but its owner reads the file that Ray takes its token from.
+    """Make sure that only its owner can read the file with Ray's token.
 
-    Raises WrongInput for one that the user named. The default one Ray itself writes, for others to read: that is put
-    right.
+    Raises WrongInput if others can read the file that the user named. Ray writes its default file readable by all:
+    its mode is corrected.
     """
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named or "~/.ray/auth_token").expanduser()
     try:
-        found = path.stat()
-    except OSError:  # none there: Ray says so where it needs one
+        status = path.stat()
+    except OSError:  # no file: Ray says so if it needs one
         return
-    if not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return
-    if named or found.st_uid != os.getuid():
+    if named or status.st_uid != os.getuid():
         raise WrongInput(f"RAY_AUTH_TOKEN_PATH {path}: others can read the token; do: chmod 600 {path}")
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)

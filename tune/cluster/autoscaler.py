@@ -1,8 +1,8 @@
-"""Waiting for the nodes that will run the trials: a cluster's head has no GPU, its workers may start from zero.
+"""Ask a cluster's autoscaler for the nodes that will run the trials, and wait for them.
 
-What a sweep needs is asked for as placement groups. They are demand to the autoscaler, which starts nodes for them, and
-Ray drops them with the driver, however that ends: `ray.autoscaler.sdk.request_resources` would keep paid nodes up for a
-sweep that was killed.
+A cluster's head has no GPU, and its workers may start from zero. A sweep asks for nodes by placement groups. The
+autoscaler starts nodes for them, and Ray drops them when the driver ends, also when it is killed:
+`ray.autoscaler.sdk.request_resources` would keep paid nodes up for a killed sweep.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Node = Mapping[str, float]  # a node's resources, as Ray names them
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the trials run on: `count` GPUs, or one node with a CPU."""
+    """What the trials need: `count` GPUs, or one node with a CPU."""
 
     gpu: bool
     count: int = 1
@@ -30,14 +30,14 @@ class Wanted:
 
     @property
     def bundle(self) -> dict[str, float]:
-        """One of them, as Ray is asked for it."""
+        """One GPU or CPU, as a bundle of a placement group."""
         if not self.gpu:
             return {"CPU": 1}
         pinned = {} if self.model is None else {f"{ACCELERATOR}{self.model}": 0.001}
         return {"GPU": 1, "CPU": 1, **pinned}
 
-    def there(self, nodes: list[Node]) -> int:
-        """How many of them the nodes have, whether free or in use."""
+    def available(self, nodes: list[Node]) -> int:
+        """How many of them the nodes have, free or in use."""
         if not self.gpu:
             return sum(node.get("CPU", 0) >= 1 for node in nodes)
         of_model = [node for node in nodes if self.model is None or f"{ACCELERATOR}{self.model}" in node]
@@ -50,26 +50,26 @@ class Wanted:
 
 
 def alive_nodes(ray: Any) -> list[Node]:
-    """The resources of each node that is there."""
+    """The resources of each living node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def wait_for(ray: Any, wanted: Wanted, *, limit_s: float) -> list[Node]:
-    """The nodes once they have what is wanted, or after `limit_s` seconds whatever is there then.
+    """The nodes, once they have what is wanted or `limit_s` seconds have passed.
 
-    Says on stderr what it waits for at once, when something has joined, and every SAY_EVERY_S seconds.
+    Says on stderr what it waits for: at once, when something has joined, and every SAY_EVERY_S seconds.
     """
     nodes = alive_nodes(ray)
-    if limit_s <= 0 or wanted.there(nodes) >= wanted.count:
+    if limit_s <= 0 or wanted.available(nodes) >= wanted.count:
         return nodes
     started = said = time.monotonic()
-    seen = wanted.there(nodes)
+    seen = wanted.available(nodes)
     _say(wanted, seen, waited_s=0, limit_s=limit_s)
     with _asked_for(ray, wanted):
         while seen < wanted.count and (waited_s := time.monotonic() - started) < limit_s:
             time.sleep(min(LOOK_EVERY_S, limit_s - waited_s))
             nodes = alive_nodes(ray)
-            before, seen = seen, wanted.there(nodes)
+            before, seen = seen, wanted.available(nodes)
             if seen != before or time.monotonic() - said >= SAY_EVERY_S:
                 said = time.monotonic()
                 _say(wanted, seen, waited_s=said - started, limit_s=limit_s)
@@ -89,7 +89,7 @@ def _say(wanted: Wanted, seen: int, *, waited_s: float, limit_s: float) -> None:
 
 @contextmanager
 def _asked_for(ray: Any, wanted: Wanted) -> Iterator[None]:
-    """Demand for what is wanted, each on its own, so that whatever fits is no longer asked for."""
+    """Inside, the autoscaler is asked for each wanted GPU or CPU by a placement group of its own, until that fits."""
     groups = [ray.util.placement_group([wanted.bundle]) for _ in range(wanted.count)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Ray: connect, look at the node that will run the trials, decide what a trial gets."""
+"""Join a Ray cluster, or start Ray on this machine."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PACKAGE_DIRS = [str(REPO_ROOT / entry) for entry in CODE if not entry.endswith("
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray joined at `address`, or started on this machine; shut down at the end. Our packages travel to the workers.
+    """Ray, joined at `address` or started on this machine, and shut down at the end. Workers get our packages.
 
-    Raises WrongInput where nothing answers at `address`, or Ray can neither join nor start.
+    Raises WrongInput if nothing answers at `address`, or Ray can neither join nor start.
     """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results go through the outbox
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # the state of all trials, which we never read back
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the outbox has the results
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # Tune's state of all trials, which we never read
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints to stdout even at verbose=0
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is not None:
@@ -47,7 +47,7 @@ def connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
         if address is None:
             problem = f"Ray did not start on this machine: {first_line(error)}"
-            raise WrongInput(f"{problem}; its logs lie in {options['_temp_dir']}/session_latest/logs") from error
+            raise WrongInput(f"{problem}; its logs are in {options['_temp_dir']}/session_latest/logs") from error
         raise WrongInput(f"--address {address}: {first_line(error)}; is a Ray cluster running there?") from error
     try:
         check_token_file()  # Ray may just have written it
@@ -57,10 +57,10 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 def _session_folder() -> Path:
-    """Where a Ray of ours keeps its sockets, logs and our code: inside of a folder that only we can enter.
+    """The folder for sockets, logs and our code of a Ray that we start: inside a folder that only we can enter.
 
-    Ray opens its own folder to everybody, and its workers run the code that lies there. Names are short, as the paths
-    of sockets are limited. WrongInput where others may write to the folder.
+    Ray opens its own folder to everybody, and its workers run the code in it. Names are short, as the paths of sockets
+    are limited. WrongInput if others may write to the folder.
     """
     from ray._common.utils import get_default_ray_temp_dir
 
@@ -69,7 +69,7 @@ def _session_folder() -> Path:
     try:
         if problem is None:
             make_private(own, "sessions")
-            own.chmod(0o700)  # its owner's from before may be readable
+            own.chmod(0o700)  # one of an earlier version may be readable
     except (OSError, RuntimeError) as error:
         problem = first_line(error)
     if problem:
@@ -79,9 +79,9 @@ def _session_folder() -> Path:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """A Ray that starts inside listens on 127.0.0.1 only, as Ray's own do on a Mac; on Linux they take all interfaces.
+    """Inside, Ray starts with its ports on 127.0.0.1 only, as on a Mac; on Linux it would take all interfaces.
 
-    A constant of Ray's that it reads from the environment once, when it is imported, which has happened by now.
+    Ray reads this constant from the environment when it is imported, which has happened by now.
     """
     from ray._private import ray_constants
 
@@ -94,12 +94,12 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Raises WrongInput within CONNECT_S seconds where nothing listens; finding a cluster for `auto` is left to Ray."""
-    given, place = _place(address)
-    if place is None:
+    """Raises WrongInput within CONNECT_S seconds if nothing listens. Ray itself finds the cluster of `auto`."""
+    given, target = _parse(address)
+    if target is None:
         return
     try:
-        socket.create_connection(place, timeout=CONNECT_S).close()
+        socket.create_connection(target, timeout=CONNECT_S).close()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise WrongInput(
@@ -108,12 +108,12 @@ def _check_address(address: str) -> None:
 
 
 def check_address_form(address: str) -> None:
-    """Raises WrongInput for an address that is none; asks nobody."""
-    _place(address)
+    """Raises WrongInput for a malformed address, without connecting."""
+    _parse(address)
 
 
-def _place(address: str) -> tuple[str, tuple[str, int] | None]:
-    """The address in words, and its host and port; None for `auto`. WrongInput for what is no address."""
+def _parse(address: str) -> tuple[str, tuple[str, int] | None]:
+    """The address as it was given, and its host and port; None for `auto`. WrongInput for a malformed one."""
     target = address if address != "auto" else os.environ.get("RAY_ADDRESS") or "auto"
     given = f"--address {address}" if target == address else f"--address {address} (RAY_ADDRESS={target})"
     if target == "auto":

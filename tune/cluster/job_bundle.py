@@ -1,4 +1,4 @@
-"""What a submitted sweep takes along: our own sources and the configuration, nothing else of the user's folder."""
+"""The files that a submitted sweep takes along: our sources and the configuration, nothing else."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MIB = 2**20
 
 @contextmanager
 def packed(config: Mapping[str, Any] | None) -> Iterator[Path]:
-    """A folder with our sources, which code they are, and `config`, if any, as CONFIG; gone at the end.
+    """A temporary folder with our sources, their identity, and `config`, if any, as CONFIG.
 
-    Raises WrongInput where sources would be left behind, or the rest is larger than MOST_MIB.
+    Raises WrongInput if a source file is not tracked by git, or all are larger than MOST_MIB.
     """
     names = source_files()
     check_size({name: (REPO_ROOT / name).stat().st_size for name in names})
@@ -39,15 +39,14 @@ def packed(config: Mapping[str, Any] | None) -> Iterator[Path]:
 
 
 def source_files() -> list[str]:
-    """Our source files, as paths from the project's folder: those git tracks; outside git all Python files.
+    """Our source files, as paths from the project's folder: the files that git tracks; outside git all Python files.
 
-    Raises WrongInput where a Python file among them is not tracked: the cluster would run other code than this
-    machine does.
+    Raises WrongInput if a Python file is not tracked: the cluster would run other code than this machine.
     """
     tracked = tracked_files(CODE)
     if not tracked:
-        found = [REPO_ROOT / CODE[0], *(file for entry in CODE[1:] for file in (REPO_ROOT / entry).rglob("*.py"))]
-        return sorted(str(file.relative_to(REPO_ROOT)) for file in found)
+        sources = [REPO_ROOT / CODE[0], *(file for entry in CODE[1:] for file in (REPO_ROOT / entry).rglob("*.py"))]
+        return sorted(str(file.relative_to(REPO_ROOT)) for file in sources)
     left_out = [name for name in tracked_files(CODE, others=True) or [] if name.endswith(".py")]
     if left_out:
         raise WrongInput(
@@ -57,7 +56,7 @@ def source_files() -> list[str]:
 
 
 def check_size(sizes_bytes: Mapping[str, int]) -> None:
-    """Raises WrongInput, naming the largest files, where these are more than MOST_MIB together."""
+    """Raises WrongInput, naming the largest files, if their sum is over MOST_MIB."""
     total_mib = sum(sizes_bytes.values()) / MIB
     if total_mib > MOST_MIB:
         largest = sorted(sizes_bytes, key=lambda name: -sizes_bytes[name])[:3]

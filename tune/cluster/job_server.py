@@ -1,6 +1,6 @@
 """A cluster's job server (Ray's HTTP API, port 8265 by default): submit a command, list, follow and stop jobs.
 
-Whatever goes wrong on the way is WrongInput with one line. Who submitted a job is what its metadata say.
+Every error is WrongInput with one line. A job's user is what its metadata say, which Ray does not verify.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tune.common.process import USER
 
 ANSWERS_WITHIN_S = 6.0
 READY_WITHIN_S = 60.0
-STOP_S = 90  # from SIGINT, on which a sweep puts its results away, to SIGKILL
+STOP_S = 90  # from SIGINT, when a sweep stores its results, to SIGKILL
 SWEEP = "sweep"  # key of a job's metadata, beside USER
 ENDED = ("done", "failed", "stopped")
 _STATES = {"PENDING": "pending", "RUNNING": "running", "STOPPED": "stopped", "SUCCEEDED": "done", "FAILED": "failed"}
@@ -35,11 +35,11 @@ _REDIRECTING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray takes these inst
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job as the server has it; what it does not know is None."""
+    """One job of the server; None for what the server does not know."""
 
     job_id: str
     user: str | None
-    sweep: str | None  # the sweep's name, such as pruning; None for a job that is none of ours
+    sweep: str | None  # the sweep's name, such as pruning; None for a job of another program
     state: str  # pending, running, done, failed or stopped
     exit_code: int | None  # of the command, once it has ended by itself
     started_ms: int | None  # since the epoch
@@ -58,7 +58,7 @@ class Job:
 
 
 class JobServer:
-    """The job server at `url`, http://HOST:8265. WrongInput where there is none, or it does not let us in."""
+    """The job server at `url`, http://HOST:8265. WrongInput if none answers, or it refuses us."""
 
     def __init__(self, url: str, *, option: str) -> None:
         self.url, self._given = url.rstrip("/"), f"{option} {redacted(url)}"
@@ -72,9 +72,9 @@ class JobServer:
                 self._client = JobSubmissionClient(self.url)
 
     def submit(self, words: list[str], *, job_id: str, folder: Path, user: str | None, sweep: str, env: Any) -> None:
-        """Start `python experiments.py WORDS` in a copy of `folder`, with the variables `env` beside the cluster's own.
+        """Start `python experiments.py WORDS` in a copy of `folder`, with the variables `env` and the cluster's own.
 
-        Ray keeps all of this in clear: nothing secret may be in it.
+        Ray stores all of this in clear: it must hold no secret.
         """
         from shlex import join
 
@@ -88,7 +88,7 @@ class JobServer:
             )
 
     def _submitted(self, **request: Any) -> None:
-        """Ray answers a while before a node of its cluster can start jobs, and says so instead of waiting."""
+        """Submit, again and again while Ray answers that no node can start jobs yet."""
         until_s = time.monotonic() + READY_WITHIN_S
         while True:
             try:
@@ -102,11 +102,11 @@ class JobServer:
     def jobs(self) -> list[Job]:
         """Every submitted job the server knows, oldest first."""
         with self._explained():
-            found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
-        return sorted(found, key=lambda job: job.started_ms or 0)
+            jobs = [_job(details) for details in self._client.list_jobs() if details.submission_id]
+        return sorted(jobs, key=lambda job: job.started_ms or 0)
 
     def job(self, job_id: str) -> Job:
-        """One job. WrongInput, with the nearest id, where the server does not know it."""
+        """One job. WrongInput, with the nearest id, for an unknown one."""
         known = {job.job_id: job for job in self.jobs()}
         if job_id not in known:
             latest = ", ".join(list(known)[-3:]) or "none"
@@ -115,12 +115,12 @@ class JobServer:
         return known[job_id]
 
     def logs(self, job_id: str) -> str:
-        """What the job has printed so far, stdout and stderr together."""
+        """The job's output so far, stdout and stderr together."""
         with self._explained():
             return self._client.get_job_logs(job_id)
 
     def follow(self, job_id: str, write: Callable[[str], Any]) -> Job:
-        """Hand on what the job prints, from its beginning, until it ends; the job as it ended."""
+        """Call `write` with the job's output, from its beginning, until the job ends. Returns the ended job."""
 
         async def tail() -> None:
             async for text in self._client.tail_job_logs(job_id):
@@ -131,13 +131,13 @@ class JobServer:
         return self._until_ended(job_id, limit_s=ANSWERS_WITHIN_S)
 
     def stop(self, job_id: str) -> Job:
-        """Interrupt a job and wait for its end; it is killed where that takes more than STOP_S seconds."""
+        """Interrupt a job and wait for its end. Ray kills it after STOP_S seconds."""
         with self._explained():
             self._client.stop_job(job_id)
         return self._until_ended(job_id, limit_s=STOP_S + 30.0)
 
     def _until_ended(self, job_id: str, *, limit_s: float) -> Job:
-        """The job once it has ended, or as it is after `limit_s` seconds."""
+        """The job, once it has ended or `limit_s` seconds have passed."""
         until_s = time.monotonic() + limit_s
         while (job := self.job(job_id)).state not in ENDED and time.monotonic() < until_s:
             time.sleep(0.2)
@@ -189,7 +189,7 @@ def _check_form(url: str, given: str) -> None:
 
 
 def _check_answers(url: str, given: str) -> None:
-    """Raises WrongInput unless a Ray answers there; Ray's own client would wait for ever for a silent server."""
+    """Raises WrongInput unless Ray answers there: Ray's own client would wait for a silent server without limit."""
     try:
         with urllib.request.urlopen(f"{url}/api/version", timeout=ANSWERS_WITHIN_S) as answer:  # nosec B310
             version = json.loads(answer.read(10_000))["ray_version"]

@@ -1,4 +1,4 @@
-"""A look at the node that will run the trials."""
+"""Device facts of the node that will run the trials."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tune.common.errors import WrongInput, first_line
 from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_facts
 from tune.machine.environment import environment
 
-PROBE_HINT_S = 120.0  # a probe that has not run by then says on stderr what it waits for
-PROBE_LIMIT_S = 600.0  # and is given up after this
+PROBE_HINT_S = 120.0  # after this, stderr says what the probe waits for
+PROBE_LIMIT_S = 600.0  # after this, the probe is given up
 
 
 def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
-    """Device facts and environment, read by a task on a node of the kind that will run the trials.
+    """Device facts and environment, read by a task on a node that fits `share`.
 
-    Raises WrongInput if no node takes the task within PROBE_LIMIT_S seconds, if it fails, or if the node has a GPU
-    that torch cannot use.
+    Raises WrongInput if no node takes the task within PROBE_LIMIT_S seconds, if the task fails, or if torch cannot use
+    the node's GPU.
     """
     from ray.exceptions import RayError
 
@@ -32,14 +32,14 @@ def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
         if not ray.wait([running], timeout=PROBE_LIMIT_S - PROBE_HINT_S)[0]:
             raise WrongInput(f"no answer within {PROBE_LIMIT_S:g} s from {wanted}; `ray status` shows who holds them")
     try:
-        facts, found, problem = ray.get(running)
+        facts, found_environment, problem = ray.get(running)
     except RayError as error:  # RayTaskError's own message is a traceback: its cause says it in one line
         cause = getattr(error, "cause", None) or error
         reason = f"{type(cause).__name__}: {first_line(cause)}"
         raise WrongInput(f"looking at the node that will run the trials failed: {reason}") from error
     if problem:
         raise WrongInput(problem)
-    return facts, found
+    return facts, found_environment
 
 
 def _probe_here(use_gpu: bool) -> tuple[DeviceFacts | None, dict[str, Any], str | None]:
@@ -53,5 +53,5 @@ def _probe_here(use_gpu: bool) -> tuple[DeviceFacts | None, dict[str, Any], str 
 
 
 def assumed_facts(gpus_per_trial: float | None) -> DeviceFacts:
-    """This machine's own device, for a plan that asks no cluster."""
+    """Facts of this machine's own device, for a plan that asks no cluster."""
     return node_facts(use_gpu=gpus_per_trial != 0 and has_gpu(), assumed=True)

@@ -1,4 +1,4 @@
-"""What one trial gets of a cluster, and how many run at a time."""
+"""The share of a cluster's CPUs and GPUs that one trial gets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Share:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What Ray is asked for, beside CPUs and GPUs: a sliver of the accelerator, which pins to its nodes."""
+        """Custom resources to ask Ray for: a sliver of the accelerator, which pins the trial to its nodes."""
         return {} if self.accelerator is None else {f"{ACCELERATOR}{self.accelerator}": 0.001}
 
     def fits(self, node: Node) -> bool:
-        """Whether a node could run a trial once nobody else uses it."""
+        """Whether a node could run a trial if it were idle."""
         enough = node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus
         return enough and self.resources.keys() <= node.keys()
 
@@ -46,11 +46,12 @@ def choose_share(
 ) -> Share:
     """Split the cluster among trials: one GPU each where there are GPUs, else one trial at a time on the CPU.
 
-    `joined`: the cluster was there before us, so workers may still be on their way to it, or be started for us:
-    they are asked for, and waited for up to `wait_s` seconds. `gpu_model`: the one of the cluster's GPU models to use.
-    Raises WrongInput for a request that the cluster can never meet (Tune would wait for ever), for a joined cluster
-    without GPUs unless the CPU was asked for, for several trials at a time on a CPU, for a GPU model that the cluster
-    lacks, and for GPUs of several models, whose times cannot be compared, where none of them was chosen.
+    joined: we did not start this cluster, so its workers may still join or be started by its autoscaler. They are asked
+    for, and waited for up to `wait_s` seconds. gpu_model: which of the cluster's GPU models to use.
+
+    Raises WrongInput for a request that the cluster can never meet (Tune would wait without limit), for a joined
+    cluster without GPUs unless the CPU was asked for, for several trials at a time on a CPU, for a GPU model that the
+    cluster lacks, and for GPUs of several models, whose times cannot be compared, if none was chosen.
     """
     per_trial = check_gpus_per_trial(gpus_per_trial)
     if per_trial == 0:
@@ -75,7 +76,7 @@ def choose_share(
 
 
 def _wanted(per_trial: float | None, max_concurrent: int | None, gpu_model: str | None) -> Wanted:
-    """What trials need to start: one GPU, or as many as trials are to run at a time; else one node with a CPU."""
+    """What to wait for: GPUs for `max_concurrent` trials at a time (default 1), or one node with a CPU."""
     if per_trial == 0:
         return Wanted(gpu=False)
     at_a_time = 1 if max_concurrent is None else max_concurrent
@@ -87,9 +88,9 @@ def _trials_per_gpu(per_trial: float) -> int:
 
 
 def _of_one_model(nodes: list[Node], wanted: str | None) -> list[Node]:
-    """The nodes with GPUs of the wanted model; all of them where none is wanted and there is one model only.
+    """The nodes with GPUs of the wanted model; all nodes if none is wanted and they have one model.
 
-    GPUs whose model Ray does not know count as one more.
+    GPUs whose model Ray does not know count as one more model.
     """
     of_nodes = [{key.removeprefix(ACCELERATOR) for key in node if key.startswith(ACCELERATOR)} for node in nodes]
     models = sorted(set().union(*of_nodes))
@@ -126,7 +127,7 @@ def _check_one_at_a_time(max_concurrent: int | None) -> None:
 
 
 def _gpu_share(nodes: list[Node], per_trial: float, max_concurrent: int | None) -> Share:
-    """The same CPUs for every trial: what the GPU node with the fewest CPUs per trial can give."""
+    """The same CPUs for every trial: as many as the GPU node with the fewest CPUs per trial has."""
     trials_per_gpu = _trials_per_gpu(per_trial)
     slots = [(int(node.get("CPU", 0)), int(node["GPU"]) * trials_per_gpu) for node in nodes]
     slots = [(cpus, trials) for cpus, trials in slots if cpus >= 1]
@@ -138,7 +139,7 @@ def _gpu_share(nodes: list[Node], per_trial: float, max_concurrent: int | None) 
 
 
 def check_gpus_per_trial(given: float | None) -> float | None:
-    """`given` if a trial can use that many GPUs; WrongInput otherwise."""
+    """`given`, if a trial can use that many GPUs; else raises WrongInput."""
     if given is not None and not 0 <= given <= 1:
         raise WrongInput(f"--gpus-per-trial {given:g}: a trial uses one GPU; give 1, 0 for the CPU, or a share below 1")
     return given

@@ -1,6 +1,6 @@
-"""Whether the nodes that will run trials see the sweep's folders as the driver does, asked before it starts.
+"""Check, before a sweep starts, that the nodes see its folders as the driver does.
 
-Tune notices a storage path that is one node's own with the first checkpoint, after an epoch of somebody's GPU time.
+Tune notices a storage path that is not shared at the first checkpoint, after an epoch of GPU time.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from data_pipeline.series.store import locate
 from tune.cluster.share import Share
 from tune.common.errors import WrongInput
 
-ANSWERS_WITHIN_S = 120.0  # a node starts a process for it, with our packages
+ANSWERS_WITHIN_S = 120.0  # the node starts a process with our packages
 SEEN_WITHIN_S = 10.0  # a network file system may show a new file a moment later
 ASK = "driver"  # the driver's file; a node's own is named after it
 
 
 def check_nodes(ray: Any, share: Share, *, storage: Path, data_dir: Path, dataset: str) -> None:
-    """Every other node that could run a trial reads a file of ours in `storage`, writes one and finds the data.
+    """Every other node that could run a trial must read a file in `storage`, write one, and find the data.
 
-    Raises WrongInput naming the node for one that does not, or that does not answer within ANSWERS_WITHIN_S seconds.
-    Nodes that join later are not asked.
+    Raises WrongInput naming a node that cannot, or that does not answer within ANSWERS_WITHIN_S seconds. Nodes that
+    join later are not asked.
     """
     own = ray.get_runtime_context().get_node_id()
     nodes = {
@@ -56,7 +56,7 @@ def check_nodes(ray: Any, share: Share, *, storage: Path, data_dir: Path, datase
 
 
 def _answers(ray: Any, nodes: Mapping[str, str], question: tuple[str, ...]) -> Iterator[tuple[str, str | None]]:
-    """The id of each node and what it misses. A node that is lost meanwhile is told: it will run nothing."""
+    """The id of each node and its problem. A node that is lost meanwhile is only named: it will run nothing."""
     from ray.exceptions import RayError, RayTaskError
 
     asked = {_ask(ray, node_id, question): node_id for node_id in nodes}
@@ -79,13 +79,13 @@ def _ask(ray: Any, node_id: str, question: tuple[str, ...]) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    # no CPU: also a node that is busy answers
+    # no CPU: a busy node answers too
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=there)(look)
     return task.remote(node_id, *question)
 
 
 def look(node_id: str, folder: str, token: str, data_dir: str, dataset: str) -> str | None:
-    """On a node: what it misses of the sweep's folders, in words; None if nothing."""
+    """On a node: its problem with the sweep's folders, in words; None if there is none."""
     asked = Path(folder)
     if not _holds(asked / ASK, token):
         return f"what this machine writes in {asked.parent} is not seen there"
@@ -101,7 +101,7 @@ def look(node_id: str, folder: str, token: str, data_dir: str, dataset: str) -> 
 
 
 def _holds(file: Path, token: str) -> bool:
-    """Whether a file has this content, now or within SEEN_WITHIN_S seconds."""
+    """Whether a file has the content `token`, now or within SEEN_WITHIN_S seconds."""
     until_s = time.monotonic() + SEEN_WITHIN_S
     while True:
         try:

@@ -16,7 +16,7 @@ def parser() -> Parser:
     parser.add_argument("name", metavar="NAME", help="a data set, or the path of a CSV or Parquet file")
     parser.add_argument("--context-length", type=int, default=512, metavar="N", help="time steps in (default 512)")
     parser.add_argument("--prediction-length", type=int, default=96, metavar="N", help="time steps out (default 96)")
-    parser.add_argument("--timestamp-column", metavar="NAME", help="of a file; without it, it is found")
+    parser.add_argument("--timestamp-column", metavar="NAME", help="of a file (default: detected)")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_folders(parser)
     return parser

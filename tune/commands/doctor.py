@@ -1,6 +1,6 @@
-"""`doctor`: what works on this machine, what does not, and what to do about it.
+"""`doctor`: what works on this machine, what does not, and how to mend it.
 
-Unlike planning it imports torch and the packages of the attention backends: only that shows whether they load.
+It imports torch and the packages of the attention backends, as only that shows whether they load.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LITTLE_SHM_GIB = 1.0  # loader workers hand over slots of up to 256 MiB each (da
 
 
 def parser() -> Parser:
-    parser = Parser(prog="experiments.py doctor", description="What works on this machine.", allow_abbrev=False)
+    parser = Parser(prog="experiments.py doctor", description="Show what works on this machine.", allow_abbrev=False)
     add_folders(parser)
     add_shared(parser)
     return parser
@@ -48,8 +48,8 @@ class Check:
 
     kind: str
     name: str
-    works: bool | None  # None: neither good nor bad, or not known
-    found: str  # what was seen or, where it does not work, why and what to do
+    works: bool | None  # None: not known, or not needed
+    found: str  # what it is; if it does not work, why and what to do
     needed: bool = False  # whether the default sweep needs it
 
 
@@ -112,7 +112,7 @@ def _device(facts: DeviceFacts) -> Check:
 
 
 def _arms(sweep: str, facts: DeviceFacts) -> Iterator[Check]:
-    """What the arms of a sweep say of this device, at the default model."""
+    """Whether each arm of a sweep can run on this device, at the default model."""
     plan = make_plan(get_sweep(sweep), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=facts)
     for trial in sorted(plan.trials, key=lambda trial: trial.arm):
         works = trial.unsupported is None
@@ -152,7 +152,7 @@ def _storage(storage: Path) -> Check:
 
 
 def _bytecode() -> Check:
-    """Whether PyTorch is imported without being compiled by Python each time; it stands for all packages."""
+    """Whether Python has stored the bytecode of PyTorch, which stands for all packages."""
     import torch
 
     spec, name = torch.__spec__, "Python's bytecode"

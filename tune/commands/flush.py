@@ -1,4 +1,4 @@
-"""The command `flush`: what a sweep has recorded and MLflow lacks is sent. It runs no trial, and may be repeated."""
+"""`flush`: send the records of a sweep that MLflow lacks. It runs no trial and may be repeated."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
 from tune.tracking.store import PROJECT, STORE_ANSWERS_WITHIN_S, check_store
 
-STALLED_S = 60.0  # without a record arriving, flush gives up
+STALLED_S = 60.0  # flush gives up when MLflow takes no record for this long
 
 
 def parser() -> Parser:
-    text = "Send what a sweep has recorded and MLflow lacks: it did not answer, or was too slow. May be repeated."
+    text = "Send the records of a sweep that MLflow lacks, because it did not answer or was slow. May be repeated."
     parser = Parser(prog="experiments.py flush", description=text, allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
-    text = "where the sweep lies (default runs)"
+    text = "folder of the sweep's folder (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
     text = "the sweep's MLflow store (default MLFLOW_TRACKING_URI, else the one it was started with)"
     parser.add_argument("--tracking-uri", metavar="URI", help=text)
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_access(uri, PROJECT, STORE_ANSWERS_WITHIN_S, say)
     with open_tracker(folder, uri) as tracker:
-        found = tracker.pending
+        pending = tracker.pending
         lacking = flush_while_moving(tracker, STALLED_S, say)
         if not lacking and folder.read()["state"] == sweep_dir.ENDED:
             if tracker.sweep_status in (None, "interrupted"):
@@ -62,18 +62,18 @@ def run(arguments: argparse.Namespace) -> int:
     if lacking:
         print(how_to_flush(folder.sweep_id, storage, uri, lacking), file=sys.stderr)
         return INTERRUPTED
-    print(f"MLflow has every record of {folder.sweep_id} ({found} were sent now); {_next(folder)}")
+    print(f"MLflow has every record of {folder.sweep_id} ({pending} were sent now); {_next(folder)}")
     return DONE
 
 
 def _next(folder: SweepDir) -> str:
     if folder.read()["state"] == sweep_dir.FINISHED:
         return f"its table: python experiments.py report {folder.sweep_id}"
-    return "not all of its trials have ended: the command that started it goes on with them"
+    return "not all of its trials have ended: the command that started it runs the others"
 
 
 def _store(folder: SweepDir, given: str | None) -> str:
-    """The store's address. WrongInput for another one than the sweep's own, which would get a copy of all of it."""
+    """The store's address. WrongInput for any store but the sweep's own: another would get a second copy of it."""
     own = str(folder.read()["tracking_uri"])
     if given is None:
         return own

@@ -30,7 +30,7 @@ def job_server(arguments: argparse.Namespace) -> JobServer:
 
 
 def find_job(server: JobServer, jobs: Sequence[Job], wanted: str | None, store: str) -> Job:
-    """The job of this id, or the latest that ran the sweep of this id; without one the user's only one that runs."""
+    """The job with the id `wanted`, or the latest job of the sweep with that id; None: the user's only running job."""
     if wanted is not None:
         if not any(job.job_id == wanted for job in jobs):
             known = job_progress(jobs, store)
@@ -41,30 +41,33 @@ def find_job(server: JobServer, jobs: Sequence[Job], wanted: str | None, store: 
     mine = [job for job in jobs if job.sweep is not None and job.user == user_name() and job.state not in ENDED]
     if len(mine) != 1:
         names = ", ".join(job.job_id for job in mine) or "none"
-        raise WrongInput(f"which job? of yours that run: {names}; give the id of one, see `experiments.py status`")
+        raise WrongInput(f"which job? your running jobs: {names}; give the id of one, see `experiments.py status`")
     return mine[0]
 
 
 def job_progress(jobs: Sequence[Job], store: str) -> dict[str, JobProgress]:
-    """Only the user's own store is asked, with the user's credentials: an address in a job's record is anybody's."""
+    """The progress of each job by its id, from the user's own store.
+
+    Addresses in the jobs' records are never asked: anybody can write them, and they would get the user's credentials.
+    """
     if not jobs:
         return {}
     try:
         return progress_of_jobs(store, PROJECT, [job.job_id for job in jobs])
     except TrackingError as error:
-        print(f"how far the sweeps are is not known: {error}", file=sys.stderr)
+        print(f"the progress of the sweeps is not known: {error}", file=sys.stderr)
         return {}
 
 
 def follow(server: JobServer, job_id: str) -> int:
-    """Show what a job prints until it ends: its exit code. Ctrl-C leaves the job alone."""
+    """Show a job's output until the job ends, and return its exit code. Ctrl-C ends only the showing."""
     shown = printable(job_id)
     try:
         job = server.follow(job_id, write_log)
     except KeyboardInterrupt:
         where = f"{shlex.quote(shown)} --cluster {shlex.quote(server.url)}"
         print(
-            f"\n{shown} goes on; follow it: experiments.py logs -f {where}; how far it is: experiments.py status "
+            f"\n{shown} goes on; follow it: experiments.py logs -f {where}; its progress: experiments.py status "
             f"{where}; stop it: experiments.py stop {where}",
             file=sys.stderr,
         )
@@ -78,6 +81,6 @@ def follow(server: JobServer, job_id: str) -> int:
 
 
 def write_log(text: str) -> None:
-    """What others have printed, without what would command a terminal."""
+    """Write the output of a job without its control characters, which would command the terminal."""
     sys.stdout.write("".join(letter for letter in text if letter.isprintable() or letter in "\n\t"))
     sys.stdout.flush()

@@ -26,13 +26,15 @@ from tune.machine.gpu_models import GPU_MODELS
 
 
 def parser() -> Parser:
-    parser = Parser(prog="experiments.py list", description="What can be named, in one line each.", allow_abbrev=False)
+    parser = Parser(
+        prog="experiments.py list", description="List what a command line can name, one line each.", allow_abbrev=False
+    )
     parser.add_argument("--json", metavar="FILE", help="also as JSON; - for stdout")
     return parser
 
 
 def registries() -> dict[str, dict[str, str]]:
-    """Kind of thing -> name -> what it is, in one line: everything that a command line can name."""
+    """Kind -> name -> description in one line, for everything that a command line can name."""
     return {
         "sweeps": {name: sweep().question for name, sweep in SWEEPS.items()},
         "attention": {name: backend.description for name, backend in BACKENDS.items()}
@@ -49,7 +51,7 @@ def registries() -> dict[str, dict[str, str]]:
     }
 
 
-# The kinds above that a field takes its value from, and what it takes beside their names.
+# Field -> the kind above whose names it takes, and what it takes beside them.
 NAMED = {
     "data.dataset": ("data sets", "the path of a CSV or Parquet file"), "data.feed": ("feeds", ""),
     "model.attention": ("attention", "auto"), "model.preset": ("presets", ""), "train.engine": ("engines", ""),
@@ -66,7 +68,7 @@ WORDS = {
 
 
 def _field(name: str) -> str:
-    """What a field takes and what it is where nobody says, from its declaration."""
+    """The values that a field takes and its default, from its declaration."""
     group, key = name.split(".", 1)
     schema = GROUPS[group].model_json_schema()["properties"][key]
     presets = [name in fields for fields in PRESETS.values()]
@@ -89,8 +91,8 @@ def _allowed(kind: Mapping[str, Any]) -> str:
     if kind["type"] == "null":
         return "none"
     bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
-    found = [f"{word} {kind[bound]:,}" for bound, word in bounds.items() if bound in kind]
-    return " ".join([WORDS[kind["type"]], *found])
+    limits = [f"{word} {kind[bound]:,}" for bound, word in bounds.items() if bound in kind]
+    return " ".join([WORDS[kind["type"]], *limits])
 
 
 def _documented(functions: Mapping[str, Any]) -> dict[str, str]:
@@ -120,17 +122,17 @@ def _gpu(capability: tuple[int, int], memory_gib: float | None) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Print all registries."""
     check_json_target(arguments.json)
-    found = registries()
+    kinds = registries()
     text = sys.stderr if arguments.json == "-" else sys.stdout
-    for line in _lines(found):
+    for line in _lines(kinds):
         print(line, file=text)
-    write_json(arguments.json, found)
+    write_json(arguments.json, kinds)
     return DONE
 
 
-def _lines(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    width = max(len(name) for members in found.values() for name in members)
-    for kind, members in found.items():
+def _lines(kinds: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    width = max(len(name) for members in kinds.values() for name in members)
+    for kind, members in kinds.items():
         yield f"{kind}:"
         for name, what in members.items():
             yield f"  {name:{width}}  {what}".rstrip()

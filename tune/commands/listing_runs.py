@@ -15,7 +15,9 @@ from tune.tracking.store import PROJECT
 
 
 def parser() -> Parser:
-    parser = Parser(prog="experiments.py list runs", description="The latest sweeps in MLflow.", allow_abbrev=False)
+    parser = Parser(
+        prog="experiments.py list runs", description="List the latest sweeps in MLflow.", allow_abbrev=False
+    )
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
     add_shared(parser)
     return parser

@@ -10,10 +10,10 @@ from tune.common.errors import DONE
 
 
 def parser() -> Parser:
-    text = "What a sweep on a cluster has printed."
+    text = "Show the output of a sweep on a cluster."
     parser = Parser(prog="experiments.py logs", description=text, allow_abbrev=False)
-    add_job(parser, "whose (default: your only one that runs)")
-    parser.add_argument("-f", "--follow", action="store_true", help="and what it prints until it ends")
+    add_job(parser, "the job or sweep (default: your only running job)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
     add_tracking_uri(parser)
     return parser
 

@@ -18,19 +18,19 @@ EXAMPLES = """examples:
   python experiments.py report SWEEP_ID                               the table of an earlier sweep
   python experiments.py report SWEEP_ID --out DIR                     the same with charts: Markdown, HTML and PNG
   python experiments.py compare SWEEP_ID other.json                   did an arm get slower or less accurate?
-  python experiments.py flush SWEEP_ID                                what MLflow lacks of it, once it answers again
+  python experiments.py flush SWEEP_ID                                send its records that MLflow lacks
   python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
   python experiments.py data show ETTh1                               what is in a data set
   python experiments.py list                                          sweeps, backends, engines, data sets, ...
   python experiments.py --sweep pruning --submit http://HEAD:8265 --storage-path /shared/runs    on a cluster
   python experiments.py status|logs|stop --cluster http://HEAD:8265
-  python experiments.py doctor                                        what works here, and what to do about the rest
+  python experiments.py doctor                                        what works here, and how to mend the rest
 The same command again resumes a sweep that did not finish.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our error form: one line, exit code 2, with the nearest option for a misspelt one."""
+    """argparse that raises WrongInput, with the nearest option for a misspelt one, instead of printing usage."""
 
     _given: Sequence[str] = ()
 
@@ -54,14 +54,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
-    text = "folder with NAME.csv[.gz], downloaded into it where missing (default data)"
+    text = "folder with NAME.csv[.gz], which is downloaded if missing (default data)"
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)
-    text = "sweeps and converted data (default runs)"
+    text = "folder for sweeps and converted data (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
 
 
 def add_margin(parser: Parser) -> None:
-    text = "how much larger a validation error may be and count as not worse (default 1)"
+    text = "a validation error larger by at most this counts as not worse (default 1)"
     parser.add_argument("--margin-pct", type=float, default=1.0, metavar="PCT", help=text)
 
 

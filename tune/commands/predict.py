@@ -1,4 +1,4 @@
-"""The command `predict`: a saved model, a file with its columns -> a file with the rows that come next."""
+"""`predict`: reads a file with the columns of a saved model and writes the rows that come next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> Parser:
-    text = "The rows after the last of a file, by a model that a sweep has saved, in the units of the file."
+    text = "Forecast the rows after the last row of a file, in its units, with a model that a sweep has saved."
     parser = Parser(prog="experiments.py predict", description=text, allow_abbrev=False)
     text = "a sweep id (its best trial), a trial id (of the newest sweep that has it), an MLflow run (its id, or "
     text += "runs:/ID/model), or a folder"
@@ -33,9 +33,9 @@ def parser() -> Parser:
     parser.add_argument("--input", type=Path, required=True, metavar="FILE", help=text)
     text = "CSV (also .gz) or Parquet to write, by its ending"
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=text)
-    parser.add_argument("--force", action="store_true", help="replace --output if it is there")
+    parser.add_argument("--force", action="store_true", help="replace --output if it exists")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)")
-    parser.add_argument("--timestamp-column", metavar="NAME", help="of --input; without it, it is found")
+    parser.add_argument("--timestamp-column", metavar="NAME", help="of --input (default: detected)")
     add_tracking_uri(parser)
     return parser
 
@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     source, target = arguments.input.expanduser(), arguments.output.expanduser()
     check_files(source, target, force=arguments.force)
     with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-        found = find_model(arguments.run, tracking_uri=tracking_uri(arguments), scratch=Path(scratch))
-        forecaster = _load(found.folder, arguments.device)
+        model = find_model(arguments.run, tracking_uri=tracking_uri(arguments), scratch=Path(scratch))
+        forecaster = _load(model.folder, arguments.device)
     facts = forecaster.facts
     past = read_tail(
         source,
@@ -58,18 +58,18 @@ def run(arguments: argparse.Namespace) -> int:
     if ignored := other_columns(source, past):
         print(f"not columns of the model, ignored: {', '.join(ignored)}", file=sys.stderr)
     future = _continued(past, forecaster.forecast(past.values), facts)
-    check_files(source, target, force=arguments.force)  # also what came up meanwhile is not written over
+    check_files(source, target, force=arguments.force)  # a file may have appeared there meanwhile
     try:
         write_table(target, future)
     except OSError as error:
         raise WrongInput(f"--output {target}: {error.strerror or error}; name another file") from None
     first, last = (times_as_text(future.timestamps[[at]], zoned=future.zoned)[0] for at in (0, -1))
-    print(f"{target}: {len(future.values)} rows x {len(facts.columns)} columns, {first} to {last}, by {found.words}")
+    print(f"{target}: {len(future.values)} rows x {len(facts.columns)} columns, {first} to {last}, by {model.words}")
     return DONE
 
 
 def check_files(source: Path, target: Path, *, force: bool) -> None:
-    """Raises WrongInput unless `source` is a file we read and `target` one that can be written."""
+    """Raises WrongInput unless `source` is a file of a known kind and `target` can be written."""
     for option, path in (("--input", source), ("--output", target)):
         if not path.name.endswith(FILE_ENDINGS):
             raise WrongInput(f"{option} {path}: give a file ending in {', '.join(FILE_ENDINGS)}")
@@ -85,11 +85,11 @@ def check_files(source: Path, target: Path, *, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not target.is_file():
-        raise WrongInput(f"--output {target}: it is not a file, or a link to none; name another")
+        raise WrongInput(f"--output {target}: it is not a file, or a link to no file; name another")
     if target.samefile(source):
         raise WrongInput(f"--output {target}: this is the input; name another file")
     if not force:
-        raise WrongInput(f"--output {target}: it is there already; name another file, or give --force to replace it")
+        raise WrongInput(f"--output {target}: it exists; name another file, or give --force to replace it")
 
 
 def _load(folder: Path, device: str) -> Forecaster:
@@ -106,7 +106,7 @@ def _load(folder: Path, device: str) -> Forecaster:
 
 
 def _continued(past: Table, values_HC: np.ndarray, facts: Facts) -> Table:
-    """The forecast with the times that follow."""
+    """The forecast as a table whose times follow those of `past`."""
     step_us = round(facts.step_minutes * MICROSECONDS_PER_MINUTE)
     steps = np.arange(1, len(values_HC) + 1, dtype=np.int64)
     return Table(

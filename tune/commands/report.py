@@ -1,4 +1,4 @@
-"""The command `report`."""
+"""`report`: the table of an earlier sweep, and its pages."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 
 def parser() -> Parser:
-    parser = Parser(prog="experiments.py report", description="The table of a sweep, from MLflow.", allow_abbrev=False)
+    parser = Parser(
+        prog="experiments.py report", description="Print the table of a sweep, from MLflow.", allow_abbrev=False
+    )
     parser.add_argument("sweep_id", metavar="SWEEP_ID")
-    text = "also write all of it there: report.md, report.html (one page that works offline), png/CHART.png"
+    text = "also write the report into this folder: report.md, report.html (one page that works offline), png/CHART.png"
     parser.add_argument("--out", metavar="DIR", help=text)
-    parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, under a name of your own")
-    text = "what a GPU costs for an hour, with a currency if you like (2.50, or '2.50 EUR'): adds the sweep's cost"
+    parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, to this file")
+    text = "price of one GPU for one hour, with a currency if you like (2.50 or '2.50 EUR'): adds the sweep's cost"
     parser.add_argument("--price-per-gpu-hour", metavar="PRICE", help=text)
     add_margin(parser)
     add_shared(parser)
@@ -38,7 +40,7 @@ def parser() -> Parser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the table of an earlier sweep, and write its files where that is asked for."""
+    """Print the table of an earlier sweep, and write its files if --out, --html or --json asks for them."""
     check_json_target(arguments.json)
     check_html_target(arguments.html, arguments.json)
     check_out_target(arguments.out)

@@ -17,8 +17,8 @@ from tune.tracking.reader import JobProgress
 
 
 def parser() -> Parser:
-    parser = Parser(prog="experiments.py status", description="The sweeps sent to a cluster.", allow_abbrev=False)
-    add_job(parser, "this one only")
+    parser = Parser(prog="experiments.py status", description="List the sweeps sent to a cluster.", allow_abbrev=False)
+    add_job(parser, "show only this one")
     add_shared(parser)
     return parser
 

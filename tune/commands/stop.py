@@ -12,9 +12,9 @@ from tune.common.errors import DONE, WrongInput, printable
 
 
 def parser() -> Parser:
-    text = "Interrupt a sweep on a cluster, so that its command can go on later; it is killed after 90 s."
+    text = "Interrupt a sweep on a cluster; the same command resumes it later. It is killed after 90 s."
     parser = Parser(prog="experiments.py stop", description=text, allow_abbrev=False)
-    add_job(parser, "which (default: your only one that runs)")
+    add_job(parser, "the job or sweep (default: your only running job)")
     add_tracking_uri(parser)
     return parser
 
@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"stopping {shown}, which may take up to {STOP_S} s", file=sys.stderr)
     job = server.stop(job.job_id)
     if job.state not in ENDED:
-        raise WrongInput(f"{job.job_id} was told to stop and is still {job.state}; see `experiments.py logs`")
+        raise WrongInput(f"{job.job_id} was interrupted and is still {job.state}; see `experiments.py logs`")
     print(f"{shown} is {job.state}; the same command again goes on from there")
     return DONE

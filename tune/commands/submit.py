@@ -1,4 +1,4 @@
-"""`--submit`: a sweep that runs as a job of a cluster, whoever's terminal is open."""
+"""`--submit`: run a sweep as a job of a cluster, which needs no open terminal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tune.common.process import user_name
 from tune.config.request import build_request
 from tune.config.yaml_file import read_config
 
-SENT = ("MLFLOW_TRACKING_URI",)  # variables that travel, in clear; everything else is the cluster's own
+SENT = ("MLFLOW_TRACKING_URI",)  # variables that are sent, in clear; all others are the cluster's own
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-HERE_ONLY = ("plan", "json", "save_config", "address")  # options that mean nothing, or another machine, over there
+HERE_ONLY = ("plan", "json", "save_config", "address")  # options of a sweep that is run from this machine
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Send the sweep to a job server and follow it; its own exit code, or 130 once it is no longer followed."""
+    """Send the sweep to a job server and follow it. Returns its exit code, or 130 after Ctrl-C."""
     request = build_request(arguments)
     env = _sent_environment(arguments)
     words = command_there(arguments)
@@ -41,28 +41,28 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def command_there(arguments: argparse.Namespace) -> list[str]:
-    """The arguments of the same command on the cluster. WrongInput for what means nothing there."""
+    """The arguments of the same command on the cluster. WrongInput for options that have no meaning there."""
     for name in HERE_ONLY:
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             hint = "; `experiments.py report SWEEP_ID --json FILE` writes it" if name == "json" else ""
             raise WrongInput(f"--submit and {option}: {option} is for a sweep run from here; leave one out{hint}")
     changes: dict[str, list[str]] = {"--submit": []}
-    storage = _there("--storage-path", arguments.storage_path)
+    storage = _shared_path("--storage-path", arguments.storage_path)
     if "--data-dir" not in [word.partition("=")[0] for word in arguments.words]:
         data_dir = ["--data-dir", str(storage / "data")]
     else:
-        _there("--data-dir", arguments.data_dir)
+        _shared_path("--data-dir", arguments.data_dir)
         data_dir = []
     if arguments.dataset is not None and arguments.dataset.endswith(FILE_ENDINGS):
-        _there("--dataset", Path(arguments.dataset))
+        _shared_path("--dataset", Path(arguments.dataset))
     if arguments.config is not None:
         changes["--config"] = ["--config", CONFIG]
     return [*replaced(arguments.words, changes), *data_dir, "--address", "auto"]
 
 
 def replaced(words: Sequence[str], changes: Mapping[str, list[str]]) -> list[str]:
-    """Command line words with other ones for options that take a value, written `--x V` or `--x=V`."""
+    """The command line `words` with `changes`: option, written `--x V` or `--x=V`, -> the words in its place."""
     kept: list[str] = []
     at = 0
     while at < len(words):
@@ -77,16 +77,16 @@ def replaced(words: Sequence[str], changes: Mapping[str, list[str]]) -> list[str
 
 
 def config_there(file: Path) -> dict[str, Any]:
-    """A configuration file's content, fit for another folder. WrongInput for a data file that may not be there."""
+    """The content of a configuration file. WrongInput for a data file by a relative path."""
     content = read_config(file)
     dataset = content.get("dataset")
     if isinstance(dataset, str) and dataset.endswith(FILE_ENDINGS):
-        _there(f"--config {file}: dataset", Path(dataset))
+        _shared_path(f"--config {file}: dataset", Path(dataset))
     return content
 
 
-def _there(option: str, path: Path) -> Path:
-    """A path of the cluster. WrongInput for a relative one, which would end with the job's own folder."""
+def _shared_path(option: str, path: Path) -> Path:
+    """`path`, on the cluster. WrongInput for a relative path, which would lie in the job's own temporary folder."""
     if not path.is_absolute():
         raise WrongInput(
             f"--submit with {option} {path}: the sweep runs elsewhere; give {option} as an absolute path that all "
@@ -96,7 +96,7 @@ def _there(option: str, path: Path) -> Path:
 
 
 def _sent_environment(arguments: argparse.Namespace) -> dict[str, str]:
-    """The variables that travel. WrongInput without a store that can be named in clear and reached from there."""
+    """The variables to send. WrongInput without a store that the cluster can reach without a secret in clear."""
     env = {name: os.environ[name] for name in SENT if os.environ.get(name)}
     uri = arguments.tracking_uri or env.get("MLFLOW_TRACKING_URI")
     if uri is None:

@@ -1,4 +1,4 @@
-"""What each command of the command line does, from parsed arguments to an exit code."""
+"""The command without a name: plan a sweep (`--sweep`, `--plan`), run it, print its table."""
 
 from __future__ import annotations
 
@@ -57,35 +57,37 @@ def parser() -> Parser:
         action="append",
         default=[],
         metavar="FIELD=V1,V2",
-        help="run every arm at each of these values, repeatable (all combinations); ratios are against the sweep's own "
-        "baseline arm at the first value of each; over the full sweep: one more dimension of the search",
+        help="run every arm at each of these values, repeatable (all combinations); ratios are to the sweep's own "
+        "baseline arm at the first value of each; for the full sweep: one more dimension of the search",
     )
     what.add_argument("--seed", type=int, metavar="N", help="seed of the first repeat (default 1)")
-    text = "how often each arm runs, each time with another seed (default 5; 1 where there is one arm only)"
+    text = "runs of each arm, each with another seed (default 5; 1 for a sweep of one arm)"
     what.add_argument("--repeats", type=int, metavar="N", help=text)
-    what.add_argument("--trials", type=int, metavar="N", help="how many trials the full sweep draws (default 50)")
-    text = "all of these as YAML, a data file's path from its folder; the command line wins"
+    what.add_argument("--trials", type=int, metavar="N", help="number of trials of the full sweep (default 50)")
+    text = "all of these as YAML, the path of a data file relative to it; the command line wins"
     what.add_argument("--config", type=Path, metavar="FILE", help=text)
-    what.add_argument("--save-config", type=Path, metavar="FILE", help="write what is run as such a file")
+    what.add_argument("--save-config", type=Path, metavar="FILE", help="write this sweep as such a file")
     how = parser.add_argument_group("how to run it")
     how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
     add_folders(how)
-    how.add_argument("--address", metavar="ADDR", help="a running Ray cluster, or auto; without it Ray starts here")
+    how.add_argument(
+        "--address", metavar="ADDR", help="a running Ray cluster, or auto (default: start Ray on this machine)"
+    )
     text = "send the sweep to a cluster's job server, http://HOST:8265, and follow it; Ctrl-C only stops following"
     how.add_argument("--submit", metavar="URL", help=text)
     how.add_argument(
         "--gpu-model",
         metavar="NAME",
-        help="the GPU model to use where a cluster has several; with --plan: the one to plan for, there or not",
+        help="the GPU model to use if a cluster has several; with --plan: the model to plan for",
     )
-    how.add_argument("--gpus-per-trial", type=float, metavar="N", help="1 where there are GPUs; 0 runs on the CPU")
-    text = "trials at a time (default: one per GPU); of a cluster's autoscaler as many GPUs are asked for"
+    how.add_argument("--gpus-per-trial", type=float, metavar="N", help="default 1 if there is a GPU; 0 runs on the CPU")
+    text = "trials at a time (default: one per GPU); a cluster's autoscaler is asked for this many GPUs"
     how.add_argument("--max-concurrent", type=int, metavar="N", help=text)
-    text = "how long a cluster's workers may take to join, if need be started for it (default 600; 0: no waiting)"
+    text = "longest wait for a cluster's workers to start and join (default 600; 0: none)"
     how.add_argument("--wait-for-gpus", type=float, default=WAIT_FOR_GPUS_S, metavar="SECONDS", help=text)
-    how.add_argument("--fresh", action="store_true", help="start anew even if the same sweep is unfinished")
-    how.add_argument("--resume", metavar="SWEEP_ID", help="go on with this sweep, also after a change of code")
-    text = "start each trial's process anew, with empty caches of compiled code and gate results: slower"
+    how.add_argument("--fresh", action="store_true", help="start a new sweep even if the same sweep is unfinished")
+    how.add_argument("--resume", metavar="SWEEP_ID", help="resume this sweep, also after a change of code")
+    text = "give each trial a new process and empty caches of compiled code and gate results: slower"
     how.add_argument("--isolate", action="store_true", help=text)
     add_shared(parser)
     return parser
@@ -112,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_options(request: Request, arguments: argparse.Namespace) -> None:
-    """Raises WrongInput for what is wrong with how to run it, as far as that can be told on the spot."""
+    """Raises WrongInput for a wrong option of how to run it, as far as this machine can know."""
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
     if not 0 <= arguments.wait_for_gpus <= MOST_WAITED_S:
@@ -134,7 +136,7 @@ def _check_options(request: Request, arguments: argparse.Namespace) -> None:
 
 
 def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
-    """Raises WrongInput for a file that --save-config should leave alone; it may replace the --config it came from."""
+    """Raises WrongInput for an existing file with other content; the --config that was read may be replaced."""
     target = arguments.save_config
     if str(target) == "-":
         raise WrongInput("--save-config -: name a file; stdout is for results")
@@ -149,10 +151,10 @@ def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace
     model = arguments.gpu_model
     plan = planner.plan(assumed_facts(arguments.gpus_per_trial) if model is None else gpu_facts(model))
     first = plan.trials[0].config.data
-    looked_at = check_windows(first, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
+    converted = check_windows(first, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
     _settle(request, arguments)
     print_plan(plan, text)
-    if not looked_at:
+    if not converted:
         print("  data   not read yet: whether the windows fit shows when the sweep starts", file=text)
     at_a_time = _at_a_time(plan, arguments.max_concurrent)
     print(f"  time   {time_line(plan, arguments.storage_path, at_a_time=at_a_time)}", file=text)
@@ -166,15 +168,15 @@ def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace
 
 
 def _at_a_time(plan: Plan, asked: int | None) -> int:
-    """The trials that will run at a time, as far as a plan can know, which asks no cluster for its GPUs."""
+    """How many trials will run at a time, as far as a plan knows: it asks no cluster for its GPUs."""
     if plan.device.device_type == "cpu":
         return 1
-    there = plan.device.gpus or asked or 1  # a model that was only named says nothing of how many there are
-    return min(there, asked or there)
+    gpus = plan.device.gpus or asked or 1  # --gpu-model names a model, not a number
+    return min(gpus, asked or gpus)
 
 
 def _check_here(planner: Planner, arguments: argparse.Namespace, store: str) -> None:
-    """Tell wrong input, missing data and the same sweep running already before Ray starts on this machine."""
+    """Find wrong input, missing data and the same sweep already running before Ray starts on this machine."""
     facts, storage = assumed_facts(arguments.gpus_per_trial), arguments.storage_path
     data = planner.prepare(
         planner.plan(facts), data_dir=arguments.data_dir, storage_path=storage, quiet=arguments.quiet
@@ -187,7 +189,7 @@ def _check_here(planner: Planner, arguments: argparse.Namespace, store: str) -> 
 
 
 def _settle(request: Request, arguments: argparse.Namespace) -> None:
-    """Once nothing is wrong with a request: say how it came about, and save it where that is asked for."""
+    """Print the notes of a valid request, and write it if --save-config asks for it."""
     for note in request.notes:
         print(note, file=sys.stderr)
     if arguments.save_config is not None:
@@ -235,7 +237,7 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
 
 
 def _ui(tracking_uri: str) -> str:
-    """Where the results can be looked at; without the password of the store, which the user knows."""
+    """How to open the MLflow UI, without the password of the store."""
     shown = redacted(tracking_uri)
     if is_server(tracking_uri):
         return shown

@@ -1,6 +1,6 @@
-"""What a person at a terminal sees while a sweep runs: a table of the running trials that stays in place.
+"""The live table of running trials on a terminal.
 
-Where stderr is no terminal, or one that cannot move its cursor (TERM=dumb), progress stays plain lines.
+If stderr is no terminal, or one that cannot move its cursor (TERM=dumb), progress is plain lines.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tune.console.eta import duration
 from tune.console.progress import Progress
 
 REFRESHES_PER_S = 2.0
-MOST_ROWS = 16  # of running trials; the others are counted below
+MOST_ROWS = 16  # for running trials; the others are counted below
 COLUMNS = ("running", "seed", "epoch", "val MSE", "ms/step", "s/epoch", "ETA")
 
 
 def make_progress(*, total: int, epochs: int, quiet: bool) -> Progress:
-    """A live table where stderr is a terminal that can show one, else plain lines; nothing if `quiet`."""
+    """A live table if stderr is a terminal that can show it, else plain lines; nothing if `quiet`."""
     stream, console = sys.stderr, Console(file=sys.stderr, highlight=False)
-    # isatty as well: rich takes FORCE_COLOR, which build machines set, for a terminal
+    # isatty too: rich takes a stream for a terminal if FORCE_COLOR is set, as on build machines
     if quiet or not stream.isatty() or not console.is_terminal or console.is_dumb_terminal:
         return Progress(total=total, epochs=epochs, quiet=quiet, stream=stream)
     return LiveProgress(total=total, epochs=epochs, stream=stream, console=console)
@@ -42,7 +42,7 @@ class _Row:
     epochs: int
     epoch: int = 0  # done
     metrics: dict[str, Any] = field(default_factory=dict)  # of its last epoch
-    epochs_s: list[float] = field(default_factory=list)  # what each epoch took, validation included
+    epochs_s: list[float] = field(default_factory=list)  # duration of each epoch, with validation
 
     def cells(self) -> list[str]:
         left_s = fmean(self.epochs_s) * (self.epochs - self.epoch) if self.epochs_s else None
@@ -63,7 +63,7 @@ class _Row:
 
 @dataclass
 class LiveProgress(Progress):
-    """Use as a context manager: inside, the table is shown, and what is written to sys.stderr scrolls by above it."""
+    """Use as a context manager: inside, the table is shown, and writes to sys.stderr scroll by above it."""
 
     console: Console = field(kw_only=True)
     _rows: dict[str, _Row] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class LiveProgress(Progress):
         super().ended(trial_id, status, reason)
 
     def table(self) -> Group:
-        """The running trials and, below, the sweep. It is drawn by a thread of its own."""
+        """The running trials, and a line for the sweep. A thread of rich calls this."""
         rows = list(self._rows.values())
         table = Table(box=None, pad_edge=False)
         for index, name in enumerate(COLUMNS):

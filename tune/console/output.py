@@ -1,4 +1,4 @@
-"""Writing results where the user asked for them: checked before anything runs, written whole at the end."""
+"""Writes results where the user asks for them: checked before anything runs, written at the end, all or nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from typing import Any
 from tune.common.errors import WrongInput
 from tune.common.files import write_atomically
 
-# The keys at the top of all that --json has written; those of `list` are its kinds of things.
-WRITTEN = frozenset({"sweep_id", "sweep", "baseline", "device", "environment", "diagnoses", "comparisons", "cost"})
-WRITTEN |= {"total_comparisons", "trials", "jobs", "sweeps", "ready", "checks", "before", "after", "slower", "arms"}
-WRITTEN |= {"less_accurate", "attention", "data sets", "feeds", "engines", "presets", "pruning scores", "GPU models"}
-WRITTEN |= {"pruning schedules", "learning rates", "fields"}
+# Marks a JSON file as ours, which a later --json may replace; the number is the version of what it holds.
+MARK, FORMAT = "format", "patchtst-sweeps/1"
 
 
 def check_json_target(target: str | None) -> None:
@@ -27,23 +24,37 @@ def check_json_target(target: str | None) -> None:
 
 
 def _check_replaceable(target: str) -> None:
-    """Raises WrongInput for a file with a content that --json has not written: data, a store, a sweep's own record."""
+    """Raises WrongInput for a file that --json has not written: data, a store, a sweep's own record."""
     try:
         with open(target, "rb") as file:
             begins = file.read(1)
-            found = json.loads(begins + file.read()) if begins == b"{" else None
+            content = json.loads(begins + file.read()) if begins == b"{" else None
     except FileNotFoundError:
         return
     except OSError as error:
         raise WrongInput(f"--json {target}: {error.strerror}; name another file") from None
     except ValueError:  # no JSON, or no text
-        found = None
-    if begins and not (isinstance(found, dict) and found and found.keys() <= WRITTEN):
-        raise WrongInput(f"--json {target}: it is there and --json did not write it; name another file, or remove it")
+        content = None
+    if begins and not (isinstance(content, dict) and _is_ours(content)):
+        raise WrongInput(f"--json {target}: it exists and --json did not write it; name another file, or remove it")
+
+
+def _is_ours(content: Mapping[str, Any]) -> bool:
+    """Whether --json has written this, now or in a version that did not mark its files."""
+    if MARK in content:
+        return str(content[MARK]).startswith(FORMAT.partition("/")[0] + "/")
+    keys, trials = content.keys(), content.get("trials")
+    if keys in ({"jobs"}, {"sweeps"}, {"ready", "checks"}):
+        return True
+    if {"before", "after", "arms"} <= keys or {"attention", "engines", "feeds"} <= keys:
+        return True
+    has_trials = isinstance(trials, list) and bool(trials) and all("trial_id" in trial for trial in trials)
+    own_record = "state" in keys  # a sweep's own, which also lists its trials
+    return has_trials and (keys == {"sweep", "trials"} or "sweep_id" in keys and not own_record)
 
 
 def check_html_target(target: str | None, json_target: str | None) -> None:
-    """Raises WrongInput unless --html names a new file, or an HTML page, another one than --json."""
+    """Raises WrongInput unless --html names a new file or an HTML page, and not the file of --json."""
     if target is None:
         return
     if target == "-":
@@ -59,11 +70,11 @@ def check_html_target(target: str | None, json_target: str | None) -> None:
     except OSError as error:
         raise WrongInput(f"--html {target}: {error.strerror}; name another file") from None
     if begins and not begins.startswith((b"<!doctype html", b"<html")):
-        raise WrongInput(f"--html {target}: it is there and no HTML page; name another file, or remove it")
+        raise WrongInput(f"--html {target}: it exists and is no HTML page; name another file, or remove it")
 
 
 def check_out_target(target: str | None) -> None:
-    """Raises WrongInput unless --out names a folder that can be written, or a new one in such a folder."""
+    """Raises WrongInput unless --out names a folder that can be written, or a new folder inside one."""
     if target is None:
         return
     folder = target if os.path.isdir(target) else os.path.dirname(target.rstrip("/")) or "."
@@ -79,7 +90,7 @@ def check_out_target(target: str | None) -> None:
 
 
 def check_file_target(option: str, target: str) -> None:
-    """Raises WrongInput unless `target` is a file, there or not, in a folder that can be written."""
+    """Raises WrongInput unless `target` names a file, new or not, in a folder that can be written."""
     folder = os.path.dirname(target) or "."
     if not os.path.basename(target) or os.path.exists(target) and not os.path.isfile(target):
         problem = "not a file"
@@ -93,14 +104,14 @@ def check_file_target(option: str, target: str) -> None:
 
 
 def write_json(target: str | None, content: dict[str, Any]) -> None:
-    """Write strict JSON to a file, to stdout for "-", nowhere for None."""
+    """Write strict JSON, marked as ours, to a file, to stdout for "-", nowhere for None."""
     if target is None:
         return
-    text = json.dumps(_strict(content), indent=1, allow_nan=False)
+    text = json.dumps({MARK: FORMAT, **_strict(content)}, indent=1, allow_nan=False)
     if target == "-":
         print(text)
         return
-    _check_replaceable(target)  # once more: a store or a file of the sweep may have come there meanwhile
+    _check_replaceable(target)  # once more: another program may have written there meanwhile
     try:
         write_atomically(Path(target), text + "\n")
     except OSError as error:
@@ -116,7 +127,7 @@ def write_page(target: str, page: str) -> None:
 
 
 def write_folder(target: str, files: Mapping[str, str | bytes | None]) -> None:
-    """Write files (path in the folder -> content, None: it must not be there) into the folder that --out names."""
+    """Write files into the folder that --out names. files: path in it -> content; None removes the file."""
     try:
         for name, content in files.items():
             path = Path(target) / name
@@ -130,7 +141,7 @@ def write_folder(target: str, files: Mapping[str, str | bytes | None]) -> None:
 
 
 def _strict(content: Any) -> Any:
-    """The same with null for every number that JSON cannot write: NaN and the infinities."""
+    """`content` with None for every number that JSON cannot write: NaN and the infinities."""
     if isinstance(content, dict):
         return {name: _strict(value) for name, value in content.items()}
     if isinstance(content, list | tuple):

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: one line per event on stderr, with an estimate of the time left."""
+"""Progress of a sweep: one line per event on stderr, with the time left."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Progress:
     quiet: bool = False
     stream: IO[str] = field(default_factory=lambda: sys.stderr)
     _began_s: float = field(default_factory=time.monotonic)
-    _done_here: dict[str, int] = field(default_factory=dict)  # epochs of a trial reported in this session
-    _ended: dict[str, str] = field(default_factory=dict)  # trial -> status, of those that ended in this session
-    _before: dict[str, str] = field(default_factory=dict)  # of those that had ended, or that cannot run
+    _done_here: dict[str, int] = field(default_factory=dict)  # trial -> its epochs of this session
+    _ended: dict[str, str] = field(default_factory=dict)  # trial -> status, if it ended in this session
+    _before: dict[str, str] = field(default_factory=dict)  # trial -> status, if it ended earlier or cannot run
     _blocks: Sequence[Sequence[str]] = ()
     _at_a_time: int = 1
 
     def __post_init__(self) -> None:
-        self._pace = TimeLeft(self.epochs)
+        self._time_left = TimeLeft(self.epochs)
 
     def __enter__(self) -> Progress:
         return self
@@ -37,17 +37,17 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing stays open."""
+        """Nothing to close."""
 
     def expect(self, left: int, ended: Mapping[str, str] | None = None) -> None:
-        """So many trials are left to run in this session; `ended`: the status of all that need not run any more."""
+        """`left` trials are to run in this session. `ended`: trial -> status of those that need not run any more."""
         self.total = len(self._ended) + left
         self._before = {trial: status for trial, status in (ended or {}).items() if trial not in self._ended}
 
     def expect_blocks(
         self, blocks: Sequence[Sequence[str]], at_a_time: int, ended: Mapping[str, str] | None = None
     ) -> None:
-        """The trials left are these; those of a block run one after another, so many blocks at a time."""
+        """The trials of `blocks` are left. A block's trials run one after another, `at_a_time` blocks at once."""
         self.expect(sum(len(block) for block in blocks), ended)
         self._blocks, self._at_a_time = blocks, at_a_time
 
@@ -69,19 +69,19 @@ class Progress:
 
     def ended(self, trial_id: str, status: str, reason: str | None) -> None:
         self._ended[trial_id] = status
-        self._pace.ended(trial_id, time.monotonic())
+        self._time_left.ended(trial_id, time.monotonic())
         detail = f": {reason}" if reason else ""
         self.say(f"[{len(self._ended)}/{self.total} ended] {trial_id} {status}{detail}  ETA {self.eta()}")
 
     def _began(self, trial_id: str) -> None:
-        self._pace.began(trial_id, time.monotonic())
+        self._time_left.began(trial_id, time.monotonic())
 
     def _count_epoch(self, trial_id: str, metrics: Mapping[str, Any]) -> None:
         self._done_here[trial_id] = self._done_here.get(trial_id, 0) + 1
-        self._pace.epoch(trial_id, time.monotonic(), metrics.get("time/epoch_s") or metrics["time/train_s"])
+        self._time_left.epoch(trial_id, time.monotonic(), metrics.get("time/epoch_s") or metrics["time/train_s"])
 
     def counts(self) -> str:
-        """How the trials of the sweep stand, earlier sessions included."""
+        """How many trials are done, failed, unsupported and left, earlier sessions included."""
         statuses = [*self._before.values(), *self._ended.values()]
         done, unsupported = sum(status in MEASURED for status in statuses), statuses.count("unsupported")
         failed = len(statuses) - done - unsupported
@@ -89,9 +89,9 @@ class Progress:
         return f"{done} done, {failed} failed, {unsupported} unsupported, {left} left"
 
     def eta(self) -> str:
-        """Time left, by what trials took so far; "unknown" before any epoch."""
+        """Time left, by the duration of trials so far; "unknown" before any epoch."""
         if self._blocks:
-            left_s = self._pace.left_s([trial for block in self._blocks for trial in block], time.monotonic())
+            left_s = self._time_left.left_s([trial for block in self._blocks for trial in block], time.monotonic())
             if left_s is None:
                 return "unknown"
             lengths = [sum(left_s.get(trial, 0.0) for trial in block) for block in self._blocks]

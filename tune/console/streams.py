@@ -1,7 +1,7 @@
-"""stdout and stderr that may go away while a command runs: a reader that quits, a full disk, a closed descriptor.
+"""stdout and stderr that break while a command runs: the reader quits, the disk is full, the descriptor is closed.
 
-Lost progress stops nothing: what goes to a stderr that is gone is dropped. Lost results end the command: quietly where
-the reader has quit (`... | head -1`), with one line where they cannot be stored.
+A broken stderr stops nothing: progress is dropped. A broken stdout ends the command: silently if the reader has quit
+(`... | head -1`), with one line if results cannot be stored.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tune.common.errors import WrongInput
 
 
 class OutputClosed(Exception):
-    """Nobody reads stdout any more."""
+    """The reader of stdout has quit."""
 
 
 class _Guarded:
-    """A text stream that calls `lost` once it cannot be written; what is written later goes nowhere."""
+    """A text stream that calls `lost` when a write fails. Later writes are dropped."""
 
     def __init__(self, inner: TextIO, lost: Callable[[OSError], None]) -> None:
         self._inner, self._lost = inner, lost
@@ -47,14 +47,14 @@ class _Guarded:
 
 
 def _send_nowhere(stream: TextIO) -> None:
-    """Python flushes its streams once more as it exits, which would fail again and change the exit code."""
+    """Python flushes its streams at exit, which would fail again and change the exit code."""
     with contextlib.suppress(OSError, ValueError, AttributeError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
 @contextlib.contextmanager
 def lasting_stderr() -> Iterator[None]:
-    """Inside, what goes to a stderr that is closed or full is dropped."""
+    """Inside, writes to a stderr that is closed or full are dropped."""
     with _or_nowhere(sys.stderr) as inner:
         guarded = _Guarded(inner, lambda error: None)
         with contextlib.redirect_stderr(cast(TextIO, guarded)):
@@ -63,10 +63,9 @@ def lasting_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def watched_stdout() -> Iterator[None]:
-    """Inside, a stdout that is lost raises OutputClosed where its reader has quit, else WrongInput.
+    """Inside, a failing write to stdout raises OutputClosed if its reader has quit, else WrongInput.
 
-    All of it has been written at the end. A stdout that was closed from the start is what the user wants: it goes
-    nowhere.
+    stdout is flushed at the end. A stdout that was closed from the start is the user's wish: writes are dropped.
     """
     with _or_nowhere(sys.stdout) as inner:
         guarded = _Guarded(inner, _refuse)

@@ -8,9 +8,9 @@ from tune.common.errors import printable
 
 
 def table(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of a plain table, columns as wide as they need to be; what is None is left empty.
+    """Lines of a plain table. None is an empty cell.
 
-    What others have written (jobs, sweeps of a shared store) reaches no terminal's commands.
+    Control characters are removed: in jobs and sweeps of a shared store they are anybody's.
     """
     texts = [columns, *(["" if row[name] is None else printable(str(row[name])) for name in columns] for row in rows)]
     widths = [max(len(line[index]) for line in texts) for index in range(len(columns))]

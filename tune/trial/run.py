@@ -10,6 +10,8 @@ import math
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,18 +58,20 @@ def run_trial(job: TrialJob, report: Reporter, checkpoint: Path | None = None, h
 
 def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Timeline, host: Host, tmp: Path) -> None:
     started_s = time.perf_counter() - host.waited_s
+    from tune.trial import compile_cache
     from tune.trial.cache_warmup import must_hand_over
     from tune.trial.session import Session
     from tune.trial.summary import trial_tags
 
-    if job.compile_dir is not None:
-        host = _with_cache(host, job, job.compile_dir)
     if job.packages_sha256 not in (None, packages_sha256()):
         raise RuntimeError(
             f"this node imports other code than the driver ({package_dir('tune')}): one sweep's results come from one "
             "program; update that copy, or start the sweep anew"
         )
-    with Session(job, started_s, host, timeline) as session:
+    with (
+        _compiled_code(job) as tags,
+        Session(job, started_s, replace(host, tags={**host.tags, **tags}), timeline) as session,
+    ):
         if checkpoint is not None:
             session.restore(checkpoint)
         if host.cache_warmup_s is not None and timeline.earlier_ms is not None:
@@ -81,6 +85,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
                     raise HandOver(time.perf_counter() - started_s)
                 session.wait_until_idle()
                 first = False
+            compile_cache.end()
             metrics = session.train_epoch()
             session.progress.not_finite = _not_finite(metrics)
             epoch, folder = session.progress.epoch, tmp / f"epoch-{session.progress.epoch}"
@@ -95,24 +100,33 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
         report(replace(end, tags=trial_tags(session)), folder)
 
 
-def _with_cache(host: Host, job: TrialJob, compile_dir: str) -> Host:
+@contextmanager
+def _compiled_code(job: TrialJob) -> Iterator[dict[str, str]]:
+    """Inside, compiled code lies where the job says. Yields the tags that tell of it."""
+    if job.compile_dir is None:
+        yield {}
+        return
     import torch
 
     from tune.trial import compile_cache
 
     device = torch.device(job.device_type)
-    used = compile_cache.use(Path(compile_dir), job.config, device, isolated=job.isolate)
-    return replace(host, tags={**host.tags, "compile_cache": used})
+    with compile_cache.use(Path(job.compile_dir), job.config, device, isolated=job.isolate) as tag:
+        yield {"compile_cache": tag}
 
 
 def _end(session: Session) -> TrialEnd:
     """After the last epoch: check the kernels and read the test set, unless a loss was not finite."""
+    from tune.trial import compile_cache
     from tune.trial.summary import final_metrics
 
     if session.progress.not_finite is not None:
         return TrialEnd(status="nan", reason=session.progress.not_finite)
+    compile_cache.begin()
     session.prove_kernels()
-    return TrialEnd(status="done", metrics=final_metrics(session))
+    metrics = final_metrics(session)
+    compile_cache.end()
+    return TrialEnd(status="done", metrics=metrics)
 
 
 def _not_finite(metrics: dict[str, float | None]) -> str | None:

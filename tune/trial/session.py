@@ -34,7 +34,7 @@ from tune.measure.published_timer import PublishedTimer, published_metrics
 from tune.measure.raw_samples import RawSamples
 from tune.measure.recorder import EpochRecorder
 from tune.plan.support import unsupported_reason
-from tune.trial import checkpoint
+from tune.trial import checkpoint, compile_cache
 from tune.trial.data import open_data, open_feed
 from tune.trial.forecaster import save_forecaster
 from tune.trial.host_copy import HostCopy
@@ -218,6 +218,7 @@ class Session:
         if self.startup_s is None:
             self.startup_s = time.perf_counter() - self._started_s
         began_s = time.perf_counter()
+        compile_cache.begin()
         train = self.config.train
         if self._stepper is not None:
             self._stepper.close()

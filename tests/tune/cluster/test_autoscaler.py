@@ -118,7 +118,7 @@ def test_trials_on_the_cpu_wait_for_a_node_with_one(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("asked", "said"), [({}, "the cluster has no GPU"), ({"gpus_per_trial": 0}, "no node has a")])
-def test_a_wait_in_vain_ends_in_one_line_that_names_it(
+def test_a_wait_that_reaches_its_limit_ends_in_one_line_that_names_it(
     asked: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WrongInput, match=f"{said}.*after --wait-for-gpus 60 seconds") as refused:
@@ -126,7 +126,7 @@ def test_a_wait_in_vain_ends_in_one_line_that_names_it(
     assert "\n" not in str(refused.value)
 
 
-def test_wrong_input_is_told_before_any_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_input_is_refused_before_any_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = GrowingRay(monkeypatch)
     with pytest.raises(WrongInput, match="--max-concurrent 2: on a CPU"):
         share_of(ray, gpus_per_trial=0, max_concurrent=2)

@@ -252,10 +252,10 @@ def test_the_command_answers_in_one_line_where_no_cluster_listens(closed_port: i
 
 
 LOCAL = """
-from tune import cluster
-with cluster.connected(None) as ray:
-    share = cluster.choose_share(ray, gpus_per_trial=0, max_concurrent=None)
-    facts, environment = cluster.probe(ray, share)
+from tune.cluster import connect, probe, share as shares
+with connect.connected(None) as ray:
+    share = shares.choose_share(ray, gpus_per_trial=0, max_concurrent=None)
+    facts, environment = probe.probe(ray, share)
     print(share.cpus, facts.device_type, facts.assumed, environment["versions"]["ray"] == ray.__version__)
 """
 

@@ -132,7 +132,7 @@ def test_a_node_that_does_not_answer_is_named(folders: dict[str, Any]) -> None:
         check_nodes(fake, CPU, **folders)
 
 
-def test_a_node_that_is_lost_meanwhile_is_told_and_holds_nothing_up(
+def test_a_node_that_is_lost_meanwhile_is_named_and_delays_nothing(
     folders: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_nodes(FakeRay(first=dies, second=sees_all), CPU, **folders)
@@ -145,15 +145,15 @@ def test_a_real_node_answers_for_itself(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(shared_folders, "SEEN_WITHIN_S", 30.0)
     head = {"num_cpus": 0, "num_gpus": 0, "node_ip_address": "127.0.0.30", "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        found.add_node(num_cpus=1, num_gpus=0, node_ip_address="127.0.0.31")
+        cluster.add_node(num_cpus=1, num_gpus=0, node_ip_address="127.0.0.31")
         asked = {"storage": tmp_path / "runs", "data_dir": tmp_path}
-        with connect.connected(found.address) as ray:
-            found.wait_for_nodes()
+        with connect.connected(cluster.address) as ray:
+            cluster.wait_for_nodes()
             check_nodes(ray, CPU, **asked, dataset="demo")
             assert list((tmp_path / "runs").iterdir()) == []
             with pytest.raises(WrongInput, match=r"^node 127.0.0.31: there is no ETTm1.csv"):
                 check_nodes(ray, CPU, **asked, dataset="ETTm1")
     finally:
-        found.shutdown()
+        cluster.shutdown()

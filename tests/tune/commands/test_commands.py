@@ -204,7 +204,7 @@ def test_a_plan_looks_at_the_windows_of_data_that_are_converted_and_says_where_t
 @pytest.mark.parametrize(
     ("lacks", "command"), [("pydantic", ["list"]), ("torch", ["doctor"])], ids=["of its module", "of what it does"]
 )
-def test_a_python_without_the_packages_of_a_command_is_told_what_to_do_in_one_line(
+def test_a_python_without_the_packages_of_a_command_gets_one_line_that_says_what_to_do(
     lacks: str, command: list[str]
 ) -> None:
     code = f"import sys; sys.modules[{lacks!r}] = None; sys.argv = ['experiments.py', *{command}]; import runpy; "

@@ -33,11 +33,11 @@ def _json(capsys: pytest.CaptureFixture[str], expected: int, *arguments: str) ->
 def test_every_backend_and_engine_has_a_line_and_what_does_not_work_says_why(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = _json(capsys, DONE, "doctor")
-    lines = {(check["kind"], check["name"]): check for check in found["checks"]}
+    answer = _json(capsys, DONE, "doctor")
+    lines = {(check["kind"], check["name"]): check for check in answer["checks"]}
     assert {name for kind, name in lines if kind == "attention"} == set(BACKENDS)
     assert {name for kind, name in lines if kind == "engine"} == set(ENGINES)
-    assert found["ready"] and all(len(check["found"]) > 10 for check in found["checks"] if check["works"] is False)
+    assert answer["ready"] and all(len(check["found"]) > 10 for check in answer["checks"] if check["works"] is False)
     assert list(Path().iterdir()) == [Path("file")]
 
 
@@ -63,29 +63,29 @@ def test_the_last_line_says_what_the_default_sweep_still_needs(capsys: pytest.Ca
 def test_what_the_default_sweep_needs_and_lacks_is_exit_code_2(
     arguments: list[str], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = _json(capsys, WRONG_INPUT, "doctor", *arguments)
-    assert not found["ready"]
-    assert [check["kind"] for check in found["checks"] if check["needed"] and not check["works"]] == [kind]
+    answer = _json(capsys, WRONG_INPUT, "doctor", *arguments)
+    assert not answer["ready"]
+    assert [check["kind"] for check in answer["checks"] if check["needed"] and not check["works"]] == [kind]
     assert doctor.STORE_ANSWERS_WITHIN_S <= 15
 
 
-def test_sources_that_every_process_would_compile_are_told(
+def test_sources_that_every_process_would_compile_are_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def told() -> dict[str, Any]:
+    def check() -> dict[str, Any]:
         return next(check for check in _json(capsys, DONE, "doctor")["checks"] if check["kind"] == "start-up")
 
     assert torch.__spec__ is not None
     monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "file"))
-    assert told()["works"]
+    assert check()["works"]
     monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "none.pyc"))
     place = Path(torch.__file__).parents[1]
-    assert not told()["works"] and told()["found"].endswith(f"or run: python -m compileall -q {place}")
+    assert not check()["works"] and check()["found"].endswith(f"or run: python -m compileall -q {place}")
     monkeypatch.setattr(torch, "__spec__", None)
-    assert told()["works"] is None
+    assert check()["works"] is None
 
 
-def test_a_store_that_no_sweep_has_made_yet_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_no_sweep_has_made_yet_is_named_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     for file, said in (("new.db", "not there yet, made by the first sweep"), ("file", "answers")):
         checks = _json(capsys, DONE, "doctor", "--tracking-uri", f"sqlite:///{file}")["checks"]
         assert [check["found"] for check in checks if check["kind"] == "MLflow store"] == [said]

@@ -126,9 +126,9 @@ def test_a_sweep_that_is_running_is_left_to_its_own_process(
 
 
 def test_a_password_is_not_in_the_command_that_is_shown() -> None:
-    told = how_to_flush("s", Path("runs"), "postgresql+psycopg2://u:hidden@db/m", 3)
-    assert "hidden" not in told and "postgresql+psycopg2://db/m and its password" in told
-    assert "--storage-path" not in told
+    hint = how_to_flush("s", Path("runs"), "postgresql+psycopg2://u:hidden@db/m", 3)
+    assert "hidden" not in hint and "postgresql+psycopg2://db/m and its password" in hint
+    assert "--storage-path" not in hint
 
 
 class Slow:

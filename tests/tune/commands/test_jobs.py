@@ -1,4 +1,4 @@
-"""What is sent to a cluster, what is refused before, and how a job server's answers are told: a fake one, over HTTP."""
+"""What is sent to a cluster, what is refused before, and how a job server's answers are shown. The server is a fake."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ ANSWERS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_what_is_no_job_server_of_this_ray_is_told_in_one_line(
+def test_what_is_no_job_server_of_this_ray_is_refused_in_one_line(
     name: str, server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.version, said = ANSWERS[name]
@@ -194,7 +194,7 @@ def test_what_is_no_job_server_of_this_ray_is_told_in_one_line(
         ("http://ann:canary@h:8265", "shows in the process list"),
     ],
 )  # fmt: skip
-def test_a_wrong_url_is_told_in_one_line(url: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_url_is_refused_in_one_line(url: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = _error(["status", "--cluster", url], capsys)
     assert said in line and "canary" not in line
 
@@ -205,7 +205,7 @@ def test_without_a_cluster_and_without_an_id_the_line_says_what_to_give(
     monkeypatch.chdir(tmp_path)
     assert "give --cluster http://HOST:8265" in _error(["status"], capsys)
     server.add("theirs", metadata={"user": "somebody else", "sweep": "custom"})
-    assert "which job? of yours that run: none" in _error(["stop", "--cluster", server.url], capsys)
+    assert "which job? your running jobs: none" in _error(["stop", "--cluster", server.url], capsys)
     server.add("custom-1")
     server.add("custom-2")
     assert "of yours that run: custom-1, custom-2" in _error(["stop", "--cluster", server.url], capsys)
@@ -231,7 +231,7 @@ def test_a_store_that_is_not_there_leaves_the_counts_empty(
     said = capsys.readouterr()
     (row,) = json.loads(said.out)["jobs"]
     assert (row["job"], row["state"], row["ended"], row["left"]) == ("custom-1", "failed (1)", None, None)
-    assert "how far the sweeps are is not known" in said.err
+    assert "the progress of the sweeps is not known" in said.err
 
 
 def test_what_others_have_written_commands_no_terminal(
@@ -273,7 +273,7 @@ def test_a_job_that_never_ran_has_no_exit_code() -> None:
         job.shell_code  # noqa: B018
 
 
-def test_a_shipment_is_our_tracked_sources_and_says_which_code_it_is(tmp_path: Path) -> None:
+def test_a_job_bundle_is_our_tracked_sources_and_their_identity(tmp_path: Path) -> None:
     try:
         names = job_bundle.source_files()
     except WrongInput:
@@ -307,15 +307,15 @@ def test_more_than_ray_should_keep_in_memory_is_refused_naming_the_largest() -> 
         job_bundle.check_size({"tune/a.py": 2**20, "tune/big.bin": 29 * 2**20})
 
 
-def test_a_holder_is_who_submitted_the_job_and_reads_what_it_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_info_names_who_submitted_the_job_and_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert this_process().user == user_name() and this_process().job is None
     monkeypatch.setenv(JOB_CONFIG, json.dumps({"metadata": {"user": "ann\x1b[31m", "job_submission_id": "pruning-1"}}))
-    holder = this_process()
-    assert (holder.user, holder.job) == ("ann[31m", "pruning-1")
-    assert ProcessInfo.from_json(holder.as_json()) == holder
-    assert f"process {holder.pid} on {holder.host} of ann[31m since " in str(holder)
+    process = this_process()
+    assert (process.user, process.job) == ("ann[31m", "pruning-1")
+    assert ProcessInfo.from_json(process.as_json()) == process
+    assert f"process {process.pid} on {process.host} of ann[31m since " in str(process)
 
 
 @pytest.mark.parametrize("text", ["", "123", "[]", '{"pid": "1; rm"}', '{"user": 3}'])
-def test_a_holders_file_of_another_kind_tells_nothing(text: str) -> None:
+def test_a_process_info_of_another_kind_of_file_is_empty(text: str) -> None:
     assert str(ProcessInfo.from_json(text)) == "another process"

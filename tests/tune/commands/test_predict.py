@@ -69,16 +69,16 @@ def test_a_forecast_is_what_the_trials_evaluation_computes_for_that_window(
     code, out, error = command(trained.run_ids[trial_id], source, target=f"out.{ending}")
     assert (code, error) == (0, "")
     read = pd.read_parquet if ending == "parquet" else pd.read_csv
-    found = read(tmp_path / f"out.{ending}")
+    forecast = read(tmp_path / f"out.{ending}")
     past = trained.first_test_windows(8)
     model = load_model(trained.folder / trial_id)
     stepper = Stepper(model, torch.optim.Adam(model.parameters()), precision="fp32")
     with torch.no_grad():
         expected = stepper.predict(past)[0].double().numpy() * trained.series.std + trained.series.mean
-    assert list(found.columns) == ["date", *trained.series.columns]
-    np.testing.assert_allclose(found[list(trained.series.columns)], expected, rtol=1e-5, atol=1e-5)
+    assert list(forecast.columns) == ["date", *trained.series.columns]
+    np.testing.assert_allclose(forecast[list(trained.series.columns)], expected, rtol=1e-5, atol=1e-5)
     start = trained.series.bounds["test"][0]
-    assert list(pd.to_datetime(found["date"])) == list(pd.to_datetime(trained.series.timestamps[start : start + H]))
+    assert list(pd.to_datetime(forecast["date"])) == list(pd.to_datetime(trained.series.timestamps[start : start + H]))
     assert f"out.{ending}: 24 rows x 7 columns" in out and f"trial {trial_id} of {trained.sweep_id}" in out
     assert command(trial_id, source, "--force", target=f"out.{ending}")[1] == out  # found by its name too
 
@@ -175,7 +175,7 @@ def _with_infinity(frame: pd.DataFrame) -> pd.DataFrame:
     ],
     ids=["columns", "short", "gap", "nan", "infinite", "step", "backwards", "twice", "text", "no time"],
 )  # fmt: skip
-def test_a_file_that_cannot_be_forecast_from_is_told_in_one_line(
+def test_a_file_that_cannot_be_forecast_from_is_refused_in_one_line(
     frame: pd.DataFrame, command: Command, tmp_path: Path, change: Callable[[Any], Any], expected: str
 ) -> None:
     code, out, error = command("whole", _save(change(frame), tmp_path / "in.csv"))
@@ -197,7 +197,7 @@ def test_a_file_that_cannot_be_forecast_from_is_told_in_one_line(
         ("{tmp}/broken", "this model cannot be used: .* holds no complete model"),
     ],
 )
-def test_a_run_without_a_model_is_told_in_one_line(
+def test_a_run_without_a_model_is_refused_in_one_line(
     frame: pd.DataFrame, command: Command, tmp_path: Path, run: str, expected: str
 ) -> None:
     (save_small(tmp_path / "broken") / "model.safetensors").unlink()
@@ -213,13 +213,13 @@ def test_a_run_without_a_model_is_told_in_one_line(
         ("none.csv", "out.csv", (), "--input .*none.csv: there is no such file"),
         ("in.csv", "out.json", (), "--output .*out.json: give a file ending in"),
         ("in.csv", "none/out.csv", (), "there is no folder"),
-        ("in.csv", "there.csv", (), "it is there already; .*--force"),
+        ("in.csv", "there.csv", (), "it exists; .*--force"),
         ("in.csv", "in.csv", ("--force",), "this is the input"),
         ("in.csv", "folder.csv", ("--force",), "it is not a file"),
         ("in.csv", "out.csv", ("--device", "tpu"), "invalid choice: 'tpu'"),
     ],
 )
-def test_files_that_cannot_be_read_or_written_are_told_before_a_model_is_looked_for(
+def test_files_that_cannot_be_read_or_written_are_refused_before_a_model_is_looked_for(
     frame: pd.DataFrame, command: Command, tmp_path: Path, source: str, target: str, more: tuple[str, ...],
     expected: str,
 ) -> None:  # fmt: skip
@@ -234,7 +234,7 @@ def test_files_that_cannot_be_read_or_written_are_told_before_a_model_is_looked_
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told(frame: pd.DataFrame, command: Command, tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_refused(frame: pd.DataFrame, command: Command, tmp_path: Path) -> None:
     code, _, error = command("whole", _save(frame, tmp_path / "in.csv"), "--device", "cuda")
     assert code == 2 and "PyTorch finds no CUDA GPU here" in error
 

@@ -267,7 +267,7 @@ def cpu_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stands for Ray on this machine, up to the moment when trials would start."""
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     monkeypatch.setattr(connect, "connected", lambda address: nullcontext(ray))
-    monkeypatch.setattr(connect, "probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
+    monkeypatch.setattr("tune.cluster.probe.probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
     monkeypatch.setattr("tune.driver.open.NodeForkServers", lambda ray, share: SimpleNamespace(sockets={}))
     yield
 

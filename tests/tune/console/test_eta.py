@@ -14,22 +14,22 @@ class Sweep:
     """Trials one after another; an epoch of arm `a` takes 1 s, of `b` 2 s."""
 
     def __init__(self) -> None:
-        self.now_s, self.pace = 0.0, TimeLeft(EPOCHS)
+        self.now_s, self.time_left = 0.0, TimeLeft(EPOCHS)
 
     def run(self, trial: str, head_s: float, *, epochs: int = EPOCHS) -> Sweep:
         epoch_s = 2.0 if trial.startswith("b") else 1.0
-        self.pace.began(trial, self.now_s)
+        self.time_left.began(trial, self.now_s)
         self.now_s += head_s
         for _ in range(epochs):
             self.now_s += epoch_s
-            self.pace.epoch(trial, self.now_s, epoch_s)
+            self.time_left.epoch(trial, self.now_s, epoch_s)
         if epochs == EPOCHS:
-            self.pace.ended(trial, self.now_s)
+            self.time_left.ended(trial, self.now_s)
         return self
 
     def left(self, *trials: str) -> list[float | None]:
-        found = self.pace.left_s(trials, self.now_s)
-        return [None if found is None else found.get(trial, 0.0) for trial in trials]
+        left_s = self.time_left.left_s(trials, self.now_s)
+        return [None if left_s is None else left_s.get(trial, 0.0) for trial in trials]
 
 
 def test_nothing_is_known_before_the_first_epoch_and_what_is_left_then_is_known_at_once() -> None:
@@ -59,7 +59,7 @@ def test_a_running_trial_has_its_epochs_left(epochs: int, left_s: float) -> None
 
 def test_a_trial_that_has_begun_has_the_rest_of_its_start_left_and_never_less_than_none() -> None:
     sweep = Sweep().run("a-s1", NEW_S).run("a-s2", OLD_S)
-    sweep.pace.began("a-s3", sweep.now_s)
+    sweep.time_left.began("a-s3", sweep.now_s)
     sweep.now_s += 4.0
     assert sweep.left("a-s3") == [OLD_S + 1 - 4 + 9]
     sweep.now_s += 100.0
@@ -68,13 +68,13 @@ def test_a_trial_that_has_begun_has_the_rest_of_its_start_left_and_never_less_th
 
 def test_trials_that_end_before_an_epoch_are_all_there_is_to_go_by_until_one_has_one() -> None:
     sweep = Sweep()
-    sweep.pace.began("a-s1", 0.0)
-    sweep.pace.ended("a-s1", 3.0)
+    sweep.time_left.began("a-s1", 0.0)
+    sweep.time_left.ended("a-s1", 3.0)
     assert sweep.left("b-s1") == [3.0]
     assert sweep.run("b-s1", NEW_S).left("b-s2") == [2 + 18]
 
 
-def test_an_arm_is_told_by_its_trials_name_without_the_seed() -> None:
+def test_an_arm_is_known_by_its_trials_name_without_the_seed() -> None:
     assert [arm_of(name) for name in ("attention-eager-s12", "pruning-static-4-8-s1", "odd")] == [
         "attention-eager",
         "pruning-static-4-8",

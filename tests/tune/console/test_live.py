@@ -128,10 +128,10 @@ def test_plain_lines_stay_where_a_table_cannot(
 def _read_all(terminal: int, into: list[bytes]) -> None:
     while True:
         try:
-            found = os.read(terminal, 1 << 16)
-        except OSError:  # the last holder of the other end has closed it
+            chunk = os.read(terminal, 1 << 16)
+        except OSError:  # the other end is closed
             return
-        into.append(found)
+        into.append(chunk)
 
 
 def test_a_sweep_at_a_terminal_shows_the_table_and_keeps_stdout_for_json(tmp_path: Path) -> None:

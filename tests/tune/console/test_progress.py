@@ -23,9 +23,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_blocks_take_no_less_than_the_longest_or_their_share_and_no_more_than_one_gpu(
     lengths: list[float], at_a_time: int
 ) -> None:
-    found = makespan(lengths, at_a_time)
-    assert max(max(lengths), sum(lengths) / at_a_time) <= found * (1 + 1e-9)
-    assert found <= sum(lengths) / at_a_time + max(lengths) + 1e-9
+    length = makespan(lengths, at_a_time)
+    assert max(max(lengths), sum(lengths) / at_a_time) <= length * (1 + 1e-9)
+    assert length <= sum(lengths) / at_a_time + max(lengths) + 1e-9
 
 
 def test_blocks_begin_in_their_order_as_gpus_become_free() -> None:

@@ -52,7 +52,7 @@ def test_both_streams_may_be_lost_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk_below_stdout_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+def test_a_full_disk_below_stdout_is_one_line(name: str, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         done = _run(tmp_path, COMMANDS[name], stdout=full)
     (line,) = done.stderr.splitlines()
@@ -61,7 +61,7 @@ def test_a_full_disk_below_stdout_is_told_in_one_line(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_a_stream_that_is_closed_from_the_start_is_none_to_write_to(
+def test_a_stream_that_is_closed_from_the_start_gets_nothing(
     closed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, closed, None)
@@ -71,7 +71,7 @@ def test_a_stream_that_is_closed_from_the_start_is_none_to_write_to(
 
 
 @pytest.mark.parametrize("lost", ["closed", "full"])
-def test_results_come_whole_where_progress_is_lost(lost: str, tmp_path: Path) -> None:
+def test_results_are_complete_if_progress_is_lost(lost: str, tmp_path: Path) -> None:
     arguments = [*PLAN, "--json", "-"]  # the plan's text then goes where progress goes
     if lost == "full":
         with open("/dev/full", "w") as full:

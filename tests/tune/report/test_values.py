@@ -112,7 +112,7 @@ def test_an_earlier_result_is_replaced(tmp_path: Path, content: dict[str, Any]) 
     output.write_json(target, content)
     output.check_json_target(target)
     output.write_json(target, {"jobs": []})
-    assert json.loads(Path(target).read_text()) == {"jobs": []}
+    assert json.loads(Path(target).read_text()) == {"format": output.FORMAT, "jobs": []}
 
 
 OURS = sorted((ROOT / "docs" / "results").glob("*-h[12]00*.json"))
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_result_is_left_alone(tmp_path: Path, new_store: str) 
         files.append(tmp_path / name)
     for file in files:
         before = file.read_bytes()
-        with pytest.raises(WrongInput, match="it is there and --json did not write it; name another file"):
+        with pytest.raises(WrongInput, match="it exists and --json did not write it; name another file"):
             output.check_json_target(str(file))
         with pytest.raises(WrongInput, match="did not write it"):  # it came there while the command ran
             output.write_json(str(file), {"jobs": []})

@@ -280,7 +280,7 @@ def test_the_command_writes_the_page_and_prints_the_table(
         ("", None, "not a file"),
         ("-", None, "--html -: name a file"),
         ("x", "./x", "the same file"),
-        ("data.csv", None, "--html data.csv: it is there and no HTML page"),
+        ("data.csv", None, "--html data.csv: it exists and is no HTML page"),
     ],
 )
 def test_a_target_that_cannot_be_written_is_wrong_input(
