@@ -36,12 +36,16 @@ def precision(x: Tensor) -> str:
     return "tf32" if x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
 
 
+def empty_statistics(x: Tensor, width: int) -> Tensor:
+    """Room for the statistics of as many rows as x has: (blocks, 2, width) in fp32."""
+    return x.new_empty((-(-x.shape[0] // STAT_ROWS), 2, width), dtype=torch.float32)
+
+
 def partials(x: Tensor) -> Tensor:
     """Statistics of x (M, D) by blocks of STAT_ROWS rows: (blocks, 2, D) of mean and M2."""
     m, d = x.shape
-    blocks = triton.cdiv(m, STAT_ROWS)
-    out = x.new_empty((blocks, 2, d), dtype=torch.float32)
-    norm_kernels.fused_norm_partials[(blocks,)](x, out, m, D=d, ROWS=STAT_ROWS, COLUMNS=_pad(d), num_warps=4)
+    out = empty_statistics(x, d)
+    norm_kernels.fused_norm_partials[(len(out),)](x, out, m, D=d, ROWS=STAT_ROWS, COLUMNS=_pad(d), num_warps=4)
     return out
 
 
@@ -63,10 +67,10 @@ def linear(
     y = x.new_empty((m, o))
     columns = _pad(o) if residual is not None else min(128, _pad(o))
     parts = x.new_empty((triton.cdiv(m, STAT_ROWS) if residual is not None else 0, 2, o), dtype=torch.float32)
-    statistics = norm.at() if norm is not None else (bias,) * 4  # never read without a norm
+    statistics, eps = _norm_arguments(norm, bias)
     grid = (triton.cdiv(m, STAT_ROWS), triton.cdiv(o, columns))
     linear_kernels.fused_linear_forward[grid](
-        x, weight, bias, *statistics, residual if residual is not None else x, y, parts, norm.eps if norm else 0.0, m,
+        x, weight, bias, *statistics, residual if residual is not None else x, y, parts, eps, m,
         IN=i, OUT=o, ROWS=STAT_ROWS, INNER=min(128, _pad(i)), COLUMNS=columns, NORM=norm is not None,
         RESIDUAL=residual is not None, PRECISION=precision(x), num_warps=4, num_stages=1,
     )  # fmt: skip
@@ -80,9 +84,9 @@ def linear_backward(dy: Tensor, weight: Tensor, x: Tensor, norm: Norm | None = N
     dx = dy.new_empty((m, i))
     xn = torch.empty_like(x) if norm is not None else x
     partial = dy.new_empty((blocks, sums + o), dtype=torch.float32)
-    statistics = norm.at() if norm is not None else (weight,) * 4  # never read without a norm
+    statistics, eps = _norm_arguments(norm, weight)
     linear_kernels.fused_linear_backward[(blocks,)](
-        dy, weight, x, *statistics, dx, xn, partial, norm.eps if norm else 0.0, m,
+        dy, weight, x, *statistics, dx, xn, partial, eps, m,
         IN=i, OUT=o, ROWS=STAT_ROWS, INNER=min(64, _pad(o)), COLUMNS=_pad(i), NORM=norm is not None,
         PRECISION=precision(dy), num_warps=4, num_stages=3,
     )  # fmt: skip
@@ -113,9 +117,8 @@ def feed_forward(x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, b2: 
     """x + w2 gelu(w1 norm(x) + b1) + b2, and its statistics by blocks."""
     (m, d), f = x.shape, w1.shape[0]
     y = torch.empty_like(x)
-    blocks = triton.cdiv(m, STAT_ROWS)
-    parts = x.new_empty((blocks, 2, d), dtype=torch.float32)
-    feed_forward_kernels.fused_feed_forward[(blocks,)](
+    parts = empty_statistics(x, d)
+    feed_forward_kernels.fused_feed_forward[(len(parts),)](
         x, *norm.at(), w1, b1, w2, b2, y, parts, norm.eps, m,
         D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(32, _pad(f)), PRECISION=precision(x),
         num_warps=4, num_stages=3,
@@ -149,6 +152,11 @@ def add_up(partial: Tensor) -> Tensor:
         partial, total, PARTS=parts, SIZE=size, BLOCK=block, COLUMNS=16, num_warps=8
     )
     return total
+
+
+def _norm_arguments(norm: Norm | None, unread: Tensor) -> tuple[tuple[Tensor, ...], float]:
+    """What a kernel with an optional norm takes; without one it reads none of the tensors."""
+    return (norm.at(), norm.eps) if norm is not None else ((unread,) * 4, 0.0)
 
 
 def _pad(size: int) -> int:

@@ -23,7 +23,7 @@ def norm_partials(x: Tensor) -> Tensor:
 
 @norm_partials.register_fake
 def _(x: Tensor) -> Tensor:
-    return x.new_empty((_blocks(x), 2, x.shape[1]), dtype=torch.float32)
+    return launch.empty_statistics(x, x.shape[1])
 
 
 @torch.library.custom_op("patchtst::norm_unite", mutates_args=())
@@ -97,7 +97,7 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tup
 
 @linear_add.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(residual), x.new_empty((_blocks(x), 2, weight.shape[0]), dtype=torch.float32)
+    return torch.empty_like(residual), launch.empty_statistics(x, weight.shape[0])
 
 
 @torch.library.custom_op("patchtst::linear_backward", mutates_args=())
@@ -140,7 +140,7 @@ def _(
     x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
     eps: float, training: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(x), x.new_empty((_blocks(x), 2, x.shape[1]), dtype=torch.float32)
+    return torch.empty_like(x), launch.empty_statistics(x, x.shape[1])
 
 
 @torch.library.custom_op("patchtst::feed_forward_backward", mutates_args=())
@@ -178,7 +178,3 @@ def _feed_forward_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tens
 
 
 feed_forward.register_autograd(_feed_forward_gradient, setup_context=_feed_forward_context)
-
-
-def _blocks(x: Tensor) -> int:
-    return -(-x.shape[0] // launch.STAT_ROWS)

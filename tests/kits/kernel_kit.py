@@ -1,4 +1,4 @@
-"""Names of kernels as profilers show them, by the backend that launches them, and names that belong to none."""
+"""Kernel names as profilers show them, by the backend that launches them, and names that belong to no backend."""
 
 from __future__ import annotations
 

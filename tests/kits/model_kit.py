@@ -1,4 +1,4 @@
-"""Short hands of the tests that need a saved model: a small one, whole or pruned, with what it needs to forecast."""
+"""A small saved model for tests, with all heads or pruned, and the facts that it needs to forecast."""
 
 from pathlib import Path
 from typing import Any

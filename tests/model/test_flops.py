@@ -1,4 +1,4 @@
-"""The counted FLOPs and parameters are those of the model that is built; bytes behave as traffic must."""
+"""Counted FLOPs and parameters are those of the built model; bytes grow and shrink as traffic does."""
 
 from __future__ import annotations
 

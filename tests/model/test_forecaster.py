@@ -1,4 +1,4 @@
-"""A saved folder is all that a forecast needs; stock transformers loads an unpruned one and refuses a pruned one."""
+"""A forecast needs only a saved folder; stock transformers loads an unpruned model and refuses a pruned one."""
 
 from __future__ import annotations
 

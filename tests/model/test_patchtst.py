@@ -1,4 +1,4 @@
-"""The model is the paper's PatchTST, and a folder holds all of it or does not exist."""
+"""The model is the paper's PatchTST; a saved folder is complete or does not exist."""
 
 from __future__ import annotations
 

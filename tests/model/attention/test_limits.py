@@ -1,4 +1,4 @@
-"""Each backend states its limits in one line with a way out, and refuses nothing that runs; `auto` follows them."""
+"""Each backend states its limits in one line with a way out and accepts all that runs; `auto` follows them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Backends of other packages: called in the package's layout and units, and honest about a package that is not there.
+"""Backends of other packages are called in the package's layout and units, and report an absent package.
 
-The packages need a GPU. Here a stand-in of each takes its place, with the arguments that the real one has.
+The packages need a GPU. Here each is replaced by a stand-in with the same arguments.
 """
 
 from __future__ import annotations

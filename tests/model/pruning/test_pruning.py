@@ -1,4 +1,4 @@
-"""Heads that leave are gone: from weights, biases, config and moments; what is left computes what masking would."""
+"""Removed heads are gone from weights, biases, config and moments; what is left computes what masking would."""
 
 from __future__ import annotations
 
