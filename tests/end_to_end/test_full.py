@@ -111,7 +111,7 @@ import sys
 from dataclasses import replace
 sys.path.insert(0, {root!r})
 import experiments
-from tune import sweeps
+from tune.config import sweeps
 full = sweeps.full()
 rates = tuple(sweeps.Arm(label=f"rate-{{rate:g}}", changes={{"train.learning_rate": rate}}) for rate in (1e-3, 1e-9))
 sweeps.SWEEPS["full"] = lambda: replace(full, space={{"rate": rates}})
