@@ -18,6 +18,7 @@ from trial_kit import Recorder, run_small
 from tune.common.errors import NOT_ENFORCED, WrongInput
 from tune.config.axes import lay_over
 from tune.config.sweeps import get_sweep
+from tune.config.trial_config import TrialConfig
 from tune.driver.finish import failures
 from tune.gate import proof
 from tune.gate.verdict import Verdict
@@ -147,7 +148,7 @@ def test_the_gate_is_computed_and_told_and_stops_no_published_arm(tmp_path: Path
 def test_an_arm_of_ours_that_computes_the_same_is_stopped_by_the_gate(
     tmp_path: Path, flash_runs_here: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.TrialConfig, "as_published", None)
+    monkeypatch.setattr(TrialConfig, "as_published", None)
     done = run_small(tmp_path / "a", train__epochs=1, **FLASH)
     assert done.final["status"] == "failed_gate"
 
