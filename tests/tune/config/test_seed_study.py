@@ -19,6 +19,7 @@ from tune.common.errors import WrongInput
 from tune.common.published import NOT_ENFORCED, ORDINARY, stored_rules
 from tune.config.axes import lay_over
 from tune.config.sweeps import get_sweep
+from tune.config.trial_config import TrialConfig
 from tune.driver.finish import failures
 from tune.gate import proof
 from tune.gate.check import GateResult
@@ -158,7 +159,7 @@ def test_the_gate_is_measured_and_reported_and_stops_no_published_arm(
 def test_an_ordinary_arm_that_computes_the_same_is_stopped_by_the_gate(
     tmp_path: Path, flash_runs_here: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session.TrialConfig, "rules", ORDINARY)
+    monkeypatch.setattr(TrialConfig, "rules", ORDINARY)
     done = run_small(tmp_path / "a", train__epochs=1, **FLASH)
     assert done.final["status"] == "failed_gate"
 
