@@ -42,7 +42,7 @@ class Trained:
     def __init__(self, folder: Path) -> None:
         self.folder, self.uri = folder, f"sqlite:///{folder}/mlflow.db"
         self.final: dict[str, dict[str, Any]] = {}
-        self._train("whole", config())
+        self._train("unpruned", config())
         self._train(PRUNED_ID, config(**PRUNED))
         self._record()
         runs = open_client(self.uri).search_runs(["1"], "tags.trial_id LIKE '%'")
@@ -76,7 +76,7 @@ class Trained:
             artifact_root=str(self.folder / "artifacts"),
         ) as tracker:  # fmt: skip
             tracker.begin_sweep(sweep_id=self.sweep_id, name=self.sweep_id, tags={}, params={}, files={})
-            for trial_id in ("whole", PRUNED_ID, "failed", "stopped"):
+            for trial_id in ("unpruned", PRUNED_ID, "failed", "stopped"):
                 tracker.plan_trial(trial_id=trial_id, run_name=trial_id, params={}, tags={})
             for trial_id, final in self.final.items():
                 tracker.end_trial(

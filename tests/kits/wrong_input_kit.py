@@ -1,4 +1,4 @@
-"""Where the tests of wrong input give their commands."""
+"""The folder in which the tests of wrong input give their commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Into a folder of its own, which holds a file, a folder and configurations; without a store from outside."""
+    """Make `folder` the current one, with a file, a folder and configurations in it; no store from the environment."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (folder / "file").write_text("x")

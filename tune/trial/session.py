@@ -217,8 +217,8 @@ class Session:
         """Compile and warm up for the present shapes, timed apart from the epochs."""
         if self.startup_s is None:
             self.startup_s = time.perf_counter() - self._started_s
-        began_s = time.perf_counter()
         compile_cache.begin()
+        began_s = time.perf_counter()
         train = self.config.train
         if self._stepper is not None:
             self._stepper.close()

@@ -60,7 +60,7 @@ def _save(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("trial_id", ["whole", PRUNED_ID])
+@pytest.mark.parametrize("trial_id", ["unpruned", PRUNED_ID])
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 def test_a_forecast_is_what_the_trials_evaluation_computes_for_that_window(
     trained: Trained, frame: pd.DataFrame, command: Command, tmp_path: Path, trial_id: str, ending: str
@@ -83,7 +83,7 @@ def test_a_forecast_is_what_the_trials_evaluation_computes_for_that_window(
     assert command(trial_id, source, "--force", target=f"out.{ending}")[1] == out  # found by its name too
 
 
-@pytest.mark.parametrize("trial_id", ["whole", PRUNED_ID])
+@pytest.mark.parametrize("trial_id", ["unpruned", PRUNED_ID])
 def test_the_saved_models_forecasts_have_the_error_that_the_trial_reported(trained: Trained, trial_id: str) -> None:
     series = trained.series
     forecaster = Forecaster(trained.folder / trial_id)
@@ -123,9 +123,9 @@ def test_a_sweeps_best_trial_is_named_and_a_trial_a_folder_and_the_sweeps_run_ar
 def test_columns_that_the_model_does_not_know_and_their_order_do_not_matter(
     trained: Trained, frame: pd.DataFrame, command: Command, tmp_path: Path
 ) -> None:
-    assert command("whole", _save(frame, tmp_path / "a.csv"), target="a-out.csv")[0] == 0
+    assert command("unpruned", _save(frame, tmp_path / "a.csv"), target="a-out.csv")[0] == 0
     more = frame[frame.columns[::-1]].assign(note="text", holiday=None)
-    code, _, error = command("whole", _save(more, tmp_path / "b.csv"), target="b-out.csv")
+    code, _, error = command("unpruned", _save(more, tmp_path / "b.csv"), target="b-out.csv")
     assert (code, error) == (0, "not columns of the model, ignored: note, holiday\n")
     assert (tmp_path / "a-out.csv").read_text() == (tmp_path / "b-out.csv").read_text()
 
@@ -134,15 +134,15 @@ def test_gaps_and_missing_values_before_the_context_do_not_matter(
     frame: pd.DataFrame, command: Command, tmp_path: Path
 ) -> None:
     frame.loc[:100, "OT"] = np.nan
-    code, _, error = command("whole", _save(frame.drop(index=range(200, 300)), tmp_path / "in.csv"))
+    code, _, error = command("unpruned", _save(frame.drop(index=range(200, 300)), tmp_path / "in.csv"))
     assert (code, error) == (0, "")
 
 
 def test_times_in_utc_stay_in_utc(frame: pd.DataFrame, command: Command, tmp_path: Path) -> None:
     source = _save(frame.assign(date=frame["date"].dt.tz_localize("UTC")), tmp_path / "in.parquet")
-    assert command("whole", source, target="out.parquet")[0] == 0
+    assert command("unpruned", source, target="out.parquet")[0] == 0
     assert str(pd.read_parquet(tmp_path / "out.parquet")["date"].dt.tz) == "UTC"
-    assert command("whole", source, target="out.csv")[0] == 0
+    assert command("unpruned", source, target="out.csv")[0] == 0
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:00:00Z,", (tmp_path / "out.csv").read_text(), re.M)
 
 
@@ -178,7 +178,7 @@ def _with_infinity(frame: pd.DataFrame) -> pd.DataFrame:
 def test_a_file_that_cannot_be_forecast_from_is_refused_in_one_line(
     frame: pd.DataFrame, command: Command, tmp_path: Path, change: Callable[[Any], Any], expected: str
 ) -> None:
-    code, out, error = command("whole", _save(change(frame), tmp_path / "in.csv"))
+    code, out, error = command("unpruned", _save(change(frame), tmp_path / "in.csv"))
     assert (code, out) == (2, "")
     assert re.search(expected, error) and error.count("\n") == 1, error
     assert not (tmp_path / "out.csv").exists()
@@ -235,7 +235,7 @@ def test_files_that_cannot_be_read_or_written_are_refused_before_a_model_is_look
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(frame: pd.DataFrame, command: Command, tmp_path: Path) -> None:
-    code, _, error = command("whole", _save(frame, tmp_path / "in.csv"), "--device", "cuda")
+    code, _, error = command("unpruned", _save(frame, tmp_path / "in.csv"), "--device", "cuda")
     assert code == 2 and "PyTorch finds no CUDA GPU here" in error
 
 
@@ -248,7 +248,7 @@ def test_nothing_that_the_store_holds_is_executed(
     try:
         for file in packed:
             file.write_text("raise SystemExit('executed')\n")
-        assert command("whole", _save(frame, tmp_path / "in.csv"))[0] == 0
+        assert command("unpruned", _save(frame, tmp_path / "in.csv"))[0] == 0
     finally:
         for file, text in texts.items():
             file.write_text(text)
@@ -262,6 +262,6 @@ def test_a_full_disk_leaves_neither_half_a_file_nor_a_traceback(
 
     source = _save(frame, tmp_path / "in.csv")
     monkeypatch.setattr(os, "replace", full)
-    code, _, error = command(str(trained.folder / "whole"), source)
+    code, _, error = command(str(trained.folder / "unpruned"), source)
     assert code == 2 and "No space left on device; name another file" in error
     assert not [path for path in tmp_path.iterdir() if "out.csv" in path.name]
