@@ -1,4 +1,4 @@
-"""Pictures of the MLflow UI over a real sweep, for docs/images/: a run list, a comparison, the report.
+"""Pictures of the MLflow UI over a real sweep, for docs/: a run list, a comparison, the report.
 
     PYTHONPATH=. python tests/ui_pictures.py FOLDER SWEEP_ID docs/images
 
