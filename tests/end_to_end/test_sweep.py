@@ -143,7 +143,7 @@ import sys
 from dataclasses import replace
 sys.path.insert(0, {root!r})
 import experiments
-from tune import sweeps
+from tune.config import sweeps
 whole = sweeps.pruning()
 sweeps.SWEEPS["pruning"] = lambda: replace(whole, arms=whole.arms[:1] + whole.arms[1 - {fewer}:])
 if __name__ == "__main__":
