@@ -70,7 +70,7 @@ class Timeline:
 
 @dataclass(kw_only=True)
 class TrialState:
-    """Everything that a checkpoint stores of a trial (`tune.trial.checkpoint`)."""
+    """What a checkpoint stores of a trial (`tune.trial.checkpoint`), and where its tensors are."""
 
     device: torch.device
     host_copy: HostCopy  # the host memory that checkpoints are copied through
