@@ -84,7 +84,7 @@ def test_a_sweep_with_trials_left_is_sent_and_stays_unfinished(
 ) -> None:
     ended.update(state=sweep_dir.RUNNING)
     assert _flush(ended) == DONE
-    assert "not all of its trials have ended: the command that started it goes on" in capsys.readouterr().out
+    assert "not all of its trials have ended: the command that started it runs the others" in capsys.readouterr().out
     assert read_sweep(uri, PROJECT, ended.sweep_id).status == "interrupted"
     assert ended.read()["state"] == sweep_dir.RUNNING
 

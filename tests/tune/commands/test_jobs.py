@@ -208,7 +208,7 @@ def test_without_a_cluster_and_without_an_id_the_line_says_what_to_give(
     assert "which job? your running jobs: none" in _error(["stop", "--cluster", server.url], capsys)
     server.add("custom-1")
     server.add("custom-2")
-    assert "of yours that run: custom-1, custom-2" in _error(["stop", "--cluster", server.url], capsys)
+    assert "your running jobs: custom-1, custom-2" in _error(["stop", "--cluster", server.url], capsys)
     assert "Did you mean 'custom-2'" in _error(["logs", "custom-22", "--cluster", server.url], capsys)
 
 

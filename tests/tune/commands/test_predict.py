@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_forecast_from_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("run", "expected"),
     [
-        ("hole", "no folder, MLflow run, sweep or trial of this name; the latest sweeps are .* Did you mean 'whole'"),
+        ("unpruend", "no folder, MLflow run, sweep or trial of this name; the latest .* Did you mean 'unpruned'"),
         ("0" * 32, "no folder, MLflow run, sweep or trial of this name"),
         ('it\'s "so"', "no folder, MLflow run, sweep or trial of this name"),
         ("failed", r"trial failed of .* is 'failed' \(no luck\) and has no model"),
