@@ -49,7 +49,8 @@ class EpochRecorder:
         energy_j = self.meter.energy_j()  # first of all: an idle GPU uses energy too
         samples = self._sampler.stop()
         self.times = timer.times()
-        within = [sample for sample in samples if sample.at_s <= self.times.began_s + self.times.train_s]
+        began_s, ended_s = self.times.began_s, self.times.began_s + self.times.train_s
+        within = [sample for sample in samples if began_s <= sample.at_s <= ended_s]  # the sampler starts before
         self.gpu = {**device_metrics(within), "gpu/energy_j": energy_j}
         self.raw.add_epoch(number, self.times, within)
 

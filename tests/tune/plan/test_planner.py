@@ -136,11 +136,11 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch, facts: DeviceFacts) -> None:
     monkeypatch.setattr(driver_run.connect, "connected", connected)
     monkeypatch.setattr(driver_open.cluster_share, "choose_share", lambda *_, **__: Share(cpus=2, gpus=0, at_a_time=1))
     monkeypatch.setattr(driver_open.probe, "probe", lambda *_: (facts, {"versions": {}}))
-    monkeypatch.setattr(driver_open, "Templates", lambda *_: None)
+    monkeypatch.setattr(driver_open, "NodeForkServers", lambda *_: None)
     monkeypatch.setattr(driver_open, "check_nodes", lambda *_, **__: None)
     monkeypatch.setattr(driver_open, "open_tracker", tracker)
     monkeypatch.setattr(driver_run._Run, "run", lambda *_: outcome)
-    monkeypatch.setattr("tune.commands.sweep._show", lambda *_: None)
+    monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_: None)
 
 
 @pytest.mark.parametrize("address", [[], ["--address", "auto"]], ids=["on this machine", "on a cluster"])
