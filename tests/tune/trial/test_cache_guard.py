@@ -204,3 +204,20 @@ def test_a_rewritten_file_is_vouched_for_anew(folder: Path) -> None:
     write(folder / CODE, "def call(): return 1\n")
     mine.end()
     assert opened(folder) == set(FILES)
+
+
+def test_a_process_looks_through_the_files_again_only_after_somebody_was_killed(folder: Path) -> None:
+    mine = guard(folder)
+    mine.begin()
+    mine.end()
+    write(folder / "inductor/foreign.so")
+    mine.begin()
+    assert files(folder) == {*FILES, "inductor/foreign.so"}
+    mine.end()
+    killed = guard(folder)
+    killed.begin()
+    write(folder / "inductor/cut.so")
+    killed.abandon()
+    mine.begin()
+    assert files(folder) == {*FILES, "inductor/foreign.so"}
+    mine.end()
