@@ -83,15 +83,19 @@ def table(lines: Iterable[str], *, markdown: bool) -> str:
     """Of each fault in the lines of a log: in how many runs and how often it was injected, and what was lost."""
     notes = [json.loads(line) for line in lines]
     faults: dict[str, list[dict[str, Any]]] = {}
-    for found in notes:
-        if "fault" in found:
-            faults.setdefault(found["fault"], []).append(found)
+    for entry in notes:
+        if "fault" in entry:
+            faults.setdefault(entry["fault"], []).append(entry)
     rows = [
-        [fault, len({one["seed"] for one in ones}), sum(one["times"] for one in ones), sum(one["lost"] for one in ones)]
-        for fault, ones in sorted(faults.items())
+        [
+            fault,
+            len({entry["seed"] for entry in entries}),
+            *(sum(entry[key] for entry in entries) for key in ("times", "lost")),
+        ]
+        for fault, entries in sorted(faults.items())
     ]
     words = [[str(cell) for cell in row] for row in [list(COLUMNS), *rows]]
-    head = _about([found for found in notes if "run" in found])
+    head = _about([entry for entry in notes if "run" in entry])
     return f"{head}\n\n{_as_markdown(words) if markdown else _as_text(words)}"
 
 

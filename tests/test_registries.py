@@ -138,10 +138,10 @@ def test_every_test_that_goes_over_a_registry_picks_them_up() -> None:
         [*command, *(f"tests/{file}" for file in files)], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = done.stdout.splitlines()
+    cases = done.stdout.splitlines()
     for name, least, file in (
         ("twin", 5, attention), ("twin", 1, planning), ("lightest", 3, pruning), ("lightest", 1, planning),
         ("sample", 1, planning), ("mapped", 10, feeds), ("narrow", 2, planning), ("narrow", 1, request),
     ):  # fmt: skip
-        cases = [line for line in found if line.startswith(f"tests/{file}") and name in line.partition("[")[2]]
-        assert len(cases) >= least, (name, file, cases)
+        chosen = [line for line in cases if line.startswith(f"tests/{file}") and name in line.partition("[")[2]]
+        assert len(chosen) >= least, (name, file, chosen)

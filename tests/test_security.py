@@ -64,9 +64,9 @@ def _look(watched: Watched, driver: psutil.Process) -> None:
     for process in [driver, *driver.children(recursive=True)]:
         try:
             watched.commands.add(" ".join(process.cmdline()))
-            for one in process.net_connections(kind="inet"):
-                if one.status == psutil.CONN_LISTEN:
-                    watched.listening.add((process.name(), one.laddr.ip, one.laddr.port))
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    watched.listening.add((process.name(), connection.laddr.ip, connection.laddr.port))
         except psutil.Error:  # it has just ended
             continue
 
@@ -144,7 +144,7 @@ def test_no_param_or_tag_in_mlflow_holds_a_secret(watched: Watched) -> None:
 def test_a_sweep_without_address_listens_on_loopback_only(watched: Watched) -> None:
     assert {name for name, *_ in watched.listening} & {"raylet", "gcs_server"}
     loopback = ("127.", "::1", "::ffff:127.")
-    assert not [one for one in watched.listening if not one[1].startswith(loopback)]
+    assert not [address for address in watched.listening if not address[1].startswith(loopback)]
 
 
 def test_no_other_account_reaches_the_code_and_sockets_of_a_local_ray(watched: Watched) -> None:

@@ -156,9 +156,9 @@ def test_the_searches_of_the_readme_find_what_they_say(record: SweepRecord, fold
     searches = re.findall(r"^    ((?:tags|params)\..*?)\s+# (\w+)", text, re.MULTILINE)
     client = open_client(store(folder))
     experiment = client.get_run(record.run_id).info.experiment_id
-    found = {
+    results = {
         what: client.search_runs([experiment], query.replace("SWEEP_ID", record.sweep_id)) for query, what in searches
     }
-    assert [run.info.run_id for run in found["sweeps"]] == [record.run_id]
-    assert {run.info.run_name for run in found["one"]} == {f"{ARMS[0]}-s{seed}" for seed in range(1, SEEDS + 1)}
-    assert found["trials"] == [] and len(found) == 3
+    assert [run.info.run_id for run in results["sweeps"]] == [record.run_id]
+    assert {run.info.run_name for run in results["one"]} == {f"{ARMS[0]}-s{seed}" for seed in range(1, SEEDS + 1)}
+    assert results["trials"] == [] and len(results) == 3

@@ -92,9 +92,9 @@ def _trial_processes(cluster: LocalCluster) -> list[psutil.Process]:
     assert cluster.node is not None
     every = psutil.Process(cluster.node.pid).children(recursive=True)
     ours = [process for process in every if "tune.worker." in " ".join(process.cmdline())]
-    found = [process for process in ours if process.ppid() in {one.pid for one in ours}]  # forked by a template
-    assert found
-    return found
+    forked = [process for process in ours if process.ppid() in {parent.pid for parent in ours}]  # by a fork server
+    assert forked
+    return forked
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with local_cluster(MLFLOW_TRACKING_PASSWORD=f"{CANARY}-on-the-cluster") as cluster:
         user = User(tmp_path_factory.mktemp("submitted"), cluster)
         first = user.submit(epochs=2)
-        _until(lambda: first.poll() is not None or [one for one in outbox(user.folder) if one["kind"] == "epoch"])
+        _until(lambda: first.poll() is not None or any(record["kind"] == "epoch" for record in outbox(user.folder)))
         trials = _trial_processes(cluster)
         for trial in trials:
             trial.suspend()  # or a fast machine has done it all before the others have begun
@@ -176,7 +176,7 @@ def test_a_stopped_sweep_goes_on_with_the_same_command_and_its_exit_code_is_the_
 
 def test_nothing_ran_twice_and_all_of_it_is_one_sweep_of_this_code(story: Story) -> None:
     folder = story.user.folder / "runs" / story.record.sweep_id
-    epochs = [(one["trial_id"], one["epoch"]) for one in _records(folder) if one["kind"] == "epoch"]
+    epochs = [(record["trial_id"], record["epoch"]) for record in _records(folder) if record["kind"] == "epoch"]
     assert len(epochs) == len(set(epochs)) == 4
     code = json.loads((folder / "sweep.json").read_text())["code"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -191,9 +191,9 @@ def test_two_sweeps_at_once_on_one_cluster_storage_and_store_do_not_mix(story: S
     assert len(folders) == 2
     for folder in folders:
         records = _records(folder)
-        assert {one["sweep_id"] for one in records} == {folder.name}
+        assert {record["sweep_id"] for record in records} == {folder.name}
         sweep = read_sweep(story.user.uri, PROJECT, folder.name)
-        planned = {one["trial_id"] for one in records if one["kind"] == "plan"}
+        planned = {record["trial_id"] for record in records if record["kind"] == "plan"}
         assert {trial.trial_id for trial in sweep.trials} == planned and len(planned) == 2
         assert {trial.tags["sweep_id"] for trial in sweep.trials} == {folder.name}
         epochs = {trial.params["train.epochs"] for trial in sweep.trials}

@@ -67,10 +67,10 @@ def test_the_parent_run_carries_the_whole_report(swept: Ran, tmp_path: Path) -> 
     from mlflow import MlflowClient
 
     run_id = swept.record().run_id
-    found = [
+    files = [
         MlflowClient(swept.uri).download_artifacts(run_id, f"report.{kind}", str(tmp_path)) for kind in ("md", "html")
     ]
-    for text in (Path(file).read_text() for file in found):
+    for text in (Path(file).read_text() for file in files):
         assert "By pruning" in text and "magnitude, 1 a layer, one shot" in text
         assert "No GPU was used." in text or "all arms" in text
 
@@ -97,8 +97,8 @@ def test_the_model_in_mlflow_is_the_one_whose_test_error_is_reported(swept: Ran,
     )
     with torch.no_grad():
         forecast = {"model": lambda past: model(past_values=past).prediction_outputs}
-        found = evaluate(forecast, feed.eval_batches("test"))["model"]
-    assert found.mse == pytest.approx(trial.metrics["final/test_mse"], rel=1e-6)
+        errors = evaluate(forecast, feed.eval_batches("test"))["model"]
+    assert errors.mse == pytest.approx(trial.metrics["final/test_mse"], rel=1e-6)
 
 
 def test_the_time_parts_of_every_epoch_sum_to_the_epoch(swept: Ran) -> None:
@@ -134,8 +134,8 @@ def test_each_trial_has_a_process_of_its_own(swept: Ran) -> None:
 
 def test_every_process_but_the_first_was_prepared_while_the_trial_before_it_started(swept: Ran) -> None:
     tags = [trial.tags for trial in swept.record().trials]
-    assert sorted(one["warm_start"] for one in tags) == ["forked"] + ["prepared"] * (ARMS - 1)
-    assert {one["compile_cache"] for one in tags} == {"shared"}
+    assert sorted(each["warm_start"] for each in tags) == ["forked"] + ["prepared"] * (ARMS - 1)
+    assert {each["compile_cache"] for each in tags} == {"shared"}
 
 
 FEWER = 5  # arms that lose their processes: the baseline, and those that choose heads at random or step by step
@@ -172,10 +172,10 @@ def battered(tmp_path_factory: pytest.TempPathFactory) -> Battered:
     first = Driver(folder, "first.log", *SMALL, program=program)
     first.until_a_trial_is_between_epochs()
     ours = first.processes("tune.worker.")
-    (template,) = (
-        process for process in ours if process.ppid() not in {one.pid for one in ours}
+    (fork_server,) = (
+        process for process in ours if process.ppid() not in {parent.pid for parent in ours}
     )  # the node's only one
-    killed = min(template.children(), key=lambda process: process.create_time())  # not the one that is prepared
+    killed = min(fork_server.children(), key=lambda process: process.create_time())  # not the prepared one
     killed.kill()
     first.until(lambda: ended(folder))
     first.until_a_trial_is_between_epochs()
@@ -220,9 +220,9 @@ def test_the_same_command_finishes_the_same_sweep_and_says_that_it_resumes(batte
 
 def test_an_isolated_trial_starts_cold_with_caches_of_its_own_and_leaves_none(battered: Battered) -> None:
     tags = [trial.tags for trial in battered.last.record().trials]
-    isolated = [one for one in tags if one["compile_cache"] == "isolated"]
-    assert isolated and {one["warm_start"] for one in isolated} == {"cold"}
-    assert {one["gate_verdict"] for one in isolated} == {"measured"}
+    isolated = [each for each in tags if each["compile_cache"] == "isolated"]
+    assert isolated and {each["warm_start"] for each in isolated} == {"cold"}
+    assert {each["gate_verdict"] for each in isolated} == {"measured"}
     assert list((battered.last.folder / "runs").glob("*/isolated")) == []
 
 

@@ -86,10 +86,10 @@ def battered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Battered]:
 
 
 def test_a_full_disk_stops_the_sweep_in_one_line_and_leaves_nothing_half_written(battered: Battered) -> None:
-    told = battered.driver.log.read_text()
-    assert battered.code == 130, told
-    assert "Traceback" not in told
-    (line,) = (line for line in told.splitlines() if line.startswith("error: "))
+    log = battered.driver.log.read_text()
+    assert battered.code == 130, log
+    assert "Traceback" not in log
+    (line,) = (line for line in log.splitlines() if line.startswith("error: "))
     assert "No space left on device" in line
     assert line.endswith("make room and the same command goes on from here")
     assert battered.half_written == []
@@ -116,14 +116,14 @@ def test_with_room_the_same_command_ends_it_with_every_epoch_once_and_bit_identi
 
 def test_a_trial_whose_newest_checkpoint_is_damaged_says_from_where_it_goes_on(battered: Battered) -> None:
     assert battered.last is not None
-    told = [
+    remarks = [
         trial.tags["checkpoint_damaged"]
         for trial in battered.last.record().trials
         if "checkpoint_damaged" in trial.tags
     ]
-    assert len(told) == 1
-    assert "as a checkpoint is damaged: " in told[0]
-    assert told[0] in battered.last.err
+    assert len(remarks) == 1
+    assert "as a checkpoint is damaged: " in remarks[0]
+    assert remarks[0] in battered.last.err
 
 
 @pytest.fixture

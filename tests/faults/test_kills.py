@@ -179,8 +179,8 @@ def test_no_process_outlives_its_driver(attacked: Attacked) -> None:
 
 def test_the_second_user_of_a_sweep_is_refused_in_one_line(attacked: Attacked) -> None:
     assert "Traceback" not in attacked.refused
-    told = attacked.refused.strip().splitlines()[-1]
-    assert told.startswith("error: ") and (" is running as process " in told or " has been opening " in told)
+    line = attacked.refused.strip().splitlines()[-1]
+    assert line.startswith("error: ") and (" is running as process " in line or " has been opening " in line)
 
 
 def test_the_last_command_goes_on_and_says_so(attacked: Attacked) -> None:

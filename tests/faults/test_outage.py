@@ -95,10 +95,10 @@ def _suffer(folder: Path, server: Server, proxy: Proxy, trouble: Trouble, moment
 
 
 def test_a_sweep_goes_on_while_mlflow_is_away_and_ends_well(outage: Outage) -> None:
-    told = outage.driver.log.read_text()
-    assert outage.moved_on == {"black hole": True, "killed": True}, told
-    assert (outage.code, outage.flushed) in ((0, None), (130, 0)), told
-    assert "Traceback" not in told
+    log = outage.driver.log.read_text()
+    assert outage.moved_on == {"black hole": True, "killed": True}, log
+    assert (outage.code, outage.flushed) in ((0, None), (130, 0)), log
+    assert "Traceback" not in log
     assert [trial.status for trial in outage.record.trials] == ["done"] * len(RATES)
     assert outage.record.status == "done"
 

@@ -68,5 +68,5 @@ def test_another_seed_draws_other_moments_and_the_same_seed_the_same(monkeypatch
 
 
 def test_a_log_that_is_not_there_is_told(tmp_path: Path) -> None:
-    told = _soak("--table", "--log", str(tmp_path / "none"))
-    assert told.returncode == 2 and "no such file" in told.stderr
+    done = _soak("--table", "--log", str(tmp_path / "none"))
+    assert done.returncode == 2 and "no such file" in done.stderr

@@ -47,9 +47,7 @@ def run_sweep(
     check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
     asked = command_key(planner, options)
     with connect.connected(options.address) as ray:
-        with open_sweep.sweep_lock(
-            options.storage_path, asked
-        ):  # a second command must not wait for the first one's GPUs
+        with open_sweep.sweep_lock(options.storage_path, asked):  # else a second command waits for this one's GPUs
             if not options.fresh:
                 open_sweep.check_not_running(options.storage_path, asked)
             plan, launcher, tracker = open_sweep_run(ray, planner, options, show_plan, asked, entry)
@@ -130,7 +128,7 @@ class _Run:
                 "gpus_per_trial": f"{self.launcher.share.gpus:g}",
                 "device": plan.device.name,
                 "environment": self._environment,
-                **_ladder(plan.sweep),
+                **_ablation_tag(plan.sweep),
                 **_who_runs(),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
@@ -182,8 +180,9 @@ def _check_disk(collector: Collector, tracker: Tracker) -> None:
         raise DiskFull(f"{collector.disk_full}; {len(tracker.ended)} trials have ended")
 
 
-def _ladder(sweep: SweepConfig) -> dict[str, str]:
-    return {"ladder": json.dumps([asdict(rung) for rung in sweep.ablation])} if sweep.ablation else {}
+def _ablation_tag(sweep: SweepConfig) -> dict[str, str]:
+    """The tag of the parent run with the pairs of arms whose ratios a report shows; none if the sweep names none."""
+    return {"ladder": json.dumps([asdict(step) for step in sweep.ablation])} if sweep.ablation else {}
 
 
 def _who_runs() -> dict[str, str]:

@@ -53,7 +53,7 @@ class FakeRay:
     def wait(self, references: list[Any], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
         assert num_returns == len(references)
         waiting = [one for one, node in zip(references, self.asked, strict=True) if node in self.silent]
-        return [one for one in references if one not in waiting], waiting
+        return [reference for reference in references if reference not in waiting], waiting
 
     def get(self, reference: Any) -> Any:
         return reference()
