@@ -12,11 +12,11 @@ import sys
 from dataclasses import replace
 sys.path.insert(0, {root!r})
 import experiments
-from tune import sweeps
-whole = sweeps.seed_study()
+from tune.config import sweeps
+study = sweeps.seed_study()
 kept = ("eager", "vanilla-published", "flash-published", "dynamic-published")
-arms = [replace(arm, changes={{**arm.changes, "data.num_workers": 0}}) for arm in whole.arms if arm.label in kept]
-sweeps.SWEEPS["seed_study"] = lambda: replace(whole, arms=tuple(arms))
+arms = [replace(arm, changes={{**arm.changes, "data.num_workers": 0}}) for arm in study.arms if arm.label in kept]
+sweeps.SWEEPS["seed_study"] = lambda: replace(study, arms=tuple(arms))
 if __name__ == "__main__":
     sys.exit(experiments.main(sys.argv[1:]))
 """

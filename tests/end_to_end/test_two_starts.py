@@ -12,7 +12,7 @@ import pytest
 from tune.common.errors import WrongInput
 from tune.common.process import user_name
 from tune.machine.code_identity import REPO_ROOT
-from tune.storage import open_sweep, sweep_dir
+from tune.storage import open_sweep
 from tune.storage.outbox import Outbox
 
 USERS = 5
@@ -20,17 +20,18 @@ USERS = 5
 OPEN = """
 import sys, time
 from pathlib import Path
-from tune import sweep_dir
 from tune.common.errors import WrongInput
+from tune.storage import open_sweep
 from tune.storage.outbox import Outbox
 storage, key = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    with sweep_dir.opening(storage, key):
-        found, _ = sweep_dir.choose_sweep(storage, key=key, environment={"code_sha256": "c"}, fresh=False, resume=None)
+    with open_sweep.sweep_lock(storage, key):
+        environment = {"code_sha256": "c"}
+        sweep, _ = open_sweep.choose_sweep(storage, key=key, environment=environment, fresh=False, resume=None)
         content = {"key": key, "created_s": time.time(), "code": {"code_sha256": "c"}}
-        outbox = Outbox((found or sweep_dir.create(storage, "custom", content)).outbox)
+        outbox = Outbox((sweep or open_sweep.create(storage, "custom", content)).outbox)
     print("opened", flush=True)
     sys.stdin.readline()
     outbox.close()
@@ -102,7 +103,7 @@ def test_a_command_that_asks_for_what_runs_is_refused_before_it_waits_for_gpus(s
 
 
 def test_a_lock_that_is_not_given_back_is_told_in_one_line(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_dir, "OPENING_S", 0.1)
+    monkeypatch.setattr(open_sweep, "OPENING_S", 0.1)
     with (
         open_sweep.sweep_lock(storage, "k"),
         pytest.raises(WrongInput, match="another command has been opening a sweep of this plan for 0.1 s"),
@@ -132,7 +133,7 @@ def test_the_storage_of_another_account_is_refused(storage: Path, monkeypatch: p
     with open_sweep.sweep_lock(storage, "k"):
         pass
     open_sweep.check_storage(storage)
-    monkeypatch.setattr(sweep_dir.os, "getuid", lambda: 12345678)
+    monkeypatch.setattr(open_sweep.os, "getuid", lambda: 12345678)
     with pytest.raises(WrongInput, match="another account runs sweeps there"):
         open_sweep.check_storage(storage)
 

@@ -47,10 +47,10 @@ python "$1/driver.py"
 """
 
 DRIVER = """
-from tune import cluster
-with cluster.connected("auto") as ray:
+from tune.cluster import connect, share as shares
+with connect.connected("auto") as ray:
     before = len(ray.nodes())
-    share = cluster.choose_share(ray, gpus_per_trial=None, max_concurrent=MAX, joined=True, wait_s=180)
+    share = shares.choose_share(ray, gpus_per_trial=None, max_concurrent=MAX, joined=True, wait_s=180)
     print(before, share.cpus, share.gpus, share.at_a_time)
     groups = ray.util.placement_group_table().values()
     print(len(groups), {group["state"] for group in groups})
