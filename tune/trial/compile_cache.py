@@ -40,7 +40,7 @@ NOTES = "warmed"  # folder of ShapeNotes
 COMPILER_SETTINGS = ("TORCHINDUCTOR_", "TORCH_COMPILE", "TORCHDYNAMO_", "TRITON_")  # first words of variables
 
 
-def identity(config: TrialConfig, device: torch.device) -> dict[str, Any]:
+def compiled_for(config: TrialConfig, device: torch.device) -> dict[str, Any]:
     """Everything that compiled code depends on and PyTorch's own keys lack. Its hash is the folder's name."""
     settings = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(COMPILER_SETTINGS)}
     return platform_identity(device) | {
@@ -53,7 +53,7 @@ def identity(config: TrialConfig, device: torch.device) -> dict[str, Any]:
 
 def folder_for(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolated: bool) -> Path:
     """The folder that a trial compiles into."""
-    return compile_dir if isolated else compile_dir / _key(identity(config, device))
+    return compile_dir if isolated else compile_dir / _key(compiled_for(config, device))
 
 
 _guards: list[CacheGuard] = []  # of the folders that this process compiles into
@@ -70,7 +70,7 @@ def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolate
     folder = folder_for(compile_dir, config, device, isolated=isolated)
     if not isolated:
         make_private(folder, "compiled programs")
-        write_atomically(folder / "about.json", _text(identity(config, device)))
+        write_atomically(folder / "about.json", _text(compiled_for(config, device)))
     for variable, name in FOLDERS.items():
         make_private(folder / name, "compiled programs")
         os.environ[variable] = str(folder / name)

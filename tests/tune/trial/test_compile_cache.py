@@ -52,7 +52,7 @@ def test_a_setting_of_the_compiler_makes_another_folder(
 
 
 def test_versions_device_and_sources_are_part_of_what_the_folder_is_for() -> None:
-    about = compile_cache.identity(small_config(), CPU)
+    about = compile_cache.compiled_for(small_config(), CPU)
     assert about["versions"]["torch"].startswith("2.") and {"cuda", "triton"} <= about["versions"].keys()
     assert about["device"] and len(about["sources_sha256"]) == 64
 
