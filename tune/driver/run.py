@@ -129,6 +129,7 @@ class _Run:
                 "device": plan.device.name,
                 "environment": self._environment,
                 **_ablation_tag(plan.sweep),
+                **_batch_tag(plan),
                 **_who_runs(),
             },
             params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
@@ -183,6 +184,12 @@ def _check_disk(collector: Collector, tracker: Tracker) -> None:
 def _ablation_tag(sweep: SweepConfig) -> dict[str, str]:
     """The tag of the parent run with the pairs of arms whose ratios a report shows; none if the sweep names none."""
     return {"ladder": json.dumps([asdict(step) for step in sweep.ablation])} if sweep.ablation else {}
+
+
+def _batch_tag(plan: Plan) -> dict[str, str]:
+    """The tag of the parent run with the batch of the arms that name none, which follows from the data's windows."""
+    batch = plan.data.default_batch
+    return {} if batch is None else {"default_batch": str(batch)}
 
 
 def _who_runs() -> dict[str, str]:

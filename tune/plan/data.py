@@ -5,10 +5,12 @@ Planning-safe: imports none of torch, transformers, ray, mlflow.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.datasets import FILE_ENDINGS, get_dataset
 from data_pipeline.errors import DataError
@@ -19,6 +21,56 @@ if TYPE_CHECKING:
 
 
 MIB = 2**20
+ENDLESS = 10**12  # rows: a split by months takes the same ones of every series that is long enough
+Bounds = Mapping[str, Any]  # the rows of each split, as `window_starts` takes them
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What planning knows of the data before it has read them; None where that is not known yet."""
+
+    channels: int | None = None
+    bounds: Bounds | None = None
+    default_batch: int | None = None  # of the arms that name no batch size; None: not settled, or every arm names one
+
+    def train_windows(self, context_length: int, prediction_length: int) -> int | None:
+        """The number of training windows. Raises DataError if a split holds no window."""
+        return None if self.bounds is None else count_train_windows(self.bounds, context_length, prediction_length)
+
+
+UNREAD = DataFacts()
+
+
+def count_train_windows(bounds: Bounds, context_length: int, prediction_length: int) -> int:
+    """The number of training windows. Raises DataError if a split holds no window."""
+    from data_pipeline.series.windows import window_starts
+
+    return len(window_starts(bounds, context_length, prediction_length)["train"])  # type: ignore[arg-type]
+
+
+def facts_by_definition(dataset: str, timestamp_column: str | None = None) -> DataFacts:
+    """What the definition of a named data set says, without reading it; nothing of a file.
+
+    Raises DataError for an unknown name, and for a time stamp column that is given for a named data set.
+    """
+    spec = get_dataset(dataset, timestamp_column)
+    if dataset.endswith(FILE_ENDINGS):
+        return UNREAD
+    return DataFacts(channels=len(spec.columns or ()) or None, bounds=_bounds_by_definition(dataset))
+
+
+@functools.cache
+def _bounds_by_definition(dataset: str) -> Bounds | None:
+    """The splits of a data set whose number of rows is published, or whose split does not depend on it."""
+    from data_pipeline.series.windows import split_bounds
+
+    spec = get_dataset(dataset)
+    if spec.step_minutes is None:
+        return None
+    rows = len(spec.generate()[0]) if spec.generate is not None else spec.rows
+    if spec.split.unit == "months":
+        rows = ENDLESS
+    return None if rows is None else split_bounds(spec.split, rows, spec.step_minutes)
 
 
 def cache_dir(storage_path: Path) -> Path:
@@ -27,35 +79,36 @@ def cache_dir(storage_path: Path) -> Path:
 
 
 def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet: bool) -> Series:
-    """The series of `data`, mapped. It is converted once on a node.
-
-    Raises DataError for anything wrong with the source, and if a split holds no window.
-    """
+    """The series of `data`, mapped. It is converted once on a node. Raises DataError for anything wrong with it."""
     from data_pipeline.series.store import open_series
-    from data_pipeline.series.windows import window_starts
 
     fetch_if_missing(data.dataset, data_dir, quiet=quiet)
     column = data.timestamp_column
     series = open_series(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=column)
-    window_starts(series.bounds, data.context_length, data.prediction_length)
     if not quiet:
         for note in series.notes:
             print(f"{data.dataset}: {note}", file=sys.stderr)
     return series
 
 
-def check_windows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> bool:
-    """Whether the number of rows is known without converting or downloading anything.
+def check_windows(bounds: Bounds, lengths: Iterable[tuple[int, int]]) -> None:
+    """Raises DataError if no pair of (context, horizon) fits: a split then holds no window of any trial."""
+    problem = None
+    for context_length, prediction_length in dict.fromkeys(lengths):
+        try:
+            count_train_windows(bounds, context_length, prediction_length)
+            return
+        except DataError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
 
-    Raises DataError if it is known and a split holds no window.
-    """
+
+def converted_bounds(data: DataConfig, *, data_dir: Path, storage_path: Path) -> Bounds | None:
+    """The splits, if they are known without converting or downloading anything. Raises DataError."""
     from data_pipeline.series.store import known_bounds
-    from data_pipeline.series.windows import window_starts
 
-    bounds = known_bounds(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=data.timestamp_column)
-    if bounds is not None:
-        window_starts(bounds, data.context_length, data.prediction_length)
-    return bounds is not None
+    return known_bounds(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=data.timestamp_column)
 
 
 def channels_of(dataset: str, timestamp_column: str | None) -> int | None:

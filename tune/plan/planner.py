@@ -1,4 +1,4 @@
-"""The plan of one command, made again only if the device turns out to be another, and its data, prepared once.
+"""The plan of one command, made again only if device or data turn out to be others, and its data, prepared once.
 
 Planning-safe: imports none of torch, transformers, ray, mlflow.
 """
@@ -10,11 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.datasets import get_dataset
+from data_pipeline.datasets import FILE_ENDINGS
 from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
+from tune.config.trial_config import DataConfig
 from tune.machine.device import DeviceFacts
-from tune.plan.data import channels_of, prepare_data
+from tune.plan.data import (
+    UNREAD,
+    Bounds,
+    DataFacts,
+    channels_of,
+    check_windows,
+    converted_bounds,
+    facts_by_definition,
+    prepare_data,
+)
 from tune.plan.plan import Plan
 from tune.plan.space import plan_sweep
 
@@ -25,6 +35,7 @@ class PreparedData:
 
     channels: int
     sha256: str  # of the uncompressed source
+    bounds: Bounds  # the rows of each split
 
 
 class Planner:
@@ -39,7 +50,8 @@ class Planner:
     ) -> None:
         self.sweep, self.overrides, self.repeats, self.seed, self.draws = sweep, overrides, repeats, seed, draws
         self._plan: Plan | None = None
-        self._channels: int | None = None  # with which `_plan` was made
+        self._facts = UNREAD  # with which `_plan` was made
+        self._bounds: Bounds | None = None  # of a file that an earlier sweep has converted
         self._data: PreparedData | None = None
 
     @classmethod
@@ -58,9 +70,8 @@ class Planner:
 
         Raises WrongInput as `plan_sweep` does, and DataError for a data file whose head cannot be read.
         """
-        channels = self._known_channels()
-        latest = self._plan
-        if latest is None or not _same_for_a_plan(latest.device, device) or channels not in (None, self._channels):
+        facts, latest = self._known(), self._plan
+        if latest is None or not _same_for_a_plan(latest.device, device) or facts != self._facts:
             latest = plan_sweep(
                 self.sweep,
                 draws=self.draws,
@@ -68,32 +79,55 @@ class Planner:
                 repeats=self.repeats,
                 seed=self.seed,
                 device=device,
-                channels=channels,
+                data=facts,
             )
-            named = get_dataset(latest.trials[0].config.data.dataset).columns or () if channels is None else ()
-            self._channels = len(named) if channels is None else channels
+            self._facts = facts
         self._plan = replace(latest, device=device)
         return self._plan
 
-    def prepare(self, plan: Plan, *, data_dir: Path, storage_path: Path, quiet: bool) -> PreparedData:
-        """The data of `plan`, prepared on the first call. Raises DataError as `prepare_data` does.
+    def look_up(self, plan: Plan, *, data_dir: Path, storage_path: Path) -> bool:
+        """Whether the number of windows is known without reading the data; the next plan then takes it into account.
 
-        All trials of a sweep have the same data, on whatever device.
+        Raises DataError if it is known and no trial has a window in each split.
+        """
+        if plan.data.bounds is None and self._data is None:
+            first = plan.trials[0].config.data
+            self._bounds = converted_bounds(first, data_dir=data_dir, storage_path=storage_path)
+        bounds = plan.data.bounds or self._bounds
+        if bounds is not None:
+            check_windows(bounds, _lengths(plan))
+        return bounds is not None
+
+    def prepare(self, plan: Plan, *, data_dir: Path, storage_path: Path, quiet: bool) -> PreparedData:
+        """The data of `plan`, prepared on the first call. All trials of a sweep have the same data, on any device.
+
+        Raises DataError as `prepare_data` does, and if no trial has a window in each split.
         """
         if self._data is None:
             data = plan.trials[0].config.data
             series = prepare_data(data, data_dir=data_dir, storage_path=storage_path, quiet=quiet)
-            self._data = PreparedData(channels=len(series.columns), sha256=series.source_sha256)
+            check_windows(series.bounds, _lengths(plan))
+            self._data = PreparedData(
+                channels=len(series.columns), sha256=series.source_sha256, bounds=dict(series.bounds)
+            )
         return self._data
 
-    def _known_channels(self) -> int | None:
-        """From the prepared data or a file's head; None for a named data set, whose definition has the number."""
+    def _known(self) -> DataFacts:
+        """From the prepared data, the definition of a named data set, or a file's head and an earlier conversion."""
         if self._data is not None:
-            return self._data.channels
-        dataset, column = self.overrides.get("data.dataset"), self.overrides.get("data.timestamp_column")
+            return DataFacts(channels=self._data.channels, bounds=self._data.bounds)
+        given = {**self.sweep.shared, **self.overrides}
+        dataset, column = given.get("data.dataset", DataConfig().dataset), given.get("data.timestamp_column")
         if not isinstance(dataset, str) or not isinstance(column, str | None):
-            return None  # the plan refuses what is of another type
-        return channels_of(dataset, column)
+            return UNREAD  # the plan refuses what is of another type
+        if dataset.endswith(FILE_ENDINGS):
+            return DataFacts(channels=channels_of(dataset, column), bounds=self._bounds)
+        return facts_by_definition(dataset, column)
+
+
+def _lengths(plan: Plan) -> list[tuple[int, int]]:
+    data = [trial.config.data for trial in plan.trials]
+    return [(each.context_length, each.prediction_length) for each in data]
 
 
 def _same_for_a_plan(one: DeviceFacts, other: DeviceFacts) -> bool:
