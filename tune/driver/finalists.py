@@ -22,8 +22,8 @@ from tune.storage.trial_log import TrialLog
 FINALISTS = 3
 RULE = (
     f"of the finished trials whose validation MSE is at most {MARGIN:.0%} above the baseline's (or the best one's, if "
-    "that is higher), the fastest by seconds of training for an epoch of all training windows; if these are too few, the "
-    "next finished ones by validation MSE"
+    "that is higher), the fastest by seconds of an epoch of all training windows; if these are too few, the next "
+    "finished ones by validation MSE"
 )
 
 

@@ -74,7 +74,7 @@ def _batch_lines(plan: Plan) -> Iterator[str]:
         return
     if plan.data.bounds is None:
         few = LARGEST * LEAST_STEPS
-        yield f"         batch less than {LARGEST} if the data turn out to hold fewer than {few:,} training windows: {RULE}"
+        yield f"         batch: less if the data turn out to hold fewer than {few:,} training windows: {RULE}"
     elif plan.data.default_batch not in (None, LARGEST):
         yield f"         batch {plan.data.default_batch}, as nobody named one: {RULE}; the same in every arm"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tune.plan.batch import LARGEST, RULE
 from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord
 
@@ -33,3 +34,9 @@ def setting_note(record: SweepRecord) -> list[str]:
         return []
     seeds = len({trial.tags["seed"] for trial in configured if "seed" in trial.tags})
     return [f"All trials: {', '.join(shared)}; {counted(seeds, 'seed')}."]
+
+
+def batch_note(record: SweepRecord) -> list[str]:
+    """One line where the arms that name no batch got a smaller one than usual, as the data are small."""
+    batch = record.tags.get("default_batch", str(LARGEST))
+    return [] if batch == str(LARGEST) else [f"Batch {batch}, in every arm that names none: {RULE}."]

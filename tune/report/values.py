@@ -11,11 +11,12 @@ from tune.report.bottlenecks import diagnoses
 from tune.report.comparisons import comparison_json
 from tune.report.cost import Price, cost_json, costs
 from tune.report.proof import kernel_list
+from tune.report.work import REFUSED, with_work
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord
 
 # tags that the JSON holds of a trial
-TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)
+TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG, REFUSED)
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
@@ -29,7 +30,7 @@ def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
         metrics |= {
             f"arm_test_mse/{arm}": row.test_mse,
             f"arm_val_mse/{arm}": row.val_mse,
-            f"arm_epoch_s/{arm}": row.median_epoch_s,
+            f"arm_epoch_s/{arm}": row.epoch_s,
         }
         metrics |= _speedup("arm_speedup", row.comparison, arm, row.is_baseline)
         metrics |= _speedup("arm_speedup_total", row.total_comparison, arm, row.is_baseline)
@@ -45,7 +46,8 @@ def _speedup(name: str, comparison: Comparison | None, arm: str, is_baseline: bo
 def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> dict[str, Any]:
     """The machine-readable result: params by field name, as `--plan --json` writes them, metrics by metric name.
 
-    What MLflow does not hold is None, as is a param that is None. `compare` reads this form.
+    What MLflow does not hold is None, as is a param that is None. `compare` reads this form. Metrics of an earlier
+    version's trials have the work of their epochs beside them; `refused` says why a trial is in no comparison.
     """
     rows, arms = arm_rows(record, margin=margin), trials_by_arm(record)
     return {
@@ -68,6 +70,6 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
                 "metrics": trial.metrics,
                 "kernels": kernel_list(trial),
             }
-            for trial in record.trials
+            for trial in with_work(record.trials)
         ],
     }
