@@ -252,4 +252,4 @@ def test_an_old_sweep_is_compared_with_a_new_one_per_trained_window(
     assert _compare(_side(_old(512, 8033, 7.68, dataset)), _side(after), "--json", "c.json") == 0
     assert json.loads(Path("c.json").read_text())["arms"]["batch-512"]["ratio"] == pytest.approx(2.0)
     (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("batch-512 "))
-    assert row.split()[1:5] == ["8.033", "(3)", "4.017", "(3)"]
+    assert row.split()[1:5] == ["8.033", "(3)", "4.016", "(3)"]
