@@ -62,7 +62,7 @@ def _windows_lines(plan: Plan) -> Iterator[str]:
     """How many windows an epoch can train."""
     counts = sorted({trial.train_windows for trial in plan.trials if trial.train_windows})
     if plan.data.bounds is None:
-        yield "         not read yet: the number of windows, and whether they fit, shows when the sweep starts"
+        yield "  data   not read yet: the number of windows, and whether they fit, shows when the sweep starts"
     elif counts:
         how_many = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         yield f"         {how_many} training windows, of which an epoch drops the last part of a batch"

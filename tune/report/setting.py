@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tune.plan.batch import LARGEST, RULE
+from tune.plan.batch import RULE
 from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord
 
@@ -37,6 +37,6 @@ def setting_note(record: SweepRecord) -> list[str]:
 
 
 def batch_note(record: SweepRecord) -> list[str]:
-    """One line where the arms that name no batch got a smaller one than usual, as the data are small."""
-    batch = record.tags.get("default_batch", str(LARGEST))
-    return [] if batch == str(LARGEST) else [f"Batch {batch}, in every arm that names none: {RULE}."]
+    """One line on the batch of the arms that name none, if the sweep has such arms."""
+    batch = record.tags.get("default_batch")
+    return [] if batch is None else [f"Batch {batch} is the default, in every arm that names none: {RULE}."]

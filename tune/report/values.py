@@ -55,6 +55,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "sweep": record.tags.get("sweep"),
         "baseline": record.tags.get("baseline"),
         "device": record.tags.get("device"),
+        "default_batch": record.tags.get("default_batch"),
         "environment": environment_of(record),
         "diagnoses": diagnoses(arms),
         "comparisons": {row.arm: comparison_json(row.comparison) for row in rows if row.comparison},
