@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_pipeline.errors import DataError, nearest
+from data_pipeline.options import DEFAULTS, DataOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +38,8 @@ class DatasetSpec:
     """Minutes between rows; None: read from the file."""
     columns: tuple[str, ...] | None = None
     """Value columns in order, without the timestamp; None: read from the file."""
-    timestamp_column: str | None = None
-    """None: searched for in the file."""
+    options: DataOptions = DEFAULTS
+    """How the file is read."""
     urls: tuple[str, ...] = ()
     """Tried in order; `hf://datasets/OWNER/NAME/FILE` is a file on the Hugging Face hub."""
     sha256: str | None = None
@@ -75,7 +76,7 @@ def _ett(name: str, step_minutes: int, sha256: str) -> DatasetSpec:
         split=ETT_SPLIT,
         step_minutes=step_minutes,
         columns=ETT_COLUMNS,
-        timestamp_column="date",
+        options=DataOptions(timestamp_column="date"),
         urls=(f"https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/{name}.csv",),
         sha256=sha256,
         citation=ETT_CITATION,
@@ -103,7 +104,7 @@ DATASETS: dict[str, DatasetSpec] = {
         split=FRACTION_SPLIT,
         step_minutes=60,
         columns=(*(str(sensor) for sensor in range(861)), "OT"),
-        timestamp_column="date",
+        options=DataOptions(timestamp_column="date"),
         urls=(
             "hf://datasets/thuml/Time-Series-Library/traffic/traffic.csv",
             "https://raw.githubusercontent.com/laiguokun/multivariate-time-series-data/master/traffic/traffic.txt.gz",
@@ -115,21 +116,23 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
-def get_dataset(name: str, timestamp_column: str | None = None) -> DatasetSpec:
-    """The spec of a named data set, or of the CSV or Parquet file at the path `name`.
+def get_dataset(name: str, options: DataOptions = DEFAULTS) -> DatasetSpec:
+    """The spec of a named data set, or of the CSV or Parquet file at the path `name`, read as `options` say.
 
-    `timestamp_column` names the column of a file; None searches for it. Raises DataError, with the nearest name, if
-    `name` is neither.
+    Raises DataError, with the nearest name, if `name` is neither, and for options of a named data set.
     """
     if name in DATASETS:
-        if timestamp_column not in (None, DATASETS[name].timestamp_column):
+        spec = DATASETS[name]
+        wrong = [option for option, value in options.given().items() if value != getattr(spec.options, option)]
+        if wrong:
             raise DataError(
-                f"a timestamp column ({timestamp_column!r}) can only be named for a file, not for {name}: leave it out"
+                f"data.{wrong[0]}={getattr(options, wrong[0])!r} can only be given for a file, not for {name}, which "
+                "is read as published: leave it out, or give the file by its path"
             )
-        return DATASETS[name]
+        return spec
     if name.endswith(FILE_ENDINGS):
         path = str(Path(name).expanduser().absolute())
-        return DatasetSpec(name=name, file=path, split=FRACTION_SPLIT, timestamp_column=timestamp_column)
+        return DatasetSpec(name=name, file=path, split=FRACTION_SPLIT, options=options)
     raise DataError(
         f"unknown data set {name!r}: give one of {', '.join(DATASETS)}, or the path of a file ending in "
         f"{', '.join(FILE_ENDINGS)}{nearest(name, DATASETS)}"

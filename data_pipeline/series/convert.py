@@ -65,9 +65,7 @@ def unwritable(folder: Path, error: OSError) -> DataError:
 
 def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp: str | None, target: Path) -> None:
     label = spec.name if source_path is None else str(source_path)
-    source: RowSource = (
-        GeneratedSource(spec) if source_path is None else open_source(source_path, spec.timestamp_column)
-    )
+    source: RowSource = GeneratedSource(spec) if source_path is None else open_source(source_path, spec.options)
     _check_columns(spec, label, source.columns)
     scratch = Scratch(folder, len(source.columns))
     try:
@@ -76,6 +74,7 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
             axis.add(chunk.timestamps)
             scratch.append(chunk.timestamps, chunk.values)
             rounding.add(chunk.exact, chunk.values)
+        source.faults.raise_if_any()
         metadata = _metadata(spec, label, source, scratch, axis, rounding)
         metadata["source_stamp"] = stamp
         mean, std = np.array(metadata["mean"]), np.array(metadata["std"])
@@ -128,6 +127,7 @@ def _metadata(
 
 def _notes(spec: DatasetSpec, source: RowSource, sha256: str, axis: TimeAxis, std: np.ndarray) -> Iterator[str]:
     """What is unusual in the source and kept."""
+    yield from source.notes
     if spec.sha256 not in (None, sha256):
         yield f"not the published file of {spec.name} (sha256 {sha256[:12]}..., expected {spec.sha256[:12]}...)"
     if axis.gaps:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import DataError
+from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.store import Series, open_series
 from data_pipeline.series.windows import window_starts
 
@@ -83,11 +84,10 @@ def describe(
     cache_dir: Path,
     context_length: int,
     prediction_length: int,
-    *,
-    timestamp_column: str | None = None,
+    options: DataOptions = DEFAULTS,
 ) -> Description:
     """Measure the series `name`. Raises DataError if it cannot be opened."""
-    series = open_series(name, data_dir, cache_dir, timestamp_column=timestamp_column)
+    series = open_series(name, data_dir, cache_dir, options)
     problem = None
     windows = dict.fromkeys(series.bounds, 0)
     try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from data_pipeline.datasets import DatasetSpec, get_dataset
 from data_pipeline.errors import DataError
+from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.arrow_file import DamagedFile, MappedFile, map_file
 from data_pipeline.series.convert import SCHEMA_VERSION, convert, split_as_json, unwritable
 from data_pipeline.series.windows import split_bounds
@@ -74,14 +75,14 @@ def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
     )
 
 
-def open_series(name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_column: str | None = None) -> Series:
+def open_series(name: str, data_dir: Path | None, cache_dir: Path, options: DataOptions = DEFAULTS) -> Series:
     """Map the series `name` (a data set, or a path). Its source is converted first, unless that is done already.
 
     `data_dir` holds NAME.csv or NAME.csv.gz and is only read. The Arrow file lies in `cache_dir`. The first process
     converts it under a lock; the others wait and map the same file. It is converted again if the source, the split rule
     or the schema changed, or if its checksums show damage. Raises DataError.
     """
-    spec = get_dataset(name, timestamp_column)
+    spec = get_dataset(name, options)
     source = locate(spec, data_dir)
     target = cache_dir / f"{cache_key(spec, source)}.arrow"
     mapped = _reuse(spec, source, target) or _convert_once(spec, source, target)
@@ -89,13 +90,13 @@ def open_series(name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_
 
 
 def known_bounds(
-    name: str, data_dir: Path | None, cache_dir: Path, *, timestamp_column: str | None = None
+    name: str, data_dir: Path | None, cache_dir: Path, options: DataOptions = DEFAULTS
 ) -> dict[str, tuple[int, int]] | None:
     """Rows [start, stop) of each split, or None if only a conversion or a download would tell.
 
     Raises DataError for a generated series that is too short for its split.
     """
-    spec = get_dataset(name, timestamp_column)
+    spec = get_dataset(name, options)
     if spec.generate is not None and spec.step_minutes is not None:
         return split_bounds(spec.split, len(spec.generate()[0]), spec.step_minutes)
     try:
@@ -128,8 +129,8 @@ def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> Mappe
 
 
 def cache_key(spec: DatasetSpec, source: Path | None) -> str:
-    """The name of the converted file, without its ending: readable, and unique per source and timestamp column."""
-    identity = "\0".join((spec.name, str(source and source.resolve()), str(spec.timestamp_column)))
+    """The name of the converted file, without its ending: readable, and unique per source and options."""
+    identity = "\0".join((spec.name, str(source and source.resolve()), repr(sorted(spec.options.given().items()))))
     stem = "".join(letter if letter.isprintable() else "_" for letter in Path(spec.name).name.split(".")[0]) or "series"
     return f"{stem[:60]}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
 from data_pipeline.errors import DataError
+from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.replacing import replacing
@@ -35,14 +36,14 @@ class Table:
 
 
 def read_tail(
-    path: Path, *, columns: Sequence[str], rows: int, step_minutes: float, timestamp_column: str | None = None
+    path: Path, *, columns: Sequence[str], rows: int, step_minutes: float, options: DataOptions = DEFAULTS
 ) -> Table:
     """The last `rows` rows of these columns of a CSV (plain or .gz) or Parquet file. Other columns are not read.
 
     Values are float32, as in training. Raises DataError for gaps or missing values in these rows (earlier rows may have
     them), for too few rows, and for another step than `step_minutes`.
     """
-    source = open_source(path, timestamp_column, columns)
+    source = open_source(path, options, columns)
     kept: deque[Chunk] = deque()
     kept_rows = 0
     for chunk in source.chunks():
@@ -66,7 +67,7 @@ def read_tail(
 
 def other_columns(path: Path, table: Table) -> tuple[str, ...]:
     """The columns of `path` that `table` leaves out. Raises DataError."""
-    names = open_source(path, table.timestamp_column, table.columns).names
+    names = open_source(path, DataOptions(timestamp_column=table.timestamp_column), table.columns).names
     return tuple(name for name in names if name not in (table.timestamp_column, *table.columns))
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipeline.errors import DataError, nearest
+from data_pipeline.faults import Faults
+from data_pipeline.options import DataOptions
 from data_pipeline.source.content import READ_ERRORS, unreadable
 from data_pipeline.source.header import refuse_row_index, timestamp_index
 from data_pipeline.source.rows import Chunk
@@ -29,14 +31,16 @@ class FileSource(ABC):
     With `only`, it reads these columns in this order, and missing values as NaN.
     """
 
-    def __init__(self, path: Path, timestamp_column: str | None, only: Sequence[str] | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, options: DataOptions, only: Sequence[str] | None = None) -> None:
+        self.path, self.options = path, options
+        self.faults: Faults = Faults(str(path))
+        self.notes: list[str] = []
         self._keeps_missing = only is not None
         try:
             self.names, first = self._read_head()
         except READ_ERRORS as error:
             raise unreadable(path, error) from error
-        index = timestamp_index(path, self.names, first, timestamp_column)
+        index = timestamp_index(path, self.names, first, options.timestamp_column)
         self.timestamp_column = self.names[index]
         self.zoned = self._is_zoned(index, first)
         self.columns = self._chosen(only)

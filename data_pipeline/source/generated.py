@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipeline.datasets import DatasetSpec
+from data_pipeline.faults import Faults
 from data_pipeline.source.rows import Chunk
 
 
@@ -18,6 +19,8 @@ class GeneratedSource:
 
     def __init__(self, spec: DatasetSpec) -> None:
         assert spec.generate is not None and spec.columns is not None
+        self.faults = Faults(spec.name)
+        self.notes: list[str] = []
         self._generate, self.columns, self._hash = spec.generate, spec.columns, generator_sha256(spec)
 
     def chunks(self) -> Iterator[Chunk]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
 from data_pipeline.errors import DataError
+from data_pipeline.options import DataOptions
 from data_pipeline.source.content import READ_ERRORS, content_sha256, unreadable
 from data_pipeline.source.file_source import BLOCK_BYTES, FileSource
 from data_pipeline.source.header import check_names
@@ -19,8 +20,8 @@ from data_pipeline.source.timestamps import HELP, has_zone, text_or_none
 class ParquetSource(FileSource):
     """A Parquet file: one timestamp column, numeric columns."""
 
-    def __init__(self, path: Path, timestamp_column: str | None, only: Sequence[str] | None = None) -> None:
-        super().__init__(path, timestamp_column, only)
+    def __init__(self, path: Path, options: DataOptions, only: Sequence[str] | None = None) -> None:
+        super().__init__(path, options, only)
         for name in self.columns:
             kind = self._schema.field(name).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from data_pipeline.faults import Faults
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
@@ -16,9 +18,11 @@ class Chunk:
     timestamps: np.ndarray
     """[n] int64, microseconds since 1970, in UTC if the source names a zone."""
     values: np.ndarray
-    """[n, C] float32, finite. With `only` columns, a missing value is NaN."""
+    """[n, C] float32. A missing value is NaN."""
     exact: np.ndarray
     """[n, C] float64: the values before rounding."""
+    ids: np.ndarray | None = None
+    """[n] objects of str: the series that each row belongs to; None: all rows are of one series."""
 
 
 class RowSource(Protocol):
@@ -28,6 +32,10 @@ class RowSource(Protocol):
     """The value columns, in order."""
     zoned: bool
     """Whether the source names a time zone."""
+    faults: Faults
+    """What is wrong in the rows read so far. Whoever reads the rows raises them, with faults of his own."""
+    notes: list[str]
+    """What was found out or left out while reading, and kept. Complete after the last chunk."""
 
     def chunks(self) -> Iterator[Chunk]:
         """Every row, in order. Raises DataError for the first wrong row."""

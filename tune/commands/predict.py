@@ -6,14 +6,17 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_pipeline.datasets import FILE_ENDINGS
+from data_pipeline.options import DataOptions
 from data_pipeline.series.tail import Table, other_columns, read_tail, times_as_text, write_table
 from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
+from tune.commands.data_options import add_data_options, given_options
 from tune.commands.parser import Parser, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
 from tune.tracking.find_model import find_model
@@ -35,7 +38,7 @@ def parser() -> Parser:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=text)
     parser.add_argument("--force", action="store_true", help="replace --output if it exists")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)")
-    parser.add_argument("--timestamp-column", metavar="NAME", help="of --input (default: detected)")
+    add_data_options(parser, "--input")
     add_tracking_uri(parser)
     return parser
 
@@ -53,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         columns=facts.columns,
         rows=facts.context_length,
         step_minutes=facts.step_minutes,
-        timestamp_column=arguments.timestamp_column or facts.dataset.get("timestamp_column"),
+        options=_input_options(given_options(arguments), facts),
     )
     if ignored := other_columns(source, past):
         print(f"not columns of the model, ignored: {', '.join(ignored)}", file=sys.stderr)
@@ -66,6 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     first, last = (times_as_text(future.timestamps[[at]], zoned=future.zoned)[0] for at in (0, -1))
     print(f"{target}: {len(future.values)} rows x {len(facts.columns)} columns, {first} to {last}, by {model.words}")
     return DONE
+
+
+def _input_options(given: DataOptions, facts: Facts) -> DataOptions:
+    """How --input is read: as the command line says, otherwise with the time column of the training file."""
+    return given if given.timestamp_column else replace(given, timestamp_column=facts.dataset.get("timestamp_column"))
 
 
 def check_files(source: Path, target: Path, *, force: bool) -> None:

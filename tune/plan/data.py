@@ -14,6 +14,7 @@ from data_pipeline.datasets import FILE_ENDINGS, get_dataset
 from data_pipeline.errors import DataError
 
 if TYPE_CHECKING:
+    from data_pipeline.options import DataOptions
     from data_pipeline.series.store import Series
     from tune.config.trial_config import DataConfig
 
@@ -35,8 +36,7 @@ def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet:
     from data_pipeline.series.windows import window_starts
 
     fetch_if_missing(data.dataset, data_dir, quiet=quiet)
-    column = data.timestamp_column
-    series = open_series(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=column)
+    series = open_series(data.dataset, data_dir, cache_dir(storage_path), data.options)
     window_starts(series.bounds, data.context_length, data.prediction_length)
     if not quiet:
         for note in series.notes:
@@ -52,13 +52,13 @@ def check_windows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> bo
     from data_pipeline.series.store import known_bounds
     from data_pipeline.series.windows import window_starts
 
-    bounds = known_bounds(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=data.timestamp_column)
+    bounds = known_bounds(data.dataset, data_dir, cache_dir(storage_path), data.options)
     if bounds is not None:
         window_starts(bounds, data.context_length, data.prediction_length)
     return bounds is not None
 
 
-def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
+def channels_of(dataset: str, options: DataOptions) -> int | None:
     """The number of columns of a file, read from its head; None for a named data set, whose definition has it.
 
     Raises DataError for a missing file, or one whose head is wrong.
@@ -68,8 +68,8 @@ def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
     from data_pipeline.series.store import locate
     from data_pipeline.source.readers import open_source
 
-    locate(get_dataset(dataset, timestamp_column), None)
-    return len(open_source(Path(dataset), timestamp_column).columns)
+    locate(get_dataset(dataset, options), None)
+    return len(open_source(Path(dataset), options).columns)
 
 
 def fetch_if_missing(dataset: str, data_dir: Path, *, quiet: bool) -> None:

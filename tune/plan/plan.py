@@ -79,10 +79,7 @@ class Plan:
             data_sha256,
             redacted(settled_uri(tracking_uri)),
             self.device.name,
-            [
-                (trial.trial_id, trial.unsupported is None, trial.config.model_dump(mode="json"))
-                for trial in self.trials
-            ],
+            [(trial.trial_id, trial.unsupported is None, trial.config.identity()) for trial in self.trials],
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -233,7 +230,7 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
 
 def _check_names(config: TrialConfig) -> None:
     """Names in registries are checked here and not in the config, so that a new member is one dict entry."""
-    get_dataset(config.data.dataset, config.data.timestamp_column)
+    get_dataset(config.data.dataset, config.data.options)
     if config.data.feed not in FEEDS:
         raise unknown_name("feed", config.data.feed, FEEDS)
     if config.data.feed == "device" and config.data.num_workers:

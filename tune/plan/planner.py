@@ -13,6 +13,7 @@ from typing import Any
 from data_pipeline.datasets import get_dataset
 from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
+from tune.config.trial_config import data_options
 from tune.machine.device import DeviceFacts
 from tune.plan.data import channels_of, prepare_data
 from tune.plan.plan import Plan
@@ -90,10 +91,10 @@ class Planner:
         """From the prepared data or a file's head; None for a named data set, whose definition has the number."""
         if self._data is not None:
             return self._data.channels
-        dataset, column = self.overrides.get("data.dataset"), self.overrides.get("data.timestamp_column")
-        if not isinstance(dataset, str) or not isinstance(column, str | None):
+        dataset, options = self.overrides.get("data.dataset"), data_options(self.overrides)
+        if not isinstance(dataset, str) or options is None:
             return None  # the plan refuses what is of another type
-        return channels_of(dataset, column)
+        return channels_of(dataset, options)
 
 
 def _same_for_a_plan(one: DeviceFacts, other: DeviceFacts) -> bool:

@@ -32,6 +32,7 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
             "name": series.name,
             "source_sha256": series.source_sha256,
             "timestamp_column": data.timestamp_column,
+            "options": data.options.given(),
         },
         trial={
             "sweep_id": job.sweep_id,

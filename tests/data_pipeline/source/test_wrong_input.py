@@ -15,6 +15,7 @@ import pytest
 from csv_kit import GOOD, replaced, rows, text
 
 from data_pipeline.errors import DataError
+from data_pipeline.options import DataOptions
 from data_pipeline.series.store import open_series
 from data_pipeline.source import csv_file
 
@@ -235,12 +236,12 @@ def test_times_with_a_zone_are_converted_to_utc(tmp_path):
 
 def test_the_time_column_can_be_named(tmp_path):
     (tmp_path / "x.csv").write_text(text(header="measured at,a,b"))
-    series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache", timestamp_column="measured at")
+    series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache", DataOptions(timestamp_column="measured at"))
     assert series.columns == ("a", "b")
     with pytest.raises(DataError, match="no column 'noon'.*measured at"):
-        open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache", timestamp_column="noon")
-    with pytest.raises(DataError, match="only be named for a file"):
-        open_series("demo", None, tmp_path / "cache", timestamp_column="noon")
+        open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache", DataOptions(timestamp_column="noon"))
+    with pytest.raises(DataError, match="only be given for a file, not for demo"):
+        open_series("demo", None, tmp_path / "cache", DataOptions(timestamp_column="noon"))
 
 
 def test_a_folder_or_nothing_is_no_file(tmp_path):

@@ -100,7 +100,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "workers_negative": (_set("data.feed=arrow", "data.num_workers=-1"), "data.num_workers=-1"),
     "horizon_zero": (_set("data.prediction_length=0"), "data.prediction_length=0"),
     "horizon_huge": (_set(f"data.prediction_length={HUGE}"), f"data.prediction_length={HUGE}"),
-    "timestamp_of_a_named_set": (_set("data.timestamp_column=when"), "can only be named for a file"),
+    "timestamp_of_a_named_set": (_set("data.timestamp_column=when"), "can only be given for a file"),
     # names, with the nearest
     "sweep": (["--sweep", "atention", "--plan"], "unknown sweep 'atention'.*Did you mean 'attention'"),
     "sweep_empty": (["--sweep", "", "--plan"], "unknown sweep ''"),
