@@ -19,10 +19,11 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The model forecasts (values - mean) / std of these columns, one row per `step_minutes`."""
+    """The model forecasts (values - mean) / std of these columns, one row per `step`."""
 
     columns: tuple[str, ...]
-    step_minutes: float
+    step_minutes: float | None
+    """None where the step has no fixed minutes, as a month has none."""
     mean: tuple[float, ...]
     """Per column, of the training rows, in the units of the source."""
     std: tuple[float, ...]
@@ -37,6 +38,9 @@ class Facts:
     """Sweep id, trial id, config, best epoch and its validation MSE (standardised units)."""
     versions: Mapping[str, str]
     """Of the packages that trained it."""
+    step: Mapping[str, Any] | None = None
+    """What lies between two rows, as data_pipeline/series/steps.py writes it. None in models that were saved without it
+    and have `step_minutes`."""
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -68,7 +72,7 @@ def read_facts(folder: Path) -> Facts:
             "the program that saved the model, or train it again"
         )
     try:
-        fields = {name: content[name] for name in Facts.__dataclass_fields__}
+        fields = {"step": None} | {name: content[name] for name in Facts.__dataclass_fields__ if name in content}
         for name in ("columns", "mean", "std"):
             fields[name] = tuple(fields[name])
         return Facts(**fields)
@@ -85,8 +89,11 @@ def _problem(facts: Facts) -> str | None:
             return f"{name} must hold one finite number for each of the {len(facts.columns)} columns"
     if min(facts.std) <= 0:
         return "std must be positive"
-    if not _is_number(facts.step_minutes) or facts.step_minutes <= 0:
-        return "step_minutes must be a positive number"
+    if facts.step is not None and not isinstance(facts.step, dict):
+        return "step must be an object"
+    minutes = facts.step_minutes
+    if not (minutes is None and facts.step) and not (_is_number(minutes) and minutes and minutes > 0):
+        return "step_minutes must be a positive number, or null beside a step"
     for name, length in (("context_length", facts.context_length), ("prediction_length", facts.prediction_length)):
         if not isinstance(length, int) or length < 1:
             return f"{name} must be a positive whole number"

@@ -21,16 +21,18 @@ import numpy as np
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import NO_SPACE, DataError
 from data_pipeline.series.arrow_file import Scratch, write_file
+from data_pipeline.series.order import RowOrder
 from data_pipeline.series.rounding import Rounding
 from data_pipeline.series.scaling import scale, train_statistics
-from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE, TimeAxis
+from data_pipeline.series.steps import Step
+from data_pipeline.series.timeaxis import TimeAxis
 from data_pipeline.series.windows import split_bounds
 from data_pipeline.source.generated import GeneratedSource
 from data_pipeline.source.pins import pin_file, read_pins
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.rows import RowSource
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PUBLISHED_OR_OWN = "fetch the published file again, or give yours another name and pass its path"
 log = logging.getLogger(__name__)
 
@@ -69,14 +71,18 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
     _check_columns(spec, label, source.columns)
     scratch = Scratch(folder, len(source.columns))
     try:
-        axis, rounding = TimeAxis(label), Rounding(source.columns)
-        for chunk in source.chunks():
+        rule, zone = spec.options.step, "UTC" if source.zoned else None
+        axis, rounding = TimeAxis(label, rule=rule, zone=zone), Rounding(source.columns)
+        order = RowOrder(source.columns, source.faults)
+        for read in source.chunks():
+            chunk = read if rule == "row" else order.distinct(read)
             axis.add(chunk.timestamps)
             scratch.append(chunk.timestamps, chunk.values)
             rounding.add(chunk.exact, chunk.values)
         source.faults.raise_if_any()
         metadata = _metadata(spec, label, source, scratch, axis, rounding)
         metadata["source_stamp"] = stamp
+        metadata["notes"] += [order.note] if order.note else []
         mean, std = np.array(metadata["mean"]), np.array(metadata["std"])
         for block in scratch.values():
             scratch.append_scaled(scale(label, source.columns, block, mean, std))
@@ -99,10 +105,9 @@ def _metadata(
     if scratch.rows == 0:
         raise DataError(f"{label}: a header and no data rows: give the complete file")
     axis.check()
-    step_minutes = axis.step_us / MICROSECONDS_PER_MINUTE
-    _check_step(spec, label, step_minutes)
+    _check_step(spec, label, axis.step)
     try:
-        bounds = split_bounds(spec.split, scratch.rows, step_minutes)
+        bounds = split_bounds(spec.split, scratch.rows, axis.step.minutes)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
     _check_rows(spec, label, scratch.rows)
@@ -116,7 +121,7 @@ def _metadata(
         "source": label,
         "source_sha256": sha256,
         "columns": list(source.columns),
-        "step_minutes": step_minutes,
+        "step": axis.step.as_json(),
         "split": split_as_json(spec),
         "bounds": bounds,
         "mean": mean.tolist(),
@@ -134,6 +139,8 @@ def _notes(spec: DatasetSpec, source: RowSource, sha256: str, axis: TimeAxis, st
         yield f"{axis.missing_rows} rows missing in {axis.gaps} gaps, whose edges are used as neighbours"
     if constant := [name for name, deviation in zip(source.columns, std, strict=True) if deviation == 0]:
         yield f"constant over the training rows, centred but not scaled: {_few(tuple(constant))}"
+    if axis.note is not None:
+        yield axis.note
     if source.zoned:
         yield "timestamps converted to UTC"
 
@@ -145,10 +152,10 @@ def _check_columns(spec: DatasetSpec, label: str, columns: tuple[str, ...]) -> N
         )
 
 
-def _check_step(spec: DatasetSpec, label: str, step_minutes: float) -> None:
-    if spec.step_minutes not in (None, step_minutes):
+def _check_step(spec: DatasetSpec, label: str, step: Step) -> None:
+    if spec.step_minutes not in (None, step.minutes):
         raise DataError(
-            f"{label}: one row per {step_minutes:g} min found, {spec.name} has one per {spec.step_minutes:g}: "
+            f"{label}: one row per {step.text} found, {spec.name} has one per {spec.step_minutes:g} min: "
             f"{PUBLISHED_OR_OWN}"
         )
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
+from data_pipeline.series.steps import Step
 from data_pipeline.series.store import Series, open_series
 from data_pipeline.series.windows import window_starts
 
 BLOCK_ROWS = 8192
 SHOWN_CHANNELS = 12
-GAP_TOLERANCE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Description:
     name: str
     source_sha256: str
     rows: int
-    step_minutes: float
+    step: Step
     first: str
     last: str
     gaps: int
@@ -95,18 +95,18 @@ def describe(
         windows = {split: len(rows) for split, rows in starts.items()}
     except DataError as error:
         problem = str(error)
-    steps = np.diff(series.timestamps).astype(np.int64) / (60e6 * series.step_minutes)
+    jumps = np.diff(series.step.positions(series.timestamps.view(np.int64)))
     moments = _Moments(series.values)
     return Description(
         name=series.name,
         source_sha256=series.source_sha256,
         rows=len(series.values),
-        step_minutes=series.step_minutes,
+        step=series.step,
         first=_time(series, 0),
         last=_time(series, -1),
-        gaps=int((steps > GAP_TOLERANCE).sum()),
-        missing_rows=int((np.round(steps) - 1).sum()),
-        duplicates=int((steps == 0).sum()),
+        gaps=int((jumps > 1).sum()),
+        missing_rows=int((jumps - 1).clip(min=0).sum()),
+        duplicates=int((jumps == 0).sum()),
         missing_values=moments.not_finite,
         unused_rows=len(series.values) - series.bounds["test"][1],
         context_length=context_length,
@@ -160,10 +160,10 @@ class _Moments:
 
 def render(description: Description) -> str:
     """The description as lines of text for a terminal."""
-    step = f"{description.step_minutes:g} min"
     gaps = f"{description.gaps} gaps ({description.missing_rows} rows missing)" if description.gaps else "no gaps"
     lines = [
-        f"{description.name}: {description.rows:,} rows x {len(description.channels)} channels, one row per {step}",
+        f"{description.name}: {description.rows:,} rows x {len(description.channels)} channels, one row per "
+        f"{description.step.text}",
         f"from {description.first} to {description.last}; {gaps}, {description.duplicates} duplicate times, "
         f"{description.missing_values} missing values; {description.unused_rows:,} rows in no split",
         f"sha256 of the source {description.source_sha256}",

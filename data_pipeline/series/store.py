@@ -18,6 +18,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.arrow_file import DamagedFile, MappedFile, map_file
 from data_pipeline.series.convert import SCHEMA_VERSION, convert, split_as_json, unwritable
+from data_pipeline.series.steps import Step
 from data_pipeline.series.windows import split_bounds
 from data_pipeline.source.content import content_sha256
 from data_pipeline.source.generated import generator_sha256
@@ -43,7 +44,8 @@ class Series:
     """[C] float64, of the training rows."""
     std: np.ndarray
     """[C] float64, population standard deviation of the training rows; 1 for a column that is constant there."""
-    step_minutes: float
+    step: Step
+    """What lies between two rows."""
     bounds: dict[str, tuple[int, int]]
     """Rows [start, stop) of train, validation and test."""
     source_sha256: str
@@ -52,6 +54,11 @@ class Series:
     """The mapped Arrow file."""
     notes: tuple[str, ...] = ()
     """What was unusual in the source and kept: gaps, constant columns, time zones."""
+
+    @property
+    def step_minutes(self) -> float | None:
+        """Minutes between rows; None where they differ, as between months."""
+        return self.step.minutes
 
 
 def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
@@ -189,7 +196,7 @@ def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
         timestamps=_read_only(mapped.arrays["timestamp"]),
         mean=np.array(metadata["mean"]),
         std=np.array(metadata["std"]),
-        step_minutes=metadata["step_minutes"],
+        step=Step.from_json(metadata["step"]),
         bounds=_bounds(metadata),
         source_sha256=metadata["source_sha256"],
         path=path,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pa_parquet
 
 from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
-from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
+from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.replacing import replacing
 from data_pipeline.source.rows import Chunk

@@ -12,7 +12,7 @@ from data_pipeline.errors import DataError
 SPLITS = ("train", "validation", "test")
 
 
-def split_bounds(rule: SplitRule, n_rows: int, step_minutes: float) -> dict[str, tuple[int, int]]:
+def split_bounds(rule: SplitRule, n_rows: int, step_minutes: float | None) -> dict[str, tuple[int, int]]:
     """Rows [start, stop) of each split.
 
     Months are 30 days long (the convention of the ETT papers), and later rows belong to no split. Fractions are rounded
@@ -21,6 +21,8 @@ def split_bounds(rule: SplitRule, n_rows: int, step_minutes: float) -> dict[str,
     Raises DataError if `n_rows` is too small for the rule.
     """
     if rule.unit == "months":
+        if step_minutes is None:
+            raise DataError("a split by months of 30 days needs a step of fixed minutes: split by fractions or dates")
         rows_per_month = 30 * 24 * 60 / step_minutes
         train, validation, test = (round(months * rows_per_month) for months in rule.parts)
         if n_rows < train + validation + test:

@@ -14,8 +14,8 @@ import numpy as np
 
 from data_pipeline.datasets import FILE_ENDINGS
 from data_pipeline.options import DataOptions
+from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE
 from data_pipeline.series.tail import Table, other_columns, read_tail, times_as_text, write_table
-from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
 from tune.commands.data_options import add_data_options, given_options
 from tune.commands.parser import Parser, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = find_model(arguments.run, tracking_uri=tracking_uri(arguments), scratch=Path(scratch))
         forecaster = _load(model.folder, arguments.device)
     facts = forecaster.facts
+    assert facts.step_minutes is not None
     past = read_tail(
         source,
         columns=facts.columns,
@@ -115,6 +116,7 @@ def _load(folder: Path, device: str) -> Forecaster:
 
 def _continued(past: Table, values_HC: np.ndarray, facts: Facts) -> Table:
     """The forecast as a table whose times follow those of `past`."""
+    assert facts.step_minutes is not None
     step_us = round(facts.step_minutes * MICROSECONDS_PER_MINUTE)
     steps = np.arange(1, len(values_HC) + 1, dtype=np.int64)
     return Table(

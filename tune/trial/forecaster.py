@@ -24,6 +24,7 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
     return Facts(
         columns=series.columns,
         step_minutes=series.step_minutes,
+        step=series.step.as_json(),
         mean=tuple(series.mean.tolist()),
         std=tuple(series.std.tolist()),
         context_length=data.context_length,
