@@ -45,7 +45,7 @@ class BatchPlan:
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}: give at least 1")
-        self.starts = window_starts(series.bounds, context_length, prediction_length)
+        self.starts = window_starts(series.every_bounds, context_length, prediction_length)
         self.batch_size = batch_size
         self.seed = seed
         train = len(self.starts["train"])
@@ -56,8 +56,8 @@ class BatchPlan:
         """First rows [steps, B] int64 of the epoch's windows."""
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         order = torch.randperm(len(self.starts["train"]), generator=generator)
-        kept = order[: self.steps_per_epoch * self.train_batch_size] + self.starts["train"].start
-        return kept.view(self.steps_per_epoch, self.train_batch_size)
+        kept = order[: self.steps_per_epoch * self.train_batch_size]
+        return self._rows("train", kept).view(self.steps_per_epoch, self.train_batch_size)
 
     def evaluation(self, split: str) -> tuple[torch.Tensor, list[int]]:
         """First rows [steps, B] int64 of the split's windows, and how many windows of each batch are real."""
@@ -65,9 +65,12 @@ class BatchPlan:
             raise DataError(f"unknown split {split!r}: choose one of {', '.join(self.starts)}")
         starts = self.starts[split]
         steps = -(-len(starts) // self.batch_size)
-        rows = torch.arange(steps * self.batch_size).clamp_(max=len(starts) - 1) + starts.start
+        windows = torch.arange(steps * self.batch_size).clamp_(max=len(starts) - 1)
         valid = [min(self.batch_size, len(starts) - step * self.batch_size) for step in range(steps)]
-        return rows.view(steps, self.batch_size), valid
+        return self._rows(split, windows).view(steps, self.batch_size), valid
+
+    def _rows(self, split: str, windows: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.starts[split].at(windows.numpy()))
 
 
 class Feed(ABC):

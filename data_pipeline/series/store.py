@@ -16,10 +16,11 @@ import numpy as np
 from data_pipeline.datasets import DatasetSpec, get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
-from data_pipeline.series.arrow_file import DamagedFile, MappedFile, map_file
+from data_pipeline.series.arrow_file import MASK, DamagedFile, MappedFile, map_file
 from data_pipeline.series.convert import SCHEMA_VERSION, convert, split_as_json, unwritable
+from data_pipeline.series.groups import Group
 from data_pipeline.series.steps import Step
-from data_pipeline.series.windows import split_bounds
+from data_pipeline.series.windows import Bounds, split_bounds
 from data_pipeline.source.content import content_sha256
 from data_pipeline.source.generated import generator_sha256
 
@@ -37,28 +38,58 @@ class Series:
     values: np.ndarray
     """[T, C] float32, in the units of the source."""
     scaled: np.ndarray
-    """[T, C] float32, (values - mean) / std computed in float64."""
+    """[T, C] float32, (values - mean) / std of the row's group, computed in float64."""
     timestamps: np.ndarray
     """[T] datetime64[us], in UTC if the source names a zone."""
-    mean: np.ndarray
-    """[C] float64, of the training rows."""
-    std: np.ndarray
-    """[C] float64, population standard deviation of the training rows; 1 for a column that is constant there."""
     step: Step
     """What lies between two rows."""
-    bounds: dict[str, tuple[int, int]]
-    """Rows [start, stop) of train, validation and test."""
+    groups: tuple[Group, ...]
+    """The series that the rows belong to. A file in wide format is one group."""
     source_sha256: str
     """Of the uncompressed source."""
     path: Path
     """The mapped Arrow file."""
     notes: tuple[str, ...] = ()
     """What was unusual in the source and kept: gaps, constant columns, time zones."""
+    filled: np.ndarray | None = None
+    """[T, C] bool, the cells that the source lacks and that were filled; None if there are none."""
 
     @property
     def step_minutes(self) -> float | None:
-        """Minutes between rows; None where they differ, as between months."""
+        """Minutes between rows; None where they differ from row to row."""
         return self.step.minutes
+
+    @property
+    def mean(self) -> np.ndarray:
+        """[C] float64, of the training rows. DataError where each group has its own."""
+        return self._only.mean
+
+    @property
+    def std(self) -> np.ndarray:
+        """[C] float64, population standard deviation of the training rows; 1 for a column that is constant there.
+
+        DataError where each group has its own.
+        """
+        return self._only.std
+
+    @property
+    def bounds(self) -> Bounds:
+        """Rows [start, stop) of train, validation and test. DataError where each group has its own."""
+        return self._only.bounds
+
+    @property
+    def every_bounds(self) -> tuple[Bounds, ...]:
+        """The bounds of each group, as `window_starts` takes them."""
+        return tuple(group.bounds for group in self.groups)
+
+    @property
+    def _only(self) -> Group:
+        if len(self.groups) > 1:
+            raise DataError(
+                f"{self.name} holds {len(self.groups)} series of unequal lengths: give a file with one series, or one "
+                "whose series have the same times"
+            )
+        return self.groups[0]
 
 
 def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
@@ -98,8 +129,8 @@ def open_series(name: str, data_dir: Path | None, cache_dir: Path, options: Data
 
 def known_bounds(
     name: str, data_dir: Path | None, cache_dir: Path, options: DataOptions = DEFAULTS
-) -> dict[str, tuple[int, int]] | None:
-    """Rows [start, stop) of each split, or None if only a conversion or a download would tell.
+) -> Bounds | tuple[Bounds, ...] | None:
+    """The bounds of each group, or None if only a conversion or a download would tell.
 
     Raises DataError for a generated series that is too short for its split.
     """
@@ -113,7 +144,7 @@ def known_bounds(
         return None
     stamp = None if source is None else _stamp(source)
     current = _is_current(spec, metadata) and stamp is not None and stamp == metadata["source_stamp"]
-    return _bounds(metadata) if current else None
+    return tuple(group.bounds for group in _groups(metadata)) if current else None
 
 
 def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> MappedFile:
@@ -187,25 +218,24 @@ def _stamp(source: Path) -> str | None:
 
 
 def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
-    metadata = mapped.metadata
+    metadata, filled = mapped.metadata, mapped.arrays.get(MASK)
     return Series(
         name=spec.name,
         columns=tuple(metadata["columns"]),
         values=_read_only(mapped.arrays["values"]),
         scaled=_read_only(mapped.arrays["scaled"]),
         timestamps=_read_only(mapped.arrays["timestamp"]),
-        mean=np.array(metadata["mean"]),
-        std=np.array(metadata["std"]),
         step=Step.from_json(metadata["step"]),
-        bounds=_bounds(metadata),
+        groups=_groups(metadata),
         source_sha256=metadata["source_sha256"],
         path=path,
         notes=tuple(metadata["notes"]),
+        filled=None if filled is None else _read_only(filled.view(bool)),
     )
 
 
-def _bounds(metadata: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    return {split: (int(start), int(stop)) for split, (start, stop) in metadata["bounds"].items()}
+def _groups(metadata: dict[str, Any]) -> tuple[Group, ...]:
+    return tuple(Group.from_json(group) for group in metadata["groups"])
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

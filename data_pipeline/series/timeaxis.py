@@ -87,14 +87,17 @@ class TimeAxis:
             return None
         return f"times follow the clock changes of {zone} (or of a zone with the same): steps are read on that clock"
 
-    def check(self) -> None:
-        """Raise DataError as `step` does, or if over 1 % of the rows are missing."""
+    def check(self, *, may_lack_rows: bool = False) -> None:
+        """Raise DataError as `step` does, or if over 1 % of the rows are missing.
+
+        With `may_lack_rows`, any number may be missing: they are filled, or told in a note.
+        """
         found = self._find()
-        if found.missing_rows > MAX_MISSING_FRACTION * self._rows:
+        if not may_lack_rows and found.missing_rows > MAX_MISSING_FRACTION * self._rows:
             raise DataError(
                 f"{self._source}: {found.missing_rows} rows are missing in {found.gaps} gaps at one row per "
-                f"{found.step.text}, {self._rows} are there: at most {MAX_MISSING_FRACTION:.0%} may be missing; fill "
-                f"the gaps, give the longest part without gaps, {ANY_STEP}"
+                f"{found.step.text}, {self._rows} are there: at most {MAX_MISSING_FRACTION:.0%} may be missing; set "
+                f"data.missing=interpolate, give the longest part without gaps, {ANY_STEP}"
             )
 
     def _find(self) -> Found:

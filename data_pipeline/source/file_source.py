@@ -88,23 +88,14 @@ class FileSource(ABC):
         with np.errstate(over="ignore"):
             values = exact.astype(np.float32)
         if not self._keeps_missing:
-            self._check_none_missing(numbers, rows)
             self._check_finite(values, rows)
         return Chunk(timestamps=timestamps, values=values, exact=exact)
 
-    def _check_none_missing(self, numbers: Sequence[pa.Array], rows: int) -> None:
-        for name, column in zip(self.columns, numbers, strict=True):
-            if column.null_count:
-                row = rows + 1 + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-                raise DataError(
-                    f"{self.path}: no value in column {name!r} at data row {row}: fill or drop missing values"
-                )
-
     def _check_finite(self, values: np.ndarray, rows: int) -> None:
-        finite = np.isfinite(values)
+        finite = ~np.isinf(values)
         if not finite.all():
             row, index = np.argwhere(~finite)[0]
             raise DataError(
                 f"{self.path}: the value in column {self.columns[index]!r} at data row {rows + row + 1} is not a "
-                "finite 32-bit float: fill NaN and infinite values, and rescale values above 3.4e38"
+                "finite 32-bit float: empty the cell and set data.missing, or rescale values above 3.4e38"
             )

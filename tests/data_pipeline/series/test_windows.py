@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from data_pipeline.datasets import DATASETS, ETT_SPLIT, FRACTION_SPLIT
@@ -31,8 +32,9 @@ def test_future_rows_of_a_split_never_leave_it_and_cover_it():
     bounds = split_bounds(FRACTION_SPLIT, 1000, 60)
     for split, starts in window_starts(bounds, 30, 10).items():
         first, stop = bounds[split]
-        assert starts[-1] + 30 + 10 == stop
-        assert starts[0] + 30 == (30 if split == "train" else first)
+        rows = starts.at(np.arange(len(starts)))
+        assert rows[-1] + 30 + 10 == stop and (np.diff(rows) == 1).all()
+        assert rows[0] + 30 == (30 if split == "train" else first)
 
 
 def test_splits_are_adjacent_and_fractions_cover_every_row():
@@ -56,3 +58,33 @@ def test_a_series_too_short_to_split_is_refused(rows, rule):
 def test_a_split_without_a_window_is_refused_by_name(context, horizon, named):
     with pytest.raises(DataError, match=named):
         window_starts(split_bounds(FRACTION_SPLIT, 1000, 60), context, horizon)
+
+
+def series(start, *lengths):
+    """The bounds of a series whose rows begin at `start`, with these rows in train, validation and test."""
+    stops = np.cumsum([start, *lengths]).tolist()
+    return {split: (stops[at], stops[at + 1]) for at, split in enumerate(("train", "validation", "test"))}
+
+
+def test_no_window_reaches_across_the_border_of_two_series():
+    every = [series(0, 70, 10, 20), series(100, 40, 12, 9), series(161, 30, 0, 0)]
+    for split, starts in window_starts(every, 8, 4).items():
+        rows, owner = starts.at(np.arange(len(starts))), starts.series_of(np.arange(len(starts)))
+        assert tuple(np.bincount(owner, minlength=3)) == starts.counts
+        for number, bounds in enumerate(every):
+            want = [
+                row
+                for row in range(bounds["train"][0], bounds["test"][1])
+                if bounds[split][0] <= row + 8 and row + 8 + 4 <= bounds[split][1]
+            ]
+            assert rows[owner == number].tolist() == want
+
+
+def test_a_series_too_short_for_a_split_has_no_windows_there_and_the_others_have_theirs():
+    starts = window_starts([series(0, 70, 10, 20), series(100, 70, 3, 20)], 8, 4)
+    assert starts["validation"].counts == (7, 0) and starts["test"].counts == (17, 17)
+
+
+def test_a_split_for_which_every_series_is_too_short_names_the_longest():
+    with pytest.raises(DataError, match="validation split holds no window: the longest of its 2 series has 3 rows"):
+        window_starts([series(0, 70, 3, 20), series(93, 70, 2, 20)], 8, 4)

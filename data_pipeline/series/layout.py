@@ -1,0 +1,109 @@
+"""The second stage of a conversion: rows without gaps in cells, and the split that each belongs to.
+
+Missing cells are filled, or their rows dropped, as `data.missing` says. Splits are known before anything is filled.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.datasets import DatasetSpec
+from data_pipeline.errors import DataError
+from data_pipeline.faults import Faults
+from data_pipeline.series.arrow_file import Scratch
+from data_pipeline.series.fill import FILLING, Filled, drop, fill, max_gap, refuse_long_gaps
+from data_pipeline.series.published import check_step
+from data_pipeline.series.rows import CompleteRows, ScratchRows
+from data_pipeline.series.steps import Step
+from data_pipeline.series.table import Part, Table
+from data_pipeline.series.windows import Bounds, split_bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """One series, laid out."""
+
+    part: Part
+    rows: tuple[int, int]
+    """Its rows [start, stop) in the scratch."""
+    bounds: Bounds
+    train_rows_read: int
+    """How many of the rows that were read lie in train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """All series of a file, laid out."""
+
+    scratch: Scratch
+    placed: tuple[Placed, ...]
+    step: Step
+    notes: tuple[str, ...]
+
+
+def lay_out(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: ExitStack) -> Layout:
+    """Place the only series of `table`. `opened` closes the files that are made in `folder`.
+
+    Raises DataError for a wrong time axis, too few rows, and a gap that is too long to fill.
+    """
+    (part,) = table.parts
+    way = spec.options.missing
+    table.axis.check(may_lack_rows=way != "refuse")
+    step = table.axis.step
+    check_step(spec, label, step)
+    if way in FILLING and (table.missing_cells or table.axis.missing_rows):
+        return _filled(spec, label, part, step, folder, opened)
+    if way == "drop" and table.missing_cells:
+        return _dropped(spec, label, part, step, folder, opened)
+    assert isinstance(part.rows, ScratchRows)
+    bounds = _bounds(spec, label, part.rows.count, step)
+    placed = Placed(part=part, rows=(0, part.rows.count), bounds=bounds, train_rows_read=bounds["train"][1])
+    notes = () if not table.axis.gaps else (gap_note(table.axis.gaps, table.axis.missing_rows),)
+    return Layout(scratch=part.rows.scratch, placed=(placed,), step=step, notes=notes)
+
+
+def gap_note(gaps: int, missing_rows: int) -> str:
+    """Of rows that are missing and stay so."""
+    return f"{missing_rows} rows missing in {gaps} gaps, whose edges are used as neighbours"
+
+
+def _filled(spec: DatasetSpec, label: str, part: Part, step: Step, folder: Path, opened: ExitStack) -> Layout:
+    options, filled = spec.options, Filled()
+    rows = CompleteRows(part.rows, step, folder)
+    bounds = _bounds(spec, label, rows.count, step)
+    faults = Faults(label)
+    refuse_long_gaps(rows, max_gap(options), faults)
+    faults.raise_if_any()
+    scratch = Scratch(folder / "filled", len(rows.columns), masked=True)
+    opened.callback(scratch.close)
+    try:
+        fill(rows, bounds, options.missing, max_gap(options), scratch, filled)
+    except DataError as error:
+        raise DataError(f"{label}: {error}") from error
+    train_rows_read = rows.given_before(bounds["train"][1])
+    placed = Placed(part=part, rows=(0, rows.count), bounds=bounds, train_rows_read=train_rows_read)
+    note = filled.note(options.missing)
+    return Layout(scratch=scratch, placed=(placed,), step=step, notes=(note,) if note else ())
+
+
+def _dropped(spec: DatasetSpec, label: str, part: Part, step: Step, folder: Path, opened: ExitStack) -> Layout:
+    scratch = Scratch(folder / "whole", len(part.rows.columns))
+    opened.callback(scratch.close)
+    kept, gaps, missing_rows = drop(part.rows, step, scratch)
+    bounds = _bounds(spec, label, scratch.rows, step)
+    train_rows_read = int(kept[bounds["train"][1] - 1]) + 1
+    placed = Placed(part=part, rows=(0, scratch.rows), bounds=bounds, train_rows_read=train_rows_read)
+    dropped = part.rows.count - scratch.rows
+    notes = (f"data.missing=drop: {dropped:,} rows with a missing value dropped ({dropped / part.rows.count:.1%})",)
+    return Layout(
+        scratch=scratch, placed=(placed,), step=step, notes=notes + ((gap_note(gaps, missing_rows),) if gaps else ())
+    )
+
+
+def _bounds(spec: DatasetSpec, label: str, rows: int, step: Step) -> dict[str, tuple[int, int]]:
+    try:
+        return split_bounds(spec.split, rows, step.minutes)
+    except DataError as error:
+        raise DataError(f"{label}: {error}") from error

@@ -1,0 +1,94 @@
+"""The first stage of a conversion: a source is read, and its series lie on disk.
+
+Shapes: n rows, C columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.faults import Faults
+from data_pipeline.options import DataOptions
+from data_pipeline.series.arrow_file import Scratch
+from data_pipeline.series.order import RowOrder
+from data_pipeline.series.rounding import Rounding
+from data_pipeline.series.rows import Rows, ScratchRows
+from data_pipeline.series.timeaxis import TimeAxis
+from data_pipeline.source.rows import Chunk, RowSource
+
+NO_VALUE = "set data.missing=interpolate, ffill or drop, or fill the cell"
+
+
+@dataclass(kw_only=True)
+class Part:
+    """One series of a file, as read."""
+
+    id: str | None
+    rows: Rows
+    rounding: Rounding
+
+
+@dataclass(kw_only=True)
+class Table:
+    """All series of a file, as read."""
+
+    parts: list[Part]
+    axis: TimeAxis
+    """Of the only series, or of the longest one."""
+    missing_cells: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of every series."""
+        return self.parts[0].rows.columns
+
+
+class MissingCells:
+    """Counts the cells without a value, and reports them as faults if they are refused."""
+
+    def __init__(self, faults: Faults, columns: tuple[str, ...], *, refused: bool) -> None:
+        self._faults, self._columns, self._refused = faults, columns, refused
+        self.cells = self._seen = 0
+
+    def add(self, values: np.ndarray) -> None:
+        """Add rows [n, C]."""
+        missing = np.isnan(values)
+        if missing.any():
+            counts = missing.sum(axis=0)
+            self.cells += int(counts.sum())
+            for column in np.flatnonzero(counts) if self._refused else ():
+                row = self._seen + int(missing[:, column].argmax()) + 1
+                name, count = self._columns[column], int(counts[column])
+                self._faults.add("no value", "no value", NO_VALUE, column=name, row=row, count=count)
+        self._seen += len(values)
+
+
+def read_wide(
+    chunks: Iterable[Chunk], source: RowSource, label: str, folder: Path, opened: ExitStack, options: DataOptions
+) -> Table:
+    """Read one series into `folder`, a chunk at a time. `opened` closes its files.
+
+    Cells without a value are faults of the source unless `options` say what becomes of them. Raises DataError for a
+    wrong time axis.
+    """
+    scratch = Scratch(folder / "read", len(source.columns))
+    opened.callback(scratch.close)
+    rule = options.step
+    axis = TimeAxis(label, rule=rule, zone="UTC" if source.zoned else None)
+    rounding, order = Rounding(source.columns), RowOrder(source.columns, source.faults)
+    missing = MissingCells(source.faults, source.columns, refused=options.missing == "refuse")
+    for read in chunks:
+        missing.add(read.values)
+        chunk = read if rule == "row" else order.distinct(read)
+        axis.add(chunk.timestamps)
+        scratch.append(chunk.timestamps, chunk.values)
+        rounding.add(chunk.exact, chunk.values)
+    part = Part(id=None, rows=ScratchRows(scratch, source.columns), rounding=rounding)
+    notes = [order.note] if order.note else []
+    return Table(parts=[part], axis=axis, missing_cells=missing.cells, notes=notes)
