@@ -135,5 +135,5 @@ def _notes(
         yield f"constant over the training rows, centred but not scaled: {few(constant)}"
     if table.axis.note is not None:
         yield table.axis.note
-    if source.zoned:
+    if source.zone is not None:
         yield "timestamps converted to UTC"

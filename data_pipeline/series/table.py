@@ -80,7 +80,7 @@ def read_wide(
     scratch = Scratch(folder / "read", len(source.columns))
     opened.callback(scratch.close)
     rule = options.step
-    axis = TimeAxis(label, rule=rule, zone="UTC" if source.zoned else None)
+    axis = TimeAxis(label, rule=rule, zone=source.zone)
     rounding, order = Rounding(source.columns), RowOrder(source.columns, source.faults)
     missing = MissingCells(source.faults, source.columns, refused=options.missing == "refuse")
     for read in chunks:

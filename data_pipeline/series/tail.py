@@ -54,9 +54,9 @@ def read_tail(
     if kept_rows < rows:
         raise DataError(f"{path}: {kept_rows} data rows, the model forecasts from {rows}: give a longer series")
     table = Table(
-        timestamp_column=source.timestamp_column,
+        timestamp_column=source.timestamp_column or "row",
         timestamps=np.concatenate([chunk.timestamps for chunk in kept])[-rows:],
-        zoned=source.zoned,
+        zoned=source.zone is not None,
         columns=source.columns,
         values=np.concatenate([chunk.values for chunk in kept])[-rows:],
     )

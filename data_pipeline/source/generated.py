@@ -15,12 +15,15 @@ from data_pipeline.source.rows import Chunk
 class GeneratedSource:
     """The rows of a spec's generator."""
 
-    zoned = False
+    zone: str | None = None
+    timestamp_column: str | None = "date"
+    id_column: str | None = None
 
     def __init__(self, spec: DatasetSpec) -> None:
         assert spec.generate is not None and spec.columns is not None
         self.faults = Faults(spec.name)
         self.notes: list[str] = []
+        self.reading: dict[str, str] = {}
         self._generate, self.columns, self._hash = spec.generate, spec.columns, generator_sha256(spec)
 
     def chunks(self) -> Iterator[Chunk]:

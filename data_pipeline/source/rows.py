@@ -23,6 +23,8 @@ class Chunk:
     """[n, C] float64: the values before rounding."""
     ids: np.ndarray | None = None
     """[n] objects of str: the series that each row belongs to; None: all rows are of one series."""
+    rows: np.ndarray | None = None
+    """[n] int64, the data row of each in the file, from 1; None: the n rows after those of the chunk before."""
 
 
 class RowSource(Protocol):
@@ -30,12 +32,23 @@ class RowSource(Protocol):
 
     columns: tuple[str, ...]
     """The value columns, in order."""
-    zoned: bool
-    """Whether the source names a time zone."""
+    timestamp_column: str | None
+    """None: the source has no times, and timestamps are the numbers of rows from 0."""
+    id_column: str | None
+    """Of a long format: the column that names the series; None: all rows are of one series."""
+    reading: dict[str, str]
+    """How the source is read: separator, decimal, encoding, time_format, timestamp_column. Complete after the last."""
     faults: Faults
     """What is wrong in the rows read so far. Whoever reads the rows raises them, with faults of his own."""
     notes: list[str]
     """What was found out or left out while reading, and kept. Complete after the last chunk."""
+
+    @property
+    def zone(self) -> str | None:
+        """The zone that the times name: UTC, the one offset of all (`+02:00`), an IANA name, or None.
+
+        Times of several offsets are in UTC. Complete after the last chunk.
+        """
 
     def chunks(self) -> Iterator[Chunk]:
         """Every row, in order. Raises DataError for the first wrong row."""
