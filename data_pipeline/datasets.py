@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import DataError, nearest
 from data_pipeline.options import DEFAULTS, DataOptions
+from data_pipeline.split_rule import SplitRule, parse_split, with_absolute_files
 
 if TYPE_CHECKING:
     import numpy as np
 
 FILE_ENDINGS = (".csv", ".csv.gz", ".parquet")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitRule:
-    """How rows are divided, in time order, into train, validation and test."""
-
-    unit: Literal["months", "fraction"]
-    """Months of 30 days, or fractions of all rows."""
-    parts: tuple[float, float, float]
-    """Train, validation, test, in that unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +123,11 @@ def get_dataset(name: str, options: DataOptions = DEFAULTS) -> DatasetSpec:
         return spec
     if name.endswith(FILE_ENDINGS):
         path = str(Path(name).expanduser().absolute())
-        return DatasetSpec(name=name, file=path, split=FRACTION_SPLIT, options=options)
+        split = FRACTION_SPLIT
+        if options.split is not None:
+            options = replace(options, split=with_absolute_files(options.split, Path()))
+            split = parse_split(options.split or "")
+        return DatasetSpec(name=name, file=path, split=split, options=options)
     raise DataError(
         f"unknown data set {name!r}: give one of {', '.join(DATASETS)}, or the path of a file ending in "
         f"{', '.join(FILE_ENDINGS)}{nearest(name, DATASETS)}"

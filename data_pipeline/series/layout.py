@@ -15,10 +15,11 @@ from data_pipeline.faults import Faults
 from data_pipeline.series.arrow_file import Scratch
 from data_pipeline.series.fill import FILLING, Filled, drop, fill, max_gap, refuse_long_gaps
 from data_pipeline.series.published import check_step
-from data_pipeline.series.rows import CompleteRows, ScratchRows
+from data_pipeline.series.rows import CompleteRows, Rows, ScratchRows
+from data_pipeline.series.splits import split_bounds
 from data_pipeline.series.steps import Step
 from data_pipeline.series.table import Part, Table
-from data_pipeline.series.windows import Bounds, split_bounds
+from data_pipeline.series.windows import Bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +55,11 @@ def lay_out(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: E
     step = table.axis.step
     check_step(spec, label, step)
     if way in FILLING and (table.missing_cells or table.axis.missing_rows):
-        return _filled(spec, label, part, step, folder, opened)
+        return _filled(spec, label, table, folder, opened)
     if way == "drop" and table.missing_cells:
-        return _dropped(spec, label, part, step, folder, opened)
+        return _dropped(spec, label, table, folder, opened)
     assert isinstance(part.rows, ScratchRows)
-    bounds = _bounds(spec, label, part.rows.count, step)
+    bounds = _bounds(spec, label, part.rows, table)
     placed = Placed(part=part, rows=(0, part.rows.count), bounds=bounds, train_rows_read=bounds["train"][1])
     notes = () if not table.axis.gaps else (gap_note(table.axis.gaps, table.axis.missing_rows),)
     return Layout(scratch=part.rows.scratch, placed=(placed,), step=step, notes=notes)
@@ -69,10 +70,11 @@ def gap_note(gaps: int, missing_rows: int) -> str:
     return f"{missing_rows} rows missing in {gaps} gaps, whose edges are used as neighbours"
 
 
-def _filled(spec: DatasetSpec, label: str, part: Part, step: Step, folder: Path, opened: ExitStack) -> Layout:
+def _filled(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: ExitStack) -> Layout:
+    (part,), step = table.parts, table.axis.step
     options, filled = spec.options, Filled()
     rows = CompleteRows(part.rows, step, folder)
-    bounds = _bounds(spec, label, rows.count, step)
+    bounds = _bounds(spec, label, rows, table)
     faults = Faults(label)
     refuse_long_gaps(rows, max_gap(options), faults)
     faults.raise_if_any()
@@ -88,11 +90,12 @@ def _filled(spec: DatasetSpec, label: str, part: Part, step: Step, folder: Path,
     return Layout(scratch=scratch, placed=(placed,), step=step, notes=(note,) if note else ())
 
 
-def _dropped(spec: DatasetSpec, label: str, part: Part, step: Step, folder: Path, opened: ExitStack) -> Layout:
+def _dropped(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: ExitStack) -> Layout:
+    (part,), step = table.parts, table.axis.step
     scratch = Scratch(folder / "whole", len(part.rows.columns))
     opened.callback(scratch.close)
     kept, gaps, missing_rows = drop(part.rows, step, scratch)
-    bounds = _bounds(spec, label, scratch.rows, step)
+    bounds = _bounds(spec, label, ScratchRows(scratch, part.rows.columns), table)
     train_rows_read = int(kept[bounds["train"][1] - 1]) + 1
     placed = Placed(part=part, rows=(0, scratch.rows), bounds=bounds, train_rows_read=train_rows_read)
     dropped = part.rows.count - scratch.rows
@@ -102,8 +105,11 @@ def _dropped(spec: DatasetSpec, label: str, part: Part, step: Step, folder: Path
     )
 
 
-def _bounds(spec: DatasetSpec, label: str, rows: int, step: Step) -> dict[str, tuple[int, int]]:
+def _bounds(spec: DatasetSpec, label: str, rows: Rows, table: Table) -> dict[str, tuple[int, int]]:
+    def time_of(row: int) -> int:
+        return int(rows.timestamps(row, row + 1)[0])
+
     try:
-        return split_bounds(spec.split, rows, step.minutes)
+        return split_bounds(spec.split, rows.count, table.axis.step, time_of=time_of, zone=table.axis.clock)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error

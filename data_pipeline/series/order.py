@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.faults import Faults
+from data_pipeline.series.steps import time_text
 from data_pipeline.source.rows import Chunk
 
 ONE_ROW_PER_TIME = "keep one row per time, and write times in UTC if clocks were changed"
@@ -100,12 +101,6 @@ class RowOrder:
             row=self._source_row(at, known),
             count=len(places),
         )
-
-
-def time_text(timestamp_us: int) -> str:
-    """A time as ISO 8601 with a space; with fractions of a second if there are any."""
-    text = str(np.datetime64(int(timestamp_us), "us")).replace("T", " ")
-    return text.removesuffix(".000000")
 
 
 def _same_cells(one: np.ndarray, other: np.ndarray) -> np.ndarray:

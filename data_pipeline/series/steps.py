@@ -190,7 +190,7 @@ class MonthStep(Step):
         months = (numbers * self.months + self.month).view("datetime64[M]")
         first, last = months.astype("datetime64[D]"), (months + 1).astype("datetime64[D]") - 1
         days = np.minimum(first + (self.day - 1), last).view(np.int64)
-        return _from_clock(days * MICROSECONDS_PER_DAY + self.time_us, self.zone)
+        return from_clock(days * MICROSECONDS_PER_DAY + self.time_us, self.zone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +250,7 @@ class DayStep(Step):
         index = number * self.days + self.phase
         dates = np.busday_offset(_FIRST_MONDAY, index, roll="forward", weekmask=self._mask())
         clock = dates.view(np.int64) * MICROSECONDS_PER_DAY + np.array(self.times_us, np.int64)[place]
-        return _from_clock(clock, self.zone)
+        return from_clock(clock, self.zone)
 
 
 _FAMILIES: dict[str, type[Step]] = {kind.family: kind for kind in (FixedStep, RowStep, MonthStep, DayStep)}
@@ -270,6 +270,12 @@ def duration_text(duration_us: int) -> str:
     return f"{sign}{f'{whole}.{rest:06d}'.rstrip('0').rstrip('.')} {name}"
 
 
+def time_text(timestamp_us: int) -> str:
+    """A time as ISO 8601 with a space; with fractions of a second if there are any."""
+    text = str(np.datetime64(int(timestamp_us), "us")).replace("T", " ")
+    return text.removesuffix(".000000")
+
+
 def to_clock(timestamps_us: np.ndarray, zone: str | None) -> np.ndarray:
     """What the wall clock of `zone` shows, as microseconds [n] since its own 1970. None: the times themselves."""
     times = np.ascontiguousarray(timestamps_us, np.int64)
@@ -281,7 +287,7 @@ def to_clock(timestamps_us: np.ndarray, zone: str | None) -> np.ndarray:
     return shown.as_unit("us").to_numpy().view(np.int64)
 
 
-def _from_clock(clock: np.ndarray, zone: str | None) -> np.ndarray:
+def from_clock(clock: np.ndarray, zone: str | None) -> np.ndarray:
     """The times at which the clock shows `clock`: of two the first; for a skipped one the end of the skip."""
     clock = np.ascontiguousarray(clock, np.int64)
     if zone in (None, "UTC"):

@@ -19,8 +19,9 @@ from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.arrow_file import MASK, DamagedFile, MappedFile, map_file
 from data_pipeline.series.convert import SCHEMA_VERSION, convert, split_as_json, unwritable
 from data_pipeline.series.groups import Group
-from data_pipeline.series.steps import Step
-from data_pipeline.series.windows import Bounds, split_bounds
+from data_pipeline.series.splits import split_bounds
+from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, Step
+from data_pipeline.series.windows import Bounds
 from data_pipeline.source.content import content_sha256
 from data_pipeline.source.generated import generator_sha256
 
@@ -136,7 +137,8 @@ def known_bounds(
     """
     spec = get_dataset(name, options)
     if spec.generate is not None and spec.step_minutes is not None:
-        return split_bounds(spec.split, len(spec.generate()[0]), spec.step_minutes)
+        step = FixedStep(step_us=round(MICROSECONDS_PER_MINUTE * spec.step_minutes))
+        return split_bounds(spec.split, len(spec.generate()[0]), step)
     try:
         source = locate(spec, data_dir)
         metadata = map_file(cache_dir / f"{cache_key(spec, source)}.arrow", check=False).metadata

@@ -77,6 +77,14 @@ class TimeAxis:
         return self._find().missing_rows
 
     @property
+    def clock(self) -> str | None:
+        """The zone whose clock the times are told by: the step's, else the source's; None if its times have none.
+
+        Raises DataError as `step` does.
+        """
+        return getattr(self.step, "zone", None) or self._zone
+
+    @property
     def note(self) -> str | None:
         """What was found out of the zone; None if the step is read on the clock that the source names.
 

@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from data_pipeline.options import OPTION_NAMES, DataOptions, Missing, StepRule
 from tune.common.errors import WrongInput, did_you_mean, unknown_name
 from tune.common.published import ArmRules, PublishedModel, PublishedPruning, rules_for
+from tune.config.data_fields import Names, Split
 from tune.storage.params import from_text
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -27,16 +28,6 @@ PLAIN_MODEL: Mapping[str, str | None] = {"attention": "eager", "layers": "transf
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-
-def _as_names(value: Any) -> Any:
-    """Names as a person writes them: `a,b`, or a list. A name may be a number, such as 2024."""
-    if isinstance(value, int | str) and not isinstance(value, bool):
-        return tuple(name.strip() for name in str(value).split(","))
-    return tuple(str(name) for name in value) if isinstance(value, list) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 
 
 class DataConfig(_Frozen):
@@ -54,7 +45,7 @@ class DataConfig(_Frozen):
     step: StepRule = "auto"
     missing: Missing = "refuse"
     max_gap: int | None = Field(None, ge=1, le=1_000_000)  # rows
-    split: str | None = None
+    split: Split = None
     context_length: int = Field(512, ge=2, le=65_536)  # time steps that the model sees
     prediction_length: int = Field(96, ge=1, le=65_536)  # time steps that it forecasts
     feed: str = "device"  # a name in data_pipeline.feed.FEEDS
@@ -243,8 +234,10 @@ def check_value(name: str, value: Any, *, given: str) -> None:
     try:
         TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        text = error.errors(include_url=False)[0]["msg"]
-        raise WrongInput(f"{given} {value}: {text[0].lower()}{text[1:]}") from None
+        first = error.errors(include_url=False)[0]
+        text = first["msg"].removeprefix("Value error, ")
+        own = first["type"] == "value_error"  # our own line, which says what was given
+        raise WrongInput(text if own else f"{given} {value}: {text[0].lower()}{text[1:]}") from None
 
 
 def is_text(name: str) -> bool:

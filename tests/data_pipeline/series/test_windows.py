@@ -7,8 +7,11 @@ import pytest
 
 from data_pipeline.datasets import DATASETS, ETT_SPLIT, FRACTION_SPLIT
 from data_pipeline.errors import DataError
-from data_pipeline.series.windows import split_bounds, window_starts
+from data_pipeline.series.splits import split_bounds
+from data_pipeline.series.steps import FixedStep
+from data_pipeline.series.windows import window_starts
 
+HOURLY = FixedStep(step_us=3_600_000_000)
 ROWS = {"ETTh1": 17420, "ETTm1": 69680, "traffic": 17544}
 # train, validation, test windows at horizon 96, as published and as counted by tsfm_public
 COUNTS = {
@@ -24,12 +27,14 @@ COUNTS = {
 @pytest.mark.parametrize(("name", "context"), COUNTS)
 def test_window_counts_are_the_published_ones(name, context):
     spec = DATASETS[name]
-    starts = window_starts(split_bounds(spec.split, ROWS[name], spec.step_minutes), context, 96)
+    starts = window_starts(
+        split_bounds(spec.split, ROWS[name], FixedStep(step_us=round(spec.step_minutes * 60e6))), context, 96
+    )
     assert tuple(len(starts[split]) for split in ("train", "validation", "test")) == COUNTS[name, context]
 
 
 def test_future_rows_of_a_split_never_leave_it_and_cover_it():
-    bounds = split_bounds(FRACTION_SPLIT, 1000, 60)
+    bounds = split_bounds(FRACTION_SPLIT, 1000, HOURLY)
     for split, starts in window_starts(bounds, 30, 10).items():
         first, stop = bounds[split]
         rows = starts.at(np.arange(len(starts)))
@@ -39,25 +44,25 @@ def test_future_rows_of_a_split_never_leave_it_and_cover_it():
 
 def test_splits_are_adjacent_and_fractions_cover_every_row():
     for rows in (10, 11, 99, 17544):
-        bounds = split_bounds(FRACTION_SPLIT, rows, 60)
+        bounds = split_bounds(FRACTION_SPLIT, rows, HOURLY)
         assert bounds["train"][0] == 0 and bounds["test"][1] == rows
         assert bounds["train"][1] == bounds["validation"][0] and bounds["validation"][1] == bounds["test"][0]
 
 
 def test_ett_rows_after_twenty_months_are_in_no_split():
-    assert split_bounds(ETT_SPLIT, 17420, 60)["test"] == (11520, 14400)
+    assert split_bounds(ETT_SPLIT, 17420, HOURLY)["test"] == (11520, 14400)
 
 
 @pytest.mark.parametrize(("rows", "rule"), [(14399, ETT_SPLIT), (4, FRACTION_SPLIT), (0, FRACTION_SPLIT)])
 def test_a_series_too_short_to_split_is_refused(rows, rule):
     with pytest.raises(DataError, match=f"{rows} rows given"):
-        split_bounds(rule, rows, 60)
+        split_bounds(rule, rows, HOURLY)
 
 
 @pytest.mark.parametrize(("context", "horizon", "named"), [(701, 1, "train"), (10, 101, "validation"), (0, 9, "cont")])
 def test_a_split_without_a_window_is_refused_by_name(context, horizon, named):
     with pytest.raises(DataError, match=named):
-        window_starts(split_bounds(FRACTION_SPLIT, 1000, 60), context, horizon)
+        window_starts(split_bounds(FRACTION_SPLIT, 1000, HOURLY), context, horizon)
 
 
 def series(start, *lengths):
