@@ -14,7 +14,8 @@ from data_pipeline.split_rule import SplitRule, parse_split, with_absolute_files
 if TYPE_CHECKING:
     import numpy as np
 
-FILE_ENDINGS = (".csv", ".csv.gz", ".parquet")
+FILE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".parquet")
+"""In any case, such as .CSV."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,13 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
+def is_path(name: str) -> bool:
+    """Whether `name` is the path of a file of a known kind, or of a folder, and no data set."""
+    return name not in DATASETS and (name.lower().endswith(FILE_ENDINGS) or Path(name).expanduser().is_dir())
+
+
 def get_dataset(name: str, options: DataOptions = DEFAULTS) -> DatasetSpec:
-    """The spec of a named data set, or of the CSV or Parquet file at the path `name`, read as `options` say.
+    """The spec of a named data set, or of the file or the folder of Parquet files `name`, read as `options` say.
 
     Raises DataError, with the nearest name, if `name` is neither, and for options of a named data set.
     """
@@ -121,7 +127,7 @@ def get_dataset(name: str, options: DataOptions = DEFAULTS) -> DatasetSpec:
                 "is read as published: leave it out, or give the file by its path"
             )
         return spec
-    if name.endswith(FILE_ENDINGS):
+    if is_path(name):
         path = str(Path(name).expanduser().absolute())
         split = FRACTION_SPLIT
         if options.split is not None:
@@ -130,5 +136,5 @@ def get_dataset(name: str, options: DataOptions = DEFAULTS) -> DatasetSpec:
         return DatasetSpec(name=name, file=path, split=split, options=options)
     raise DataError(
         f"unknown data set {name!r}: give one of {', '.join(DATASETS)}, or the path of a file ending in "
-        f"{', '.join(FILE_ENDINGS)}{nearest(name, DATASETS)}"
+        f"{', '.join(FILE_ENDINGS)}, or of a folder of Parquet files{nearest(name, DATASETS)}"
     )

@@ -22,7 +22,7 @@ from data_pipeline.series.groups import Group
 from data_pipeline.series.splits import split_bounds
 from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, Step
 from data_pipeline.series.windows import Bounds
-from data_pipeline.source.content import content_sha256
+from data_pipeline.source.content import content_sha256, parquet_files
 from data_pipeline.source.generated import generator_sha256
 
 SETTLED_S = 2.0
@@ -210,6 +210,9 @@ def _is_unchanged(spec: DatasetSpec, source: Path | None, metadata: dict[str, An
 
 def _stamp(source: Path) -> str | None:
     """A text that changes with the file; None while the file is too young for its time stamps to tell."""
+    if source.is_dir():
+        stamps = [_stamp(file) for file in parquet_files(source)]
+        return None if None in stamps else hashlib.sha256(repr(stamps).encode()).hexdigest()
     try:
         stat = os.stat(source)
     except OSError:

@@ -21,6 +21,9 @@ from data_pipeline.source.readers import open_source
 from data_pipeline.source.replacing import replacing
 from data_pipeline.source.rows import Chunk
 
+OUTPUT_ENDINGS = (".csv", ".csv.gz", ".parquet")
+"""Of the files that `write_table` writes, in any case."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
@@ -51,6 +54,7 @@ def read_tail(
         kept_rows += len(chunk.values)
         while kept_rows - len(kept[0].values) >= rows:
             kept_rows -= len(kept.popleft().values)
+    source.faults.raise_if_any()
     if kept_rows < rows:
         raise DataError(f"{path}: {kept_rows} data rows, the model forecasts from {rows}: give a longer series")
     table = Table(
@@ -65,9 +69,9 @@ def read_tail(
     return table
 
 
-def other_columns(path: Path, table: Table) -> tuple[str, ...]:
-    """The columns of `path` that `table` leaves out. Raises DataError."""
-    names = open_source(path, DataOptions(timestamp_column=table.timestamp_column), table.columns).names
+def other_columns(path: Path, table: Table, options: DataOptions = DEFAULTS) -> tuple[str, ...]:
+    """The columns of `path`, read as `options` say, that `table` leaves out. Raises DataError."""
+    names = open_source(path, options, table.columns).names
     return tuple(name for name in names if name not in (table.timestamp_column, *table.columns))
 
 
@@ -119,10 +123,10 @@ def write_table(path: Path, table: Table) -> None:
     Floats read back bit by bit.
     """
     with replacing(path) as temporary:
-        if path.name.endswith(".parquet"):
+        if path.name.lower().endswith(".parquet"):
             _write_parquet(temporary, table)
         else:
-            _write_csv(temporary, table, gzipped=path.name.endswith(".gz"))
+            _write_csv(temporary, table, gzipped=path.name.lower().endswith(".gz"))
 
 
 def _write_parquet(path: Path, table: Table) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +13,17 @@ from data_pipeline.errors import DataError, nearest
 from data_pipeline.faults import Faults
 from data_pipeline.options import DataOptions
 from data_pipeline.source.cells import NumberMarks, is_missing
-from data_pipeline.source.time_form import fitting_forms
+from data_pipeline.source.number_marks import is_any_number
+from data_pipeline.source.time_form import fitting_forms, names_years
 
 Kind = Literal["text", "number", "truth", "time", "other"]
 TIMESTAMP_NAMES = ("date", "datetime", "timestamp", "time", "ds")
 LONG_FORMAT = ("unique_id", "ds", "y")
-_COUNTS_TIME = re.compile(r"date|time|stamp|epoch|unix|datum|zeit|^ts|_ts$", re.IGNORECASE)
+_COUNTS_TIME = re.compile(r"date|time|stamp|epoch|unix|datum|zeit|year|jahr|^ts$|_ts$", re.IGNORECASE)
 _FRAME_INDEX = re.compile(r"__index_level_\d+__")
 _INDEX = re.compile(r"(unnamed(: ?\d+)?|index|level_\d+)", re.IGNORECASE)
 _WHOLE = re.compile(r"\d+(\.0*)?")
+_TIME_OF_DAY = re.compile(r"\s*\d{1,2}(:\d{2}(:\d{2}(\.\d+)?)?(\s*[AaPp][Mm])?|\.\d{2}\.\d{2})\s*")
 _FIRST_TIMES = 20
 SHOWN = 12
 
@@ -51,6 +53,8 @@ class Roles:
     """What is read."""
 
     time: Column | None = None
+    clock: Column | None = None
+    """The times of day, where `time` has the dates only; the first cells of `time` have both."""
     id: Column | None = None
     values: list[Column] = field(default_factory=list)
     counters: list[Column] = field(default_factory=list)
@@ -90,6 +94,12 @@ def find_roles(
     rest = [column for column in columns if column.name not in ignored]
     roles.time = _time_column(path, rest, options)
     rest = [column for column in rest if column is not roles.time]
+    roles.clock = _clock_column(rest, roles.time, options)
+    if roles.time is not None and roles.clock is not None:
+        rest = [column for column in rest if column is not roles.clock]
+        both = [f"{date} {time}".strip() for date, time in zip(roles.time.first, roles.clock.first, strict=True)]
+        roles.time = replace(roles.time, first=both)
+        roles.notes.append(f"times joined from the columns {roles.time.name!r} and {roles.clock.name!r}")
     roles.id = _id_column(path, rest, roles.time, options)
     rest = [column for column in rest if column is not roles.id]
     if only is not None or options.columns:
@@ -139,7 +149,8 @@ def _time_column(path: Path, columns: Sequence[Column], options: DataOptions) ->
         if _holds_times(column, counts=False):
             return column
     for column in others:
-        if _COUNTS_TIME.search(column.name) and _holds_times(column, counts=True):
+        goes_on = len(set(column.texts[:_FIRST_TIMES])) > 1
+        if goes_on and _COUNTS_TIME.search(column.name) and _holds_times(column, counts=True):
             return column
     if options.step == "row":
         return None
@@ -153,12 +164,24 @@ def _time_column(path: Path, columns: Sequence[Column], options: DataOptions) ->
     )
 
 
+def _clock_column(columns: Sequence[Column], time: Column | None, options: DataOptions) -> Column | None:
+    """The column of the times of day, if the times are dates only."""
+    if time is None or time.kind != "text" or any(":" in text or " " in text.strip() for text in time.texts):
+        return None
+    if options.time_format is not None and "%H" not in options.time_format and "%I" not in options.time_format:
+        return None
+    fits = (c for c in columns if c.kind == "text" and c.texts and all(map(_TIME_OF_DAY.fullmatch, c.texts)))
+    return next(fits, None)
+
+
 def _holds_times(column: Column, *, counts: bool) -> bool:
     if column.kind == "time":
         return True
     if column.kind == "number" and not counts:
         return False
-    return column.kind in ("text", "number") and bool(fitting_forms(column.texts[:_FIRST_TIMES], counts=counts))
+    return column.kind in ("text", "number") and bool(
+        fitting_forms(column.texts[:_FIRST_TIMES], counts=counts, years=names_years(column.name))
+    )
 
 
 def _id_column(path: Path, columns: Sequence[Column], time: Column | None, options: DataOptions) -> Column | None:
@@ -243,15 +266,25 @@ def _without_text(roles: Roles, marks: NumberMarks, faults: Faults) -> list[Colu
             f"{'column' if len(text) == 1 else 'columns'} {', '.join(map(repr, names[:SHOWN]))}"
             f"{' ...' if len(names) > SHOWN else ''} {'holds' if len(text) == 1 else 'hold'} {what}, not numbers",
             f"leave {'it' if len(text) == 1 else 'them'} out with --set data.ignore={','.join(names[:SHOWN])}, or "
-            "encode as numbers",
+            "encode as numbers"
+            + "".join(
+                f"; if {column.name!r} names series under each other, say --set data.id_column={column.name}"
+                for column in text[:1]
+                if roles.id is None and _names_series(column)
+            ),
         )
     return [column for column in roles.values if column not in text]
+
+
+def _names_series(column: Column) -> bool:
+    """Whether the first cells of text repeat, as the names of series do."""
+    return column.kind == "text" and len(set(column.texts)) <= len(column.texts) / 2
 
 
 def _is_text(column: Column, marks: NumberMarks) -> bool:
     if column.kind == "text":
         texts = column.texts
-        return bool(texts) and not any(marks.is_number(text) for text in texts)
+        return bool(texts) and not any(marks.is_number(text) or is_any_number(text) for text in texts)
     return column.kind not in ("number", "truth")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -81,19 +81,23 @@ class CsvSource(FileSource):
             self.notes.append("numbers have a decimal comma")
         if found.marks.thousands is not None:
             self.reading["thousands"] = found.marks.thousands
-            self.notes.append(f"{found.marks.thousands!r} between thousands left out")
+            self.notes.append(f"numbers have {found.marks.thousands!r} between thousands")
 
     def _tell_encoding(self) -> None:
         name = self._text.encoding
         self.reading["encoding"] = name.upper()
         if name != UTF_8 and self.options.encoding is None:
-            self.notes.append(f"text is {name.upper()}")
+            self.notes.append(f"encoding {name.upper()}, not UTF-8")
 
     def _batches(self, *, as_text: bool) -> Iterator[pa.RecordBatch]:
         """The columns that are read: times and ids as text, values as float64, or as text too."""
         kind = pa.string() if as_text else pa.float64()
         types = {str(column.index): kind for column in self._roles.values}
-        types |= {str(column.index): pa.string() for column in (self._roles.time, self._roles.id) if column is not None}
+        types |= {
+            str(column.index): pa.string()
+            for column in (self._roles.time, self._roles.clock, self._roles.id)
+            if column is not None
+        }
         self._wrong = WrongRows(self._dialect.separator, self._dialect.skip_lines)
         return self._open(types, self._wrong)
 
@@ -119,11 +123,11 @@ class CsvSource(FileSource):
         )
         return (batch for batch in reader if batch.num_rows)
 
-    def _scan(self, column: Column) -> Iterator[pa.Array]:
+    def _scan(self, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
         wrong = WrongRows(self._dialect.separator, self._dialect.skip_lines)
         try:
-            for batch in self._open({str(column.index): pa.string()}, wrong):
-                yield batch.column(0)
+            for batch in self._open({str(column.index): pa.string() for column in columns}, wrong):
+                yield batch.columns
         finally:
             self._content.close()
 
@@ -131,10 +135,11 @@ class CsvSource(FileSource):
         def cells(column: Column | None) -> pa.Array | None:
             return None if column is None else batch.column(str(column.index))
 
-        values = [batch.column(str(column.index)) for column in self._roles.values]
-        wrong = self._wrong
+        roles, wrong = self._roles, self._wrong
+        values = [batch.column(str(column.index)) for column in roles.values]
+        clock = cells(roles.clock)
         return self._chunk(
-            cells(self._roles.time), cells(self._roles.id), values, done, lambda at: wrong.row(done + at)
+            cells(roles.time), cells(roles.id), values, done, lambda at: wrong.row(done + at), clock=clock
         )
 
     def _refusal(self, error: BaseException) -> DataError:

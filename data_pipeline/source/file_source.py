@@ -23,9 +23,10 @@ from data_pipeline.source.columns import TIMESTAMP_NAMES, Column, Roles, find_ro
 from data_pipeline.source.content import READ_ERRORS, unreadable
 from data_pipeline.source.counters import Counters
 from data_pipeline.source.empty_rows import EmptyRows
+from data_pipeline.source.number_marks import is_any_number
 from data_pipeline.source.rows import Chunk
 from data_pipeline.source.time_column import Rows, TimeColumn
-from data_pipeline.source.time_form import decide, fitting_forms, given_form
+from data_pipeline.source.time_form import decide, fitting_forms, given_form, names_years
 from data_pipeline.source.times import ISO, Count, TimeForm
 
 BLOCK_BYTES = 4 << 20
@@ -72,8 +73,8 @@ class FileSource(ABC):
         """The columns of the file. Sets `marks`."""
 
     @abstractmethod
-    def _scan(self, column: Column) -> Iterator[pa.Array]:
-        """All cells of a column as strings, block by block."""
+    def _scan(self, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
+        """All cells of these columns as strings, block by block."""
 
     @property
     def zone(self) -> str | None:
@@ -85,7 +86,7 @@ class FileSource(ABC):
 
     def _is_empty(self, column: Column) -> bool:
         """Whether no row has anything in a column."""
-        return not any(pc.any(pc.not_equal(pc.utf8_trim_whitespace(block), "")).as_py() for block in self._scan(column))
+        return not any(pc.any(_filled(cells)).as_py() for (cells,) in self._scan([column]))
 
     def _time_column(self, roles: Roles) -> TimeColumn | None:
         if roles.time is None:
@@ -106,7 +107,7 @@ class FileSource(ABC):
             form = given_form(str(self.path), self.options.time_format)
             self.reading["time_format"] = form.name
             return form
-        forms = fitting_forms(column.texts, counts=True) or [ISO]
+        forms = fitting_forms(column.texts, counts=True, years=names_years(column.name)) or [ISO]
         form = decide(str(self.path), column.name, forms, first, lambda: self._scan_times(column))
         self.reading["time_format"] = form.name if form is ISO else form.written_as(first)
         if isinstance(form, Count):
@@ -116,11 +117,20 @@ class FileSource(ABC):
         return form
 
     def _scan_times(self, column: Column) -> Iterator[pa.Array]:
-        for block in self._scan(column):
-            yield block.filter(pc.not_equal(pc.utf8_trim_whitespace(block), ""))
+        clock = self._roles.clock
+        for date, *time in self._scan([column] if clock is None else [column, clock]):
+            block = _joined(date, time[0]) if time else date
+            yield block.filter(_filled(block))
 
     def _chunk(
-        self, times: pa.Array | None, ids: pa.Array | None, values: Sequence[pa.Array], done: int, row: Rows
+        self,
+        times: pa.Array | None,
+        ids: pa.Array | None,
+        values: Sequence[pa.Array],
+        done: int,
+        row: Rows,
+        *,
+        clock: pa.Array | None = None,
     ) -> Chunk:
         """The rows of n cells per column that follow `done` rows: `values` are float64 or text, C of them.
 
@@ -138,7 +148,7 @@ class FileSource(ABC):
         if times is None or self._times is None:
             us = np.arange(done, done + len(exact), dtype=np.int64)
             return Chunk(timestamps=us, values=rounded, exact=exact, ids=texts)
-        us, ok, empty = self._times.read(times, row)
+        us, ok, empty = self._times.read(times if clock is None else _joined(times, clock), row)
         self._empty_rows.add(empty, exact, row)
         if not ok.all():
             us, rounded, exact, texts = us[ok], rounded[ok], exact[ok], None if texts is None else texts[ok]
@@ -164,11 +174,13 @@ class FileSource(ABC):
     def _add_bad_cells(self, at: int, column: pa.Array, bad: np.ndarray, row: Rows) -> None:
         if bad.any():
             first, name = int(np.argmax(bad)), self.columns[at]
-            mark = ", whose decimal mark is ','" if self.marks.decimal == "," else ""
+            text = column[first].as_py()
+            mark = f" with the decimal mark {self.marks.decimal!r}" if is_any_number(text) else ""
+            remedy = "leave a missing value empty" if not mark else "write all with the mark of --set data.decimal=MARK"
             self.faults.add(
                 "number",
-                f"{column[first].as_py()[:60]!r} is not a number{mark}",
-                f"leave a missing value empty, or leave the column out with --set data.ignore={name}",
+                f"{text[:60]!r} is not a number{mark}",
+                f"{remedy}, or leave the column out with --set data.ignore={name}",
                 column=name, row=row(first), count=int(bad.sum()),
             )  # fmt: skip
 
@@ -192,3 +204,12 @@ class FileSource(ABC):
             self.notes.append(
                 f"times taken from column {name!r}, not {others[0]!r}; --set data.timestamp_column=NAME says otherwise"
             )
+
+
+def _joined(dates: pa.Array, times: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(dates, times, " ")
+
+
+def _filled(texts: pa.Array) -> pa.Array:
+    """Which texts are not blank."""
+    return pc.not_equal(pc.utf8_trim_whitespace(texts), "")

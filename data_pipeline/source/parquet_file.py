@@ -32,16 +32,19 @@ class ParquetSource(FileSource):
     def chunks(self) -> Iterator[Chunk]:
         """Every row, in order, without those that become faults. Raises DataError where reading cannot go on."""
         roles = self._roles
-        read = [column for column in (roles.time, roles.id, *roles.values) if column is not None]
+        texts = [column for column in (roles.time, roles.clock, roles.id) if column is not None]
+        names = [column.name for column in (*texts, *roles.values)]
         done = 0
-        for batch in self._batches([column.name for column in read]):
-            cells = [self._cells(batch, column, done) for column in read]
-            times = None if roles.time is None else cells.pop(0)
-            ids = None if roles.id is None else cells.pop(0)
-            if times is not None and roles.time is not None and roles.time.kind != "time":
-                times = _as_text(times)
-            ids = None if ids is None else pc.fill_null(_as_text(ids), "")
-            yield self._chunk(times, ids, [_as_number(column) for column in cells], done, partial(add, done + 1))
+        for batch in self._batches(names):
+            cells = {column.index: self._cells(batch, column, done) for column in (*texts, *roles.values)}
+            for column in texts:
+                if column.kind != "time":
+                    cells[column.index] = pc.fill_null(_as_text(cells[column.index]), "")
+            values = [_as_number(cells[column.index]) for column in roles.values]
+            times, clock, ids = (
+                None if column is None else cells[column.index] for column in (roles.time, roles.clock, roles.id)
+            )
+            yield self._chunk(times, ids, values, done, partial(add, done + 1), clock=clock)
             done += batch.num_rows
         self._finish()
 
@@ -109,9 +112,9 @@ class ParquetSource(FileSource):
         self.faults.raise_if_any()
         return cells
 
-    def _scan(self, column: Column) -> Iterator[pa.Array]:
-        for batch in self._batches([column.name]):
-            yield pc.fill_null(_as_text(_plain(batch.column(column.name))), "")
+    def _scan(self, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
+        for batch in self._batches([column.name for column in columns]):
+            yield [pc.fill_null(_as_text(_plain(batch.column(column.name))), "") for column in columns]
 
 
 def _check_same_columns(path: Path, first: Path, schema: pa.Schema) -> None:

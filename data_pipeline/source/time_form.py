@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipeline.errors import DataError
-from data_pipeline.source.times import CALENDARS, COMPACT, COUNTS, ORDERS, UNITS, Count, Strptime, TimeForm
+from data_pipeline.source.times import CALENDARS, COMPACT, COUNTS, ORDERS, UNITS, YEAR, Count, Strptime, TimeForm
 
 HELP = "write ISO 8601, e.g. 2016-07-01 00:00:00, or name its form: --set data.time_format=%d.%m.%Y or s or ms"
 _CALENDAR = tuple(re.compile(ORDERS[form.order]) for form in CALENDARS)
@@ -44,14 +44,22 @@ def given_form(source: str, time_format: str) -> TimeForm:
     )
 
 
-def fitting_forms(texts: Sequence[str], *, counts: bool) -> list[TimeForm]:
-    """The forms that fit most of `texts`, and at least half of them. With `counts`, digits may be times."""
+def names_years(name: str) -> bool:
+    """Whether a column of this name may hold years."""
+    return re.search(r"year|jahr|date|^ds$", name, re.IGNORECASE) is not None
+
+
+def fitting_forms(texts: Sequence[str], *, counts: bool, years: bool = False) -> list[TimeForm]:
+    """The forms that fit most of `texts`, and at least half of them.
+
+    With `counts`, digits may be times; with `years` too, four of them.
+    """
     column = pa.array(texts, pa.string())
     if not len(column):
         return []
     fits: dict[TimeForm, float] = {form: form.parse(column).ok.mean() for form in CALENDARS}
     if counts:
-        fits |= {form: _plausible(form, column) for form in (COMPACT, *COUNTS)}
+        fits |= {form: _plausible(form, column) for form in (COMPACT, *COUNTS, *((YEAR,) if years else ()))}
     best = max(fits.values())
     return [form for form, share in fits.items() if share == best] if best > 0.5 else []
 

@@ -36,9 +36,10 @@ ORDERS = {
     "dmy": rf"^\s*(?P<d>\d{{1,2}}){_GAP}{_MONTH}{_GAP}(?P<y>\d{{4}}|\d{{2}}){_CLOCK}\s*$",
     "mdy": rf"^\s*{_MONTH}{_GAP}(?P<d>\d{{1,2}}){_GAP}(?P<y>\d{{4}}|\d{{2}}){_CLOCK}\s*$",
     "compact": (
-        r"^\s*(?P<y>(?:1[89]|2[01])\d{2})(?P<m>\d{2})(?:(?P<d>\d{2})(?:T?(?P<H>\d{2})(?:(?P<M>\d{2})(?P<S>\d{2})?)?"
-        rf"{_ZONE})?)?(?:\.0*)?\s*$"
+        r"^\s*(?P<y>(?:1[89]|2[01])\d{2})(?P<m>\d{2})(?:(?P<d>\d{2})"
+        rf"(?:[T ]?(?P<H>\d{{2}})(?::?(?P<M>\d{{2}})(?::?(?P<S>\d{{2}}))?)?{_ZONE})?)?(?:\.0*)?\s*$"
     ),
+    "year": r"^\s*(?P<y>(?:1[5-9]|2[01])\d{2})(?:\.0*)?\s*$",
 }
 """Year, month and day in their order, with a time of day."""
 _TWO_DIGIT_YEARS_OF_1900 = 69  # as in strptime: 69 is 1969, 68 is 2068
@@ -76,7 +77,13 @@ class Calendar(TimeForm):
 
     def __init__(self, order: str) -> None:
         self.order = order
-        self.name = {"ymd": "ISO 8601", "dmy": "day first", "mdy": "month first", "compact": "digits only"}[order]
+        self.name = {
+            "ymd": "ISO 8601",
+            "dmy": "day first",
+            "mdy": "month first",
+            "compact": "digits only",
+            "year": "years",
+        }[order]
 
     def parse(self, texts: pa.Array) -> Parsed:
         """The times of `texts` [n]. ISO 8601 takes the short way through Arrow's own parser."""
@@ -87,14 +94,15 @@ class Calendar(TimeForm):
         matched = fields.is_valid().to_numpy(zero_copy_only=False)
         names = [field.name for field in fields.type]
         text = {name: pc.fill_null(column, "") for name, column in zip(names, fields.flatten(), strict=True)}
-        year, day = _number(text["y"], 1970), _number(text["d"], 1)
-        if self.order != "compact":
+        none = pa.array([""] * len(texts), pa.string())
+        year, day = _number(text["y"], 1970), _number(text.get("d", none), 1)
+        if self.order in ("dmy", "mdy"):
             short = pc.equal(pc.utf8_length(text["y"]), 2).to_numpy(zero_copy_only=False)
             year = np.where(short, year + np.where(year < _TWO_DIGIT_YEARS_OF_1900, 2000, 1900), year)
-        month = _month(text["m"])
+        month = _month(text.get("m", none))
         days = _days(year, month, day)
         clock_us, clock_ok = _clock(text, len(texts))
-        offsets = _offsets(text["z"])
+        offsets = _offsets(text.get("z", none))
         us = days * DAY_US + clock_us - np.where(offsets == NO_OFFSET, 0, offsets).astype(np.int64) * 60_000_000
         ok = matched & clock_ok & (month >= 1) & (month <= 12) & (day >= 1) & _same_month(days, year, month)
         return Parsed(us=us, ok=ok, offsets=offsets)
@@ -109,7 +117,7 @@ class Calendar(TimeForm):
                  "p": "%p", "z": "%z"}  # fmt: skip
         if len(match["y"]) == 2:
             words["y"] = "%y"
-        if match["m"].isalpha():
+        if match.groupdict().get("m", "").isalpha():
             words["m"] = "%b" if len(match["m"]) == 3 else "%B"
         spans = sorted((match.span(name), name) for name, found in match.groupdict().items() if found)
         written, at = "", 0
@@ -183,7 +191,7 @@ class Strptime(TimeForm):
 ISO = Calendar("ymd")
 CALENDARS = (ISO, Calendar("dmy"), Calendar("mdy"))
 COUNTS = tuple(Count(unit) for unit in UNITS)
-COMPACT = Calendar("compact")
+COMPACT, YEAR = Calendar("compact"), Calendar("year")
 
 
 def _parse_iso(texts: pa.Array) -> Parsed | None:
@@ -229,6 +237,8 @@ def _same_month(days: np.ndarray, year: np.ndarray, month: np.ndarray) -> np.nda
 
 def _clock(text: dict[str, pa.Array], n: int) -> tuple[np.ndarray, np.ndarray]:
     """Microseconds since midnight [n], and whether they are such a time: 24:00 is the end of the day."""
+    if "H" not in text:
+        return np.zeros(n, np.int64), np.ones(n, bool)
     hour, minute, second = (_number(text[name], 0) for name in "HMS")
     part, ok = np.zeros(n, np.int64), np.ones(n, bool)
     if "f" in text:

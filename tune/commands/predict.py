@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.datasets import FILE_ENDINGS
+from data_pipeline.datasets import FILE_ENDINGS, is_path
 from data_pipeline.options import DataOptions
 from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE
-from data_pipeline.series.tail import Table, other_columns, read_tail, times_as_text, write_table
+from data_pipeline.series.tail import OUTPUT_ENDINGS, Table, other_columns, read_tail, times_as_text, write_table
 from tune.commands.data_options import add_data_options, given_options
 from tune.commands.parser import Parser, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
@@ -52,14 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
         forecaster = _load(model.folder, arguments.device)
     facts = forecaster.facts
     assert facts.step_minutes is not None
+    options = _input_options(given_options(arguments), facts)
     past = read_tail(
         source,
         columns=facts.columns,
         rows=facts.context_length,
         step_minutes=facts.step_minutes,
-        options=_input_options(given_options(arguments), facts),
+        options=options,
     )
-    if ignored := other_columns(source, past):
+    if ignored := other_columns(source, past, options):
         print(f"not columns of the model, ignored: {', '.join(ignored)}", file=sys.stderr)
     future = _continued(past, forecaster.forecast(past.values), facts)
     check_files(source, target, force=arguments.force)  # a file may have appeared there meanwhile
@@ -79,10 +80,11 @@ def _input_options(given: DataOptions, facts: Facts) -> DataOptions:
 
 def check_files(source: Path, target: Path, *, force: bool) -> None:
     """Raises WrongInput unless `source` is a file of a known kind and `target` can be written."""
-    for option, path in (("--input", source), ("--output", target)):
-        if not path.name.endswith(FILE_ENDINGS):
-            raise WrongInput(f"{option} {path}: give a file ending in {', '.join(FILE_ENDINGS)}")
-    if not source.is_file():
+    if not is_path(str(source)):
+        raise WrongInput(f"--input {source}: give a file ending in {', '.join(FILE_ENDINGS)}")
+    if not target.name.lower().endswith(OUTPUT_ENDINGS):
+        raise WrongInput(f"--output {target}: give a file ending in {', '.join(OUTPUT_ENDINGS)}")
+    if not source.exists():
         raise WrongInput(
             f"--input {source}: there is no such file; give a CSV or Parquet file with the model's columns"
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.datasets import FILE_ENDINGS, get_dataset
+from data_pipeline.datasets import get_dataset, is_path
 from data_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def channels_of(dataset: str, options: DataOptions) -> int | None:
 
     Raises DataError for a missing file, or one whose head is wrong.
     """
-    if not dataset.endswith(FILE_ENDINGS):
+    if not is_path(dataset):
         return None
     from data_pipeline.series.store import locate
     from data_pipeline.source.readers import open_source
