@@ -110,7 +110,11 @@ DATASETS: dict[str, DatasetSpec] = {
 
 def is_path(name: str) -> bool:
     """Whether `name` is the path of a file of a known kind, or of a folder, and no data set."""
-    return name not in DATASETS and (name.lower().endswith(FILE_ENDINGS) or Path(name).expanduser().is_dir())
+    return (
+        bool(name)
+        and name not in DATASETS
+        and (name.lower().endswith(FILE_ENDINGS) or Path(name).expanduser().is_dir())
+    )
 
 
 def get_dataset(name: str, options: DataOptions = DEFAULTS) -> DatasetSpec:
