@@ -1,12 +1,13 @@
 """Turns a source into one Arrow file: streamed, checked, standardised, complete or not there at all.
 
-Stages, each in a module of its own: read (table.py), order and lay out (layout.py, fill.py), scale (scaling.py),
-look for doubtful values (doubtful.py), write (arrow_file.py).
+Stages, each in a module of its own: read (table.py, long.py), lay out without gaps (layout.py, layout_groups.py), scale
+(scaling.py), write (arrow_file.py).
 """
 
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import logging
 import os
@@ -22,11 +23,14 @@ import numpy as np
 
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import NO_SPACE, DataError
+from data_pipeline.options import DataOptions
 from data_pipeline.series import published
 from data_pipeline.series.arrow_file import write_file
 from data_pipeline.series.fill import max_gap
 from data_pipeline.series.groups import Group, few
 from data_pipeline.series.layout import Layout, Placed, lay_out
+from data_pipeline.series.layout_groups import lay_out_groups
+from data_pipeline.series.long import column_name, read_long
 from data_pipeline.series.scaling import scale, train_statistics
 from data_pipeline.series.table import Table, read_wide
 from data_pipeline.source.generated import GeneratedSource
@@ -76,11 +80,9 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
     source: RowSource = GeneratedSource(spec) if source_path is None else open_source(source_path, spec.options)
     published.check_columns(spec, label, source.columns)
     with ExitStack() as opened:
-        table = read_wide(source.chunks(), source, label, folder, opened, spec.options)
-        source.faults.raise_if_any()
-        if not table.parts[0].rows.count:
-            raise DataError(f"{label}: a header and no data rows: give the complete file")
-        layout = lay_out(spec, label, table, folder, opened)
+        table = _read(source, label, folder, opened, spec.options)
+        place = lay_out if len(table.parts) == 1 else lay_out_groups
+        layout = place(spec, label, table, folder, opened)
         published.check_rows(spec, label, layout.scratch.rows)
         constant: list[str] = []
         groups = [_scale(label, layout, placed, constant) for placed in layout.placed]
@@ -106,6 +108,16 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
         log.info("%s: %s", label, note)
 
 
+def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, options: DataOptions) -> Table:
+    chunks = source.chunks()
+    first = next(chunks, None)
+    if first is None:
+        source.faults.raise_if_any()
+        raise DataError(f"{label}: a header and no data rows: give the complete file")
+    read = read_wide if first.ids is None else read_long
+    return read(itertools.chain([first], chunks), source, label, folder, opened, options)
+
+
 def _scale(label: str, layout: Layout, placed: Placed, constant: list[str]) -> Group:
     """Append the standardised rows of one series, those before it being there. Adds to `constant` the columns that are.
 
@@ -114,11 +126,14 @@ def _scale(label: str, layout: Layout, placed: Placed, constant: list[str]) -> G
     start, stop = placed.bounds["train"]
     mean, std = train_statistics(layout.scratch, start, stop)
     part = placed.part
-    part.rounding.check(part.rows, label, std, placed.train_rows_read)
-    constant += [name for name, deviation in zip(part.rows.columns, std, strict=True) if deviation == 0]
+    columns = part.rows.columns
+    of = label if part.id is None else f"{label}: series {part.id!r}"
+    part.rounding.check(part.rows, of, std, placed.train_rows_read)
+    still = [name for name, deviation in zip(columns, std, strict=True) if deviation == 0]
+    constant += still if part.id is None else [column_name(part.id, name, columns) for name in still]
     std = np.where(std == 0, 1.0, std)
     for block in layout.scratch.values(*placed.rows):
-        layout.scratch.append_scaled(scale(label, part.rows.columns, block, mean, std))
+        layout.scratch.append_scaled(scale(of, columns, block, mean, std))
     return Group(id=part.id, rows=placed.rows, bounds=placed.bounds, mean=mean, std=std)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
+from data_pipeline.series.groups import left_out
 from data_pipeline.series.steps import Step
 from data_pipeline.series.store import Series, open_series
-from data_pipeline.series.windows import window_starts
+from data_pipeline.series.windows import SPLITS, window_starts
 
 BLOCK_ROWS = 8192
 SHOWN_CHANNELS = 12
@@ -89,26 +90,32 @@ def describe(
     """Measure the series `name`. Raises DataError if it cannot be opened."""
     series = open_series(name, data_dir, cache_dir, options)
     problem = None
-    windows = dict.fromkeys(series.bounds, 0)
+    windows = dict.fromkeys(SPLITS, 0)
+    notes = series.notes
     try:
-        starts = window_starts(series.bounds, context_length, prediction_length)
+        starts = window_starts(series.every_bounds, context_length, prediction_length)
+        notes += tuple(left_out(series.groups, starts))
         windows = {split: len(rows) for split, rows in starts.items()}
     except DataError as error:
         problem = str(error)
-    jumps = np.diff(series.step.positions(series.timestamps.view(np.int64)))
-    moments = _Moments(series.values)
+    times = series.timestamps.view(np.int64)
+    jumps = np.concatenate([np.diff(series.step.positions(times[slice(*group.rows)])) for group in series.groups])
+    moments = _Moments([series.values])
+    mean, std = _train_scaling(series)
+    splits = tuple(_split(series, split, windows[split]) for split in SPLITS)
     return Description(
         name=series.name,
         source_sha256=series.source_sha256,
         rows=len(series.values),
         step=series.step,
-        first=_time(series, 0),
-        last=_time(series, -1),
+        first=_text(series.timestamps.min()),
+        last=_text(series.timestamps.max()),
         gaps=int((jumps > 1).sum()),
         missing_rows=int((jumps - 1).clip(min=0).sum()),
         duplicates=int((jumps == 0).sum()),
         missing_values=moments.not_finite,
-        unused_rows=len(series.values) - series.bounds["test"][1],
+        unused_rows=len(series.values)
+        - sum(stop - start for rows in series.every_bounds for start, stop in rows.values()),
         context_length=context_length,
         prediction_length=prediction_length,
         channels=tuple(
@@ -116,45 +123,62 @@ def describe(
                 name=column,
                 minimum=float(moments.minimum[index]),
                 maximum=float(moments.maximum[index]),
-                mean=float(series.mean[index]),
-                std=float(series.std[index]),
+                mean=float(mean[index]),
+                std=float(std[index]),
                 constant=bool(moments.minimum[index] == moments.maximum[index]),
             )
             for index, column in enumerate(series.columns)
         ),
-        splits=tuple(_split(series, split, windows[split]) for split in series.bounds),
-        notes=series.notes,
+        splits=splits,
+        notes=notes,
         problem=problem,
     )
 
 
 def _split(series: Series, split: str, windows: int) -> SplitDescription:
-    start, stop = series.bounds[split]
-    moments = _Moments(series.scaled[start:stop])
+    moments = _Moments(_rows(series, series.scaled, split))
+    times = np.concatenate(_rows(series, series.timestamps, split))
     return SplitDescription(
         name=split,
-        rows=stop - start,
-        first=_time(series, start),
-        last=_time(series, stop - 1),
+        rows=len(times),
+        first=_text(times.min()),
+        last=_text(times.max()),
         windows=windows,
         mean_shift=tuple(moments.mean.tolist()),
         std_ratio=tuple(moments.std.tolist()),
     )
 
 
-class _Moments:
-    """Range, mean and standard deviation [C] of rows [T, C], read in blocks."""
+def _train_scaling(series: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [C] of the training rows; of several groups, of all their rows together."""
+    if len(series.groups) == 1:
+        return series.mean, series.std
+    moments = _Moments(_rows(series, series.values, "train"))
+    return moments.mean, moments.std
 
-    def __init__(self, rows: np.ndarray) -> None:
+
+def _rows(series: Series, array: np.ndarray, split: str) -> list[np.ndarray]:
+    """The rows of a split, for each group that has some."""
+    spans = [bounds[split] for bounds in series.every_bounds]
+    return [array[start:stop] for start, stop in spans if start < stop]
+
+
+class _Moments:
+    """Range, mean and standard deviation [C] of all rows of `parts`, each [n, C], read in blocks."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
         def blocks() -> Iterator[np.ndarray]:
-            for row in range(0, len(rows), BLOCK_ROWS):
-                yield rows[row : row + BLOCK_ROWS].astype(np.float64)
+            for rows in parts:
+                for row in range(0, len(rows), BLOCK_ROWS):
+                    yield rows[row : row + BLOCK_ROWS].astype(np.float64)
+
+        count = sum(len(rows) for rows in parts)
 
         self.minimum = np.min([block.min(axis=0) for block in blocks()], axis=0)
         self.maximum = np.max([block.max(axis=0) for block in blocks()], axis=0)
-        self.mean = np.sum([block.sum(axis=0) for block in blocks()], axis=0) / len(rows)
+        self.mean = np.sum([block.sum(axis=0) for block in blocks()], axis=0) / count
         squares = np.sum([np.square(block - self.mean).sum(axis=0) for block in blocks()], axis=0)
-        self.std = np.sqrt(squares / len(rows))
+        self.std = np.sqrt(squares / count)
         self.not_finite = sum(int((~np.isfinite(block)).sum()) for block in blocks())
 
 
@@ -197,5 +221,5 @@ def _channel_line(channel: ChannelDescription) -> str:
     )
 
 
-def _time(series: Series, row: int) -> str:
-    return str(series.timestamps[row].astype("datetime64[s]"))
+def _text(time: np.datetime64) -> str:
+    return str(time.astype("datetime64[s]"))

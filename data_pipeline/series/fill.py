@@ -70,10 +70,10 @@ def max_gap(options: DataOptions) -> int:
     return options.max_gap
 
 
-def refuse_long_gaps(rows: CompleteRows, longest: int, faults: Faults, of: str = "") -> None:
+def refuse_long_gaps(rows: CompleteRows, longest: int, faults: Faults, of: str = "") -> bool:
     """Add a fault for each column with a gap of over `longest` rows, naming the first of its longest ones.
 
-    `of` names the series, where a file holds several.
+    `of` names the series, where a file holds several. Returns whether there was any.
     """
     lengths, starts = _longest_gaps(rows)
     wrong = np.flatnonzero(lengths > longest)
@@ -88,6 +88,7 @@ def refuse_long_gaps(rows: CompleteRows, longest: int, faults: Faults, of: str =
             "without such a gap",
             column=None if same else rows.columns[column],
         )
+    return bool(wrong.size)
 
 
 def fill(

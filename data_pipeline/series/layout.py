@@ -13,10 +13,10 @@ from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import DataError
 from data_pipeline.faults import Faults
 from data_pipeline.series.arrow_file import Scratch
-from data_pipeline.series.fill import FILLING, Filled, drop, fill, max_gap, refuse_long_gaps
+from data_pipeline.series.fill import FILLING, Filled, copy, drop, fill, max_gap, refuse_long_gaps
 from data_pipeline.series.published import check_step
 from data_pipeline.series.rows import CompleteRows, Rows, ScratchRows
-from data_pipeline.series.splits import split_bounds
+from data_pipeline.series.splits import TimeOf, split_bounds
 from data_pipeline.series.steps import Step
 from data_pipeline.series.table import Part, Table
 from data_pipeline.series.windows import Bounds
@@ -58,11 +58,16 @@ def lay_out(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: E
         return _filled(spec, label, table, folder, opened)
     if way == "drop" and table.missing_cells:
         return _dropped(spec, label, table, folder, opened)
-    assert isinstance(part.rows, ScratchRows)
     bounds = _bounds(spec, label, part.rows, table)
+    if isinstance(part.rows, ScratchRows):
+        scratch = part.rows.scratch
+    else:
+        scratch = Scratch(folder / "ordered", len(part.rows.columns))
+        opened.callback(scratch.close)
+        copy(part.rows, scratch)
     placed = Placed(part=part, rows=(0, part.rows.count), bounds=bounds, train_rows_read=bounds["train"][1])
     notes = () if not table.axis.gaps else (gap_note(table.axis.gaps, table.axis.missing_rows),)
-    return Layout(scratch=part.rows.scratch, placed=(placed,), step=step, notes=notes)
+    return Layout(scratch=scratch, placed=(placed,), step=step, notes=notes)
 
 
 def gap_note(gaps: int, missing_rows: int) -> str:
@@ -106,10 +111,12 @@ def _dropped(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: 
 
 
 def _bounds(spec: DatasetSpec, label: str, rows: Rows, table: Table) -> dict[str, tuple[int, int]]:
-    def time_of(row: int) -> int:
-        return int(rows.timestamps(row, row + 1)[0])
+    return split_rows(spec, label, rows.count, table, lambda row: int(rows.timestamps(row, row + 1)[0]))
 
+
+def split_rows(spec: DatasetSpec, label: str, rows: int, table: Table, time_of: TimeOf) -> dict[str, tuple[int, int]]:
+    """Rows [start, stop) of each split. Raises DataError if there are too few."""
     try:
-        return split_bounds(spec.split, rows.count, table.axis.step, time_of=time_of, zone=table.axis.clock)
+        return split_bounds(spec.split, rows, table.axis.step, time_of=time_of, zone=table.axis.clock)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error

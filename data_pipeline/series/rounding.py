@@ -65,8 +65,7 @@ class Rounding:
         if wrong.size:
             column, worst = int(wrong[0]), int(self._worst[wrong[0]])
             value = rows.values(worst, worst + 1)[0, column]
-            file_rows = rows.file_rows()
-            row = worst if file_rows is None else file_rows[worst]
+            row = rows.file_row(worst, column)
             remedy = (
                 "an outlier? correct it, or empty the cell and set data.missing=interpolate"
                 if _is_far(rows, column, worst)

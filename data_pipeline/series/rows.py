@@ -15,6 +15,8 @@ import numpy as np
 from data_pipeline.series.arrow_file import COPY_BYTES, Scratch
 from data_pipeline.series.steps import Step
 
+ROWS_IN_MEMORY = 1 << 20
+
 
 class Rows(ABC):
     """The rows of one series, in order of time. Blocks of them are read from the disk."""
@@ -30,9 +32,9 @@ class Rows(ABC):
     def values(self, start: int, stop: int) -> np.ndarray:
         """Of rows [start, stop): [n, C] float32, NaN where the source has no value."""
 
-    def file_rows(self) -> np.ndarray | None:
-        """The places [count] int64 of the rows in the file, from 0; None if they are the same."""
-        return None
+    def file_row(self, row: int, column: int) -> int:
+        """The place in the file, from 0, of the row that the cell was read from."""
+        return row
 
     def spans(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
         """Rows [start, stop) in blocks of bounded memory: first row and last row + 1 of each."""
@@ -59,11 +61,13 @@ class CompleteRows(Rows):
     """The rows of a series and those that its time axis lacks, which have no value in any column."""
 
     def __init__(self, rows: Rows, step: Step, folder: Path) -> None:
-        """Places of rows are kept in a file in `folder`. Raises OSError."""
+        """Places of many rows are kept in a file in `folder`. Raises OSError."""
         self.given, self.columns = rows, rows.columns
         self._step, self._first_us = step, int(rows.timestamps(0, 1)[0])
-        with tempfile.TemporaryFile(dir=folder) as file:
-            self._places = np.memmap(file, np.int64, "w+", shape=(rows.count,))
+        self._places = np.empty(rows.count if rows.count <= ROWS_IN_MEMORY else 0, np.int64)
+        if rows.count > ROWS_IN_MEMORY:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                self._places = np.memmap(file, np.int64, "w+", shape=(rows.count,))
         place, last_us = 0, self._first_us
         for start, stop in rows.spans():
             times = rows.timestamps(start, stop)

@@ -54,19 +54,24 @@ class MissingCells:
 
     def __init__(self, faults: Faults, columns: tuple[str, ...], *, refused: bool) -> None:
         self._faults, self._columns, self._refused = faults, columns, refused
-        self.cells = self._seen = 0
+        self.cells = 0
+        self._seen = 0  # the last data row
 
-    def add(self, values: np.ndarray) -> None:
-        """Add rows [n, C]."""
-        missing = np.isnan(values)
+    def add(self, chunk: Chunk) -> None:
+        """Add the rows of a chunk."""
+        missing = np.isnan(chunk.values)
         if missing.any():
             counts = missing.sum(axis=0)
             self.cells += int(counts.sum())
             for column in np.flatnonzero(counts) if self._refused else ():
-                row = self._seen + int(missing[:, column].argmax()) + 1
+                row = int(self._data_rows(chunk)[missing[:, column].argmax()])
                 name, count = self._columns[column], int(counts[column])
                 self._faults.add("no value", "no value", NO_VALUE, column=name, row=row, count=count)
-        self._seen += len(values)
+        if len(chunk.values):
+            self._seen = int(self._data_rows(chunk)[-1])
+
+    def _data_rows(self, chunk: Chunk) -> np.ndarray:
+        return self._seen + 1 + np.arange(len(chunk.values)) if chunk.rows is None else chunk.rows
 
 
 def read_wide(
@@ -74,8 +79,8 @@ def read_wide(
 ) -> Table:
     """Read one series into `folder`, a chunk at a time. `opened` closes its files.
 
-    Cells without a value are faults of the source unless `options` say what becomes of them. Raises DataError for a
-    wrong time axis.
+    Cells without a value are faults of the source unless `options` say what becomes of them. Raises DataError for all
+    faults, and for a wrong time axis.
     """
     scratch = Scratch(folder / "read", len(source.columns))
     opened.callback(scratch.close)
@@ -84,11 +89,12 @@ def read_wide(
     rounding, order = Rounding(source.columns), RowOrder(source.columns, source.faults)
     missing = MissingCells(source.faults, source.columns, refused=options.missing == "refuse")
     for read in chunks:
-        missing.add(read.values)
+        missing.add(read)
         chunk = read if rule == "row" else order.distinct(read)
         axis.add(chunk.timestamps)
         scratch.append(chunk.timestamps, chunk.values)
         rounding.add(chunk.exact, chunk.values)
+    source.faults.raise_if_any()
     part = Part(id=None, rows=ScratchRows(scratch, source.columns), rounding=rounding)
     notes = [order.note] if order.note else []
     return Table(parts=[part], axis=axis, missing_cells=missing.cells, notes=notes)
