@@ -114,8 +114,7 @@ def describe(
         missing_rows=int((jumps - 1).clip(min=0).sum()),
         duplicates=int((jumps == 0).sum()),
         missing_values=moments.not_finite,
-        unused_rows=len(series.values)
-        - sum(stop - start for rows in series.every_bounds for start, stop in rows.values()),
+        unused_rows=len(series.values) - sum(split.rows for split in splits),
         context_length=context_length,
         prediction_length=prediction_length,
         channels=tuple(
