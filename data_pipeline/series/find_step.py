@@ -16,6 +16,7 @@ from data_pipeline.series.steps import (
     ALL_DAYS,
     LAST_DAY,
     MICROSECONDS_PER_DAY,
+    MICROSECONDS_PER_MINUTE,
     DayStep,
     FixedStep,
     MonthStep,
@@ -65,47 +66,52 @@ def measure(step: Step, timestamps_us: np.ndarray) -> Found | None:
     return Found(step=step, gaps=int((jumps > 1).sum()), missing_rows=int((jumps - 1).sum()), rows=len(timestamps_us))
 
 
-def calendar_step(timestamps_us: np.ndarray, common_us: int, zone: str | None) -> Found | None:
+def calendar_step(
+    timestamps_us: np.ndarray, common_us: int, zone: str | None, offsets: tuple[str, ...] = ()
+) -> Found | None:
     """The step of the calendar or of the clock that times [n] fit best; None if they fit none.
 
     `common_us` is their commonest difference. `zone` is the zone that the source names: the calendar is read there.
-    Where no step fits there, the zone is looked for whose clock changes the times follow.
+    Times in UTC may come from a clock that was changed: where no step fits, the zone is looked for whose changes they
+    follow. `offsets` are those that the source names.
     """
     own = None if zone == "UTC" else zone
     best = _least_missing([_best(timestamps_us, common_us, clock) for clock in dict.fromkeys((own, None))])
-    if zone is None or (best is not None and best.missing_rows == 0):
+    if zone != "UTC" or (best is not None and best.missing_rows == 0):
         return best
-    changing = zone_of_clock_changes(timestamps_us, zone)
+    changing = zone_of_clock_changes(timestamps_us, offsets)
     return best if changing is None else _least_missing([best, _best(timestamps_us, common_us, changing)])
 
 
-def zone_of_clock_changes(timestamps_us: np.ndarray, given: str) -> str | None:
-    """The zone in which times [n] are at the fewest different times of day, if fewer than in `given`, else None.
+def zone_of_clock_changes(timestamps_us: np.ndarray, offsets: tuple[str, ...] = ()) -> str | None:
+    """The zone in which times [n], in UTC, are at the fewest different times of day, if fewer than in UTC, else None.
 
-    If `given` is an offset, the zone has it at the first time. Otherwise a zone where the first time is midnight is
-    preferred: many zones change their clocks on the same days.
+    If several `offsets` are given, the zone has no others. Otherwise a zone where the first time is midnight is
+    preferred, as many zones change their clocks on the same days.
     """
     sample = timestamps_us[:: max(1, len(timestamps_us) // SAMPLE_ROWS)]
-    fewest = _times_of_day(sample, given)
-    best: tuple[int, bool] = (fewest, True)
-    found = None
+    allowed = {_offset_us(offset) for offset in offsets} if len(offsets) > 1 else None
+    fewest = len(np.unique(sample % MICROSECONDS_PER_DAY))
+    best, found = (fewest, True), None
     for name in _zones():
         clock = to_clock(sample, name)
-        if given[0] in "+-" and clock[0] != to_clock(sample[:1], given)[0]:
+        if allowed is not None and not set(np.unique(clock - sample).tolist()) <= allowed:
             continue
         rank = (len(np.unique(clock % MICROSECONDS_PER_DAY)), bool(clock[0] % MICROSECONDS_PER_DAY))
-        if rank[0] < fewest and rank < best:
+        if rank[0] < fewest and (found is None or rank < best):
             best, found = rank, name
     return found
+
+
+def _offset_us(text: str) -> int:
+    hours, minutes = text[1:].split(":")
+    size = (60 * int(hours) + int(minutes)) * MICROSECONDS_PER_MINUTE
+    return -size if text.startswith("-") else size
 
 
 def _zones() -> list[str]:
     known = zoneinfo.available_timezones()
     return [name for name in KNOWN_ZONES if name in known] + sorted(known - set(KNOWN_ZONES))
-
-
-def _times_of_day(times: np.ndarray, zone: str | None) -> int:
-    return len(np.unique(to_clock(times, zone) % MICROSECONDS_PER_DAY))
 
 
 def _best(timestamps_us: np.ndarray, common_us: int, zone: str | None) -> Found | None:

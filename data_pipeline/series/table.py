@@ -85,7 +85,7 @@ def read_wide(
     scratch = Scratch(folder / "read", len(source.columns))
     opened.callback(scratch.close)
     rule = options.step
-    axis = TimeAxis(label, rule=rule, zone=source.zone)
+    axis = TimeAxis(label, rule=rule)
     rounding, order = Rounding(source.columns), RowOrder(source.columns, source.faults)
     missing = MissingCells(source.faults, source.columns, refused=options.missing == "refuse")
     for read in chunks:
@@ -95,6 +95,7 @@ def read_wide(
         scratch.append(chunk.timestamps, chunk.values)
         rounding.add(chunk.exact, chunk.values)
     source.faults.raise_if_any()
+    axis.zone, axis.offsets = source.zone, source.offsets  # known of the last chunk
     part = Part(id=None, rows=ScratchRows(scratch, source.columns), rounding=rounding)
     notes = [order.note] if order.note else []
     return Table(parts=[part], axis=axis, missing_cells=missing.cells, notes=notes)

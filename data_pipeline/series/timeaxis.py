@@ -26,10 +26,13 @@ class TimeAxis:
 
     rule: `row` takes rows as equidistant, whatever their times say.
     zone: the zone that the source names; None if its times have none.
+    offsets: those from UTC that its times have, as +02:00, if it names them row by row.
     """
 
-    def __init__(self, source: str, *, rule: StepRule = "auto", zone: str | None = None) -> None:
-        self._source, self._rule, self._zone = source, rule, zone
+    def __init__(
+        self, source: str, *, rule: StepRule = "auto", zone: str | None = None, offsets: tuple[str, ...] = ()
+    ) -> None:
+        self._source, self._rule, self.zone, self.offsets = source, rule, zone, offsets
         self._first: int | None = None
         self._last: int | None = None
         self._rows = 0
@@ -82,7 +85,7 @@ class TimeAxis:
 
         Raises DataError as `step` does.
         """
-        return getattr(self.step, "zone", None) or self._zone
+        return getattr(self.step, "zone", None) or self.zone
 
     @property
     def note(self) -> str | None:
@@ -91,7 +94,7 @@ class TimeAxis:
         Raises DataError as `step` does.
         """
         zone = getattr(self.step, "zone", None)
-        if zone in (None, self._zone):
+        if zone in (None, self.zone):
             return None
         return f"times follow the clock changes of {zone} (or of a zone with the same): steps are read on that clock"
 
@@ -122,7 +125,7 @@ class TimeAxis:
         fixed = self._fixed(common)
         if fixed is not None and common < MICROSECONDS_PER_DAY and self._is_allowed(fixed):
             return fixed
-        found = calendar_step(self._times(), common, self._zone)
+        found = calendar_step(self._times(), common, self.zone, self.offsets)
         if found is None:
             raise self._irregular()
         return found

@@ -84,6 +84,11 @@ class FileSource(ABC):
         """
         return None if self._times is None else self._times.zone
 
+    @property
+    def offsets(self) -> tuple[str, ...]:
+        """The offsets from UTC that times have, as +02:00; empty if they name none. Complete after the last chunk."""
+        return () if self._times is None else self._times.offsets
+
     def _is_empty(self, column: Column) -> bool:
         """Whether no row has anything in a column."""
         return not any(pc.any(_filled(cells)).as_py() for (cells,) in self._scan([column]))

@@ -16,6 +16,7 @@ class GeneratedSource:
     """The rows of a spec's generator."""
 
     zone: str | None = None
+    offsets: tuple[str, ...] = ()
     timestamp_column: str | None = "date"
     id_column: str | None = None
 

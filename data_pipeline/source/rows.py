@@ -50,6 +50,10 @@ class RowSource(Protocol):
         Times of several offsets are in UTC. Complete after the last chunk.
         """
 
+    @property
+    def offsets(self) -> tuple[str, ...]:
+        """The offsets from UTC that times have, as +02:00; empty if they name none. Complete after the last chunk."""
+
     def chunks(self) -> Iterator[Chunk]:
         """Every row, in order. Raises DataError for the first wrong row."""
 

@@ -46,11 +46,11 @@ def test_rows_missing_in_a_calendar_are_gaps_and_over_one_percent_is_refused(nam
         found.check()
 
 
-@pytest.mark.parametrize("given", ["+01:00", "UTC"])
+@pytest.mark.parametrize("offsets", [("+01:00", "+02:00"), ()])
 @pytest.mark.parametrize("name", ["local day", "local month"])
-def test_the_zone_is_found_whose_clock_changes_the_times_follow(name, given):
+def test_the_zone_is_found_whose_clock_changes_the_times_follow(name, offsets):
     step, timestamps, _ = STEPS[name]
-    found = axis(timestamps, zone=given)
+    found = axis(timestamps, zone="UTC", offsets=offsets)
     assert found.step == step and "clock changes of Europe/Berlin" in found.note
     assert axis(timestamps, zone="Europe/Berlin").note is None
 
@@ -58,8 +58,16 @@ def test_the_zone_is_found_whose_clock_changes_the_times_follow(name, given):
 def test_opening_hours_follow_a_clock_across_its_changes():
     dates = pd.date_range("2021-01-01", periods=300, freq="B")
     local = pd.DatetimeIndex(opening(dates).view("datetime64[us]")).tz_localize("America/New_York")
-    found = axis(times(local), zone="-05:00")
+    found = axis(times(local), zone="UTC", offsets=("-05:00", "-04:00"))
     assert found.step == DayStep(times_us=OPEN, weekdays=(0, 1, 2, 3, 4), zone="America/New_York")
+
+
+@pytest.mark.parametrize(
+    ("zone", "offsets"), [("Europe/London", ("+00:00", "+01:00")), ("Europe/Athens", ("+02:00", "+03:00"))]
+)
+def test_of_zones_that_change_together_the_one_with_the_offsets_of_the_file_is_taken(zone, offsets):
+    mornings = times(pd.date_range("2020-01-01 09:00", periods=500, freq="D", tz=zone))
+    assert axis(mornings, zone="UTC", offsets=offsets).step == DayStep(times_us=(9 * HOUR,), zone=zone)
 
 
 def test_times_without_a_zone_are_their_own_clock():
