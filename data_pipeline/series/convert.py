@@ -37,7 +37,7 @@ from data_pipeline.source.generated import GeneratedSource
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.rows import RowSource
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 log = logging.getLogger(__name__)
 
 
@@ -98,6 +98,9 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
             "columns": list(table.columns),
             "step": layout.step.as_json(),
             "split": split_as_json(spec),
+            "zone": table.axis.clock,
+            "timed": source.timestamp_column is not None,
+            "reading": source.reading,
             "groups": [group.as_json() for group in groups],
             "notes": notes,
         }
@@ -151,4 +154,4 @@ def _notes(
     if table.axis.note is not None:
         yield table.axis.note
     if source.zone is not None:
-        yield "timestamps converted to UTC"
+        yield "times are kept in UTC" + ("" if table.axis.clock == "UTC" else f" and shown in {table.axis.clock}")

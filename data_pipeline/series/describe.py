@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
-from data_pipeline.series.groups import left_out
+from data_pipeline.series.protocol import Protocol, how_lines, protocol_of, shown_time
 from data_pipeline.series.steps import Step
 from data_pipeline.series.store import Series, open_series
 from data_pipeline.series.windows import SPLITS, window_starts
@@ -26,7 +26,7 @@ class SplitDescription:
     name: str
     rows: int
     first: str
-    """Time of the first row, ISO 8601."""
+    """Time of the first row, ISO 8601, on the clock of the source; its number if there are no times."""
     last: str
     windows: int
     """0 if the split is too short for one."""
@@ -75,6 +75,8 @@ class Description:
     channels: tuple[ChannelDescription, ...]
     splits: tuple[SplitDescription, ...]
     notes: tuple[str, ...]
+    protocol: Protocol
+    """How the series was read, split and scaled."""
     problem: str | None
     """Why there are no windows, else None."""
 
@@ -91,10 +93,9 @@ def describe(
     series = open_series(name, data_dir, cache_dir, options)
     problem = None
     windows = dict.fromkeys(SPLITS, 0)
-    notes = series.notes
+    protocol = protocol_of(series, [(context_length, prediction_length)])
     try:
         starts = window_starts(series.every_bounds, context_length, prediction_length)
-        notes += tuple(left_out(series.groups, starts))
         windows = {split: len(rows) for split, rows in starts.items()}
     except DataError as error:
         problem = str(error)
@@ -102,14 +103,14 @@ def describe(
     jumps = np.concatenate([np.diff(series.step.positions(times[slice(*group.rows)])) for group in series.groups])
     moments = _Moments([series.values])
     mean, std = _train_scaling(series)
-    splits = tuple(_split(series, split, windows[split]) for split in SPLITS)
+    splits = tuple(_split(series, split, windows[split], protocol) for split in SPLITS)
     return Description(
         name=series.name,
         source_sha256=series.source_sha256,
         rows=len(series.values),
         step=series.step,
-        first=_text(series.timestamps.min()),
-        last=_text(series.timestamps.max()),
+        first=shown_time(series, int(series.timestamps.argmin())),
+        last=shown_time(series, int(series.timestamps.argmax())),
         gaps=int((jumps > 1).sum()),
         missing_rows=int((jumps - 1).clip(min=0).sum()),
         duplicates=int((jumps == 0).sum()),
@@ -129,19 +130,20 @@ def describe(
             for index, column in enumerate(series.columns)
         ),
         splits=splits,
-        notes=notes,
+        notes=tuple(protocol["notes"]),
+        protocol=protocol,
         problem=problem,
     )
 
 
-def _split(series: Series, split: str, windows: int) -> SplitDescription:
+def _split(series: Series, split: str, windows: int, protocol: Protocol) -> SplitDescription:
     moments = _Moments(_rows(series, series.scaled, split))
-    times = np.concatenate(_rows(series, series.timestamps, split))
+    part = protocol["split"]["parts"][split]
     return SplitDescription(
         name=split,
-        rows=len(times),
-        first=_text(times.min()),
-        last=_text(times.max()),
+        rows=part["rows"],
+        first=part["first"],
+        last=part["last"],
         windows=windows,
         mean_shift=tuple(moments.mean.tolist()),
         std_ratio=tuple(moments.std.tolist()),
@@ -190,9 +192,9 @@ def render(description: Description) -> str:
         f"from {description.first} to {description.last}; {gaps}, {description.duplicates} duplicate times, "
         f"{description.missing_values} missing values; {description.unused_rows:,} rows in no split",
         f"sha256 of the source {description.source_sha256}",
-        *(f"note: {note}" for note in description.notes),
+        *how_lines(description.protocol),
         "",
-        f"{'split':12}{'rows':>9}{'windows':>9}  {'from':20}{'to':20}{'mean shift':>12}{'std ratio':>14}",
+        f"{'split':12}{'rows':>9}{'windows':>9}  {'from':26}{'to':26}{'mean shift':>12}{'std ratio':>14}",
         *(_split_line(split) for split in description.splits),
         f"windows of {description.context_length} + {description.prediction_length} rows; mean shift: largest of any "
         "channel, in standard deviations of train; std ratio: smallest to largest",
@@ -209,7 +211,7 @@ def render(description: Description) -> str:
 def _split_line(split: SplitDescription) -> str:
     shift = max(split.mean_shift, key=abs)
     ratio = f"{min(split.std_ratio):.2f} to {max(split.std_ratio):.2f}"
-    return f"{split.name:12}{split.rows:9,}{split.windows:9,}  {split.first:20}{split.last:20}{shift:+12.2f}{ratio:>14}"
+    return f"{split.name:12}{split.rows:9,}{split.windows:9,}  {split.first:26}{split.last:26}{shift:+12.2f}{ratio:>14}"
 
 
 def _channel_line(channel: ChannelDescription) -> str:
@@ -218,7 +220,3 @@ def _channel_line(channel: ChannelDescription) -> str:
         f"{channel.name[:15]:16}{channel.minimum:12.5g}{channel.maximum:12.5g}{channel.mean:12.5g}{channel.std:12.5g}"
         f"{constant}"
     )
-
-
-def _text(time: np.datetime64) -> str:
-    return str(time.astype("datetime64[s]"))

@@ -270,10 +270,17 @@ def duration_text(duration_us: int) -> str:
     return f"{sign}{f'{whole}.{rest:06d}'.rstrip('0').rstrip('.')} {name}"
 
 
-def time_text(timestamp_us: int) -> str:
-    """A time as ISO 8601 with a space; with fractions of a second if there are any."""
-    text = str(np.datetime64(int(timestamp_us), "us")).replace("T", " ")
-    return text.removesuffix(".000000")
+def time_text(timestamp_us: int, zone: str | None = None) -> str:
+    """A time as ISO 8601 with a space; with fractions of a second if there are any.
+
+    If there is a zone, the time is in UTC and shown on the zone's clock, with its offset (Z for UTC).
+    """
+    clock_us = int(to_clock(np.array([timestamp_us]), zone)[0])
+    text = str(np.datetime64(clock_us, "us")).replace("T", " ").removesuffix(".000000")
+    if zone in (None, "UTC"):
+        return text + ("" if zone is None else "Z")
+    minutes = abs(clock_us - int(timestamp_us)) // MICROSECONDS_PER_MINUTE
+    return f"{text}{'-' if clock_us < timestamp_us else '+'}{minutes // 60:02d}:{minutes % 60:02d}"
 
 
 def to_clock(timestamps_us: np.ndarray, zone: str | None) -> np.ndarray:

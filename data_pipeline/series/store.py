@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ class Series:
     """Of the uncompressed source."""
     path: Path
     """The mapped Arrow file."""
+    split_rule: str = ""
+    """How rows were divided, in words."""
+    zone: str | None = None
+    """The one that times are shown in: the source's, or that of the clock that its steps follow. None: no zone."""
+    timed: bool = True
+    """Whether the source has times; otherwise `timestamps` count its rows."""
+    reading: Mapping[str, str] = field(default_factory=dict)
+    """How the source was read: separator, form of times and the like, as far as it was found out."""
     notes: tuple[str, ...] = ()
     """What was unusual in the source and kept: gaps, constant columns, time zones."""
     filled: np.ndarray | None = None
@@ -139,14 +148,29 @@ def known_bounds(
     if spec.generate is not None and spec.step_minutes is not None:
         step = FixedStep(step_us=round(MICROSECONDS_PER_MINUTE * spec.step_minutes))
         return split_bounds(spec.split, len(spec.generate()[0]), step)
+    series = known_series(name, data_dir, cache_dir, options)
+    return None if series is None else series.every_bounds
+
+
+def known_series(name: str, data_dir: Path | None, cache_dir: Path, options: DataOptions = DEFAULTS) -> Series | None:
+    """The series as an earlier call converted it, not checked for damage; None if only a conversion would tell.
+
+    Raises DataError for an unknown name.
+    """
+    spec = get_dataset(name, options)
     try:
         source = locate(spec, data_dir)
-        metadata = map_file(cache_dir / f"{cache_key(spec, source)}.arrow", check=False).metadata
+        target = cache_dir / f"{cache_key(spec, source)}.arrow"
+        mapped = map_file(target, check=False)
     except (DataError, DamagedFile, OSError):
         return None
-    stamp = None if source is None else _stamp(source)
-    current = _is_current(spec, metadata) and stamp is not None and stamp == metadata["source_stamp"]
-    return tuple(group.bounds for group in _groups(metadata)) if current else None
+    if not _is_current(spec, mapped.metadata):
+        return None
+    if source is not None:
+        stamp = _stamp(source)
+        if stamp is None or stamp != mapped.metadata["source_stamp"]:
+            return None
+    return _series(spec, target, mapped)
 
 
 def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> MappedFile:
@@ -234,6 +258,10 @@ def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
         groups=_groups(metadata),
         source_sha256=metadata["source_sha256"],
         path=path,
+        split_rule=spec.split.text,
+        zone=metadata["zone"],
+        timed=metadata["timed"],
+        reading=metadata["reading"],
         notes=tuple(metadata["notes"]),
         filled=None if filled is None else _read_only(filled.view(bool)),
     )

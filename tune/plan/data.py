@@ -38,9 +38,6 @@ def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet:
     fetch_if_missing(data.dataset, data_dir, quiet=quiet)
     series = open_series(data.dataset, data_dir, cache_dir(storage_path), data.options)
     window_starts(series.every_bounds, data.context_length, data.prediction_length)
-    if not quiet:
-        for note in series.notes:
-            print(f"{data.dataset}: {note}", file=sys.stderr)
     return series
 
 
@@ -56,6 +53,13 @@ def check_windows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> bo
     if bounds is not None:
         window_starts(bounds, data.context_length, data.prediction_length)
     return bounds is not None
+
+
+def known_data(data: DataConfig, *, data_dir: Path, storage_path: Path) -> Series | None:
+    """The series, if it is known without converting or downloading anything. Raises DataError for an unknown name."""
+    from data_pipeline.series.store import known_series
+
+    return known_series(data.dataset, data_dir, cache_dir(storage_path), data.options)
 
 
 def channels_of(dataset: str, options: DataOptions) -> int | None:

@@ -15,7 +15,7 @@ from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
 from tune.config.trial_config import data_options
 from tune.machine.device import DeviceFacts
-from tune.plan.data import channels_of, prepare_data
+from tune.plan.data import channels_of, known_data, prepare_data
 from tune.plan.plan import Plan
 from tune.plan.space import plan_sweep
 
@@ -26,6 +26,7 @@ class PreparedData:
 
     channels: int
     sha256: str  # of the uncompressed source
+    protocol: dict[str, Any]  # how they were read, split and scaled
 
 
 class Planner:
@@ -82,10 +83,23 @@ class Planner:
         All trials of a sweep have the same data, on whatever device.
         """
         if self._data is None:
+            from data_pipeline.series.protocol import protocol_of
+
             data = plan.trials[0].config.data
             series = prepare_data(data, data_dir=data_dir, storage_path=storage_path, quiet=quiet)
-            self._data = PreparedData(channels=len(series.columns), sha256=series.source_sha256)
+            self._data = PreparedData(
+                channels=len(series.columns), sha256=series.source_sha256, protocol=protocol_of(series, _lengths(plan))
+            )
         return self._data
+
+    def protocol(self, plan: Plan, *, data_dir: Path, storage_path: Path) -> Mapping[str, Any] | None:
+        """How the data were read, split and scaled; None if they are not prepared, and no earlier sweep did so."""
+        if self._data is not None:
+            return self._data.protocol
+        from data_pipeline.series.protocol import protocol_of
+
+        series = known_data(plan.trials[0].config.data, data_dir=data_dir, storage_path=storage_path)
+        return None if series is None else protocol_of(series, _lengths(plan))
 
     def _known_channels(self) -> int | None:
         """From the prepared data or a file's head; None for a named data set, whose definition has the number."""
@@ -95,6 +109,12 @@ class Planner:
         if not isinstance(dataset, str) or options is None:
             return None  # the plan refuses what is of another type
         return channels_of(dataset, options)
+
+
+def _lengths(plan: Plan) -> list[tuple[int, int]]:
+    """Context and horizon of each trial."""
+    data = [trial.config.data for trial in plan.trials]
+    return [(each.context_length, each.prediction_length) for each in data]
 
 
 def _same_for_a_plan(one: DeviceFacts, other: DeviceFacts) -> bool:

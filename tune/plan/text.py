@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
 
+from data_pipeline.series.protocol import Protocol, protocol_lines
 from tune.config.trial_config import TrialConfig
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan, describe
@@ -19,13 +20,16 @@ SHOWN = (
 LONG = 40  # a plan of more trials gives each reason once, at its end
 
 
-def print_plan(plan: Plan, stream: IO[str]) -> None:
-    """Print the trials of a plan, which cannot run and why, and which compute the same as another."""
-    for line in plan_lines(plan):
+def print_plan(plan: Plan, stream: IO[str], protocol: Protocol | None = None) -> None:
+    """Print the trials of a plan, which cannot run and why, and which compute the same as another.
+
+    `protocol`: what is known of the data, where they have been read.
+    """
+    for line in plan_lines(plan, protocol):
         stream.write(line + "\n")
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
+def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     """The lines of `print_plan`."""
     first = plan.trials[0].config
     varying = _varying(plan)
@@ -36,6 +40,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"  data   {fields['data.dataset']}, {fields['data.context_length']} -> {fields['data.prediction_length']} "
         f"steps, feed {fields['data.feed']}"
     )
+    if protocol is not None:
+        yield from (f"         {line}" for line in protocol_lines(protocol))
     yield (
         f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
         f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipeline.series.protocol import how_lines, shape_text
 from tune.report.arms import COLUMNS, ArmRow, environment_of, trials_by_arm
 from tune.report.cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
+from tune.report.data import protocol_of_sweep
 from tune.report.proof import proof_rows
 from tune.tracking.reader import SweepRecord, TrialRecord
 
@@ -39,7 +41,41 @@ def arm_table(rows: Sequence[ArmRow]) -> Table:
 
 def closing_tables(record: SweepRecord, price: Price | None) -> list[Table]:
     """The tables that the report ends with."""
-    return [cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
+    data = data_table(record)
+    tables = [] if data is None else [data]
+    return [*tables, cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
+
+
+def data_table(record: SweepRecord) -> Table | None:
+    """One row for each split; None if the sweep recorded none."""
+    protocol = protocol_of_sweep(record)
+    if protocol is None:
+        return None
+    windows = protocol["windows"]
+    return Table(
+        title="Data",
+        head=["split", "rows", "first", "last", *map(_windows_head, windows)],
+        rows=[
+            [
+                name,
+                f"{part['rows']:,}",
+                part["first"] or "-",
+                part["last"] or "-",
+                *(_count(pair, name) for pair in windows),
+            ]
+            for name, part in protocol["split"]["parts"].items()
+        ],
+        numeric=[False, True, False, False, *[True] * len(windows)],
+        caption=f"{protocol['dataset']}: {shape_text(protocol)}; {'; '.join(how_lines(protocol))}.",
+    )
+
+
+def _windows_head(pair: Mapping[str, Any]) -> str:
+    return f"windows of {pair['context_length']} + {pair['prediction_length']}"
+
+
+def _count(pair: Mapping[str, Any], split: str) -> str:
+    return "-" if pair[split] is None else f"{pair[split]:,}"
 
 
 def not_done_table(record: SweepRecord) -> Table:

@@ -10,6 +10,7 @@ from tune.report.arms import arm_rows, environment_of, trials_by_arm
 from tune.report.bottlenecks import diagnoses
 from tune.report.comparisons import comparison_json
 from tune.report.cost import Price, cost_json, costs
+from tune.report.data import protocol_of_sweep
 from tune.report.proof import kernel_list
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord
@@ -54,6 +55,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "baseline": record.tags.get("baseline"),
         "device": record.tags.get("device"),
         "environment": environment_of(record),
+        "data": protocol_of_sweep(record),
         "diagnoses": diagnoses(arms),
         "comparisons": {row.arm: comparison_json(row.comparison) for row in rows if row.comparison},
         "total_comparisons": {row.arm: comparison_json(row.total_comparison) for row in rows if row.total_comparison},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from data_pipeline.series.protocol import protocol_of
 from data_pipeline.series.store import Series
 from model.facts import FACTS, Facts
 from model.patchtst import save_model
@@ -34,6 +35,7 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
             "source_sha256": series.source_sha256,
             "timestamp_column": data.timestamp_column,
             "options": data.options.given(),
+            "protocol": protocol_of(series, [(data.context_length, data.prediction_length)]),
         },
         trial={
             "sweep_id": job.sweep_id,

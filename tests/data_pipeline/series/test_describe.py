@@ -23,7 +23,7 @@ def test_etth1_is_described_with_its_published_numbers(real_data_dir, tmp_path):
         ("validation", 2785),
         ("test", 2785),
     ]
-    assert description.splits[1].first == "2017-06-26T00:00:00" and description.unused_rows == 17420 - 14400
+    assert description.splits[1].first == "2017-06-26 00:00:00" and description.unused_rows == 17420 - 14400
     shown = render(description)
     assert all(part in shown for part in ("17,420 rows x 7", "no gaps", "8,033", "HUFL", description.source_sha256))
 
