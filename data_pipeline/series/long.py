@@ -121,14 +121,14 @@ def read_long(
     every, note = _sorted(raw, source, distinct=options.step != "row")
     source.faults.raise_if_any()
     longest = max(every, key=len)
-    axis = TimeAxis(label, rule=options.step, zone=source.zone)
+    axis = TimeAxis(label, rule=options.step, zone=source.zone, offsets=source.offsets)
     axis.add(raw.timestamps[longest])
     if len(every) == 1 or _have_the_same_times(raw, every, axis, options):
         side_by_side = SideBySide(raw, every, source.columns)
         missing.cells += side_by_side.holes
         rows: list[ExactRows] = [side_by_side]
         names: list[str | None] = [None]
-        axis = TimeAxis(label, rule=options.step, zone=source.zone)
+        axis = TimeAxis(label, rule=options.step, zone=source.zone, offsets=source.offsets)
         axis.add(rows[0].timestamps(0, rows[0].count))
         form = f"{len(every)} series with the same times, side by side as columns"
     else:

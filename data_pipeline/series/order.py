@@ -21,7 +21,7 @@ class RowOrder:
 
     def __init__(self, columns: Sequence[str], faults: Faults) -> None:
         self._columns, self._faults = columns, faults
-        self._row = 0  # of the source, before any is dropped
+        self._row = 0  # the data row of the last one that was seen
         self._last: Chunk | None = None  # one row
         self._first_us: int | None = None
         self.dropped = 0
@@ -39,6 +39,8 @@ class RowOrder:
             exact = np.concatenate((self._last.exact, exact))
         if self._first_us is None:
             self._first_us = int(times[0])
+        rows = np.arange(self._row + 1, self._row + 1 + len(chunk.timestamps)) if chunk.rows is None else chunk.rows
+        rows = rows if self._last is None else np.concatenate(([self._row], rows))
         steps = np.diff(times)
         known = len(times) - len(chunk.timestamps)  # 1 if the row before is at the front
         kept = np.ones(len(chunk.timestamps), bool)
@@ -46,10 +48,10 @@ class RowOrder:
         if len(wrong):
             twice = wrong[steps[wrong] == 0]
             same = _equal(exact[twice], exact[twice + 1])
-            self._drop(twice[same], kept, known)
-            self._different(twice[~same], times, exact, known)
-            self._backwards(wrong[steps[wrong] < 0], times, known)
-        self._row += len(chunk.timestamps)
+            self._drop(twice[same], kept, known, rows)
+            self._different(twice[~same], times, exact, rows)
+            self._backwards(wrong[steps[wrong] < 0], times, rows)
+        self._row = int(rows[-1])
         self._last = _rows(chunk, slice(-1, None))
         return chunk if kept.all() else _rows(chunk, kept)
 
@@ -63,33 +65,29 @@ class RowOrder:
         )  # fmt: skip
         return f"{rows} in time and values left out (first: data row {self._first_dropped})"
 
-    def _source_row(self, before: int, known: int) -> int:
-        """The data row, from 1, of the later of two rows; `before` is the place of the earlier one."""
-        return self._row + int(before) + 2 - known
-
-    def _drop(self, twice: np.ndarray, kept: np.ndarray, known: int) -> None:
+    def _drop(self, twice: np.ndarray, kept: np.ndarray, known: int, rows: np.ndarray) -> None:
         if not len(twice):
             return
         kept[twice + 1 - known] = False
         if not self.dropped:
-            self._first_dropped = self._source_row(twice[0], known)
+            self._first_dropped = int(rows[twice[0] + 1])
         self.dropped += len(twice)
 
-    def _different(self, twice: np.ndarray, times: np.ndarray, exact: np.ndarray, known: int) -> None:
+    def _different(self, twice: np.ndarray, times: np.ndarray, exact: np.ndarray, rows: np.ndarray) -> None:
         if not len(twice):
             return
-        at, row = int(twice[0]), self._source_row(twice[0], known)
+        at = int(twice[0])
         column = int(np.argmax(~_same_cells(exact[at], exact[at + 1])))
         self._faults.add(
             "two rows of one time",
             f"the time {time_text(times[at])} is in the row before too, with other values "
             f"({self._columns[column]!r} is {exact[at, column]:.17g}, then {exact[at + 1, column]:.17g})",
             f"{ONE_ROW_PER_TIME}, or name the column that tells series apart: data.id_column",
-            row=row,
+            row=int(rows[at + 1]),
             count=len(twice),
         )
 
-    def _backwards(self, places: np.ndarray, times: np.ndarray, known: int) -> None:
+    def _backwards(self, places: np.ndarray, times: np.ndarray, rows: np.ndarray) -> None:
         if not len(places):
             return
         at = int(places[0])
@@ -98,7 +96,7 @@ class RowOrder:
             "time goes backwards",
             f"time goes backwards from {time_text(times[at])} to {time_text(times[at + 1])}{anew}",
             "sort the rows by time, or name the column that tells series apart: data.id_column",
-            row=self._source_row(at, known),
+            row=int(rows[at + 1]),
             count=len(places),
         )
 
@@ -118,4 +116,5 @@ def _rows(chunk: Chunk, rows: np.ndarray | slice) -> Chunk:
         values=chunk.values[rows],
         exact=chunk.exact[rows],
         ids=None if chunk.ids is None else chunk.ids[rows],
+        rows=None if chunk.rows is None else chunk.rows[rows],
     )

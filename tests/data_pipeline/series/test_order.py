@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,21 @@ def test_different_rows_of_one_time_are_a_fault_with_both_values(chunk, other):
 def test_times_that_go_backwards_are_a_fault_counted_once_each(chunk):
     _, faults, _ = read(PLAIN[5:] + PLAIN[:5] + PLAIN[2:4], chunk)
     with pytest.raises(DataError, match=r"data row 5: time goes backwards from 1970-01-01 08:00:00.*\(1 more"):
+        faults.raise_if_any()
+
+
+@CHUNKS
+def test_rows_are_told_as_the_source_numbers_them(chunk):
+    faults = Faults("x.csv")
+    order = RowOrder(("a",), faults)
+    times, numbers = np.array([0, 1, 2, 2, 3, 3]) * HOUR, np.array([1, 2, 5, 9, 12, 13])
+    exact = np.array([0.0, 1, 2, 2, 3, 4])[:, None]
+    for start in range(0, 6, chunk):
+        part = slice(start, start + chunk)
+        made = Chunk(timestamps=times[part], values=exact[part].astype(np.float32), exact=exact[part])
+        order.distinct(replace(made, rows=numbers[part]))
+    assert order.note is not None and "first: data row 9" in order.note
+    with pytest.raises(DataError, match="data row 13: "):
         faults.raise_if_any()
 
 
