@@ -41,6 +41,11 @@ class Faults:
         else:
             known.count += count
 
+    def absorb(self, others: Faults) -> None:
+        """Add the faults that another reader of the same file found."""
+        for key, fault in others._faults.items():
+            self._faults.setdefault(key, fault)
+
     def raise_if_any(self) -> None:
         """Raise DataError for one kind of fault, and DataFaults for several, those of the first rows first."""
         if not self._faults:

@@ -45,7 +45,7 @@ class BatchPlan:
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}: give at least 1")
-        self.starts = window_starts(series.every_bounds, context_length, prediction_length)
+        self.starts = window_starts(series.every_bounds, context_length, prediction_length, series.apart)
         self.batch_size = batch_size
         self.seed = seed
         train = len(self.starts["train"])

@@ -33,7 +33,9 @@ from data_pipeline.series.layout_groups import lay_out_groups
 from data_pipeline.series.long import column_name, read_long
 from data_pipeline.series.scaling import scale, train_statistics
 from data_pipeline.series.table import Table, read_wide
+from data_pipeline.series.windows import SPLITS
 from data_pipeline.source.generated import GeneratedSource
+from data_pipeline.source.joined import JoinedSource
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.rows import RowSource
 
@@ -77,7 +79,7 @@ def split_as_json(spec: DatasetSpec) -> dict[str, Any]:
 def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp: str | None, target: Path) -> None:
     label = spec.name if source_path is None else str(source_path)
     max_gap(spec.options)
-    source: RowSource = GeneratedSource(spec) if source_path is None else open_source(source_path, spec.options)
+    source: RowSource = _open(spec, source_path)
     published.check_columns(spec, label, source.columns)
     with ExitStack() as opened:
         table = _read(source, label, folder, opened, spec.options)
@@ -101,6 +103,7 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
             "zone": table.axis.clock,
             "timed": source.timestamp_column is not None,
             "reading": source.reading,
+            "apart": [split for split, apart in zip(SPLITS[1:], table.axis.apart, strict=False) if apart],
             "groups": [group.as_json() for group in groups],
             "notes": notes,
         }
@@ -109,6 +112,19 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
         os.replace(partial, target)
     for note in notes:
         log.info("%s: %s", label, note)
+
+
+def _open(spec: DatasetSpec, source_path: Path | None) -> RowSource:
+    if source_path is None:
+        return GeneratedSource(spec)
+    if spec.split.files is None:
+        return open_source(source_path, spec.options)
+    return JoinedSource(source_files(spec, source_path), spec.options)
+
+
+def source_files(spec: DatasetSpec, source_path: Path) -> list[Path]:
+    """The files that the series of `spec` is made from: its own, and those of its split."""
+    return [source_path, *(Path(file) for file in spec.split.files or ())]
 
 
 def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, options: DataOptions) -> Table:
@@ -153,5 +169,8 @@ def _notes(
         yield f"constant over the training rows, centred but not scaled: {few(constant)}"
     if table.axis.note is not None:
         yield table.axis.note
+    for split, apart in zip(SPLITS[1:], table.axis.apart, strict=False):
+        if apart:
+            yield f"the file of {split} does not begin where the one before ends: its first windows lie within it"
     if source.zone is not None:
         yield "times are kept in UTC" + ("" if table.axis.clock == "UTC" else f" and shown in {table.axis.clock}")

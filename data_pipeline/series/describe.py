@@ -95,12 +95,12 @@ def describe(
     windows = dict.fromkeys(SPLITS, 0)
     protocol = protocol_of(series, [(context_length, prediction_length)])
     try:
-        starts = window_starts(series.every_bounds, context_length, prediction_length)
+        starts = window_starts(series.every_bounds, context_length, prediction_length, series.apart)
         windows = {split: len(rows) for split, rows in starts.items()}
     except DataError as error:
         problem = str(error)
     times = series.timestamps.view(np.int64)
-    jumps = np.concatenate([np.diff(series.step.positions(times[slice(*group.rows)])) for group in series.groups])
+    jumps = np.concatenate([np.diff(series.step.positions(times[slice(*span)])) for span in series.spans])
     moments = _Moments([series.values])
     mean, std = _train_scaling(series)
     splits = tuple(_split(series, split, windows[split], protocol) for split in SPLITS)

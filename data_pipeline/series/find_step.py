@@ -56,31 +56,35 @@ class Found:
         return self.gaps <= (self.rows - 1) / 2
 
 
-def measure(step: Step, timestamps_us: np.ndarray) -> Found | None:
-    """How many rows the times [n], which increase, lack at this step; None if they do not fit it."""
-    if not step.fits(timestamps_us).all():
+def measure(step: Step, parts: Sequence[np.ndarray]) -> Found | None:
+    """How many rows the times [n] of each part, which increase, lack at this step; None if some do not fit it.
+
+    Between parts, nothing is missing.
+    """
+    if not all(step.fits(part).all() for part in parts):
         return None
-    jumps = np.diff(step.positions(timestamps_us))
+    jumps = np.concatenate([np.diff(step.positions(part)) for part in parts])
     if (jumps < 1).any():
         return None
-    return Found(step=step, gaps=int((jumps > 1).sum()), missing_rows=int((jumps - 1).sum()), rows=len(timestamps_us))
+    rows = sum(len(part) for part in parts)
+    return Found(step=step, gaps=int((jumps > 1).sum()), missing_rows=int((jumps - 1).sum()), rows=rows)
 
 
 def calendar_step(
-    timestamps_us: np.ndarray, common_us: int, zone: str | None, offsets: tuple[str, ...] = ()
+    parts: Sequence[np.ndarray], common_us: int, zone: str | None, offsets: tuple[str, ...] = ()
 ) -> Found | None:
-    """The step of the calendar or of the clock that times [n] fit best; None if they fit none.
+    """The step of the calendar or of the clock that the times [n] of each part fit best; None if they fit none.
 
     `common_us` is their commonest difference. `zone` is the zone that the source names: the calendar is read there.
     Times in UTC may come from a clock that was changed: where no step fits, the zone is looked for whose changes they
     follow. `offsets` are those that the source names.
     """
     own = None if zone == "UTC" else zone
-    best = _least_missing([_best(timestamps_us, common_us, clock) for clock in dict.fromkeys((own, None))])
+    best = _least_missing([_best(parts, common_us, clock) for clock in dict.fromkeys((own, None))])
     if zone != "UTC" or (best is not None and best.missing_rows == 0):
         return best
-    changing = zone_of_clock_changes(timestamps_us, offsets)
-    return best if changing is None else _least_missing([best, _best(timestamps_us, common_us, changing)])
+    changing = zone_of_clock_changes(np.concatenate(parts), offsets)
+    return best if changing is None else _least_missing([best, _best(parts, common_us, changing)])
 
 
 def zone_of_clock_changes(timestamps_us: np.ndarray, offsets: tuple[str, ...] = ()) -> str | None:
@@ -114,8 +118,8 @@ def _zones() -> list[str]:
     return [name for name in KNOWN_ZONES if name in known] + sorted(known - set(KNOWN_ZONES))
 
 
-def _best(timestamps_us: np.ndarray, common_us: int, zone: str | None) -> Found | None:
-    return _least_missing([measure(step, timestamps_us) for step in _candidates(timestamps_us, common_us, zone)])
+def _best(parts: Sequence[np.ndarray], common_us: int, zone: str | None) -> Found | None:
+    return _least_missing([measure(step, parts) for step in _candidates(np.concatenate(parts), common_us, zone)])
 
 
 def _least_missing(found: Sequence[Found | None]) -> Found | None:

@@ -51,6 +51,7 @@ def lay_out(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: E
     """
     (part,) = table.parts
     way = spec.options.missing
+    check_borders(label, way, table)
     table.axis.check(may_lack_rows=way != "refuse")
     step = table.axis.step
     check_step(spec, label, step)
@@ -68,6 +69,21 @@ def lay_out(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: E
     placed = Placed(part=part, rows=(0, part.rows.count), bounds=bounds, train_rows_read=bounds["train"][1])
     notes = () if not table.axis.gaps else (gap_note(table.axis.gaps, table.axis.missing_rows),)
     return Layout(scratch=scratch, placed=(placed,), step=step, notes=notes)
+
+
+def check_borders(label: str, way: str, table: Table) -> None:
+    """Raise DataError if rows of three files would be filled between them, or dropped where they cannot be told."""
+    apart = any(table.axis.apart)
+    if way in FILLING and apart and (table.missing_cells or table.axis.missing_rows):
+        raise DataError(
+            f"{label}: data.missing={way} fills no rows between the files of data.split, whose times do not join: fill "
+            "them before, or set data.missing=drop"
+        )
+    if way == "drop" and table.missing_cells and table.borders and table.axis.step.kind == "row":
+        raise DataError(
+            f"{label}: data.missing=drop with data.step=row and three files: nothing tells where a file begins then; "
+            "drop the rows before"
+        )
 
 
 def gap_note(gaps: int, missing_rows: int) -> str:
@@ -117,6 +133,8 @@ def _bounds(spec: DatasetSpec, label: str, rows: Rows, table: Table) -> dict[str
 def split_rows(spec: DatasetSpec, label: str, rows: int, table: Table, time_of: TimeOf) -> dict[str, tuple[int, int]]:
     """Rows [start, stop) of each split. Raises DataError if there are too few."""
     try:
-        return split_bounds(spec.split, rows, table.axis.step, time_of=time_of, zone=table.axis.clock)
+        return split_bounds(
+            spec.split, rows, table.axis.step, time_of=time_of, borders=table.borders, zone=table.axis.clock
+        )
     except DataError as error:
         raise DataError(f"{label}: {error}") from error

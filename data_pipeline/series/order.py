@@ -6,6 +6,7 @@ Shapes: n rows, C columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class RowOrder:
         backwards, become faults."""
         if not len(chunk.timestamps):
             return chunk
+        if chunk.begins_file:
+            self._row, self._last, self._first_us = 0, None, None
         times, exact = chunk.timestamps, chunk.exact
         if self._last is not None:
             times = np.concatenate((self._last.timestamps, times))
@@ -111,7 +114,8 @@ def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _rows(chunk: Chunk, rows: np.ndarray | slice) -> Chunk:
-    return Chunk(
+    return replace(
+        chunk,
         timestamps=chunk.timestamps[rows],
         values=chunk.values[rows],
         exact=chunk.exact[rows],

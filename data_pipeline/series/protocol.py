@@ -127,6 +127,6 @@ def _left_out(series: Series, context_length: int, prediction_length: int) -> li
 
 def _starts(series: Series, context_length: int, prediction_length: int) -> dict[str, WindowStarts] | None:
     try:
-        return window_starts(series.every_bounds, context_length, prediction_length)
+        return window_starts(series.every_bounds, context_length, prediction_length, series.apart)
     except DataError:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -23,14 +23,14 @@ def split_bounds(
     step: Step,
     *,
     time_of: TimeOf | None = None,
-    file_rows: tuple[int, int, int] | None = None,
+    borders: Sequence[tuple[int, int]] = (),
     zone: str | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Rows [start, stop) of each split.
 
     Months are 30 days long (the convention of the ETT papers), and later rows belong to no split. Fractions are rounded
     down for train and test, and validation gets the rest. Dates need `time_of`, and are read on the clock of `zone`; a
-    rule of three files needs `file_rows`, how many rows came from each.
+    rule of three files needs `borders` too: the first row and the first time of each file after the first.
 
     Raises DataError if a split has no row, and if the rule does not suit the series.
     """
@@ -42,8 +42,8 @@ def split_bounds(
         assert time_of is not None
         counts = _by_dates(rule, n_rows, step, time_of, zone)
     else:
-        assert file_rows is not None
-        counts = file_rows
+        assert time_of is not None
+        counts = _by_files(n_rows, step, time_of, borders)
     train, validation, test = counts
     return {
         "train": (0, train),
@@ -97,6 +97,14 @@ def _by_dates(rule: SplitRule, n_rows: int, step: Step, time_of: TimeOf, zone: s
                 f"to {time_text(last)}; give two dates within it"
             )
     return counts
+
+
+def _by_files(n_rows: int, step: Step, time_of: TimeOf, borders: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
+    if step.kind == "row":
+        train, before_test = (row for row, _ in borders)
+    else:  # rows may have been filled or dropped since they were read
+        train, before_test = (bisect_left(range(n_rows), time_us, key=time_of) for _, time_us in borders)
+    return train, before_test - train, n_rows - before_test
 
 
 def _microseconds(date: str, zone: str | None) -> int:

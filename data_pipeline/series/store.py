@@ -18,13 +18,14 @@ from data_pipeline.datasets import DatasetSpec, get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.arrow_file import MASK, DamagedFile, MappedFile, map_file
-from data_pipeline.series.convert import SCHEMA_VERSION, convert, split_as_json, unwritable
+from data_pipeline.series.convert import SCHEMA_VERSION, convert, source_files, split_as_json, unwritable
 from data_pipeline.series.groups import Group
 from data_pipeline.series.splits import split_bounds
 from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, Step
 from data_pipeline.series.windows import Bounds
-from data_pipeline.source.content import content_sha256, parquet_files
+from data_pipeline.source.content import parquet_files
 from data_pipeline.source.generated import generator_sha256
+from data_pipeline.source.joined import contents_sha256
 
 SETTLED_S = 2.0
 """A file younger than this may change without a new time stamp, so its content is hashed instead."""
@@ -57,6 +58,8 @@ class Series:
     """The one that times are shown in: the source's, or that of the clock that its steps follow. None: no zone."""
     timed: bool = True
     """Whether the source has times; otherwise `timestamps` count its rows."""
+    apart: tuple[str, ...] = ()
+    """Splits whose windows do not reach back into the split before: they come from a file whose times do not join."""
     reading: Mapping[str, str] = field(default_factory=dict)
     """How the source was read: separator, form of times and the like, as far as it was found out."""
     notes: tuple[str, ...] = ()
@@ -91,6 +94,15 @@ class Series:
     def every_bounds(self) -> tuple[Bounds, ...]:
         """The bounds of each group, as `window_starts` takes them."""
         return tuple(group.bounds for group in self.groups)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Rows [start, stop) that follow each other: those of each group, or of each file that stands apart."""
+        spans = []
+        for group in self.groups:
+            starts = [group.rows[0], *(group.bounds[split][0] for split in self.apart)]
+            spans += list(zip(starts, [*starts[1:], group.rows[1]], strict=True))
+        return spans
 
     @property
     def _only(self) -> Group:
@@ -167,7 +179,7 @@ def known_series(name: str, data_dir: Path | None, cache_dir: Path, options: Dat
     if not _is_current(spec, mapped.metadata):
         return None
     if source is not None:
-        stamp = _stamp(source)
+        stamp = _stamp_of(spec, source)
         if stamp is None or stamp != mapped.metadata["source_stamp"]:
             return None
     return _series(spec, target, mapped)
@@ -184,7 +196,7 @@ def _convert_once(spec: DatasetSpec, source: Path | None, target: Path) -> Mappe
     try:
         mapped = _reuse(spec, source, target)
         if mapped is None:
-            convert(spec, source, None if source is None else _stamp(source), target)
+            convert(spec, source, None if source is None else _stamp_of(spec, source), target)
             log.info("converted %s to %s", source or spec.name, target)
             mapped = map_file(target, check=False)
         return mapped
@@ -226,10 +238,15 @@ def _is_unchanged(spec: DatasetSpec, source: Path | None, metadata: dict[str, An
     """Whether the source is what a file with this metadata was made from."""
     if source is None:
         return metadata["source_sha256"] == generator_sha256(spec)
-    stamp = _stamp(source)
+    stamp = _stamp_of(spec, source)
     if stamp is not None and stamp == metadata["source_stamp"]:
         return True
-    return metadata["source_sha256"] == content_sha256(source)
+    return metadata["source_sha256"] == contents_sha256(source_files(spec, source))
+
+
+def _stamp_of(spec: DatasetSpec, source: Path) -> str | None:
+    stamps = [_stamp(file) for file in source_files(spec, source)]
+    return None if None in stamps else "\n".join(map(str, stamps))
 
 
 def _stamp(source: Path) -> str | None:
@@ -262,6 +279,7 @@ def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
         zone=metadata["zone"],
         timed=metadata["timed"],
         reading=metadata["reading"],
+        apart=tuple(metadata["apart"]),
         notes=tuple(metadata["notes"]),
         filled=None if filled is None else _read_only(filled.view(bool)),
     )

@@ -42,6 +42,8 @@ class Table:
     """Of the only series, or of the longest one."""
     missing_cells: int
     notes: list[str] = field(default_factory=list)
+    borders: list[tuple[int, int]] = field(default_factory=list)
+    """First row and first time of each file after the first, if the source has several."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ class MissingCells:
 
     def add(self, chunk: Chunk) -> None:
         """Add the rows of a chunk."""
+        self._seen = 0 if chunk.begins_file else self._seen
         missing = np.isnan(chunk.values)
         if missing.any():
             counts = missing.sum(axis=0)
@@ -88,14 +91,17 @@ def read_wide(
     axis = TimeAxis(label, rule=rule)
     rounding, order = Rounding(source.columns), RowOrder(source.columns, source.faults)
     missing = MissingCells(source.faults, source.columns, refused=options.missing == "refuse")
+    borders: list[tuple[int, int]] = []
     for read in chunks:
         missing.add(read)
         chunk = read if rule == "row" else order.distinct(read)
-        axis.add(chunk.timestamps)
+        if chunk.begins_file and scratch.rows:
+            borders.append((scratch.rows, int(chunk.timestamps[0])))
+        axis.add(chunk.timestamps, begins_part=chunk.begins_file)
         scratch.append(chunk.timestamps, chunk.values)
         rounding.add(chunk.exact, chunk.values)
     source.faults.raise_if_any()
     axis.zone, axis.offsets = source.zone, source.offsets  # known of the last chunk
     part = Part(id=None, rows=ScratchRows(scratch, source.columns), rounding=rounding)
     notes = [order.note] if order.note else []
-    return Table(parts=[part], axis=axis, missing_cells=missing.cells, notes=notes)
+    return Table(parts=[part], axis=axis, missing_cells=missing.cells, notes=notes, borders=borders)

@@ -33,22 +33,28 @@ class TimeAxis:
         self, source: str, *, rule: StepRule = "auto", zone: str | None = None, offsets: tuple[str, ...] = ()
     ) -> None:
         self._source, self._rule, self.zone, self.offsets = source, rule, zone, offsets
-        self._first: int | None = None
         self._last: int | None = None
         self._rows = 0
-        self._runs: list[np.ndarray] = []  # [2, n]: differences, and how often each follows itself
+        self._parts: list[tuple[int, list[np.ndarray]]] = []  # first time; [2, n]: differences, how often each in a row
+        self._row_parts = 0  # after the first
+        self._ends: list[int] = []  # last time of each part but the last
         self._n_runs = 0
         self._steps: Counter[int] = Counter()
         self._found: Found | None = None
 
-    def add(self, timestamps_us: np.ndarray) -> None:
-        """Add times [n] int64 in microseconds. Raises DataError if too many different steps lie between them."""
+    def add(self, timestamps_us: np.ndarray, *, begins_part: bool = False) -> None:
+        """Add times [n] int64 in microseconds. Raises DataError if too many different steps lie between them.
+
+        With `begins_part`, no row counts as missing between those before and these.
+        """
+        self._row_parts += int(begins_part and self._rows > 0)
         self._rows += len(timestamps_us)
         if self._rule == "row" or not len(timestamps_us):
             return
         self._found = None
-        if self._last is None:
-            self._first = int(timestamps_us[0])
+        if self._last is None or begins_part:
+            self._ends += [] if self._last is None else [self._last]
+            self._parts.append((int(timestamps_us[0]), []))
             steps = np.diff(timestamps_us)
         else:
             steps = np.diff(timestamps_us, prepend=self._last)
@@ -57,7 +63,7 @@ class TimeAxis:
             return
         starts = np.concatenate(([0], np.flatnonzero(np.diff(steps)) + 1))
         lengths = np.diff(np.append(starts, len(steps)))
-        self._runs.append(np.stack((steps[starts], lengths)))
+        self._parts[-1][1].append(np.stack((steps[starts], lengths)))
         self._n_runs += len(starts)
         for step, count in zip(*np.unique(steps, return_counts=True), strict=True):
             self._steps[int(step)] += int(count)
@@ -68,6 +74,17 @@ class TimeAxis:
     def step(self) -> Step:
         """What lies between two rows. Raises DataError for fewer than two rows, and for times of no step."""
         return self._find().step
+
+    @property
+    def apart(self) -> tuple[bool, ...]:
+        """For each part after the first: whether it begins later than one step after the end of the part before.
+
+        Rows without times say nothing of that, so they count as apart. Raises DataError as `step` does.
+        """
+        if self._rule == "row":
+            return (True,) * self._row_parts
+        borders = [np.array([end, first]) for end, (first, _) in zip(self._ends, self._parts[1:], strict=True)]
+        return tuple(not self.step.fits(pair).all() or int(self.step.positions(pair)[1]) != 1 for pair in borders)
 
     @property
     def gaps(self) -> int:
@@ -145,11 +162,9 @@ class TimeAxis:
     def _is_allowed(self, found: Found) -> bool:
         return found.is_regular and found.missing_rows <= MAX_MISSING_FRACTION * self._rows
 
-    def _times(self) -> np.ndarray:
-        """All times [n] int64."""
-        assert self._first is not None
-        steps, lengths = np.concatenate(self._runs, axis=1)
-        return np.asarray(self._first + np.concatenate(([0], np.cumsum(np.repeat(steps, lengths)))))
+    def _times(self) -> list[np.ndarray]:
+        """The times [n] int64 of each part."""
+        return [_accumulated(first, runs) for first, runs in self._parts]
 
     def _irregular(self) -> DataError:
         steps = [f"{duration_text(step)} ({count:,} times)" for step, count in self._steps.most_common(3)]
@@ -158,3 +173,11 @@ class TimeAxis:
             f"{self._source}: irregular time steps, {' and '.join(steps)}: these fit no fixed step and no calendar; "
             f"resample to one step (missing rows are allowed, up to {MAX_MISSING_FRACTION:.0%}), {ANY_STEP}"
         )
+
+
+def _accumulated(first: int, runs: list[np.ndarray]) -> np.ndarray:
+    """Times from the first one and the runs of differences after it."""
+    if not runs:
+        return np.array([first], np.int64)
+    steps, lengths = np.concatenate(runs, axis=1)
+    return np.asarray(first + np.concatenate(([0], np.cumsum(np.repeat(steps, lengths)))))

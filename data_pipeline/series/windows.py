@@ -7,7 +7,7 @@ reaches across the border between two series of a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -55,31 +55,33 @@ class WindowStarts:
 
 
 def window_starts(
-    bounds: Bounds | Sequence[Bounds], context_length: int, prediction_length: int
+    bounds: Bounds | Sequence[Bounds], context_length: int, prediction_length: int, apart: Collection[str] = ()
 ) -> dict[str, WindowStarts]:
     """Where the windows of each split start. `bounds` are those of one series, or of every series of a file.
 
-    A series that is too short for a window of a split has none in it. Raises DataError if a length is below 1, or if no
-    series has a window in a split.
+    Windows of the splits `apart` do not reach back into the split before. A series that is too short for a window of a
+    split has none in it. Raises DataError if a length is below 1, or if no series has a window in a split.
     """
     for name, value in (("context_length", context_length), ("prediction_length", prediction_length)):
         if value < 1:
             raise DataError(f"{name} is {value}: give at least 1")
     every = [bounds] if isinstance(bounds, Mapping) else list(bounds)
-    return {split: _starts(split, every, context_length, prediction_length) for split in every[0]}
+    return {split: _starts(split, every, context_length, prediction_length, split in apart) for split in every[0]}
 
 
-def _starts(split: str, every: Sequence[Bounds], context_length: int, prediction_length: int) -> WindowStarts:
+def _starts(
+    split: str, every: Sequence[Bounds], context_length: int, prediction_length: int, apart: bool
+) -> WindowStarts:
     firsts, counts = [], []
     for bounds in every:
         first, stop = bounds[split]
-        look_back = 0 if split == "train" else min(context_length, first - bounds["train"][0])
+        look_back = 0 if split == "train" or apart else min(context_length, first - bounds["train"][0])
         firsts.append(first - look_back)
         counts.append(max(0, stop - context_length - prediction_length + 1 - firsts[-1]))
     if not any(counts):
         longest = max(every, key=lambda bounds: bounds[split][1] - bounds[split][0])
         first, stop = longest[split]
-        look_back = 0 if split == "train" else min(context_length, first - longest["train"][0])
+        look_back = 0 if split == "train" or apart else min(context_length, first - longest["train"][0])
         which = "it has" if len(every) == 1 else f"the longest of its {len(every)} series has"
         raise DataError(
             f"the {split} split holds no window: {which} {stop - first} rows (and {look_back} before it), a window "

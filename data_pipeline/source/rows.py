@@ -25,6 +25,9 @@ class Chunk:
     """[n] objects of str: the series that each row belongs to; None: all rows are of one series."""
     rows: np.ndarray | None = None
     """[n] int64, the data row of each in the file, from 1; None: the n rows after those of the chunk before."""
+    begins_file: bool = False
+    """Whether a file of its own begins here, so that nothing is known of the time between this row and the one before.
+    """
 
 
 class RowSource(Protocol):

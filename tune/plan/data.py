@@ -37,7 +37,7 @@ def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet:
 
     fetch_if_missing(data.dataset, data_dir, quiet=quiet)
     series = open_series(data.dataset, data_dir, cache_dir(storage_path), data.options)
-    window_starts(series.every_bounds, data.context_length, data.prediction_length)
+    window_starts(series.every_bounds, data.context_length, data.prediction_length, series.apart)
     return series
 
 
