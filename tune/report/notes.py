@@ -13,6 +13,7 @@ from tune.report.data import data_notes
 from tune.report.proof import proof_note
 from tune.report.published import published_notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
+from tune.report.series import left_out_note
 from tune.report.setting import setting_note
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
@@ -31,7 +32,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     The lines say what all trials share, what naive forecasts reach, what did not run or is missing, what bounds each
     arm and what the ratios are of. `rows` and `margin` are those of `arm_rows`.
     """
-    lines = setting_note(record) + data_notes(record) + _naive_note(record)
+    lines = setting_note(record) + data_notes(record) + _naive_note(record) + left_out_note(record)
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
     if unknown := [trial.trial_id for trial in record.trials if not has_arm_and_seed(trial)]:
         lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")

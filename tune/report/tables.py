@@ -12,6 +12,7 @@ from tune.report.arms import COLUMNS, ArmRow, environment_of, trials_by_arm
 from tune.report.cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
 from tune.report.data import protocol_of_sweep
 from tune.report.proof import proof_rows
+from tune.report.series import errors_by_series
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others hold numbers, aligned right
@@ -42,7 +43,7 @@ def arm_table(rows: Sequence[ArmRow]) -> Table:
 def closing_tables(record: SweepRecord, price: Price | None) -> list[Table]:
     """The tables that the report ends with."""
     data = data_table(record)
-    tables = [] if data is None else [data]
+    tables = [*([] if data is None else [data]), *series_tables(record)]
     return [*tables, cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
 
 
@@ -76,6 +77,16 @@ def _windows_head(pair: Mapping[str, Any]) -> str:
 
 def _count(pair: Mapping[str, Any], split: str) -> str:
     return "-" if pair[split] is None else f"{pair[split]:,}"
+
+
+def series_tables(record: SweepRecord) -> list[Table]:
+    """The errors of each series, where the file holds several; else no table."""
+    errors = errors_by_series(record)
+    if errors is None:
+        return []
+    head = ["series", "windows", "test MSE", "test MAE"]
+    numeric = [False, True, True, True]
+    return [Table(title=errors.title, head=head, rows=errors.rows, numeric=numeric, caption=errors.caption)]
 
 
 def not_done_table(record: SweepRecord) -> Table:

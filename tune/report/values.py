@@ -6,6 +6,7 @@ from typing import Any
 
 from tune.common.published import TAG
 from tune.config.trial_config import parse_params
+from tune.measure import series_errors
 from tune.report.arms import arm_rows, environment_of, trials_by_arm
 from tune.report.bottlenecks import diagnoses
 from tune.report.comparisons import comparison_json
@@ -13,7 +14,7 @@ from tune.report.cost import Price, cost_json, costs
 from tune.report.data import protocol_of_sweep
 from tune.report.proof import kernel_list
 from tune.stats.pairs import MARGIN, Comparison
-from tune.tracking.reader import SweepRecord
+from tune.tracking.reader import SweepRecord, TrialRecord
 
 # tags that the JSON holds of a trial
 TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)
@@ -43,6 +44,12 @@ def _speedup(name: str, comparison: Comparison | None, arm: str, is_baseline: bo
     return {f"{name}/{arm}": 1.0 if is_baseline else ratio, f"{name}_low/{arm}": low, f"{name}_high/{arm}": high}
 
 
+def _by_series(trial: TrialRecord) -> dict[str, Any]:
+    """The test errors of series, if the file holds several."""
+    content = series_errors.read_tag(trial.tags.get(series_errors.TAG))
+    return {} if content is None else {series_errors.TAG: content}
+
+
 def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> dict[str, Any]:
     """The machine-readable result: params by field name, as `--plan --json` writes them, metrics by metric name.
 
@@ -69,6 +76,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
                 "params": parse_params(trial.params, record.format),
                 "metrics": trial.metrics,
                 "kernels": kernel_list(trial),
+                **_by_series(trial),
             }
             for trial in record.trials
         ],

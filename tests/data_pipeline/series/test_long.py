@@ -142,6 +142,19 @@ def test_an_outlier_is_named_by_its_row_in_the_file(tmp_path):
         opened(table, tmp_path)
 
 
+def test_dates_split_every_series_and_three_files_are_refused(tmp_path):
+    series = opened(unequal(), tmp_path, split="2020-01-08/2020-01-10")
+    for group in series.groups:
+        times = series.timestamps[slice(*group.rows)]
+        borders = np.searchsorted(times, np.array(["2020-01-08", "2020-01-10"], "datetime64[us]")) + group.rows[0]
+        assert [group.bounds[split][0] for split in SPLITS[1:]] == borders.tolist()
+    for name in ("validation", "test"):
+        unequal().to_csv(tmp_path / f"{name}.csv", index=False)
+    files = ",".join(str(tmp_path / f"{name}.csv") for name in ("long", "validation", "test"))
+    with pytest.raises(DataError, match="three files, and series under each other are split at the same dates"):
+        opened(unequal(), tmp_path, split=files)
+
+
 def test_one_series_of_a_long_format_is_one_column_by_its_name(tmp_path):
     series = opened(series_of("only", 0, 200), tmp_path)
     assert series.columns == ("only",) and len(series.groups) == 1
