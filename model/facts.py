@@ -41,6 +41,8 @@ class Facts:
     step: Mapping[str, Any] | None = None
     """What lies between two rows, as data_pipeline/series/steps.py writes it. None in models that were saved without it
     and have `step_minutes`."""
+    series: Mapping[str, Mapping[str, Any]] | None = None
+    """Of a model of several series: id -> its own `mean` and `std`. `mean` and `std` are empty then."""
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -72,7 +74,9 @@ def read_facts(folder: Path) -> Facts:
             "the program that saved the model, or train it again"
         )
     try:
-        fields = {"step": None} | {name: content[name] for name in Facts.__dataclass_fields__ if name in content}
+        fields = {"step": None, "series": None} | {
+            name: content[name] for name in Facts.__dataclass_fields__ if name in content
+        }
         for name in ("columns", "mean", "std"):
             fields[name] = tuple(fields[name])
         return Facts(**fields)
@@ -84,11 +88,11 @@ def _problem(facts: Facts) -> str | None:
     """What is wrong with the facts; None where nothing is."""
     if not facts.columns or not all(isinstance(name, str) for name in facts.columns):
         return "columns must be names, at least one"
-    for name, numbers in (("mean", facts.mean), ("std", facts.std)):
-        if len(numbers) != len(facts.columns) or not all(_is_number(number) for number in numbers):
-            return f"{name} must hold one finite number for each of the {len(facts.columns)} columns"
-    if min(facts.std) <= 0:
-        return "std must be positive"
+    if facts.series is not None and (facts.mean or facts.std or not isinstance(facts.series, dict) or not facts.series):
+        return "series must be an object with an id or more, and mean and std empty beside it"
+    scalings = [vars(facts)] if facts.series is None else facts.series.values()
+    if problem := next(filter(None, (_scaling_problem(each, len(facts.columns)) for each in scalings)), None):
+        return problem
     if facts.step is not None and not isinstance(facts.step, dict):
         return "step must be an object"
     minutes = facts.step_minutes
@@ -98,6 +102,16 @@ def _problem(facts: Facts) -> str | None:
         if not isinstance(length, int) or length < 1:
             return f"{name} must be a positive whole number"
     return None
+
+
+def _scaling_problem(scaling: Mapping[str, Any], columns: int) -> str | None:
+    """What is wrong with `mean` and `std` of the model, or of one series of it."""
+    for name in ("mean", "std"):
+        numbers = scaling.get(name)
+        is_list = isinstance(numbers, list | tuple) and len(numbers) == columns
+        if not is_list or not all(_is_number(number) for number in numbers or ()):
+            return f"{name} must hold one finite number for each of the {columns} columns"
+    return "std must be positive" if min(scaling["std"]) <= 0 else None
 
 
 def _is_number(value: Any) -> bool:

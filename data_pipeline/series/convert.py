@@ -23,6 +23,7 @@ import numpy as np
 
 from data_pipeline.datasets import DatasetSpec
 from data_pipeline.errors import NO_SPACE, DataError
+from data_pipeline.options import DataOptions
 from data_pipeline.series import published
 from data_pipeline.series.arrow_file import write_file
 from data_pipeline.series.fill import max_gap
@@ -81,7 +82,7 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
     source: RowSource = _open(spec, source_path)
     published.check_columns(spec, label, source.columns)
     with ExitStack() as opened:
-        table = _read(source, label, folder, opened, spec)
+        table = _read(source, label, folder, opened, spec.options)
         place = lay_out if len(table.parts) == 1 else lay_out_groups
         layout = place(spec, label, table, folder, opened)
         published.check_rows(spec, label, layout.scratch.rows)
@@ -126,19 +127,14 @@ def source_files(spec: DatasetSpec, source_path: Path) -> list[Path]:
     return [source_path, *(Path(file) for file in spec.split.files or ())]
 
 
-def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, spec: DatasetSpec) -> Table:
+def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, options: DataOptions) -> Table:
     chunks = source.chunks()
     first = next(chunks, None)
     if first is None:
         source.faults.raise_if_any()
         raise DataError(f"{label}: a header and no data rows: give the complete file")
-    if first.ids is not None and spec.split.files is not None:
-        raise DataError(
-            f"{label}: data.split={spec.options.split} is three files, and series under each other are split at the same "
-            "dates: give one file, and data.split as two dates or as fractions"
-        )
     read = read_wide if first.ids is None else read_long
-    return read(itertools.chain([first], chunks), source, label, folder, opened, spec.options)
+    return read(itertools.chain([first], chunks), source, label, folder, opened, options)
 
 
 def _scale(label: str, layout: Layout, placed: Placed, constant: list[str]) -> Group:

@@ -51,8 +51,8 @@ class Filled:
         edge = f"; {self.at_start:,} at the start of a split take the first value after them" if self.at_start else ""
         rows = f" {self.rows:,} missing rows inserted;" if self.rows else ""
         return (
-            f"data.missing={way}:{rows} {total:,} cells filled ({where}){edge}; they enter the training loss, and are "
-            "left out of validation and test errors"
+            f"data.missing={way}:{rows} {total:,} cells filled ({where}){edge}; those of train enter its loss, "
+            "and no validation or test error counts a filled target"
         )
 
 

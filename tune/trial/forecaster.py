@@ -22,12 +22,14 @@ def save_forecaster(folder: Path, state: TrialState, job: TrialJob, series: Seri
 def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
     """What the model of `job`, trained on `series`, must know to forecast, and where it comes from."""
     data, val_mse = job.config.data, state.progress.best_val_mse
+    several = len(series.groups) > 1
     return Facts(
         columns=series.columns,
         step_minutes=series.step_minutes,
         step=series.step.as_json(),
-        mean=tuple(series.mean.tolist()),
-        std=tuple(series.std.tolist()),
+        mean=() if several else tuple(series.mean.tolist()),
+        std=() if several else tuple(series.std.tolist()),
+        series=_scalings(series) if several else None,
         context_length=data.context_length,
         prediction_length=data.prediction_length,
         dataset={
@@ -46,3 +48,8 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
         },
         versions={name: version for name, version in versions().items() if version is not None},
     )
+
+
+def _scalings(series: Series) -> dict[str, dict[str, list[float]]]:
+    """By the id of each series."""
+    return {group.id or "": {"mean": group.mean.tolist(), "std": group.std.tolist()} for group in series.groups}
