@@ -36,10 +36,9 @@ class RowOrder:
             return chunk
         if chunk.begins_file:
             self._row, self._last, self._first_us = 0, None, None
-        times, exact = chunk.timestamps, chunk.exact
+        times = chunk.timestamps
         if self._last is not None:
             times = np.concatenate((self._last.timestamps, times))
-            exact = np.concatenate((self._last.exact, exact))
         if self._first_us is None:
             self._first_us = int(times[0])
         rows = np.arange(self._row + 1, self._row + 1 + len(chunk.timestamps)) if chunk.rows is None else chunk.rows
@@ -49,13 +48,14 @@ class RowOrder:
         kept = np.ones(len(chunk.timestamps), bool)
         wrong = np.flatnonzero(steps <= 0)
         if len(wrong):
+            exact = chunk.exact if self._last is None else np.concatenate((self._last.exact, chunk.exact))
             twice = wrong[steps[wrong] == 0]
             same = _equal(exact[twice], exact[twice + 1])
             self._drop(twice[same], kept, known, rows)
             self._different(twice[~same], times, exact, rows)
             self._backwards(wrong[steps[wrong] < 0], times, rows)
         self._row = int(rows[-1])
-        self._last = _rows(chunk, slice(-1, None))
+        self._last = _rows(chunk, np.array([-1]))
         return chunk if kept.all() else _rows(chunk, kept)
 
     @property
@@ -113,7 +113,7 @@ def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.asarray(_same_cells(one, other).all(axis=1))
 
 
-def _rows(chunk: Chunk, rows: np.ndarray | slice) -> Chunk:
+def _rows(chunk: Chunk, rows: np.ndarray) -> Chunk:
     return replace(
         chunk,
         timestamps=chunk.timestamps[rows],

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-DAY_MINUTES = 24 * 60
-
-
 @dataclass(frozen=True, kw_only=True)
 class SeriesErrors:
     """Errors over the windows of one series of a file."""
@@ -100,13 +97,16 @@ def _errors(sums: Tensor, counts: Tensor) -> ForecastErrors:
 
 
 def naive_forecasts(
-    *, context_length: int, prediction_length: int, step_minutes: float | None
+    *, context_length: int, prediction_length: int, per_day: int | None
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """`last_value` repeats the last value; `last_day` repeats the last 24 hours, if the context holds them."""
+    """`last_value` repeats the last value; `last_day` repeats the last day, if the context holds it.
+
+    per_day: rows of a day; None if that is unknown, or rows are further apart.
+    """
     naive: dict[str, Callable[[Tensor], Tensor]] = {
         "last_value": lambda past_BLC: past_BLC[:, -1:].expand(-1, prediction_length, -1)
     }
-    day = round(DAY_MINUTES / step_minutes) if step_minutes else 0
+    day = per_day or 0
     if 0 < day <= context_length:
         naive["last_day"] = lambda past_BLC: past_BLC[:, -day:].repeat(1, -(-prediction_length // day), 1)[
             :, :prediction_length

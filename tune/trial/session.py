@@ -286,7 +286,7 @@ class Session:
             forecasts |= naive_forecasts(
                 context_length=data.context_length,
                 prediction_length=data.prediction_length,
-                step_minutes=self._series.step_minutes,
+                per_day=self._series.step.per_day,
             )
         with torch.no_grad():
             return evaluate(forecasts, self.feed.eval_batches(split), n_series=len(self._series.groups))

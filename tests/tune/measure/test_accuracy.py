@@ -59,11 +59,11 @@ def test_a_split_of_filled_targets_only_is_an_error_and_not_a_zero() -> None:
 
 def test_naive_forecasts_repeat_the_last_value_and_the_last_day() -> None:
     past = torch.arange(48.0).reshape(1, 48, 1)
-    naive = naive_forecasts(context_length=48, prediction_length=30, step_minutes=60)
+    naive = naive_forecasts(context_length=48, prediction_length=30, per_day=24)
     assert naive["last_value"](past).flatten().tolist() == [47.0] * 30
     assert naive["last_day"](past).flatten().tolist() == [*range(24, 48), *range(24, 30)]
 
 
-@pytest.mark.parametrize("step_minutes", [None, 15])
-def test_there_is_no_last_day_if_the_context_is_shorter(step_minutes: int | None) -> None:
-    assert set(naive_forecasts(context_length=48, prediction_length=8, step_minutes=step_minutes)) == {"last_value"}
+@pytest.mark.parametrize("per_day", [None, 96])
+def test_there_is_no_last_day_if_the_context_is_shorter(per_day: int | None) -> None:
+    assert set(naive_forecasts(context_length=48, prediction_length=8, per_day=per_day)) == {"last_value"}
