@@ -155,8 +155,11 @@ def _month_steps(dates: np.ndarray, time_us: int, zone: str | None) -> Iterator[
         return
     days = (dates - months.astype("datetime64[D]")).view(np.int64) + 1
     at_end = ((months + 1).astype("datetime64[D]") - dates).view(np.int64) == 1
-    day = LAST_DAY if at_end.all() else int(days.max())
-    yield MonthStep(months=every, month=int(numbers[0] % every), day=day, time_us=time_us, zone=zone)
+    month, day = int(numbers[0] % every), LAST_DAY if at_end.all() else int(days.max())
+    yield MonthStep(months=every, month=month, day=day, time_us=time_us, zone=zone)
+    if np.is_busday(dates).all():
+        for edge in (1, LAST_DAY):
+            yield MonthStep(months=every, month=month, day=edge, time_us=time_us, business=True, zone=zone)
 
 
 def _every_few_days(dates: np.ndarray, time_us: int, zone: str) -> DayStep:

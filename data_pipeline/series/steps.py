@@ -33,7 +33,7 @@ class Step(ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """fixed, row, business_day, hours, local_day; month, quarter, year or months with _start, _end or _day."""
+        """fixed, row, business_day, hours, local_day; (business_)month, quarter, year or months, and _start, _end, _day."""
 
     @property
     @abstractmethod
@@ -170,17 +170,20 @@ class MonthStep(Step):
     """1 to 31; a month that is shorter has its last day instead. So 31 is the end of every month."""
     time_us: int
     """Time of day."""
+    business: bool = False
+    """Whether a first day on a weekend moves to the Monday after it, and a last day to the Friday before it."""
     zone: str | None = None
 
     @property
     def kind(self) -> str:
         edge = {1: "start", LAST_DAY: "end"}.get(self.day, "day")
-        return f"{_MONTHS_NAMES.get(self.months, 'months')}_{edge}"
+        return f"{'business_' if self.business else ''}{_MONTHS_NAMES.get(self.months, 'months')}_{edge}"
 
     @property
     def text(self) -> str:
         edge = {1: "", LAST_DAY: " end"}.get(self.day, f", on day {self.day}")
-        return f"{_MONTHS_NAMES.get(self.months, f'{self.months} months')}{edge}{_of(self.zone)}"
+        business = " on a business day" if self.business else ""
+        return f"{_MONTHS_NAMES.get(self.months, f'{self.months} months')}{edge}{business}{_of(self.zone)}"
 
     def _numbers(self, times: np.ndarray, origin: int) -> np.ndarray:
         dates = to_clock(times, self.zone).view("datetime64[us]").astype("datetime64[M]")
@@ -189,8 +192,10 @@ class MonthStep(Step):
     def _times(self, numbers: np.ndarray, origin: int) -> np.ndarray:
         months = (numbers * self.months + self.month).view("datetime64[M]")
         first, last = months.astype("datetime64[D]"), (months + 1).astype("datetime64[D]") - 1
-        days = np.minimum(first + (self.day - 1), last).view(np.int64)
-        return from_clock(days * MICROSECONDS_PER_DAY + self.time_us, self.zone)
+        days = np.minimum(first + (self.day - 1), last)
+        if self.business:
+            days = np.busday_offset(days, 0, roll="forward" if self.day == 1 else "backward")
+        return from_clock(days.view(np.int64) * MICROSECONDS_PER_DAY + self.time_us, self.zone)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ MAX_MISSING_FRACTION = 0.01
 """With more missing rows, "24 rows ago" no longer means "yesterday"."""
 MAX_DISTINCT_STEPS = 10_000
 MAX_RUNS = 5_000_000
+MOST_CALENDAR_ROWS = 50_000_000
+"""All times of a calendar are in memory at once; in this many rows, steps of a part of a day are not looked for there."""
 ANY_STEP = "or say that rows are equidistant whatever their times are: data.step=row"
 
 
@@ -140,7 +142,8 @@ class TimeAxis:
             raise DataError(f"{self._source}: {self._rows} data rows show no step between rows: give a longer series")
         common = self._common_us()
         fixed = self._fixed(common)
-        if fixed is not None and common < MICROSECONDS_PER_DAY and self._is_allowed(fixed):
+        sub_daily = fixed is not None and common < MICROSECONDS_PER_DAY
+        if fixed is not None and sub_daily and (self._is_allowed(fixed) or self._rows > MOST_CALENDAR_ROWS):
             return fixed
         found = calendar_step(self._times(), common, self.zone, self.offsets)
         if found is None:

@@ -36,6 +36,32 @@ STEPS: dict[str, tuple[Step, np.ndarray, str]] = {
                     times(pd.date_range("1960", periods=90, freq="QE")), "quarter_end"),
     "quarter from February": (MonthStep(months=3, month=1, day=1, time_us=0),
                               times(pd.date_range("1960", periods=90, freq="QS-FEB")), "quarter_start"),
+    "month on a business day": (
+        MonthStep(months=1, month=0, day=1, time_us=0, business=True),
+        times(pd.date_range("1960", periods=300, freq="BMS")),
+        "business_month_start",
+    ),
+    "month end on a business day": (
+        MonthStep(months=1, month=0, day=31, time_us=0, business=True),
+        times(pd.date_range("1960", periods=300, freq="BME")),
+        "business_month_end",
+    ),
+    "quarter end on a business day": (
+        MonthStep(months=3, month=2, day=31, time_us=0, business=True),
+        times(pd.date_range("1960", periods=90, freq="BQE")),
+        "business_quarter_end",
+    ),
+    "day 15": (
+        MonthStep(months=1, month=0, day=15, time_us=0),
+        times(pd.date_range("1960", periods=90, freq="MS")) + 14 * 24 * HOUR,
+        "month_day",
+    ),
+    "6 months": (
+        MonthStep(months=6, month=0, day=1, time_us=0),
+        times(pd.date_range("1960", periods=90, freq="6MS")),
+        "months_start",
+    ),
+    "week": (FixedStep(step_us=7 * 24 * HOUR), times(pd.date_range("1960", periods=90, freq="W")), "fixed"),
     "year": (MonthStep(months=12, month=0, day=1, time_us=0), times(pd.date_range("1900", periods=90, freq="YS")),
              "year_start"),
     "year end": (MonthStep(months=12, month=11, day=31, time_us=0),
