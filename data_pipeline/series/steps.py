@@ -33,7 +33,7 @@ class Step(ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """fixed, row, business_day, hours, local_day; (business_)month, quarter, year or months, and _start, _end, _day."""
+        """fixed, row, business_day, hours, local_day; month_start, business_quarter_end, year_day and the like."""
 
     @property
     @abstractmethod

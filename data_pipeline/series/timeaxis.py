@@ -19,7 +19,7 @@ MAX_MISSING_FRACTION = 0.01
 MAX_DISTINCT_STEPS = 10_000
 MAX_RUNS = 5_000_000
 MOST_CALENDAR_ROWS = 50_000_000
-"""All times of a calendar are in memory at once; in this many rows, steps of a part of a day are not looked for there."""
+"""Times of a calendar are in memory at once. With more rows, steps of a part of a day are not looked for there."""
 ANY_STEP = "or say that rows are equidistant whatever their times are: data.step=row"
 
 

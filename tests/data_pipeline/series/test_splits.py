@@ -94,3 +94,14 @@ def test_training_statistics_are_those_of_the_chosen_training_rows(tmp_path):
     frame.to_csv(tmp_path / "x.csv", index=False)
     series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache", DataOptions(split="0.2/0.4/0.4"))
     assert series.mean[0] == pytest.approx(9.5) and series.std[0] == pytest.approx(np.arange(20).std())
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "+02:00", "UTC"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_dates_are_read_on_the_clock_of_the_file(zone, suffix, tmp_path):
+    frame = pd.DataFrame({"date": pd.date_range("2021-05-01", periods=500, freq="h", tz=zone), "a": np.arange(500) % 7})
+    path = tmp_path / f"x{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path, index=False)
+    series = open_series(str(path), None, tmp_path / "cache", DataOptions(split="2021-05-11/2021-05-15"))
+    assert series.bounds["validation"] == (240, 336)
+    assert series.timestamps[240] == frame["date"][240].tz_convert("UTC").tz_localize(None).to_datetime64()
