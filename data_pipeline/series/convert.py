@@ -1,7 +1,7 @@
 """Turns a source into one Arrow file: streamed, checked, standardised, complete or not there at all.
 
 Stages, each in a module of its own: read (table.py, long.py), lay out without gaps (layout.py, layout_groups.py), scale
-(scaling.py), write (arrow_file.py).
+(scaling.py), look for doubtful values (doubtful.py), write (arrow_file.py).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from data_pipeline.errors import NO_SPACE, DataError
 from data_pipeline.options import DataOptions
 from data_pipeline.series import published
 from data_pipeline.series.arrow_file import write_file
+from data_pipeline.series.doubtful import doubtful_notes
 from data_pipeline.series.fill import max_gap
 from data_pipeline.series.groups import Group, few
 from data_pipeline.series.layout import Layout, Placed, lay_out
@@ -91,6 +92,7 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
         sha256 = source.sha256()
         published.check_pin(spec, label, sha256)
         notes = list(_notes(spec, source, sha256, table, layout, constant))
+        notes += doubtful_notes(label, layout, groups, table.axis.clock)
         metadata = {
             "schema_version": SCHEMA_VERSION,
             "name": spec.name,

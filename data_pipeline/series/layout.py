@@ -5,6 +5,7 @@ Missing cells are filled, or their rows dropped, as `data.missing` says. Splits 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class Placed:
     bounds: Bounds
     train_rows_read: int
     """How many of the rows that were read lie in train."""
+    read_row: Callable[[int], int]
+    """The row that was read, or for an inserted one the next, of a row counted from its first one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,13 @@ def lay_out(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: E
         scratch = Scratch(folder / "ordered", len(part.rows.columns))
         opened.callback(scratch.close)
         copy(part.rows, scratch)
-    placed = Placed(part=part, rows=(0, part.rows.count), bounds=bounds, train_rows_read=bounds["train"][1])
+    placed = Placed(
+        part=part,
+        rows=(0, part.rows.count),
+        bounds=bounds,
+        train_rows_read=bounds["train"][1],
+        read_row=lambda row: row,
+    )
     notes = () if not table.axis.gaps else (gap_note(table.axis.gaps, table.axis.missing_rows),)
     return Layout(scratch=scratch, placed=(placed,), step=step, notes=notes)
 
@@ -106,7 +115,13 @@ def _filled(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: E
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
     train_rows_read = rows.given_before(bounds["train"][1])
-    placed = Placed(part=part, rows=(0, rows.count), bounds=bounds, train_rows_read=train_rows_read)
+    placed = Placed(
+        part=part,
+        rows=(0, rows.count),
+        bounds=bounds,
+        train_rows_read=train_rows_read,
+        read_row=rows.given_before,
+    )
     note = filled.note(options.missing)
     return Layout(scratch=scratch, placed=(placed,), step=step, notes=(note,) if note else ())
 
@@ -118,7 +133,13 @@ def _dropped(spec: DatasetSpec, label: str, table: Table, folder: Path, opened: 
     kept, gaps, missing_rows = drop(part.rows, step, scratch)
     bounds = _bounds(spec, label, ScratchRows(scratch, part.rows.columns), table)
     train_rows_read = int(kept[bounds["train"][1] - 1]) + 1
-    placed = Placed(part=part, rows=(0, scratch.rows), bounds=bounds, train_rows_read=train_rows_read)
+    placed = Placed(
+        part=part,
+        rows=(0, scratch.rows),
+        bounds=bounds,
+        train_rows_read=train_rows_read,
+        read_row=lambda row: int(kept[row]),
+    )
     dropped = part.rows.count - scratch.rows
     notes = (f"data.missing=drop: {dropped:,} rows with a missing value dropped ({dropped / part.rows.count:.1%})",)
     return Layout(

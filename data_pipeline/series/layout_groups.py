@@ -147,6 +147,7 @@ def _fill(
         rows=(start, scratch.rows),
         bounds=bounds,
         train_rows_read=rows.given_before(own["train"][1]),
+        read_row=rows.given_before,
     )
 
 
@@ -170,6 +171,7 @@ def _place(axis: _Axis, places: np.ndarray, cuts: dict[str, tuple[int, int]], sc
         rows=(start, scratch.rows),
         bounds={split: (row(first), row(stop)) for split, (first, stop) in own.items()},
         train_rows_read=int(np.searchsorted(axis.places, own["train"][1])),
+        read_row=lambda at: int(np.searchsorted(axis.places, places[at])),
     )
 
 
