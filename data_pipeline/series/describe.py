@@ -11,7 +11,7 @@ import numpy as np
 from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.protocol import Protocol, how_lines, protocol_of, shown_time
-from data_pipeline.series.steps import Step
+from data_pipeline.series.steps import Step, step_words
 from data_pipeline.series.store import Series, open_series
 from data_pipeline.series.windows import SPLITS, window_starts
 
@@ -187,14 +187,14 @@ def render(description: Description) -> str:
     """The description as lines of text for a terminal."""
     gaps = f"{description.gaps} gaps ({description.missing_rows} rows missing)" if description.gaps else "no gaps"
     lines = [
-        f"{description.name}: {description.rows:,} rows x {len(description.channels)} channels, one row per "
-        f"{description.step.text}",
+        f"{description.name}: {description.rows:,} rows x {len(description.channels)} channels, "
+        f"{step_words(description.step.text)}",
         f"from {description.first} to {description.last}; {gaps}, {description.duplicates} duplicate times, "
         f"{description.missing_values} missing values; {description.unused_rows:,} rows in no split",
         f"sha256 of the source {description.source_sha256}",
         *how_lines(description.protocol),
         "",
-        f"{'split':12}{'rows':>9}{'windows':>9}  {'from':26}{'to':26}{'mean shift':>12}{'std ratio':>14}",
+        f"{'split':12}{'rows':>9}{'windows':>9}  {'from':26} {'to':26} {'mean shift':>12}{'std ratio':>14}",
         *(_split_line(split) for split in description.splits),
         f"windows of {description.context_length} + {description.prediction_length} rows; mean shift: largest of any "
         "channel, in standard deviations of train; std ratio: smallest to largest",
@@ -211,7 +211,9 @@ def render(description: Description) -> str:
 def _split_line(split: SplitDescription) -> str:
     shift = max(split.mean_shift, key=abs)
     ratio = f"{min(split.std_ratio):.2f} to {max(split.std_ratio):.2f}"
-    return f"{split.name:12}{split.rows:9,}{split.windows:9,}  {split.first:26}{split.last:26}{shift:+12.2f}{ratio:>14}"
+    return (
+        f"{split.name:12}{split.rows:9,}{split.windows:9,}  {split.first:26} {split.last:26} {shift:+12.2f}{ratio:>14}"
+    )
 
 
 def _channel_line(channel: ChannelDescription) -> str:

@@ -143,7 +143,8 @@ def _candidates(times: np.ndarray, common_us: int, zone: str | None) -> Iterator
     weekdays = _weekdays(days)
     if (changes or len(of_day) == 1) and len(weekdays) < len(ALL_DAYS):
         yield DayStep(times_us=(usual,), weekdays=weekdays, zone=zone)
-    if 1 < len(of_day) <= MOST_TIMES and len(days) >= DAYS_TO_TELL:
+    evenly = not ((of_day - of_day[0]) % max(common_us, 1)).any()  # times that are off by a little are no opening hours
+    if 1 < len(of_day) <= MOST_TIMES and len(days) >= DAYS_TO_TELL and evenly:
         yield DayStep(times_us=tuple(of_day.tolist()), weekdays=weekdays, zone=zone)
 
 

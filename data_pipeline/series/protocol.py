@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.series.groups import left_out
-from data_pipeline.series.steps import time_text
+from data_pipeline.series.steps import step_words, time_text
 from data_pipeline.series.windows import SPLITS, WindowStarts, window_starts
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def shape_text(protocol: Protocol) -> str:
     zone = protocol["zone"]
     many = f", {protocol['series']:,} series" if protocol["series"] > 1 else ""
     told = "" if zone is None else f", times in {zone}"
-    return f"{protocol['rows']:,} rows x {protocol['columns']:,} columns{many}, one row per {protocol['step']}{told}"
+    return f"{protocol['rows']:,} rows x {protocol['columns']:,} columns{many}, {step_words(protocol['step'])}{told}"
 
 
 def how_lines(protocol: Protocol) -> Iterator[str]:

@@ -261,6 +261,11 @@ class DayStep(Step):
 _FAMILIES: dict[str, type[Step]] = {kind.family: kind for kind in (FixedStep, RowStep, MonthStep, DayStep)}
 
 
+def step_words(text: str) -> str:
+    """The text of a step in a sentence: `one row per 15 min`."""
+    return "rows taken as equidistant" if text == RowStep().text else f"one row per {text}"
+
+
 def duration_text(duration_us: int) -> str:
     """A duration, exact: unequal ones have unequal texts. `15 min`, `60.0001 min`, `1 day`, `0.25 s`."""
     size = abs(duration_us)

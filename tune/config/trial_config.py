@@ -230,7 +230,7 @@ def check_value(name: str, value: Any, *, given: str) -> None:
     """Raises WrongInput for a value that does not fit the field; `given` is the user's word for the field."""
     group, field = check_field(name).split(".", 1)
     info = GROUPS[group].model_fields[field]
-    kind: Any = Annotated[(info.annotation, *info.metadata)]
+    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     try:
         TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

@@ -81,7 +81,9 @@ def test_the_lines_say_all_of_it(tmp_path):
 def test_rows_without_times_are_told_by_their_number(tmp_path):
     pd.DataFrame({"a": np.arange(100) * 0.5 % 7, "b": np.arange(100) % 3 * 0.1}).to_csv(tmp_path / "x.csv", index=False)
     series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache", DataOptions(step="row"))
-    parts = protocol_of(series, [])["split"]["parts"]
+    protocol = protocol_of(series, [])
+    parts = protocol["split"]["parts"]
+    assert "100 rows x 2 columns, rows taken as equidistant" in next(protocol_lines(protocol))
     assert parts["train"]["first"] == "row 1" and parts["test"] == {"rows": 20, "first": "row 81", "last": "row 100"}
 
 

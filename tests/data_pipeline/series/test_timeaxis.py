@@ -110,6 +110,23 @@ def test_jitter_is_told_exactly_and_the_way_out_named(steps, text):
         axis(np.cumsum([0, *steps])).check()
 
 
+@pytest.mark.parametrize("period", [2, 3, 8, 24])
+def test_jitter_that_repeats_every_day_is_no_step_of_opening_hours(period):
+    hours = np.arange(500) * HOUR
+    hours[1::period] += 6000
+    with pytest.raises(DataError, match="irregular"):
+        axis(hours).check()
+
+
+def test_opening_hours_may_have_a_break():
+    session = [9 * HOUR + half * HOUR // 2 for half in (0, 1, 2, 3, 8, 9, 10, 11)]
+    dates = times(pd.date_range("2024-01-01", periods=30, freq="B"))
+    found = axis((dates[:, None] + np.array(session)).ravel())
+    found.check()
+    assert found.step == DayStep(times_us=tuple(session), weekdays=(0, 1, 2, 3, 4)) and found.missing_rows == 0
+    assert found.step.text == "8 times from 09:00 to 14:30 each business day"
+
+
 def test_very_many_different_steps_are_refused_at_once(monkeypatch):
     monkeypatch.setattr("data_pipeline.series.timeaxis.MAX_DISTINCT_STEPS", 20)
     with pytest.raises(DataError, match="irregular"):
