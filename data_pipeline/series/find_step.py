@@ -94,7 +94,7 @@ def zone_of_clock_changes(timestamps_us: np.ndarray, offsets: tuple[str, ...] = 
     preferred, as many zones change their clocks on the same days.
     """
     sample = timestamps_us[:: max(1, len(timestamps_us) // SAMPLE_ROWS)]
-    allowed = {_offset_us(offset) for offset in offsets} if len(offsets) > 1 else None
+    allowed = {offset_us(offset) for offset in offsets} if len(offsets) > 1 else None
     fewest = len(np.unique(sample % MICROSECONDS_PER_DAY))
     best, found = (fewest, True), None
     for name in _zones():
@@ -107,7 +107,10 @@ def zone_of_clock_changes(timestamps_us: np.ndarray, offsets: tuple[str, ...] = 
     return found
 
 
-def _offset_us(text: str) -> int:
+def offset_us(text: str) -> int:
+    """An offset from UTC, such as +02:00 or UTC itself, in microseconds."""
+    if text == "UTC":
+        return 0
     hours, minutes = text[1:].split(":")
     size = (60 * int(hours) + int(minutes)) * MICROSECONDS_PER_MINUTE
     return -size if text.startswith("-") else size
