@@ -40,7 +40,7 @@ from data_pipeline.source.joined import JoinedSource
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.rows import RowSource
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 log = logging.getLogger(__name__)
 
 
@@ -106,6 +106,7 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
             "timed": source.timestamp_column is not None,
             "reading": source.reading,
             "apart": [split for split, apart in zip(SPLITS[1:], table.axis.apart, strict=False) if apart],
+            "long": _long(source, table),
             "groups": [group.as_json() for group in groups],
             "notes": notes,
         }
@@ -127,6 +128,13 @@ def _open(spec: DatasetSpec, source_path: Path | None) -> RowSource:
 def source_files(spec: DatasetSpec, source_path: Path) -> list[Path]:
     """The files that the series of `spec` is made from: its own, and those of its split."""
     return [source_path, *(Path(file) for file in spec.split.files or ())]
+
+
+def _long(source: RowSource, table: Table) -> dict[str, Any] | None:
+    """What gives the rows of a long format back; None for another format."""
+    if not table.ids:
+        return None
+    return {"id_column": source.id_column, "columns": list(source.columns), "ids": list(table.ids)}
 
 
 def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, options: DataOptions) -> Table:
