@@ -88,23 +88,30 @@ def calendar_step(
 
 
 def zone_of_clock_changes(timestamps_us: np.ndarray, offsets: tuple[str, ...] = ()) -> str | None:
-    """The zone in which times [n], in UTC, are at the fewest different times of day, if fewer than in UTC, else None.
+    """The zone in which times [n], in UTC, are at the fewest usual times of day, if fewer than in UTC, else None.
 
     If several `offsets` are given, the zone has no others. Otherwise a zone where the first time is midnight is
     preferred, as many zones change their clocks on the same days.
     """
     sample = timestamps_us[:: max(1, len(timestamps_us) // SAMPLE_ROWS)]
     allowed = {offset_us(offset) for offset in offsets} if len(offsets) > 1 else None
-    fewest = len(np.unique(sample % MICROSECONDS_PER_DAY))
-    best, found = (fewest, True), None
+    in_utc = _scatter(sample)
+    best, found = (in_utc, True), None
     for name in _zones():
         clock = to_clock(sample, name)
         if allowed is not None and not set(np.unique(clock - sample).tolist()) <= allowed:
             continue
-        rank = (len(np.unique(clock % MICROSECONDS_PER_DAY)), bool(clock[0] % MICROSECONDS_PER_DAY))
-        if rank[0] < fewest and (found is None or rank < best):
+        rank = (_scatter(clock), bool(clock[0] % MICROSECONDS_PER_DAY))
+        if rank[0] < in_utc and (found is None or rank < best):
             best, found = rank, name
     return found
+
+
+def _scatter(clock: np.ndarray) -> tuple[int, int]:
+    """How many times of day are usual among times [n], and how many times are at another."""
+    counts = np.unique(clock % MICROSECONDS_PER_DAY, return_counts=True)[1]
+    usual = 2 * counts >= counts.max()
+    return int(usual.sum()), int(counts[~usual].sum())
 
 
 def offset_us(text: str) -> int:

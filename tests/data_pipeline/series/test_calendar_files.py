@@ -30,6 +30,9 @@ INDEXES = {
     "60 min from 08:00 to 17:00 each business day": hours("2021-01-01", 30),
     "day (Europe/Berlin)": pd.date_range("2020-01-01", periods=200, freq="D", tz="Europe/Berlin"),
     "day (Europe/London)": pd.date_range("2020-01-01 09:00", periods=200, freq="D", tz="Europe/London"),
+    "day (Asia/Tehran)": pd.date_range("2019-01-01", periods=900).tz_localize(
+        "Asia/Tehran", nonexistent="shift_forward"
+    ),
     "month (Europe/Berlin)": pd.date_range("2000-01-01", periods=200, freq="MS", tz="Europe/Berlin"),
 }
 
