@@ -39,6 +39,7 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("compare",): "compare",
     ("predict",): "predict",
     ("data", "show"): "data",
+    ("data", "import-pems"): "import_pems",
     (): "sweep",
 }
 
