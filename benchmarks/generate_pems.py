@@ -60,7 +60,14 @@ class Stations:
 
 
 def generate(
-    folder: Path, *, stations: int, start: datetime.date, days: int, kind: str = "5min", district: int = 3, seed: int = 1
+    folder: Path,
+    *,
+    stations: int,
+    start: datetime.date,
+    days: int,
+    kind: str = "5min",
+    district: int = 3,
+    seed: int = 1,
 ) -> list[Path]:
     """Write the files of `days` local days from `start` (whole months for "hour"). Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +92,7 @@ def text_of(
 ) -> bytes:
     """The lines of the local days [start, stop), ordered by time, then station."""
     step_s = 300 if kind == "5min" else 3600
-    first_s, stop_s = (
-        datetime.datetime.combine(day, datetime.time(), PACIFIC).timestamp() for day in (start, stop)
-    )
+    first_s, stop_s = (datetime.datetime.combine(day, datetime.time(), PACIFIC).timestamp() for day in (start, stop))
     local = [datetime.datetime.fromtimestamp(at, PACIFIC) for at in np.arange(first_s, stop_s, step_s)]
     rows, count = len(local), len(known.ids)
     there, silent = _silence(rows, count, rng)

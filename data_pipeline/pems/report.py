@@ -90,9 +90,10 @@ def damage_text(found: StationFolder, damaged: Mapping[str, str]) -> str:
     for name, fault in damaged.items():
         by_fault.setdefault(fault, []).append(periods[name])
     listed = "; ".join(f"{', '.join(days)} ({fault})" for fault, days in by_fault.items())
+    begin = f"d{found.district:02d}_text_station_{found.kind.name}_"
     return (
         f"{found.path}: {len(damaged)} of {len(found.files)} files are damaged: download them again, or give "
-        f"--skip-damaged, which leaves their times empty: d{found.district:02d}_text_station_{found.kind.name}_ {listed}"
+        f"--skip-damaged, which leaves their times empty: {begin} {listed}"
     )
 
 
@@ -106,11 +107,12 @@ def _lines(report: ImportReport) -> Iterator[str]:
         f"{last_day})"
     )
     yield f"{report.measure}: {report.unit}"
+    least = f"--min-observed {report.min_observed_pct:g} %"
     if report.under_observed:
         shown = _few([f"{station} ({share:.1f} %)" for station, share in report.under_observed.items()])
-        yield f"left out, under --min-observed {report.min_observed_pct:g} %: {_stations(report.under_observed)}: {shown}"
+        yield f"left out, under {least}: {_stations(report.under_observed)}: {shown}"
     else:
-        yield f"left out, under --min-observed {report.min_observed_pct:g} %: none"
+        yield f"left out, under {least}: none"
     if report.without_values:
         shown = _few(report.without_values)
         yield f"left out, without any {report.measure}: {_stations(report.without_values)}: {shown}"

@@ -120,25 +120,37 @@ def _lines(path: Path, measure: str, fields: int, clock: FileClock, notes: list[
     code_R, station_R, observed_R, value_R = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     first_row, second_row = np.array(first), np.array(second)
     row_R = first_row[code_R]
-    twice = np.flatnonzero(first_row[code_R] != second_row[code_R])
-    if len(twice):
-        later = twice[_is_second(row_R[twice], station_R[twice])]
+    is_twice = row_R != second_row[code_R]
+    if is_twice.any():
+        by_station = _goes_back(row_R[~is_twice], station_R[~is_twice]).sum() == 0
+        twice = np.flatnonzero(is_twice)
+        later = twice[_is_second(row_R[twice], station_R[twice], by_station)]
         row_R[later] = second_row[code_R[later]]
         if not len(later):
             notes.append("the hour that clocks repeat is there once, taken as its first time")
     return row_R, station_R, observed_R, value_R
 
 
-def _is_second(row_R: np.ndarray, station_R: np.ndarray) -> np.ndarray:
+def _goes_back(row_R: np.ndarray, station_R: np.ndarray) -> np.ndarray:
+    """Whether the station goes back from the line before, within one time."""
+    return np.concatenate(([False], (np.diff(row_R) == 0) & (np.diff(station_R) < 0)))
+
+
+def _is_second(row_R: np.ndarray, station_R: np.ndarray, by_station: bool) -> np.ndarray:
     """Which lines of the hour that comes twice belong to its second time, by their order.
 
-    A line does if an earlier line has a later time of that hour, or the same time and the same station.
+    A line does if an earlier line has a later time of that hour, or the same time and the same station. Where the lines
+    of a time are ordered by station, it also does after the station went back within that time.
     """
-    went_back = np.concatenate(([False], np.diff(row_R) < 0)).cumsum() > 0
+    later_time = np.concatenate(([False], np.diff(row_R) < 0)).cumsum() > 0
     order = np.lexsort((np.arange(len(row_R)), station_R, row_R))
     repeated = np.zeros(len(row_R), bool)
     repeated[order[1:]] = (np.diff(row_R[order]) == 0) & (np.diff(station_R[order]) == 0)
-    return went_back | repeated
+    if not by_station:
+        return later_time | repeated
+    back = _goes_back(row_R, station_R).cumsum()
+    begins = np.concatenate(([True], np.diff(row_R) != 0))
+    return later_time | repeated | (back > back[np.maximum.accumulate(np.where(begins, np.arange(len(back)), 0))])
 
 
 def _without_repeats(cell: np.ndarray, observed: np.ndarray, value: np.ndarray, station: np.ndarray) -> np.ndarray:
