@@ -18,7 +18,7 @@ from data_pipeline.errors import NO_SPACE, DataError
 from data_pipeline.pems.folder import StationFile, StationFolder, station_files
 from data_pipeline.pems.gaps import PIECE_ROWS, GapFiller
 from data_pipeline.pems.parquet_pair import ParquetPair, mask_path
-from data_pipeline.pems.report import UNITS, ImportReport, damage_text
+from data_pipeline.pems.report import UNITS, ImportReport, damage_error
 from data_pipeline.pems.scratch import BlockScratch, StationTotals
 from data_pipeline.pems.station_file import MEASURES, Block, DamagedFile, read_station_file
 
@@ -108,7 +108,7 @@ def _import(
         totals.add(block)
         scratch.append(first_row, block)
     if damaged and (first_s is None or not options.skip_damaged):
-        raise DataError(damage_text(found, damaged))
+        raise damage_error(found, damaged)
     assert first_s is not None and end_row is not None
     observed = totals.observed_pct
     enough = observed >= options.min_observed_pct

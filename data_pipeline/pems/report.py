@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.errors import DataError, DataFaults
+from data_pipeline.faults import MOST_LINES
 from data_pipeline.pems.folder import StationFolder
 from data_pipeline.pems.gaps import GapFiller
 
@@ -83,18 +85,24 @@ def render(report: ImportReport) -> str:
     return "\n".join(_lines(report))
 
 
-def damage_text(found: StationFolder, damaged: Mapping[str, str]) -> str:
+def damage_error(found: StationFolder, damaged: Mapping[str, str]) -> DataError:
     """The error for a folder with damaged files: all of them by their day or month, equal faults together."""
     periods = {file.path.name: file.period for file in found.files}
     by_fault: dict[str, list[str]] = {}
     for name, fault in damaged.items():
         by_fault.setdefault(fault, []).append(periods[name])
-    listed = "; ".join(f"{', '.join(days)} ({fault})" for fault, days in by_fault.items())
-    begin = f"d{found.district:02d}_text_station_{found.kind.name}_"
-    return (
+    text = (
         f"{found.path}: {len(damaged)} of {len(found.files)} files are damaged: download them again, or give "
-        f"--skip-damaged, which leaves their times empty: {begin} {listed}"
+        "--skip-damaged, which leaves their times empty"
     )
+    begin = f"d{found.district:02d}_text_station_{found.kind.name}_"
+    listed = [f"{begin} {', '.join(days)}: {fault}" for fault, days in by_fault.items()]
+    if len(listed) == 1:
+        return DataError(f"{text}: {listed[0]}")
+    if len(listed) < MOST_LINES:
+        return DataFaults([text, *listed])
+    rest = [day for days in list(by_fault.values())[MOST_LINES - 2 :] for day in days]
+    return DataFaults([text, *listed[: MOST_LINES - 2], f"{begin} {', '.join(rest)}: other faults"])
 
 
 def _lines(report: ImportReport) -> Iterator[str]:

@@ -98,7 +98,20 @@ def test_all_damaged_files_are_in_one_answer(tmp_path):
     with pytest.raises(DataError, match="12 of 14 files") as caught:
         import_folder(folder, tmp_path / "out.parquet", ImportOptions())
     assert all(f"2019_06_{day:02d}" in str(caught.value) for day in range(1, 13))
-    assert not str(caught.value).endswith("...")
+    assert len(str(caught.value).splitlines()) == 3  # what to do, and a line for each of the two faults
+
+
+def test_an_answer_has_at_most_ten_lines_and_names_all_files(tmp_path):
+    folder = folder_of(tmp_path / "raw", "2019-06-01", 14, stations=2)
+    for day in range(1, 15):
+        path = folder / NAME.format(day=day)
+        lines = lines_of(path)
+        lines[day] = "1,2,3"
+        write_lines(path, lines)
+    with pytest.raises(DataError, match="14 of 14 files") as caught:
+        import_folder(folder, tmp_path / "out.parquet", ImportOptions())
+    assert all(f"2019_06_{day:02d}" in str(caught.value) for day in range(1, 15))
+    assert len(str(caught.value).splitlines()) == 10
 
 
 def test_a_folder_of_damaged_files_is_refused_even_if_they_may_be_left_out(folder, tmp_path):

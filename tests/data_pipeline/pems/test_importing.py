@@ -13,6 +13,7 @@ import pytest
 from pems_kit import filled, folder_of, lines_of, read_back, reference, write_lines
 
 from data_pipeline.errors import DataError
+from data_pipeline.options import DEFAULTS
 from data_pipeline.pems.importing import ImportOptions, import_folder
 from data_pipeline.pems.parquet_pair import mask_path
 from data_pipeline.pems.report import render
@@ -185,7 +186,7 @@ def test_the_file_says_what_it_holds(tmp_path):
 
 def test_training_reads_the_file_as_hours_of_utc(tmp_path):
     report = bring(folder_of(tmp_path / "raw", ORDINARY, 2), tmp_path / "out.parquet")
-    source = open_source(report.out, None)
+    source = open_source(report.out, DEFAULTS)
     assert source.zoned and source.columns == tuple(map(str, read_back(report.out)))
 
 
