@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.datasets import DatasetSpec
+from data_pipeline.datasets import DatasetSpec, published_note
 from data_pipeline.errors import NO_SPACE, DataError
-from data_pipeline.options import DataOptions
 from data_pipeline.series import published
 from data_pipeline.series.arrow_file import write_file
 from data_pipeline.series.doubtful import doubtful_notes
@@ -83,7 +82,7 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
     source: RowSource = _open(spec, source_path)
     published.check_columns(spec, label, source.columns)
     with ExitStack() as opened:
-        table = _read(source, label, folder, opened, spec.options)
+        table = _read(source, label, folder, opened, spec)
         place = lay_out if len(table.parts) == 1 else lay_out_groups
         layout = place(spec, label, table, folder, opened)
         published.check_rows(spec, label, layout.scratch.rows)
@@ -137,14 +136,17 @@ def _long(source: RowSource, table: Table) -> dict[str, Any] | None:
     return {"id_column": source.id_column, "columns": list(source.columns), "ids": list(table.ids)}
 
 
-def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, options: DataOptions) -> Table:
+def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, spec: DatasetSpec) -> Table:
     chunks = source.chunks()
     first = next(chunks, None)
     if first is None:
         source.faults.raise_if_any()
         raise DataError(f"{label}: a header and no data rows: give the complete file")
-    read = read_wide if first.ids is None else read_long
-    return read(itertools.chain([first], chunks), source, label, folder, opened, options)
+    chunks = itertools.chain([first], chunks)
+    if first.ids is not None:
+        return read_long(chunks, source, label, folder, opened, spec.options)
+    keep_repeats = spec.repeated_rows == "kept"
+    return read_wide(chunks, source, label, folder, opened, spec.options, keep_repeats=keep_repeats)
 
 
 def _scale(label: str, layout: Layout, placed: Placed, constant: list[str]) -> Group:
@@ -170,9 +172,9 @@ def _notes(
     spec: DatasetSpec, source: RowSource, sha256: str, table: Table, layout: Layout, constant: Sequence[str]
 ) -> Iterator[str]:
     """What is unusual in the source and kept."""
-    yield from source.notes
-    if other := published.other_content(spec, sha256):
-        yield other
+    yield from (*spec.notes, *source.notes)
+    if note := published_note(spec, sha256) or published.other_content(spec, sha256):
+        yield note
     yield from table.notes
     yield from layout.notes
     if constant:

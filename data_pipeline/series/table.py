@@ -80,10 +80,18 @@ class MissingCells:
 
 
 def read_wide(
-    chunks: Iterable[Chunk], source: RowSource, label: str, folder: Path, opened: ExitStack, options: DataOptions
+    chunks: Iterable[Chunk],
+    source: RowSource,
+    label: str,
+    folder: Path,
+    opened: ExitStack,
+    options: DataOptions,
+    *,
+    keep_repeats: bool = False,
 ) -> Table:
     """Read one series into `folder`, a chunk at a time. `opened` closes its files.
 
+    A row equal to the one before it is left out, unless `keep_repeats` or the step is `row`.
     Cells without a value are faults of the source unless `options` say what becomes of them. Raises DataError for all
     faults, and for a wrong time axis.
     """
@@ -96,7 +104,7 @@ def read_wide(
     borders: list[tuple[int, int]] = []
     for read in chunks:
         missing.add(read)
-        chunk = read if rule == "row" else order.distinct(read)
+        chunk = read if rule == "row" or keep_repeats else order.distinct(read)
         if chunk.begins_file and scratch.rows:
             borders.append((scratch.rows, int(chunk.timestamps[0])))
         axis.add(chunk.timestamps, begins_part=chunk.begins_file)
