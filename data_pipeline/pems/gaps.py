@@ -40,7 +40,7 @@ class GapFiller:
         self._longest = np.zeros(stations, np.int64)
         self._longest_end = np.zeros(stations, np.int64)
         self.filled_cells = 0
-        self.empty_cells = 0
+        self.empty_by_station = np.zeros(stations, np.int64)
         self.long_gaps = 0
         """Runs of empty cells that stay empty."""
 
@@ -52,6 +52,11 @@ class GapFiller:
     def rest(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The remaining rows, like `add`."""
         yield from self._given_out(self._tail[:0], last=True)
+
+    @property
+    def empty_cells(self) -> int:
+        """Cells that stay empty."""
+        return int(self.empty_by_station.sum())
 
     def longest(self) -> LongestGap | None:
         """The longest run that stays empty, of the first station that has it; None if no cell is empty."""
@@ -89,7 +94,7 @@ class GapFiller:
         empty = np.isnan(values)
         at = np.arange(self._row, self._row + len(values))[:, None]
         if empty.any():
-            self.empty_cells += int(np.count_nonzero(empty))
+            self.empty_by_station += np.count_nonzero(empty, axis=0)
             last_value = np.maximum(np.maximum.accumulate(np.where(empty, -1, at), axis=0), self._last_value)
             run = at - last_value  # empty cells of the run so far
             self.long_gaps += int(np.count_nonzero(empty & (run == 1)))

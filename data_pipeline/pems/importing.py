@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from data_pipeline.pems.scratch import BlockScratch, StationTotals
 from data_pipeline.pems.station_file import MEASURES, Block, DamagedFile, read_station_file
 
 MAX_READERS = 4
+READING = 0.9
+"""The share of the work that is reading."""
 
 Progress = Callable[[str, float], None]
 """Called with what was done last and the share of all work that is done, 0 to 1."""
@@ -37,6 +39,8 @@ class ImportOptions:
     """Stations that were observed less leave."""
     max_gap: int | None = None
     """Rows that are interpolated at most; None: the kind's own."""
+    complete_only: bool = False
+    """Leave stations out that still have empty cells."""
     skip_damaged: bool = False
     """Leave damaged files out instead of refusing the folder."""
     replace: bool = False
@@ -84,59 +88,93 @@ def _check_out(out: Path, options: ImportOptions) -> None:
             raise DataError(f"--out {out}: {path.name} exists: give another name, or --force to replace it")
 
 
+@dataclass(kw_only=True)
+class _Read:
+    """What was read of all files."""
+
+    totals: StationTotals
+    first_s: int | None = None
+    """Seconds since 1970, UTC, of the first row."""
+    rows: int = 0
+    damaged: dict[str, str]
+    notes: list[str]
+    empty_rows: int = 0
+
+
 def _import(
     found: StationFolder, out: Path, options: ImportOptions, scratch: BlockScratch, say: Progress
 ) -> ImportReport:
-    totals, step_s = StationTotals(), 60 * found.kind.step_minutes
-    damaged: dict[str, str] = {}
-    notes, empty_rows = [], 0
-    first_s = end_row = None
-    done, size = 0, sum(file.size for file in found.files)
-    for file, block in _blocks(found.files, options.measure):
-        done += file.size
-        say(f"read {file.path.name}", 0.9 * done / size)
-        if isinstance(block, DamagedFile):
-            damaged[file.path.name] = str(block)
-            continue
-        if damaged and not options.skip_damaged:
-            continue  # the import fails, once every file was looked at
-        notes += [f"{file.path.name}: {note}" for note in block.notes]
-        empty_rows += block.empty_rows
-        first_s = block.first_s if first_s is None else first_s
-        first_row = (block.first_s - first_s) // step_s
-        end_row = first_row + len(block.values)
-        totals.add(block)
-        scratch.append(first_row, block)
-    if damaged and (first_s is None or not options.skip_damaged):
-        raise damage_error(found, damaged)
-    assert first_s is not None and end_row is not None
-    observed = totals.observed_pct
+    read = _read(found, options, scratch, say)
+    assert read.first_s is not None
+    totals, observed = read.totals, read.totals.observed_pct
     enough = observed >= options.min_observed_pct
     kept = totals.stations[enough & totals.has_values]
     if not len(kept):
         raise DataError(_nothing_left(found, options, totals))
     max_gap = found.kind.max_gap if options.max_gap is None else options.max_gap
+    incomplete: dict[int, int] = {}
+    if options.complete_only:
+        empty = _empty_by_station(scratch, kept, max_gap)
+        incomplete = {int(kept[at]): int(empty[at]) for at in np.flatnonzero(empty)}
+        kept = kept[empty == 0]
+        if not len(kept):
+            raise DataError(_none_complete(found, read.damaged, max_gap, int(empty.min())))
     report = ImportReport(
         out=out, mask=mask_path(out), measure=options.measure, unit=UNITS[options.measure].format(found.kind.interval),
         district=found.district, kind=found.kind.name, step_minutes=found.kind.step_minutes, files=len(found.files),
-        first_day=found.files[0].start, stop_day=found.files[-1].stop, first_s=first_s, rows=end_row,
+        first_day=found.files[0].start, stop_day=found.files[-1].stop, first_s=read.first_s, rows=read.rows,
         stations=len(kept), min_observed_pct=options.min_observed_pct, max_gap=max_gap,
         under_observed={int(totals.stations[at]): float(observed[at]) for at in np.flatnonzero(~enough)},
-        without_values=tuple(totals.stations[enough & ~totals.has_values].tolist()),
-        missing_periods=tuple(found.missing_periods()), ignored=found.ignored, damaged=damaged, notes=tuple(notes),
-        empty_rows=empty_rows,
+        without_values=tuple(totals.stations[enough & ~totals.has_values].tolist()), incomplete=incomplete,
+        missing_periods=tuple(found.missing_periods()), ignored=found.ignored, damaged=read.damaged,
+        notes=tuple(read.notes), empty_rows=read.empty_rows,
     )  # fmt: skip
     filler = GapFiller(max_gap, len(kept))
-    with ParquetPair(out, kept, first_s, step_s, report.as_metadata()) as pair:
+    with ParquetPair(out, kept, read.first_s, 60 * found.kind.step_minutes, report.as_metadata()) as pair:
         rows = 0
         for piece in scratch.rows(kept, PIECE_ROWS):
             for decided in filler.add(piece):
                 pair.write(*decided)
             rows += len(piece)
-            say(f"wrote {rows:,} of {end_row:,} rows", 0.9 + 0.1 * rows / end_row)
+            say(f"wrote {rows:,} of {read.rows:,} rows", READING + (1 - READING) * rows / read.rows)
         for decided in filler.rest():
             pair.write(*decided)
     return report.with_gaps(filler, kept)
+
+
+def _read(found: StationFolder, options: ImportOptions, scratch: BlockScratch, say: Progress) -> _Read:
+    """Read all files into `scratch`. Raises DataError with all that are damaged, unless these may be left out."""
+    read = _Read(totals=StationTotals(), damaged={}, notes=[])
+    done, size = 0, max(1, sum(file.size for file in found.files))
+    for file, block in _blocks(found.files, options.measure):
+        done += file.size
+        say(f"read {file.path.name}", READING * done / size)
+        if isinstance(block, DamagedFile):
+            read.damaged[file.path.name] = str(block)
+            continue
+        if read.damaged and not options.skip_damaged:
+            continue  # the import fails, once every file was looked at
+        read.notes += [f"{file.path.name}: {note}" for note in block.notes]
+        read.empty_rows += block.empty_rows
+        read.first_s = block.first_s if read.first_s is None else read.first_s
+        first_row = (block.first_s - read.first_s) // (60 * found.kind.step_minutes)
+        read.rows = first_row + len(block.values)
+        read.totals.add(block)
+        scratch.append(first_row, block)
+    if read.damaged and (read.first_s is None or not options.skip_damaged):
+        raise damage_error(found, read.damaged)
+    return read
+
+
+def _empty_by_station(scratch: BlockScratch, stations: np.ndarray, max_gap: int) -> np.ndarray:
+    """How many cells of each station [K] stay empty."""
+    filler = GapFiller(max_gap, len(stations))
+    for piece in scratch.rows(stations, PIECE_ROWS):
+        for _ in filler.add(piece):
+            pass
+    for _ in filler.rest():
+        pass
+    return filler.empty_by_station
 
 
 def _blocks(files: tuple[StationFile, ...], measure: str) -> Iterator[tuple[StationFile, Block | DamagedFile]]:
@@ -169,4 +207,14 @@ def _nothing_left(found: StationFolder, options: ImportOptions, totals: StationT
     return (
         f"{found.path}: no station has --min-observed {options.min_observed_pct:g} %: the best one has {best:.1f} %: "
         "give a lower percentage"
+    )
+
+
+def _none_complete(found: StationFolder, damaged: Mapping[str, str], max_gap: int, fewest: int) -> str:
+    periods = found.missing_periods()
+    count = len(periods) + len(damaged)
+    gone = f" ({count} file{'s' * (count > 1)} not there or left out)" if count else ""
+    return (
+        f"{found.path}: no station is without a gap of over {max_gap} rows{gone}; the best one has {fewest:,} empty "
+        "cells: leave --complete-only out, or give a larger --max-gap"
     )

@@ -45,6 +45,8 @@ class ImportReport:
     """Station -> its "% observed", for stations under `min_observed_pct`."""
     without_values: Sequence[int]
     """Stations that have no value of this measure: ramps have no speed."""
+    incomplete: Mapping[int, int]
+    """Station -> its empty cells, for stations that were left out for having some."""
     missing_periods: Sequence[str]
     """Days or months without a file, between the first and the last."""
     ignored: Sequence[str]
@@ -124,6 +126,9 @@ def _lines(report: ImportReport) -> Iterator[str]:
     if report.without_values:
         shown = _few(report.without_values)
         yield f"left out, without any {report.measure}: {_stations(report.without_values)}: {shown}"
+    if report.incomplete:
+        shown = _few([f"{station} ({cells:,} cells)" for station, cells in report.incomplete.items()])
+        yield f"left out, with gaps that stay (--complete-only): {_stations(report.incomplete)}: {shown}"
     yield (
         f"filled: {report.filled_cells:,} cells ({_share(report.filled_cells, cells)}) in gaps of at most "
         f"{report.max_gap} rows (--max-gap), on a straight line; {report.mask} marks them"
@@ -133,7 +138,8 @@ def _lines(report: ImportReport) -> Iterator[str]:
         yield (
             f"empty: {report.empty_cells:,} cells ({_share(report.empty_cells, cells)}) in {report.long_gaps:,} longer "
             f"gaps; the longest: station {report.longest['station']}, {report.longest['rows']:,} rows from "
-            f"{_utc(begin_s)} UTC"
+            f"{_utc(begin_s)} UTC; training wants to know what to do: --set data.missing=..., or leave these stations "
+            "out: --complete-only"
         )
     if report.missing_periods:
         yield f"no file: {len(report.missing_periods)}: {_few(report.missing_periods, 31)}"

@@ -28,6 +28,7 @@ def parser() -> Parser:
     parser.add_argument("--min-observed", type=float, default=0.0, metavar="PERCENT", help=text)
     text = "interpolate gaps of at most so many rows (default 6 of 5-minute files, 2 of hourly ones; 0: none)"
     parser.add_argument("--max-gap", type=int, metavar="ROWS", help=text)
+    parser.add_argument("--complete-only", action="store_true", help="leave stations out that still have empty cells")
     parser.add_argument("--skip-damaged", action="store_true", help="leave cut and ragged files out, by name")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         measure=arguments.measure,
         min_observed_pct=arguments.min_observed,
         max_gap=arguments.max_gap,
+        complete_only=arguments.complete_only,
         skip_damaged=arguments.skip_damaged,
         replace=arguments.force,
     )

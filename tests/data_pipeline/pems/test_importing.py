@@ -142,6 +142,24 @@ def test_stations_under_the_percentage_are_left_out_by_name_and_share(tmp_path):
     assert f"{len(under)} stations: {under.index[0]} (" in render(report)
 
 
+def test_stations_with_gaps_that_stay_are_left_out_if_asked_for(tmp_path):
+    folder = folder_of(tmp_path / "raw", ORDINARY, 2, stations=40)
+    wide, _ = reference(folder, "flow", "5min")
+    empty = filled(wide, 6).isna().sum()
+    report = bring(folder, tmp_path / "out.parquet", complete_only=True)
+    assert dict(report.incomplete) == empty[empty > 0].to_dict() != {}
+    table = read_back(report.out)
+    assert set(table) == set(empty[empty == 0].index) and table.notna().all(axis=None) and report.empty_cells == 0
+    assert f"left out, with gaps that stay (--complete-only): {len(report.incomplete)} station" in render(report)
+
+
+def test_without_a_complete_station_it_is_one_line_with_the_reason(tmp_path):
+    folder = folder_of(tmp_path / "raw", ORDINARY, 3)
+    (folder / "d03_text_station_5min_2019_06_05.txt.gz").unlink()
+    with pytest.raises(DataError, match=r"no station is without a gap of over 6 rows \(1 file not there"):
+        bring(folder, tmp_path / "out.parquet", complete_only=True)
+
+
 def test_ramps_without_a_speed_are_left_out_and_counted(tmp_path):
     folder = folder_of(tmp_path / "raw", ORDINARY, 1)
     ramps = {int(line.split(",")[1]) for line in lines_of(next(folder.iterdir())) if line.split(",")[5] == "OR"}
