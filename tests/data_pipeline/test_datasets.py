@@ -13,8 +13,10 @@ import pytest
 from data_pipeline.datasets import DATASETS, FRACTION_SPLIT, get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.options import DataOptions
+from data_pipeline.series.splits import split_bounds
+from data_pipeline.series.steps import FixedStep
 from data_pipeline.series.store import open_series
-from data_pipeline.series.windows import split_bounds, window_starts
+from data_pipeline.series.windows import window_starts
 from data_pipeline.source import download as download_module
 from data_pipeline.source.download import fetch
 from data_pipeline.source.pins import pin_file, read_pins
@@ -39,7 +41,7 @@ def test_a_set_has_windows_for_its_recipe_and_for_the_defaults(name):
     spec = DATASETS[name]
     recipe = PRESETS[spec.preset or "study"]
     horizon = recipe.get("data.prediction_length", 96)
-    bounds = split_bounds(spec.split, spec.rows, spec.step_minutes)
+    bounds = split_bounds(spec.split, spec.rows, FixedStep(step_us=round(60e6 * spec.step_minutes)))
     for context, steps in ((recipe["data.context_length"], horizon), (512, 96)):
         assert all(len(starts) > 0 for starts in window_starts(bounds, context, steps).values())
 
@@ -48,7 +50,7 @@ def test_a_set_has_windows_for_its_recipe_and_for_the_defaults(name):
 def test_illness_has_windows_for_every_horizon_of_the_paper(horizon):
     recipe = PRESETS["illness"]
     assert (recipe["data.context_length"], recipe["model.patch_length"], recipe["model.patch_stride"]) == (104, 24, 2)
-    starts = window_starts(split_bounds(FRACTION_SPLIT, 966, 7 * 24 * 60), 104, horizon)
+    starts = window_starts(split_bounds(FRACTION_SPLIT, 966, FixedStep(step_us=7 * 86_400_000_000)), 104, horizon)
     assert [len(starts[split]) for split in ("train", "validation", "test")] == [
         676 - 104 - horizon + 1, 97 - horizon + 1, 193 - horizon + 1,
     ]  # fmt: skip
@@ -138,7 +140,7 @@ def test_weather_keeps_its_double_row_as_published(real_data_dir, tmp_path):
     series = open_series("weather", tmp_path, tmp_path / "cache")
     twice = np.flatnonzero(np.diff(series.timestamps) == np.timedelta64(0))
     assert [str(series.timestamps[row]) for row in twice] == ["2020-05-12T06:00:00.000000"]
-    assert (len(series.values), series.bounds["train"]) == (52_696, (0, 36_887))
+    assert (len(series.values), series.groups[0].bounds["train"]) == (52_696, (0, 36_887))
 
 
 def published(folder, name):

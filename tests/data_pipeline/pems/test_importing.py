@@ -205,7 +205,7 @@ def test_the_file_says_what_it_holds(tmp_path):
 def test_training_reads_the_file_as_hours_of_utc(tmp_path):
     report = bring(folder_of(tmp_path / "raw", ORDINARY, 2), tmp_path / "out.parquet")
     source = open_source(report.out, DEFAULTS)
-    assert source.zoned and source.columns == tuple(map(str, read_back(report.out)))
+    assert source.zone == "UTC" and source.columns == tuple(map(str, read_back(report.out)))
 
 
 def test_an_existing_output_is_replaced_only_if_asked_for(tmp_path):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
 from tune.common.errors import WrongInput
-from tune.config.trial_config import FIELDS, build_trial, check_field, data_options, parse_params, parse_value
+from tune.config.trial_config import (
+    FIELDS,
+    GROUPS,
+    build_trial,
+    check_field,
+    check_value,
+    data_options,
+    parse_params,
+    parse_value,
+)
 from tune.storage.params import param_texts, stored_params
 
 GOOD: dict[str, Any] = {
@@ -124,3 +133,18 @@ def test_an_option_of_the_data_at_its_default_is_not_part_of_a_configurations_id
     }  # fmt: skip
     named = build_trial(GOOD | {"data.separator": ";"})
     assert named.identity()["data"]["separator"] == ";"
+
+
+WORDS = {
+    name: get_args(kind)
+    for name in FIELDS
+    if get_origin(kind := GROUPS[name.split(".")[0]].model_fields[name.split(".", 1)[1]].annotation) is Literal
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_field_of_a_few_words_takes_each_of_them_and_refuses_others(name: str) -> None:
+    for word in WORDS[name]:
+        check_value(name, word, given=f"--set {name}")
+    with pytest.raises(WrongInput, match=f"--set {name} others"):
+        check_value(name, "others", given=f"--set {name}")
