@@ -23,6 +23,8 @@ from data_pipeline.pems.scratch import BlockScratch, StationTotals
 from data_pipeline.pems.station_file import MEASURES, Block, DamagedFile, read_station_file
 
 MAX_READERS = 4
+MAX_READING_BYTES = 200 << 20
+"""Compressed bytes of the files that are read at a time: memory grows with them."""
 READING = 0.9
 """The share of the work that is reading."""
 
@@ -179,7 +181,8 @@ def _empty_by_station(scratch: BlockScratch, stations: np.ndarray, max_gap: int)
 
 def _blocks(files: tuple[StationFile, ...], measure: str) -> Iterator[tuple[StationFile, Block | DamagedFile]]:
     """Each file's block or damage, in order. At most one block more than there are readers is in memory."""
-    readers = min(MAX_READERS, os.cpu_count() or 1)
+    largest = max(1, *(file.size for file in files))
+    readers = max(1, min(MAX_READERS, os.cpu_count() or 1, MAX_READING_BYTES // largest))
     with ThreadPoolExecutor(readers) as pool:
         waiting: deque[tuple[StationFile, Future[Block]]] = deque()
         try:

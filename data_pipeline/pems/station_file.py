@@ -74,7 +74,7 @@ def _block(file: StationFile, measure: str, fields: int, clock: FileClock) -> Bl
         notes.append(f"{np.count_nonzero(~there)} lines of an hour that clocks skip, left out")
         row_R, station_R, observed_R, value_R = (array[there] for array in (row_R, station_R, observed_R, value_R))
     stations, column_R = np.unique(station_R, return_inverse=True)
-    cell_R = row_R * len(stations) + column_R
+    cell_R = row_R * np.int64(len(stations)) + column_R
     if (np.diff(cell_R) <= 0).any():
         keep = _without_repeats(cell_R, observed_R, value_R, station_R)
         if len(keep) < len(cell_R):
@@ -118,7 +118,8 @@ def _lines(path: Path, measure: str, fields: int, clock: FileClock, notes: list[
     if not parts:
         raise DamagedFile("no lines")
     code_R, station_R, observed_R, value_R = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    first_row, second_row = np.array(first), np.array(second)
+    del parts
+    first_row, second_row = np.array(first, np.int32), np.array(second, np.int32)
     row_R = first_row[code_R]
     is_twice = row_R != second_row[code_R]
     if is_twice.any():
