@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 try:
-    from data_pipeline.errors import DataError
+    from data_pipeline.errors import DataError, DataFaults
     from tune.common.errors import (
         INTERRUPTED,
         OUTPUT_CLOSED,
@@ -39,6 +39,7 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("compare",): "compare",
     ("predict",): "predict",
     ("data", "show"): "data",
+    ("data", "import-pems"): "import_pems",
     (): "sweep",
 }
 
@@ -67,8 +68,9 @@ def _exit_code(argv: Sequence[str]) -> int:
     except OutputClosed:
         return OUTPUT_CLOSED
     except (WrongInput, DataError, TrackingError) as error:
-        line = " ".join(str(error).split())
-        print(f"error: {printable(line.encode(errors='backslashreplace').decode())}", file=sys.stderr)
+        lines = str(error).splitlines() if isinstance(error, DataFaults) else [" ".join(str(error).split())]
+        for line in lines:
+            print(f"error: {printable(line.encode(errors='backslashreplace').decode())}", file=sys.stderr)
         return WRONG_INPUT
     except ModuleNotFoundError as missing:
         return _incomplete(missing)

@@ -20,6 +20,13 @@ class DataError(ValueError):
         super().__init__(one_line(message))
 
 
+class DataFaults(DataError):
+    """Several faults of one file, a line each. The command line prints the lines and exits with 2."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        ValueError.__init__(self, "\n".join(one_line(line) for line in lines))
+
+
 class DataUnsupported(DataError):
     """This machine cannot run this feed configuration. The message is the reason."""
 

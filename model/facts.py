@@ -19,10 +19,11 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The model forecasts (values - mean) / std of these columns, one row per `step_minutes`."""
+    """The model forecasts (values - mean) / std of these columns, one row per `step`."""
 
     columns: tuple[str, ...]
-    step_minutes: float
+    step_minutes: float | None
+    """None where the step has no fixed minutes, as a month has none."""
     mean: tuple[float, ...]
     """Per column, of the training rows, in the units of the source."""
     std: tuple[float, ...]
@@ -37,6 +38,11 @@ class Facts:
     """Sweep id, trial id, config, best epoch and its validation MSE (standardised units)."""
     versions: Mapping[str, str]
     """Of the packages that trained it."""
+    step: Mapping[str, Any] | None = None
+    """What lies between two rows, as data_pipeline/series/steps.py writes it. None in models that were saved without it
+    and have `step_minutes`."""
+    series: Mapping[str, Mapping[str, Any]] | None = None
+    """Of a model of several series: id -> its own `mean` and `std`. `mean` and `std` are empty then."""
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -68,7 +74,9 @@ def read_facts(folder: Path) -> Facts:
             "the program that saved the model, or train it again"
         )
     try:
-        fields = {name: content[name] for name in Facts.__dataclass_fields__}
+        fields = {"step": None, "series": None} | {
+            name: content[name] for name in Facts.__dataclass_fields__ if name in content
+        }
         for name in ("columns", "mean", "std"):
             fields[name] = tuple(fields[name])
         return Facts(**fields)
@@ -80,17 +88,30 @@ def _problem(facts: Facts) -> str | None:
     """What is wrong with the facts; None where nothing is."""
     if not facts.columns or not all(isinstance(name, str) for name in facts.columns):
         return "columns must be names, at least one"
-    for name, numbers in (("mean", facts.mean), ("std", facts.std)):
-        if len(numbers) != len(facts.columns) or not all(_is_number(number) for number in numbers):
-            return f"{name} must hold one finite number for each of the {len(facts.columns)} columns"
-    if min(facts.std) <= 0:
-        return "std must be positive"
-    if not _is_number(facts.step_minutes) or facts.step_minutes <= 0:
-        return "step_minutes must be a positive number"
+    if facts.series is not None and (facts.mean or facts.std or not isinstance(facts.series, dict) or not facts.series):
+        return "series must be an object with an id or more, and mean and std empty beside it"
+    scalings = [vars(facts)] if facts.series is None else facts.series.values()
+    if problem := next(filter(None, (_scaling_problem(each, len(facts.columns)) for each in scalings)), None):
+        return problem
+    if facts.step is not None and not isinstance(facts.step, dict):
+        return "step must be an object"
+    minutes = facts.step_minutes
+    if not (minutes is None and facts.step) and not (_is_number(minutes) and minutes and minutes > 0):
+        return "step_minutes must be a positive number, or null beside a step"
     for name, length in (("context_length", facts.context_length), ("prediction_length", facts.prediction_length)):
         if not isinstance(length, int) or length < 1:
             return f"{name} must be a positive whole number"
     return None
+
+
+def _scaling_problem(scaling: Mapping[str, Any], columns: int) -> str | None:
+    """What is wrong with `mean` and `std` of the model, or of one series of it."""
+    for name in ("mean", "std"):
+        numbers = scaling.get(name)
+        is_list = isinstance(numbers, list | tuple) and len(numbers) == columns
+        if not is_list or not all(_is_number(number) for number in numbers or ()):
+            return f"{name} must hold one finite number for each of the {columns} columns"
+    return "std must be positive" if min(scaling["std"]) <= 0 else None
 
 
 def _is_number(value: Any) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-# github.com/yuqinie98/PatchTST, PatchTST_supervised/scripts/PatchTST/{etth1,ettm1}.sh and
-# scripts/EXP-LongForecasting/PatchTST/traffic.sh (context 336, "PatchTST/42"), what they leave out from run_longExp.py;
-# norms and dropouts from layers/PatchTST_backbone.py. Not taken over: attention scores added up over the layers
-# (res_attention, which no fused backend can express), learned positions, the 42nd patch of end padding (here 41).
+# github.com/yuqinie98/PatchTST, PatchTST_supervised/scripts/PatchTST/{etth1,ettm1,weather}.sh and
+# scripts/EXP-LongForecasting/PatchTST/{traffic,electricity,illness}.sh (context 336, "PatchTST/42"; illness 104), what
+# they leave out from run_longExp.py; norms and dropouts from layers/PatchTST_backbone.py. Not taken over: attention
+# scores added up over the layers (res_attention, which no fused backend can express), learned positions, the 42nd patch
+# of end padding (here 41).
 _OFFICIAL: dict[str, Any] = {
     "data.context_length": 336,
     "model.patch_length": 16,
@@ -59,10 +60,33 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ettm": _OFFICIAL | {"train.schedule": "one_cycle", "train.pct_start": 0.4, "train.patience": 20},
     "traffic": _OFFICIAL
     | {"train.batch_size": 24, "train.schedule": "one_cycle", "train.pct_start": 0.2, "train.patience": 10},
+    "electricity": _OFFICIAL
+    | {"train.batch_size": 32, "train.schedule": "one_cycle", "train.pct_start": 0.2, "train.patience": 10},
+    "weather": _OFFICIAL | {"train.schedule": "type3", "train.patience": 20},
+    # The paper's horizons are 24, 36, 48 and 60 weeks.
+    "illness": _OFFICIAL
+    | {
+        "data.context_length": 104,
+        "data.prediction_length": 24,
+        "model.patch_length": 24,
+        "model.patch_stride": 2,
+        "model.d_model": 16,
+        "model.num_heads": 4,
+        "model.ffn_dim": 128,
+        "model.dropout": 0.3,
+        "train.batch_size": 16,
+        "train.learning_rate": 2.5e-3,
+        "train.schedule": "constant",
+        "train.patience": 100,
+    },
 }
 
 
 def build_fields(preset: str) -> dict[str, Any]:
-    """A preset's fields that `model.patchtst.build_model` takes, by argument name."""
-    fields = {name.split(".", 1)[1]: value for name, value in PRESETS[preset].items() if not name.startswith("train.")}
+    """A preset's fields that `model.patchtst.build_model` takes beside the number of channels and the horizon."""
+    fields = {
+        name.split(".", 1)[1]: value
+        for name, value in PRESETS[preset].items()
+        if name.startswith("model.") or name == "data.context_length"
+    }
     return {"patch_stride": fields["patch_length"]} | fields

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-LINKED = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md")), *DECISIONS]
+DATA_PAGES = sorted((ROOT / "docs" / "data").glob("*.md"))
+LINKED = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md")), *DATA_PAGES, *DECISIONS]
 LOG = ROOT / "docs" / "measurements.md"  # dated entries: they name files as these were called on that day
 PACKAGES = ("tune", "data_pipeline", "model", "launcher")
 NOT_USED = {"num_to_keep", "get_pickled_error"}  # names of Ray's that decisions say we do without

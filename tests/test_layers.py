@@ -17,7 +17,9 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "common", "machine", "stats", "storage", "console", "tracking", "engine", "config", "plan", "measure", "gate",
         "trial", "cluster", "worker", "report", "driver", "commands",
     ),
-    "data_pipeline": ("errors", "demo", "datasets", "source", "series", "feed"),
+    "data_pipeline": (
+        "errors", "options", "faults", "split_rule", "demo", "datasets", "source", "pems", "series", "feed",
+    ),
     "model": (
         "facts", "presets", "flops", "heads", "attention", "fused", "as_published", "patchtst", "pruning", "forecaster",
     ),

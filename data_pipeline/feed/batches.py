@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,11 @@ class Batch:
     """Real windows. Rows from `valid` on repeat the split's last window, which only evaluation's last batch does."""
     ready: torch.cuda.Event | None = None
     """The compute stream must wait for it before it reads the tensors; None if nothing is being copied."""
+    observed: torch.Tensor | None = None
+    """[B, H, C] bool, the cells of `future` that the source has; the others were filled. None: it has all. Only of
+    evaluation's batches: training does not tell them apart."""
+    series: torch.Tensor | None = None
+    """[B] int64, the number of each window's series among those of the file. Only of evaluation's batches."""
 
     def arrived(self) -> Batch:
         """This batch, after making the current stream wait for its copy. The host does not wait."""
@@ -45,7 +50,7 @@ class BatchPlan:
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}: give at least 1")
-        self.starts = window_starts(series.bounds, context_length, prediction_length)
+        self.starts = window_starts(series.every_bounds, context_length, prediction_length, series.apart)
         self.batch_size = batch_size
         self.seed = seed
         train = len(self.starts["train"])
@@ -59,8 +64,8 @@ class BatchPlan:
         """First rows [steps, B] int64 of the epoch's windows."""
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         order = torch.randperm(len(self.starts["train"]), generator=generator)
-        kept = order[: self.steps_per_epoch * self.batch_size] + self.starts["train"].start
-        return kept.view(self.steps_per_epoch, self.batch_size)
+        kept = order[: self.steps_per_epoch * self.batch_size]
+        return self._rows("train", kept).view(self.steps_per_epoch, self.batch_size)
 
     def evaluation(self, split: str) -> tuple[torch.Tensor, list[int]]:
         """First rows [steps, B] int64 of the split's windows, and how many windows of each batch are real."""
@@ -68,9 +73,18 @@ class BatchPlan:
             raise DataError(f"unknown split {split!r}: choose one of {', '.join(self.starts)}")
         starts = self.starts[split]
         steps = -(-len(starts) // self.batch_size)
-        rows = torch.arange(steps * self.batch_size).clamp_(max=len(starts) - 1) + starts.start
+        windows = torch.arange(steps * self.batch_size).clamp_(max=len(starts) - 1)
         valid = [min(self.batch_size, len(starts) - step * self.batch_size) for step in range(steps)]
-        return rows.view(steps, self.batch_size), valid
+        return self._rows(split, windows).view(steps, self.batch_size), valid
+
+    def series_of(self, split: str) -> torch.Tensor:
+        """The number [steps, B] int64 of the series of each window of `evaluation`."""
+        starts = self.starts[split]
+        windows = torch.arange(-(-len(starts) // self.batch_size) * self.batch_size).clamp_(max=len(starts) - 1)
+        return torch.from_numpy(starts.series_of(windows.numpy())).view(-1, self.batch_size)
+
+    def _rows(self, split: str, windows: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.starts[split].at(windows.numpy()))
 
 
 class Feed(ABC):
@@ -100,6 +114,9 @@ class Feed(ABC):
             seed=seed,
         )
         self._device = torch.device(device)
+        self._several = len(series.groups) > 1
+        mask = None if series.filled is None else shared_tensor(series.filled.view(np.uint8))
+        self._filled = None if mask is None else window_view(mask, context_length, prediction_length)
         self._lengths = context_length, prediction_length
         self.channels = len(series.columns)
         self.steps_per_epoch = self._plan.steps_per_epoch
@@ -118,8 +135,22 @@ class Feed(ABC):
         return self._batches(starts, [starts.shape[1]] * len(starts))
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
-        """Every window of the split once, in time order. The last batch is padded; its `valid` says how far."""
-        return self._batches(*self._plan.evaluation(split))
+        """Every window of the split once, series by series, each in time order. The last batch is padded; its `valid`
+        says how far."""
+        starts, valid = self._plan.evaluation(split)
+        batches = self._batches(starts, valid)
+        if self._filled is None and not self._several:
+            return batches
+        return self._with_facts(batches, starts, self._plan.series_of(split))
+
+    def _with_facts(self, batches: Iterator[Batch], starts: torch.Tensor, series: torch.Tensor) -> Iterator[Batch]:
+        """The batches with the cells that are observed, if some are not, and the series, if there are several."""
+        for batch, batch_starts, batch_series in zip(batches, starts, series, strict=True):
+            observed = None
+            if self._filled is not None:
+                filled = self._filled.index_select(0, batch_starts).view(batch.future.shape)
+                observed = (filled == 0).to(self._device)
+            yield replace(batch, observed=observed, series=batch_series.to(self._device) if self._several else None)
 
     @abstractmethod
     def close(self) -> None:

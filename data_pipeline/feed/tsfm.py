@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from data_pipeline.feed.batches import Batch, Feed
@@ -32,7 +33,9 @@ def frame_as_get_datasets_leaves_it(series: Series) -> pd.DataFrame:
     import pandas as pd
 
     columns = {f"channel_{index}": column.astype("float64") for index, column in enumerate(series.scaled.T)}
-    return pd.DataFrame({"date": series.timestamps, **columns}, copy=False)
+    # The dataset sorts by time. Series under each other keep their places if rows count the microseconds
+    times = series.timestamps if len(series.groups) == 1 else np.arange(len(series.scaled)).astype("datetime64[us]")
+    return pd.DataFrame({"date": times, **columns}, copy=False)
 
 
 class TsfmFeed(Feed):

@@ -1,8 +1,8 @@
 """One series in one Arrow IPC file: written in bounded memory, mapped without a copy.
 
 The file holds one record batch, so every column is one block. `values` and `scaled` are fixed-size lists of C float32,
-raw and standardised; the third column is `timestamp`. The rest of what is known of the series is JSON in the metadata
-of the schema.
+raw and standardised; the third column is `timestamp`. A series with filled cells has a fourth, `filled`, of C bytes a
+row. The rest of what is known of the series is JSON in the metadata of the schema.
 
 Shapes: T rows, C columns.
 """
@@ -25,6 +25,9 @@ COPY_BYTES = 4 << 20
 METADATA_KEY = b"series"
 METADATA_CRC = "metadata_crc32"
 ARRAYS = ("values", "scaled", "timestamp")
+MASK = "filled"
+"""The optional fourth array: which cells the source lacks, and `values` has all the same."""
+_DTYPES: dict[str, Any] = {"values": np.float32, "scaled": np.float32, "timestamp": np.int64, MASK: np.uint8}
 
 
 class DamagedFile(Exception):
@@ -36,7 +39,7 @@ class MappedFile:
     """A mapped file. Its arrays are views of the page cache, which all processes of the node share."""
 
     arrays: dict[str, np.ndarray]
-    """`values`, `scaled` [T, C] float32, `timestamp` [T] datetime64[us].
+    """`values`, `scaled` [T, C] float32, `timestamp` [T] datetime64[us], and `filled` [T, C] uint8 if cells were.
 
     They are writable (copy-on-write), so that torch takes them without a copy: hand out read-only views.
     """
@@ -44,33 +47,55 @@ class MappedFile:
 
 
 class Scratch:
-    """Raw columns on disk while a source is read: an Arrow batch must know its length before its data."""
+    """Raw columns on disk while a source is read: an Arrow batch must know its length before its data.
 
-    def __init__(self, folder: Path, n_columns: int) -> None:
-        self._folder, self._n_columns = folder, n_columns
-        self._files = {name: open(folder / name, "w+b") for name in ARRAYS}  # noqa: SIM115
+    With `masked`, it also holds which cells were filled.
+    """
+
+    def __init__(self, folder: Path, n_columns: int, *, masked: bool = False) -> None:
+        """Make the files in the new folder `folder`. Raises OSError."""
+        folder.mkdir()
+        self.names = (*ARRAYS, MASK) if masked else ARRAYS
+        self.n_columns = n_columns
+        self._files = {name: open(folder / name, "w+b") for name in self.names}  # noqa: SIM115
         self.rows = 0
 
-    def append(self, timestamps: np.ndarray, values: np.ndarray) -> None:
-        """Add timestamps [n] int64 and values [n, C] float32."""
-        self._files["timestamp"].write(np.ascontiguousarray(timestamps).data)
-        self._files["values"].write(np.ascontiguousarray(values).data)
+    @property
+    def masked(self) -> bool:
+        """Whether it holds which cells were filled."""
+        return MASK in self._files
+
+    def append(self, timestamps: np.ndarray, values: np.ndarray, filled: np.ndarray | None = None) -> None:
+        """Add timestamps [n] int64, values [n, C] float32 and, if masked, which of them were filled [n, C]."""
+        self._write("timestamp", timestamps)
+        self._write("values", values)
+        if filled is not None:
+            self._write(MASK, filled.astype(np.uint8))
         self.rows += len(values)
 
     def append_scaled(self, scaled: np.ndarray) -> None:
         """Add standardised values [n, C] float32."""
-        self._files["scaled"].write(np.ascontiguousarray(scaled).data)
+        self._write("scaled", scaled)
 
-    def values(self, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Rows [0, stop) of the values, in blocks [n, C]."""
-        file = self._files["values"]
+    def array(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of one array: `timestamp` [n] int64, the others [n, C]."""
+        file, dtype, width = self._files[name], _DTYPES[name], 1 if name == "timestamp" else self.n_columns
         file.flush()
+        size = np.dtype(dtype).itemsize * width
+        flat = np.frombuffer(os.pread(file.fileno(), (stop - start) * size, start * size), dtype)
+        return flat if name == "timestamp" else flat.reshape(-1, width)
+
+    def spans(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+        """Rows [start, stop) in blocks of at most COPY_BYTES of values: first row and last row + 1 of each."""
         stop = self.rows if stop is None else stop
-        block = max(1, COPY_BYTES // (4 * self._n_columns))
-        for row in range(0, stop, block):
-            count = min(block, stop - row) * self._n_columns
-            raw = os.pread(file.fileno(), 4 * count, 4 * row * self._n_columns)
-            yield np.frombuffer(raw, np.float32).reshape(-1, self._n_columns)
+        block = max(1, COPY_BYTES // (4 * self.n_columns))
+        for row in range(start, stop, block):
+            yield row, min(row + block, stop)
+
+    def values(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Rows [start, stop) of the values, in blocks [n, C]."""
+        for first, last in self.spans(start, stop):
+            yield self.array("values", first, last)
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The bytes of one array."""
@@ -85,22 +110,25 @@ class Scratch:
         for file in self._files.values():
             file.close()
 
+    def _write(self, name: str, rows: np.ndarray) -> None:
+        self._files[name].write(np.ascontiguousarray(rows).data)
 
-def write_file(path: Path, scratch: Scratch, n_columns: int, metadata: dict[str, Any]) -> None:
+
+def write_file(path: Path, scratch: Scratch, metadata: dict[str, Any]) -> None:
     """Write `scratch` as an Arrow file at `path`, with checksums added to `metadata`. Raises OSError.
 
     The file is first written with zeros, which take no memory, and then filled in place. So peak memory does not depend
     on the length of the series.
     """
-    checksums = {name: _crc(scratch.blocks(name)) for name in ARRAYS}
+    checksums = {name: _crc(scratch.blocks(name)) for name in scratch.names}
     metadata = {**metadata, "crc32": checksums}
     metadata[METADATA_CRC] = _metadata_crc(metadata)
-    batch = _zeros(scratch.rows, n_columns, metadata)
+    batch = _zeros(scratch, metadata)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     with open(path, "r+b") as file:
         offsets = _array_offsets(file.fileno())
-        for name in ARRAYS:
+        for name in scratch.names:
             file.seek(offsets[name])
             for block in scratch.blocks(name):
                 file.write(block)
@@ -132,12 +160,14 @@ def map_file(path: Path, *, check: bool) -> MappedFile:
     return MappedFile(arrays=arrays, metadata=metadata)
 
 
-def _zeros(rows: int, n_columns: int, metadata: dict[str, Any]) -> pa.RecordBatch:
-    def block() -> pa.Array:
-        return pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(rows * n_columns, np.float32)), n_columns)
+def _zeros(scratch: Scratch, metadata: dict[str, Any]) -> pa.RecordBatch:
+    def array(name: str) -> pa.Array:
+        if name == "timestamp":
+            return pa.array(np.zeros(scratch.rows, "datetime64[us]"))
+        cells = np.zeros(scratch.rows * scratch.n_columns, _DTYPES[name])
+        return pa.FixedSizeListArray.from_arrays(pa.array(cells), scratch.n_columns)
 
-    columns = {"values": block(), "scaled": block(), "timestamp": pa.array(np.zeros(rows, "datetime64[us]"))}
-    batch = pa.record_batch(list(columns.values()), names=list(columns))
+    batch = pa.record_batch([array(name) for name in scratch.names], names=list(scratch.names))
     return batch.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()})
 
 
@@ -154,7 +184,7 @@ def _metadata_crc(metadata: dict[str, Any]) -> int:
 def _arrays(mapped: mmap.mmap) -> dict[str, np.ndarray]:
     batch = pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
     arrays = {}
-    for name in ARRAYS:
+    for name in batch.schema.names:
         column = batch.column(name)
         width = column.type.list_size if pa.types.is_fixed_size_list(column.type) else None
         flat = (column if width is None else column.values).to_numpy(zero_copy_only=True)

@@ -1,37 +1,45 @@
 """Turns a source into one Arrow file: streamed, checked, standardised, complete or not there at all.
 
-Shapes: T rows, C columns.
+Stages, each in a module of its own: read (table.py, long.py), lay out without gaps (layout.py, layout_groups.py), scale
+(scaling.py), look for doubtful values (doubtful.py), write (arrow_file.py).
 """
 
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.datasets import DatasetSpec
+from data_pipeline.datasets import DatasetSpec, published_note
 from data_pipeline.errors import NO_SPACE, DataError
-from data_pipeline.series.arrow_file import Scratch, write_file
-from data_pipeline.series.rounding import Rounding
+from data_pipeline.series import published
+from data_pipeline.series.arrow_file import write_file
+from data_pipeline.series.doubtful import doubtful_notes
+from data_pipeline.series.fill import max_gap
+from data_pipeline.series.groups import Group, few
+from data_pipeline.series.layout import Layout, Placed, lay_out
+from data_pipeline.series.layout_groups import lay_out_groups
+from data_pipeline.series.long import column_name, read_long
 from data_pipeline.series.scaling import scale, train_statistics
-from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE, TimeAxis
-from data_pipeline.series.windows import split_bounds
+from data_pipeline.series.table import Table, read_wide
+from data_pipeline.series.windows import SPLITS
 from data_pipeline.source.generated import GeneratedSource
-from data_pipeline.source.pins import pin_file, read_pins
+from data_pipeline.source.joined import JoinedSource
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.rows import RowSource
 
-SCHEMA_VERSION = 3
-PUBLISHED_OR_OWN = "fetch the published file again, or give yours another name and pass its path"
+SCHEMA_VERSION = 6
 log = logging.getLogger(__name__)
 
 
@@ -63,123 +71,118 @@ def unwritable(folder: Path, error: OSError) -> DataError:
     return DataError(f"{folder}: the converted series cannot be written ({error}): choose a cache folder that you own")
 
 
-def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp: str | None, target: Path) -> None:
-    label = spec.name if source_path is None else str(source_path)
-    source: RowSource = (
-        GeneratedSource(spec) if source_path is None else open_source(source_path, spec.timestamp_column)
-    )
-    _check_columns(spec, label, source.columns)
-    scratch = Scratch(folder, len(source.columns))
-    try:
-        axis, rounding = TimeAxis(label), Rounding(source.columns)
-        for chunk in source.chunks():
-            axis.add(chunk.timestamps)
-            scratch.append(chunk.timestamps, chunk.values)
-            rounding.add(chunk.exact, chunk.values)
-        metadata = _metadata(spec, label, source, scratch, axis, rounding)
-        metadata["source_stamp"] = stamp
-        mean, std = np.array(metadata["mean"]), np.array(metadata["std"])
-        for block in scratch.values():
-            scratch.append_scaled(scale(label, source.columns, block, mean, std))
-        partial = folder / "series.arrow"
-        write_file(partial, scratch, len(source.columns), metadata)
-        os.replace(partial, target)
-    finally:
-        scratch.close()
-    for note in metadata["notes"]:
-        log.info("%s: %s", label, note)
-
-
-def _metadata(
-    spec: DatasetSpec, label: str, source: RowSource, scratch: Scratch, axis: TimeAxis, rounding: Rounding
-) -> dict[str, Any]:
-    """What the file's metadata says of the series.
-
-    Raises DataError for a wrong time axis, too few rows, values that 32 bits do not hold, or another file than `spec`.
-    """
-    if scratch.rows == 0:
-        raise DataError(f"{label}: a header and no data rows: give the complete file")
-    axis.check()
-    step_minutes = axis.step_us / MICROSECONDS_PER_MINUTE
-    _check_step(spec, label, step_minutes)
-    try:
-        bounds = split_bounds(spec.split, scratch.rows, step_minutes)
-    except DataError as error:
-        raise DataError(f"{label}: {error}") from error
-    _check_rows(spec, label, scratch.rows)
-    mean, std = train_statistics(scratch, bounds["train"][1])
-    rounding.check(label, std, bounds["train"][1])
-    sha256 = source.sha256()
-    _check_pin(spec, label, sha256)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "name": spec.name,
-        "source": label,
-        "source_sha256": sha256,
-        "columns": list(source.columns),
-        "step_minutes": step_minutes,
-        "split": split_as_json(spec),
-        "bounds": bounds,
-        "mean": mean.tolist(),
-        "std": np.where(std == 0, 1.0, std).tolist(),
-        "notes": list(_notes(spec, source, sha256, axis, std)),
-    }
-
-
-def _notes(spec: DatasetSpec, source: RowSource, sha256: str, axis: TimeAxis, std: np.ndarray) -> Iterator[str]:
-    """What is unusual in the source and kept."""
-    if spec.sha256 not in (None, sha256):
-        yield f"not the published file of {spec.name} (sha256 {sha256[:12]}..., expected {spec.sha256[:12]}...)"
-    if axis.gaps:
-        yield f"{axis.missing_rows} rows missing in {axis.gaps} gaps, whose edges are used as neighbours"
-    if constant := [name for name, deviation in zip(source.columns, std, strict=True) if deviation == 0]:
-        yield f"constant over the training rows, centred but not scaled: {_few(tuple(constant))}"
-    if source.zoned:
-        yield "timestamps converted to UTC"
-
-
-def _check_columns(spec: DatasetSpec, label: str, columns: tuple[str, ...]) -> None:
-    if spec.columns not in (None, columns):
-        raise DataError(
-            f"{label}: columns {_few(columns)} found, {spec.name} has {_few(spec.columns)}: {PUBLISHED_OR_OWN}"
-        )
-
-
-def _check_step(spec: DatasetSpec, label: str, step_minutes: float) -> None:
-    if spec.step_minutes not in (None, step_minutes):
-        raise DataError(
-            f"{label}: one row per {step_minutes:g} min found, {spec.name} has one per {spec.step_minutes:g}: "
-            f"{PUBLISHED_OR_OWN}"
-        )
-
-
-def _check_rows(spec: DatasetSpec, label: str, rows: int) -> None:
-    if spec.rows not in (None, rows):
-        raise DataError(
-            f"{label}: {rows:,} data rows found, {spec.name} has {spec.rows:,}: delete it to fetch it again, or give "
-            "yours another name and pass its path"
-        )
-
-
-def _check_pin(spec: DatasetSpec, label: str, sha256: str) -> None:
-    """Raise DataError if a file without a published sha256 differs from its download, by the pin beside it."""
-    if spec.sha256 is not None or not spec.urls:
-        return
-    file = pin_file(Path(label).parent, spec.file)
-    pins = read_pins(file)
-    if pins and sha256 not in pins.values():
-        raise DataError(
-            f"{label}: cut or changed since its download (its sha256 is {sha256[:12]}..., {file.name} has "
-            f"{', '.join(f'{pin[:12]}...' for pin in pins.values())}): delete it to fetch it again, or give a file of "
-            "your own by its path"
-        )
-
-
 def split_as_json(spec: DatasetSpec) -> dict[str, Any]:
     """The split rule as JSON gives it back, to compare with a file's."""
     return dict(json.loads(json.dumps(asdict(spec.split))))
 
 
-def _few(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:8])
-    return shown if len(names) <= 8 else f"{shown}, ... ({len(names)})"
+def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp: str | None, target: Path) -> None:
+    label = spec.name if source_path is None else str(source_path)
+    max_gap(spec.options)
+    source: RowSource = _open(spec, source_path)
+    published.check_columns(spec, label, source.columns)
+    with ExitStack() as opened:
+        table = _read(source, label, folder, opened, spec)
+        place = lay_out if len(table.parts) == 1 else lay_out_groups
+        layout = place(spec, label, table, folder, opened)
+        published.check_rows(spec, label, layout.scratch.rows)
+        constant: list[str] = []
+        groups = [_scale(label, layout, placed, constant) for placed in layout.placed]
+        sha256 = source.sha256()
+        published.check_pin(spec, label, sha256)
+        notes = list(_notes(spec, source, sha256, table, layout, constant))
+        notes += doubtful_notes(label, layout, groups, table.axis.clock)
+        metadata = {
+            "schema_version": SCHEMA_VERSION,
+            "name": spec.name,
+            "source": label,
+            "source_sha256": sha256,
+            "source_stamp": stamp,
+            "columns": list(table.columns),
+            "step": layout.step.as_json(),
+            "split": split_as_json(spec),
+            "zone": table.axis.clock,
+            "timed": source.timestamp_column is not None,
+            "reading": source.reading,
+            "apart": [split for split, apart in zip(SPLITS[1:], table.axis.apart, strict=False) if apart],
+            "long": _long(source, table),
+            "groups": [group.as_json() for group in groups],
+            "notes": notes,
+        }
+        partial = folder / "series.arrow"
+        write_file(partial, layout.scratch, metadata)
+        os.replace(partial, target)
+    for note in notes:
+        log.info("%s: %s", label, note)
+
+
+def _open(spec: DatasetSpec, source_path: Path | None) -> RowSource:
+    if source_path is None:
+        return GeneratedSource(spec)
+    if spec.split.files is None:
+        return open_source(source_path, spec.options)
+    return JoinedSource(source_files(spec, source_path), spec.options)
+
+
+def source_files(spec: DatasetSpec, source_path: Path) -> list[Path]:
+    """The files that the series of `spec` is made from: its own, and those of its split."""
+    return [source_path, *(Path(file) for file in spec.split.files or ())]
+
+
+def _long(source: RowSource, table: Table) -> dict[str, Any] | None:
+    """What gives the rows of a long format back; None for another format."""
+    if not table.ids:
+        return None
+    return {"id_column": source.id_column, "columns": list(source.columns), "ids": list(table.ids)}
+
+
+def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, spec: DatasetSpec) -> Table:
+    chunks = source.chunks()
+    first = next(chunks, None)
+    if first is None:
+        source.faults.raise_if_any()
+        raise DataError(f"{label}: a header and no data rows: give the complete file")
+    chunks = itertools.chain([first], chunks)
+    if first.ids is not None:
+        return read_long(chunks, source, label, folder, opened, spec.options)
+    keep_repeats = spec.repeated_rows == "kept"
+    return read_wide(chunks, source, label, folder, opened, spec.options, keep_repeats=keep_repeats)
+
+
+def _scale(label: str, layout: Layout, placed: Placed, constant: list[str]) -> Group:
+    """Append the standardised rows of one series, those before it being there. Adds to `constant` the columns that are.
+
+    Raises DataError for values that 32 bits do not hold.
+    """
+    start, stop = placed.bounds["train"]
+    mean, std = train_statistics(layout.scratch, start, stop)
+    part = placed.part
+    columns = part.rows.columns
+    of = label if part.id is None else f"{label}: series {part.id!r}"
+    part.rounding.check(part.rows, of, std, placed.train_rows_read)
+    still = [name for name, deviation in zip(columns, std, strict=True) if deviation == 0]
+    constant += still if part.id is None else [column_name(part.id, name, columns) for name in still]
+    std = np.where(std == 0, 1.0, std)
+    for block in layout.scratch.values(*placed.rows):
+        layout.scratch.append_scaled(scale(of, columns, block, mean, std))
+    return Group(id=part.id, rows=placed.rows, bounds=placed.bounds, mean=mean, std=std)
+
+
+def _notes(
+    spec: DatasetSpec, source: RowSource, sha256: str, table: Table, layout: Layout, constant: Sequence[str]
+) -> Iterator[str]:
+    """What is unusual in the source and kept."""
+    yield from (*spec.notes, *source.notes)
+    if note := published_note(spec, sha256) or published.other_content(spec, sha256):
+        yield note
+    yield from table.notes
+    yield from layout.notes
+    if constant:
+        yield f"constant over the training rows, centred but not scaled: {few(constant)}"
+    if table.axis.note is not None:
+        yield table.axis.note
+    for split, apart in zip(SPLITS[1:], table.axis.apart, strict=False):
+        if apart:
+            yield f"the file of {split} does not begin where the one before ends: its first windows lie within it"
+    if source.zone is not None:
+        yield "times are kept in UTC" + ("" if table.axis.clock == "UTC" else f" and shown in {table.axis.clock}")

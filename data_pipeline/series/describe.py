@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.errors import DataError
+from data_pipeline.options import DEFAULTS, DataOptions
+from data_pipeline.series.protocol import Protocol, how_lines, protocol_of, shown_time
+from data_pipeline.series.steps import Step, step_words
 from data_pipeline.series.store import Series, open_series
-from data_pipeline.series.windows import window_starts
+from data_pipeline.series.windows import SPLITS, window_starts
 
 BLOCK_ROWS = 8192
 SHOWN_CHANNELS = 12
-GAP_TOLERANCE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class SplitDescription:
     name: str
     rows: int
     first: str
-    """Time of the first row, ISO 8601."""
+    """Time of the first row, ISO 8601, on the clock of the source; its number if there are no times."""
     last: str
     windows: int
     """0 if the split is too short for one."""
@@ -56,7 +58,7 @@ class Description:
     name: str
     source_sha256: str
     rows: int
-    step_minutes: float
+    step: Step
     first: str
     last: str
     gaps: int
@@ -73,6 +75,8 @@ class Description:
     channels: tuple[ChannelDescription, ...]
     splits: tuple[SplitDescription, ...]
     notes: tuple[str, ...]
+    protocol: Protocol
+    """How the series was read, split and scaled."""
     problem: str | None
     """Why there are no windows, else None."""
 
@@ -83,32 +87,35 @@ def describe(
     cache_dir: Path,
     context_length: int,
     prediction_length: int,
-    *,
-    timestamp_column: str | None = None,
+    options: DataOptions = DEFAULTS,
 ) -> Description:
     """Measure the series `name`. Raises DataError if it cannot be opened."""
-    series = open_series(name, data_dir, cache_dir, timestamp_column=timestamp_column)
+    series = open_series(name, data_dir, cache_dir, options)
     problem = None
-    windows = dict.fromkeys(series.bounds, 0)
+    windows = dict.fromkeys(SPLITS, 0)
+    protocol = protocol_of(series, [(context_length, prediction_length)])
     try:
-        starts = window_starts(series.bounds, context_length, prediction_length)
+        starts = window_starts(series.every_bounds, context_length, prediction_length, series.apart)
         windows = {split: len(rows) for split, rows in starts.items()}
     except DataError as error:
         problem = str(error)
-    steps = np.diff(series.timestamps).astype(np.int64) / (60e6 * series.step_minutes)
-    moments = _Moments(series.values)
+    times = series.timestamps.view(np.int64)
+    jumps = np.concatenate([np.diff(series.step.positions(times[slice(*span)])) for span in series.spans])
+    moments = _Moments([series.values])
+    mean, std = _train_scaling(series)
+    splits = tuple(_split(series, split, windows[split], protocol) for split in SPLITS)
     return Description(
         name=series.name,
         source_sha256=series.source_sha256,
         rows=len(series.values),
-        step_minutes=series.step_minutes,
-        first=_time(series, 0),
-        last=_time(series, -1),
-        gaps=int((steps > GAP_TOLERANCE).sum()),
-        missing_rows=int((np.round(steps) - 1).sum()),
-        duplicates=int((steps == 0).sum()),
+        step=series.step,
+        first=shown_time(series, int(series.timestamps.argmin())),
+        last=shown_time(series, int(series.timestamps.argmax())),
+        gaps=int((jumps > 1).sum()),
+        missing_rows=int((jumps - 1).clip(min=0).sum()),
+        duplicates=int((jumps == 0).sum()),
         missing_values=moments.not_finite,
-        unused_rows=len(series.values) - series.bounds["test"][1],
+        unused_rows=len(series.values) - sum(split.rows for split in splits),
         context_length=context_length,
         prediction_length=prediction_length,
         channels=tuple(
@@ -116,60 +123,78 @@ def describe(
                 name=column,
                 minimum=float(moments.minimum[index]),
                 maximum=float(moments.maximum[index]),
-                mean=float(series.mean[index]),
-                std=float(series.std[index]),
+                mean=float(mean[index]),
+                std=float(std[index]),
                 constant=bool(moments.minimum[index] == moments.maximum[index]),
             )
             for index, column in enumerate(series.columns)
         ),
-        splits=tuple(_split(series, split, windows[split]) for split in series.bounds),
-        notes=series.notes,
+        splits=splits,
+        notes=tuple(protocol["notes"]),
+        protocol=protocol,
         problem=problem,
     )
 
 
-def _split(series: Series, split: str, windows: int) -> SplitDescription:
-    start, stop = series.bounds[split]
-    moments = _Moments(series.scaled[start:stop])
+def _split(series: Series, split: str, windows: int, protocol: Protocol) -> SplitDescription:
+    moments = _Moments(_rows(series, series.scaled, split))
+    part = protocol["split"]["parts"][split]
     return SplitDescription(
         name=split,
-        rows=stop - start,
-        first=_time(series, start),
-        last=_time(series, stop - 1),
+        rows=part["rows"],
+        first=part["first"],
+        last=part["last"],
         windows=windows,
         mean_shift=tuple(moments.mean.tolist()),
         std_ratio=tuple(moments.std.tolist()),
     )
 
 
-class _Moments:
-    """Range, mean and standard deviation [C] of rows [T, C], read in blocks."""
+def _train_scaling(series: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [C] of the training rows; of several groups, of all their rows together."""
+    if len(series.groups) == 1:
+        return series.mean, series.std
+    moments = _Moments(_rows(series, series.values, "train"))
+    return moments.mean, moments.std
 
-    def __init__(self, rows: np.ndarray) -> None:
+
+def _rows(series: Series, array: np.ndarray, split: str) -> list[np.ndarray]:
+    """The rows of a split, for each group that has some."""
+    spans = [bounds[split] for bounds in series.every_bounds]
+    return [array[start:stop] for start, stop in spans if start < stop]
+
+
+class _Moments:
+    """Range, mean and standard deviation [C] of all rows of `parts`, each [n, C], read in blocks."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
         def blocks() -> Iterator[np.ndarray]:
-            for row in range(0, len(rows), BLOCK_ROWS):
-                yield rows[row : row + BLOCK_ROWS].astype(np.float64)
+            for rows in parts:
+                for row in range(0, len(rows), BLOCK_ROWS):
+                    yield rows[row : row + BLOCK_ROWS].astype(np.float64)
+
+        count = sum(len(rows) for rows in parts)
 
         self.minimum = np.min([block.min(axis=0) for block in blocks()], axis=0)
         self.maximum = np.max([block.max(axis=0) for block in blocks()], axis=0)
-        self.mean = np.sum([block.sum(axis=0) for block in blocks()], axis=0) / len(rows)
+        self.mean = np.sum([block.sum(axis=0) for block in blocks()], axis=0) / count
         squares = np.sum([np.square(block - self.mean).sum(axis=0) for block in blocks()], axis=0)
-        self.std = np.sqrt(squares / len(rows))
+        self.std = np.sqrt(squares / count)
         self.not_finite = sum(int((~np.isfinite(block)).sum()) for block in blocks())
 
 
 def render(description: Description) -> str:
     """The description as lines of text for a terminal."""
-    step = f"{description.step_minutes:g} min"
     gaps = f"{description.gaps} gaps ({description.missing_rows} rows missing)" if description.gaps else "no gaps"
     lines = [
-        f"{description.name}: {description.rows:,} rows x {len(description.channels)} channels, one row per {step}",
+        f"{description.name}: {description.rows:,} rows x {len(description.channels)} channels, "
+        f"{step_words(description.step.text)}",
         f"from {description.first} to {description.last}; {gaps}, {description.duplicates} duplicate times, "
         f"{description.missing_values} missing values; {description.unused_rows:,} rows in no split",
         f"sha256 of the source {description.source_sha256}",
-        *(f"note: {note}" for note in description.notes),
+        *how_lines(description.protocol),
         "",
-        f"{'split':12}{'rows':>9}{'windows':>9}  {'from':20}{'to':20}{'mean shift':>12}{'std ratio':>14}",
+        f"{'split':12}{'rows':>9}{'windows':>9}  {'from':26} {'to':26} {'mean shift':>12}{'std ratio':>14}",
         *(_split_line(split) for split in description.splits),
         f"windows of {description.context_length} + {description.prediction_length} rows; mean shift: largest of any "
         "channel, in standard deviations of train; std ratio: smallest to largest",
@@ -186,7 +211,9 @@ def render(description: Description) -> str:
 def _split_line(split: SplitDescription) -> str:
     shift = max(split.mean_shift, key=abs)
     ratio = f"{min(split.std_ratio):.2f} to {max(split.std_ratio):.2f}"
-    return f"{split.name:12}{split.rows:9,}{split.windows:9,}  {split.first:20}{split.last:20}{shift:+12.2f}{ratio:>14}"
+    return (
+        f"{split.name:12}{split.rows:9,}{split.windows:9,}  {split.first:26} {split.last:26} {shift:+12.2f}{ratio:>14}"
+    )
 
 
 def _channel_line(channel: ChannelDescription) -> str:
@@ -195,7 +222,3 @@ def _channel_line(channel: ChannelDescription) -> str:
         f"{channel.name[:15]:16}{channel.minimum:12.5g}{channel.maximum:12.5g}{channel.mean:12.5g}{channel.std:12.5g}"
         f"{constant}"
     )
-
-
-def _time(series: Series, row: int) -> str:
-    return str(series.timestamps[row].astype("datetime64[s]"))

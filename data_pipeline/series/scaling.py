@@ -11,15 +11,16 @@ from data_pipeline.errors import DataError
 from data_pipeline.series.arrow_file import Scratch
 
 
-def train_statistics(scratch: Scratch, train_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population standard deviation [C] float64 of rows [0, train_rows), in two passes over blocks.
+def train_statistics(scratch: Scratch, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation [C] float64 of the training rows [start, stop), in two passes over blocks.
 
     Both sum differences to the first row, so a constant column has a deviation of exactly 0.
     """
-    first = next(scratch.values(train_rows))[0].astype(np.float64)
-    shift = sum((block - first).sum(axis=0) for block in scratch.values(train_rows)) / train_rows
-    squares = sum(np.square(block - first - shift).sum(axis=0) for block in scratch.values(train_rows))
-    return first + shift, np.sqrt(squares / train_rows)
+    first = scratch.array("values", start, start + 1)[0].astype(np.float64)
+    rows = stop - start
+    shift = sum((block - first).sum(axis=0) for block in scratch.values(start, stop)) / rows
+    squares = sum(np.square(block - first - shift).sum(axis=0) for block in scratch.values(start, stop))
+    return first + shift, np.sqrt(squares / rows)
 
 
 def scale(label: str, columns: tuple[str, ...], values: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -15,10 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
 from data_pipeline.errors import DataError
-from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
+from data_pipeline.options import DEFAULTS, DataOptions
+from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.replacing import replacing
 from data_pipeline.source.rows import Chunk
+
+OUTPUT_ENDINGS = (".csv", ".csv.gz", ".parquet")
+"""Of the files that `write_table` writes, in any case."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,14 +39,14 @@ class Table:
 
 
 def read_tail(
-    path: Path, *, columns: Sequence[str], rows: int, step_minutes: float, timestamp_column: str | None = None
+    path: Path, *, columns: Sequence[str], rows: int, step_minutes: float, options: DataOptions = DEFAULTS
 ) -> Table:
     """The last `rows` rows of these columns of a CSV (plain or .gz) or Parquet file. Other columns are not read.
 
     Values are float32, as in training. Raises DataError for gaps or missing values in these rows (earlier rows may have
     them), for too few rows, and for another step than `step_minutes`.
     """
-    source = open_source(path, timestamp_column, columns)
+    source = open_source(path, options, columns)
     kept: deque[Chunk] = deque()
     kept_rows = 0
     for chunk in source.chunks():
@@ -50,12 +54,13 @@ def read_tail(
         kept_rows += len(chunk.values)
         while kept_rows - len(kept[0].values) >= rows:
             kept_rows -= len(kept.popleft().values)
+    source.faults.raise_if_any()
     if kept_rows < rows:
         raise DataError(f"{path}: {kept_rows} data rows, the model forecasts from {rows}: give a longer series")
     table = Table(
-        timestamp_column=source.timestamp_column,
+        timestamp_column=source.timestamp_column or "row",
         timestamps=np.concatenate([chunk.timestamps for chunk in kept])[-rows:],
-        zoned=source.zoned,
+        zoned=source.zone is not None,
         columns=source.columns,
         values=np.concatenate([chunk.values for chunk in kept])[-rows:],
     )
@@ -64,9 +69,9 @@ def read_tail(
     return table
 
 
-def other_columns(path: Path, table: Table) -> tuple[str, ...]:
-    """The columns of `path` that `table` leaves out. Raises DataError."""
-    names = open_source(path, table.timestamp_column, table.columns).names
+def other_columns(path: Path, table: Table, options: DataOptions = DEFAULTS) -> tuple[str, ...]:
+    """The columns of `path`, read as `options` say, that `table` leaves out. Raises DataError."""
+    names = open_source(path, options, table.columns).names
     return tuple(name for name in names if name not in (table.timestamp_column, *table.columns))
 
 
@@ -118,10 +123,10 @@ def write_table(path: Path, table: Table) -> None:
     Floats read back bit by bit.
     """
     with replacing(path) as temporary:
-        if path.name.endswith(".parquet"):
+        if path.name.lower().endswith(".parquet"):
             _write_parquet(temporary, table)
         else:
-            _write_csv(temporary, table, gzipped=path.name.endswith(".gz"))
+            _write_csv(temporary, table, gzipped=path.name.lower().endswith(".gz"))
 
 
 def _write_parquet(path: Path, table: Table) -> None:

@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -51,11 +53,51 @@ class HashingStream:
 def open_content(path: Path) -> HashingStream:
     """The bytes of `path`, decompressed if it ends in .gz. Raises OSError."""
     file = pa.OSFile(str(path))
-    return HashingStream(pa.CompressedInputStream(file, "gzip") if path.name.endswith(".gz") else file)
+    return HashingStream(pa.CompressedInputStream(file, "gzip") if is_gzip(path) else file)
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the name ends in .gz, in any case."""
+    return path.name.lower().endswith(".gz")
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files in `folder` and below it, in the order of their names: 2 comes before 10.
+
+    Names that begin with `.` or `_` are left out, as other programs do. Raises DataError if there is none.
+    """
+    found = [path for path in folder.rglob("*") if path.name.lower().endswith(".parquet") and path.is_file()]
+    found = [path for path in found if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
+    if not found:
+        raise DataError(f"{folder} is a folder without Parquet files: give a file, or a folder that holds such files")
+    return sorted(found, key=lambda path: [_natural(part) for part in path.relative_to(folder).parts])
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def partition_keys(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
+    """The keys in the names of folders (`year=2020`), each with its value for each of `files`."""
+    keys: dict[str, list[str]] = {}
+    for file in files if folder.is_dir() else ():
+        for part in file.relative_to(folder).parts[:-1]:
+            name, mark, value = part.partition("=")
+            if mark:
+                keys.setdefault(unquote(name), []).append(unquote(value))
+    return {name: values for name, values in keys.items() if len(values) == len(files)}
 
 
 def content_sha256(path: Path) -> str:
-    """The sha256 of the decompressed content of `path`. Raises DataError if it cannot be read."""
+    """The sha256 of the decompressed content of `path`; of a folder, that of its Parquet files with their names.
+
+    Raises DataError if something cannot be read.
+    """
+    if path.is_dir():
+        files = parquet_files(path)
+        lines = [f"{content_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     try:
         stream = open_content(path)
         try:
@@ -73,6 +115,6 @@ def unreadable(path: Path, error: BaseException) -> DataError:
     if isinstance(error, IsADirectoryError):
         return DataError(f"{path} is a folder: give the file in it")
     gzip_error = isinstance(error, EOFError | zlib.error | gzip.BadGzipFile)
-    if path.name.endswith(".gz") and (gzip_error or re.search(GZIP_TROUBLE, str(error))):
+    if is_gzip(path) and (gzip_error or re.search(GZIP_TROUBLE, str(error))):
         return DataError(f"{path}: truncated or damaged gzip ({error}): fetch it or compress it again")
-    return DataError(f"{path}: cannot be read ({error}): give a readable CSV (UTF-8, comma-separated) or Parquet file")
+    return DataError(f"{path}: cannot be read ({error}): give a readable CSV or Parquet file")

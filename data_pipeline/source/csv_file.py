@@ -1,4 +1,4 @@
-"""Reads CSV files, plain or gzipped."""
+"""Reads text files of separated values, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -10,88 +10,152 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from data_pipeline.errors import DataError
-from data_pipeline.source.content import GZIP_TROUBLE, READ_ERRORS, HashingStream, open_content, unreadable
+from data_pipeline.source.cells import MISSING
+from data_pipeline.source.columns import Column, named
+from data_pipeline.source.content import GZIP_TROUBLE, READ_ERRORS, HashingStream, is_gzip, open_content, unreadable
+from data_pipeline.source.dialect import SEPARATORS, Dialect, find_dialect
+from data_pipeline.source.encoding import UTF_8, Utf8Stream, decode_head, find_encoding, wrong_encoding
 from data_pipeline.source.file_source import BLOCK_BYTES, FileSource
-from data_pipeline.source.header import HEAD_BYTES, read_header
 from data_pipeline.source.rows import Chunk
-from data_pipeline.source.timestamps import has_zone
+from data_pipeline.source.wrong_rows import WrongRows
 
-MISSING = ("", "NA", "N/A", "#N/A", "nan", "NaN", "NAN", "null", "NULL", "None", "-nan")
+HEAD_BYTES = 1 << 20
 
 
 class CsvSource(FileSource):
-    """A CSV file: UTF-8, comma-separated, one header line, one timestamp column, numbers."""
+    """A text file: a header line, one row per line, at most one column of times, numbers.
+
+    Cells are converted by Arrow while they fit. After the first that does not, they are read as text, so that each
+    cell that is no number is found.
+    """
+
+    _dialect: Dialect
+    _content: HashingStream
+    _text: Utf8Stream
 
     def chunks(self) -> Iterator[Chunk]:
-        """Every row, in order. Raises DataError for the first wrong row."""
-        self._stream: HashingStream | None = None
+        """Every row, in order, without those that become faults. Raises DataError where reading cannot go on."""
         try:
-            self._stream = open_content(self.path)
-            yield from self._chunks(self._stream)
+            done = 0
+            try:
+                for batch in self._batches(as_text=False):
+                    yield self._read(batch, done)
+                    done += batch.num_rows
+            except pa.ArrowInvalid as error:
+                if "conversion error" not in str(error):
+                    raise
+                for batch in _after(done, self._batches(as_text=True)):
+                    yield self._read(batch, done)
+                    done += batch.num_rows
         except READ_ERRORS as error:
             raise self._refusal(error) from error
+        self._wrong.tell(self.faults, self._empty_rows, len(self.names))
+        self._finish()
+        self._tell_encoding()
 
     def sha256(self) -> str:
         """The sha256 of the content. Read `chunks` to its end first."""
-        assert self._stream is not None
-        digest = self._stream.hexdigest_of_all()
-        self._stream.close()
+        digest = self._content.hexdigest_of_all()
+        self._content.close()
         return digest
 
-    def _read_head(self) -> tuple[list[str], Sequence[str | None] | None]:
-        with open(self.path, "rb") as raw, gzip.open(raw) if self.path.name.endswith(".gz") else raw as stream:
+    def _read_head(self) -> list[Column]:
+        with open(self.path, "rb") as raw, gzip.open(raw) if is_gzip(self.path) else raw as stream:
             head = stream.read(HEAD_BYTES)
-        self._header_bytes = len(head.split(b"\n", 1)[0])
-        return read_header(self.path, head)
+        self._encoding = find_encoding(self.path, head, self.options.encoding)
+        text = decode_head(self.path, head, self._encoding)
+        self._dialect = found = find_dialect(self.path, text, self.options, complete=len(head) < HEAD_BYTES)
+        self.marks = found.marks
+        self._header_bytes = len("".join(found.names)) + len(found.names)
+        self._tell_dialect(found)
+        first = list(zip(*found.rows, strict=True)) if found.rows else [()] * len(found.names)
+        return named(self.path, found.names, first, [("text", "text")] * len(found.names))
 
-    def _is_zoned(self, index: int, first: Sequence[str | None] | None) -> bool:
-        return first is not None and index < len(first) and has_zone(first[index] or "")
+    def _tell_dialect(self, found: Dialect) -> None:
+        self.reading |= {"separator": SEPARATORS.get(found.separator, found.separator), "decimal": found.marks.decimal}
+        self.notes += found.notes
+        said = any("separator" in note for note in found.notes)
+        if found.separator != "," and self.options.separator is None and not said:
+            self.notes.append(f"columns separated by {self.reading['separator']}s")
+        if found.marks.decimal == "," and self.options.decimal is None:
+            self.notes.append("numbers have a decimal comma")
+        if found.marks.thousands is not None:
+            self.reading["thousands"] = found.marks.thousands
+            self.notes.append(f"numbers have {found.marks.thousands!r} between thousands")
 
-    def _chunks(self, stream: HashingStream) -> Iterator[Chunk]:
-        types = {name: pa.float64() for name in self.columns} | {self.timestamp_column: pa.string()}
+    def _tell_encoding(self) -> None:
+        name = self._text.encoding
+        self.reading["encoding"] = name.upper()
+        if name != UTF_8 and self.options.encoding is None:
+            self.notes.append(f"encoding {name.upper()}, not UTF-8")
+
+    def _batches(self, *, as_text: bool) -> Iterator[pa.RecordBatch]:
+        """The columns that are read: times and ids as text, values as float64, or as text too."""
+        kind = pa.string() if as_text else pa.float64()
+        types = {str(column.index): kind for column in self._roles.values}
+        types |= {
+            str(column.index): pa.string()
+            for column in (self._roles.time, self._roles.clock, self._roles.id)
+            if column is not None
+        }
+        self._wrong = WrongRows(self._dialect.separator, self._dialect.skip_lines)
+        return self._open(types, self._wrong)
+
+    def _open(self, types: dict[str, pa.DataType], wrong: WrongRows) -> Iterator[pa.RecordBatch]:
+        self._content = open_content(self.path)
+        self._text = Utf8Stream(self._content, self._encoding, given=self.options.encoding is not None)
         reader = pa_csv.open_csv(
-            pa.PythonFile(stream, mode="r"),
+            pa.PythonFile(self._text, mode="r"),
             read_options=pa_csv.ReadOptions(
                 use_threads=False,  # a serial reader knows the row of an error, and holds only one block
                 block_size=max(BLOCK_BYTES, 16 * self._header_bytes),
-                column_names=self.names,
-                skip_rows=1,
+                column_names=[str(index) for index in range(len(self._dialect.names))],
+                skip_rows=self._dialect.skip_lines,
             ),
+            parse_options=pa_csv.ParseOptions(delimiter=self._dialect.separator, invalid_row_handler=wrong.add),
             convert_options=pa_csv.ConvertOptions(
                 column_types=types,
                 include_columns=list(types),
                 null_values=MISSING,
                 strings_can_be_null=False,
-                check_utf8=True,
+                decimal_point=self.marks.decimal,
             ),
         )
-        rows = 0
-        for batch in reader:
-            if batch.num_rows:
-                yield self._chunk(batch, rows)
-                rows += batch.num_rows
+        return (batch for batch in reader if batch.num_rows)
+
+    def _scan(self, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
+        wrong = WrongRows(self._dialect.separator, self._dialect.skip_lines)
+        try:
+            for batch in self._open({str(column.index): pa.string() for column in columns}, wrong):
+                yield batch.columns
+        finally:
+            self._content.close()
+
+    def _read(self, batch: pa.RecordBatch, done: int) -> Chunk:
+        def cells(column: Column | None) -> pa.Array | None:
+            return None if column is None else batch.column(str(column.index))
+
+        roles, wrong = self._roles, self._wrong
+        values = [batch.column(str(column.index)) for column in roles.values]
+        clock = cells(roles.clock)
+        return self._chunk(
+            cells(roles.time), cells(roles.id), values, done, lambda at: wrong.row(done + at), clock=clock
+        )
 
     def _refusal(self, error: BaseException) -> DataError:
         """The error for the user, from the text of an error of Arrow or the system."""
+        if isinstance(error, UnicodeDecodeError):
+            return wrong_encoding(self.path, self._text.encoding, error)
         text = str(error)
-        if re.search(GZIP_TROUBLE, text):
+        if re.search(GZIP_TROUBLE, text) or not isinstance(error, pa.ArrowInvalid):
             return unreadable(self.path, error)
-        row = re.search(r"Row #(\d+)", text)
-        where = f"data row {int(row.group(1)) - 1}" if row else "some row"
-        column = re.search(r"CSV column #(\d+)", text)
-        if column and "conversion error" in text:
-            name = self.names[int(column.group(1))]
-            given = text.partition("invalid value ")[2] or text
-            return DataError(
-                f"{self.path}: {where}, column {name!r}: {given[:80]} is not a number: every column but the timestamp "
-                f"({self.timestamp_column!r}) must be numeric; drop or encode the others"
-            )
-        counts = re.search(r"Expected (\d+) columns, got (\d+)", text)
-        if counts:
-            return DataError(
-                f"{self.path}: {where} has {counts.group(2)} fields, the header has {counts.group(1)}: "
-                "give every row the same number of comma-separated fields"
-            )
-        if isinstance(error, pa.ArrowInvalid):
-            return DataError(f"{self.path}: not a readable CSV ({text[:200]}): save it as UTF-8, comma-separated")
-        return unreadable(self.path, error)
+        return DataError(f"{self.path}: not a readable CSV ({text[:200]}): give one row per line, and close each quote")
+
+
+def _after(rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches without the first `rows` rows."""
+    for batch in batches:
+        skipped = min(rows, batch.num_rows)
+        rows -= skipped
+        if skipped < batch.num_rows:
+            yield batch.slice(skipped)

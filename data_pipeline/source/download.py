@@ -15,12 +15,14 @@ from data_pipeline.source.http_file import DownloadFailed, Progress, download
 from data_pipeline.source.pins import pin_file, read_pins, write_pins
 
 HUB = "hf://datasets/"
+MATRIX_ENDING = ".txt.gz"  # Lai et al.'s layout: a line of comma-separated numbers for each row, no header, no times
 COPY_BYTES = 1 << 20
 
 
 def fetch(spec: DatasetSpec, data_dir: Path, progress: Progress | None = None) -> Path:
     """The path of the source file of `spec` in `data_dir`, downloaded there first if it is missing.
 
+    A file of `data_dir` in Lai et al.'s layout (electricity.txt.gz) is read instead of downloading one.
     `progress` is called with (bytes so far, bytes in all or None). The content must have the published sha256. If none
     is published, the first download's sha256 is pinned beside the file, and later downloads must equal it. One process
     downloads, and others wait for it. Raises DataError: no source, no network, wrong content, no space.
@@ -45,6 +47,10 @@ def fetch(spec: DatasetSpec, data_dir: Path, progress: Progress | None = None) -
 
 
 def _fetch(spec: DatasetSpec, target: Path, progress: Progress) -> Path:
+    for url in spec.urls:
+        own = target.with_name(url.rsplit("/", 1)[-1])
+        if url.endswith(MATRIX_ENDING) and own.exists():
+            return _from_own(spec, url, own, target)
     reasons = []
     for url in spec.urls:
         part = target.with_name(f".{target.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
@@ -68,9 +74,32 @@ def _fetch(spec: DatasetSpec, target: Path, progress: Progress) -> Path:
             finally:
                 converted.unlink(missing_ok=True)
     raise DataError(
-        f"cannot download {spec.file} ({'; '.join(dict.fromkeys(reasons))}): get it from {spec.urls[0]} and put it "
-        f"into {target.parent} yourself, or use --dataset demo, which needs no file"
+        f"cannot download {spec.file} ({'; '.join(dict.fromkeys(reasons))}): get it from {_link(spec.urls[0])} and put "
+        f"it into {target.parent} yourself, or use --dataset demo, which needs no file"
     )
+
+
+def _from_own(spec: DatasetSpec, url: str, own: Path, target: Path) -> Path:
+    """`target`, made of the user's copy of what `url` gives. Raises DataError if it is damaged or was changed."""
+    converted = target.with_name(f".{target.name}.own.csv")
+    try:
+        _as_csv(spec, str(own), own, converted)
+        _check(spec, url, converted, target)
+        _flush(converted)
+        os.replace(converted, target)
+        return target
+    except _WrongContent as error:
+        raise DataError(f"{error}: replace {own} by the published file, or remove it to download one") from error
+    finally:
+        converted.unlink(missing_ok=True)
+
+
+def _link(url: str) -> str:
+    """A URL as a browser takes it."""
+    if not url.startswith(HUB):
+        return url
+    owner, name, file = url.removeprefix(HUB).split("/", 2)
+    return f"https://huggingface.co/datasets/{owner}/{name}/resolve/main/{file}"
 
 
 def _flush(path: Path) -> None:
@@ -120,11 +149,11 @@ def _check(spec: DatasetSpec, url: str, complete: Path, target: Path) -> None:
 
 
 def _as_csv(spec: DatasetSpec, url: str, part: Path, converted: Path) -> Path:
-    """`part`, or `converted` for a `.txt.gz` matrix without header: a CSV with the columns and time axis of `spec`.
+    """`part`, or `converted` for a matrix of numbers: a CSV with the columns and time axis of `spec`.
 
-    Raises _WrongContent for a damaged gzip.
+    Raises _WrongContent for a damaged gzip, and for a line with more or fewer numbers than columns.
     """
-    if not url.endswith(".txt.gz"):
+    if not url.endswith(MATRIX_ENDING):
         return part
     import gzip
     import zlib
@@ -137,6 +166,9 @@ def _as_csv(spec: DatasetSpec, url: str, part: Path, converted: Path) -> Path:
         with gzip.open(part, "rt", encoding="ascii") as source, open(converted, "w") as csv:
             csv.write(",".join(["date", *spec.columns]) + "\n")
             for row, line in enumerate(source):
+                if line.count(",") != len(spec.columns) - 1:
+                    found = line.count(",") + 1
+                    raise _WrongContent(f"{url}: line {row + 1} has {found} numbers, expected {len(spec.columns)}")
                 csv.write(f"{str(time + row * step).replace('T', ' ')},{line.strip()}\n")
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise _WrongContent(f"{url}: damaged gzip ({error})") from error

@@ -8,16 +8,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipeline.datasets import DatasetSpec
+from data_pipeline.faults import Faults
 from data_pipeline.source.rows import Chunk
 
 
 class GeneratedSource:
     """The rows of a spec's generator."""
 
-    zoned = False
+    zone: str | None = None
+    offsets: tuple[str, ...] = ()
+    timestamp_column: str | None = "date"
+    id_column: str | None = None
 
     def __init__(self, spec: DatasetSpec) -> None:
         assert spec.generate is not None and spec.columns is not None
+        self.faults = Faults(spec.name)
+        self.notes: list[str] = []
+        self.reading: dict[str, str] = {}
         self._generate, self.columns, self._hash = spec.generate, spec.columns, generator_sha256(spec)
 
     def chunks(self) -> Iterator[Chunk]:

@@ -94,7 +94,7 @@ def look(node_id: str, folder: str, token: str, data_dir: str, dataset: str) -> 
     except OSError as error:
         return f"it cannot write in {asked.parent} ({error.strerror})"
     try:
-        locate(get_dataset(dataset, None), Path(data_dir))
+        locate(get_dataset(dataset), Path(data_dir))
     except DataError as error:
         return f"{error}"
     return None

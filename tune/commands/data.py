@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tune.commands.data_options import add_data_options, given_options
 from tune.commands.parser import Parser, add_folders
 from tune.common.errors import DONE
 from tune.config.trial_config import check_value
@@ -16,7 +17,7 @@ def parser() -> Parser:
     parser.add_argument("name", metavar="NAME", help="a data set, or the path of a CSV or Parquet file")
     parser.add_argument("--context-length", type=int, default=512, metavar="N", help="time steps in (default 512)")
     parser.add_argument("--prediction-length", type=int, default=96, metavar="N", help="time steps out (default 96)")
-    parser.add_argument("--timestamp-column", metavar="NAME", help="of a file (default: detected)")
+    add_data_options(parser, "a file")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_folders(parser)
     return parser
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         cache_dir(arguments.storage_path),
         arguments.context_length,
         arguments.prediction_length,
-        timestamp_column=arguments.timestamp_column,
+        given_options(arguments),
     )
     print(render(description))
     return DONE

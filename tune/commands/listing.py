@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipeline.datasets import DATASETS, DatasetSpec
 from data_pipeline.feed import FEEDS
+from data_pipeline.series.steps import duration_text
 from model.attention import ALIASES, BACKENDS
 from model.presets import PRESETS
 from model.pruning import SCORES
@@ -64,7 +65,6 @@ WORDS = {
     "number": "number",
     "boolean": "true or false",
     "string": "text",
-    "array": "list of numbers",
 }
 
 
@@ -93,6 +93,8 @@ def _allowed(kind: Mapping[str, Any]) -> str:
         return ", ".join(kind["enum"])
     if kind["type"] == "null":
         return "none"
+    if kind["type"] == "array":
+        return "list of texts" if kind.get("items", {}).get("type") == "string" else "list of numbers"
     bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
     limits = [f"{word} {kind[bound]:,}" for bound, word in bounds.items() if bound in kind]
     return " ".join([WORDS[kind["type"]], *limits])
@@ -104,8 +106,11 @@ def _documented(functions: Mapping[str, Any]) -> dict[str, str]:
 
 def _dataset(spec: DatasetSpec) -> str:
     columns = "" if spec.columns is None else f"{len(spec.columns)} columns, "
-    step = "" if spec.step_minutes is None else f"every {spec.step_minutes:g} min, "
-    return f"{columns}{step}{spec.citation}"
+    step = "" if spec.step_minutes is None else f"every {duration_text(round(60e6 * spec.step_minutes))}, "
+    recipe = "" if spec.preset is None else f"; the paper's recipe: preset {spec.preset}"
+    source = f"; {spec.source}" if spec.source else ""
+    licence = f"; licence: {spec.licence}" if spec.licence else ""
+    return f"{columns}{step}split {spec.split.text}; {spec.citation}{recipe}{source}{licence}"
 
 
 def _preset(fields: Mapping[str, Any]) -> str:

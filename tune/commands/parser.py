@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   python experiments.py flush SWEEP_ID                                send its records that MLflow lacks
   python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
   python experiments.py data show ETTh1                               what is in a data set
+  python experiments.py data import-pems FOLDER --out flow.parquet    Caltrans PeMS files -> one series
   python experiments.py list                                          sweeps, backends, engines, data sets, ...
   python experiments.py --sweep pruning --submit http://HEAD:8265 --storage-path /shared/runs    on a cluster
   python experiments.py status|logs|stop --cluster http://HEAD:8265

@@ -6,14 +6,17 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.datasets import FILE_ENDINGS
-from data_pipeline.series.tail import Table, other_columns, read_tail, times_as_text, write_table
-from data_pipeline.series.timeaxis import MICROSECONDS_PER_MINUTE
+from data_pipeline.datasets import FILE_ENDINGS, is_path
+from data_pipeline.options import DataOptions
+from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE
+from data_pipeline.series.tail import OUTPUT_ENDINGS, Table, other_columns, read_tail, times_as_text, write_table
+from tune.commands.data_options import add_data_options, given_options
 from tune.commands.parser import Parser, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
 from tune.tracking.find_model import find_model
@@ -35,7 +38,7 @@ def parser() -> Parser:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=text)
     parser.add_argument("--force", action="store_true", help="replace --output if it exists")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)")
-    parser.add_argument("--timestamp-column", metavar="NAME", help="of --input (default: detected)")
+    add_data_options(parser, "--input")
     add_tracking_uri(parser)
     return parser
 
@@ -48,14 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
         model = find_model(arguments.run, tracking_uri=tracking_uri(arguments), scratch=Path(scratch))
         forecaster = _load(model.folder, arguments.device)
     facts = forecaster.facts
+    assert facts.step_minutes is not None
+    options = _input_options(given_options(arguments), facts)
     past = read_tail(
         source,
         columns=facts.columns,
         rows=facts.context_length,
         step_minutes=facts.step_minutes,
-        timestamp_column=arguments.timestamp_column or facts.dataset.get("timestamp_column"),
+        options=options,
     )
-    if ignored := other_columns(source, past):
+    if ignored := other_columns(source, past, options):
         print(f"not columns of the model, ignored: {', '.join(ignored)}", file=sys.stderr)
     future = _continued(past, forecaster.forecast(past.values), facts)
     check_files(source, target, force=arguments.force)  # a file may have appeared there meanwhile
@@ -68,12 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _input_options(given: DataOptions, facts: Facts) -> DataOptions:
+    """How --input is read: as the command line says, otherwise with the time column of the training file."""
+    return given if given.timestamp_column else replace(given, timestamp_column=facts.dataset.get("timestamp_column"))
+
+
 def check_files(source: Path, target: Path, *, force: bool) -> None:
     """Raises WrongInput unless `source` is a file of a known kind and `target` can be written."""
-    for option, path in (("--input", source), ("--output", target)):
-        if not path.name.endswith(FILE_ENDINGS):
-            raise WrongInput(f"{option} {path}: give a file ending in {', '.join(FILE_ENDINGS)}")
-    if not source.is_file():
+    if not is_path(str(source)):
+        raise WrongInput(f"--input {source}: give a file ending in {', '.join(FILE_ENDINGS)}")
+    if not target.name.lower().endswith(OUTPUT_ENDINGS):
+        raise WrongInput(f"--output {target}: give a file ending in {', '.join(OUTPUT_ENDINGS)}")
+    if not source.exists():
         raise WrongInput(
             f"--input {source}: there is no such file; give a CSV or Parquet file with the model's columns"
         )
@@ -107,6 +118,7 @@ def _load(folder: Path, device: str) -> Forecaster:
 
 def _continued(past: Table, values_HC: np.ndarray, facts: Facts) -> Table:
     """The forecast as a table whose times follow those of `past`."""
+    assert facts.step_minutes is not None
     step_us = round(facts.step_minutes * MICROSECONDS_PER_MINUTE)
     steps = np.arange(1, len(values_HC) + 1, dtype=np.int64)
     return Table(

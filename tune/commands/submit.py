@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.datasets import FILE_ENDINGS
+from data_pipeline.datasets import is_path
 from tune.cluster.job_bundle import CONFIG, packed
 from tune.cluster.job_server import JobServer
 from tune.commands.jobs import follow
@@ -54,7 +54,7 @@ def command_there(arguments: argparse.Namespace) -> list[str]:
     else:
         _shared_path("--data-dir", arguments.data_dir)
         data_dir = []
-    if arguments.dataset is not None and arguments.dataset.endswith(FILE_ENDINGS):
+    if arguments.dataset is not None and is_path(arguments.dataset):
         _shared_path("--dataset", Path(arguments.dataset))
     if arguments.config is not None:
         changes["--config"] = ["--config", CONFIG]
@@ -80,7 +80,7 @@ def config_there(file: Path) -> dict[str, Any]:
     """The content of a configuration file. WrongInput for a data file by a relative path."""
     content = read_config(file)
     dataset = content.get("dataset")
-    if isinstance(dataset, str) and dataset.endswith(FILE_ENDINGS):
+    if isinstance(dataset, str) and is_path(dataset):
         _shared_path(f"--config {file}: dataset", Path(dataset))
     return content
 

@@ -153,7 +153,8 @@ def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace
     planner.look_up(plan, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
     plan = planner.plan(device)
     _settle(request, arguments)
-    print_plan(plan, text)
+    folders = {"data_dir": arguments.data_dir, "storage_path": arguments.storage_path}
+    print_plan(plan, text, planner.protocol(plan, **folders))
     at_a_time = _at_a_time(plan, arguments.max_concurrent)
     print(f"  time   {time_line(plan, arguments.storage_path, at_a_time=at_a_time)}", file=text)
     if arguments.address is not None:
@@ -217,7 +218,8 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
     def show_plan(plan: Plan) -> None:
         _settle(request, arguments)
         if not arguments.quiet:
-            print_plan(plan, sys.stderr)
+            folders = {"data_dir": options.data_dir, "storage_path": options.storage_path}
+            print_plan(plan, sys.stderr, planner.protocol(plan, **folders))
 
     outcome = run_sweep(planner, options=options, show_plan=show_plan)
     if outcome.pending:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from data_pipeline.options import OPTION_NAMES
 from tune.common.errors import WrongInput
 from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import FIELDS, check_field
@@ -23,9 +24,9 @@ _LONGEST_VALUE = 40
 # Fields that belong to the sweep as a whole -> what to do instead
 NO_AXES = {
     "train.seed": "use --seed and --repeats",
-    "data.dataset": "a sweep runs on one data set; run one sweep for each",
-    "data.timestamp_column": "a sweep runs on one data set; run one sweep for each",
-}
+} | {
+    f"data.{name}": "a sweep runs on one data set; run one sweep for each" for name in ("dataset", *OPTION_NAMES)
+}  # fmt: skip
 # Fields that the trials of one search must share, because it ranks them by one error
 NO_DIMENSIONS = {
     "train.epochs": "errors after trainings of different length cannot be compared",

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.datasets import FILE_ENDINGS
+from data_pipeline.datasets import is_path
+from data_pipeline.errors import DataError
+from data_pipeline.split_rule import with_absolute_files
 from tune.common.errors import WrongInput
 from tune.config.axes import check_axis, lay_over, split_values
 from tune.config.sweeps import SweepConfig, get_sweep
@@ -132,8 +134,9 @@ def _read_file(path: Path) -> _Given:
                 raise WrongInput(f"{name} is given twice, by its own key and under set")
             fields[name] = _from_yaml(name, value)
         dataset = fields.get("data.dataset")
-        if isinstance(dataset, str) and dataset.endswith(FILE_ENDINGS):
+        if isinstance(dataset, str) and is_path(dataset):
             fields["data.dataset"] = str(path.absolute().parent / os.path.expanduser(dataset))
+        fields = _with_absolute_split(fields, path.absolute().parent)
         axes = {
             name: check_axis(name, [_from_yaml(name, value) for value in values])
             for name, values in content.get("over", {}).items()
@@ -159,9 +162,21 @@ def _checked(options: dict[str, Any], fields: dict[str, Any], axes: dict[str, tu
         if name in fields:
             raise WrongInput(f"{name} is both set and an axis of --over; leave one of the two out")
     dataset = fields.get("data.dataset")
-    if isinstance(dataset, str) and dataset.endswith(FILE_ENDINGS):  # a trial has another current directory
+    if isinstance(dataset, str) and is_path(dataset):  # a trial has another current directory
         fields = fields | {"data.dataset": str(Path(os.path.expanduser(dataset)).absolute())}
+    fields = _with_absolute_split(fields, Path())
     return _Given(options=options, fields=fields, axes=axes)
+
+
+def _with_absolute_split(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`fields` with the files of data.split made absolute from `folder`, if it names any."""
+    split = fields.get("data.split")
+    if not isinstance(split, str):
+        return fields  # checked where all fields are
+    try:
+        return fields | {"data.split": with_absolute_files(split, folder)}
+    except DataError as error:
+        raise WrongInput(str(error)) from None
 
 
 def _replaced(from_file: _Given, from_arguments: _Given) -> list[str]:

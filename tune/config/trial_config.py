@@ -10,12 +10,14 @@ import ast
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from data_pipeline.options import OPTION_NAMES, DataOptions, Missing, StepRule
 from tune.common.errors import WrongInput, did_you_mean, unknown_name
 from tune.common.published import ArmRules, PublishedModel, PublishedPruning, rules_for
+from tune.config.data_fields import Names, Split
 from tune.storage.params import from_text
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -29,14 +31,30 @@ class _Frozen(BaseModel):
 
 
 class DataConfig(_Frozen):
-    """Which series, cut into which windows, read in which way."""
+    """Which series, cut into which windows, read in which way. `options` are described in data_pipeline.options."""
 
     dataset: str = "ETTh1"  # a name in data_pipeline.datasets.DATASETS, or the path of a CSV or Parquet file
-    timestamp_column: str | None = None  # of a file; None: detected
+    timestamp_column: str | None = None  # this field and those to `split` are for files
+    id_column: str | None = None
+    columns: Names = ()
+    ignore: Names = ()
+    separator: str | None = None
+    decimal: Literal[".", ","] | None = None
+    encoding: str | None = None
+    time_format: str | None = None
+    step: StepRule = "auto"
+    missing: Missing = "refuse"
+    max_gap: int | None = Field(None, ge=1, le=1_000_000)  # rows
+    split: Split = None
     context_length: int = Field(512, ge=2, le=65_536)  # time steps that the model sees
     prediction_length: int = Field(96, ge=1, le=65_536)  # time steps that it forecasts
     feed: str = "device"  # a name in data_pipeline.feed.FEEDS
     num_workers: int = Field(0, ge=0, le=128)  # loader processes; 0 for the device feed
+
+    @property
+    def options(self) -> DataOptions:
+        """How the data set's file is read."""
+        return DataOptions(**{name: getattr(self, name) for name in OPTION_NAMES})
 
 
 class ModelConfig(_Frozen):
@@ -172,6 +190,15 @@ class TrialConfig(_Frozen):
             "prediction_length": self.data.prediction_length,
         }
 
+    def identity(self) -> dict[str, Any]:
+        """What two configurations must share to be the same one; options of the data count where they are given.
+
+        So a sweep of an earlier version, which had no such options, is the same sweep today.
+        """
+        values = self.model_dump(mode="json")
+        unsaid = set(OPTION_NAMES) - {"timestamp_column"} - self.data.options.given().keys()
+        return values | {"data": {name: value for name, value in values["data"].items() if name not in unsaid}}
+
     def flat(self) -> dict[str, Any]:
         """The same configuration keyed by field name, as in `--set` and in MLflow params."""
         return {
@@ -203,27 +230,45 @@ def check_value(name: str, value: Any, *, given: str) -> None:
     """Raises WrongInput for a value that does not fit the field; `given` is the user's word for the field."""
     group, field = check_field(name).split(".", 1)
     info = GROUPS[group].model_fields[field]
-    kind: Any = Annotated[(info.annotation, *info.metadata)]
+    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
     try:
         TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        text = error.errors(include_url=False)[0]["msg"]
-        raise WrongInput(f"{given} {value}: {text[0].lower()}{text[1:]}") from None
+        first = error.errors(include_url=False)[0]
+        text = first["msg"].removeprefix("Value error, ")
+        own = first["type"] == "value_error"  # our own line, which says what was given
+        raise WrongInput(text if own else f"{given} {value}: {text[0].lower()}{text[1:]}") from None
 
 
 def is_text(name: str) -> bool:
     """Whether the field's values are texts, so that 2024 is a text too."""
     group, field = name.split(".", 1)
     kind = GROUPS[group].model_fields[field].annotation
+    if get_origin(kind) is tuple:
+        return False
     return kind is str or any(part is str or isinstance(part, str) for part in get_args(kind))  # str | None, Literal
+
+
+def data_options(values: Mapping[str, Any]) -> DataOptions | None:
+    """The options of the data among values keyed by field name; None if one has a wrong type."""
+    try:
+        given = {name: values[f"data.{name}"] for name in OPTION_NAMES if f"data.{name}" in values}
+        return DataConfig.model_validate(given).options
+    except ValidationError:
+        return None
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value of a text, or the text itself if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with thousands of digits
+        return text
 
 
 def parse_value(name: str, text: str) -> Any:
     """The value that a person wrote for a field: a number, list, true, false or null as in JSON, otherwise a name."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with thousands of digits
-        return text
+    value = parse_json(text)
     return text if is_text(name) and not isinstance(value, str | None) else value
 
 

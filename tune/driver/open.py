@@ -22,6 +22,7 @@ from tune.machine.code_identity import code_identity
 from tune.plan.data import cache_dir
 from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
+from tune.report.data import TAG
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.tracker import Tracker
@@ -67,7 +68,7 @@ def open_sweep_run(
         raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
     key = plan.key(data_sha256=data.sha256, tracking_uri=options.tracking_uri)
     with open_sweep.sweep_lock(options.storage_path, key):
-        folder = open_folder(plan, {"key": key, "asked": asked}, environment, options)
+        folder = open_folder(plan, {"key": key, "asked": asked}, environment, options, data.protocol)
         tracker = open_tracker(folder, options.tracking_uri)
     launcher = Launcher(
         folder=folder,
@@ -85,7 +86,13 @@ def open_sweep_run(
     return plan, launcher, tracker
 
 
-def open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], options: Options) -> SweepDir:
+def open_folder(
+    plan: Plan,
+    keys: dict[str, str],
+    environment: dict[str, Any],
+    options: Options,
+    protocol: dict[str, Any] | None = None,
+) -> SweepDir:
     """The folder of the unfinished sweep with this key, or a new one."""
     code = code_identity()
     environment = {"device": plan.device.as_dict(), **environment, **code}
@@ -104,6 +111,7 @@ def open_folder(plan: Plan, keys: dict[str, str], environment: dict[str, Any], o
         "code": code,
         "environment": environment,
         "tracking_uri": redacted(settled_uri(options.tracking_uri)),
+        **({} if protocol is None else {TAG: protocol}),
         "trials": plan_rows(plan.trials),
     }
     return open_sweep.create(options.storage_path, plan.sweep.name, content)

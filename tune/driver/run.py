@@ -29,6 +29,7 @@ from tune.driver.options import Options, Outcome
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
 from tune.plan.space import SearchPlan
+from tune.report.data import FILE, TAG, protocol_params, protocol_tag
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
@@ -114,6 +115,8 @@ class _Run:
     def _begin(self, tracker: Tracker) -> None:
         plan, content = self.plan, self.folder.read()
         files = {"plan.json": content["trials"], "environment.json": content["environment"]}
+        if TAG in content:
+            files[FILE] = content[TAG]
         if "environments" in content:  # it was resumed in another one
             files["environments.json"] = content["environments"]
         tracker.begin_sweep(
@@ -130,9 +133,15 @@ class _Run:
                 "environment": self._environment,
                 **_ablation_tag(plan.sweep),
                 **_batch_tag(plan),
+                **({TAG: protocol_tag(content[TAG])} if TAG in content else {}),
                 **_who_runs(),
             },
-            params={"sweep": plan.sweep.name, "repeats": plan.repeats, "trials": self._planned},
+            params={
+                "sweep": plan.sweep.name,
+                "repeats": plan.repeats,
+                "trials": self._planned,
+                **(protocol_params(content[TAG]) if TAG in content else {}),
+            },
             files={name: json.dumps(file, indent=1) for name, file in files.items()},
             version=self.folder.format,
         )

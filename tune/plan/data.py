@@ -7,22 +7,42 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from data_pipeline.datasets import FILE_ENDINGS, get_dataset
+from data_pipeline.datasets import get_dataset, is_path
 from data_pipeline.errors import DataError
+from data_pipeline.options import DEFAULTS, DataOptions
 
 if TYPE_CHECKING:
     from data_pipeline.series.store import Series
+    from data_pipeline.series.windows import Bounds
     from tune.config.trial_config import DataConfig
 
 
 MIB = 2**20
 ENDLESS = 10**12  # rows: a split by months takes the same ones of every series that is long enough
-Bounds = Mapping[str, Any]  # the rows of each split, as `window_starts` takes them
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRows:
+    """The rows of each split, from which its number of windows follows."""
+
+    every: tuple[Bounds, ...]  # of each series in the data
+    apart: tuple[str, ...] = ()  # splits whose windows do not reach back into the split before
+
+    @classmethod
+    def of(cls, series: Series) -> SplitRows:
+        """Those of a converted series."""
+        return cls(every=series.every_bounds, apart=series.apart)
+
+    def train_windows(self, context_length: int, prediction_length: int) -> int:
+        """The number of training windows. Raises DataError if a split holds no window."""
+        from data_pipeline.series.windows import window_starts
+
+        return len(window_starts(self.every, context_length, prediction_length, self.apart)["train"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,47 +50,44 @@ class DataFacts:
     """What planning knows of the data before it has read them; None where that is not known yet."""
 
     channels: int | None = None
-    bounds: Bounds | None = None
+    rows: SplitRows | None = None
     default_batch: int | None = None  # of the arms that name no batch size; None: not settled, or every arm names one
 
     def train_windows(self, context_length: int, prediction_length: int) -> int | None:
         """The number of training windows. Raises DataError if a split holds no window."""
-        return None if self.bounds is None else count_train_windows(self.bounds, context_length, prediction_length)
+        return None if self.rows is None else self.rows.train_windows(context_length, prediction_length)
 
 
 UNREAD = DataFacts()
 
 
-def count_train_windows(bounds: Bounds, context_length: int, prediction_length: int) -> int:
-    """The number of training windows. Raises DataError if a split holds no window."""
-    from data_pipeline.series.windows import window_starts
-
-    return len(window_starts(bounds, context_length, prediction_length)["train"])  # type: ignore[arg-type]
-
-
-def facts_by_definition(dataset: str, timestamp_column: str | None = None) -> DataFacts:
+def facts_by_definition(dataset: str, options: DataOptions = DEFAULTS) -> DataFacts:
     """What the definition of a named data set says, without reading it; nothing of a file.
 
-    Raises DataError for an unknown name, and for a time stamp column that is given for a named data set.
+    Raises DataError for an unknown name, and for options that a named data set does not take.
     """
-    spec = get_dataset(dataset, timestamp_column)
-    if dataset.endswith(FILE_ENDINGS):
+    spec = get_dataset(dataset, options)
+    if is_path(dataset):
         return UNREAD
-    return DataFacts(channels=len(spec.columns or ()) or None, bounds=_bounds_by_definition(dataset))
+    return DataFacts(channels=len(spec.columns or ()) or None, rows=_rows_by_definition(spec.name, options))
 
 
 @functools.cache
-def _bounds_by_definition(dataset: str) -> Bounds | None:
+def _rows_by_definition(dataset: str, options: DataOptions) -> SplitRows | None:
     """The splits of a data set whose number of rows is published, or whose split does not depend on it."""
-    from data_pipeline.series.windows import split_bounds
+    from data_pipeline.series.splits import split_bounds
+    from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep
 
-    spec = get_dataset(dataset)
+    spec = get_dataset(dataset, options)
     if spec.step_minutes is None:
         return None
     rows = len(spec.generate()[0]) if spec.generate is not None else spec.rows
     if spec.split.unit == "months":
         rows = ENDLESS
-    return None if rows is None else split_bounds(spec.split, rows, spec.step_minutes)
+    if rows is None or spec.split.unit not in ("months", "fraction"):
+        return None
+    step = FixedStep(step_us=round(MICROSECONDS_PER_MINUTE * spec.step_minutes))
+    return SplitRows(every=(split_bounds(spec.split, rows, step),))
 
 
 def cache_dir(storage_path: Path) -> Path:
@@ -83,20 +100,15 @@ def prepare_data(data: DataConfig, *, data_dir: Path, storage_path: Path, quiet:
     from data_pipeline.series.store import open_series
 
     fetch_if_missing(data.dataset, data_dir, quiet=quiet)
-    column = data.timestamp_column
-    series = open_series(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=column)
-    if not quiet:
-        for note in series.notes:
-            print(f"{data.dataset}: {note}", file=sys.stderr)
-    return series
+    return open_series(data.dataset, data_dir, cache_dir(storage_path), data.options)
 
 
-def check_windows(bounds: Bounds, lengths: Iterable[tuple[int, int]]) -> None:
+def check_windows(rows: SplitRows, lengths: Iterable[tuple[int, int]]) -> None:
     """Raises DataError if no pair of (context, horizon) fits: a split then holds no window of any trial."""
     problem = None
     for context_length, prediction_length in dict.fromkeys(lengths):
         try:
-            count_train_windows(bounds, context_length, prediction_length)
+            rows.train_windows(context_length, prediction_length)
             return
         except DataError as error:
             problem = problem or error
@@ -104,25 +116,35 @@ def check_windows(bounds: Bounds, lengths: Iterable[tuple[int, int]]) -> None:
         raise problem
 
 
-def converted_bounds(data: DataConfig, *, data_dir: Path, storage_path: Path) -> Bounds | None:
-    """The splits, if they are known without converting or downloading anything. Raises DataError."""
-    from data_pipeline.series.store import known_bounds
+def converted_rows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> SplitRows | None:
+    """The rows of the splits, if they are known without converting or downloading anything. Raises DataError."""
+    from data_pipeline.series.store import known_series
 
-    return known_bounds(data.dataset, data_dir, cache_dir(storage_path), timestamp_column=data.timestamp_column)
+    series = known_series(data.dataset, data_dir, cache_dir(storage_path), data.options)
+    return None if series is None else SplitRows.of(series)
 
 
-def channels_of(dataset: str, timestamp_column: str | None) -> int | None:
-    """The number of columns of a file, read from its head; None for a named data set, whose definition has it.
+def known_data(data: DataConfig, *, data_dir: Path, storage_path: Path) -> Series | None:
+    """The series, if it is known without converting or downloading anything. Raises DataError for an unknown name."""
+    from data_pipeline.series.store import known_series
+
+    return known_series(data.dataset, data_dir, cache_dir(storage_path), data.options)
+
+
+def channels_of(dataset: str, options: DataOptions) -> int | None:
+    """The number of columns of a file, read from its head; None for a named data set, whose definition has it, and
+    for a long format, of which only all rows tell.
 
     Raises DataError for a missing file, or one whose head is wrong.
     """
-    if not dataset.endswith(FILE_ENDINGS):
+    if not is_path(dataset):
         return None
     from data_pipeline.series.store import locate
     from data_pipeline.source.readers import open_source
 
-    locate(get_dataset(dataset, timestamp_column), None)
-    return len(open_source(Path(dataset), timestamp_column).columns)
+    locate(get_dataset(dataset, options), None)
+    source = open_source(Path(dataset), options)
+    return None if source.id_column else len(source.columns)  # a long format may become a column for each series
 
 
 def fetch_if_missing(dataset: str, data_dir: Path, *, quiet: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from data_pipeline.options import OPTION_NAMES
 from tune.console.eta import makespan
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan
@@ -24,8 +25,8 @@ LIKE = "as earlier ones like them took; starting and saving a trial is not in it
 MOST_SWEEPS = 20  # the latest ones on this device
 # Fields that change neither the amount nor the kind of an epoch's work.
 NO_WORK = frozenset(
-    {"model.preset", "data.timestamp_column", "train.epochs", "train.learning_rate", "train.schedule",
-     "train.pct_start", "train.patience", "train.seed"}
+    {"model.preset", "train.epochs", "train.learning_rate", "train.schedule",
+     "train.pct_start", "train.patience", "train.seed", *(f"data.{name}" for name in OPTION_NAMES)}
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from model.pruning.schedules import SCHEDULES
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WrongInput, unknown_name
 from tune.config.sweeps import Arm, SweepConfig
-from tune.config.trial_config import DataConfig, TrialConfig, build_trial, check_field
+from tune.config.trial_config import DataConfig, TrialConfig, build_trial, check_field, data_options
 from tune.engine import ENGINES
 from tune.engine.lr import LR_SCHEDULES
 from tune.machine.device import DeviceFacts
@@ -86,10 +86,7 @@ class Plan:
             data_sha256,
             redacted(settled_uri(tracking_uri)),
             self.device.name,
-            [
-                (trial.trial_id, trial.unsupported is None, trial.config.model_dump(mode="json"))
-                for trial in self.trials
-            ],
+            [(trial.trial_id, trial.unsupported is None, trial.config.identity()) for trial in self.trials],
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -129,10 +126,11 @@ def settled_data(
     sweep: SweepConfig, overrides: Mapping[str, Any], device: DeviceFacts, data: DataFacts = UNREAD
 ) -> DataFacts:
     """`data` with what the definition of a named data set adds, and with the default batch of the arms."""
-    dataset = {**sweep.shared, **overrides}.get("data.dataset", DataConfig().dataset)
-    if isinstance(dataset, str) and dataset in DATASETS:
-        known = facts_by_definition(dataset)
-        data = replace(data, channels=data.channels or known.channels, bounds=data.bounds or known.bounds)
+    given = {**sweep.shared, **overrides}
+    dataset, options = given.get("data.dataset", DataConfig().dataset), data_options(given)
+    if isinstance(dataset, str) and dataset in DATASETS and options is not None:
+        known = facts_by_definition(dataset, options)
+        data = replace(data, channels=data.channels or known.channels, rows=data.rows or known.rows)
     if data.default_batch is None:
         data = replace(data, default_batch=batch.shared_default(_fields_of_arms(sweep, overrides, device), data))
     return data
@@ -277,7 +275,7 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
 
 def _check_names(config: TrialConfig) -> None:
     """Names in registries are checked here and not in the config, so that a new member is one dict entry."""
-    get_dataset(config.data.dataset, config.data.timestamp_column)
+    get_dataset(config.data.dataset, config.data.options)
     if config.data.feed not in FEEDS:
         raise unknown_name("feed", config.data.feed, FEEDS)
     if config.data.feed == "device" and config.data.num_workers:

@@ -10,19 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.datasets import FILE_ENDINGS
+from data_pipeline.datasets import is_path
 from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
-from tune.config.trial_config import DataConfig
+from tune.config.trial_config import DataConfig, data_options
 from tune.machine.device import DeviceFacts
 from tune.plan.data import (
     UNREAD,
-    Bounds,
     DataFacts,
+    SplitRows,
     channels_of,
     check_windows,
-    converted_bounds,
+    converted_rows,
     facts_by_definition,
+    known_data,
     prepare_data,
 )
 from tune.plan.plan import Plan
@@ -35,7 +36,8 @@ class PreparedData:
 
     channels: int
     sha256: str  # of the uncompressed source
-    bounds: Bounds  # the rows of each split
+    rows: SplitRows
+    protocol: dict[str, Any]  # how they were read, split and scaled
 
 
 class Planner:
@@ -51,7 +53,7 @@ class Planner:
         self.sweep, self.overrides, self.repeats, self.seed, self.draws = sweep, overrides, repeats, seed, draws
         self._plan: Plan | None = None
         self._facts = UNREAD  # with which `_plan` was made
-        self._bounds: Bounds | None = None  # of a file that an earlier sweep has converted
+        self._rows: SplitRows | None = None  # of a file that an earlier sweep has converted
         self._data: PreparedData | None = None
 
     @classmethod
@@ -90,13 +92,13 @@ class Planner:
 
         Raises DataError if it is known and no trial has a window in each split.
         """
-        if plan.data.bounds is None and self._data is None:
+        if plan.data.rows is None and self._data is None:
             first = plan.trials[0].config.data
-            self._bounds = converted_bounds(first, data_dir=data_dir, storage_path=storage_path)
-        bounds = plan.data.bounds or self._bounds
-        if bounds is not None:
-            check_windows(bounds, _lengths(plan))
-        return bounds is not None
+            self._rows = converted_rows(first, data_dir=data_dir, storage_path=storage_path)
+        rows = plan.data.rows or self._rows
+        if rows is not None:
+            check_windows(rows, _lengths(plan))
+        return rows is not None
 
     def prepare(self, plan: Plan, *, data_dir: Path, storage_path: Path, quiet: bool) -> PreparedData:
         """The data of `plan`, prepared on the first call. All trials of a sweep have the same data, on any device.
@@ -104,28 +106,44 @@ class Planner:
         Raises DataError as `prepare_data` does, and if no trial has a window in each split.
         """
         if self._data is None:
+            from data_pipeline.series.protocol import protocol_of
+
             data = plan.trials[0].config.data
             series = prepare_data(data, data_dir=data_dir, storage_path=storage_path, quiet=quiet)
-            check_windows(series.bounds, _lengths(plan))
+            rows = SplitRows.of(series)
+            check_windows(rows, _lengths(plan))
             self._data = PreparedData(
-                channels=len(series.columns), sha256=series.source_sha256, bounds=dict(series.bounds)
+                channels=len(series.columns),
+                sha256=series.source_sha256,
+                rows=rows,
+                protocol=protocol_of(series, _lengths(plan)),
             )
         return self._data
+
+    def protocol(self, plan: Plan, *, data_dir: Path, storage_path: Path) -> Mapping[str, Any] | None:
+        """How the data were read, split and scaled; None if they are not prepared, and no earlier sweep did so."""
+        if self._data is not None:
+            return self._data.protocol
+        from data_pipeline.series.protocol import protocol_of
+
+        series = known_data(plan.trials[0].config.data, data_dir=data_dir, storage_path=storage_path)
+        return None if series is None else protocol_of(series, _lengths(plan))
 
     def _known(self) -> DataFacts:
         """From the prepared data, the definition of a named data set, or a file's head and an earlier conversion."""
         if self._data is not None:
-            return DataFacts(channels=self._data.channels, bounds=self._data.bounds)
+            return DataFacts(channels=self._data.channels, rows=self._data.rows)
         given = {**self.sweep.shared, **self.overrides}
-        dataset, column = given.get("data.dataset", DataConfig().dataset), given.get("data.timestamp_column")
-        if not isinstance(dataset, str) or not isinstance(column, str | None):
+        dataset, options = given.get("data.dataset", DataConfig().dataset), data_options(given)
+        if not isinstance(dataset, str) or options is None:
             return UNREAD  # the plan refuses what is of another type
-        if dataset.endswith(FILE_ENDINGS):
-            return DataFacts(channels=channels_of(dataset, column), bounds=self._bounds)
-        return facts_by_definition(dataset, column)
+        if is_path(dataset):
+            return DataFacts(channels=channels_of(dataset, options), rows=self._rows)
+        return facts_by_definition(dataset, options)
 
 
 def _lengths(plan: Plan) -> list[tuple[int, int]]:
+    """Context and horizon of each trial."""
     data = [trial.config.data for trial in plan.trials]
     return [(each.context_length, each.prediction_length) for each in data]
 

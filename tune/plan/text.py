@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
 
+from data_pipeline.series.protocol import Protocol, protocol_lines
 from tune.config.trial_config import TrialConfig
 from tune.plan.batch import LARGEST, LEAST_STEPS, RULE
 from tune.plan.plan import Plan, PlannedTrial
@@ -20,13 +21,16 @@ SHOWN = (
 LONG = 40  # a plan of more trials gives each reason once, at its end
 
 
-def print_plan(plan: Plan, stream: IO[str]) -> None:
-    """Print the trials of a plan, which cannot run and why, and which compute the same as another."""
-    for line in plan_lines(plan):
+def print_plan(plan: Plan, stream: IO[str], protocol: Protocol | None = None) -> None:
+    """Print the trials of a plan, which cannot run and why, and which compute the same as another.
+
+    `protocol`: what is known of the data, where they have been read.
+    """
+    for line in plan_lines(plan, protocol):
         stream.write(line + "\n")
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
+def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     """The lines of `print_plan`."""
     first = plan.trials[0].config
     varying = _varying(plan)
@@ -37,6 +41,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         f"  data   {fields['data.dataset']}, {fields['data.context_length']} -> {fields['data.prediction_length']} "
         f"steps, feed {fields['data.feed']}"
     )
+    if protocol is not None:
+        yield from (f"         {line}" for line in protocol_lines(protocol))
     yield from _windows_lines(plan)
     yield (
         f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
@@ -61,7 +67,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 def _windows_lines(plan: Plan) -> Iterator[str]:
     """How many windows an epoch can train."""
     counts = sorted({trial.train_windows for trial in plan.trials if trial.train_windows})
-    if plan.data.bounds is None:
+    if plan.data.rows is None:
         yield "  data   not read yet: the number of windows, and whether they fit, shows when the sweep starts"
     elif counts:
         how_many = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
@@ -72,7 +78,7 @@ def _batch_lines(plan: Plan) -> Iterator[str]:
     """Where the batch of the arms that name none comes from, if it is not the usual one, or not known yet."""
     if all(trial.batch_named for trial in plan.trials):
         return
-    if plan.data.bounds is None:
+    if plan.data.rows is None:
         few = LARGEST * LEAST_STEPS
         yield f"         batch: less if the data turn out to hold fewer than {few:,} training windows: {RULE}"
     elif plan.data.default_batch not in (None, LARGEST):

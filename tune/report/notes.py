@@ -9,9 +9,11 @@ from tune.report.answer import answer_line
 from tune.report.arms import ArmRow, arm_of, has_arm_and_seed, json_or_text, trials_by_arm
 from tune.report.bottlenecks import time_notes
 from tune.report.comparisons import moved_notes, pairing_notes
+from tune.report.data import data_notes
 from tune.report.proof import proof_note
 from tune.report.published import published_notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
+from tune.report.series import left_out_note
 from tune.report.setting import batch_note, setting_note
 from tune.report.work import REFUSED
 from tune.stats.pairs import MARGIN
@@ -32,7 +34,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     The lines say what all trials share, what naive forecasts reach, what did not run or is missing, what bounds each
     arm and what the ratios are of. `rows` and `margin` are those of `arm_rows`.
     """
-    lines = setting_note(record) + batch_note(record) + _naive_note(record)
+    lines = setting_note(record) + batch_note(record) + data_notes(record) + _naive_note(record)
+    lines += left_out_note(record)
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
     if unknown := [trial.trial_id for trial in record.trials if not has_arm_and_seed(trial)]:
         lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipeline.series.protocol import how_lines, shape_text
 from tune.report.arms import COLUMNS, ArmRow, environment_of, trials_by_arm
 from tune.report.cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
+from tune.report.data import protocol_of_sweep
 from tune.report.proof import proof_rows
+from tune.report.series import errors_by_series
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 TEXT_COLUMNS = ("arm", "status", "speed", "accuracy")  # the others hold numbers, aligned right
@@ -39,7 +42,51 @@ def arm_table(rows: Sequence[ArmRow]) -> Table:
 
 def closing_tables(record: SweepRecord, price: Price | None) -> list[Table]:
     """The tables that the report ends with."""
-    return [cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
+    data = data_table(record)
+    tables = [*([] if data is None else [data]), *series_tables(record)]
+    return [*tables, cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
+
+
+def data_table(record: SweepRecord) -> Table | None:
+    """One row for each split; None if the sweep recorded none."""
+    protocol = protocol_of_sweep(record)
+    if protocol is None:
+        return None
+    windows = protocol["windows"]
+    return Table(
+        title="Data",
+        head=["split", "rows", "first", "last", *map(_windows_head, windows)],
+        rows=[
+            [
+                name,
+                f"{part['rows']:,}",
+                part["first"] or "-",
+                part["last"] or "-",
+                *(_count(pair, name) for pair in windows),
+            ]
+            for name, part in protocol["split"]["parts"].items()
+        ],
+        numeric=[False, True, False, False, *[True] * len(windows)],
+        caption=f"{protocol['dataset']}: {shape_text(protocol)}; {'; '.join(how_lines(protocol))}.",
+    )
+
+
+def _windows_head(pair: Mapping[str, Any]) -> str:
+    return f"windows of {pair['context_length']} + {pair['prediction_length']}"
+
+
+def _count(pair: Mapping[str, Any], split: str) -> str:
+    return "-" if pair[split] is None else f"{pair[split]:,}"
+
+
+def series_tables(record: SweepRecord) -> list[Table]:
+    """The errors of each series, where the file holds several; else no table."""
+    errors = errors_by_series(record)
+    if errors is None:
+        return []
+    head = ["series", "windows", "test MSE", "test MAE"]
+    numeric = [False, True, True, True]
+    return [Table(title=errors.title, head=head, rows=errors.rows, numeric=numeric, caption=errors.caption)]
 
 
 def not_done_table(record: SweepRecord) -> Table:

@@ -6,14 +6,16 @@ from typing import Any
 
 from tune.common.published import TAG
 from tune.config.trial_config import parse_params
+from tune.measure import series_errors
 from tune.report.arms import arm_rows, environment_of, trials_by_arm
 from tune.report.bottlenecks import diagnoses
 from tune.report.comparisons import comparison_json
 from tune.report.cost import Price, cost_json, costs
+from tune.report.data import protocol_of_sweep
 from tune.report.proof import kernel_list
 from tune.report.work import REFUSED, with_work
 from tune.stats.pairs import MARGIN, Comparison
-from tune.tracking.reader import SweepRecord
+from tune.tracking.reader import SweepRecord, TrialRecord
 
 # tags that the JSON holds of a trial
 TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG, REFUSED)
@@ -43,6 +45,12 @@ def _speedup(name: str, comparison: Comparison | None, arm: str, is_baseline: bo
     return {f"{name}/{arm}": 1.0 if is_baseline else ratio, f"{name}_low/{arm}": low, f"{name}_high/{arm}": high}
 
 
+def _by_series(trial: TrialRecord) -> dict[str, Any]:
+    """The test errors of series, if the file holds several."""
+    content = series_errors.read_tag(trial.tags.get(series_errors.TAG))
+    return {} if content is None else {series_errors.TAG: content}
+
+
 def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> dict[str, Any]:
     """The machine-readable result: params by field name, as `--plan --json` writes them, metrics by metric name.
 
@@ -57,6 +65,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "device": record.tags.get("device"),
         "default_batch": record.tags.get("default_batch"),
         "environment": environment_of(record),
+        "data": protocol_of_sweep(record),
         "diagnoses": diagnoses(arms),
         "comparisons": {row.arm: comparison_json(row.comparison) for row in rows if row.comparison},
         "total_comparisons": {row.arm: comparison_json(row.total_comparison) for row in rows if row.total_comparison},
@@ -70,6 +79,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
                 "params": parse_params(trial.params, record.format),
                 "metrics": trial.metrics,
                 "kernels": kernel_list(trial),
+                **_by_series(trial),
             }
             for trial in with_work(record.trials)
         ],

@@ -36,6 +36,7 @@ def sweep_note(record: Record, experiment_id: str, run_id: str) -> str:
         f"They are compared with the baseline `{tags['baseline']}`, trial by trial of equal `train.seed` and device."
         if "baseline" in tags
         else "",
+        _data_line(tags.get("data")),
         "To hold single trials against each other, expand this run in the list, tick them and press **Compare**.\n",
         "| here | is |\n|---|---|",
         "| `arm_speedup/ARM` | times the arm trains faster than the baseline; `_low` and `_high` bound it |",
@@ -43,6 +44,18 @@ def sweep_note(record: Record, experiment_id: str, run_id: str) -> str:
         "| `arm_val_mse/ARM`, `arm_test_mse/ARM` | errors at the best epoch, mean over seeds |",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _data_line(tag: str | None) -> str:
+    """How the data were split, from the tag that holds their protocol; empty without one."""
+    try:
+        content = json.loads(tag or "null")
+        split, notes = content["split"], content["notes"]
+        rows = ", ".join(f"{name} {part['rows']:,}" for name, part in split["parts"].items())
+    except (ValueError, TypeError, KeyError):
+        return ""
+    noted = f"; {len(notes)} notes" if notes else ""
+    return f"Data are split {split['rule']}: rows of {rows}{noted}; all of it is in the tag `data`.\n"
 
 
 def sweep_view(record: Record) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from tune.trial.job import TrialJob
 def open_data(job: TrialJob) -> Series:
     """The trial's series. RuntimeError if its source is not the one that the sweep was planned with."""
     data = job.config.data
-    series = open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), timestamp_column=data.timestamp_column)
+    series = open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), data.options)
     if job.data_sha256 not in (None, series.source_sha256):
         raise RuntimeError(f"{data.dataset} is not the data this sweep was planned on: its source has changed since")
     return series

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from data_pipeline.series.protocol import protocol_of
 from data_pipeline.series.store import Series
 from model.facts import FACTS, Facts
 from model.patchtst import save_model
@@ -21,17 +22,23 @@ def save_forecaster(folder: Path, state: TrialState, job: TrialJob, series: Seri
 def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
     """What the model of `job`, trained on `series`, must know to forecast, and where it comes from."""
     data, val_mse = job.config.data, state.progress.best_val_mse
+    several = len(series.groups) > 1
     return Facts(
         columns=series.columns,
         step_minutes=series.step_minutes,
-        mean=tuple(series.mean.tolist()),
-        std=tuple(series.std.tolist()),
+        step=series.step.as_json(),
+        mean=() if several else tuple(series.mean.tolist()),
+        std=() if several else tuple(series.std.tolist()),
+        series=_scalings(series) if several else None,
         context_length=data.context_length,
         prediction_length=data.prediction_length,
         dataset={
             "name": series.name,
             "source_sha256": series.source_sha256,
             "timestamp_column": data.timestamp_column,
+            "options": data.options.given(),
+            "long": series.long,
+            "protocol": protocol_of(series, [(data.context_length, data.prediction_length)]),
         },
         trial={
             "sweep_id": job.sweep_id,
@@ -42,3 +49,8 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
         },
         versions={name: version for name, version in versions().items() if version is not None},
     )
+
+
+def _scalings(series: Series) -> dict[str, dict[str, list[float]]]:
+    """By the id of each series."""
+    return {group.id or "": {"mean": group.mean.tolist(), "std": group.std.tolist()} for group in series.groups}

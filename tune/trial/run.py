@@ -61,7 +61,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
     from tune.trial import compile_cache
     from tune.trial.cache_warmup import must_hand_over
     from tune.trial.session import Session
-    from tune.trial.summary import trial_tags
+    from tune.trial.summary import save_series_errors, trial_tags
 
     if job.packages_sha256 not in (None, packages_sha256()):
         raise RuntimeError(
@@ -97,6 +97,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
         if job.config.rules.keeps_model:  # else a loaded model would compute another function than this arm
             session.save_best(folder / "model")
         session.state.samples.write(folder / "samples")
+        save_series_errors(session, folder / "samples")
         report(replace(end, tags=trial_tags(session)), folder)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from data_pipeline.series.store import Series
 from model.flops import StepShape
 from model.heads import count_parameters, heads_per_layer
 from model.patchtst import build_model
@@ -27,13 +28,13 @@ from tune.engine.optimizer import make_optimizer, make_scaler
 from tune.engine.step import Stepper
 from tune.gate.proof import Proof
 from tune.machine.device import missing_packages, node_facts
-from tune.measure.accuracy import evaluate, naive_forecasts
+from tune.measure.accuracy import ForecastErrors, evaluate, naive_forecasts
 from tune.measure.bottleneck import NEEDED
 from tune.measure.metrics import step_shape, time_metrics
 from tune.measure.published_timer import PublishedTimer, published_metrics
 from tune.measure.raw_samples import RawSamples
 from tune.measure.recorder import EpochRecorder
-from tune.plan.data import count_train_windows
+from tune.plan.data import SplitRows
 from tune.plan.support import unsupported_reason
 from tune.trial import checkpoint, compile_cache
 from tune.trial.data import open_data, open_feed
@@ -66,6 +67,7 @@ class Session:
         self._idle_pids: Sequence[int] = ()  # our processes that idle on the device beside this one
         self._last_epoch_s: tuple[float, float] | None = None  # in this process: its start by perf_counter, its length
         self._stepper: Stepper | None = None
+        self.tested: ForecastErrors | None = None  # on the test set, once it is read
         self.pruner = Pruner(
             config.pruning, epochs=config.train.epochs, seed=config.train.seed, zeroing=config.rules.zeroing
         )
@@ -95,6 +97,11 @@ class Session:
         self.feed.close()
 
     @property
+    def series(self) -> Series:
+        """What the trial trains on."""
+        return self._series
+
+    @property
     def progress(self) -> TrialProgress:
         """The state's; a restored checkpoint replaces it."""
         return self.state.progress
@@ -105,7 +112,7 @@ class Session:
         self.facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
         check_gpu(self.job, self.facts)
         lengths = self.config.data.context_length, self.config.data.prediction_length
-        windows = count_train_windows(self._series.bounds, *lengths)
+        windows = SplitRows.of(self._series).train_windows(*lengths)
         reason = unsupported_reason(self.config, self.facts, len(self._series.columns), windows)
         if reason:
             raise Unsupported(reason)
@@ -282,16 +289,17 @@ class Session:
             forecasts |= naive_forecasts(
                 context_length=data.context_length,
                 prediction_length=data.prediction_length,
-                step_minutes=self._series.step_minutes,
+                per_day=self._series.step.per_day,
             )
         with torch.no_grad():
-            return evaluate(forecasts, self.feed.eval_batches(split))
+            return evaluate(forecasts, self.feed.eval_batches(split), n_series=len(self._series.groups))
 
     def test(self) -> dict[str, Any]:
         """Load the best epoch's weights and read the test set, once: errors of the model and the naive forecasts."""
         self.state.load_best()
         self._built_stepper()
         errors = self._evaluate("test", naive=True)
+        self.tested = errors["model"]
         self.state.timeline.work_ended()
         return errors
 

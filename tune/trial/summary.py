@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.patchtst import heads_per_layer
 from tune.engine.compiled import compiled_afresh
 from tune.measure.bottleneck import STEP_BUSY, diagnose_epochs
 from tune.measure.metrics import all_windows_s
+from tune.measure.series_errors import TAG, as_tag, write_table
 from tune.trial.state import median_after
 
 if TYPE_CHECKING:
+    from tune.measure.accuracy import ForecastErrors
     from tune.trial.session import Session
 
 
@@ -29,6 +32,7 @@ def final_metrics(session: Session) -> dict[str, float | None]:
         | {
             "final/test_mse": errors["model"].mse,
             "final/test_mae": errors["model"].mae,
+            **_left_out(session, errors["model"]),
             "final/val_mse": progress.best_val_mse,
             "final/best_epoch": progress.best_epoch,
             "final/median_epoch_s": median_s,
@@ -48,6 +52,21 @@ def final_metrics(session: Session) -> dict[str, float | None]:
     )
 
 
+def _left_out(session: Session, errors: ForecastErrors) -> dict[str, float | None]:
+    """How many targets the test errors leave out; nothing of a series without filled cells."""
+    return {"final/filled_targets_left_out": errors.filled_left_out} if session.series.filled is not None else {}
+
+
+def save_series_errors(session: Session, folder: Path) -> None:
+    """Write the test errors of each series into `folder`, where the file holds several and they were tested."""
+    if session.tested is not None and session.tested.by_series:
+        write_table(folder, session.tested, _ids(session))
+
+
+def _ids(session: Session) -> list[str | None]:
+    return [group.id for group in session.series.groups]
+
+
 def trial_tags(session: Session) -> dict[str, str]:
     """What a reader needs to judge the trial's timings, as far as it is known now."""
     progress, config = session.progress, session.config
@@ -63,6 +82,7 @@ def trial_tags(session: Session) -> dict[str, str]:
         **config.rules.tags,
         "compiled_afresh": str(compiled_afresh()).lower(),
         "diagnosis": _diagnosis(session),
+        TAG: None if session.tested is None else as_tag(session.tested, _ids(session)),
     }
     known = {name: value for name, value in tags.items() if value is not None}
     return known | session.proof.tags | dict(session.host.tags)

@@ -115,7 +115,7 @@ def prepare(order: PrepareOrder) -> None:
 
     job, data = order.job, order.job.config.data
     missing_packages(order.backends, importing=True)
-    open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), timestamp_column=data.timestamp_column)
+    open_series(data.dataset, Path(job.data_dir), Path(job.cache_dir), data.options)
     if job.device_type == "cuda":
         square = torch.ones(64, 64, device="cuda")
         (square @ square).sum().item()

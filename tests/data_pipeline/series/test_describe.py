@@ -13,7 +13,7 @@ def test_etth1_is_described_with_its_published_numbers(real_data_dir, tmp_path):
     description = describe("ETTh1", real_data_dir, tmp_path, 512, 96)
     assert (
         description.rows,
-        description.step_minutes,
+        description.step.minutes,
         description.gaps,
         description.duplicates,
         description.missing_values,
@@ -23,7 +23,7 @@ def test_etth1_is_described_with_its_published_numbers(real_data_dir, tmp_path):
         ("validation", 2785),
         ("test", 2785),
     ]
-    assert description.splits[1].first == "2017-06-26T00:00:00" and description.unused_rows == 17420 - 14400
+    assert description.splits[1].first == "2017-06-26 00:00:00" and description.unused_rows == 17420 - 14400
     shown = render(description)
     assert all(part in shown for part in ("17,420 rows x 7", "no gaps", "8,033", "HUFL", description.source_sha256))
 
@@ -35,7 +35,8 @@ def test_drift_gaps_ranges_and_constants_are_measured(tmp_path):
     lines = [f"{t},{v},7" for at, (t, v) in enumerate(zip(times, values, strict=True)) if at != 100]
     (tmp_path / "x.csv").write_text("\n".join(["date,wave,flat", *lines]))
     description = describe(str(tmp_path / "x.csv"), None, tmp_path / "cache", 48, 24)
-    assert (description.rows, description.step_minutes, description.gaps, description.missing_rows) == (1000, 30, 1, 1)
+    assert (description.rows, description.gaps, description.missing_rows) == (1000, 1, 1)
+    assert description.step.text == "30 min"
     wave, flat = description.channels
     assert (wave.minimum, wave.maximum, wave.constant, flat.constant) == (-1, 5, False, True)
     train, validation, test = description.splits

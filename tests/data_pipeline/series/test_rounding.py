@@ -36,7 +36,6 @@ LOST = {
     "a cumulative meter": 1e10 + np.cumsum(np.abs(SINE)),
     "a counter of whole numbers": 2**40 + HOURS,
     "a counter past what 64-bit floats hold": 2**60 + HOURS,
-    "only the last value": np.where(HOURS < 1999, SINE, 1e9 + 7),
     "a step after constant training rows": np.where(HOURS < 1400, 1e9, 1e9 + 0.25 * HOURS),
 }
 
@@ -80,3 +79,12 @@ def test_a_loss_in_any_chunk_is_refused(tmp_path, monkeypatch):
     write(tmp_path / "x.csv", values)
     with pytest.raises(DataError, match="'large' loses up to"):
         open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize(("row", "value"), [(1450, 1e30), (1500, 1e9 + 7), (1999, -1e9 - 7)])
+def test_one_value_far_above_the_rest_is_named_by_its_row_as_an_outlier(row, value, ending, tmp_path):
+    write(tmp_path / f"x.{ending}", np.where(row == HOURS, value, SINE))
+    with pytest.raises(DataError, match=rf"'large' loses up to .* data row {row + 1} \(.*an outlier\?") as caught:
+        open_series(str(tmp_path / f"x.{ending}"), None, tmp_path / "cache")
+    assert "subtract" not in str(caught.value) and str(caught.value).isprintable()

@@ -100,7 +100,7 @@ def test_an_old_source_is_not_hashed_again(csv, tmp_path, monkeypatch):
     now = store.time.time
     monkeypatch.setattr(store.time, "time", lambda: now() + 60)
     open_series(str(csv), None, tmp_path / "cache")
-    monkeypatch.setattr(store, "content_sha256", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr(store, "contents_sha256", lambda _: pytest.fail("hashed"))
     open_series(str(csv), None, tmp_path / "cache")
 
 

@@ -12,11 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from data_pipeline.datasets import DATASETS, DatasetSpec, SplitRule
+from data_pipeline.datasets import DATASETS, DatasetSpec
 from data_pipeline.errors import DataError
 from data_pipeline.source import download as download_module
 from data_pipeline.source import http_file
 from data_pipeline.source.download import fetch
+from data_pipeline.split_rule import SplitRule
 
 CONTENT = b"date,a\n" + b"".join(b"2020-01-01 00:%02d:00,%d\n" % (at % 60, at) for at in range(40_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

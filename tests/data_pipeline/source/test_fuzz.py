@@ -36,7 +36,7 @@ def load(content, ending):
         try:
             series = open_series(str(path), None, cache)
         except DataError as error:
-            assert str(error).isprintable() and str(path) in str(error)
+            assert all(line.isprintable() for line in str(error).splitlines()) and str(path) in str(error)
             assert not cache.exists() or all(left.suffix == ".lock" for left in cache.iterdir())
             return None
         return series.timestamps.copy(), series.values.copy(), series.scaled.copy(), series.columns

@@ -33,12 +33,21 @@ def of_unit(unit, at=slice(None)):
 
 
 WRONG = {
-    "microseconds called milliseconds": (of_unit("ms"), "'date' cannot be read as timestamp.ms"),
-    "microseconds in one row of milliseconds": (of_unit("ms", 30), "backwards"),
-    "microseconds called seconds": (of_unit("s"), "'date' cannot be read as timestamp"),
-    "microseconds in one row of seconds": (of_unit("s", 30), "'date' at data row 31 cannot be read as timestamp"),
-    "bytes that are no UTF-8": (no_utf8(0), "'date' cannot be read as string"),
-    "one time that is no UTF-8": (no_utf8(30), "'date' at data row 31 cannot be read as string"),
+    "microseconds called milliseconds": (
+        of_unit("ms"),
+        "data row 1, column 'date': the value cannot be read as timestamp.ms",
+    ),
+    "microseconds in one row of milliseconds": (
+        of_unit("ms", 30),
+        "data row 31, column 'date': the value cannot be read",
+    ),
+    "microseconds called seconds": (of_unit("s"), "column 'date': the value cannot be read as timestamp"),
+    "microseconds in one row of seconds": (
+        of_unit("s", 30),
+        "data row 31, column 'date': the value cannot be read as timestamp",
+    ),
+    "bytes that are no UTF-8": (no_utf8(0), "data row 1, column 'date': the value cannot be read as string"),
+    "one time that is no UTF-8": (no_utf8(30), "data row 31, column 'date': the value cannot be read as string"),
     "a zone that is not on Earth": (pa.array(HOURS).cast(pa.timestamp("us", "Mars/Phobos")), "unknown zone"),
 }
 
@@ -53,9 +62,9 @@ def test_wrong_times_are_refused_in_one_line(case, tmp_path):
     assert str(caught.value).isprintable() and str(path) in str(caught.value)
 
 
-def test_another_column_whose_first_value_is_no_text_is_named_by_its_type(tmp_path):
+def test_a_column_of_text_whose_first_value_is_no_utf_8_is_named(tmp_path):
     pa_parquet.write_table(pa.table({"date": HOURS, "note": no_utf8(0), "a": VALUES}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="column 'note' holds string, not numbers"):
+    with pytest.raises(DataError, match="column 'note' holds text .*, not numbers"):
         open_series(str(tmp_path / "x.parquet"), None, tmp_path / "cache")
     tail = read_tail(tmp_path / "x.parquet", columns=["a"], rows=5, step_minutes=60)
     np.testing.assert_array_equal(tail.values[:, 0], VALUES[-5:])
@@ -81,8 +90,9 @@ def test_the_columns_that_a_forecast_leaves_out_are_found_at_every_line_end(end,
 def test_the_row_index_of_a_shuffled_frame_is_no_channel(tmp_path):
     frame = pd.DataFrame({"date": HOURS, "a": VALUES})
     frame.sample(frac=1, random_state=0).sort_values("date").to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="column '__index_level_0__' has no name .a row index.*leave the index out"):
-        open_series(str(tmp_path / "x.parquet"), None, tmp_path / "cache")
+    series = open_series(str(tmp_path / "x.parquet"), None, tmp_path / "cache")
+    assert series.columns == ("a",)
+    assert series.notes == ("column '__index_level_0__' numbers the rows and is left out",)
     tail = read_tail(tmp_path / "x.parquet", columns=["a"], rows=5, step_minutes=60)
     assert other_columns(tmp_path / "x.parquet", tail) == ("__index_level_0__",)
 

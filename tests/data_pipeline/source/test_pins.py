@@ -8,12 +8,13 @@ import os
 
 import pytest
 
-from data_pipeline.datasets import DATASETS, DatasetSpec, SplitRule
+from data_pipeline.datasets import DATASETS, DatasetSpec
 from data_pipeline.errors import DataError
 from data_pipeline.series.store import open_series
 from data_pipeline.source import download as download_module
 from data_pipeline.source.download import fetch
 from data_pipeline.source.pins import pin_file, read_pins
+from data_pipeline.split_rule import SplitRule
 
 LINES = ["date,a", *(f"2020-01-{1 + at // 24:02d} {at % 24:02d}:00:00,{at % 7}.25" for at in range(60))]
 CONTENT = ("\n".join(LINES) + "\n").encode()

@@ -41,7 +41,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.yaml").write_text("sweep: pruning\nset: {model.d_model: 64\n")
     (tmp_path / "trials.yaml").write_text("sweep: pruning\ntrials: 5\n")
     (tmp_path / "some.csv").write_text("When,a\n2020-01-01 00:00:00,1\n")
-    (tmp_path / "semicolons.csv").write_text("day;load, kW\n2020-01-01 00:00:00;1\n")
+    (tmp_path / "three.csv").write_text("day,load\n2020-01-01 00:00:00,1,x\n2020-01-01 01:00:00,1,y\n")
     (tmp_path / "link.csv").symlink_to("nowhere")
     (tmp_path / "binary.yaml").write_bytes(b"\x80\x81\xfe")
 
@@ -100,7 +100,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "workers_negative": (_set("data.feed=arrow", "data.num_workers=-1"), "data.num_workers=-1"),
     "horizon_zero": (_set("data.prediction_length=0"), "data.prediction_length=0"),
     "horizon_huge": (_set(f"data.prediction_length={HUGE}"), f"data.prediction_length={HUGE}"),
-    "timestamp_of_a_named_set": (_set("data.timestamp_column=when"), "can only be named for a file"),
+    "timestamp_of_a_named_set": (_set("data.timestamp_column=when"), "can only be given for a file"),
     # names, with the nearest
     "sweep": (["--sweep", "atention", "--plan"], "unknown sweep 'atention'.*Did you mean 'attention'"),
     "sweep_empty": (["--sweep", "", "--plan"], "unknown sweep ''"),
@@ -216,8 +216,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["--sweep", "custom", "--plan", "--dataset", "some.csv", "--set", "data.timestamp_column=when"],
         "no column 'when' for timestamps: there are When, a; did you mean 'When'?",
     ),
-    "semicolons_with_a_comma_in_a_name": (
-        ["--sweep", "custom", "--plan", "--dataset", "semicolons.csv"], "are the columns separated by ';'?",
+    "another_number_of_fields_than_in_the_header": (
+        ["--sweep", "custom", "--plan", "--dataset", "three.csv"], "there are 3 fields, the header has 2",
     ),
     "data_file_not_there": (["--sweep", "custom", "--dataset", "nowhere.csv"], "there is no file"),
     "no_window": (["data", "show", "demo", "--context-length", "-5"], "--context-length -5: input should be greater"),

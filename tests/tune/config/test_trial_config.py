@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
 from tune.common.errors import WrongInput
-from tune.config.trial_config import FIELDS, build_trial, check_field, parse_params
+from tune.config.trial_config import (
+    FIELDS,
+    GROUPS,
+    build_trial,
+    check_field,
+    check_value,
+    data_options,
+    parse_params,
+    parse_value,
+)
 from tune.storage.params import param_texts, stored_params
 
 GOOD: dict[str, Any] = {
@@ -109,3 +118,33 @@ def test_params_of_an_older_version_are_read_without_validation() -> None:
 def test_a_param_of_a_field_that_is_gone_keeps_its_kind() -> None:
     params = parse_params({"model.width": "7", "train.epochs": "2 [shortened]"}, 2)
     assert (params["model.width"], params["train.epochs"], params["train.batch_size"]) == (7, "2 [shortened]", None)
+
+
+@pytest.mark.parametrize("given", ["load,2024", "load , 2024", '["load", 2024]', '["load","2024"]'])
+def test_names_of_columns_are_a_list_or_words_with_commas(given: str) -> None:
+    options = data_options({"data.columns": parse_value("data.columns", given)})
+    assert options is not None and options.columns == ("load", "2024")
+
+
+def test_an_option_of_the_data_at_its_default_is_not_part_of_a_configurations_identity() -> None:
+    plain = build_trial(GOOD)
+    assert plain.identity()["data"].keys() == {
+        "dataset", "timestamp_column", "context_length", "prediction_length", "feed", "num_workers",
+    }  # fmt: skip
+    named = build_trial(GOOD | {"data.separator": ";"})
+    assert named.identity()["data"]["separator"] == ";"
+
+
+WORDS = {
+    name: get_args(kind)
+    for name in FIELDS
+    if get_origin(kind := GROUPS[name.split(".")[0]].model_fields[name.split(".", 1)[1]].annotation) is Literal
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_field_of_a_few_words_takes_each_of_them_and_refuses_others(name: str) -> None:
+    for word in WORDS[name]:
+        check_value(name, word, given=f"--set {name}")
+    with pytest.raises(WrongInput, match=f"--set {name} others"):
+        check_value(name, "others", given=f"--set {name}")

@@ -14,7 +14,7 @@ from tune.config.axes import lay_over
 from tune.config.sweeps import SweepConfig, get_sweep
 from tune.machine.device import DeviceFacts
 from tune.plan.batch import LARGEST, LEAST_STEPS, default_batch
-from tune.plan.data import DataFacts, facts_by_definition
+from tune.plan.data import DataFacts, SplitRows, facts_by_definition
 from tune.plan.plan import Plan, make_plan
 from tune.plan.space import SearchPlan, plan_sweep
 
@@ -27,7 +27,7 @@ def _facts(windows: int, channels: int = 2) -> DataFacts:
     """Of data with this many training windows of 24 + 6."""
     train = windows + 29
     bounds = {"train": (0, train), "validation": (train, train + 100), "test": (train + 100, train + 200)}
-    return DataFacts(channels=channels, bounds=bounds)
+    return DataFacts(channels=channels, rows=SplitRows(every=(bounds,)))
 
 
 def _plan(
