@@ -61,7 +61,9 @@ def find_encoding(path: Path, head: bytes, given: str | None) -> str:
     try:
         codecs.getincrementaldecoder(UTF_8)().decode(head)
     except UnicodeDecodeError:
-        return CP1252
+        text = head.decode(UTF_8, "replace")
+        wrong, right = text.count("\ufffd"), sum(not letter.isascii() for letter in text if letter != "\ufffd")
+        return CP1252 if wrong > right else UTF_8  # the reader refuses the wrong ones
     return UTF_8
 
 
