@@ -26,7 +26,6 @@ class HashingStream:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._hash = hashlib.sha256()
-        self.closed = False
 
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes; all remaining bytes if it is negative."""
@@ -40,13 +39,8 @@ class HashingStream:
             pass
         return self._hash.hexdigest()
 
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
     def close(self) -> None:
         """Close the underlying stream."""
-        self.closed = True
         self._stream.close()
 
 

@@ -27,9 +27,6 @@ class Readable(Protocol):
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes; none at the end."""
 
-    def close(self) -> None:
-        """Close the stream."""
-
 
 def find_encoding(path: Path, head: bytes, given: str | None) -> str:
     """The encoding of a file that begins with `head`: `given`, by its mark, UTF-16 by its zeros, UTF-8, or cp1252.
@@ -100,24 +97,14 @@ class Utf8Stream:
         self._stream = stream
         self._may_change = encoding == UTF_8 and not given
         self._decoder: Any = codecs.getincrementaldecoder(encoding)()
-        self._buffer = b""
-        self._at_start, self._at_end = True, False
-        self.closed = False
+        self._at_start = True
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; all remaining bytes if it is negative. None only at the end."""
-        blocks, length = [self._buffer], len(self._buffer)
-        while not self._at_end and (size < 0 or length < size):
-            raw = self._stream.read(-1 if size < 0 else size - length)
-            self._at_end = not raw
-            block = self._as_utf8(raw)
-            blocks.append(block)
-            length += len(block)
-        data = b"".join(blocks)
-        if size < 0:
-            size = len(data)
-        self._buffer = data[size:]
-        return data[:size] if self._buffer else data
+    def read(self, size: int) -> bytes:
+        """What about `size` bytes of the stream say; nothing only at its end."""
+        while raw := self._stream.read(size):
+            if block := self._as_utf8(raw):
+                return block
+        return self._as_utf8(raw)
 
     def _as_utf8(self, raw: bytes) -> bytes:
         pending = self._decoder.getstate()[0]
@@ -135,13 +122,4 @@ class Utf8Stream:
             self._may_change = False
         if self._at_start and text:
             self._at_start, text = False, text.removeprefix("\ufeff")
-        return text.encode(UTF_8, "surrogatepass")
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def close(self) -> None:
-        """Close the underlying stream."""
-        self.closed = True
-        self._stream.close()
+        return str(text).encode(UTF_8)
