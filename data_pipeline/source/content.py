@@ -33,6 +33,12 @@ class HashingStream:
         self._hash.update(data)
         return data
 
+    def readinto(self, target: memoryview) -> int:
+        """Fill the beginning of `target`; how many bytes were written: none at the end."""
+        size = int(self._stream.readinto(target))
+        self._hash.update(target[:size])
+        return size
+
     def hexdigest_of_all(self) -> str:
         """The sha256 of the whole stream. Reads the remaining bytes."""
         while self.read(COPY_BYTES):

@@ -15,29 +15,43 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 def line_blocks(stream: Utf8Stream, size: int, skip_lines: int) -> Iterator[pa.Buffer]:
     """The bytes of `stream` after its first lines, in blocks of about `size` bytes that end where lines do.
 
-    Blocks without anything but white space are left out. The first lines are no longer than a block.
+    A block holds until the next one is asked for: all lie in the same memory. Blocks of nothing but white space are
+    left out. The first lines are no longer than a block.
     """
-    rest = b""
-    while block := stream.read(size):
-        block = rest + block if rest else block
-        cut = 1 + (block.rfind(b"\n") if b"\n" in block else block.rfind(b"\r"))
-        rest = block[cut:]
-        start, skip_lines = _skipped(block[:cut], skip_lines) if skip_lines and cut else (0, skip_lines)
-        if start < cut and not _is_space(block, start, cut):
-            yield pa.py_buffer(block).slice(start, cut - start)
-    if not skip_lines and rest.strip():
-        yield pa.py_buffer(rest)
+    memory = bytearray(size + size // 4)
+    filled = 0
+    while True:
+        if filled == len(memory):
+            memory = memory + bytearray(len(memory))  # a longer line
+        read = stream.readinto(memoryview(memory)[filled:])
+        filled += read
+        cut = filled if not read else 1 + _last_line_end(memory, filled)
+        start = 0
+        if skip_lines:
+            start, skip_lines = _skipped(memory, cut, skip_lines)
+        if start < cut and not _is_space(memory, start, cut):
+            yield pa.py_buffer(memoryview(memory)[start:cut])
+        if not read:
+            return
+        memory[: filled - cut] = memory[cut:filled]
+        filled -= cut
 
 
-def _is_space(block: bytes, start: int, stop: int) -> bool:
-    head = block[start : min(stop, start + 1024)]
-    return head.isspace() and block[start:stop].isspace()
+def _last_line_end(memory: bytearray, stop: int) -> int:
+    """Where the last line end is; -1 if there is none."""
+    at = memory.rfind(b"\n", 0, stop)
+    return at if at >= 0 else memory.rfind(b"\r", 0, stop)
 
 
-def _skipped(block: bytes, lines: int) -> tuple[int, int]:
-    """Where the lines after the first `lines` of a block begin, and how many of them it lacks."""
+def _is_space(memory: bytearray, start: int, stop: int) -> bool:
+    head = memory[start : min(stop, start + 1024)]
+    return head.isspace() and memory[start:stop].isspace()
+
+
+def _skipped(memory: bytearray, stop: int, lines: int) -> tuple[int, int]:
+    """Where the lines after the first `lines` begin, and how many of them there are not before `stop`."""
     at = 0
-    for end in _LINE_END.finditer(block):
+    for end in _LINE_END.finditer(memory, 0, stop):
         if not lines:
             break
         at, lines = end.end(), lines - 1

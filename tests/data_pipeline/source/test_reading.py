@@ -363,6 +363,25 @@ def test_the_long_format_tells_the_series_of_each_row(names, ids, tmp_path):
     assert chunk.ids.tolist() == [str(name) for name in ids] * 60
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+def test_the_size_of_blocks_changes_nothing(encoding, end, tmp_path, monkeypatch):
+    lines = [f"Köln {at},{hour},{'?' if at % 50 == 49 else at}" for at, hour in enumerate(np.tile(HOURS, 20))]
+    path = write(tmp_path, (end.join(["sép,date,a", *lines]) + end).encode(encoding))
+    options = DataOptions(id_column="sép")
+    found = []
+    for block in (1 << 10, 1 << 22):
+        monkeypatch.setattr(csv_file, "BLOCK_BYTES", block)
+        chunks = list(open_source(path, options).chunks())
+        assert (len(chunks) > 1) == (block == 1 << 10)
+        found.append(
+            [np.concatenate(arrays) for arrays in zip(*((c.ids, c.timestamps, c.values) for c in chunks), strict=True)]
+        )
+    for small, large in zip(*found, strict=True):
+        np.testing.assert_array_equal(small, large)
+    assert found[0][0].tolist() == [f"Köln {at}" for at in range(1200)]
+
+
 def test_a_forecast_reads_only_its_columns(tmp_path):
     path = write(tmp_path, table("word,date,b,a", lambda at, day: f"x,{day:%Y-%m-%d},{at},{at % 7}"))
     source, _, values = read(path, replace(DataOptions(), ignore=("nothing",)), ["a", "b"])
