@@ -61,8 +61,6 @@ class Series:
     """Splits whose windows do not reach back into the split before: they come from a file whose times do not join."""
     reading: Mapping[str, str] = field(default_factory=dict)
     """How the source was read: separator, form of times and the like, as far as it was found out."""
-    long: Mapping[str, Any] | None = None
-    """Of a long format: its `id_column`, its value `columns`, the `ids` of all its series. None for another format."""
     notes: tuple[str, ...] = ()
     """What was unusual in the source and kept: gaps, constant columns, time zones."""
     filled: np.ndarray | None = None
@@ -266,7 +264,6 @@ def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
         timed=metadata["timed"],
         reading=metadata["reading"],
         apart=tuple(metadata["apart"]),
-        long=metadata["long"],
         notes=tuple(metadata["notes"]),
         filled=None if filled is None else _read_only(filled.view(bool)),
     )
