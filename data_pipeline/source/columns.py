@@ -117,7 +117,7 @@ def find_roles(
     else:
         rest = _without_empty(rest, roles, is_empty)
         roles.values = _without_row_numbers(path, rest, roles)
-    roles.values = _without_text(roles, marks, faults)
+    roles.values = _without_text(roles, marks, faults, needed=only is not None)
     for column in roles.values:
         if column.kind == "truth":
             roles.notes.append(f"column {column.name!r} holds truth values, read as 0 and 1")
@@ -267,7 +267,7 @@ def _counts(texts: Sequence[str]) -> bool:
     return bool(numbers) and numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def _without_text(roles: Roles, marks: NumberMarks, faults: Faults) -> list[Column]:
+def _without_text(roles: Roles, marks: NumberMarks, faults: Faults, *, needed: bool) -> list[Column]:
     """The columns of numbers. Those of text become one fault."""
     text = [column for column in roles.values if _is_text(column, marks)]
     if text:
@@ -277,15 +277,19 @@ def _without_text(roles: Roles, marks: NumberMarks, faults: Faults) -> list[Colu
             "text",
             f"{'column' if len(text) == 1 else 'columns'} {', '.join(map(repr, names[:SHOWN]))}"
             f"{' ...' if len(names) > SHOWN else ''} {'holds' if len(text) == 1 else 'hold'} {what}, not numbers",
-            f"leave {'it' if len(text) == 1 else 'them'} out with --set data.ignore={','.join(names[:SHOWN])}, or "
-            "encode as numbers"
-            + "".join(
-                f"; if {column.name!r} names series under each other, say --set data.id_column={column.name}"
-                for column in text[:1]
-                if roles.id is None and _names_series(column)
-            ),
+            "give numbers, as the model was trained on" if needed else _without(text, roles),
         )
     return [column for column in roles.values if column not in text]
+
+
+def _without(text: Sequence[Column], roles: Roles) -> str:
+    """What to do about columns of text."""
+    names = ",".join(column.name for column in text[:SHOWN])
+    remedy = f"leave {'it' if len(text) == 1 else 'them'} out with --set data.ignore={names}, or encode as numbers"
+    first = text[0]
+    if roles.id is None and _names_series(first):
+        remedy += f"; if {first.name!r} names series under each other, say --set data.id_column={first.name}"
+    return remedy
 
 
 def _names_series(column: Column) -> bool:

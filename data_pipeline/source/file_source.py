@@ -44,6 +44,7 @@ class FileSource(ABC):
         self.faults: Faults = Faults(str(path))
         self.notes: list[str] = []
         self.reading: dict[str, str] = {}
+        self._needed = only is not None
         self.marks = NumberMarks()
         try:
             found = self._read_head()
@@ -188,7 +189,7 @@ class FileSource(ABC):
             self.faults.add(
                 "number",
                 f"{text[:60]!r} is not a number{mark}",
-                f"{remedy}, or leave the column out with --set data.ignore={name}",
+                remedy if self._needed else f"{remedy}, or leave the column out with --set data.ignore={name}",
                 column=name, row=row(first), count=int(bad.sum()),
             )  # fmt: skip
 
