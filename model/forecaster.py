@@ -1,7 +1,7 @@
 """A saved model as a forecaster in the units of the source: from its folder alone, pruned or not.
 
 Needs nothing but this package, torch, transformers and safetensors (pandas for MLflow). Nothing is unpickled.
-Shapes: C columns, L context, H horizon, T rows.
+Shapes: B windows, C columns, L context, H horizon that the model was trained for, N rows forecast, T rows.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class Forecaster:
         lengths = (config.num_input_channels, config.context_length, config.prediction_length)
         if lengths != (len(facts.columns), facts.context_length, facts.prediction_length):
             raise ValueError(f"{folder}: forecasting.json and config.json are of different models: fetch it again")
-        self._mean, self._std = np.array(facts.mean), np.array(facts.std)
+        self.mean, self.std = np.array(facts.mean), np.array(facts.std)  # [C] float64, of the training rows
 
-    def forecast(self, values_TC: np.ndarray) -> np.ndarray:
-        """The H rows [H, C] float64 after the last of `values_TC` [T, C], both in the units of the source.
+    def forecast(self, values_TC: np.ndarray, *, horizon: int | None = None) -> np.ndarray:
+        """The rows [N, C] float64 after the last of `values_TC` [T, C], both in the units of the source.
+
+        horizon: N, by `roll` where it is above H; None is H.
 
         The last L rows count. They are standardised as in training: as 32-bit floats, computed in float64, rounded
         once. ValueError where there are fewer than L rows or other than C columns, or where one is not finite.
@@ -53,11 +55,34 @@ class Forecaster:
         past_LC = values_TC[-length:].astype(np.float32, order="C")  # a frame's order would change the last digit
         if not np.isfinite(past_LC).all():
             raise ValueError(f"the last {length} rows must hold finite 32-bit numbers only")
-        scaled_LC = ((past_LC - self._mean) / self._std).astype(np.float32)
+        past_1LC = torch.from_numpy(self.standardised(past_LC))[None].to(self.device)
+        future_NC = self.roll(past_1LC, _rows_ahead(self.facts, horizon))[0]
+        return future_NC.double().cpu().numpy() * self.std + self.mean
+
+    def standardised(self, values: np.ndarray) -> np.ndarray:
+        """Rows [..., C] float32 of the source's units as the model sees them."""
+        scaled: np.ndarray = ((values - self.mean) / self.std).astype(np.float32)
+        return scaled
+
+    def roll(self, past_BLC: torch.Tensor, horizon: int) -> torch.Tensor:
+        """Forecasts [B, N, C] of `horizon` N rows, both standardised.
+
+        Above H the model's own forecast is the end of its next context, again and again: errors add up.
+        """
+        parts: list[torch.Tensor] = []
         with torch.no_grad():
-            past_1LC = torch.from_numpy(scaled_LC)[None].to(self.device)
-            future_HC = self.model(past_values=past_1LC).prediction_outputs[0]
-        return future_HC.double().cpu().numpy() * self._std + self._mean
+            for _ in range(0, horizon, self.facts.prediction_length):
+                if parts:
+                    past_BLC = torch.cat((past_BLC, parts[-1]), dim=1)[:, -self.facts.context_length :]
+                parts.append(self.model(past_values=past_BLC).prediction_outputs.float())
+        return torch.cat(parts, dim=1)[:, :horizon]
+
+
+def _rows_ahead(facts: Facts, horizon: int | None) -> int:
+    """The rows to forecast: `horizon`, by default the model's own. ValueError for less than 1."""
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"a horizon of {horizon} rows: give 1 or more")
+    return facts.prediction_length if horizon is None else horizon
 
 
 class MlflowForecaster:

@@ -124,6 +124,10 @@ class Feed(ABC):
         """Windows of the split."""
         return len(self._plan.starts[split])
 
+    def first_rows(self, split: str) -> torch.Tensor:
+        """The first row [windows] int64 of each window of the split, in the order of `eval_batches`."""
+        return self._plan.evaluation(split)[0].flatten()[: self.num_windows(split)]
+
     def train_batches(self, epoch: int) -> Iterator[Batch]:
         """The training windows in an order drawn from (seed, epoch).
 
@@ -165,6 +169,14 @@ class Feed(ABC):
     @abstractmethod
     def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
         """One batch for each row of `starts` [steps, B] (first rows of its windows) and its `valid`."""
+
+
+def refuse_workers(feed: str, num_workers: int) -> None:
+    """Raise DataError if a feed without workers is given some."""
+    if num_workers:
+        raise DataError(
+            f"feed '{feed}' has no workers, but num_workers is {num_workers}: set it to 0, or use the feed 'arrow'"
+        )
 
 
 def shared_tensor(array: np.ndarray) -> torch.Tensor:

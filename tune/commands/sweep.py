@@ -89,6 +89,8 @@ def parser() -> Parser:
     how.add_argument("--resume", metavar="SWEEP_ID", help="resume this sweep, also after a change of code")
     text = "give each trial a new process and empty caches of compiled code and gate results: slower"
     how.add_argument("--isolate", action="store_true", help=text)
+    text = "keep each trial's forecasts of the test set with truth and times: forecasts/test.parquet of its MLflow run"
+    how.add_argument("--save-forecasts", action="store_true", help=text)
     add_shared(parser)
     return parser
 
@@ -214,6 +216,7 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
         fresh=arguments.fresh,
         resume=arguments.resume,
         isolate=arguments.isolate,
+        save_forecasts=arguments.save_forecasts,
         quiet=arguments.quiet,
     )
 

@@ -79,6 +79,7 @@ def open_sweep_run(
         cache_dir=cache_dir(options.storage_path),
         data_sha256=data.sha256,
         wait_s=options.wait_for_gpus_s,
+        save_forecasts=options.save_forecasts,
         isolate=options.isolate,
         fork_servers=fork_servers,
         entry=entry,

@@ -39,6 +39,7 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
             "options": data.options.given(),
             "long": series.long,
             "protocol": protocol_of(series, [(data.context_length, data.prediction_length)]),
+            "test_times_us": _test_times_us(series),
         },
         trial={
             "sweep_id": job.sweep_id,
@@ -54,3 +55,10 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
 def _scalings(series: Series) -> dict[str, dict[str, list[float]]]:
     """By the id of each series."""
     return {group.id or "": {"mean": group.mean.tolist(), "std": group.std.tolist()} for group in series.groups}
+
+
+def _test_times_us(series: Series) -> tuple[int, int]:
+    """The times of the test set's first and last row, in microseconds since 1970."""
+    rows = [group.bounds["test"] for group in series.groups if group.bounds["test"][0] < group.bounds["test"][1]]
+    times = series.timestamps.astype("datetime64[us]")
+    return min(int(times[start].astype(int)) for start, _ in rows), max(int(times[stop - 1].astype(int)) for _, stop in rows)

@@ -15,6 +15,8 @@ from data_pipeline.feed.batches import BatchPlan
 from data_pipeline.series.store import open_series
 
 L, H, B = 48, 12, 32
+WITH_WORKERS = [name for name, entry in FEEDS.items() if entry.takes_workers]
+WITHOUT_WORKERS = [name for name in FEEDS if name not in WITH_WORKERS]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_an_epoch_left_early_does_not_disturb_the_next(make_feed):
 
 
 @pytest.mark.parametrize(  # in chunks of one batch every slot is written many times
-    ("name", "chunk"), [*((name, 1) for name in FEEDS if name != "device"), ("arrow", arrow_feed.MAX_CHUNK)]
+    ("name", "chunk"), [*((name, 1) for name in WITH_WORKERS), ("arrow", arrow_feed.MAX_CHUNK)]
 )
 def test_workers_change_no_batch_and_live_through_every_epoch(name, chunk, series, monkeypatch):
     monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: chunk)
@@ -144,7 +146,7 @@ def test_an_older_pass_is_an_error_and_takes_nothing_from_the_newer_one(workers,
         next(feed.train_batches(1))
 
 
-@pytest.mark.parametrize("name", [name for name in FEEDS if name != "device"])
+@pytest.mark.parametrize("name", WITH_WORKERS)
 def test_too_little_shared_memory_is_refused_before_workers_start(name, series, monkeypatch):
     for module in (arrow_feed, loading):
         monkeypatch.setattr(module, "shared_memory_free", lambda: 1 << 20)
@@ -193,10 +195,11 @@ def test_an_impossible_number_of_workers_is_refused(series, workers):
         )
 
 
-def test_device_feed_refuses_workers(series):
+@pytest.mark.parametrize("name", WITHOUT_WORKERS)
+def test_a_feed_without_workers_refuses_some(name, series):
     with pytest.raises(DataError, match="num_workers is 2.*arrow"):
         open_feed(
-            "device", series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=2
+            name, series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=2
         )
 
 
