@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from data_pipeline.feed.known import FileWindows, KnownWindows, test_windows
-from data_pipeline.options import DataOptions
 from data_pipeline.series.store import Series, open_series
 from data_pipeline.series.tail import local_times, times_as_text
 from data_pipeline.source.content import content_sha256
 from model.facts import Facts
 from model.forecaster import Forecaster
-from tune.commands.predict import input_options, step_of
+from tune.commands.model_input import input_options, step_of, training_options
 from tune.common.errors import WrongInput
 from tune.measure.accuracy import naive_forecasts
 from tune.measure.backtest import ColumnErrors, column_errors
@@ -113,20 +112,13 @@ def _training_series(arguments: argparse.Namespace, facts: Facts) -> Series:
     """The series that the model was trained on. WrongInput if its source is another one now."""
     name = str(facts.dataset.get("name"))
     fetch_if_missing(name, arguments.data_dir, quiet=False)
-    series = open_series(name, arguments.data_dir, cache_dir(arguments.storage_path), _training_options(facts))
+    series = open_series(name, arguments.data_dir, cache_dir(arguments.storage_path), training_options(facts))
     if series.source_sha256 != facts.dataset.get("source_sha256"):
         raise WrongInput(
             f"{name} here is not the data that the model was trained on (its sha256 differs): give the file to "
             "measure over with --input FILE"
         )
     return series
-
-
-def _training_options(facts: Facts) -> DataOptions:
-    """How the training file was read."""
-    given: dict[str, Any] = facts.dataset.get("options") or {"timestamp_column": facts.dataset.get("timestamp_column")}
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return DataOptions(**values)
 
 
 class _Windows:

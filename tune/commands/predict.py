@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_pipeline.datasets import FILE_ENDINGS, is_path
-from data_pipeline.options import DataOptions
-from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, Step
 from data_pipeline.series.tail import (
     OUTPUT_ENDINGS,
     Table,
@@ -24,7 +22,8 @@ from data_pipeline.series.tail import (
     row_texts,
     write_table,
 )
-from tune.commands.data_options import add_data_options, given_options
+from tune.commands.data_options import add_data_options
+from tune.commands.model_input import input_options, step_of
 from tune.commands.parser import Parser, add_folders, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
 from tune.common.files import write_atomically
@@ -175,20 +174,6 @@ def _forecast(arguments: argparse.Namespace, forecaster: Forecaster, horizon: in
     values_NC = forecaster.forecast(past.values, horizon=horizon)
     times = step.after(past.timestamps, len(values_NC))
     return _Forecast(past=past, future=replace(past, timestamps=times, values=values_NC))
-
-
-def input_options(arguments: argparse.Namespace, facts: Facts) -> DataOptions:
-    """How --input is read: as the command line says, otherwise with the time column of the training file."""
-    given = given_options(arguments)
-    return given if given.timestamp_column else replace(given, timestamp_column=facts.dataset.get("timestamp_column"))
-
-
-def step_of(facts: Facts) -> Step:
-    """What lies between two rows; models of earlier versions know minutes only."""
-    if facts.step is not None:
-        return Step.from_json(dict(facts.step))
-    assert facts.step_minutes is not None  # else the facts are refused
-    return FixedStep(step_us=round(facts.step_minutes * MICROSECONDS_PER_MINUTE))
 
 
 def _write(arguments: argparse.Namespace, forecast: _Forecast, model: FoundModel, rolled: str) -> None:
