@@ -209,7 +209,7 @@ def test_a_run_without_a_model_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("source", "target", "more", "expected"),
     [
-        ("in.xlsx", "out.csv", (), "--input .*in.xlsx: give a file ending in .csv, .csv.gz, .parquet"),
+        ("in.xlsx", "out.csv", (), "--input .*in.xlsx: give a file ending in .csv, .csv.gz, .tsv"),
         ("none.csv", "out.csv", (), "--input .*none.csv: there is no such file"),
         ("in.csv", "out.json", (), "--output .*out.json: give a file ending in"),
         ("in.csv", "none/out.csv", (), "there is no folder"),
