@@ -156,7 +156,9 @@ def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace
     converted = check_windows(first, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
     _settle(request, arguments)
     folders = {"data_dir": arguments.data_dir, "storage_path": arguments.storage_path}
-    print_plan(plan, text, planner.protocol(plan, **folders))
+    protocol = planner.protocol(plan, **folders)
+    plan = planner.plan(plan.device)  # now that the size of the data may be known
+    print_plan(plan, text, protocol)
     if not converted:
         print("  data   not read yet: whether the windows fit shows when the sweep starts", file=text)
     at_a_time = _at_a_time(plan, arguments.max_concurrent)
