@@ -16,6 +16,8 @@ from data_pipeline.errors import DataError
 from data_pipeline.series.store import Series
 from data_pipeline.series.windows import window_starts
 
+ROWS_AT_A_TIME = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
@@ -81,7 +83,10 @@ class BatchPlan:
         return torch.from_numpy(starts.series_of(windows.numpy())).view(-1, self.batch_size)
 
     def _rows(self, split: str, windows: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.starts[split].at(windows.numpy()))
+        """The first rows of these windows, in the same memory: there are as many as rows of the series."""
+        for some in windows.split(ROWS_AT_A_TIME):
+            some.copy_(torch.from_numpy(self.starts[split].at(some.numpy())))
+        return windows
 
 
 class Feed(ABC):

@@ -1,6 +1,6 @@
 """Forecasts of the test set beside their truth and times, written to Parquet while the test set is evaluated.
 
-One row for each forecast value, in the units of the source, ordered by window, column and step; see COLUMNS.
+One row for each forecast value, in the units of the source, ordered by window, column and step; see COLUMNS and SERIES.
 Shapes: B windows of a batch, H horizon, C channels, L context.
 """
 
@@ -35,6 +35,10 @@ COLUMNS = pa.schema(
 )
 
 
+SERIES = pa.field("series", pa.dictionary(pa.int32(), pa.string()))
+"""The first column, if the file holds series of unequal lengths: the id of the window's series."""
+
+
 class SavedForecasts(AbstractContextManager["SavedForecasts"]):
     """Writes what a forecast function returns for the batches of a test set.
 
@@ -45,9 +49,14 @@ class SavedForecasts(AbstractContextManager["SavedForecasts"]):
         folder.mkdir(parents=True, exist_ok=True)
         self._series, self._context_length = series, context_length
         self._first_rows = feed.first_rows("test").numpy()
+        self._group_stops = np.array([group.rows[1] for group in series.groups])
+        self._mean = np.array([group.mean for group in series.groups])  # [groups, C]
+        self._std = np.array([group.std for group in series.groups])
         self._done = 0
         self._valid = 0
-        self._writer = pa_parquet.ParquetWriter(folder / FILE, COLUMNS, compression="zstd")
+        several = len(series.groups) > 1
+        self._schema = COLUMNS.insert(0, SERIES) if several else COLUMNS
+        self._writer = pa_parquet.ParquetWriter(folder / FILE, self._schema, compression="zstd")
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +94,8 @@ class SavedForecasts(AbstractContextManager["SavedForecasts"]):
         series = self._series
         windows, horizon, channels = scaled_BHC.shape
         rows = starts[:, None] + self._context_length + np.arange(horizon)  # [B, H]
-        forecast = scaled_BHC * series.std + series.mean
+        groups = np.searchsorted(self._group_stops, starts, side="right")
+        forecast = scaled_BHC * self._std[groups][:, None] + self._mean[groups][:, None]
         steps = np.broadcast_to(np.arange(1, horizon + 1, dtype=np.int32), (windows, channels, horizon))
         names = np.broadcast_to(np.arange(channels, dtype=np.int32)[:, None], (windows, channels, horizon))
         cutoffs = np.broadcast_to(series.timestamps[rows[:, 0] - 1, None, None], steps.shape)
@@ -98,7 +108,11 @@ class SavedForecasts(AbstractContextManager["SavedForecasts"]):
             pa.array(_flat(forecast.transpose(0, 2, 1)).astype(np.float32)),
             pa.array(_flat(series.values[rows].transpose(0, 2, 1))),
         ]
-        self._writer.write_table(pa.table(arrays, schema=COLUMNS))
+        if len(series.groups) > 1:
+            ids = np.broadcast_to(groups.astype(np.int32)[:, None, None], steps.shape)
+            names_of = pa.array([group.id or "" for group in series.groups], pa.string())
+            arrays.insert(0, pa.DictionaryArray.from_arrays(pa.array(_flat(ids)), names_of))
+        self._writer.write_table(pa.table(arrays, schema=self._schema))
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

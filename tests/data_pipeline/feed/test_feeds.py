@@ -9,7 +9,7 @@ import torch
 from csv_kit import text
 
 from data_pipeline.errors import DataError, DataUnsupported
-from data_pipeline.feed import FEEDS, loading, open_feed
+from data_pipeline.feed import FEEDS, batches, loading, open_feed
 from data_pipeline.feed import arrow as arrow_feed
 from data_pipeline.feed.batches import BatchPlan
 from data_pipeline.series.store import open_series
@@ -219,3 +219,11 @@ def test_a_series_too_short_for_one_window_is_one_line(tmp_path):
     series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
     with pytest.raises(DataError, match="train split holds no window.*512 \\+ 96"):
         BatchPlan(series, context_length=512, prediction_length=96, batch_size=8, seed=0)
+
+
+def test_the_order_of_an_epoch_does_not_depend_on_the_blocks_in_which_it_is_made(series, monkeypatch):
+    plan = BatchPlan(series, context_length=L, prediction_length=H, batch_size=B, seed=1)
+    whole = plan.train(2), *(plan.evaluation(split)[0] for split in ("validation", "test"))
+    monkeypatch.setattr(batches, "ROWS_AT_A_TIME", 7)
+    parts = plan.train(2), *(plan.evaluation(split)[0] for split in ("validation", "test"))
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
