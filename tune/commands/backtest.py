@@ -60,7 +60,7 @@ def backtest(
     forecasts: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "model": lambda past: forecaster.roll(past, horizon),
         **naive_forecasts(
-            context_length=facts.context_length, prediction_length=horizon, step_minutes=facts.step_minutes
+            context_length=facts.context_length, prediction_length=horizon, per_day=step_of(facts).per_day
         ),
     }
     errors = column_errors(forecasts, windows, forecaster.std)

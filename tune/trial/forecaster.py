@@ -60,5 +60,6 @@ def _scalings(series: Series) -> dict[str, dict[str, list[float]]]:
 def _test_times_us(series: Series) -> tuple[int, int]:
     """The times of the test set's first and last row, in microseconds since 1970."""
     rows = [group.bounds["test"] for group in series.groups if group.bounds["test"][0] < group.bounds["test"][1]]
-    times = series.timestamps.astype("datetime64[us]")
-    return min(int(times[start].astype(int)) for start, _ in rows), max(int(times[stop - 1].astype(int)) for _, stop in rows)
+    ends = [row for start, stop in rows for row in (start, stop - 1)]
+    times = series.timestamps[ends].astype("datetime64[us]").astype(int)
+    return int(times.min()), int(times.max())
