@@ -32,22 +32,28 @@ class KnownWindows:
     """[n, N, C] float32."""
     counted: np.ndarray | None = None
     """[n, N, C] bool, the values of `future` that were measured and not filled; None: all."""
+    series: str | None = None
+    """The id of the series, for a file of several."""
 
 
 def test_windows(series: Series, *, context_length: int, horizon: int, size: int) -> Iterator[KnownWindows]:
-    """The windows of the test set, at most `size` at a time. Raises DataError where it holds none."""
+    """The windows of the test set, at most `size` of one series at a time. Raises DataError where it holds none."""
     plan = BatchPlan(series, context_length=context_length, prediction_length=horizon, batch_size=size, seed=0)
     times = series.timestamps.astype("datetime64[us]").astype(np.int64)
-    for first_rows, valid in zip(*plan.evaluation("test"), strict=True):
-        starts = first_rows[:valid].numpy()
-        rows = starts[:, None] + np.arange(context_length + horizon)
-        values = series.values[rows]
-        yield KnownWindows(
-            timestamps=times[rows],
-            past=values[:, :context_length],
-            future=values[:, context_length:],
-            counted=None if series.filled is None else ~series.filled[rows[:, context_length:]].astype(bool),
-        )
+    starts = plan.evaluation("test")[0].flatten()[: len(plan.starts["test"])].numpy()
+    of_group = np.searchsorted([group.rows[1] for group in series.groups], starts, side="right")
+    for number, group in enumerate(series.groups):
+        mine = starts[of_group == number]
+        for at in range(0, len(mine), size):
+            rows = mine[at : at + size, None] + np.arange(context_length + horizon)
+            values = series.values[rows]
+            yield KnownWindows(
+                timestamps=times[rows],
+                past=values[:, :context_length],
+                future=values[:, context_length:],
+                counted=None if series.filled is None else ~series.filled[rows[:, context_length:]].astype(bool),
+                series=group.id if len(series.groups) > 1 else None,
+            )
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -75,9 +75,14 @@ def read_tail(path: Path, *, columns: Sequence[str], rows: int, step: Step, opti
         values=np.concatenate([chunk.values for chunk in kept])[-rows:],
         decimals=decimals_of(np.concatenate([chunk.exact for chunk in kept])[-rows:]),
     )
-    _check_steps(path, table, step)
-    _check_values(path, table)
+    check_table(str(path), table, step)
     return table
+
+
+def check_table(label: str, table: Table, step: Step) -> None:
+    """Raise DataError unless all values are there, and all rows follow each other by `step`."""
+    _check_steps(label, table, step)
+    _check_values(label, table)
 
 
 def other_columns(path: Path, table: Table, options: DataOptions = DEFAULTS) -> tuple[str, ...]:
@@ -86,15 +91,15 @@ def other_columns(path: Path, table: Table, options: DataOptions = DEFAULTS) -> 
     return tuple(name for name in source.names if name not in (source.timestamp_column, *table.columns))
 
 
-def _check_steps(path: Path, table: Table, step: Step) -> None:
+def _check_steps(label: str, table: Table, step: Step) -> None:
     """Raise DataError unless the rows follow each other by `step`; a table of numbered rows does."""
     if table.timestamp_column is None:
         if step.minutes is not None:
-            raise DataError(f"{path}: no column of times, and the model was trained on rows with times: add one")
+            raise DataError(f"{label}: no column of times, and the model was trained on rows with times: add one")
         return
     times = table.timestamps
     steps = np.diff(times)
-    last = f"{path}: in the last {len(times)} rows"
+    last = f"{label}: in the last {len(times)} rows"
     if (steps <= 0).any():
         row = int(np.flatnonzero(steps <= 0)[-1])
         before, after = _time_text(table, row), _time_text(table, row + 1)
@@ -117,13 +122,13 @@ def _check_steps(path: Path, table: Table, step: Step) -> None:
     raise DataError(f"{last} there is a gap, {before} is followed by {after}: fill it, or end the file before it")
 
 
-def _check_values(path: Path, table: Table) -> None:
+def _check_values(label: str, table: Table) -> None:
     finite = np.isfinite(table.values)
     if finite.all():
         return
     row, column = np.argwhere(~finite)[-1]
     raise DataError(
-        f"{path}: no finite value in column {table.columns[column]!r} at {_time_text(table, int(row))}, within the "
+        f"{label}: no finite value in column {table.columns[column]!r} at {_time_text(table, int(row))}, within the "
         f"last {len(table.values)} rows, from which the model forecasts: fill it, or end the file before it"
     )
 
@@ -183,35 +188,44 @@ def _offset_text(offset_us: int) -> str:
     return f"{'-' if offset_us < 0 else '+'}{minutes // 60:02d}:{minutes % 60:02d}"
 
 
-def write_table(path: Path, table: Table) -> None:
+def write_table(path: Path, *tables: Table, id_column: str | None = None, ids: Sequence[str] = ()) -> None:
     """Write CSV (plain or .gz) or Parquet, by the ending of `path`: all of it, or nothing. Raises OSError.
 
-    CSV has the table's decimals; where these are None, and in Parquet, floats read back bit by bit.
+    CSV has the tables' decimals; where these are None, and in Parquet, floats read back bit by bit.
+
+    tables: one, or one below the other in long format, whose first column, `id_column`, has the id of each table.
     """
+    before = [None] if id_column is None else list(ids)
     with replacing(path) as temporary:
         if path.name.lower().endswith(".parquet"):
-            _write_parquet(temporary, table)
-        else:
-            _write_csv(temporary, table, gzipped=path.name.lower().endswith(".gz"))
+            parts = [_arrow_table(table, id_column, name) for table, name in zip(tables, before, strict=True)]
+            pa_parquet.write_table(pa.concat_tables(parts), temporary)
+            return
+        with gzip.open(temporary, "wb") if path.name.lower().endswith(".gz") else temporary.open("wb") as binary:
+            text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            first = [] if id_column is None else [id_column]
+            writer.writerow([*first, tables[0].timestamp_column or ROW, *tables[0].columns])
+            for table, name in zip(tables, before, strict=True):
+                writer.writerows(_csv_rows(table, name))
+            text.flush()
+            text.detach()
 
 
-def _write_parquet(path: Path, table: Table) -> None:
+def _arrow_table(table: Table, id_column: str | None, name: str | None) -> pa.Table:
     times = pa.array(table.timestamps, pa.int64())
     arrays = [times if table.timestamp_column is None else times.cast(pa.timestamp("us", table.zone))]
     arrays += [pa.array(np.ascontiguousarray(column)) for column in table.values.T]
-    pa_parquet.write_table(pa.table(arrays, names=[table.timestamp_column or ROW, *table.columns]), path)
+    names = [table.timestamp_column or ROW, *table.columns]
+    if id_column is not None:
+        arrays, names = [pa.array([name] * len(times), pa.string()), *arrays], [id_column, *names]
+    return pa.table(arrays, names=names)
 
 
-def _write_csv(path: Path, table: Table, *, gzipped: bool) -> None:
-    times = row_texts(table)
+def _csv_rows(table: Table, name: str | None) -> Iterator[tuple[object, ...]]:
     columns = [_numbers(column.tolist(), digits) for column, digits in zip(table.values.T, table.decimals, strict=True)]
-    with gzip.open(path, "wb") if gzipped else path.open("wb") as binary:
-        text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([table.timestamp_column or ROW, *table.columns])
-        writer.writerows(zip(times, *columns, strict=True))
-        text.flush()
-        text.detach()
+    first = [] if name is None else [[name] * len(table.values)]
+    return zip(*first, row_texts(table), *columns, strict=True)
 
 
 def _numbers(values: list[float], digits: int | None) -> list[float] | list[str]:

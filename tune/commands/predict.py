@@ -6,24 +6,21 @@ import argparse
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_pipeline.datasets import FILE_ENDINGS, is_path
+from data_pipeline.series.long import column_name
 from data_pipeline.series.tail import (
     OUTPUT_ENDINGS,
-    Table,
     local_times,
-    other_columns,
-    read_tail,
     row_texts,
     write_table,
 )
 from tune.commands.data_options import add_data_options
-from tune.commands.model_input import input_options, step_of
+from tune.commands.model_input import Forecast, forecast_file
 from tune.commands.parser import Parser, add_folders, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
 from tune.common.files import write_atomically
@@ -78,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"--horizon {horizon}: {rolled}", file=sys.stderr)
     picture = None
     if arguments.output is not None or not arguments.backtest:
-        forecast = _forecast(arguments, forecaster, horizon)
-        picture = _picture(forecast, facts, f"{len(forecast.future.values)} rows forecast by {model.words}")
+        forecast = forecast_file(arguments, forecaster, horizon)
+        picture = _picture(forecast, facts, f"{horizon} rows forecast by {model.words}")
         if arguments.output is not None:
             _write(arguments, forecast, model, rolled)
     if arguments.backtest:
@@ -92,14 +89,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None and picture is not None:
         _plot(arguments, picture)
     return DONE
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Forecast:
-    """Rows that are known, and those that follow."""
-
-    past: Table
-    future: Table
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -165,58 +154,52 @@ def _rolled(horizon: int, facts: Facts) -> str:
     return f"rows {own + 1} to {horizon} are forecast from forecasts, so errors add up" if horizon > own else ""
 
 
-def _forecast(arguments: argparse.Namespace, forecaster: Forecaster, horizon: int) -> _Forecast:
-    facts, source = forecaster.facts, arguments.input.expanduser()
-    options, step = input_options(arguments, facts), step_of(facts)
-    past = read_tail(source, columns=facts.columns, rows=facts.context_length, step=step, options=options)
-    if ignored := other_columns(source, past, options):
-        print(f"not columns of the model, ignored: {', '.join(ignored)}", file=sys.stderr)
-    values_NC = forecaster.forecast(past.values, horizon=horizon)
-    times = step.after(past.timestamps, len(values_NC))
-    return _Forecast(past=past, future=replace(past, timestamps=times, values=values_NC))
-
-
-def _write(arguments: argparse.Namespace, forecast: _Forecast, model: FoundModel, rolled: str) -> None:
+def _write(arguments: argparse.Namespace, forecast: Forecast, model: FoundModel, rolled: str) -> None:
     """Write --output and print what is in it."""
-    target, future = arguments.output.expanduser(), forecast.future
+    target, tables = arguments.output.expanduser(), [future for _, _, future in forecast.series]
     check_target("--output", target, arguments.input.expanduser(), force=arguments.force)  # one may have appeared
+    ids = [name for name, _, _ in forecast.series]
     try:
-        write_table(target, future)
+        write_table(target, *tables, id_column=forecast.id_column, ids=ids)
     except OSError as error:
         raise WrongInput(f"--output {target}: {error.strerror or error}; name another file") from None
-    texts = row_texts(future)
-    first, last = texts[0], texts[-1]
+    first, last = min(row_texts(table)[0] for table in tables), max(row_texts(table)[-1] for table in tables)
     remarks = [rolled] if rolled else []
-    if not target.name.lower().endswith(".parquet") and any(digits is not None for digits in future.decimals):
-        remarks.append(_decimals_in_words(future.decimals))
+    decimals = {digits for table in tables for digits in table.decimals}
+    if not target.name.lower().endswith(".parquet") and decimals != {None}:
+        remarks.append(_decimals_in_words(decimals))
     text = sys.stderr if arguments.json == "-" else sys.stdout
-    line = f"{target}: {len(future.values)} rows x {len(future.columns)} columns, {first} to {last}, by {model.words}"
-    print("; ".join([line, *remarks]), file=text)
+    many = "" if forecast.id_column is None else f" x {len(tables)} series"
+    shape = f"{len(tables[0].values)} rows x {len(tables[0].columns)} columns{many}"
+    print("; ".join([f"{target}: {shape}, {first} to {last}, by {model.words}", *remarks]), file=text)
 
 
-def _decimals_in_words(decimals: tuple[int | None, ...]) -> str:
-    known = sorted({digits for digits in decimals if digits is not None})
+def _decimals_in_words(decimals: set[int | None]) -> str:
+    known = sorted(digits for digits in decimals if digits is not None)
     span = f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
     rest = ", others in full" if None in decimals else ""
     return f"{span} decimals, those of each column's last rows{rest}"
 
 
-def _picture(forecast: _Forecast, facts: Facts, title: str) -> ForecastPicture:
-    from tune.report.render.forecast import ForecastPicture
+def _picture(forecast: Forecast, facts: Facts, title: str) -> ForecastPicture:
+    from tune.report.render.forecast import ForecastPicture, Panel
 
-    past, future = forecast.past, forecast.future
-    rows = np.concatenate((past.timestamps, future.timestamps))
-    times = rows if past.timestamp_column is None else local_times(rows, past.zone)
-    own = facts.prediction_length
-    return ForecastPicture(
-        title=title,
-        columns=facts.columns,
-        times=times,
-        history=past.values,
-        forecast=future.values,
-        truth=None,
-        rolled_from=own if len(future.values) > own else None,
-    )
+    panels = []
+    for name, past, future in forecast.series:
+        rows = np.concatenate((past.timestamps, future.timestamps))
+        times = rows if past.timestamp_column is None else local_times(rows, past.zone)
+        panels += [
+            Panel(
+                name=column if forecast.id_column is None else column_name(name, column, past.columns),
+                times=times,
+                history=past.values[:, at],
+                forecast=future.values[:, at],
+                truth=None,
+            )
+            for at, column in enumerate(past.columns)
+        ]
+    own, horizon = facts.prediction_length, len(forecast.series[0][2].values)
+    return ForecastPicture(title=title, panels=panels, rolled_from=own if horizon > own else None)
 
 
 def _plot(arguments: argparse.Namespace, picture: ForecastPicture) -> None:
@@ -230,5 +213,5 @@ def _plot(arguments: argparse.Namespace, picture: ForecastPicture) -> None:
         write_atomically(target, content)
     except OSError as error:
         raise WrongInput(f"--plot {target}: {error.strerror or error}; name another file") from None
-    if len(picture.columns) > MOST_PANELS:
-        print(f"{target}: the first {MOST_PANELS} of {len(picture.columns)} columns", file=sys.stderr)
+    if len(picture.panels) > MOST_PANELS:
+        print(f"{target}: the first {MOST_PANELS} of {len(picture.panels)} columns", file=sys.stderr)

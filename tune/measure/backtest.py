@@ -23,8 +23,10 @@ class ColumnErrors:
     """[C] float64, in the units of the source, squared."""
     mae: np.ndarray
     """[C] float64, in the units of the source."""
-    std: np.ndarray
-    """[C] float64: the unit of standardised errors."""
+    scaled_mse: np.ndarray
+    """[C] float64, of standardised values."""
+    scaled_mae: np.ndarray
+    """[C] float64, of standardised values."""
     count: np.ndarray
     """[C] float64: how many values each column's errors are of."""
 
@@ -34,7 +36,7 @@ class ColumnErrors:
 
     def standardised(self) -> tuple[float, float]:
         """MSE and MAE of all values, in the units of training."""
-        return self._mean(self.mse / np.square(self.std)), self._mean(self.mae / self.std)
+        return self._mean(self.scaled_mse), self._mean(self.scaled_mae)
 
     def _mean(self, errors: np.ndarray) -> float:
         return float(np.sum(errors * self.count, where=self.count > 0) / self.count.sum())
@@ -54,35 +56,45 @@ class ColumnErrors:
         }
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Windows:
+    """Some windows of one series, standardised."""
+
+    past: Tensor
+    """[B, L, C]."""
+    future: Tensor
+    """[B, N, C]."""
+    counted: Tensor | None
+    """[B, N, C] bool, the values of the future that count; None: all."""
+    std: np.ndarray
+    """[C] float64: what one unit is in the units of the source."""
+
+
 def column_errors(
-    forecasts: Mapping[str, Callable[[Tensor], Tensor]],
-    windows: Iterable[tuple[Tensor, Tensor, Tensor | None]],
-    std: np.ndarray,
+    forecasts: Mapping[str, Callable[[Tensor], Tensor]], windows: Iterable[Windows]
 ) -> dict[str, ColumnErrors]:
-    """Errors of several forecasts (past [B, L, C] -> future [B, N, C]) over windows, all standardised.
+    """Errors of several forecasts (past [B, L, C] -> future [B, N, C], standardised) over windows.
 
-    windows: past, future and which values of the future count [B, N, C]; None: all.
-
-    Sums are kept in float64 on the device and read once. A column of which nothing counts has NaN. ValueError where
-    there is no window.
+    Sums are kept in float64. A column of which nothing counts has NaN. ValueError where there is no window.
     """
     import torch
 
-    sums: dict[str, Tensor] = {}
-    count: Tensor | None = None
-    for past, future, counted in windows:
-        weight = torch.ones_like(future, dtype=torch.float64) if counted is None else counted.double()
-        count = weight.sum(dim=(0, 1)) if count is None else count + weight.sum(dim=(0, 1))
+    sums: dict[str, np.ndarray] = {}
+    count: np.ndarray | None = None
+    for some in windows:
+        weight = torch.ones_like(some.future, dtype=torch.float64) if some.counted is None else some.counted.double()
+        seen = weight.sum(dim=(0, 1)).cpu().numpy()
+        count = seen if count is None else count + seen
         for name, forecast in forecasts.items():
-            error = (forecast(past).double() - future.double()) * weight
-            both = torch.stack((error.square().sum(dim=(0, 1)), error.abs().sum(dim=(0, 1))))
-            sums[name] = sums[name] + both if name in sums else both
+            error = (forecast(some.past).double() - some.future.double()) * weight
+            square, size = torch.stack((error.square().sum(dim=(0, 1)), error.abs().sum(dim=(0, 1)))).cpu().numpy()
+            each = np.stack((square * np.square(some.std), size * some.std, square, size))
+            sums[name] = sums[name] + each if name in sums else each
     if count is None:
         raise ValueError("there is no window")
-    seen = count.cpu().numpy()
     with np.errstate(invalid="ignore"):
-        means = {name: both.cpu().numpy() / seen for name, both in sums.items()}
+        means = {name: each / count for name, each in sums.items()}
     return {
-        name: ColumnErrors(mse=mse * np.square(std), mae=mae * std, std=std, count=seen)
-        for name, (mse, mae) in means.items()
+        name: ColumnErrors(mse=mse, mae=mae, scaled_mse=scaled_mse, scaled_mae=scaled_mae, count=count)
+        for name, (mse, mae, scaled_mse, scaled_mae) in means.items()
     }

@@ -24,25 +24,32 @@ HISTORY_COLOUR, TRUTH_COLOUR, FORECAST_COLOUR, LINE_COLOUR = "#8a8f98", "#1f2328
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Panel:
+    """One column. Shapes: L rows of history, N rows of forecast."""
+
+    name: str
+    times: np.ndarray
+    """[L + N] datetime64, in the zone that the source names; or numbers of rows."""
+    history: np.ndarray
+    """[L], in the units of the source."""
+    forecast: np.ndarray
+    """[N], in the units of the source."""
+    truth: np.ndarray | None
+    """[N] where it is known."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ForecastPicture:
-    """What is drawn. Shapes: L rows of history, N rows of forecast, C columns."""
+    """What is drawn."""
 
     title: str
-    columns: Sequence[str]
-    times: np.ndarray
-    """[L + N] datetime64, in the zone that the source names."""
-    history: np.ndarray
-    """[L, C], in the units of the source."""
-    forecast: np.ndarray
-    """[N, C], in the units of the source."""
-    truth: np.ndarray | None
-    """[N, C] where it is known."""
+    panels: Sequence[Panel]
     rolled_from: int | None
-    """The first row of the forecast that was made from forecasts; None: there is none."""
+    """The first row of the forecasts that was made from forecasts; None: there is none."""
 
 
 def forecast_png(picture: ForecastPicture) -> bytes:
-    """The picture of the first MOST_PANELS columns. WrongInput where matplotlib is not installed."""
+    """The picture of the first MOST_PANELS panels. WrongInput where matplotlib is not installed."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -51,22 +58,23 @@ def forecast_png(picture: ForecastPicture) -> bytes:
         raise WrongInput(
             "--plot needs the package matplotlib, which is not installed: pip install -r requirements.txt"
         ) from None
-    shown = picture.columns[:MOST_PANELS]
+    shown = picture.panels[:MOST_PANELS]
     across = 1 if len(shown) == 1 else 2 if len(shown) <= 8 else 3
     down = math.ceil(len(shown) / across)
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}):
         size = (max(PANEL_IN * across, 9.0), PANEL_HEIGHT_IN * down + HEAD_IN + (1.2 if down == 1 else 0))
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         canvas = FigureCanvasAgg(figure)
-        panels = figure.subplots(down, across, squeeze=False, sharex=True).ravel()
-        for index, name in enumerate(shown):
-            _panel(panels[index], picture, index, name)
-        for empty in panels[len(shown) :]:
+        one_time = all(np.array_equal(panel.times, shown[0].times) for panel in shown)
+        places = figure.subplots(down, across, squeeze=False, sharex=one_time).ravel()
+        for place, panel in zip(places, shown, strict=False):
+            _draw(place, panel, picture.rolled_from)
+        for empty in places[len(shown) :]:
             empty.set_visible(False)
-        for last in panels[max(0, len(shown) - across) : len(shown)]:
+        for last in places[max(0, len(shown) - across) : len(shown)]:
             last.tick_params(labelbottom=True)
         figure.suptitle(picture.title, x=0.01, ha="left", fontsize=11)
-        handles, labels = panels[0].get_legend_handles_labels()
+        handles, labels = places[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False)
         canvas.draw()
         stream = io.BytesIO()
@@ -74,27 +82,28 @@ def forecast_png(picture: ForecastPicture) -> bytes:
         return stream.getvalue()
 
 
-def _panel(axes: Axes, picture: ForecastPicture, index: int, name: str) -> None:
+def _draw(axes: Axes, panel: Panel, rolled_from: int | None) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    rows = len(picture.history)
-    kept = min(rows, HISTORY * len(picture.forecast))
-    times: Any = picture.times.astype("datetime64[us]")
-    past, future = times[rows - kept : rows], times[rows:]
-    axes.plot(past, picture.history[-kept:, index], color=HISTORY_COLOUR, linewidth=1.1, label="history")
-    if picture.truth is not None:
-        truth = np.concatenate((picture.history[-1:, index], picture.truth[:, index]))  # one line with the history
+    rows = len(panel.history)
+    kept = min(rows, HISTORY * len(panel.forecast))
+    times: Any = panel.times
+    future = times[rows:]
+    axes.plot(times[rows - kept : rows], panel.history[-kept:], color=HISTORY_COLOUR, linewidth=1.1, label="history")
+    if panel.truth is not None:
+        truth = np.concatenate((panel.history[-1:], panel.truth))  # one line with the history
         axes.plot(times[rows - 1 :], truth, color=TRUTH_COLOUR, linewidth=1.2, label="truth")
     look: dict[str, Any] = {"marker": ".", "markersize": 4} if len(future) < DOTTED else {}
-    axes.plot(future, picture.forecast[:, index], color=FORECAST_COLOUR, linewidth=1.6, label="forecast", **look)
+    axes.plot(future, panel.forecast, color=FORECAST_COLOUR, linewidth=1.6, label="forecast", **look)
     axes.axvline(times[rows - 1], color=LINE_COLOUR, linewidth=1, zorder=0)
-    if picture.rolled_from is not None:
-        first = times[rows + picture.rolled_from]
-        axes.axvspan(first, times[-1], color=FORECAST_COLOUR, alpha=0.07, linewidth=0, label="made from forecasts")
-    axes.set_title(name, loc="left", fontsize=9.5)
+    if rolled_from is not None:
+        first, last = times[rows + rolled_from], times[-1]
+        axes.axvspan(first, last, color=FORECAST_COLOUR, alpha=0.07, linewidth=0, label="made from forecasts")
+    axes.set_title(panel.name, loc="left", fontsize=9.5)
     axes.margins(x=0.01)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
-    locator = AutoDateLocator(minticks=4, maxticks=8)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    if np.issubdtype(times.dtype, np.datetime64):
+        locator = AutoDateLocator(minticks=4, maxticks=8)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
