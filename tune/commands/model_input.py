@@ -13,7 +13,7 @@ import numpy as np
 from data_pipeline.errors import DataError
 from data_pipeline.options import DataOptions
 from data_pipeline.series.long_tail import is_long, one_after_another, read_long_tails, side_by_side
-from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, Step
+from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, RowStep, Step
 from data_pipeline.series.tail import Table, other_columns, read_tail
 from tune.commands.data_options import given_options
 
@@ -84,9 +84,11 @@ def _with_id_column(options: DataOptions, facts: Facts) -> DataOptions:
 
 
 def input_options(arguments: argparse.Namespace, facts: Facts) -> DataOptions:
-    """How --input is read: as the command line says, otherwise with the time column of the training file."""
-    given = given_options(arguments)
-    return given if given.timestamp_column else replace(given, timestamp_column=facts.dataset.get("timestamp_column"))
+    """How --input is read: as the command line says, otherwise with the training file's time column and step `row`."""
+    options = given_options(arguments)
+    if options.timestamp_column is None:
+        options = replace(options, timestamp_column=facts.dataset.get("timestamp_column"))
+    return replace(options, step="row") if isinstance(step_of(facts), RowStep) else options
 
 
 def step_of(facts: Facts) -> Step:
