@@ -47,25 +47,28 @@ class Placement:
 
 def choose_placement(series_bytes: int, room: Room) -> Placement:
     """The fastest feed that there is room for: device, then pinned, then mapped. Unknown room counts as enough."""
-    size = f"the series takes {gib(series_bytes)}"
+    size = f"the series takes {size_text(series_bytes)}"
     if room.device is None:
         return Placement(feed="device", reason=size)
     on_device = int(room.device * (1 - DEVICE_KEPT))
-    of_device = f"{gib(on_device)} of the GPU's free {gib(room.device)} may hold data"
+    of_device = f"{size_text(on_device)} of the GPU's free {size_text(room.device)} may hold data"
     if series_bytes <= on_device:
         return Placement(feed="device", reason=f"{size}, and {of_device}")
     if room.host is None:
         return Placement(feed="pinned", reason=f"{size}, and only {of_device}; the host's free memory is unknown")
     on_host = int(room.host * (1 - HOST_KEPT))
-    of_host = f"{gib(on_host)} of the host's free {gib(room.host)}"
+    of_host = f"{size_text(on_host)} of the host's free {size_text(room.host)}"
     if series_bytes <= on_host:
         return Placement(feed="pinned", reason=f"{size}, only {of_device}, and {of_host}")
     return Placement(feed="mapped", reason=f"{size}, only {of_device}, and only {of_host}")
 
 
-def gib(n_bytes: int) -> str:
-    """A size in words, in GiB or, if it is small, in MiB."""
-    return f"{n_bytes / GIB:.1f} GiB" if n_bytes >= 0.1 * GIB else f"{n_bytes / 2**20:.1f} MiB"
+def size_text(n_bytes: int) -> str:
+    """A size in words, in GiB, MiB or KiB."""
+    for unit, name in ((GIB, "GiB"), (2**20, "MiB")):
+        if n_bytes >= 0.1 * unit:
+            return f"{n_bytes / unit:.1f} {name}"
+    return f"{n_bytes / 2**10:.1f} KiB"
 
 
 def check_device_memory(series_bytes: int, device: torch.device) -> None:
@@ -78,7 +81,7 @@ def check_device_memory(series_bytes: int, device: torch.device) -> None:
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if series_bytes > free:
         raise DataUnsupported(
-            f"feed 'device' needs {gib(series_bytes)} of GPU memory for the series, and {gib(free)} are free: use "
+            f"feed 'device' needs {size_text(series_bytes)} of GPU memory for the series, and {size_text(free)} are free: use "
             "data.feed=pinned, or mapped if it is larger than the host's memory"
         )
 
@@ -88,7 +91,7 @@ def check_host_memory(series_bytes: int) -> None:
     free = host_free()
     if free is not None and series_bytes > free:
         raise DataUnsupported(
-            f"feed 'pinned' needs {gib(series_bytes)} of host memory for the series, and {gib(free)} are free: use "
+            f"feed 'pinned' needs {size_text(series_bytes)} of host memory for the series, and {size_text(free)} are free: use "
             "data.feed=mapped, which reads the file"
         )
 
