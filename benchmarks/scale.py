@@ -43,8 +43,8 @@ EPOCH_METRICS = (
     "model/parameters",
 )  # fmt: skip
 FINAL_METRICS = (
-    "final/test_mse", "final/test_mae", "final/best_val_mse", "final/median_epoch_s", "final/train_total_s",
-    "final/compile_s", "final/startup_s",
+    "final/test_mse", "final/test_mae", "final/best_val_mse", "final/median_epoch_s", "final/epoch_all_windows_s",
+    "final/windows_per_epoch", "final/steps_per_epoch", "final/train_total_s", "final/compile_s", "final/startup_s",
 )  # fmt: skip
 
 

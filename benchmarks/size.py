@@ -248,11 +248,12 @@ def train(feed: Any, options: argparse.Namespace) -> list[float]:
     from tune.engine import ENGINES
     from tune.engine.optimizer import make_optimizer
     from tune.machine.device import node_facts
+    from tune.plan.data import DataFacts
     from tune.plan.plan import make_plan
 
     sweep = SweepConfig(name="size", question="?", baseline="a", arms=(Arm(label="a", changes={}),))
-    fields = {"data.context_length": CONTEXT, "data.prediction_length": HORIZON}
-    plan = make_plan(sweep, overrides=fields, repeats=1, seed=1, device=node_facts(use_gpu=True), channels=7)
+    fields, data = {"data.context_length": CONTEXT, "data.prediction_length": HORIZON}, DataFacts(channels=7)
+    plan = make_plan(sweep, overrides=fields, repeats=1, seed=1, device=node_facts(use_gpu=True), data=data)
     config = plan.trials[0].config
     torch.manual_seed(1)
     model = build_model(**config.builder_fields(7)).to(options.device)

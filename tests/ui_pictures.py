@@ -43,7 +43,7 @@ def main() -> None:
         page.set_default_timeout(WAIT_MS)
         page.add_init_script(CHOSEN)
         url = f"{ui.url}/#/experiments/{experiment}/runs"
-        timed = sorted((row.median_epoch_s, row.arm) for row in arm_rows(record) if row.median_epoch_s)
+        timed = sorted((row.epoch_s, row.arm) for row in arm_rows(record) if row.epoch_s)
         _runs(page, f"{url}?searchFilter=tags.sweep_id%20%3D%20'{record.sweep_id}'")
         _write(page, options.out / "ui-experiment.png")
         _compared(page, [f"{arm}-s1" for _, arm in timed[:SHOWN]])

@@ -56,15 +56,18 @@ class BatchPlan:
         self.batch_size = batch_size
         self.seed = seed
         train = len(self.starts["train"])
-        self.train_batch_size = min(batch_size, train)
-        self.steps_per_epoch = train // self.train_batch_size
+        if batch_size > train:
+            raise DataError(
+                f"batch_size is {batch_size}, but there are only {train} training windows: give at most that"
+            )
+        self.steps_per_epoch = train // batch_size
 
     def train(self, epoch: int) -> torch.Tensor:
         """First rows [steps, B] int64 of the epoch's windows."""
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         order = torch.randperm(len(self.starts["train"]), generator=generator)
-        kept = order[: self.steps_per_epoch * self.train_batch_size]
-        return self._rows("train", kept).view(self.steps_per_epoch, self.train_batch_size)
+        kept = order[: self.steps_per_epoch * self.batch_size]
+        return self._rows("train", kept).view(self.steps_per_epoch, self.batch_size)
 
     def evaluation(self, split: str) -> tuple[torch.Tensor, list[int]]:
         """First rows [steps, B] int64 of the split's windows, and how many windows of each batch are real."""
@@ -106,8 +109,8 @@ class Feed(ABC):
         seed: int,
         num_workers: int = 0,
     ) -> None:
-        """Raises DataError for an impossible length, batch size or number of workers, and DataUnsupported if this
-        machine lacks the memory."""
+        """Raises DataError for an impossible length or number of workers, a batch size below 1 or above the number of
+        training windows, and DataUnsupported if this machine lacks the memory."""
         self._plan = BatchPlan(
             series,
             context_length=context_length,
@@ -123,6 +126,8 @@ class Feed(ABC):
         self.channels = len(series.columns)
         self.steps_per_epoch = self._plan.steps_per_epoch
         """Training batches per epoch."""
+        self.windows_per_epoch = self._plan.steps_per_epoch * batch_size
+        """Training windows per epoch: all but those of the last partial batch."""
         self._open(series, num_workers)
 
     def num_windows(self, split: str) -> int:
@@ -134,10 +139,7 @@ class Feed(ABC):
         return self._plan.evaluation(split)[0].flatten()[: self.num_windows(split)]
 
     def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """The training windows in an order drawn from (seed, epoch).
-
-        The last partial batch is dropped, but a split smaller than one batch is one batch.
-        """
+        """The training windows in an order drawn from (seed, epoch). The last partial batch is dropped."""
         starts = self._plan.train(epoch)
         return self._batches(starts, [starts.shape[1]] * len(starts))
 

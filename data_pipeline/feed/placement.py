@@ -81,8 +81,8 @@ def check_device_memory(series_bytes: int, device: torch.device) -> None:
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if series_bytes > free:
         raise DataUnsupported(
-            f"feed 'device' needs {size_text(series_bytes)} of GPU memory for the series, and {size_text(free)} are free: use "
-            "data.feed=pinned, or mapped if it is larger than the host's memory"
+            f"feed 'device' needs {size_text(series_bytes)} of GPU memory for the series, and {size_text(free)} are "
+            "free: use data.feed=pinned, or mapped if it is larger than the host's memory"
         )
 
 
@@ -91,8 +91,8 @@ def check_host_memory(series_bytes: int) -> None:
     free = host_free()
     if free is not None and series_bytes > free:
         raise DataUnsupported(
-            f"feed 'pinned' needs {size_text(series_bytes)} of host memory for the series, and {size_text(free)} are free: use "
-            "data.feed=mapped, which reads the file"
+            f"feed 'pinned' needs {size_text(series_bytes)} of host memory for the series, and {size_text(free)} are "
+            "free: use data.feed=mapped, which reads the file"
         )
 
 

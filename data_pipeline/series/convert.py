@@ -105,7 +105,6 @@ def _convert_in(folder: Path, spec: DatasetSpec, source_path: Path | None, stamp
             "timed": source.timestamp_column is not None,
             "reading": source.reading,
             "apart": [split for split, apart in zip(SPLITS[1:], table.axis.apart, strict=False) if apart],
-            "long": _long(source, table),
             "groups": [group.as_json() for group in groups],
             "notes": notes,
         }
@@ -127,13 +126,6 @@ def _open(spec: DatasetSpec, source_path: Path | None) -> RowSource:
 def source_files(spec: DatasetSpec, source_path: Path) -> list[Path]:
     """The files that the series of `spec` is made from: its own, and those of its split."""
     return [source_path, *(Path(file) for file in spec.split.files or ())]
-
-
-def _long(source: RowSource, table: Table) -> dict[str, Any] | None:
-    """What gives the rows of a long format back; None for another format."""
-    if not table.ids:
-        return None
-    return {"id_column": source.id_column, "columns": list(source.columns), "ids": list(table.ids)}
 
 
 def _read(source: RowSource, label: str, folder: Path, opened: ExitStack, spec: DatasetSpec) -> Table:

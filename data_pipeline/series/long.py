@@ -31,7 +31,7 @@ from data_pipeline.source.rows import Chunk, RowSource
 
 
 @dataclass(kw_only=True)
-class RawRows:
+class _Raw:
     """The file's rows in its order: values on disk, the rest in memory."""
 
     values: np.ndarray
@@ -61,7 +61,7 @@ class ExactRows(Rows):
 class SeriesRows(ExactRows):
     """The rows of one series of a long format."""
 
-    def __init__(self, raw: RawRows, file_rows: np.ndarray, columns: tuple[str, ...]) -> None:
+    def __init__(self, raw: _Raw, file_rows: np.ndarray, columns: tuple[str, ...]) -> None:
         self._raw, self._file_rows, self.columns, self.count = raw, file_rows, columns, len(file_rows)
 
     def timestamps(self, start: int, stop: int) -> np.ndarray:
@@ -77,7 +77,7 @@ class SeriesRows(ExactRows):
 class SideBySide(ExactRows):
     """All series of a long format as columns, at every time that one of them has."""
 
-    def __init__(self, raw: RawRows, every: list[np.ndarray], columns: tuple[str, ...]) -> None:
+    def __init__(self, raw: _Raw, every: list[np.ndarray], columns: tuple[str, ...]) -> None:
         """`every` holds the file rows of each series, in order of time."""
         self._raw = raw
         self._times = np.unique(np.concatenate([raw.timestamps[rows] for rows in every]))
@@ -118,8 +118,8 @@ def read_long(
     """
     file = opened.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
     missing = MissingCells(source.faults, source.columns, refused=options.missing == "refuse")
-    raw = read_raw(chunks, source, file, missing)
-    every, note = in_order(raw, source, distinct=options.step != "row")
+    raw = _read(chunks, source, file, missing)
+    every, note = _sorted(raw, source, distinct=options.step != "row")
     source.faults.raise_if_any()
     longest = max(every, key=len)
     axis = TimeAxis(label, rule=options.step, zone=source.zone, offsets=source.offsets)
@@ -139,12 +139,10 @@ def read_long(
         form = f"{len(every)} series of {lengths[0]:,} to {lengths[-1]:,} rows, each scaled on its own training rows"
     parts = [Part(id=name, rows=of, rounding=_rounding(of)) for name, of in zip(names, rows, strict=True)]
     notes = [f"long format: {form}", *([note] if note else [])]
-    ids = tuple(raw.ids)
-    return Table(parts=parts, ids=ids, axis=axis, missing_cells=missing.cells, notes=notes)
+    return Table(parts=parts, axis=axis, missing_cells=missing.cells, notes=notes)
 
 
-def read_raw(chunks: Iterable[Chunk], source: RowSource, file: IO[bytes], missing: MissingCells) -> RawRows:
-    """All rows in the order of the file. Values go into `file`, and missing cells are added to `missing`."""
+def _read(chunks: Iterable[Chunk], source: RowSource, file: IO[bytes], missing: MissingCells) -> _Raw:
     import pandas as pd
 
     codes, times, data_rows, known, seen = [], [], [], dict[str, int](), 0
@@ -166,7 +164,7 @@ def read_raw(chunks: Iterable[Chunk], source: RowSource, file: IO[bytes], missin
     rank = np.empty(len(ids), np.int32)
     rank[[known[name] for name in ids]] = np.arange(len(ids))
     values = np.memmap(file, np.float64, "r", shape=(len(timestamps), len(source.columns)))
-    return RawRows(
+    return _Raw(
         values=values,
         timestamps=timestamps,
         codes=rank[np.concatenate(codes)],
@@ -180,7 +178,7 @@ def _counting(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if name.isdecimal() else (1, 0, name)
 
 
-def in_order(raw: RawRows, source: RowSource, *, distinct: bool) -> tuple[list[np.ndarray], str | None]:
+def _sorted(raw: _Raw, source: RowSource, *, distinct: bool) -> tuple[list[np.ndarray], str | None]:
     """The file rows of each series in order of time, and a note of rows that were left out.
 
     With `distinct`, a row equal to another of its series and time is left out, and a different one is a fault.
@@ -199,7 +197,7 @@ def in_order(raw: RawRows, source: RowSource, *, distinct: bool) -> tuple[list[n
     return np.split(order, np.flatnonzero(np.diff(codes)) + 1), note
 
 
-def _different(raw: RawRows, faults: Faults, columns: tuple[str, ...], order: np.ndarray, again: np.ndarray) -> None:
+def _different(raw: _Raw, faults: Faults, columns: tuple[str, ...], order: np.ndarray, again: np.ndarray) -> None:
     if not again.size:
         return
     first = again[np.argmin(order[again])]
@@ -217,7 +215,7 @@ def _different(raw: RawRows, faults: Faults, columns: tuple[str, ...], order: np
     )
 
 
-def _have_the_same_times(raw: RawRows, every: list[np.ndarray], axis: TimeAxis, options: DataOptions) -> bool:
+def _have_the_same_times(raw: _Raw, every: list[np.ndarray], axis: TimeAxis, options: DataOptions) -> bool:
     """Whether series can stand side by side: their times are equal, or will be once missing rows are filled."""
     if options.step == "row":
         return len({len(rows) for rows in every}) == 1 and all(

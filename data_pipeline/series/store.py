@@ -20,8 +20,7 @@ from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.arrow_file import MASK, DamagedFile, MappedFile, map_file
 from data_pipeline.series.convert import SCHEMA_VERSION, convert, source_files, split_as_json, unwritable
 from data_pipeline.series.groups import Group
-from data_pipeline.series.splits import split_bounds
-from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, Step
+from data_pipeline.series.steps import Step
 from data_pipeline.series.windows import Bounds
 from data_pipeline.source.content import parquet_files
 from data_pipeline.source.generated import generator_sha256
@@ -62,8 +61,6 @@ class Series:
     """Splits whose windows do not reach back into the split before: they come from a file whose times do not join."""
     reading: Mapping[str, str] = field(default_factory=dict)
     """How the source was read: separator, form of times and the like, as far as it was found out."""
-    long: Mapping[str, Any] | None = None
-    """Of a long format: its `id_column`, its value `columns`, the `ids` of all its series. None for another format."""
     notes: tuple[str, ...] = ()
     """What was unusual in the source and kept: gaps, constant columns, time zones."""
     filled: np.ndarray | None = None
@@ -149,21 +146,6 @@ def open_series(name: str, data_dir: Path | None, cache_dir: Path, options: Data
     target = cache_dir / f"{cache_key(spec, source)}.arrow"
     mapped = _reuse(spec, source, target) or _convert_once(spec, source, target)
     return _series(spec, target, mapped)
-
-
-def known_bounds(
-    name: str, data_dir: Path | None, cache_dir: Path, options: DataOptions = DEFAULTS
-) -> Bounds | tuple[Bounds, ...] | None:
-    """The bounds of each group, or None if only a conversion or a download would tell.
-
-    Raises DataError for a generated series that is too short for its split.
-    """
-    spec = get_dataset(name, options)
-    if spec.generate is not None and spec.step_minutes is not None:
-        step = FixedStep(step_us=round(MICROSECONDS_PER_MINUTE * spec.step_minutes))
-        return split_bounds(spec.split, len(spec.generate()[0]), step)
-    series = known_series(name, data_dir, cache_dir, options)
-    return None if series is None else series.every_bounds
 
 
 def known_series(name: str, data_dir: Path | None, cache_dir: Path, options: DataOptions = DEFAULTS) -> Series | None:
@@ -282,7 +264,6 @@ def _series(spec: DatasetSpec, path: Path, mapped: MappedFile) -> Series:
         timed=metadata["timed"],
         reading=metadata["reading"],
         apart=tuple(metadata["apart"]),
-        long=metadata["long"],
         notes=tuple(metadata["notes"]),
         filled=None if filled is None else _read_only(filled.view(bool)),
     )

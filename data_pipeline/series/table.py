@@ -42,8 +42,6 @@ class Table:
     """Of the only series, or of the longest one."""
     missing_cells: int
     notes: list[str] = field(default_factory=list)
-    ids: tuple[str, ...] = ()
-    """Of a long format: the names of all its series."""
     borders: list[tuple[int, int]] = field(default_factory=list)
     """First row and first time of each file after the first, if the source has several."""
 

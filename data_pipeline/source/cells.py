@@ -21,6 +21,8 @@ MISSING = tuple(
     )
 )
 """How people write that a number is missing: pandas' spellings, those of other programs, and marks such as ? and -."""
+USUAL_MISSING = ("", "nan", "NaN", "NA", "null", "NULL")
+LONGEST_MISSING = max(map(len, MISSING))
 _MISSING = frozenset(MISSING)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.IGNORECASE)
 _NUMBER = rf"^(?i:{NUMBER.pattern})$"

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ class Column:
     type: str = "text"
     """In words, for messages."""
 
-    @property
+    @cached_property
     def texts(self) -> list[str]:
         """The first cells that are not empty."""
         return [text for text in self.first if not is_missing(text)]

@@ -26,7 +26,6 @@ class HashingStream:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._hash = hashlib.sha256()
-        self.closed = False
 
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes; all remaining bytes if it is negative."""
@@ -34,19 +33,20 @@ class HashingStream:
         self._hash.update(data)
         return data
 
+    def readinto(self, target: memoryview) -> int:
+        """Fill the beginning of `target`; how many bytes were written: none at the end."""
+        size = int(self._stream.readinto(target))
+        self._hash.update(target[:size])
+        return size
+
     def hexdigest_of_all(self) -> str:
         """The sha256 of the whole stream. Reads the remaining bytes."""
         while self.read(COPY_BYTES):
             pass
         return self._hash.hexdigest()
 
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
     def close(self) -> None:
         """Close the underlying stream."""
-        self.closed = True
         self._stream.close()
 
 

@@ -7,15 +7,15 @@ import re
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 
 from data_pipeline.errors import DataError
-from data_pipeline.source.cells import MISSING
+from data_pipeline.source.block_reader import BlockReader
 from data_pipeline.source.columns import Column, named
 from data_pipeline.source.content import GZIP_TROUBLE, READ_ERRORS, HashingStream, is_gzip, open_content, unreadable
 from data_pipeline.source.dialect import SEPARATORS, Dialect, find_dialect
 from data_pipeline.source.encoding import UTF_8, Utf8Stream, decode_head, find_encoding, wrong_encoding
 from data_pipeline.source.file_source import BLOCK_BYTES, FileSource
+from data_pipeline.source.line_blocks import line_blocks
 from data_pipeline.source.rows import Chunk
 from data_pipeline.source.wrong_rows import WrongRows
 
@@ -23,11 +23,7 @@ HEAD_BYTES = 1 << 20
 
 
 class CsvSource(FileSource):
-    """A text file: a header line, one row per line, at most one column of times, numbers.
-
-    Cells are converted by Arrow while they fit. After the first that does not, they are read as text, so that each
-    cell that is no number is found.
-    """
+    """A text file: a header line, one row per line, at most one column of times, numbers."""
 
     _dialect: Dialect
     _content: HashingStream
@@ -35,21 +31,19 @@ class CsvSource(FileSource):
 
     def chunks(self) -> Iterator[Chunk]:
         """Every row, in order, without those that become faults. Raises DataError where reading cannot go on."""
+        roles, wrong = self._roles, WrongRows(self._dialect.separator)
+        types = {str(column.index): pa.float64() for column in roles.values}
+        types |= {
+            str(column.index): pa.string() for column in (roles.time, roles.clock, roles.id) if column is not None
+        }
+        done = 0
         try:
-            done = 0
-            try:
-                for batch in self._batches(as_text=False):
-                    yield self._read(batch, done)
-                    done += batch.num_rows
-            except pa.ArrowInvalid as error:
-                if "conversion error" not in str(error):
-                    raise
-                for batch in _after(done, self._batches(as_text=True)):
-                    yield self._read(batch, done)
-                    done += batch.num_rows
+            for batch in self._batches(types, wrong):
+                yield self._read(batch, done, wrong)
+                done += batch.num_rows
         except READ_ERRORS as error:
             raise self._refusal(error) from error
-        self._wrong.tell(self.faults, self._empty_rows, len(self.names))
+        wrong.tell(self.faults, self._empty_rows, len(self.names))
         self._finish()
         self._tell_encoding()
 
@@ -89,53 +83,28 @@ class CsvSource(FileSource):
         if name != UTF_8 and self.options.encoding is None:
             self.notes.append(f"encoding {name.upper()}, not UTF-8")
 
-    def _batches(self, *, as_text: bool) -> Iterator[pa.RecordBatch]:
-        """The columns that are read: times and ids as text, values as float64, or as text too."""
-        kind = pa.string() if as_text else pa.float64()
-        types = {str(column.index): kind for column in self._roles.values}
-        types |= {
-            str(column.index): pa.string()
-            for column in (self._roles.time, self._roles.clock, self._roles.id)
-            if column is not None
-        }
-        self._wrong = WrongRows(self._dialect.separator, self._dialect.skip_lines)
-        return self._open(types, self._wrong)
-
-    def _open(self, types: dict[str, pa.DataType], wrong: WrongRows) -> Iterator[pa.RecordBatch]:
+    def _batches(self, types: dict[str, pa.DataType], wrong: WrongRows) -> Iterator[pa.RecordBatch]:
+        """The columns of these types, block by block. Those of a block with a cell of another type are text."""
         self._content = open_content(self.path)
         self._text = Utf8Stream(self._content, self._encoding, given=self.options.encoding is not None)
-        reader = pa_csv.open_csv(
-            pa.PythonFile(self._text, mode="r"),
-            read_options=pa_csv.ReadOptions(
-                use_threads=False,  # a serial reader knows the row of an error, and holds only one block
-                block_size=max(BLOCK_BYTES, 16 * self._header_bytes),
-                column_names=[str(index) for index in range(len(self._dialect.names))],
-                skip_rows=self._dialect.skip_lines,
-            ),
-            parse_options=pa_csv.ParseOptions(delimiter=self._dialect.separator, invalid_row_handler=wrong.add),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=types,
-                include_columns=list(types),
-                null_values=MISSING,
-                strings_can_be_null=False,
-                decimal_point=self.marks.decimal,
-            ),
-        )
-        return (batch for batch in reader if batch.num_rows)
+        size = max(BLOCK_BYTES, 16 * self._header_bytes)
+        reader = BlockReader(self._dialect, self.marks, types)
+        for block in line_blocks(self._text, size, self._dialect.skip_lines):
+            yield from reader.read(block, wrong).to_batches()
 
     def _scan(self, columns: Sequence[Column]) -> Iterator[list[pa.Array]]:
-        wrong = WrongRows(self._dialect.separator, self._dialect.skip_lines)
         try:
-            for batch in self._open({str(column.index): pa.string() for column in columns}, wrong):
+            wrong = WrongRows(self._dialect.separator)
+            for batch in self._batches({str(column.index): pa.string() for column in columns}, wrong):
                 yield batch.columns
         finally:
             self._content.close()
 
-    def _read(self, batch: pa.RecordBatch, done: int) -> Chunk:
+    def _read(self, batch: pa.RecordBatch, done: int, wrong: WrongRows) -> Chunk:
         def cells(column: Column | None) -> pa.Array | None:
             return None if column is None else batch.column(str(column.index))
 
-        roles, wrong = self._roles, self._wrong
+        roles = self._roles
         values = [batch.column(str(column.index)) for column in roles.values]
         clock = cells(roles.clock)
         return self._chunk(
@@ -150,12 +119,3 @@ class CsvSource(FileSource):
         if re.search(GZIP_TROUBLE, text) or not isinstance(error, pa.ArrowInvalid):
             return unreadable(self.path, error)
         return DataError(f"{self.path}: not a readable CSV ({text[:200]}): give one row per line, and close each quote")
-
-
-def _after(rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The batches without the first `rows` rows."""
-    for batch in batches:
-        skipped = min(rows, batch.num_rows)
-        rows -= skipped
-        if skipped < batch.num_rows:
-            yield batch.slice(skipped)

@@ -108,6 +108,9 @@ def _separator(path: Path, lines: Sequence[str], given: str | None, said: str | 
         return given
     if said is not None:
         return said
+    in_header = [mark for mark in SEPARATORS if mark in lines[0]]
+    if len(in_header) == 1:
+        return in_header[0]
     found = {mark: _fit(_fields(path, lines, mark, LOOK_ROWS)) for mark in SEPARATORS}
     return max(found, key=lambda mark: found[mark])
 

@@ -6,6 +6,8 @@ import codecs
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from data_pipeline.errors import DataError
 
 UTF_8, CP1252 = "utf-8", "cp1252"
@@ -24,11 +26,8 @@ _BINARIES = (
 class Readable(Protocol):
     """A binary stream."""
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; none at the end."""
-
-    def close(self) -> None:
-        """Close the stream."""
+    def readinto(self, target: memoryview) -> int:
+        """Fill the beginning of `target`; how many bytes were written: none at the end."""
 
 
 def find_encoding(path: Path, head: bytes, given: str | None) -> str:
@@ -61,7 +60,9 @@ def find_encoding(path: Path, head: bytes, given: str | None) -> str:
     try:
         codecs.getincrementaldecoder(UTF_8)().decode(head)
     except UnicodeDecodeError:
-        return CP1252
+        text = head.decode(UTF_8, "replace")
+        wrong, right = text.count("\ufffd"), sum(not letter.isascii() for letter in text if letter != "\ufffd")
+        return CP1252 if wrong > right else UTF_8  # the reader refuses the wrong ones
     return UTF_8
 
 
@@ -89,7 +90,7 @@ class Utf8Stream:
     """The bytes of `stream` as UTF-8, without a mark.
 
     A file whose encoding was not given is UTF-8 until the first bytes that are not ASCII: then it is what these are,
-    UTF-8 or cp1252. `read` raises UnicodeDecodeError for bytes that do not fit.
+    UTF-8 or cp1252. `readinto` raises UnicodeDecodeError for bytes that do not fit.
     """
 
     def __init__(self, stream: Readable, encoding: str, *, given: bool) -> None:
@@ -98,30 +99,25 @@ class Utf8Stream:
         self._stream = stream
         self._may_change = encoding == UTF_8 and not given
         self._decoder: Any = codecs.getincrementaldecoder(encoding)()
-        self._buffer = b""
+        self._ready = b""
         self._at_start, self._at_end = True, False
-        self.closed = False
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; all remaining bytes if it is negative. None only at the end."""
-        blocks, length = [self._buffer], len(self._buffer)
-        while not self._at_end and (size < 0 or length < size):
-            raw = self._stream.read(-1 if size < 0 else size - length)
-            self._at_end = not raw
-            block = self._as_utf8(raw)
-            blocks.append(block)
-            length += len(block)
-        data = b"".join(blocks)
-        if size < 0:
-            size = len(data)
-        self._buffer = data[size:]
-        return data[:size] if self._buffer else data
+    def readinto(self, target: memoryview) -> int:
+        """Fill the beginning of `target`; how many bytes were written: none only at the end."""
+        while not self._ready and not self._at_end:
+            size = self._stream.readinto(target)
+            self._at_end = not size
+            if size and self.encoding == UTF_8 and not self._decoder.getstate()[0] and _is_ascii(target[:size]):
+                self._at_start = False
+                return size
+            self._ready = self._as_utf8(bytes(target[:size]))
+        size = min(len(target), len(self._ready))
+        target[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
 
     def _as_utf8(self, raw: bytes) -> bytes:
         pending = self._decoder.getstate()[0]
-        if self.encoding == UTF_8 and raw and not pending and raw.isascii():
-            self._at_start = False
-            return raw
         try:
             text = self._decoder.decode(raw, not raw)
         except UnicodeDecodeError:
@@ -133,13 +129,8 @@ class Utf8Stream:
             self._may_change = False
         if self._at_start and text:
             self._at_start, text = False, text.removeprefix("\ufeff")
-        return text.encode(UTF_8, "surrogatepass")
+        return str(text).encode(UTF_8)
 
-    def readable(self) -> bool:
-        """Always."""
-        return True
 
-    def close(self) -> None:
-        """Close the underlying stream."""
-        self.closed = True
-        self._stream.close()
+def _is_ascii(data: memoryview) -> bool:
+    return bool(np.frombuffer(data, np.uint8).max() < 0x80)

@@ -31,9 +31,10 @@ def find_marks(path: Path, cells: Iterable[str], options: DataOptions) -> Number
     """
     thousands: set[str] = set()
     points, commas, either = 0, 0, ""
-    for cell in map(str.strip, cells):
-        if "," not in cell and "." not in cell:
-            continue
+    marked = [cell for cell in cells if "," in cell or "." in cell]
+    if not any("," in cell or cell.count(".") > 1 for cell in marked):
+        marked = []  # all are numbers with a decimal point, if any
+    for cell in map(str.strip, marked):
         if (both := _GROUPS.fullmatch(cell)) is not None:
             thousands.add(both[1] or both[3])
         elif _ONE_MARK.fullmatch(cell) is not None:

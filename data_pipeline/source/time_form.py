@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipeline.errors import DataError
-from data_pipeline.source.times import CALENDARS, COMPACT, COUNTS, ORDERS, UNITS, YEAR, Count, Strptime, TimeForm
+from data_pipeline.source.times import CALENDARS, COMPACT, COUNTS, ISO, ORDERS, UNITS, YEAR, Count, Strptime, TimeForm
 
 HELP = "write ISO 8601, e.g. 2016-07-01 00:00:00, or name its form: --set data.time_format=%d.%m.%Y or s or ms"
 _CALENDAR = tuple(re.compile(ORDERS[form.order]) for form in CALENDARS)
@@ -50,27 +50,33 @@ def names_years(name: str) -> bool:
 
 
 def fitting_forms(texts: Sequence[str], *, counts: bool, years: bool = False) -> list[TimeForm]:
-    """The forms that fit most of `texts`, and at least half of them.
+    """The forms that fit most of `texts`, if more than half of them.
 
-    With `counts`, digits may be times; with `years` too, four of them.
+    With `counts`, which the column's name allows, digits may be times and the first text is enough; with `years` too,
+    four digits.
     """
     column = pa.array(texts, pa.string())
     if not len(column):
         return []
-    fits: dict[TimeForm, float] = {form: form.parse(column).ok.mean() for form in CALENDARS}
+    if ISO.parse(column).ok.all():  # no other form begins with four digits of a year
+        return [ISO]
+    forms: list[TimeForm] = list(CALENDARS)
     if counts:
-        fits |= {form: _plausible(form, column) for form in (COMPACT, *COUNTS, *((YEAR,) if years else ()))}
-    best = max(fits.values())
-    return [form for form, share in fits.items() if share == best] if best > 0.5 else []
+        forms += [COMPACT, *COUNTS, *([YEAR] if years else [])]
+    fits = {form: _plausible(form, column) for form in forms}
+    best = max(ok.mean() for ok in fits.values())
+    if best <= 0.5 and not (counts and any(ok[0] for ok in fits.values())):
+        return []
+    return [form for form, ok in fits.items() if ok.mean() == best]
 
 
-def _plausible(form: TimeForm, column: pa.Array) -> float:
+def _plausible(form: TimeForm, column: pa.Array) -> np.ndarray:
+    """Which texts [n] are times in this form, and of our days where they count seconds."""
     parsed = form.parse(column)
-    ok = parsed.ok
-    if isinstance(form, Count):
-        low, high = (second * 1_000_000 for second in _SINCE_1973_S)
-        ok = ok & (parsed.us >= low) & (parsed.us < high)
-    return float(ok.mean())
+    if not isinstance(form, Count):
+        return parsed.ok
+    low, high = (second * 1_000_000 for second in _SINCE_1973_S)
+    return np.asarray(parsed.ok & (parsed.us >= low) & (parsed.us < high))
 
 
 def decide(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_kit import timed
 
 from tune.cluster.share import Share
 from tune.config.sweeps import Arm, SweepConfig
@@ -87,7 +88,7 @@ def fake_entry(config: dict[str, Any]) -> None:
     tags = {"timing_valid": "true", "gpu_uuid": gpu}
     if job.moved_because is not None:
         tags["moved_because"] = job.moved_because
-    final = {"final/median_epoch_s": 1.0, "final/val_mse": 1.0}
+    final = {**timed(1.0), "final/val_mse": 1.0}
     ray_tune.report(as_result(TrialEnd(status="done", metrics=final, tags=tags)))
 
 

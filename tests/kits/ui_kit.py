@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from port_kit import free_port
+from report_kit import timed
 
 from tune.cluster.share import Share
 from tune.config.sweeps import get_sweep
@@ -69,7 +70,7 @@ def _epoch(trial: PlannedTrial, epoch: int) -> dict[str, Any]:
 
 def _end(trial: PlannedTrial) -> dict[str, Any]:
     metrics = {
-        "final/median_epoch_s": _time_s(trial),
+        **timed(_time_s(trial)),
         "final/val_mse": _mse(trial),
         "final/test_mse": _mse(trial) + 0.1,
     }

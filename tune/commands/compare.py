@@ -1,8 +1,8 @@
 """`compare A B`: did an arm get slower or worse in error from one sweep to another?
 
 Nothing pairs the times of two sweeps: they ran at other times, maybe on another GPU of the same model. So the
-logarithms of an arm's median epoch times, one per seed, are compared with those of the arm of the same name by Welch's
-t, with Holm over the arms. Errors of one seed are pairs: the same weights and data order, whenever they ran.
+logarithms of an arm's times per trained window, one per seed, are compared with those of the arm of the same name by
+Welch's t, with Holm over the arms. Errors of one seed are pairs: the same weights and data order, whenever they ran.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -21,6 +21,7 @@ from tune.common.errors import DONE, REGRESSED, WrongInput
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
 from tune.report.comparisons import accuracy_text, comparison_json, ratio_text, speed_text, trial_result
+from tune.report.work import completed, is_timed, works
 from tune.stats.intervals import MIN_PAIRS
 from tune.stats.pairs import Comparison, TrialResult, compare_sweeps, margin_of
 from tune.stats.verdicts import ACCURACY_WORDS, SLOWER, SPEED_WORDS, WORSE
@@ -50,6 +51,8 @@ class Side:
     arms: Mapping[str, list[TrialResult]]
     fields: Mapping[str, Fields]  # arm -> the configuration of its trials, without the seed
     tells_alone: bool  # whether it says which trials had their device to themselves
+    windows: Mapping[str, int]  # arm -> all training windows, which its times are of
+    refused: Mapping[str, str]  # arm -> why it is not compared
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     margin = margin_of(arguments.margin_pct)
     before, after = (read_side(given, tracking_uri(arguments)) for given in (arguments.before, arguments.after))
     check_comparable(before, after)
+    before, after = _of_equal_windows(before, after), _of_equal_windows(after, before)
     arms = compare_sweeps(before.arms, after.arms, margin=margin)
     if not any(arm.interval or (arm.accuracy and arm.accuracy.bounds) for arm in arms.values()):
         raise WrongInput(
@@ -87,10 +91,9 @@ def check_comparable(before: Side, after: Side) -> None:
             "give two sweeps of one device model"
         )
     if not before.arms.keys() & after.arms.keys():
-        raise WrongInput(
-            f"{before.name} and {after.name} have no arm in common ({', '.join(before.arms)} and "
-            f"{', '.join(after.arms)}); give two sweeps of one kind"
-        )
+        refused = [*_refusals(before), *_refusals(after)]
+        why = f" ({'; '.join(refused)})" if refused else f" ({', '.join(before.arms)} and {', '.join(after.arms)})"
+        raise WrongInput(f"{before.name} and {after.name} have no arm in common{why}; give two sweeps of one kind")
     for arm in (arm for arm in before.arms if arm in after.arms):
         if differs := _task_changes(before.fields[arm], after.fields[arm]):
             raise WrongInput(
@@ -119,6 +122,22 @@ def read_side(given: str, tracking_uri: str) -> Side:
     return _side(given, as_json(read_sweep(tracking_uri, PROJECT, given)))
 
 
+def _refusals(side: Side) -> list[str]:
+    """Each refused arm with the reason."""
+    return [f"{arm} of {side.name} is refused: {why}" for arm, why in side.refused.items()]
+
+
+def _of_equal_windows(side: Side, other: Side) -> Side:
+    """The side with its times for as many windows as the other's, where one does not know all training windows."""
+    arms = dict(side.arms)
+    for arm, windows in side.windows.items():
+        factor = max(windows, other.windows.get(arm, 0)) / windows
+        arms[arm] = [
+            each if each.time_s is None else replace(each, time_s=each.time_s * factor) for each in side.arms[arm]
+        ]
+    return replace(side, arms=arms)
+
+
 def _content(given: str) -> Any:
     try:
         return json.loads(Path(given).read_text())
@@ -131,21 +150,37 @@ def _content(given: str) -> Any:
 def _side(name: str, content: Any) -> Side:
     arms: dict[str, list[TrialResult]] = {}
     fields: dict[str, Fields] = {}
+    windows: dict[str, int] = {}
+    refused: dict[str, str] = {}
     try:
         device = content.get("device") or content["environment"]["device"]["name"]
         trials = [trial for trial in content["trials"] if trial.get("stage") != "search"]
         tells_alone = all("timing_valid" in trial for trial in trials)
-        for trial in trials:
+        metrics = [{name: value for name, value in trial["metrics"].items() if value is not None} for trial in trials]
+        found = works([(trial["params"], values) for trial, values in zip(trials, metrics, strict=True)])
+        for trial, values, work in zip(trials, metrics, found, strict=True):
             seed = trial.get("seed") or trial["params"].get("train.seed")
             arm = trial.get("arm") or _arm_of(trial["trial_id"], content["sweep"], seed)
-            arms.setdefault(arm, []).append(_result(trial, seed))
+            arms.setdefault(arm, []).append(_result(trial, seed, completed(values, work)))
+            if is_timed(values) and work.refusal:
+                refused[arm] = work.refusal
+            elif work.windows:
+                windows[arm] = work.windows
             fields.setdefault(arm, {key: value for key, value in trial["params"].items() if key != "train.seed"})
     except (AttributeError, KeyError, TypeError) as error:
         raise WrongInput(
             f"{name} is not a result that says its device and its trials ({type(error).__name__}: {error}); "
             "give a sweep id, or a file as --json writes it"
         ) from None
-    return Side(name=name, device=str(device), arms=arms, fields=fields, tells_alone=tells_alone)
+    return Side(
+        name=name,
+        device=str(device),
+        arms={arm: results for arm, results in arms.items() if arm not in refused},
+        fields=fields,
+        tells_alone=tells_alone,
+        windows={arm: count for arm, count in windows.items() if arm not in refused},
+        refused=refused,
+    )
 
 
 def _arm_of(trial_id: str, sweep: str, seed: Any) -> str:
@@ -153,9 +188,8 @@ def _arm_of(trial_id: str, sweep: str, seed: Any) -> str:
     return trial_id.removeprefix(f"{sweep}-").removesuffix(f"-s{seed}")
 
 
-def _result(trial: Mapping[str, Any], seed: Any) -> TrialResult:
+def _result(trial: Mapping[str, Any], seed: Any, metrics: Mapping[str, float]) -> TrialResult:
     tags = {"timing_valid": trial.get("timing_valid", "true") or "unknown", "seed": str(seed)}
-    metrics = {name: value for name, value in trial["metrics"].items() if value is not None}
     return trial_result(trial["status"], tags, metrics)
 
 
@@ -174,13 +208,15 @@ def lines(before: Side, after: Side, arms: Mapping[str, Comparison]) -> list[str
     ]
     text = [f"A {before.name}, B {after.name}, on {before.device}", *table(list(rows[0]), rows)]
     text.append(
-        "'B's speed' is A's epoch time over B's, geometric means over seeds, with Welch's t interval (95 %, Holm over "
-        "the arms), unpaired; 'accuracy' is B's validation MSE relative to A's, seed by seed."
+        "'B's speed' is A's time of an epoch of all training windows over B's, geometric means over seeds, with "
+        "Welch's t interval (95 %, Holm over the arms), unpaired; 'accuracy' is B's validation MSE relative to A's, "
+        "seed by seed."
     )
     unpaired = [name for name, arm in arms.items() if arm.accuracy and arm.accuracy.unit == "trial"]
     if unpaired:
         few = f"fewer than {MIN_PAIRS} seeds in common"
         text.append(f"{', '.join(unpaired)}: {few}, so 'accuracy' is by Welch's t on logarithms, unpaired.")
+    text += [f"{line}." for side in (before, after) for line in _refusals(side)]
     text += [f"Only in {side.name}: {', '.join(only)}." for side, only in _unmatched(before, after) if only]
     text += [
         f"{side.name} does not say which trials had their device to themselves, so all of them count."
@@ -198,7 +234,7 @@ def _seconds(results: list[TrialResult]) -> str:
 
 def _unmatched(before: Side, after: Side) -> list[tuple[Side, list[str]]]:
     sides = ((before, after), (after, before))
-    return [(side, [arm for arm in side.arms if arm not in other.arms]) for side, other in sides]
+    return [(side, [arm for arm in side.arms if arm not in {**other.arms, **other.refused}]) for side, other in sides]
 
 
 def _changed(arm: str, before: Side, after: Side) -> str:
@@ -223,5 +259,6 @@ def _as_json(before: Side, after: Side, arms: Mapping[str, Comparison]) -> dict[
         "device": before.device,
         "slower": slower(arms),
         "less_accurate": worse(arms),  # programs know it by this name
+        "refused": {side.name: dict(side.refused) for side in (before, after)},
         "arms": {name: comparison_json(arm) for name, arm in arms.items()},
     }

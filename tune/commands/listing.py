@@ -24,6 +24,7 @@ from tune.console.output import check_json_target, write_json
 from tune.engine import ENGINES
 from tune.engine.lr import LR_SCHEDULES
 from tune.machine.gpu_models import GPU_MODELS
+from tune.plan import batch
 
 
 def parser() -> Parser:
@@ -75,6 +76,8 @@ def _field(name: str) -> str:
     default = "as the preset" if any(presets) else "as suits the device"
     if "default" in schema and not all(presets):
         value = "none" if schema["default"] is None else json.dumps(schema["default"]).strip('"')
+        if name == batch.FIELD:
+            value = f"{value}, or less for few training windows"
         default = f"{default}, else {value}" if any(presets) else value
     if name in NAMED:
         kind, also = NAMED[name]

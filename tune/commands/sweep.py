@@ -21,7 +21,6 @@ from tune.config.yaml_file import check_new_config, write_config
 from tune.console.output import check_file_target, check_json_target, write_json
 from tune.machine.code_identity import REPO_ROOT
 from tune.machine.gpu_models import gpu_facts
-from tune.plan.data import check_windows
 from tune.plan.estimate import time_line
 from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
@@ -151,16 +150,15 @@ def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
 
 def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace, text: IO[str]) -> int:
     model = arguments.gpu_model
-    plan = planner.plan(assumed_facts(arguments.gpus_per_trial) if model is None else gpu_facts(model))
-    first = plan.trials[0].config.data
-    converted = check_windows(first, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
+    device = assumed_facts(arguments.gpus_per_trial) if model is None else gpu_facts(model)
+    plan = planner.plan(device)
+    planner.look_up(plan, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
+    plan = planner.plan(device)
     _settle(request, arguments)
     folders = {"data_dir": arguments.data_dir, "storage_path": arguments.storage_path}
     protocol = planner.protocol(plan, **folders)
-    plan = planner.plan(plan.device)  # now that the size of the data may be known
+    plan = planner.plan(device)  # now that the size of the data may be known
     print_plan(plan, text, protocol)
-    if not converted:
-        print("  data   not read yet: whether the windows fit shows when the sweep starts", file=text)
     at_a_time = _at_a_time(plan, arguments.max_concurrent)
     print(f"  time   {time_line(plan, arguments.storage_path, at_a_time=at_a_time)}", file=text)
     if arguments.address is not None:

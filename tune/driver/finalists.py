@@ -14,14 +14,16 @@ from typing import Any
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.config.trial_config import TrialConfig
+from tune.measure.metrics import all_windows_s
+from tune.plan.plan import PlannedTrial, computation
 from tune.stats.pairs import MARGIN
 from tune.storage.trial_log import TrialLog
 
 FINALISTS = 3
 RULE = (
     f"of the finished trials whose validation MSE is at most {MARGIN:.0%} above the baseline's (or the best one's, if "
-    "that is higher), the fastest by median training time of an epoch; if these are too few, the next finished ones by "
-    "validation MSE"
+    "that is higher), the fastest by seconds of an epoch of all training windows; if these are too few, the next "
+    "finished ones by validation MSE"
 )
 
 
@@ -33,7 +35,7 @@ class Candidate:
     computation: Any  # equal for equal computations
     status: str  # done, or stopped early
     val_mse: float  # the best of the epochs with the final number of heads
-    epoch_s: float | None  # median training time of those epochs; None: the trial shared its device
+    epoch_s: float | None  # of all training windows, median of those epochs; None: unknown, or the device was shared
 
 
 def choose_finalists(candidates: Iterable[Candidate], *, baseline: Any = None) -> list[Candidate]:
@@ -65,16 +67,16 @@ def _within_margin(ranked: Sequence[Candidate], own: Sequence[float]) -> list[Ca
     return [trial for trial in ranked if trial.val_mse <= limit]
 
 
-def candidate(trial_id: str, log: TrialLog, computation: Any) -> Candidate | None:
+def candidate(trial: PlannedTrial, log: TrialLog) -> Candidate | None:
     """The candidate of an ended trial; None if the trial failed or has no validation error."""
     val_mse = log.metrics.get("final/val_mse", math.nan)
     if log.status not in ("done", "stopped") or not math.isfinite(val_mse):
         return None
-    epoch_s = log.metrics.get("final/median_epoch_s")
+    epoch_s = _work(trial, log.metrics.get("final/median_epoch_s")).get("final/epoch_all_windows_s")
     alone = log.tags.get("timing_valid") == "true"
     return Candidate(
-        trial_id=trial_id,
-        computation=computation,
+        trial_id=trial.trial_id,
+        computation=computation(trial.config),
         status=log.status,
         val_mse=val_mse,
         epoch_s=epoch_s if alone else None,
@@ -90,17 +92,32 @@ def objective(config: TrialConfig, log: TrialLog) -> float | None:
     return min(counted or _val_mse(log, 1), default=None)
 
 
-def summary(config: TrialConfig, log: TrialLog) -> dict[str, float | None]:
+def summary(trial: PlannedTrial, log: TrialLog) -> dict[str, float | None]:
     """The final metrics of a stopped trial, from its epochs; no test metrics, as it has not finished."""
-    first = counted_from(config)
+    first = counted_from(trial.config)
     best = min(_val_mse(log, first), default=None)
     times = {epoch: metrics["time/train_s"] for epoch, metrics in log.epochs.items() if "time/train_s" in metrics}
     counted = [time_s for epoch, time_s in times.items() if epoch >= first]
+    median_s = statistics.median(counted) if counted else None
     return {
         "final/val_mse": best,
         "final/best_epoch": next((e for e, m in sorted(log.epochs.items()) if m.get("loss/val_mse") == best), None),
-        "final/median_epoch_s": statistics.median(counted) if counted else None,
+        "final/median_epoch_s": median_s,
+        **_work(trial, median_s),
         "final/train_total_s": sum(times.values()) if times else None,
+    }
+
+
+def _work(trial: PlannedTrial, median_s: float | None) -> dict[str, float | None]:
+    """An epoch's windows and steps, and its seconds for all training windows; nothing where the windows are unknown."""
+    windows, batch = trial.train_windows, trial.config.train.batch_size
+    if windows is None or windows < batch:
+        return {}
+    steps = windows // batch
+    return {
+        "final/epoch_all_windows_s": all_windows_s(median_s, windows=windows, trained=steps * batch),
+        "final/windows_per_epoch": steps * batch,
+        "final/steps_per_epoch": steps,
     }
 
 

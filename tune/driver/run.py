@@ -134,6 +134,7 @@ class _Run:
                 "environment": self._environment,
                 **_ablation_tag(plan.sweep),
                 **_placement_tag(plan),
+                **_batch_tag(plan),
                 **({TAG: protocol_tag(content[TAG])} if TAG in content else {}),
                 **_who_runs(),
             },
@@ -200,6 +201,12 @@ def _placement_tag(plan: Plan) -> dict[str, str]:
     """The tag of the parent run with the feed that was chosen by measuring, and why; none if one was named."""
     placement = plan.placement
     return {} if placement is None else {PLACEMENT: f"{placement.feed}: {placement.reason}"}
+
+
+def _batch_tag(plan: Plan) -> dict[str, str]:
+    """The tag of the parent run with the batch of the arms that name none, which follows from the data's windows."""
+    batch = plan.data.default_batch
+    return {} if batch is None else {"default_batch": str(batch)}
 
 
 def _who_runs() -> dict[str, str]:

@@ -18,7 +18,7 @@ from tune.driver.collector import Collector
 from tune.driver.finalists import FINALISTS, RULE, Candidate, candidate, choose_finalists, summary
 from tune.driver.launcher import Launcher
 from tune.driver.optuna_searcher import OptunaSearcher
-from tune.plan.plan import PlannedTrial, computation, make_plan
+from tune.plan.plan import PlannedTrial, make_plan
 from tune.plan.space import Labels, SearchPlan, final_seed
 from tune.storage.trial_log import TrialLog
 from tune.tracking.tracker import Tracker
@@ -60,7 +60,7 @@ class Search:
         scheduler.replay({trial_id: log for trial_id, (_, log) in past.items()})
         for trial_id, reason in scheduler.stopped.items():
             labels, log = past[trial_id]
-            metrics = summary(self._plan.search_trial(labels, 0).config, log)
+            metrics = summary(self._plan.search_trial(labels, 0), log)
             self._tracker.end_trial(
                 trial_id=trial_id,
                 status="stopped",
@@ -95,7 +95,7 @@ class Search:
         """The end of a trial that Tune completes without a report of its end: stopped, if the scheduler did it."""
         if trial_id not in reasons:
             return None
-        metrics = summary(self._trials[trial_id].config, self._tracker.trials[trial_id])
+        metrics = summary(self._trials[trial_id], self._tracker.trials[trial_id])
         return TrialEnd(status="stopped", reason=reasons[trial_id], metrics=metrics)
 
 
@@ -134,14 +134,16 @@ def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan
         repeats=plan.repeats,
         seed=final_seed(plan.seed, plan.repeats),
         device=plan.device,
-        channels=plan.channels,
+        data=plan.data,
     )
     return replace(plan, sweep=final.sweep, trials=(*final.trials, *refused))
 
 
 def _best(plan: SearchPlan, trials: dict[str, tuple[Labels, TrialLog]]) -> list[Candidate]:
-    configs = {trial_id: plan.search_trial(labels, 0).config for trial_id, (labels, _) in trials.items()}
-    candidates = [candidate(trial_id, log, computation(configs[trial_id])) for trial_id, (_, log) in trials.items()]
+    candidates = [
+        candidate(replace(plan.search_trial(labels, 0), trial_id=trial_id), log)
+        for trial_id, (labels, log) in trials.items()
+    ]
     return choose_finalists([known for known in candidates if known is not None], baseline=plan.baseline_computation())
 
 

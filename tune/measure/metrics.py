@@ -59,11 +59,19 @@ def _speeds(times: EpochTimes, shape: StepShape, *, gpu: str | None, precision: 
     }
 
 
-def step_shape(config: TrialConfig, *, channels: int, windows: int, heads: Sequence[int]) -> StepShape:
-    """The shape of a trial's training step. windows: in the training split; heads: in each layer."""
+def all_windows_s(epoch_s: float | None, *, windows: int, trained: int) -> float | None:
+    """Seconds of an epoch of all training windows at the speed of one that trained fewer; None if its time is unknown.
+
+    An epoch drops the last part of a batch, and a large batch drops more: times compare only per trained window.
+    """
+    return None if epoch_s is None else epoch_s * windows / trained
+
+
+def step_shape(config: TrialConfig, *, channels: int, heads: Sequence[int]) -> StepShape:
+    """The shape of a trial's training step. heads: in each layer."""
     data, model = config.data, config.model
     return StepShape(
-        batch_size=min(config.train.batch_size, windows),
+        batch_size=config.train.batch_size,
         num_channels=channels,
         context_length=data.context_length,
         prediction_length=data.prediction_length,

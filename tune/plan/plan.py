@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_pipeline.datasets import get_dataset
+from data_pipeline.datasets import DATASETS, get_dataset
+from data_pipeline.errors import DataError
 from data_pipeline.feed import FEEDS
 from data_pipeline.feed.placement import Placement
 from model.presets import PRESETS
@@ -22,10 +24,12 @@ from model.pruning.schedules import SCHEDULES
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WrongInput, unknown_name
 from tune.config.sweeps import Arm, SweepConfig
-from tune.config.trial_config import TrialConfig, build_trial, check_field
+from tune.config.trial_config import DataConfig, TrialConfig, build_trial, check_field, data_options
 from tune.engine import ENGINES
 from tune.engine.lr import LR_SCHEDULES
 from tune.machine.device import DeviceFacts
+from tune.plan import batch
+from tune.plan.data import UNREAD, DataFacts, facts_by_definition
 from tune.plan.placement import USUAL
 from tune.plan.support import backend_name, resolve_auto_names, unsupported_reason
 
@@ -43,6 +47,8 @@ class PlannedTrial:
     config: TrialConfig
     unsupported: str | None  # why it cannot run on the planned device; None if it can
     same_as: str | None = None  # an earlier arm with the same computation: its heads leave at the same epochs
+    train_windows: int | None = None  # None: not known yet
+    batch_named: bool = True  # whether the user, the sweep or a preset names the batch size; else it is the default
 
     @property
     def run_name(self) -> str:
@@ -58,6 +64,7 @@ class Plan:
     trials: tuple[PlannedTrial, ...]
     repeats: int
     device: DeviceFacts
+    data: DataFacts = UNREAD
     placement: Placement | None = None  # why all arms have the feed that they have; None: it was named
 
     @property
@@ -100,12 +107,12 @@ def make_plan(
     repeats: int,
     seed: int,
     device: DeviceFacts,
-    channels: int | None = None,
+    data: DataFacts = UNREAD,
 ) -> Plan:
     """Plan `repeats` blocks (one seed each, from `seed` up); inside a block the arms are in random order.
 
-    channels: of the data; None takes those of a named data set. If they are unknown, the trial checks limits that
-        depend on them.
+    data: what is known of the data; the definition of a named data set adds to it. What is unknown is checked when the
+        data are read, and by the trial.
 
     Raises WrongInput for an unknown field, a value that does not fit, a field both swept and given by hand, seeds out
     of range, and more than MOST_TRIALS trials.
@@ -115,25 +122,46 @@ def make_plan(
         if check_field(name) in sweep.swept | {"train.seed"}:
             owner = "--seed and --repeats" if name == "train.seed" else f"the {sweep.name} sweep"
             raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
+    data = settled_data(sweep, overrides, device, data)
     trials: list[PlannedTrial] = []
     for block_seed in range(seed, seed + repeats):
-        block = _mark_same(_plan_block(sweep, overrides, block_seed, device, channels))
+        block = _mark_same(_plan_block(sweep, overrides, block_seed, device, data))
         random.Random(f"{sweep.name} {block_seed}").shuffle(block)
         trials.extend(block)
-    return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device)
+    return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device, data=data)
+
+
+def settled_data(
+    sweep: SweepConfig, overrides: Mapping[str, Any], device: DeviceFacts, data: DataFacts = UNREAD
+) -> DataFacts:
+    """`data` with what the definition of a named data set adds, and with the default batch of the arms."""
+    given = {**sweep.shared, **overrides}
+    dataset, options = given.get("data.dataset", DataConfig().dataset), data_options(given)
+    if isinstance(dataset, str) and dataset in DATASETS and options is not None:
+        known = facts_by_definition(dataset, options)
+        data = replace(data, channels=data.channels or known.channels, rows=data.rows or known.rows)
+    if data.default_batch is None:
+        data = replace(data, default_batch=batch.shared_default(_fields_of_arms(sweep, overrides, device), data))
+    return data
+
+
+def _fields_of_arms(sweep: SweepConfig, overrides: Mapping[str, Any], device: DeviceFacts) -> Iterator[dict[str, Any]]:
+    for changes in batch.deciding_changes(sweep):
+        with suppress(WrongInput):  # the plan refuses it in its own words
+            yield _with_defaults({**sweep.shared, **overrides, **changes}, device)
 
 
 def _plan_block(
-    sweep: SweepConfig, overrides: Mapping[str, Any], seed: int, device: DeviceFacts, channels: int | None
+    sweep: SweepConfig, overrides: Mapping[str, Any], seed: int, device: DeviceFacts, data: DataFacts
 ) -> list[PlannedTrial]:
     planned, wrong = [], []
     for arm in sweep.arms:
         try:
-            planned.append(plan_trial(sweep, arm, overrides, seed, device, channels))
+            planned.append(plan_trial(sweep, arm, overrides, seed, device, data))
         except WrongInput as error:
             wrong.append((arm, error))
     if not wrong:
-        return _in_equal_layers(planned, sweep, overrides, seed, device, channels)
+        return _in_equal_layers(planned, sweep, overrides, seed, device, data)
     arm, first = wrong[0]
     if not planned or len(arm.changes) < 2:
         raise first
@@ -149,11 +177,11 @@ def _in_equal_layers(
     overrides: Mapping[str, Any],
     seed: int,
     device: DeviceFacts,
-    channels: int | None,
+    data: DataFacts,
 ) -> list[PlannedTrial]:
     """Arms differ in one thing: if `auto` became fused layers for some arms only, all arms get transformers' layers."""
     settled = settled_layers(planned, sweep, overrides)
-    return _plan_block(sweep, {**overrides, **settled}, seed, device, channels) if settled else planned
+    return _plan_block(sweep, {**overrides, **settled}, seed, device, data) if settled else planned
 
 
 def settled_layers(trials: Iterable[PlannedTrial], sweep: SweepConfig, overrides: Mapping[str, Any]) -> dict[str, str]:
@@ -201,22 +229,39 @@ def plan_trial(
     overrides: Mapping[str, Any],
     seed: int,
     device: DeviceFacts,
-    channels: int | None,
+    data: DataFacts,
 ) -> PlannedTrial:
-    """One trial of `arm`. Its fields win over the user's, those over the sweep's. WrongInput for a wrong value."""
+    """One trial of `arm`. Its fields win over the user's, those over the sweep's. WrongInput for a wrong value.
+
+    data: as `settled_data` gives it.
+    """
     given = {**sweep.shared, **overrides, **arm.changes, "train.seed": seed}
-    config = build_trial(_with_defaults(given, device))
+    fields = _with_defaults(given, device)
+    batch_named = batch.FIELD in fields
+    if not batch_named and data.default_batch is not None:
+        fields[batch.FIELD] = data.default_batch
+    config = build_trial(fields)
     _check_names(config)
-    if channels is None:
-        channels = len(get_dataset(config.data.dataset).columns or ())
+    channels = data.channels or 0
     config = resolve_auto_names(config, device, channels)
+    windows, no_window = _train_windows(config, data)
     return PlannedTrial(
         trial_id=f"{sweep.name}-{arm.label}-s{seed}",
         arm=arm.label,
         seed=seed,
         config=config,
-        unsupported=unsupported_reason(config, device, channels),
+        unsupported=no_window or unsupported_reason(config, device, channels, windows),
+        train_windows=windows,
+        batch_named=batch_named,
     )
+
+
+def _train_windows(config: TrialConfig, data: DataFacts) -> tuple[int | None, str | None]:
+    """The number of training windows, None if it is not known; and why a split holds none, else None."""
+    try:
+        return data.train_windows(config.data.context_length, config.data.prediction_length), None
+    except DataError as error:
+        return 0, str(error)
 
 
 def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, Any]:
@@ -267,6 +312,7 @@ def plan_rows(trials: Sequence[PlannedTrial]) -> list[dict[str, Any]]:
             "seed": trial.seed,
             "unsupported": trial.unsupported,
             "same_as": trial.same_as,
+            "train_windows": trial.train_windows,
             "params": trial.config.flat(),
         }
         for trial in trials

@@ -1,4 +1,4 @@
-"""The plan of one command, made again only if the device turns out to be another, and its data, prepared once.
+"""The plan of one command, made again only if device or data turn out to be others, and its data, prepared once.
 
 Planning-safe: imports none of torch, transformers, ray, mlflow.
 """
@@ -10,13 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.datasets import get_dataset
+from data_pipeline.datasets import is_path
 from data_pipeline.feed.placement import Placement
 from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
-from tune.config.trial_config import data_options
+from tune.config.trial_config import DataConfig, data_options
 from tune.machine.device import MOMENTARY, DeviceFacts
-from tune.plan.data import channels_of, known_data, prepare_data
+from tune.plan.data import (
+    UNREAD,
+    DataFacts,
+    SplitRows,
+    channels_of,
+    check_windows,
+    converted_rows,
+    facts_by_definition,
+    known_data,
+    prepare_data,
+)
 from tune.plan.placement import FIELD, placement_of
 from tune.plan.plan import Plan
 from tune.plan.space import plan_sweep
@@ -28,6 +38,7 @@ class PreparedData:
 
     channels: int
     sha256: str  # of the uncompressed source
+    rows: SplitRows
     protocol: dict[str, Any]  # how they were read, split and scaled
 
 
@@ -43,7 +54,8 @@ class Planner:
     ) -> None:
         self.sweep, self.overrides, self.repeats, self.seed, self.draws = sweep, overrides, repeats, seed, draws
         self._plan: Plan | None = None
-        self._channels: int | None = None  # with which `_plan` was made
+        self._facts = UNREAD  # with which `_plan` was made
+        self._rows: SplitRows | None = None  # of a file that an earlier sweep has converted
         self._data: PreparedData | None = None
         self._protocol: Mapping[str, Any] | None = None  # of data that an earlier sweep has prepared
         self._feed: str | None = None  # which a sweep that goes on began with
@@ -64,12 +76,11 @@ class Planner:
 
         Raises WrongInput as `plan_sweep` does, and DataError for a data file whose head cannot be read.
         """
-        channels = self._known_channels()
-        latest, placement = self._plan, self._placement(device)
+        facts, latest, placement = self._known(), self._plan, self._placement(device)
         if (
             latest is None
             or not _same_for_a_plan(latest.device, device)
-            or channels not in (None, self._channels)
+            or facts != self._facts
             or _feed(placement) != _feed(latest.placement)
         ):
             latest = plan_sweep(
@@ -79,10 +90,9 @@ class Planner:
                 repeats=self.repeats,
                 seed=self.seed,
                 device=device,
-                channels=channels,
+                data=facts,
             )
-            named = get_dataset(latest.trials[0].config.data.dataset).columns or () if channels is None else ()
-            self._channels = len(named) if channels is None else channels
+            self._facts = facts
         self._plan = replace(latest, device=device, placement=placement)
         return self._plan
 
@@ -97,18 +107,36 @@ class Planner:
             return placement
         return Placement(feed=str(self._feed), reason=f"the sweep began with it; now, {placement.reason}")
 
-    def prepare(self, plan: Plan, *, data_dir: Path, storage_path: Path, quiet: bool) -> PreparedData:
-        """The data of `plan`, prepared on the first call. Raises DataError as `prepare_data` does.
+    def look_up(self, plan: Plan, *, data_dir: Path, storage_path: Path) -> bool:
+        """Whether the number of windows is known without reading the data; the next plan then takes it into account.
 
-        All trials of a sweep have the same data, on whatever device.
+        Raises DataError if it is known and no trial has a window in each split.
+        """
+        if plan.data.rows is None and self._data is None:
+            first = plan.trials[0].config.data
+            self._rows = converted_rows(first, data_dir=data_dir, storage_path=storage_path)
+        rows = plan.data.rows or self._rows
+        if rows is not None:
+            check_windows(rows, _lengths(plan))
+        return rows is not None
+
+    def prepare(self, plan: Plan, *, data_dir: Path, storage_path: Path, quiet: bool) -> PreparedData:
+        """The data of `plan`, prepared on the first call. All trials of a sweep have the same data, on any device.
+
+        Raises DataError as `prepare_data` does, and if no trial has a window in each split.
         """
         if self._data is None:
             from data_pipeline.series.protocol import protocol_of
 
             data = plan.trials[0].config.data
             series = prepare_data(data, data_dir=data_dir, storage_path=storage_path, quiet=quiet)
+            rows = SplitRows.of(series)
+            check_windows(rows, _lengths(plan))
             self._data = PreparedData(
-                channels=len(series.columns), sha256=series.source_sha256, protocol=protocol_of(series, _lengths(plan))
+                channels=len(series.columns),
+                sha256=series.source_sha256,
+                rows=rows,
+                protocol=protocol_of(series, _lengths(plan)),
             )
         return self._data
 
@@ -122,14 +150,17 @@ class Planner:
         self._protocol = None if series is None else protocol_of(series, _lengths(plan))
         return self._protocol
 
-    def _known_channels(self) -> int | None:
-        """From the prepared data or a file's head; None for a named data set, whose definition has the number."""
+    def _known(self) -> DataFacts:
+        """From the prepared data, the definition of a named data set, or a file's head and an earlier conversion."""
         if self._data is not None:
-            return self._data.channels
-        dataset, options = self.overrides.get("data.dataset"), data_options(self.overrides)
+            return DataFacts(channels=self._data.channels, rows=self._data.rows)
+        given = {**self.sweep.shared, **self.overrides}
+        dataset, options = given.get("data.dataset", DataConfig().dataset), data_options(given)
         if not isinstance(dataset, str) or options is None:
-            return None  # the plan refuses what is of another type
-        return channels_of(dataset, options)
+            return UNREAD  # the plan refuses what is of another type
+        if is_path(dataset):
+            return DataFacts(channels=channels_of(dataset, options), rows=self._rows)
+        return facts_by_definition(dataset, options)
 
 
 def _lengths(plan: Plan) -> list[tuple[int, int]]:

@@ -19,7 +19,8 @@ from tune.common.errors import WrongInput
 from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import as_settings
 from tune.machine.device import DeviceFacts
-from tune.plan.plan import Plan, PlannedTrial, computation, make_plan, plan_trial, settled_layers
+from tune.plan.data import UNREAD, DataFacts
+from tune.plan.plan import Plan, PlannedTrial, computation, make_plan, plan_trial, settled_data, settled_layers
 
 MOST_CELLS = 200_000
 Labels = tuple[str, ...]  # one choice of each dimension, in the order of the space
@@ -100,7 +101,6 @@ class SearchPlan(Plan):
     overrides: Mapping[str, Any]  # the user's, and `settled`
     settled: Mapping[str, Any]  # fields given to all trials, so that they differ only in their choices
     seed: int  # of the search; the final has the `repeats` seeds after it
-    channels: int | None
     baseline_cell: Labels | None  # runs first; None: the baseline is not a cell that can run
 
     def key(self, *, data_sha256: str, tracking_uri: str) -> str:
@@ -125,12 +125,12 @@ class SearchPlan(Plan):
     def baseline_computation(self) -> tuple[Any, ...]:
         """What the baseline computes with the seed of the search."""
         arm = next(arm for arm in self.sweep.arms if arm.label == self.sweep.baseline)
-        return computation(plan_trial(self.sweep, arm, self.overrides, self.seed, self.device, self.channels).config)
+        return computation(plan_trial(self.sweep, arm, self.overrides, self.seed, self.device, self.data).config)
 
     def search_trial(self, labels: Labels, number: int) -> PlannedTrial:
         """The `number`-th trial of the search, from 1."""
         name, arm = f"search-{number:03d}", self.arm(labels)
-        planned = plan_trial(self.sweep, arm, self.overrides, self.seed, self.device, self.channels)
+        planned = plan_trial(self.sweep, arm, self.overrides, self.seed, self.device, self.data)
         return replace(planned, trial_id=f"{self.sweep.name}-{name}-s{self.seed}", arm=f"{name}-{arm.label}")
 
 
@@ -142,13 +142,14 @@ def plan_sweep(
     repeats: int,
     seed: int,
     device: DeviceFacts,
-    channels: int | None = None,
+    data: DataFacts = UNREAD,
 ) -> Plan:
     """`make_plan` for a sweep of fixed arms; a SearchPlan of `draws` trials for a sweep with a space.
 
     Raises WrongInput as `make_plan` does, and if no cell of the space can run.
     """
-    given: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "device": device, "channels": channels}
+    data = settled_data(sweep, overrides, device, data)
+    given: dict[str, Any] = {"overrides": overrides, "repeats": repeats, "device": device, "data": data}
     if not sweep.space:
         return make_plan(sweep, seed=seed, **given)
     plan, space, settled = _settle(sweep, seed, **given)
@@ -161,7 +162,6 @@ def plan_sweep(
         overrides={**overrides, **settled},
         settled=settled,
         seed=seed,
-        channels=channels,
         baseline_cell=_cell_of(plan.sweep, space),
     )
     return search_plan if _computes_the_baseline(search_plan) else replace(search_plan, baseline_cell=None)
@@ -174,20 +174,20 @@ def _settle(
     overrides: Mapping[str, Any],
     repeats: int,
     device: DeviceFacts,
-    channels: int | None,
+    data: DataFacts,
 ) -> tuple[Plan, Space, dict[str, str]]:
     """The final's plan and the space, with the same layers in all trials that can run, and the field that sets them.
 
     Cells are planned one by one, and so are search and final: `auto` layers could differ between them.
     """
-    given: dict[str, Any] = {"repeats": repeats, "device": device, "channels": channels}
+    given: dict[str, Any] = {"repeats": repeats, "device": device, "data": data}
     planned: dict[str, PlannedTrial] = {}  # kind of layers -> a cell that can run
 
     def build(overrides: Mapping[str, Any]) -> tuple[Plan, Space]:
         plan = make_plan(sweep, seed=final_seed(seed, repeats), overrides=overrides, **given)
 
         def plan_cell(arm: Arm) -> PlannedTrial:
-            trial = plan_trial(sweep, arm, overrides, seed, device, channels)
+            trial = plan_trial(sweep, arm, overrides, seed, device, data)
             if trial.unsupported is None:
                 planned.setdefault(trial.config.model.layers, trial)
             return trial

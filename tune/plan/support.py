@@ -61,17 +61,36 @@ def backend_name(name: str) -> str:
         raise WrongInput(str(error)) from None
 
 
-def unsupported_reason(config: TrialConfig, device: DeviceFacts, channels: int) -> str | None:
-    """Why `config` cannot run on `device` for a series of `channels`; None if nothing is known to prevent it."""
-    precision = _precision_reason(config, device)
-    if precision:
-        return precision
+def unsupported_reason(
+    config: TrialConfig, device: DeviceFacts, channels: int, windows: int | None = None
+) -> str | None:
+    """Why `config` cannot run on `device` for a series of `channels`; None if nothing is known to prevent it.
+
+    windows: in the training split; None: not known yet.
+    """
+    if early := _batch_reason(config, channels, windows) or _precision_reason(config, device):
+        return early
     attention = config.model.attention
     backend = BACKENDS[attention].unsupported_reason(_workload(config, device, channels))
     missing = (device.missing or {}).get(attention)
     layers = _layers_reason(config, device) if config.model.layers == "fused" else None
     engine = ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
     return backend or missing or layers or engine
+
+
+def _batch_reason(config: TrialConfig, channels: int, windows: int | None) -> str | None:
+    batch = config.train.batch_size
+    if windows is not None and batch > windows:
+        return (
+            f"train.batch_size={batch} is above the {windows:,} training windows, and a step takes a whole batch: give "
+            f"at most {windows}"
+        )
+    if config.model.norm_type == "batchnorm" and batch * channels * config.num_patches == 1:
+        return (
+            "batch norm has a single value to normalise (1 window x 1 channel x 1 patch): give a train.batch_size of 2 "
+            "or more, a shorter model.patch_length, or model.norm_type=layernorm"
+        )
+    return None
 
 
 def _precision_reason(config: TrialConfig, device: DeviceFacts) -> str | None:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from data_pipeline.series.protocol import Protocol, protocol_lines
 from tune.config.trial_config import TrialConfig
+from tune.plan.batch import LARGEST, LEAST_STEPS, RULE
 from tune.plan.placement import USUAL
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan, describe
@@ -45,15 +46,18 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
         yield f"         feed {plan.placement.feed}: {plan.placement.reason}"
     if protocol is not None:
         yield from (f"         {line}" for line in protocol_lines(protocol))
+    yield from _windows_lines(plan)
     yield (
         f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
         f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "
         f"attention {fields['model.attention']}, layers {fields['model.layers']}"
     )
+    by_default = "" if all(trial.batch_named for trial in plan.trials) else " (default)"
     yield (
-        f"  train  {fields['train.epochs']} epochs, batch {fields['train.batch_size']}, {fields['train.precision']}, "
-        f"engine {fields['train.engine']}"
+        f"  train  {fields['train.epochs']} epochs, batch {fields['train.batch_size']}{by_default}, "
+        f"{fields['train.precision']}, engine {fields['train.engine']}"
     )
+    yield from _batch_lines(plan)
     yield f"  device {plan.device.name}{_how_known(plan)}"
     yield f"  ratios against the arm {plan.sweep.baseline}"
     if isinstance(plan, SearchPlan):
@@ -61,6 +65,27 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     known = "known before the search: " if isinstance(plan, SearchPlan) else ""
     yield f"  {known}{len(plan.trials)} trials, {len(plan.runnable)} can run:"
     yield from _trial_lines(plan)
+
+
+def _windows_lines(plan: Plan) -> Iterator[str]:
+    """How many windows an epoch can train."""
+    counts = sorted({trial.train_windows for trial in plan.trials if trial.train_windows})
+    if plan.data.rows is None:
+        yield "  data   not read yet: the number of windows, and whether they fit, shows when the sweep starts"
+    elif counts:
+        how_many = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        yield f"         {how_many} training windows, of which an epoch drops the last part of a batch"
+
+
+def _batch_lines(plan: Plan) -> Iterator[str]:
+    """Where the batch of the arms that name none comes from, if it is not the usual one, or not known yet."""
+    if all(trial.batch_named for trial in plan.trials):
+        return
+    if plan.data.rows is None:
+        few = LARGEST * LEAST_STEPS
+        yield f"         batch: less if the data turn out to hold fewer than {few:,} training windows: {RULE}"
+    elif plan.data.default_batch not in (None, LARGEST):
+        yield f"         batch {plan.data.default_batch}, as nobody named one: {RULE}; the same in every arm"
 
 
 def _varying(plan: Plan) -> set[str]:

@@ -1,18 +1,20 @@
 """The table of arms, from MLflow's records. Every number comes from the MLflow store.
 
-Ratios, intervals and verdicts are those of tune/stats/pairs.py, over the median training time of an epoch.
+Ratios, intervals and verdicts are those of tune/stats/pairs.py, over the training time of an epoch of all training
+windows (tune/report/work.py).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tune.report.comparisons import EPOCH, TOTAL, accuracy_text, comparisons, ratio_text, speed_text
+from tune.report.comparisons import accuracy_text, comparisons, ratio_text, refusal, speed_text
 from tune.report.published import shown_as
+from tune.report.work import EPOCH, STEPS, TOTAL, WINDOWS, total_s, with_work
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord, TrialRecord
 
@@ -31,14 +33,17 @@ class ArmRow:
     parameters: float | None
     val_mse: float | None
     test_mse: float | None
-    median_epoch_s: float | None  # of the training part
+    epoch_s: float | None  # of the training part, for all training windows
+    windows_per_epoch: float | None  # that an epoch trained
+    steps_per_epoch: float | None
     comparison: Comparison | None  # with the baseline; None for the baseline itself and for what is in no pairs
     is_baseline: bool
-    train_total_s: float | None  # all training epochs together
+    train_total_s: float | None  # all training epochs together, for all training windows
     total_comparison: Comparison | None  # the same for train_total_s
     timing_valid: str  # a key of TIMING_REMARKS: "true" only if every finished trial had its device to itself
     same_as: str  # the arm whose heads leave at the same epochs; "" where there is none
     shown_as: str  # how far the arm is the replaced study's; "" where it is an arm of ours
+    refused: str  # why the arm is in no comparison, by the windows that it trained; "" where it may be
 
 
 def arm_rows(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
@@ -53,9 +58,9 @@ def arm_rows(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
 
 
 def trials_by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
-    """The trials of each arm, arms in the order of `arm_rows`."""
+    """The trials of each arm, arms in the order of `arm_rows`, with the work of their epochs (tune.report.work)."""
     arms: dict[str, list[TrialRecord]] = {}
-    for trial in sorted(record.trials, key=lambda trial: _definition_order(record, trial)):
+    for trial in sorted(with_work(record.trials), key=lambda trial: _definition_order(record, trial)):
         arms.setdefault(arm_of(trial), []).append(trial)
     return arms
 
@@ -88,8 +93,7 @@ def _row(
     measured = [trial for trial in trials if trial.status in ("done", "stopped")]
 
     def mean(metric: str) -> float | None:
-        values = [trial.metrics[metric] for trial in measured if metric in trial.metrics]
-        return fmean(values) if values else None
+        return _mean(trial.metrics.get(metric) for trial in measured)
 
     return ArmRow(
         arm=arm,
@@ -100,15 +104,23 @@ def _row(
         parameters=mean("final/parameters"),
         val_mse=mean("final/val_mse"),
         test_mse=mean("final/test_mse"),
-        median_epoch_s=mean(EPOCH),
+        epoch_s=mean(EPOCH),
+        windows_per_epoch=mean(WINDOWS),
+        steps_per_epoch=mean(STEPS),
         comparison=comparison,
         is_baseline=is_baseline,
-        train_total_s=mean(TOTAL),
+        train_total_s=_mean(total_s(trial.metrics) for trial in measured),
         total_comparison=total_comparison,
         timing_valid=_all_alone([trial.tags.get("timing_valid", "unknown") for trial in measured]),
         same_as=next((trial.tags["same_as"] for trial in trials if "same_as" in trial.tags), ""),
         shown_as=shown_as(trials),
+        refused=refusal(trials),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _all_alone(tags: list[str]) -> str:
@@ -125,13 +137,19 @@ def _number(form: str, value: float | None) -> str:
 
 
 def epoch_text(row: ArmRow) -> str:
-    """Seconds of a training epoch; a remark follows unless every trial is known to have had its device to itself."""
-    return _number(".3f", row.median_epoch_s) + TIMING_REMARKS[row.timing_valid]
+    """Seconds of a training epoch of all training windows; a remark follows unless every trial had its device alone."""
+    return _number(".3f", row.epoch_s) + TIMING_REMARKS[row.timing_valid]
 
 
 def total_text(row: ArmRow) -> str:
-    """Seconds of all training epochs."""
+    """Seconds of all training epochs, for all training windows."""
     return _number(".2f", row.train_total_s)
+
+
+def _speed_text(row: ArmRow) -> str:
+    if row.shown_as or row.refused:
+        return row.shown_as or "refused"
+    return speed_text(row.comparison) if row.comparison and row.trials else "-"
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -141,9 +159,11 @@ COLUMNS: tuple[Column, ...] = (
     ("parameters", lambda row: _number(",.0f", row.parameters)),
     ("val MSE", lambda row: _number(".4f", row.val_mse)),
     ("test MSE", lambda row: _number(".4f", row.test_mse)),
-    ("median train s/epoch", epoch_text),
+    ("windows/epoch", lambda row: _number(",.0f", row.windows_per_epoch)),
+    ("steps/epoch", lambda row: _number(",.0f", row.steps_per_epoch)),
+    ("all windows s/epoch", epoch_text),
     ("x baseline", lambda row: "baseline" if row.is_baseline else ratio_text(row.comparison)),
-    ("speed", lambda row: row.shown_as or (speed_text(row.comparison) if row.comparison and row.trials else "-")),
+    ("speed", lambda row: _speed_text(row)),
     ("accuracy", lambda row: accuracy_text(row.comparison.accuracy if row.comparison else None)),
     ("train total s", total_text),
     ("x baseline, total", lambda row: "baseline" if row.is_baseline else ratio_text(row.total_comparison)),

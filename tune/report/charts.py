@@ -51,8 +51,8 @@ def charts(rows: Sequence[ArmRow], arms: TrialsByArm) -> list[Chart]:
 
 
 def speed_chart(rows: Sequence[ArmRow]) -> Chart:
-    """The baseline's time of an epoch over each arm's, with its interval where it has one."""
-    what = "Geometric mean of the pairs' median training time of an epoch"
+    """The baseline's time per trained window over each arm's, with its interval where it has one."""
+    what = "Geometric mean of the pairs' training time of an epoch of all training windows"
     return _ratios("speed", "Speed-up of an epoch", what, [(row, row.comparison) for row in rows])
 
 
@@ -138,7 +138,7 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
         f"its time may be too long. The axis of errors spans at least {200 * MARGIN:g} % of them.",
         data=data,
         layout={
-            "xaxis": _axis("median training time of an epoch, s"),
+            "xaxis": _axis("training time of an epoch of all training windows, s"),
             "yaxis": _axis("validation MSE", **_wide_enough([y for _, y in points.values()])),
         },
     )
@@ -153,7 +153,7 @@ def _wide_enough(errors: Sequence[float]) -> dict[str, Any]:
 
 def _time_and_error(row: ArmRow) -> tuple[float, float] | None:
     """None where no trial is done, or time or error is no finite number."""
-    x, y = row.median_epoch_s, row.val_mse
+    x, y = row.epoch_s, row.val_mse
     if not row.trials or x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
         return None
     return x, y
@@ -225,7 +225,7 @@ def time_chart(arms: TrialsByArm) -> Chart:
         title="Where an epoch's training time goes",
         caption="Mean over the arm's done trials and their epochs, without each trial's first epoch and without "
         "validation. For a pruned arm, only epochs after the last head left count. The table has the median, with the "
-        "first epoch.",
+        "first epoch, for all training windows.",
         data=data if names else [],
         layout={
             "barmode": "relative",

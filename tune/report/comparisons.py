@@ -8,12 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from tune.common.published import stored_rules
+from tune.report.work import EPOCH, REFUSED, TOTAL, total_s
 from tune.stats.intervals import BOOTSTRAP_MIN_PAIRS, MIN_PAIRS, Bounds
 from tune.stats.pairs import Accuracy, Comparison, TrialResult, compare_arms
 from tune.stats.verdicts import ACCURACY_WORDS, NOT_WORSE, SPEED_WORDS, UNDECIDED, WORSE, counted, too_few, too_few_text
 from tune.tracking.reader import TrialRecord
 
-EPOCH, TOTAL = "final/median_epoch_s", "final/train_total_s"  # the times that are compared, in seconds
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
 UNTIMED = {EPOCH: "without an epoch time", TOTAL: "without a total time"}
 TrialsByArm = Mapping[str, Sequence[TrialRecord]]
@@ -22,11 +22,16 @@ TrialsByArm = Mapping[str, Sequence[TrialRecord]]
 def trial_result(
     status: str, tags: Mapping[str, str], metrics: Mapping[str, float], *, time: str = EPOCH
 ) -> TrialResult:
-    """What counts of a trial. Only a done trial has a time or an error. A CPU has no UUID: its name and host count."""
-    done, time_s, mse = status == "done", metrics.get(time), metrics.get("final/val_mse")
+    """What counts of a trial. Only a done trial has a time or an error. A CPU has no UUID: its name and host count.
+
+    time: EPOCH, or TOTAL, which is taken for all training windows too.
+    """
+    done, mse = status == "done" and REFUSED not in tags, metrics.get("final/val_mse")
+    time_s = metrics.get(EPOCH) if time == EPOCH else total_s(metrics)
     alone = tags.get("timing_valid", "unknown")
     timed = time_s is not None and 0 < time_s < math.inf
-    unfit = "not done" if not done else UNFIT.get(alone, "") or ("" if timed else UNTIMED[time])
+    refused = tags.get(REFUSED, "not done") if not done else ""
+    unfit = refused or UNFIT.get(alone, "") or ("" if timed else UNTIMED[time])
     gpu = tags.get("gpu_uuid", "None")
     return TrialResult(
         seed=tags.get("seed", ""),
@@ -41,9 +46,13 @@ def comparisons(arms: TrialsByArm, baseline: str | None, margin: float, *, time:
     """Compare each other arm with the baseline; nothing where the baseline is unknown. `time`: EPOCH or TOTAL.
 
     Trials of a search are left out: they ran at another time than the baseline, in no block of pairs. So are arms of
-    the replaced study as published, which are other functions, or timed with other feeds.
+    the replaced study as published, which are other functions, or timed with other feeds, and refused arms.
     """
-    ours = {arm: trials for arm, trials in arms.items() if all(stored_rules(trial.tags).compared for trial in trials)}
+    ours = {
+        arm: trials
+        for arm, trials in arms.items()
+        if all(stored_rules(trial.tags).compared for trial in trials) and not refusal(trials)
+    }
     results = {arm: fit for arm, trials in ours.items() if (fit := trial_results(trials, time=time))}
     if baseline is None or baseline not in results:
         return {}
@@ -55,6 +64,11 @@ def trial_results(trials: Sequence[TrialRecord], *, time: str = EPOCH) -> list[T
     """The results of an arm's trials that can be in a pair."""
     fit = [trial for trial in trials if "seed" in trial.tags and not is_of_search(trial)]
     return [trial_result(trial.status, trial.tags, trial.metrics, time=time) for trial in fit]
+
+
+def refusal(trials: Sequence[TrialRecord]) -> str:
+    """Why an arm is in no comparison, by the work of its trials (tune.report.work); "" if it may be in one."""
+    return next((why for trial in trials if (why := trial.tags.get(REFUSED))), "")
 
 
 def is_of_search(trial: TrialRecord) -> bool:
@@ -114,9 +128,9 @@ def pairing_notes(by_arm: Mapping[str, Comparison], margin: float) -> list[str]:
     lines = []
     if by_arm:
         lines.append(
-            "'x baseline' is the baseline's epoch time over the arm's: above 1 the arm is faster. It is the geometric "
-            f"mean over pairs of one seed on one device, {_counts(by_arm)}. '{SPEED_WORDS[UNDECIDED]}' does not mean "
-            "equal. 'x baseline, total' is the same for all training epochs together."
+            "'x baseline' is the baseline's 'all windows s/epoch' over the arm's: above 1 the arm is faster. It is the "
+            f"geometric mean over pairs of one seed on one device, {_counts(by_arm)}. '{SPEED_WORDS[UNDECIDED]}' does "
+            "not mean equal. 'x baseline, total' is the same for all training epochs together."
         )
     if any(comparison.accuracy is not None for comparison in by_arm.values()):
         lines.append(

@@ -149,7 +149,8 @@ def _single(grid: _Grid) -> Table:
         head=head,
         rows=rows,
         numeric=[False, *[True] * 6],
-        caption=f"The baseline is {base}. Seconds are means over trials; ratios are those of the table of arms.",
+        caption=f"The baseline is {base}. Seconds are means over trials, for all training windows; ratios are those of "
+        "the table of arms.",
     )
 
 
@@ -169,8 +170,8 @@ def _cross(grid: _Grid, index: int, margin: float) -> Table:
         head=[*names, f"{first}: s/epoch", *sides],
         rows=rows,
         numeric=[*[False] * len(names), *[True] * (1 + len(sides))],
-        caption=f"Each ratio is against {first} in its own row, from pairs of equal seed on one device; "
-        + (f"intervals: 95 %{family}." if tested else "too few pairs for intervals."),
+        caption=f"Seconds are for all training windows. Each ratio is against {first} in its own row, from pairs of "
+        "equal seed on one device; " + (f"intervals: 95 %{family}." if tested else "too few pairs for intervals."),
     )
 
 
@@ -202,4 +203,4 @@ def _compared(
 
 def _seconds(row: ArmRow, text: Callable[[ArmRow], str]) -> str:
     """The arm's seconds, or why it has none."""
-    return text(row) if row.median_epoch_s is not None else row.status
+    return text(row) if row.epoch_s is not None else "refused" if row.refused else row.status

@@ -14,14 +14,16 @@ from tune.report.proof import proof_note
 from tune.report.published import published_notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
 from tune.report.series import left_out_note
-from tune.report.setting import setting_note
+from tune.report.setting import batch_note, setting_note
+from tune.report.work import REFUSED
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
 
 TIME_NOTE = (
-    "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same epoch, 'median train "
-    "s/epoch' of the training part of an epoch, without validation. For a pruned arm, only epochs after the last "
-    "removal count."
+    "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same epoch. An epoch drops "
+    "the last part of a batch: it trains 'windows/epoch' in 'steps/epoch'. 'all windows s/epoch' is the median time of "
+    "the training part of an epoch, without validation, times all training windows over those trained; 'train total s' "
+    "likewise. For a pruned arm, only epochs after the last removal count."
 )
 NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}
 
@@ -32,7 +34,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     The lines say what all trials share, what naive forecasts reach, what did not run or is missing, what bounds each
     arm and what the ratios are of. `rows` and `margin` are those of `arm_rows`.
     """
-    lines = setting_note(record) + data_notes(record) + _naive_note(record) + left_out_note(record)
+    lines = setting_note(record) + batch_note(record) + data_notes(record) + _naive_note(record)
+    lines += left_out_note(record)
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
     if unknown := [trial.trial_id for trial in record.trials if not has_arm_and_seed(trial)]:
         lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")
@@ -45,11 +48,14 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
         if row.same_as
     ]
     arms = trials_by_arm(record)
+    lines += [f"{row.arm} is refused, so it is in no comparison: {row.refused}." for row in rows if row.refused]
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     lines += pairing_notes({row.arm: row.comparison for row in rows if row.comparison}, margin)
     baseline = record.tags.get("baseline")
     in_order = [trial for trials in arms.values() for trial in trials]
-    lines += same_epochs_note(same_epochs(in_order, baseline, margin), baseline)
+    lines += same_epochs_note(
+        same_epochs([trial for trial in in_order if REFUSED not in trial.tags], baseline, margin), baseline
+    )
     lines += moved_notes(arms, baseline) + _environments_note(record)
     answer = answer_line(record, rows)
     return [*lines, answer] if answer else lines

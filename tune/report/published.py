@@ -20,8 +20,9 @@ from tune.tracking.reader import SweepRecord, TrialRecord
 ABLATION_TAG = "ladder"  # of the sweep's run: its ablation steps as JSON
 CACHE_REMARK = " (from the cache, key "  # begins the gate's remark on a result that it read instead of measuring
 ABLATION_NOTE = (
-    "What each change is worth: the first arm's median training time of an epoch over the second's, in pairs; above 1 "
-    f"the second is faster. An interval, which takes {MIN_PAIRS} pairs, holds with 95 % by itself, not all together."
+    "What each change is worth: the first arm's seconds of an epoch of all training windows over the second's, in "
+    "pairs; above 1 the second is faster. The study's own timer is of an epoch as it ran. An interval, which takes "
+    f"{MIN_PAIRS} pairs, holds with 95 % by itself, not all together."
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tune.plan.batch import RULE
 from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord
 
@@ -33,3 +34,9 @@ def setting_note(record: SweepRecord) -> list[str]:
         return []
     seeds = len({trial.tags["seed"] for trial in configured if "seed" in trial.tags})
     return [f"All trials: {', '.join(shared)}; {counted(seeds, 'seed')}."]
+
+
+def batch_note(record: SweepRecord) -> list[str]:
+    """One line on the batch of the arms that name none, if the sweep has such arms."""
+    batch = record.tags.get("default_batch")
+    return [] if batch is None else [f"Batch {batch} is the default, in every arm that names none: {RULE}."]

@@ -13,11 +13,12 @@ from tune.report.comparisons import comparison_json
 from tune.report.cost import Price, cost_json, costs
 from tune.report.data import protocol_of_sweep
 from tune.report.proof import kernel_list
+from tune.report.work import REFUSED, with_work
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 # tags that the JSON holds of a trial
-TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG)
+TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG, REFUSED)
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
@@ -31,7 +32,7 @@ def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
         metrics |= {
             f"arm_test_mse/{arm}": row.test_mse,
             f"arm_val_mse/{arm}": row.val_mse,
-            f"arm_epoch_s/{arm}": row.median_epoch_s,
+            f"arm_epoch_s/{arm}": row.epoch_s,
         }
         metrics |= _speedup("arm_speedup", row.comparison, arm, row.is_baseline)
         metrics |= _speedup("arm_speedup_total", row.total_comparison, arm, row.is_baseline)
@@ -53,7 +54,8 @@ def _by_series(trial: TrialRecord) -> dict[str, Any]:
 def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> dict[str, Any]:
     """The machine-readable result: params by field name, as `--plan --json` writes them, metrics by metric name.
 
-    What MLflow does not hold is None, as is a param that is None. `compare` reads this form.
+    What MLflow does not hold is None, as is a param that is None. `compare` reads this form. Metrics of an earlier
+    version's trials have the work of their epochs beside them; `refused` says why a trial is in no comparison.
     """
     rows, arms = arm_rows(record, margin=margin), trials_by_arm(record)
     return {
@@ -61,6 +63,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "sweep": record.tags.get("sweep"),
         "baseline": record.tags.get("baseline"),
         "device": record.tags.get("device"),
+        "default_batch": record.tags.get("default_batch"),
         "environment": environment_of(record),
         "data": protocol_of_sweep(record),
         "diagnoses": diagnoses(arms),
@@ -78,6 +81,6 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
                 "kernels": kernel_list(trial),
                 **_by_series(trial),
             }
-            for trial in record.trials
+            for trial in with_work(record.trials)
         ],
     }

@@ -30,7 +30,7 @@ LOADER = "model.forecaster"
 CODE = Path(__file__).resolve().parents[2] / "model"
 # What loading it imports; torch and transformers in the versions that trained it.
 REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors", "numpy", "pandas")
-LINKED_METRICS = ("final/val_mse", "final/test_mse", "final/test_mae", "final/parameters", "final/median_epoch_s")
+LINKED_METRICS = ("final/val_mse", "final/test_mse", "final/test_mae", "final/parameters", "final/epoch_all_windows_s")
 
 
 class NotAModel(ValueError):

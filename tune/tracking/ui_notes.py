@@ -13,7 +13,7 @@ from tune.storage.outbox import Record
 NOTE = "mlflow.note.content"  # the UI renders it as Markdown
 RESULT = "\n\n## Result\n\n"  # heads the table in a sweep's note
 _VIEW = "mlflow.sharedViewState."
-_RESULTS = ("metrics.`final/val_mse`", "metrics.`final/test_mse`", "metrics.`final/median_epoch_s`")
+_RESULTS = ("metrics.`final/val_mse`", "metrics.`final/test_mse`", "metrics.`final/epoch_all_windows_s`")
 EXPERIMENT_NOTE = """\
 Each run at the top is a **sweep**; its children are its trials, one for each arm and seed. The description of a sweep
 says how to compare its arms; the menu **Views** holds a prepared view of each sweep, newest first.
@@ -40,7 +40,7 @@ def sweep_note(record: Record, experiment_id: str, run_id: str) -> str:
         "To hold single trials against each other, expand this run in the list, tick them and press **Compare**.\n",
         "| here | is |\n|---|---|",
         "| `arm_speedup/ARM` | times the arm trains faster than the baseline; `_low` and `_high` bound it |",
-        "| `arm_epoch_s/ARM` | seconds of training an epoch, mean over seeds of the trials' medians |",
+        "| `arm_epoch_s/ARM` | seconds of training an epoch of all training windows, mean over seeds |",
         "| `arm_val_mse/ARM`, `arm_test_mse/ARM` | errors at the best epoch, mean over seeds |",
     ]
     return "\n".join(line for line in lines if line)

@@ -37,7 +37,6 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
             "source_sha256": series.source_sha256,
             "timestamp_column": data.timestamp_column,
             "options": data.options.given(),
-            "long": series.long,
             "protocol": protocol_of(series, [(data.context_length, data.prediction_length)]),
             "test_times_us": _test_times_us(series),
         },

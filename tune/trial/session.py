@@ -34,6 +34,7 @@ from tune.measure.metrics import step_shape, time_metrics
 from tune.measure.published_timer import PublishedTimer, published_metrics
 from tune.measure.raw_samples import RawSamples
 from tune.measure.recorder import EpochRecorder
+from tune.plan.data import SplitRows
 from tune.plan.support import unsupported_reason
 from tune.trial import checkpoint, compile_cache
 from tune.trial.data import open_data, open_feed
@@ -73,7 +74,7 @@ class Session:
             config.pruning, epochs=config.train.epochs, seed=config.train.seed, zeroing=config.rules.zeroing
         )
         self._series = series = open_data(job)
-        self._check_support(len(series.columns))
+        self._check_support()
         torch.manual_seed(config.train.seed)
         model = build_model(**config.builder_fields(len(series.columns))).to(self.device)
         self.state = TrialState(
@@ -107,12 +108,14 @@ class Session:
         """The state's; a restored checkpoint replaces it."""
         return self.state.progress
 
-    def _check_support(self, channels: int) -> None:
+    def _check_support(self) -> None:
         """The plan rests on a probe. The device that the trial got has the last word."""
         missing = missing_packages([self.config.model.attention], importing=True)
         self.facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
         check_gpu(self.job, self.facts)
-        reason = unsupported_reason(self.config, self.facts, channels)
+        lengths = self.config.data.context_length, self.config.data.prediction_length
+        windows = SplitRows.of(self._series).train_windows(*lengths)
+        reason = unsupported_reason(self.config, self.facts, len(self._series.columns), windows)
         if reason:
             raise Unsupported(reason)
 
@@ -142,7 +145,7 @@ class Session:
                 self.config.builder_fields(self.feed.channels),
                 self.config.train,
                 heads=self.pruner.heads_at_ends(self.config.model.num_heads),
-                batch_size=min(self.config.train.batch_size, self.feed.num_windows("train")),
+                batch_size=self.config.train.batch_size,
                 rules=self.config.rules,
             )
 
@@ -327,7 +330,6 @@ class Session:
         return step_shape(
             self.config,
             channels=self.feed.channels,
-            windows=self.feed.num_windows("train"),
             heads=[len(heads) for heads in heads_per_layer(self.state.model)],
         )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from model.patchtst import heads_per_layer
 from tune.engine.compiled import compiled_afresh
 from tune.measure.bottleneck import STEP_BUSY, diagnose_epochs
+from tune.measure.metrics import all_windows_s
 from tune.measure.series_errors import TAG, as_tag, write_table
 from tune.trial.state import median_after
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 def final_metrics(session: Session) -> dict[str, float | None]:
     """Test the best epoch's model, once, and sum up the times. By MLflow name."""
     errors = session.test()
-    progress = session.progress
+    progress, feed = session.progress, session.feed
+    median_s = median_after(progress.epoch_train_s, session.pruner.final_from_epoch)
+    windows = feed.num_windows("train")
     naive = {f"final/naive_{name}_mse": error.mse for name, error in errors.items() if name != "model"}
     return (
         naive
@@ -32,7 +35,10 @@ def final_metrics(session: Session) -> dict[str, float | None]:
             **_left_out(session, errors["model"]),
             "final/val_mse": progress.best_val_mse,
             "final/best_epoch": progress.best_epoch,
-            "final/median_epoch_s": median_after(progress.epoch_train_s, session.pruner.final_from_epoch),
+            "final/median_epoch_s": median_s,
+            "final/epoch_all_windows_s": all_windows_s(median_s, windows=windows, trained=feed.windows_per_epoch),
+            "final/windows_per_epoch": feed.windows_per_epoch,
+            "final/steps_per_epoch": feed.steps_per_epoch,
             "final/train_total_s": sum(progress.epoch_train_s),
             "final/compile_s": progress.compile_s,
             "final/gate_s": progress.gate_s,

@@ -78,12 +78,16 @@ def test_training_drops_the_last_partial_batch(make_feed):
     feed = make_feed()
     assert feed.num_windows("train") % B
     assert feed.steps_per_epoch == feed.num_windows("train") // B == len(list(feed.train_batches(1)))
+    assert feed.windows_per_epoch == feed.steps_per_epoch * B
 
 
-def test_training_keeps_a_split_smaller_than_one_batch(make_feed):
-    feed = make_feed(batch_size=5000)
+def test_a_batch_of_all_training_windows_is_one_step_and_one_more_is_refused_and_never_cut(make_feed):
+    windows = make_feed().num_windows("train")
+    feed = make_feed(batch_size=windows)
     (batch,) = feed.train_batches(1)
-    assert feed.steps_per_epoch == 1 and batch.valid == len(batch.past) == feed.num_windows("train") < 5000
+    assert feed.steps_per_epoch == 1 and batch.valid == len(batch.past) == feed.windows_per_epoch == windows
+    with pytest.raises(DataError, match=f"batch_size is {windows + 1}, but there are only {windows} training windows"):
+        make_feed(batch_size=windows + 1)
 
 
 def test_one_epoch_holds_no_window_twice(make_feed):

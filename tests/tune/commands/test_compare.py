@@ -13,6 +13,7 @@ from experiments import main
 from tune.commands import compare
 
 FAST, SLOW = (1.00, 1.01, 0.99), (1.10, 1.11, 1.09)
+WORK = {"final/windows_per_epoch": 128.0, "final/steps_per_epoch": 1.0}
 OLD = Path(__file__).resolve().parents[3] / "docs/results/2026-11-22-attention-ETTm1-h100-graph.json"
 
 
@@ -20,7 +21,10 @@ def _trial(arm: str, seed: int, epoch_s: float, val_mse: float = 0.3, **given: A
     return {
         "trial_id": f"attention-{arm}-s{seed}", "arm": arm, "seed": str(seed), "stage": None, "timing_valid": "true",
         "status": "done", "reason": None, "params": {"train.seed": seed, "train.epochs": 10},
-        "metrics": {"final/median_epoch_s": epoch_s, "final/val_mse": val_mse}, "kernels": None,
+        "metrics": {
+            "final/median_epoch_s": epoch_s, "final/epoch_all_windows_s": epoch_s, "final/val_mse": val_mse, **WORK,
+        },
+        "kernels": None,
     } | given  # fmt: skip
 
 
@@ -155,11 +159,12 @@ def test_an_arm_with_too_few_trials_has_no_verdict_and_is_named(capsys: pytest.C
     assert "too few trials (2, 3 needed)" in out and "(no verdict on the speed of flex)." in out
 
 
-def test_a_file_of_an_earlier_version_names_its_arms_by_trial_ids() -> None:
+def test_a_file_of_an_earlier_version_names_its_arms_by_trial_ids_and_its_times_are_of_all_windows() -> None:
+    """1.07396 s in 265 batches of 128, of 33,953 windows."""
     side = compare.read_side(str(OLD), "sqlite:///none.db")
     assert {"eager", "flash_attention_2"} < set(side.arms) and side.device == "NVIDIA H100 80GB HBM3"
     (result,) = side.arms["eager"]
-    assert result.time_s == pytest.approx(1.074, abs=1e-3) and not side.tells_alone
+    assert result.time_s == pytest.approx(1.07396 * 33_953 / 33_920, rel=1e-5) and not side.tells_alone
 
 
 WRONG = {
@@ -193,3 +198,58 @@ def test_a_file_or_sweep_that_is_not_there_is_wrong_input(capsys: pytest.Capture
 def test_a_margin_out_of_range_is_wrong_input(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "a", "b", "--margin-pct", given]) == 2
     assert f"--margin-pct {given}: give a number above 0, at most 100" in _error(capsys)
+
+
+def _old(batch: int, windows: int | None, epoch_s: float, dataset: str = "/data/own.csv") -> list[dict[str, Any]]:
+    """An arm as a version before equal work stored it, which cut batches to the windows. None: without its speed."""
+    params = {"data.dataset": dataset, "data.context_length": 512, "data.prediction_length": 96}
+    metrics = {"final/median_epoch_s": epoch_s, "final/val_mse": 0.3}
+    if windows is not None:
+        used = min(batch, windows)
+        metrics |= {"time/train_s": 2.0, "speed/windows_per_s": windows // used * used / 2.0}
+    return [
+        _trial(f"batch-{batch}", seed, epoch_s, params={**params, "train.batch_size": batch}, metrics=metrics)
+        for seed in range(3)
+    ]
+
+
+def _side(*arms: list[dict[str, Any]]) -> dict[str, Any]:
+    return _result({}) | {"trials": [trial for arm in arms for trial in arm]}
+
+
+def test_old_arms_whose_batch_was_cut_or_whose_windows_are_not_known_are_refused_by_name_and_the_others_compared(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = _side(_old(64, 251, 1.92), _old(512, 251, 0.1), _old(100, None, 2.0))
+    after = _side(_old(64, 251, 1.92), _old(512, 251, 0.2), _old(100, 251, 2.0))
+    assert _compare(before, after, "--json", "b.out.json") == 0
+    out = capsys.readouterr().out
+    why = "is refused: its batch of 512 was cut to the 251 training windows."
+    assert f"batch-512 of a.json {why}" in out and f"batch-512 of b.json {why}" in out
+    assert "batch-100 of a.json is refused: the windows that an epoch trained are not known." in out
+    result = json.loads(Path("b.out.json").read_text())
+    assert list(result["arms"]) == ["batch-64"] and result["arms"]["batch-64"]["ratio"] == pytest.approx(1.0)
+    assert {side: sorted(arms) for side, arms in result["refused"].items()} == {
+        "a.json": ["batch-100", "batch-512"], "b.json": ["batch-512"]
+    }  # fmt: skip
+
+
+def test_two_sweeps_of_refused_arms_only_are_wrong_input_that_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _compare(_side(_old(512, 251, 0.1)), _side(_old(512, 251, 0.1))) == 2
+    assert "(batch-512 of a.json is refused: its batch of 512 was cut to the 251 training windows;" in _error(capsys)
+
+
+@pytest.mark.parametrize("dataset", ["ETTh1", "/data/own.csv"])
+def test_an_old_sweep_is_compared_with_a_new_one_per_trained_window(
+    dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """8,033 windows, of which batch 512 trains 7,680. Of the file the old side knows those only."""
+    after = _old(512, 8033, 3.84, dataset)
+    for trial in after:
+        all_windows_s = 3.84 * 8033 / 7680
+        work = {"final/windows_per_epoch": 7680, "final/steps_per_epoch": 15}
+        trial["metrics"] |= {"final/epoch_all_windows_s": all_windows_s, **work}
+    assert _compare(_side(_old(512, 8033, 7.68, dataset)), _side(after), "--json", "c.json") == 0
+    assert json.loads(Path("c.json").read_text())["arms"]["batch-512"]["ratio"] == pytest.approx(2.0)
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("batch-512 "))
+    assert row.split()[1:5] == ["8.033", "(3)", "4.016", "(3)"]

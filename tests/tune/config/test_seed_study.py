@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gate_kit import ARM, BAD
 from published_kit import flash_calls_fixture  # noqa: F401
+from report_kit import timed
 from trial_kit import Recorder, run_small
 
 from tune.common.errors import WrongInput
@@ -212,7 +213,7 @@ def _trial(arm: str, seed: int, train_s: float, **given: Any) -> TrialRecord:
     if study_s := given.pop("study_s", None):
         history |= {"published/epoch_s": [(1, study_s)], "published/data_loading_s": [(1, 0.0125)]}
     mse = given.pop("mse", 0.3)
-    metrics = {"final/median_epoch_s": train_s, "final/val_mse": mse, "final/test_mse": mse}
+    metrics = {**timed(train_s), "final/val_mse": mse, "final/test_mse": mse}
     values: dict[str, Any] = {
         "trial_id": f"seed_study-{arm}-s{seed}", "run_id": "r", "name": "n", "status": "done", "reason": "",
         "params": {"train.epochs": "3"}, "tags": tags | given.pop("tags", {}), "metrics": metrics, "history": history,

@@ -12,7 +12,7 @@ from tune.config.sweeps import get_sweep
 from tune.config.trial_config import TrialConfig
 from tune.driver.finalists import FINALISTS, Candidate, candidate, choose_finalists, counted_from, objective, summary
 from tune.machine.device import DeviceFacts
-from tune.plan.plan import make_plan
+from tune.plan.plan import PlannedTrial, make_plan
 from tune.stats.pairs import MARGIN
 from tune.storage.trial_log import TrialLog
 
@@ -131,9 +131,13 @@ def test_nobody_is_left_out_for_one_who_is_less_accurate_and_slower(candidates: 
             assert taken.status == "done" and (within or taken.val_mse <= left.val_mse)
 
 
-def _config(**fields: Any) -> TrialConfig:
+def _planned(**fields: Any) -> PlannedTrial:
     overrides = {"data.dataset": "demo", "train.epochs": 6, **fields}
-    return make_plan(get_sweep("attention"), overrides=overrides, repeats=1, seed=1, device=CPU).trials[0].config
+    return make_plan(get_sweep("attention"), overrides=overrides, repeats=1, seed=1, device=CPU).trials[0]
+
+
+def _config(**fields: Any) -> TrialConfig:
+    return _planned(**fields).config
 
 
 PRUNED = {"pruning.score": "magnitude", "pruning.heads_per_layer": 2, "pruning.schedule": "one_shot"}
@@ -154,26 +158,39 @@ def test_only_epochs_with_the_final_number_of_heads_count() -> None:
 
 
 def test_a_stopped_trial_sums_up_its_epochs_and_has_no_test_error() -> None:
-    metrics = summary(_config(**PRUNED), _log(0.1, 0.2, 0.5, 0.4, 0.45))
+    metrics = summary(_planned(**PRUNED), _log(0.1, 0.2, 0.5, 0.4, 0.45))
     assert metrics == {
         "final/val_mse": 0.4,
         "final/best_epoch": 4,
         "final/median_epoch_s": 4.0,
+        "final/epoch_all_windows_s": 4.0 * 1633 / 1536,
+        "final/windows_per_epoch": 1536,  # 12 steps of 128; demo has 1,633 training windows
+        "final/steps_per_epoch": 12,
         "final/train_total_s": 15.0,
     }
-    early = summary(_config(**PRUNED), _log(0.1))
+    early = summary(_planned(**PRUNED), _log(0.1))
     assert (early["final/val_mse"], early["final/median_epoch_s"], early["final/best_epoch"]) == (None, None, None)
     assert early["final/train_total_s"] == 1.0
 
 
 @pytest.mark.parametrize("status", ["failed", "oom", "nan", "failed_gate", "unsupported", None])
 def test_a_trial_without_a_result_is_no_trial(status: str | None) -> None:
-    assert candidate("t", _log(0.1, status=status, metrics={"final/val_mse": 0.1}), "c") is None
+    assert candidate(_planned(), _log(0.1, status=status, metrics={"final/val_mse": 0.1})) is None
 
 
-def test_a_candidates_time_counts_only_where_it_was_alone_on_its_device() -> None:
+def test_a_candidates_time_is_of_all_windows_and_counts_only_where_it_was_alone_on_its_device() -> None:
     metrics = {"final/val_mse": 0.1, "final/median_epoch_s": 2.0}
-    for tag, epoch_s in (("true", 2.0), ("false", None), ("unknown", None)):
-        made = candidate("t", TrialLog(status="done", tags={"timing_valid": tag}, metrics=metrics), "c")
+    for tag, epoch_s in (("true", 2.0 * 1633 / 1536), ("false", None), ("unknown", None)):
+        made = candidate(_planned(), TrialLog(status="done", tags={"timing_valid": tag}, metrics=metrics))
         assert made is not None and made.epoch_s == epoch_s
-    assert candidate("t", TrialLog(status="done", metrics={"final/val_mse": float("nan")}), "c") is None
+    assert candidate(_planned(), TrialLog(status="done", metrics={"final/val_mse": float("nan")})) is None
+
+
+def test_a_batch_that_leaves_out_windows_does_not_win_by_them() -> None:
+    """Both trials need 2 s for an epoch, but batch 512 trains 1,536 windows in it and batch 32 trains 1,632."""
+    log = TrialLog(
+        status="done", tags={"timing_valid": "true"}, metrics={"final/val_mse": 0.1, "final/median_epoch_s": 2.0}
+    )
+    trials = {batch: candidate(_planned(**{"train.batch_size": batch}), log) for batch in (512, 32)}
+    times = [trial.epoch_s for trial in trials.values() if trial is not None]
+    assert times == [2.0 * 1633 / 1536, 2.0 * 1633 / 1632]

@@ -137,6 +137,27 @@ def test_a_sweep_goes_on_in_another_environment_only_when_resumed_by_name_and_an
 
 
 @pytest.mark.parametrize(
+    ("overrides", "tag"),
+    [({}, "128"), ({"data.context_length": 1405}, "64"), ({"train.batch_size": 512}, None)],
+    ids=["usual", "few windows", "named"],
+)
+def test_the_parent_run_says_which_batch_was_the_default(
+    overrides: dict[str, Any], tag: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """demo has 2,240 training rows: 740 windows of 1,405 + 96."""
+    given = {"data.dataset": "demo", **overrides}
+    plan = make_plan(get_sweep("engine"), overrides=given, repeats=1, seed=1, device=CPU)
+    begun: list[dict[str, str]] = []
+    tracker = SimpleNamespace(begin_sweep=lambda tags, **_: begun.append(tags))
+    options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path, quiet=True)
+    monkeypatch.setattr(open, "code_identity", lambda: {"git_commit": None, "git_dirty": None, "code_sha256": "c"})
+    folder = open.open_folder(plan, {"key": "k", "asked": "a"}, {}, options)
+    launcher = SimpleNamespace(share=Share(cpus=2, gpus=0, at_a_time=1))
+    runner._Run(plan, folder, launcher, options)._begin(tracker)  # type: ignore[arg-type]
+    assert [tags.get("default_batch") for tags in begun] == [tag]
+
+
+@pytest.mark.parametrize(
     ("share", "repeats", "eta"),
     [
         (Share(cpus=2, gpus=1, at_a_time=2), 3, "3:20"),  # two GPUs: one has two blocks of 10 trials

@@ -153,7 +153,8 @@ def test_a_trial_that_was_stopped_when_the_driver_was_killed_is_ended_as_stopped
         "more than 1% above the best of them, 0.28",
     )
     assert log.metrics == {"final/val_mse": 0.41, "final/best_epoch": 1.0, "final/median_epoch_s": 2.0,
-                           "final/train_total_s": 2.0}  # fmt: skip
+                           "final/epoch_all_windows_s": 2.0 * 1633 / 1600, "final/windows_per_epoch": 1600,
+                           "final/steps_per_epoch": 25, "final/train_total_s": 2.0}  # fmt: skip
     reported = {"timing_valid": "true", "gpu_uuid": "GPU-a", "diagnosis": "1 of 1"}
     assert log.tags.items() >= reported.items()
     (end,) = (record for record in map(json.loads, folder.outbox.read_text().splitlines())

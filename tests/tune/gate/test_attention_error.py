@@ -108,3 +108,29 @@ def test_an_arm_that_uses_no_backend_has_no_attention_error() -> None:
 
 def test_an_attention_error_that_is_not_a_number_is_noted() -> None:
     assert _off(AttentionErrors(arm=float("nan"), eager=1e-3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa_flash"])
+def test_with_one_patch_a_gradient_that_is_zero_in_fp64_and_in_the_arm_is_no_error(
+    attention: str, precision: str
+) -> None:
+    """Softmax over one patch is constant: the gradients of q and k are exactly 0."""
+    errors = measure_attention(attention, (3, 2, 1, 8), precision, CPU)
+    assert errors.eager < 2e-2 and errors.arm < 2e-2 and not _off(errors)
+
+
+def test_with_one_patch_a_gradient_that_should_be_zero_and_is_not_is_infinitely_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @dataclass(frozen=True)
+    class Leaks(ScaledTooMuch):
+        name: str = "leaks"
+
+        def compute(self, query: Any, key: Any, value: Any, *mask: Any, scaling: float, **options: Any) -> Any:
+            output, weights = attend(torch.nn.Module(), query, key, value, *mask, scaling=scaling, **options)
+            return output + 1e-3 * query.transpose(1, 2), weights
+
+    monkeypatch.setitem(BACKENDS, "leaks", Leaks())
+    errors = measure_attention("leaks", (3, 2, 1, 8), "fp32", CPU)
+    assert _off(errors) and errors.arm == float("inf")

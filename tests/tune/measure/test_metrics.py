@@ -51,7 +51,7 @@ def test_the_shape_of_an_arm_as_published_leaves_out_the_projection_that_its_lay
     )  # fmt: skip
     for trial in plan.trials:
         kind = trial.config.model.as_published
-        shape = step_shape(trial.config, channels=7, windows=1000, heads=[16, 16, 16])
+        shape = step_shape(trial.config, channels=7, heads=[16, 16, 16])
         assert shape.projections == (4 if kind not in FLASH or FLASH[kind].projects_out else 3)
     for kind, layer in FLASH.items():
         assert rules_for(kind, None, feed="tsfm").projections == (4 if layer.projects_out else 3)

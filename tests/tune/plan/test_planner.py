@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -103,15 +104,61 @@ def test_data_are_prepared_once_and_a_named_data_set_is_not_planned_again_after_
     assert calls == ["plan_sweep", "prepare_data"]
 
 
-def test_the_channels_of_a_file_are_known_from_its_head_when_the_plan_is_made(tmp_path: Path, calls: list[str]) -> None:
+@pytest.fixture
+def own_file(tmp_path: Path) -> str:
+    """28 days, hourly: 470 training rows, so 411 training windows of 48 + 12."""
     rows = (f"2020-01-{day:02} {hour:02}:00:00,{hour},{day}" for day in range(1, 29) for hour in range(24))
     file = tmp_path / "mine.csv"
     file.write_text("\n".join(["date,load,day", *rows]))
-    planner = _planner(**{"data.dataset": str(file), "data.context_length": 48, "data.prediction_length": 12})
+    return str(file)
+
+
+LENGTHS = {"data.context_length": 48, "data.prediction_length": 12}
+
+
+def test_the_channels_of_a_file_are_known_from_its_head_and_its_windows_once_it_is_read(
+    own_file: str, tmp_path: Path, calls: list[str]
+) -> None:
+    planner = _planner(**{"data.dataset": own_file, **LENGTHS})
     plan = planner.plan(CPU)
+    assert plan.data.channels == 2 and {trial.train_windows for trial in plan.trials} == {None}
     assert _prepare(planner, plan, tmp_path).channels == 2
-    assert planner.plan(CPU).trials is plan.trials
-    assert calls == ["plan_sweep", "prepare_data"]
+    assert {trial.train_windows for trial in planner.plan(CPU).trials} == {411}
+    assert planner.plan(CPU).trials is planner.plan(CPU).trials
+    assert calls == ["plan_sweep", "prepare_data", "plan_sweep"]
+
+
+def test_a_default_batch_fits_the_windows_as_soon_as_they_are_known_and_a_named_one_stays(
+    own_file: str, tmp_path: Path
+) -> None:
+    for given, batches in (({}, [128, 32]), ({"train.batch_size": 512}, [512, 512])):
+        planner = _planner(**{"data.dataset": own_file, **LENGTHS, **given})
+        before = planner.plan(CPU)
+        _prepare(planner, before, tmp_path)
+        after = planner.plan(CPU)
+        for plan, batch in zip((before, after), batches, strict=True):
+            assert {trial.config.train.batch_size for trial in plan.trials} == {batch}
+        assert bool(after.runnable) == (not given)
+
+
+def test_a_dry_run_says_that_the_windows_are_not_known_until_the_file_has_been_converted(
+    own_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.utime(own_file, (1e9, 1e9))
+    monkeypatch.setattr("data_pipeline.series.store.SETTLED_S", -1.0)
+    command = ["--sweep", "custom", "--plan", "--dataset", own_file, "--gpus-per-trial", "0"]
+    command += [part for name, value in LENGTHS.items() for part in ("--set", f"{name}={value}")]
+    assert main(command) == DONE
+    unread = capsys.readouterr().out
+    assert "not read yet: the number of windows" in unread and "batch 128 (default)" in unread
+    assert "batch: less if the data turn out to hold fewer than 1,024 training windows" in unread
+    planner = _planner(**{"data.dataset": own_file, **LENGTHS})
+    planner.prepare(planner.plan(CPU), data_dir=tmp_path, storage_path=tmp_path / "runs", quiet=True)
+    assert main(command) == DONE
+    known = capsys.readouterr().out
+    assert "411 training windows" in known and "batch 32 (default)" in known and "not read yet" not in known
+    assert "batch 32, as nobody named one: the largest power of two, at most 128, that gives at least 8 steps" in known
 
 
 def test_a_file_that_is_not_there_and_a_value_of_another_type_are_wrong_input() -> None:

@@ -215,7 +215,9 @@ def test_a_difference_in_error_is_shown_to_a_thousandth_of_a_percent(excess: flo
 @pytest.mark.parametrize("fast", [_trial("fast"), _trial("fast", tags=ON_B)], ids=["one pair", "no pair"])
 def test_a_note_explains_x_baseline_without_a_verdict_too(fast: TrialRecord) -> None:
     (note,) = (note for note in _notes(_sweep(_trial("none"), fast)) if note.startswith("'x baseline'"))
-    assert note.startswith("'x baseline' is the baseline's epoch time over the arm's: above 1 the arm is faster. ")
+    assert note.startswith(
+        "'x baseline' is the baseline's 'all windows s/epoch' over the arm's: above 1 the arm is faster. "
+    )
     assert "'x baseline, total' is the same for all training epochs together." in note
 
 
@@ -243,7 +245,7 @@ def test_a_time_has_a_remark_unless_every_trial_was_alone(tags: list[str], shown
 
 def test_the_column_and_the_note_say_that_the_time_is_of_training_only() -> None:
     record = _sweep(_trial())
-    assert "median train s/epoch" in _table(record)
+    assert "all windows s/epoch" in _table(record)
     assert any("training part of an epoch, without validation" in note for note in _notes(record))
 
 
@@ -257,7 +259,7 @@ def test_the_notes_compare_the_baseline_with_the_naive_forecasts(naive: float, v
 def test_the_notes_give_the_reason_of_what_did_not_run() -> None:
     record = _sweep(_trial(), _trial("fast", status="unsupported", reason="needs a GPU"))
     assert "fast: unsupported: needs a GPU" in _notes(record)
-    assert _row(record).median_epoch_s is None
+    assert _row(record).epoch_s is None
 
 
 def test_an_arm_that_computes_the_same_as_another_says_so() -> None:

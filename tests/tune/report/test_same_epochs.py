@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from report_kit import timed
 
 from tune.report.answer import sweep_answer
 from tune.report.arms import arm_rows
@@ -28,7 +29,7 @@ def _trial(
     return TrialRecord(
         trial_id=f"{arm}-s{seed}", run_id="r", name="n", status=status, reason="", params={},
         tags={"arm": arm, "seed": str(seed), "timing_valid": "true", **tags},
-        metrics={"final/best_epoch": float(best), "final/val_mse": errors[best - 1], "final/median_epoch_s": s},
+        metrics={"final/best_epoch": float(best), "final/val_mse": errors[best - 1], **timed(s)},
         history=history,
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from report_kit import trial as _trial
 
 from tune.report.arms import arm_rows
 from tune.report.notes import notes
+from tune.report.setting import batch_note
 from tune.tracking.reader import SweepRecord
 
 
@@ -22,3 +23,11 @@ def test_the_first_note_holds_what_all_trials_share_and_nothing_that_differs_or_
     trials += [_trial("fast", seed, params=same | {"train.batch_size": "64"}) for seed in (1, 2)]
     assert _notes(_sweep(*trials))[0] == "All trials: data ETTm1, 3 epochs, bf16; 2 seeds."
     assert not any(note.startswith("All trials") for note in _notes(_sweep(replace(_trial(), params={}))))
+
+
+def test_a_line_says_the_batch_of_arms_that_name_none_and_none_where_every_arm_names_one() -> None:
+    (line,) = batch_note(_sweep(_trial(), default_batch="16"))
+    assert line.startswith(
+        "Batch 16 is the default, in every arm that names none: the largest power of two, at most 128"
+    )
+    assert batch_note(_sweep(_trial())) == []

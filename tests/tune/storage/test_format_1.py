@@ -86,6 +86,11 @@ def test_it_is_flushed_into_a_new_store_and_reported_with_its_values(
     assert result["comparisons"]["learning_rate=0.002"]["ratio"] == pytest.approx(
         0.7428607667874949
     )  # as the version before reported it
+    for trial in result["trials"]:  # 4 steps of 512 of demo's 2,169 windows of 48 + 24
+        metrics = trial["metrics"]
+        assert (metrics["final/windows_per_epoch"], metrics["final/steps_per_epoch"]) == (2048, 4)
+        assert metrics["final/epoch_all_windows_s"] == metrics["final/median_epoch_s"] * 2169 / 2048
+        assert trial["refused"] is None
     assert "learning_rate=0.002" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 # columns shown where the terminal is too narrow for all
-NARROW = ("arm", "median train s/epoch", "x baseline", "speed", "accuracy")
+NARROW = ("arm", "all windows s/epoch", "x baseline", "speed", "accuracy")
 WIDEST = 260  # characters, where there is no terminal
 
 

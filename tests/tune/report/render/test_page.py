@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_kit import timed
 from tracking_kit import EXPERIMENT, MakeTracker, end, opened_fixture, settle, shared_store_fixture, sweep_id_fixture
 
 from tune.commands import report
@@ -53,7 +54,7 @@ def _ran(tracker: Tracker, arm: str, seed: int, s: float, val_mse: float) -> Non
         metrics = {f"time/{part}_s": 99.0 if epoch == 1 else s / len(PARTS) for part in PARTS}
         metrics |= {"loss/val_mse": val_mse + 1 / epoch, "loss/train_mse": 1 / epoch}
         tracker.log_epoch(trial_id=trial_id, epoch=epoch, metrics=metrics, timestamp_ms=1_700_000_000_000 + epoch)
-    final = {"final/median_epoch_s": s, "final/val_mse": val_mse, "final/test_mse": 0.4}
+    final = {**timed(s), "final/val_mse": val_mse, "final/test_mse": 0.4}
     tags = {"timing_valid": "true", "gpu_uuid": "GPU-a", "device": "NVIDIA H100"}
     end(tracker, trial_id, metrics=final, tags=tags)
 

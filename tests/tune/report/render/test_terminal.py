@@ -12,6 +12,7 @@ from tune.report.render.terminal import NARROW, WIDEST, print_report
 from tune.tracking.reader import SweepRecord
 
 TIMES_S = {"none": (2.0, 2.01, 1.99), "fast": (1.0, 1.02, 0.99)}
+WORK = "windows/epoch, steps/epoch"
 RATIO, SPEED, ACCURACY = "1.99x (1.94-2.05)", "faster", "not worse (+0 %, at most +0 %)"
 
 
@@ -54,7 +55,7 @@ def test_a_narrow_terminal_shows_ratio_and_verdicts_uncut_and_names_what_it_leav
     cells = _words(lines, "fast", len(NARROW))
     assert cells == ["fast", "1.003", RATIO, SPEED, ACCURACY]
     (left_out,) = [line for line in lines if line.startswith("Left out, as they need ")]
-    assert "status, heads, parameters, val MSE, test MSE, train total s, x baseline, total" in left_out
+    assert f"status, heads, parameters, val MSE, test MSE, {WORK}, train total s, x baseline, total" in left_out
 
 
 def test_a_heading_takes_two_lines_before_a_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +69,7 @@ def test_a_wide_terminal_and_a_pipe_show_every_column(monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", "240")
     for stream in (Terminal(), io.StringIO()):
         lines = _shown(stream, _record())
-        assert _words(lines, "fast", 12)[7:10] == [RATIO, SPEED, ACCURACY]
+        assert _words(lines, "fast", 14)[9:12] == [RATIO, SPEED, ACCURACY]
         assert not [line for line in lines if line.startswith("Left out")]
 
 
@@ -76,4 +77,4 @@ def test_a_long_name_makes_the_table_of_a_pipe_wider_and_cuts_nothing() -> None:
     long = "patch_length=12-" * 12 + "end"
     lines = _shown(io.StringIO(), _record(fast=long))
     assert max(map(len, lines)) > WIDEST
-    assert _words(lines, long, 12)[7:10] == [RATIO, SPEED, ACCURACY]
+    assert _words(lines, long, 14)[9:12] == [RATIO, SPEED, ACCURACY]
