@@ -107,7 +107,7 @@ def test_a_series_larger_than_the_free_memory_is_refused_by_the_pinned_feed_and_
     options = dict(context_length=48, prediction_length=12, batch_size=8, device="cpu", seed=1)
     monkeypatch.setattr(placement, "host_free", lambda: series.scaled.nbytes - 1)
     with pytest.raises(
-        DataUnsupported, match=r"'pinned' needs .* MiB of host memory .* are free: use data.feed=mapped"
+        DataUnsupported, match=r"'pinned' needs .* KiB of host memory .* are free: use data.feed=mapped"
     ):
         open_feed("pinned", series, **options)
     feed = open_feed("mapped", series, **options)
