@@ -33,7 +33,7 @@ class Facts:
     prediction_length: int
     """Rows that are forecast."""
     dataset: Mapping[str, Any]
-    """Name, sha256 of the source, timestamp column if one was named."""
+    """Name, sha256 of the source, timestamp column if one was named, times of the test set's first and last row."""
     trial: Mapping[str, Any]
     """Sweep id, trial id, config, best epoch and its validation MSE (standardised units)."""
     versions: Mapping[str, str]

@@ -1,7 +1,7 @@
 """A saved model as a forecaster in the units of the source: from its folder alone, pruned or not.
 
 Needs nothing but this package, torch, transformers and safetensors (pandas for MLflow). Nothing is unpickled.
-Shapes: C columns, L context, H horizon, T rows.
+Shapes: B windows, C columns, L context, H horizon that the model was trained for, N rows forecast, T rows.
 """
 
 from __future__ import annotations
@@ -36,10 +36,22 @@ class Forecaster:
         lengths = (config.num_input_channels, config.context_length, config.prediction_length)
         if lengths != (len(facts.columns), facts.context_length, facts.prediction_length):
             raise ValueError(f"{folder}: forecasting.json and config.json are of different models: fetch it again")
-        self._mean, self._std = np.array(facts.mean), np.array(facts.std)
 
-    def forecast(self, values_TC: np.ndarray) -> np.ndarray:
-        """The H rows [H, C] float64 after the last of `values_TC` [T, C], both in the units of the source.
+    def scaling(self, series: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [C] float64. ValueError for a series that the model does not know."""
+        known = self.facts.series
+        if known is None:
+            return np.array(self.facts.mean), np.array(self.facts.std)
+        if series is None or series not in known:
+            shown = ", ".join(list(known)[:8])
+            raise ValueError(f"the model knows {len(known)} series ({shown}{', ...' if len(known) > 8 else ''})")
+        return np.array(known[series]["mean"]), np.array(known[series]["std"])
+
+    def forecast(self, values_TC: np.ndarray, *, horizon: int | None = None, series: str | None = None) -> np.ndarray:
+        """The rows [N, C] float64 after the last of `values_TC` [T, C], both in the units of the source.
+
+        horizon: N, by `roll` where it is above H; None is H.
+        series: the id of the series, for a model of several.
 
         The last L rows count. They are standardised as in training: as 32-bit floats, computed in float64, rounded
         once. ValueError where there are fewer than L rows or other than C columns, or where one is not finite.
@@ -53,11 +65,36 @@ class Forecaster:
         past_LC = values_TC[-length:].astype(np.float32, order="C")  # a frame's order would change the last digit
         if not np.isfinite(past_LC).all():
             raise ValueError(f"the last {length} rows must hold finite 32-bit numbers only")
-        scaled_LC = ((past_LC - self._mean) / self._std).astype(np.float32)
+        mean, std = self.scaling(series)
+        past_1LC = torch.from_numpy(standardised(past_LC, mean, std))[None].to(self.device)
+        future_NC = self.roll(past_1LC, _rows_ahead(self.facts, horizon))[0]
+        return future_NC.double().cpu().numpy() * std + mean
+
+    def roll(self, past_BLC: torch.Tensor, horizon: int) -> torch.Tensor:
+        """Forecasts [B, N, C] of `horizon` N rows, both standardised.
+
+        Above H the model's own forecast is the end of its next context, again and again: errors add up.
+        """
+        parts: list[torch.Tensor] = []
         with torch.no_grad():
-            past_1LC = torch.from_numpy(scaled_LC)[None].to(self.device)
-            future_HC = self.model(past_values=past_1LC).prediction_outputs[0]
-        return future_HC.double().cpu().numpy() * self._std + self._mean
+            for _ in range(0, horizon, self.facts.prediction_length):
+                if parts:
+                    past_BLC = torch.cat((past_BLC, parts[-1]), dim=1)[:, -self.facts.context_length :]
+                parts.append(self.model(past_values=past_BLC).prediction_outputs.float())
+        return torch.cat(parts, dim=1)[:, :horizon]
+
+
+def standardised(values: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Rows [..., C] float32 of the source's units as a model sees them."""
+    scaled: np.ndarray = ((values - mean) / std).astype(np.float32)
+    return scaled
+
+
+def _rows_ahead(facts: Facts, horizon: int | None) -> int:
+    """The rows to forecast: `horizon`, by default the model's own. ValueError for less than 1."""
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"a horizon of {horizon} rows: give 1 or more")
+    return facts.prediction_length if horizon is None else horizon
 
 
 class MlflowForecaster:
@@ -69,7 +106,8 @@ class MlflowForecaster:
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """H rows after the last row of `model_input`, a frame with the model's columns in time order, L rows or more.
 
-        Both in the units of the source; rows are one time step apart. ValueError for a missing column or too few rows.
+        Both in the units of the source; rows are one time step apart. A model of several series takes the id of the
+        rows' series as `params["series"]`. ValueError for a missing column, too few rows or an unknown series.
         """
         import pandas as pd
 
@@ -77,7 +115,8 @@ class MlflowForecaster:
         missing = [name for name in columns if name not in model_input.columns]
         if missing:
             raise ValueError(f"columns {', '.join(missing[:8])} are missing; the model forecasts {', '.join(columns)}")
-        forecast_HC = self.forecaster.forecast(model_input[columns].to_numpy(dtype=np.float64))
+        rows, series = model_input[columns].to_numpy(dtype=np.float64), (params or {}).get("series")
+        forecast_HC = self.forecaster.forecast(rows, series=series)
         return pd.DataFrame(forecast_HC, columns=columns)
 
 

@@ -21,6 +21,8 @@ class FeedEntry:
     location: str
     """MODULE:CLASS; the class is a `data_pipeline.feed.batches.Feed`."""
     description: str
+    takes_workers: bool = False
+    """Whether `num_workers` may be above 0."""
 
 
 FEEDS: dict[str, FeedEntry] = {
@@ -28,13 +30,23 @@ FEEDS: dict[str, FeedEntry] = {
         "data_pipeline.feed.device:DeviceFeed",
         "The whole series in device memory; a batch is gathered there.",
     ),
+    "pinned": FeedEntry(
+        "data_pipeline.feed.pinned:PinnedFeed",
+        "The whole series in page-locked host memory; the device gathers a batch from there while it computes another.",
+    ),
+    "mapped": FeedEntry(
+        "data_pipeline.feed.mapped:MappedFeed",
+        "The series stays in its file; threads gather batches from the page cache, and they are copied to the device.",
+    ),
     "arrow": FeedEntry(
         "data_pipeline.feed.arrow:ArrowFeed",
         "Windows cut from the memory-mapped Arrow file by loader workers, copied to the device.",
+        takes_workers=True,
     ),
     "tsfm": FeedEntry(
         "data_pipeline.feed.tsfm:TsfmFeed",
         "The data set of tsfm_public, item by item: the old way, kept as a baseline.",
+        takes_workers=True,
     ),
 }
 

@@ -21,8 +21,8 @@ from torch.utils.data import Dataset
 
 from data_pipeline.errors import DataError
 from data_pipeline.feed.batches import Batch, Feed, shared_tensor, window_view
-from data_pipeline.feed.loading import Loader, as_is, check_shared_memory, check_workers, shared_memory_free
-from data_pipeline.series.arrow_file import map_file
+from data_pipeline.feed.loading import Answering, Loader, as_is, check_shared_memory, check_workers, shared_memory_free
+from data_pipeline.series.arrow_file import MappedFile, map_file
 from data_pipeline.series.store import Series
 
 PREFETCH = 2
@@ -76,11 +76,7 @@ class WindowDataset(Dataset):
 
     def _mapped(self) -> Windows:
         if self._views is None:
-            file = map_file(self._path, check=False)
-            if file.metadata["source_sha256"] != self._sha256:
-                raise DataError(
-                    f"{self._path}: replaced during this trial because its source changed: run the trial again"
-                )
+            file = map_current(self._path, self._sha256)
             rows = shared_tensor(file.arrays["scaled"])
             context, horizon = self._lengths
             self._views = window_view(rows, 0, context), window_view(rows, context, horizon)
@@ -90,10 +86,19 @@ class WindowDataset(Dataset):
         return {**self.__dict__, "_views": None}
 
 
+def map_current(path: Path, source_sha256: str) -> MappedFile:
+    """The mapped file. Raises DataError if it is of another source than the trial began with."""
+    file = map_file(path, check=False)
+    if file.metadata["source_sha256"] != source_sha256:
+        raise DataError(f"{path}: replaced during this trial because its source changed: run the trial again")
+    return file
+
+
 class ArrowFeed(Feed):
     """The module's docstring describes it."""
 
     _slots: Slots | None = None
+    _loader: Answering
 
     def close(self) -> None:
         """Stop the workers and release the slots."""
@@ -109,7 +114,7 @@ class ArrowFeed(Feed):
 
     def _open(self, series: Series, num_workers: int) -> None:
         check_workers(num_workers)
-        self._copier = _Copier(self._device) if self._device.type == "cuda" else None
+        self._copier = Copier(self._device) if self._device.type == "cuda" else None
         self._chunk = _chunk_size(num_workers, self._batch_bytes)
         if num_workers or self._copier:
             self._slots = _slots(num_workers, self._chunk * self._plan.batch_size, self._lengths, self.channels)
@@ -153,7 +158,7 @@ class ArrowFeed(Feed):
         return past, future
 
 
-class _Copier:
+class Copier:
     """Copies chunks from pinned slots to a GPU on a separate stream, one chunk ahead."""
 
     def __init__(self, device: torch.device) -> None:

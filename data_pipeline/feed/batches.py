@@ -16,6 +16,8 @@ from data_pipeline.errors import DataError
 from data_pipeline.series.store import Series
 from data_pipeline.series.windows import window_starts
 
+ROWS_AT_A_TIME = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
@@ -84,7 +86,10 @@ class BatchPlan:
         return torch.from_numpy(starts.series_of(windows.numpy())).view(-1, self.batch_size)
 
     def _rows(self, split: str, windows: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.starts[split].at(windows.numpy()))
+        """The first rows of these windows, in the same memory: there are as many as rows of the series."""
+        for some in windows.split(ROWS_AT_A_TIME):
+            some.copy_(torch.from_numpy(self.starts[split].at(some.numpy())))
+        return windows
 
 
 class Feed(ABC):
@@ -129,6 +134,10 @@ class Feed(ABC):
         """Windows of the split."""
         return len(self._plan.starts[split])
 
+    def first_rows(self, split: str) -> torch.Tensor:
+        """The first row [windows] int64 of each window of the split, in the order of `eval_batches`."""
+        return self._plan.evaluation(split)[0].flatten()[: self.num_windows(split)]
+
     def train_batches(self, epoch: int) -> Iterator[Batch]:
         """The training windows in an order drawn from (seed, epoch). The last partial batch is dropped."""
         starts = self._plan.train(epoch)
@@ -167,6 +176,14 @@ class Feed(ABC):
     @abstractmethod
     def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
         """One batch for each row of `starts` [steps, B] (first rows of its windows) and its `valid`."""
+
+
+def refuse_workers(feed: str, num_workers: int) -> None:
+    """Raise DataError if a feed without workers is given some."""
+    if num_workers:
+        raise DataError(
+            f"feed '{feed}' has no workers, but num_workers is {num_workers}: set it to 0, or use the feed 'arrow'"
+        )
 
 
 def shared_tensor(array: np.ndarray) -> torch.Tensor:

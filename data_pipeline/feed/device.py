@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from data_pipeline.errors import DataError
-from data_pipeline.feed.batches import Batch, Feed, shared_tensor, window_view
+from data_pipeline.feed.batches import Batch, Feed, refuse_workers, shared_tensor, window_view
+from data_pipeline.feed.placement import check_device_memory
 from data_pipeline.series.store import Series
 
 
@@ -49,10 +49,8 @@ class DeviceFeed(Feed):
         del self._past, self._future
 
     def _open(self, series: Series, num_workers: int) -> None:
-        if num_workers:
-            raise DataError(
-                f"feed 'device' has no workers, but num_workers is {num_workers}: set it to 0, or use the feed 'arrow'"
-            )
+        refuse_workers("device", num_workers)
+        check_device_memory(series.scaled.nbytes, self._device)
         rows = shared_tensor(series.scaled).to(self._device)
         context_length, prediction_length = self._lengths
         self._past = window_view(rows, 0, context_length)

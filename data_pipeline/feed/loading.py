@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -39,6 +39,18 @@ class Answers(Dataset):
             return self._collate([self._dataset[window] for window in request])
         except DataError as error:
             return error
+
+
+class Answering(Protocol):
+    """What answers requests for windows."""
+
+    def answers(self, requests: Iterable[Any]) -> Iterator[Any]:
+        """The answer to each request, in order. Read only the latest pass."""
+        ...
+
+    def close(self) -> None:
+        """Stop what works in the background."""
+        ...
 
 
 class Loader:

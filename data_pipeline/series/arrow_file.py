@@ -22,6 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 COPY_BYTES = 4 << 20
+MAP_NORESERVE = 0x4000
+"""Linux's (bits/mman-map-flags-generic.h); Python has no name for it before 3.13."""
 METADATA_KEY = b"series"
 METADATA_CRC = "metadata_crc32"
 ARRAYS = ("values", "scaled", "timestamp")
@@ -44,6 +46,8 @@ class MappedFile:
     They are writable (copy-on-write), so that torch takes them without a copy: hand out read-only views.
     """
     metadata: dict[str, Any]
+    offsets: dict[str, int]
+    """Of each array in the file, in bytes."""
 
 
 class Scratch:
@@ -144,7 +148,7 @@ def map_file(path: Path, *, check: bool) -> MappedFile:
     """
     with open(path, "rb") as file:
         try:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            mapped = private_map(file.fileno())
             metadata, arrays = _metadata(mapped), _arrays(mapped)
         except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedFile(str(error)) from error
@@ -157,14 +161,30 @@ def map_file(path: Path, *, check: bool) -> MappedFile:
                 blocks = _file_blocks(file.fileno(), _offset(mapped, array), array.nbytes)
                 if _crc(blocks) != metadata["crc32"][name]:
                     raise DamagedFile(f"the checksum of {name} does not match")
-    return MappedFile(arrays=arrays, metadata=metadata)
+    offsets = {name: _offset(mapped, array) for name, array in arrays.items()}
+    return MappedFile(arrays=arrays, metadata=metadata, offsets=offsets)
+
+
+def private_map(descriptor: int) -> mmap.mmap:
+    """The whole file, mapped copy-on-write. It may be larger than the memory, which the kernel would refuse otherwise:
+    it would keep room for a copy of every page."""
+    return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE | MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def endless_zeros(count: int, dtype: Any) -> np.ndarray:
+    """[count] zeros that take no memory, however many they are. Do not write to them."""
+    if not count:
+        return np.zeros(0, dtype)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    mapped = mmap.mmap(-1, count * np.dtype(dtype).itemsize, flags=flags, prot=mmap.PROT_READ)
+    return np.frombuffer(mapped, dtype)
 
 
 def _zeros(scratch: Scratch, metadata: dict[str, Any]) -> pa.RecordBatch:
     def array(name: str) -> pa.Array:
         if name == "timestamp":
             return pa.array(np.zeros(scratch.rows, "datetime64[us]"))
-        cells = np.zeros(scratch.rows * scratch.n_columns, _DTYPES[name])
+        cells = endless_zeros(scratch.rows * scratch.n_columns, _DTYPES[name])
         return pa.FixedSizeListArray.from_arrays(pa.array(cells), scratch.n_columns)
 
     batch = pa.record_batch([array(name) for name in scratch.names], names=list(scratch.names))
@@ -194,7 +214,7 @@ def _arrays(mapped: mmap.mmap) -> dict[str, np.ndarray]:
 
 
 def _array_offsets(descriptor: int) -> dict[str, int]:
-    mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    mapped = private_map(descriptor)
     return {name: _offset(mapped, array) for name, array in _arrays(mapped).items()}
 
 

@@ -88,6 +88,8 @@ def parser() -> Parser:
     how.add_argument("--resume", metavar="SWEEP_ID", help="resume this sweep, also after a change of code")
     text = "give each trial a new process and empty caches of compiled code and gate results: slower"
     how.add_argument("--isolate", action="store_true", help=text)
+    text = "keep each trial's forecasts of the test set with truth and times: forecasts/test.parquet of its MLflow run"
+    how.add_argument("--save-forecasts", action="store_true", help=text)
     add_shared(parser)
     return parser
 
@@ -154,7 +156,9 @@ def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace
     plan = planner.plan(device)
     _settle(request, arguments)
     folders = {"data_dir": arguments.data_dir, "storage_path": arguments.storage_path}
-    print_plan(plan, text, planner.protocol(plan, **folders))
+    protocol = planner.protocol(plan, **folders)
+    plan = planner.plan(device)  # now that the size of the data may be known
+    print_plan(plan, text, protocol)
     at_a_time = _at_a_time(plan, arguments.max_concurrent)
     print(f"  time   {time_line(plan, arguments.storage_path, at_a_time=at_a_time)}", file=text)
     if arguments.address is not None:
@@ -212,6 +216,7 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
         fresh=arguments.fresh,
         resume=arguments.resume,
         isolate=arguments.isolate,
+        save_forecasts=arguments.save_forecasts,
         quiet=arguments.quiet,
     )
 

@@ -48,8 +48,8 @@ class DataConfig(_Frozen):
     split: Split = None
     context_length: int = Field(512, ge=2, le=65_536)  # time steps that the model sees
     prediction_length: int = Field(96, ge=1, le=65_536)  # time steps that it forecasts
-    feed: str = "device"  # a name in data_pipeline.feed.FEEDS
-    num_workers: int = Field(0, ge=0, le=128)  # loader processes; 0 for the device feed
+    feed: str = "device"  # a name in data_pipeline.feed.FEEDS; a plan takes device, pinned or mapped by what is free
+    num_workers: int = Field(0, ge=0, le=128)  # loader processes; 0 for a feed without workers
 
     @property
     def options(self) -> DataOptions:

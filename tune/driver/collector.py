@@ -151,6 +151,7 @@ class Collector(ray_tune.Callback):
             tags={**end.tags, **self._changed_environment(trial_id)},
             model_dir=folder / "model" if folder and _keeps_model(end) else None,
             samples_dir=folder / "samples" if folder else self._folder.kept_samples(trial_id),
+            forecasts_dir=folder / "forecasts" if folder and (folder / "forecasts").is_dir() else None,
         )
         if ended:
             self._progress.ended(trial_id, end.status, end.reason)

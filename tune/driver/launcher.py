@@ -60,6 +60,7 @@ class Launcher:
     cache_dir: Path  # absolute
     data_sha256: str  # of the source file that was planned with
     wait_s: float = 0.0  # how long a cluster that has lost all nodes for trials may take to bring one
+    save_forecasts: bool = False  # whether each trial's forecasts of the test set are kept
     isolate: bool = False  # whether each trial gets a cold process and empty caches
     fork_servers: NodeForkServers | None = None  # the nodes' own; None: each actor starts one
     entry: Entry = trial_entry
@@ -88,6 +89,7 @@ class Launcher:
             packages_sha256=packages_sha256(),
             gpu_name=self.gpu_name,
             compile_dir=str(self._isolated if self.isolate else storage / "compile"),
+            save_forecasts=self.save_forecasts,
             isolate=self.isolate,
             prepare_next=prepare_next,
             moved_because=moved_because,

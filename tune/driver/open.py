@@ -20,6 +20,7 @@ from tune.driver.launcher import Launcher
 from tune.driver.options import Options
 from tune.machine.code_identity import code_identity
 from tune.plan.data import cache_dir
+from tune.plan.placement import FIELD
 from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.report.data import TAG
@@ -69,6 +70,7 @@ def open_sweep_run(
     key = plan.key(data_sha256=data.sha256, tracking_uri=options.tracking_uri)
     with open_sweep.sweep_lock(options.storage_path, key):
         folder = open_folder(plan, {"key": key, "asked": asked}, environment, options, data.protocol)
+        plan = _as_begun(planner, plan, folder)
         tracker = open_tracker(folder, options.tracking_uri)
     launcher = Launcher(
         folder=folder,
@@ -79,11 +81,24 @@ def open_sweep_run(
         cache_dir=cache_dir(options.storage_path),
         data_sha256=data.sha256,
         wait_s=options.wait_for_gpus_s,
+        save_forecasts=options.save_forecasts,
         isolate=options.isolate,
         fork_servers=fork_servers,
         entry=entry,
     )
     return plan, launcher, tracker
+
+
+def _as_begun(planner: Planner, plan: Plan, folder: SweepDir) -> Plan:
+    """`plan` with the feed that the sweep in `folder` began with: other memory may be free now."""
+    begun = folder.read()["trials"][0]["params"].get(FIELD)
+    if plan.placement is None or begun in (None, plan.placement.feed):
+        return plan
+    planner.keep_feed(begun)
+    plan = planner.plan(plan.device)
+    assert plan.placement is not None
+    print(f"feed {begun}: {plan.placement.reason}", file=sys.stderr)
+    return plan
 
 
 def open_folder(

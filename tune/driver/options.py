@@ -22,6 +22,7 @@ class Options:
     fresh: bool = False
     resume: str | None = None
     isolate: bool = False  # each trial in a new, unprepared process with empty caches
+    save_forecasts: bool = False  # whether each trial's forecasts of the test set become artifacts
     quiet: bool = False
 
 

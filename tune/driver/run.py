@@ -26,6 +26,7 @@ from tune.driver.finish import close_sweep, failures
 from tune.driver.launcher import Launcher
 from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
+from tune.plan.placement import TAG as PLACEMENT
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
 from tune.plan.space import SearchPlan
@@ -132,6 +133,7 @@ class _Run:
                 "device": plan.device.name,
                 "environment": self._environment,
                 **_ablation_tag(plan.sweep),
+                **_placement_tag(plan),
                 **_batch_tag(plan),
                 **({TAG: protocol_tag(content[TAG])} if TAG in content else {}),
                 **_who_runs(),
@@ -193,6 +195,12 @@ def _check_disk(collector: Collector, tracker: Tracker) -> None:
 def _ablation_tag(sweep: SweepConfig) -> dict[str, str]:
     """The tag of the parent run with the pairs of arms whose ratios a report shows; none if the sweep names none."""
     return {"ladder": json.dumps([asdict(step) for step in sweep.ablation])} if sweep.ablation else {}
+
+
+def _placement_tag(plan: Plan) -> dict[str, str]:
+    """The tag of the parent run with the feed that was chosen by measuring, and why; none if one was named."""
+    placement = plan.placement
+    return {} if placement is None else {PLACEMENT: f"{placement.feed}: {placement.reason}"}
 
 
 def _batch_tag(plan: Plan) -> dict[str, str]:

@@ -14,9 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from data_pipeline.feed.placement import host_free
 from model.attention import BACKENDS
 
 GIB = 2**30
+
+
+MOMENTARY = ("memory_free_gib", "host_free_gib")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +35,13 @@ class DeviceFacts:
     gpus: int = 0  # GPUs of this node
     cpus: int = 1  # logical CPUs of this node
     assumed: bool = False  # True: not read from the node that will run the trial
+    memory_free_gib: float | None = None  # of the first GPU, when it was asked
+    host_free_gib: float | None = None  # of the node's memory, within its control group's limit, when it was asked
     missing: Mapping[str, str] | None = None  # attention backend -> why its package cannot be used; None: unknown
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As it is saved with a sweep, without what is another number at each look."""
+        return {name: value for name, value in asdict(self).items() if name not in MOMENTARY}
 
 
 @contextmanager
@@ -66,7 +73,19 @@ def cpu_name() -> str:
 
 def cpu_facts(*, assumed: bool = False) -> DeviceFacts:
     missing = missing_packages(importing=False)
-    return DeviceFacts(device_type="cpu", name=cpu_name(), cpus=available_cpus(), assumed=assumed, missing=missing)
+    return DeviceFacts(
+        device_type="cpu",
+        name=cpu_name(),
+        cpus=available_cpus(),
+        assumed=assumed,
+        host_free_gib=_host_free_gib(),
+        missing=missing,
+    )
+
+
+def _host_free_gib() -> float | None:
+    free = host_free()
+    return None if free is None else free / GIB
 
 
 def missing_packages(names: Iterable[str] = BACKENDS, *, importing: bool) -> dict[str, str]:
@@ -103,11 +122,14 @@ def node_facts(*, use_gpu: bool, assumed: bool = False) -> DeviceFacts:
         if not handles:
             raise RuntimeError("NVML shows no GPU on this node: is the NVIDIA driver loaded?")
         first = handles[0]
+        memory = lib.nvmlDeviceGetMemoryInfo(first)
         return DeviceFacts(
             device_type="cuda",
             name=lib.nvmlDeviceGetName(first),
             capability=tuple(lib.nvmlDeviceGetCudaComputeCapability(first)),
-            memory_gib=round(lib.nvmlDeviceGetMemoryInfo(first).total / GIB, 1),
+            memory_gib=round(memory.total / GIB, 1),
+            memory_free_gib=memory.free / GIB,
+            host_free_gib=_host_free_gib(),
             driver=lib.nvmlSystemGetDriverVersion(),
             gpus=len(handles),
             cpus=available_cpus(),

@@ -17,6 +17,7 @@ from typing import Any
 from data_pipeline.datasets import DATASETS, get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.feed import FEEDS
+from data_pipeline.feed.placement import Placement
 from model.presets import PRESETS
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
@@ -29,6 +30,7 @@ from tune.engine.lr import LR_SCHEDULES
 from tune.machine.device import DeviceFacts
 from tune.plan import batch
 from tune.plan.data import UNREAD, DataFacts, facts_by_definition
+from tune.plan.placement import USUAL
 from tune.plan.support import backend_name, resolve_auto_names, unsupported_reason
 
 MOST_TRIALS = 20_000  # of one sweep
@@ -63,6 +65,7 @@ class Plan:
     repeats: int
     device: DeviceFacts
     data: DataFacts = UNREAD
+    placement: Placement | None = None  # why all arms have the feed that they have; None: it was named
 
     @property
     def runnable(self) -> tuple[PlannedTrial, ...]:
@@ -86,9 +89,15 @@ class Plan:
             data_sha256,
             redacted(settled_uri(tracking_uri)),
             self.device.name,
-            [(trial.trial_id, trial.unsupported is None, trial.config.identity()) for trial in self.trials],
+            [(trial.trial_id, trial.unsupported is None, self._identity(trial.config)) for trial in self.trials],
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _identity(self, config: TrialConfig) -> dict[str, Any]:
+        """What two configurations must share to be the same one. A feed that was chosen by what is free does not count:
+        a sweep goes on with the one that it began with."""
+        values = config.identity()
+        return values if self.placement is None else values | {"data": {**values["data"], "feed": USUAL}}
 
 
 def make_plan(
@@ -278,9 +287,10 @@ def _check_names(config: TrialConfig) -> None:
     get_dataset(config.data.dataset, config.data.options)
     if config.data.feed not in FEEDS:
         raise unknown_name("feed", config.data.feed, FEEDS)
-    if config.data.feed == "device" and config.data.num_workers:
+    if config.data.num_workers and not FEEDS[config.data.feed].takes_workers:
         raise WrongInput(
-            f"data.num_workers={config.data.num_workers}: the device feed has no workers; use data.feed=arrow, or 0"
+            f"data.num_workers={config.data.num_workers}: the {config.data.feed} feed has no workers; use "
+            "data.feed=arrow, or 0"
         )
     backend_name(config.model.attention)
     if config.train.engine not in ENGINES:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.datasets import is_path
+from data_pipeline.feed.placement import Placement
 from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
 from tune.config.trial_config import DataConfig, data_options
-from tune.machine.device import DeviceFacts
+from tune.machine.device import MOMENTARY, DeviceFacts
 from tune.plan.data import (
     UNREAD,
     DataFacts,
@@ -26,6 +27,7 @@ from tune.plan.data import (
     known_data,
     prepare_data,
 )
+from tune.plan.placement import FIELD, placement_of
 from tune.plan.plan import Plan
 from tune.plan.space import plan_sweep
 
@@ -55,6 +57,8 @@ class Planner:
         self._facts = UNREAD  # with which `_plan` was made
         self._rows: SplitRows | None = None  # of a file that an earlier sweep has converted
         self._data: PreparedData | None = None
+        self._protocol: Mapping[str, Any] | None = None  # of data that an earlier sweep has prepared
+        self._feed: str | None = None  # which a sweep that goes on began with
 
     @classmethod
     def of(cls, request: Request) -> Planner:
@@ -72,20 +76,36 @@ class Planner:
 
         Raises WrongInput as `plan_sweep` does, and DataError for a data file whose head cannot be read.
         """
-        facts, latest = self._known(), self._plan
-        if latest is None or not _same_for_a_plan(latest.device, device) or facts != self._facts:
+        facts, latest, placement = self._known(), self._plan, self._placement(device)
+        if (
+            latest is None
+            or not _same_for_a_plan(latest.device, device)
+            or facts != self._facts
+            or _feed(placement) != _feed(latest.placement)
+        ):
             latest = plan_sweep(
                 self.sweep,
                 draws=self.draws,
-                overrides=self.overrides,
+                overrides=dict(self.overrides) if placement is None else {**self.overrides, FIELD: placement.feed},
                 repeats=self.repeats,
                 seed=self.seed,
                 device=device,
                 data=facts,
             )
             self._facts = facts
-        self._plan = replace(latest, device=device)
+        self._plan = replace(latest, device=device, placement=placement)
         return self._plan
+
+    def keep_feed(self, feed: str) -> None:
+        """Plan with this feed from now on, where neither the sweep nor the user names one: the sweep began with it."""
+        self._feed = feed
+
+    def _placement(self, device: DeviceFacts) -> Placement | None:
+        known = self._protocol if self._data is None else self._data.protocol
+        placement = placement_of(self.sweep, self.overrides, device, known)
+        if placement is None or self._feed in (None, placement.feed):
+            return placement
+        return Placement(feed=str(self._feed), reason=f"the sweep began with it; now, {placement.reason}")
 
     def look_up(self, plan: Plan, *, data_dir: Path, storage_path: Path) -> bool:
         """Whether the number of windows is known without reading the data; the next plan then takes it into account.
@@ -127,7 +147,8 @@ class Planner:
         from data_pipeline.series.protocol import protocol_of
 
         series = known_data(plan.trials[0].config.data, data_dir=data_dir, storage_path=storage_path)
-        return None if series is None else protocol_of(series, _lengths(plan))
+        self._protocol = None if series is None else protocol_of(series, _lengths(plan))
+        return self._protocol
 
     def _known(self) -> DataFacts:
         """From the prepared data, the definition of a named data set, or a file's head and an earlier conversion."""
@@ -149,5 +170,13 @@ def _lengths(plan: Plan) -> list[tuple[int, int]]:
 
 
 def _same_for_a_plan(one: DeviceFacts, other: DeviceFacts) -> bool:
-    """Whether two devices give the same trials: planning does not read the numbers of GPUs and CPUs."""
-    return replace(one, assumed=other.assumed, gpus=other.gpus, cpus=other.cpus) == other
+    """Whether two devices give the same trials: planning does not read the numbers of GPUs and CPUs.
+
+    Free memory decides the feed only, which is compared for itself.
+    """
+    free = {name: getattr(other, name) for name in MOMENTARY}
+    return replace(one, assumed=other.assumed, gpus=other.gpus, cpus=other.cpus, **free) == other
+
+
+def _feed(placement: Placement | None) -> str | None:
+    return None if placement is None else placement.feed

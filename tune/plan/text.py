@@ -9,6 +9,7 @@ from typing import IO, Any
 from data_pipeline.series.protocol import Protocol, protocol_lines
 from tune.config.trial_config import TrialConfig
 from tune.plan.batch import LARGEST, LEAST_STEPS, RULE
+from tune.plan.placement import USUAL
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan, describe
 
@@ -41,6 +42,8 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
         f"  data   {fields['data.dataset']}, {fields['data.context_length']} -> {fields['data.prediction_length']} "
         f"steps, feed {fields['data.feed']}"
     )
+    if plan.placement is not None and plan.placement.feed != USUAL:
+        yield f"         feed {plan.placement.feed}: {plan.placement.reason}"
     if protocol is not None:
         yield from (f"         {line}" for line in protocol_lines(protocol))
     yield from _windows_lines(plan)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipeline.series.protocol import how_lines, part_text, shape_text
+from tune.plan.placement import TAG as PLACEMENT
+from tune.plan.placement import USUAL
 from tune.tracking.reader import SweepRecord
 
 TAG = "data"
@@ -61,11 +63,18 @@ def data_notes(record: SweepRecord) -> list[str]:
     """How the data were read, split and scaled, in one line, and a line for each thing noted."""
     protocol = protocol_of_sweep(record)
     if protocol is None:
-        return []
+        return _placement_note(record)
     windows = protocol["windows"] if len(protocol["windows"]) == 1 else ()
     named = [f"{name} {part_text(name, part, windows)}" for name, part in protocol["split"]["parts"].items()]
     rule, *others = how_lines({**protocol, "reading": {}})
     return [
         f"Data: {shape_text(protocol)}; {rule}: {'; '.join(named)}; {others[0]}.",
         *(f"Data, {line}." for line in others[1:]),
+        *_placement_note(record),
     ]
+
+
+def _placement_note(record: SweepRecord) -> list[str]:
+    """The feed that was chosen by measuring and why, unless it is the usual one."""
+    text = record.tags.get(PLACEMENT, "")
+    return [f"Feed {text}."] if text and not text.startswith(f"{USUAL}:") else []

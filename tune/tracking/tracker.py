@@ -193,11 +193,12 @@ class Tracker:
         tags: Mapping[str, str],
         model_dir: Path | None,
         samples_dir: Path | None = None,
+        forecasts_dir: Path | None = None,
     ) -> bool:
         """Close a trial. The first end counts until `plan_trial` opens the trial again; a later one returns False.
 
-        Later the saved model in `model_dir` becomes the run's MLflow model, and the files in `samples_dir` become
-        artifacts under `samples/`: both folders must stay until `pending` is 0.
+        Later the saved model in `model_dir` becomes the run's MLflow model, and the files in `samples_dir` and
+        `forecasts_dir` become artifacts under `samples/` and `forecasts/`: the folders must stay until `pending` is 0.
         """
         _check_status(status, TRIAL_STATUSES)
         with self._mutex:
@@ -212,6 +213,7 @@ class Tracker:
                 tags=_texts(tags),
                 model_dir=None if model_dir is None else str(Path(model_dir).absolute()),
                 samples_dir=None if samples_dir is None else str(Path(samples_dir).absolute()),
+                **({} if forecasts_dir is None else {"forecasts_dir": str(Path(forecasts_dir).absolute())}),
             )
             return True
 

@@ -133,7 +133,9 @@ class MlflowWriter:
         self.run_index.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
         # Last, so that the rest is in MLflow if the artifact store fails for good.
         if record.get("samples_dir") is not None:
-            self._log_samples(run_id, record)
+            self._log_folder(run_id, record, "samples", "the raw samples")
+        if record.get("forecasts_dir") is not None:
+            self._log_folder(run_id, record, "forecasts", "the forecasts of the test set")
         if record["model_dir"] is not None:
             self._publish_model(run_id, record)
 
@@ -196,12 +198,12 @@ class MlflowWriter:
         for name, text in record["files"].items():
             self.run_index.client.log_text(run_id, text, name)
 
-    def _log_samples(self, run_id: str, record: Record) -> None:
-        folder = Path(record["samples_dir"])
+    def _log_folder(self, run_id: str, record: Record, name: str, what: str) -> None:
+        folder = Path(record[f"{name}_dir"])
         if folder.is_dir():
-            self.run_index.client.log_artifacts(run_id, str(folder), "samples")
+            self.run_index.client.log_artifacts(run_id, str(folder), name)
         else:
-            self.rejections.append(Rejection(record, f"{folder} with the raw samples is not there"))
+            self.rejections.append(Rejection(record, f"{folder} with {what} is not there"))
 
     def _publish_model(self, run_id: str, record: Record) -> None:
         folder = Path(record["model_dir"])

@@ -38,6 +38,7 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
             "timestamp_column": data.timestamp_column,
             "options": data.options.given(),
             "protocol": protocol_of(series, [(data.context_length, data.prediction_length)]),
+            "test_times_us": _test_times_us(series),
         },
         trial={
             "sweep_id": job.sweep_id,
@@ -53,3 +54,11 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
 def _scalings(series: Series) -> dict[str, dict[str, list[float]]]:
     """By the id of each series."""
     return {group.id or "": {"mean": group.mean.tolist(), "std": group.std.tolist()} for group in series.groups}
+
+
+def _test_times_us(series: Series) -> tuple[int, int]:
+    """The times of the test set's first and last row, in microseconds since 1970."""
+    rows = [group.bounds["test"] for group in series.groups if group.bounds["test"][0] < group.bounds["test"][1]]
+    ends = [row for start, stop in rows for row in (start, stop - 1)]
+    times = series.timestamps[ends].astype("datetime64[us]").astype(int)
+    return int(times.min()), int(times.max())

@@ -37,6 +37,7 @@ class TrialJob:
     packages_sha256: str | None = None  # of the driver's code; None: not checked
     gpu_name: str | None = None  # the GPU model that was planned for, as its driver names it; None: not checked
     compile_dir: str | None = None  # where compiled code is kept (tune.trial.compile_cache); None: PyTorch's own place
+    save_forecasts: bool = False  # whether forecasts of the test set are kept
     isolate: bool = False  # whether the trial gets a cold process and empty caches
     sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled during training
     prepare_next: bool = False  # whether another trial follows on this device, whose process is prepared meanwhile

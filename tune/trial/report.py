@@ -22,7 +22,11 @@ class EpochReport:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEnd:
-    """How a trial ended. Its folder, if any, holds the best model under `model/` and raw samples under `samples/`."""
+    """How a trial ended.
+
+    Its folder, if any, holds the best model under `model/`, raw samples under `samples/`, and forecasts of the test set
+    under `forecasts/` if the job asks for them.
+    """
 
     status: str  # done, failed, oom, nan, stopped, failed_gate or unsupported
     reason: str | None = None

@@ -91,9 +91,10 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
             epoch, folder = session.progress.epoch, tmp / f"epoch-{session.progress.epoch}"
             session.save(folder)
             report(EpochReport(epoch=epoch, metrics=metrics, tags=trial_tags(session)), folder)
-        end = _end(session)
         folder = tmp / "final"
         folder.mkdir()
+        session.forecasts_to = folder / "forecasts" if job.save_forecasts else None
+        end = _end(session)
         if job.config.rules.keeps_model:  # else a loaded model would compute another function than this arm
             session.save_best(folder / "model")
         session.state.samples.write(folder / "samples")

@@ -9,7 +9,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +42,7 @@ from tune.trial.forecaster import save_forecaster
 from tune.trial.host_copy import HostCopy
 from tune.trial.job import ALONE, Host, TrialJob, check_gpu
 from tune.trial.pruner import TAYLOR_BATCHES, Pruner
+from tune.trial.saved_forecasts import SavedForecasts
 from tune.trial.state import Timeline, TrialProgress, TrialState
 
 
@@ -59,6 +60,7 @@ class Session:
         self.job, self.config, self.host, self._started_s = job, job.config, host, started_s
         config = job.config
         self.idle_wait_s = 0.0
+        self.forecasts_to: Path | None = None
         self.startup_s: float | None = None  # None until the first engine is built
         self.device = torch.device(job.device_type)
         samples = RawSamples(job.trial_id, epochs=config.train.epochs)
@@ -279,11 +281,14 @@ class Session:
             others = self.meter.other_processes(self._idle_pids)
             self.progress.shared = None if others is None else others > 0
 
-    def _evaluate(self, split: str, naive: bool = False) -> dict[str, Any]:
+    def _evaluate(self, split: str, naive: bool = False, saved: SavedForecasts | None = None) -> dict[str, Any]:
         """Exact errors over a split, by forecast: "model", and with `naive` each of the naive ones."""
         stepper = self._built_stepper()
         self.state.model.eval()
+        batches = self.feed.eval_batches(split)
         forecasts: dict[str, Callable[[Tensor], Tensor]] = {"model": stepper.predict}
+        if saved is not None:
+            batches, forecasts["model"] = saved.batches(batches), saved.forecast(stepper.predict)
         if naive:
             data = self.config.data
             forecasts |= naive_forecasts(
@@ -292,13 +297,22 @@ class Session:
                 per_day=self._series.step.per_day,
             )
         with torch.no_grad():
-            return evaluate(forecasts, self.feed.eval_batches(split), n_series=len(self._series.groups))
+            return evaluate(forecasts, batches, n_series=len(self._series.groups))
 
     def test(self) -> dict[str, Any]:
-        """Load the best epoch's weights and read the test set, once: errors of the model and the naive forecasts."""
+        """Load the best epoch's weights and read the test set, once: errors of the model and the naive forecasts.
+
+        The model's forecasts go into the folder `forecasts_to`, unless that is None.
+        """
         self.state.load_best()
         self._built_stepper()
-        errors = self._evaluate("test", naive=True)
+        with ExitStack() as stack:
+            saved = None
+            if self.forecasts_to is not None:
+                length = self.config.data.context_length
+                saved = SavedForecasts(self.forecasts_to, self._series, self.feed, context_length=length)
+                stack.enter_context(saved)
+            errors = self._evaluate("test", naive=True, saved=saved)
         self.tested = errors["model"]
         self.state.timeline.work_ended()
         return errors

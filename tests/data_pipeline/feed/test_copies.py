@@ -9,10 +9,11 @@ import torch
 
 from data_pipeline.feed import arrow as arrow_feed
 from data_pipeline.feed import open_feed
-from data_pipeline.feed.arrow import COPIES, MAX_CHUNK, PREFETCH, _Copier
+from data_pipeline.feed.arrow import COPIES, MAX_CHUNK, PREFETCH, Copier
 from data_pipeline.series.store import open_series
 
 OPTIONS = dict(context_length=48, prediction_length=12, batch_size=8, seed=1)
+WAYS = [("device", 0), ("pinned", 0), ("mapped", 0), ("arrow", 0), ("arrow", 2), ("arrow", 4), ("tsfm", 0)]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -64,7 +65,7 @@ def test_a_slot_is_written_again_only_after_its_copy_is_complete(workers, monkey
             assert all(ready.complete for _, _, ready in yielded[: max(0, overwritten + 1)])
             yield torch.full((1,), step), torch.full((1,), step)
 
-    for chunk in _Copier(torch.device("cpu")).chunks(loader()):
+    for chunk in Copier(torch.device("cpu")).chunks(loader()):
         yielded.append(chunk)
         assert int(chunk[0]) == int(chunk[1]) == len(yielded) - 1
     assert len(yielded) == steps
@@ -72,7 +73,7 @@ def test_a_slot_is_written_again_only_after_its_copy_is_complete(workers, monkey
 
 @needs_cuda
 @pytest.mark.parametrize("chunk", [1, MAX_CHUNK])
-@pytest.mark.parametrize(("name", "workers"), [("device", 0), ("arrow", 0), ("arrow", 2), ("arrow", 4), ("tsfm", 0)])
+@pytest.mark.parametrize(("name", "workers"), WAYS)
 def test_batches_on_the_gpu_equal_those_on_the_cpu(name, workers, chunk, series, monkeypatch):
     monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: chunk)
     reference = open_feed("device", series, device="cpu", num_workers=0, **OPTIONS)

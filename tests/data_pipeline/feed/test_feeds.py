@@ -9,12 +9,14 @@ import torch
 from csv_kit import text
 
 from data_pipeline.errors import DataError, DataUnsupported
-from data_pipeline.feed import FEEDS, loading, open_feed
+from data_pipeline.feed import FEEDS, batches, loading, open_feed
 from data_pipeline.feed import arrow as arrow_feed
 from data_pipeline.feed.batches import BatchPlan
 from data_pipeline.series.store import open_series
 
 L, H, B = 48, 12, 32
+WITH_WORKERS = [name for name, entry in FEEDS.items() if entry.takes_workers]
+WITHOUT_WORKERS = [name for name in FEEDS if name not in WITH_WORKERS]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_an_epoch_left_early_does_not_disturb_the_next(make_feed):
 
 
 @pytest.mark.parametrize(  # in chunks of one batch every slot is written many times
-    ("name", "chunk"), [*((name, 1) for name in FEEDS if name != "device"), ("arrow", arrow_feed.MAX_CHUNK)]
+    ("name", "chunk"), [*((name, 1) for name in WITH_WORKERS), ("arrow", arrow_feed.MAX_CHUNK)]
 )
 def test_workers_change_no_batch_and_live_through_every_epoch(name, chunk, series, monkeypatch):
     monkeypatch.setattr(arrow_feed, "_chunk_size", lambda *_: chunk)
@@ -148,7 +150,7 @@ def test_an_older_pass_is_an_error_and_takes_nothing_from_the_newer_one(workers,
         next(feed.train_batches(1))
 
 
-@pytest.mark.parametrize("name", [name for name in FEEDS if name != "device"])
+@pytest.mark.parametrize("name", WITH_WORKERS)
 def test_too_little_shared_memory_is_refused_before_workers_start(name, series, monkeypatch):
     for module in (arrow_feed, loading):
         monkeypatch.setattr(module, "shared_memory_free", lambda: 1 << 20)
@@ -197,10 +199,11 @@ def test_an_impossible_number_of_workers_is_refused(series, workers):
         )
 
 
-def test_device_feed_refuses_workers(series):
+@pytest.mark.parametrize("name", WITHOUT_WORKERS)
+def test_a_feed_without_workers_refuses_some(name, series):
     with pytest.raises(DataError, match="num_workers is 2.*arrow"):
         open_feed(
-            "device", series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=2
+            name, series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, num_workers=2
         )
 
 
@@ -220,3 +223,11 @@ def test_a_series_too_short_for_one_window_is_one_line(tmp_path):
     series = open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache")
     with pytest.raises(DataError, match="train split holds no window.*512 \\+ 96"):
         BatchPlan(series, context_length=512, prediction_length=96, batch_size=8, seed=0)
+
+
+def test_the_order_of_an_epoch_does_not_depend_on_the_blocks_in_which_it_is_made(series, monkeypatch):
+    plan = BatchPlan(series, context_length=L, prediction_length=H, batch_size=B, seed=1)
+    whole = plan.train(2), *(plan.evaluation(split)[0] for split in ("validation", "test"))
+    monkeypatch.setattr(batches, "ROWS_AT_A_TIME", 7)
+    parts = plan.train(2), *(plan.evaluation(split)[0] for split in ("validation", "test"))
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))

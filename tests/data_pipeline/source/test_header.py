@@ -9,9 +9,11 @@ import pyarrow.parquet as pa_parquet
 import pytest
 
 from data_pipeline.errors import DataError
+from data_pipeline.series.steps import FixedStep
 from data_pipeline.series.store import open_series
 from data_pipeline.series.tail import other_columns, read_tail
 
+HOURLY = FixedStep(step_us=3_600_000_000)
 HOURS = np.datetime64("2020-01-01", "us") + np.arange(60) * np.timedelta64(3600, "s")
 TEXTS = [str(hour) for hour in HOURS]
 VALUES = np.arange(60.0) % 7
@@ -66,7 +68,7 @@ def test_a_column_of_text_whose_first_value_is_no_utf_8_is_named(tmp_path):
     pa_parquet.write_table(pa.table({"date": HOURS, "note": no_utf8(0), "a": VALUES}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="column 'note' holds text .*, not numbers"):
         open_series(str(tmp_path / "x.parquet"), None, tmp_path / "cache")
-    tail = read_tail(tmp_path / "x.parquet", columns=["a"], rows=5, step_minutes=60)
+    tail = read_tail(tmp_path / "x.parquet", columns=["a"], rows=5, step=HOURLY)
     np.testing.assert_array_equal(tail.values[:, 0], VALUES[-5:])
     assert other_columns(tmp_path / "x.parquet", tail) == ("note",)
 
@@ -82,7 +84,7 @@ def test_a_name_too_long_for_a_csv_is_one_line(tmp_path):
 def test_the_columns_that_a_forecast_leaves_out_are_found_at_every_line_end(end, tmp_path):
     lines = ["\ufeffdate,a,b,c", *(f"{text},{at % 7},2,3" for at, text in enumerate(TEXTS))]
     (tmp_path / "x.csv").write_bytes((end.join(lines) + end).encode())
-    tail = read_tail(tmp_path / "x.csv", columns=["b"], rows=5, step_minutes=60)
+    tail = read_tail(tmp_path / "x.csv", columns=["b"], rows=5, step=HOURLY)
     assert other_columns(tmp_path / "x.csv", tail) == ("a", "c")
     assert open_series(str(tmp_path / "x.csv"), None, tmp_path / "cache").columns == ("a", "b", "c")
 
@@ -93,7 +95,7 @@ def test_the_row_index_of_a_shuffled_frame_is_no_channel(tmp_path):
     series = open_series(str(tmp_path / "x.parquet"), None, tmp_path / "cache")
     assert series.columns == ("a",)
     assert series.notes == ("column '__index_level_0__' numbers the rows and is left out",)
-    tail = read_tail(tmp_path / "x.parquet", columns=["a"], rows=5, step_minutes=60)
+    tail = read_tail(tmp_path / "x.parquet", columns=["a"], rows=5, step=HOURLY)
     assert other_columns(tmp_path / "x.parquet", tail) == ("__index_level_0__",)
 
 

@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "first_word_of_a_command": (["data", "ETTh1"], "unknown command 'data ETTh1'.*'data show'"),
     "option": (["--swep", "pruning", *DEMO], "unrecognized arguments.*; --swep: Did you mean '--sweep'"),
     "option_with_its_value": ([*PLAN, "--datset=demo"], "--datset: Did you mean '--dataset'"),
-    "option_that_is_needed": (["predict", "x", "--inptu", "a.csv"], "required: --input.*--inptu: Did.*'--input'"),
+    "option_of_a_command": (["predict", "x", "--inptu", "a.csv"], "unrecognized.*--inptu: Did.*'--input'"),
     "precision_nearly": (_set("train.precision=bf1"), "Did you mean 'bf16'"),
     "true_for_a_number": (_set("train.learning_rate=true"), "train.learning_rate=true: true and false are not numbers"),
     "true_in_a_list": (_set("pruning.score=static", "pruning.heads=[true]"), "pruning.heads=[true]: true and false"),
