@@ -17,8 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pa_parquet
 
 from data_pipeline.errors import DataError
+from data_pipeline.faults import Faults
 from data_pipeline.options import DEFAULTS, DataOptions
-from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, RowStep, Step, duration_text
+from data_pipeline.series.find_step import offset_us
+from data_pipeline.series.order import RowOrder
+from data_pipeline.series.steps import MICROSECONDS_PER_MINUTE, FixedStep, RowStep, Step, duration_text, to_clock
+from data_pipeline.source.file_source import FileSource
 from data_pipeline.source.readers import open_source
 from data_pipeline.source.replacing import replacing
 from data_pipeline.source.rows import Chunk
@@ -57,7 +61,10 @@ def read_tail(path: Path, *, columns: Sequence[str], rows: int, step: Step, opti
     source = open_source(path, options, columns)
     kept: deque[Chunk] = deque()
     kept_rows = all_rows = 0
-    for chunk in source.chunks():
+    numbered = isinstance(step, RowStep) or source.timestamp_column is None
+    order = RowOrder(source.columns, Faults(str(path)))  # what is wrong before the last rows is no fault here
+    for read in source.chunks():
+        chunk = read if numbered else order.distinct(read)
         kept.append(chunk)
         kept_rows, all_rows = kept_rows + len(chunk.values), all_rows + len(chunk.values)
         while kept_rows - len(kept[0].values) >= rows:
@@ -66,11 +73,10 @@ def read_tail(path: Path, *, columns: Sequence[str], rows: int, step: Step, opti
     if kept_rows < rows:
         raise DataError(f"{path}: {kept_rows} data rows, the model forecasts from {rows}: give a longer series")
     timestamps = np.concatenate([chunk.timestamps for chunk in kept])[-rows:]
-    numbered = isinstance(step, RowStep) or source.timestamp_column is None
     table = Table(
         timestamp_column=None if numbered else source.timestamp_column,
         timestamps=np.arange(all_rows - rows, all_rows) if numbered else timestamps,
-        zone=None if numbered else source.zone,
+        zone=None if numbered else _clock(source, step, timestamps),
         columns=source.columns,
         values=np.concatenate([chunk.values for chunk in kept])[-rows:],
         decimals=decimals_of(np.concatenate([chunk.exact for chunk in kept])[-rows:]),
@@ -83,6 +89,15 @@ def check_table(label: str, table: Table, step: Step) -> None:
     """Raise DataError unless all values are there, and all rows follow each other by `step`."""
     _check_steps(label, table, step)
     _check_values(label, table)
+
+
+def _clock(source: FileSource, step: Step, timestamps: np.ndarray) -> str | None:
+    """The zone that times are shown in: that of the model's step if the source has its offsets, else the source's."""
+    zone = getattr(step, "zone", None)
+    if zone is None or not source.offsets:
+        return source.zone
+    shifts = set(np.unique(to_clock(timestamps, zone) - timestamps).tolist())
+    return zone if shifts <= {offset_us(offset) for offset in source.offsets} else source.zone
 
 
 def other_columns(path: Path, table: Table, options: DataOptions = DEFAULTS) -> tuple[str, ...]:
