@@ -56,7 +56,7 @@ class RowOrder:
             self._backwards(wrong[steps[wrong] < 0], times, rows)
         self._row = int(rows[-1])
         self._last = _rows(chunk, np.array([-1]))
-        return chunk if kept.all() else _rows(chunk, kept)
+        return chunk if kept.all() else _rows(replace(chunk, rows=rows[known:]), kept)
 
     @property
     def note(self) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,11 +45,37 @@ class Rows(ABC):
             yield row, min(row + block, stop)
 
 
+class DataRows:
+    """The places of kept rows in the file, where some were left out. Only changes are kept."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []  # rows, from 0, at which the distance to the place in the file changes
+        self._distances: list[int] = []
+        self._count = 0
+
+    def add(self, data_rows: np.ndarray) -> None:
+        """Add the places [n] of the next rows, from 1."""
+        distances = data_rows - 1 - np.arange(self._count, self._count + len(data_rows))
+        changes = np.flatnonzero(np.diff(distances, prepend=self._distances[-1] if self._distances else 0))
+        self._starts += (self._count + changes).tolist()
+        self._distances += distances[changes].tolist()
+        self._count += len(data_rows)
+
+    def place(self, row: int) -> int:
+        """The place in the file, from 0, of a row."""
+        at = bisect_right(self._starts, row)
+        return row + (self._distances[at - 1] if at else 0)
+
+
 class ScratchRows(Rows):
     """All rows of a scratch, as they were read."""
 
-    def __init__(self, scratch: Scratch, columns: tuple[str, ...]) -> None:
+    def __init__(self, scratch: Scratch, columns: tuple[str, ...], data_rows: DataRows | None = None) -> None:
         self.scratch, self.count, self.columns = scratch, scratch.rows, columns
+        self._data_rows = data_rows
+
+    def file_row(self, row: int, column: int) -> int:
+        return row if self._data_rows is None else self._data_rows.place(row)
 
     def timestamps(self, start: int, stop: int) -> np.ndarray:
         return self.scratch.array("timestamp", start, stop)

@@ -121,7 +121,7 @@ def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
     if own_file.is_absolute():
         if own_file.exists():
             return own_file
-        raise DataError(f"there is no file {spec.file}: give the path of a CSV or Parquet file, or --dataset demo")
+        raise DataError(f"there is no file {spec.file}: give the path of a text or Parquet file, or --dataset demo")
     if data_dir is not None:
         for path in (data_dir / spec.file, data_dir / f"{spec.file}.gz"):
             if path.exists():

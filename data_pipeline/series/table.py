@@ -17,7 +17,7 @@ from data_pipeline.options import DataOptions
 from data_pipeline.series.arrow_file import Scratch
 from data_pipeline.series.order import RowOrder
 from data_pipeline.series.rounding import Rounding
-from data_pipeline.series.rows import Rows, ScratchRows
+from data_pipeline.series.rows import DataRows, Rows, ScratchRows
 from data_pipeline.series.timeaxis import TimeAxis
 from data_pipeline.source.rows import Chunk, RowSource
 
@@ -59,22 +59,20 @@ class MissingCells:
         self.cells = 0
         self._seen = 0  # the last data row
 
-    def add(self, chunk: Chunk) -> None:
-        """Add the rows of a chunk."""
-        self._seen = 0 if chunk.begins_file else self._seen
+    def add(self, chunk: Chunk) -> np.ndarray:
+        """Add the rows of a chunk. Returns their places [n] in the file, from 1."""
+        before = 0 if chunk.begins_file else self._seen
+        rows = before + 1 + np.arange(len(chunk.values)) if chunk.rows is None else chunk.rows
+        self._seen = int(rows[-1]) if len(rows) else before
         missing = np.isnan(chunk.values)
         if missing.any():
             counts = missing.sum(axis=0)
             self.cells += int(counts.sum())
             for column in np.flatnonzero(counts) if self._refused else ():
-                row = int(self._data_rows(chunk)[missing[:, column].argmax()])
+                row = int(rows[missing[:, column].argmax()])
                 name, count = self._columns[column], int(counts[column])
                 self._faults.add("no value", "no value", NO_VALUE, column=name, row=row, count=count)
-        if len(chunk.values):
-            self._seen = int(self._data_rows(chunk)[-1])
-
-    def _data_rows(self, chunk: Chunk) -> np.ndarray:
-        return self._seen + 1 + np.arange(len(chunk.values)) if chunk.rows is None else chunk.rows
+        return rows
 
 
 def read_wide(
@@ -100,9 +98,11 @@ def read_wide(
     rounding, order = Rounding(source.columns), RowOrder(source.columns, source.faults)
     missing = MissingCells(source.faults, source.columns, refused=options.missing == "refuse")
     borders: list[tuple[int, int]] = []
+    places = DataRows()
     for read in chunks:
-        missing.add(read)
+        read_rows = missing.add(read)
         chunk = read if rule == "row" or keep_repeats else order.distinct(read)
+        places.add(read_rows if chunk is read or chunk.rows is None else chunk.rows)
         if chunk.begins_file and scratch.rows:
             borders.append((scratch.rows, int(chunk.timestamps[0])))
         axis.add(chunk.timestamps, begins_part=chunk.begins_file)
@@ -110,6 +110,6 @@ def read_wide(
         rounding.add(chunk.exact, chunk.values)
     source.faults.raise_if_any()
     axis.zone, axis.offsets = source.zone, source.offsets  # known of the last chunk
-    part = Part(id=None, rows=ScratchRows(scratch, source.columns), rounding=rounding)
+    part = Part(id=None, rows=ScratchRows(scratch, source.columns, places), rounding=rounding)
     notes = [order.note] if order.note else []
     return Table(parts=[part], axis=axis, missing_cells=missing.cells, notes=notes, borders=borders)

@@ -27,6 +27,7 @@ _WHOLE = re.compile(r"\d+(\.0*)?")
 _TIME_OF_DAY = re.compile(r"\s*\d{1,2}(:\d{2}(:\d{2}(\.\d+)?)?(\s*[AaPp][Mm])?|\.\d{2}\.\d{2})\s*")
 _FIRST_TIMES = 20
 SHOWN = 12
+TRUTH = {"true": "1", "false": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,17 @@ def named(path: Path, names: Sequence[str], first: Sequence[Sequence[str]], kind
     if repeated := [name for name, count in times.items() if count > 1]:
         raise DataError(f"{path}: two columns are called {repeated[0]!r}: give every column its own name")
     return [
-        Column(index=at, name=name or f"Unnamed: {at}", unnamed=not name, kind=kind, first=cells, type=words)
+        Column(
+            index=at, name=name or f"Unnamed: {at}", unnamed=not name, kind=_kind(kind, cells), first=cells, type=words
+        )
         for at, (name, cells, (kind, words)) in enumerate(zip(names, first, kinds, strict=True))
     ]
+
+
+def _kind(kind: Kind, cells: Sequence[str]) -> Kind:
+    """The kind of a column of text: its words can be truth values."""
+    words = {cell.strip().lower() for cell in cells if not is_missing(cell)} if kind == "text" else set()
+    return "truth" if words and words <= set(TRUTH) else kind
 
 
 def find_roles(
@@ -108,7 +117,7 @@ def find_roles(
     else:
         rest = _without_empty(rest, roles, is_empty)
         roles.values = _without_row_numbers(path, rest, roles)
-    roles.values = _without_text(roles, marks, faults)
+    roles.values = _without_text(roles, marks, faults, needed=only is not None)
     for column in roles.values:
         if column.kind == "truth":
             roles.notes.append(f"column {column.name!r} holds truth values, read as 0 and 1")
@@ -158,6 +167,8 @@ def _time_column(path: Path, columns: Sequence[Column], options: DataOptions) ->
     if options.time_format is not None and usual:
         return usual[0]
     held = f" (column {usual[0].name!r} begins with {_begin(usual[0])}, which is no time)" if usual else ""
+    if len(names) == 1 and " " in names[0].strip():
+        held = "; if a mark such as a space separates columns, --set data.separator=MARK names it"
     raise DataError(
         f"{path}: no timestamp column among {', '.join(names[:SHOWN])}{held}: name it, --set "
         "data.timestamp_column=NAME (with data.time_format if its form is unusual), or say --set data.step=row if the "
@@ -256,7 +267,7 @@ def _counts(texts: Sequence[str]) -> bool:
     return bool(numbers) and numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def _without_text(roles: Roles, marks: NumberMarks, faults: Faults) -> list[Column]:
+def _without_text(roles: Roles, marks: NumberMarks, faults: Faults, *, needed: bool) -> list[Column]:
     """The columns of numbers. Those of text become one fault."""
     text = [column for column in roles.values if _is_text(column, marks)]
     if text:
@@ -266,20 +277,25 @@ def _without_text(roles: Roles, marks: NumberMarks, faults: Faults) -> list[Colu
             "text",
             f"{'column' if len(text) == 1 else 'columns'} {', '.join(map(repr, names[:SHOWN]))}"
             f"{' ...' if len(names) > SHOWN else ''} {'holds' if len(text) == 1 else 'hold'} {what}, not numbers",
-            f"leave {'it' if len(text) == 1 else 'them'} out with --set data.ignore={','.join(names[:SHOWN])}, or "
-            "encode as numbers"
-            + "".join(
-                f"; if {column.name!r} names series under each other, say --set data.id_column={column.name}"
-                for column in text[:1]
-                if roles.id is None and _names_series(column)
-            ),
+            "give numbers, as the model was trained on" if needed else _without(text, roles),
         )
     return [column for column in roles.values if column not in text]
 
 
+def _without(text: Sequence[Column], roles: Roles) -> str:
+    """What to do about columns of text."""
+    names = ",".join(column.name for column in text[:SHOWN])
+    remedy = f"leave {'it' if len(text) == 1 else 'them'} out with --set data.ignore={names}, or encode as numbers"
+    first = text[0]
+    if roles.id is None and _names_series(first):
+        remedy += f"; if {first.name!r} names series under each other, say --set data.id_column={first.name}"
+    return remedy
+
+
 def _names_series(column: Column) -> bool:
     """Whether the first cells of text repeat, as the names of series do."""
-    return column.kind == "text" and len(set(column.texts)) <= len(column.texts) / 2
+    named = any(text[0].isalpha() for text in column.texts[:1])
+    return named and column.kind == "text" and len(set(column.texts)) <= len(column.texts) / 2
 
 
 def _is_text(column: Column, marks: NumberMarks) -> bool:

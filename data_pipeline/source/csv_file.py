@@ -32,7 +32,7 @@ class CsvSource(FileSource):
     def chunks(self) -> Iterator[Chunk]:
         """Every row, in order, without those that become faults. Raises DataError where reading cannot go on."""
         roles, wrong = self._roles, WrongRows(self._dialect.separator)
-        types = {str(column.index): pa.float64() for column in roles.values}
+        types = {str(column.index): pa.string() if column.kind == "truth" else pa.float64() for column in roles.values}
         types |= {
             str(column.index): pa.string() for column in (roles.time, roles.clock, roles.id) if column is not None
         }

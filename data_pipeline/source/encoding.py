@@ -11,7 +11,10 @@ import numpy as np
 from data_pipeline.errors import DataError
 
 UTF_8, CP1252 = "utf-8", "cp1252"
-MARKS = ((b"\xef\xbb\xbf", UTF_8), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+MARKS = (
+    (b"\xef\xbb\xbf", UTF_8), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"),
+)  # fmt: skip
 """Byte order marks."""
 _CONTROL = bytes(byte for byte in range(32) if byte not in b"\t\n\r\f")
 _LOOK_BYTES = 4096

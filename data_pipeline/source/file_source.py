@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from data_pipeline.faults import Faults
 from data_pipeline.options import DataOptions
 from data_pipeline.source.cells import NumberMarks
-from data_pipeline.source.columns import TIMESTAMP_NAMES, Column, Roles, find_roles
+from data_pipeline.source.columns import TIMESTAMP_NAMES, TRUTH, Column, Roles, find_roles
 from data_pipeline.source.content import READ_ERRORS, unreadable
 from data_pipeline.source.counters import Counters
 from data_pipeline.source.empty_rows import EmptyRows
@@ -44,6 +44,7 @@ class FileSource(ABC):
         self.faults: Faults = Faults(str(path))
         self.notes: list[str] = []
         self.reading: dict[str, str] = {}
+        self._needed = only is not None
         self.marks = NumberMarks()
         try:
             found = self._read_head()
@@ -118,7 +119,8 @@ class FileSource(ABC):
         if isinstance(form, Count):
             self.notes.append(f"column {column.name!r} counts time in {form.unit} since 1970")
         elif form is not ISO:
-            self.notes.append(f"times read as {form.written_as(first)} ({form.name})")
+            written = form.written_as(first)
+            self.notes.append(f"times read as {written}" + (f" ({form.name})" if written != form.name else ""))
         return form
 
     def _scan_times(self, column: Column) -> Iterator[pa.Array]:
@@ -169,6 +171,8 @@ class FileSource(ABC):
         exact = np.empty((len(values[0]), len(values)))
         for at, column in enumerate(values):
             if pa.types.is_string(column.type):
+                if self._roles.values[at].kind == "truth":
+                    column = _truth_as_digits(column)
                 exact[:, at], bad = self.marks.parse(column)
                 exact[bad, at] = 0.0
                 self._add_bad_cells(at, column, bad, row)
@@ -185,7 +189,7 @@ class FileSource(ABC):
             self.faults.add(
                 "number",
                 f"{text[:60]!r} is not a number{mark}",
-                f"{remedy}, or leave the column out with --set data.ignore={name}",
+                remedy if self._needed else f"{remedy}, or leave the column out with --set data.ignore={name}",
                 column=name, row=row(first), count=int(bad.sum()),
             )  # fmt: skip
 
@@ -209,6 +213,12 @@ class FileSource(ABC):
             self.notes.append(
                 f"times taken from column {name!r}, not {others[0]!r}; --set data.timestamp_column=NAME says otherwise"
             )
+
+
+def _truth_as_digits(column: pa.Array) -> pa.Array:
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    known = pc.index_in(words, value_set=pa.array(list(TRUTH)))
+    return pc.coalesce(pa.array(list(TRUTH.values())).take(known), column)
 
 
 def _joined(dates: pa.Array, times: pa.Array) -> pa.Array:

@@ -39,6 +39,7 @@ ORDERS = {
         r"^\s*(?P<y>(?:1[89]|2[01])\d{2})(?P<m>\d{2})(?:(?P<d>\d{2})"
         rf"(?:[T ]?(?P<H>\d{{2}})(?::?(?P<M>\d{{2}})(?::?(?P<S>\d{{2}}))?)?{_ZONE})?)?(?:\.0*)?\s*$"
     ),
+    "quarter": r"^\s*(?P<y>\d{4})[-/ ]?[Qq](?P<q>[1-4])\s*$",
     "year": r"^\s*(?P<y>(?:1[5-9]|2[01])\d{2})(?:\.0*)?\s*$",
 }
 """Year, month and day in their order, with a time of day."""
@@ -83,6 +84,7 @@ class Calendar(TimeForm):
             "mdy": "month first",
             "compact": "digits only",
             "year": "years",
+            "quarter": "quarters",
         }[order]
 
     def parse(self, texts: pa.Array) -> Parsed:
@@ -99,7 +101,7 @@ class Calendar(TimeForm):
         if self.order in ("dmy", "mdy"):
             short = pc.equal(pc.utf8_length(text["y"]), 2).to_numpy(zero_copy_only=False)
             year = np.where(short, year + np.where(year < _TWO_DIGIT_YEARS_OF_1900, 2000, 1900), year)
-        month = _month(text.get("m", none))
+        month = 3 * _number(text["q"], 1) - 2 if "q" in text else _month(text.get("m", none))
         days = _days(year, month, day)
         clock_us, clock_ok = _clock(text, len(texts))
         offsets = _offsets(text.get("z", none))
@@ -110,7 +112,7 @@ class Calendar(TimeForm):
     def written_as(self, text: str) -> str:
         """The form of `text` in the words of strptime."""
         match = re.match(ORDERS[self.order], text)
-        if match is None:
+        if match is None or self.order == "quarter":  # strptime has no word for quarters
             return self.name
         half = bool(match.groupdict().get("p"))
         words = {"y": "%Y", "m": "%m", "d": "%d", "H": "%I" if half else "%H", "M": "%M", "S": "%S", "f": "%f",
@@ -189,7 +191,7 @@ class Strptime(TimeForm):
 
 
 ISO = Calendar("ymd")
-CALENDARS = (ISO, Calendar("dmy"), Calendar("mdy"))
+CALENDARS = (ISO, Calendar("dmy"), Calendar("mdy"), Calendar("quarter"))
 COUNTS = tuple(Count(unit) for unit in UNITS)
 COMPACT, YEAR = Calendar("compact"), Calendar("year")
 

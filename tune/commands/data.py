@@ -14,7 +14,7 @@ from tune.storage.open_sweep import check_storage
 
 def parser() -> Parser:
     parser = Parser(prog="experiments.py data show", description="What is in a series.", allow_abbrev=False)
-    parser.add_argument("name", metavar="NAME", help="a data set, or the path of a CSV or Parquet file")
+    parser.add_argument("name", metavar="NAME", help="a data set, or the path of a text or Parquet file")
     parser.add_argument("--context-length", type=int, default=512, metavar="N", help="time steps in (default 512)")
     parser.add_argument("--prediction-length", type=int, default=96, metavar="N", help="time steps out (default 96)")
     add_data_options(parser, "a file")

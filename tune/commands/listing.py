@@ -55,7 +55,7 @@ def registries() -> dict[str, dict[str, str]]:
 
 # Field -> the kind above whose names it takes, and what it takes beside them.
 NAMED = {
-    "data.dataset": ("data sets", "the path of a CSV or Parquet file"), "data.feed": ("feeds", "auto"),
+    "data.dataset": ("data sets", "the path of a text or Parquet file"), "data.feed": ("feeds", "auto"),
     "model.attention": ("attention", "auto"), "model.preset": ("presets", ""), "train.engine": ("engines", ""),
     "train.schedule": ("learning rates", ""), "pruning.score": ("pruning scores", "none or static"),
     "pruning.schedule": ("pruning schedules", ""),

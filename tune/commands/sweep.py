@@ -45,7 +45,7 @@ def parser() -> Parser:
     what.add_argument(
         "--dataset",
         metavar="NAME",
-        help="ETTh1 (default), ETTh2, ETTm1, ETTm2, traffic, demo, or the path of a CSV or Parquet file",
+        help="ETTh1 (default), ETTh2, ETTm1, ETTm2, traffic, demo, or the path of a text or Parquet file",
     )
     what.add_argument("--epochs", type=int, metavar="N", help="training epochs of each trial")
     what.add_argument(

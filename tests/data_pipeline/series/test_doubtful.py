@@ -12,6 +12,7 @@ from long_kit import opened, unequal
 from data_pipeline.errors import DataError
 from data_pipeline.series.doubtful import MOST_NOTES, STAND_INS
 from data_pipeline.series.store import open_series
+from data_pipeline.source import csv_file
 
 ROWS = 400
 SPLITS = {"train": 100, "validation": 300, "test": 390}
@@ -97,6 +98,16 @@ def test_the_row_is_that_of_the_file_where_rows_were_filled_or_dropped(way, tmp_
     frame = frame.drop(index=[20, 21]).reset_index(drop=True)
     (note,) = doubts(opened(frame, tmp_path, missing=way))
     assert "column 'b', data row 299 (2020-01-13 12:00:00)" in note
+
+
+@pytest.mark.parametrize("block", [None, 200])
+def test_the_row_is_that_of_the_file_where_rows_were_written_twice(block, tmp_path, monkeypatch):
+    if block is not None:
+        monkeypatch.setattr(csv_file, "BLOCK_BYTES", block)
+    frame = table(300, -9999)
+    frame = pd.concat([frame.iloc[:51], frame.iloc[[50, 50]], frame.iloc[51:151], frame.iloc[150:]])
+    (note,) = doubts(opened(frame, tmp_path))
+    assert "column 'b', data row 304 (2020-01-13 12:00:00)" in note
 
 
 def test_in_a_long_format_the_series_is_named_with_the_row_of_the_file(tmp_path):

@@ -44,14 +44,31 @@ def load(content, ending):
 
 def as_python_reads_it(content):
     """Times and values as the standard library reads them."""
-    header, *lines = [line for line in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if line]
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252")
+    header, *lines = [line for line in csv.reader(io.StringIO(text, newline="")) if "".join(line).strip()]
     times = np.array([in_utc(line[0].strip()) for line in lines], "datetime64[us]")
-    return times, np.array([[float(cell) for cell in line[1:]] for line in lines]), tuple(header[1:])
+    return (
+        times,
+        np.array([[float(cell) for cell in line[1:]] for line in lines]),
+        tuple(name.strip() for name in header[1:]),
+    )
 
 
 def in_utc(text):
-    time = datetime.datetime.fromisoformat(re.sub(r"([-T: ])(?=\d(?!\d))", r"\g<1>0", text.replace("/", "-")))
-    return time.astimezone(datetime.UTC).replace(tzinfo=None) if time.tzinfo else time
+    """The time that a text says, whatever stands between its numbers."""
+    day, zone = re.fullmatch(r"(.*?)(Z|[+-]\d\d:?\d\d)?", text).groups() if len(text) > 19 else (text, None)
+    numbers = [int(number) for number in re.findall(r"\d+", day)]
+    year, month, date, hour, minute, *second = numbers[:6]
+    time = datetime.datetime(year, month, date) + datetime.timedelta(hours=hour, minutes=minute, seconds=sum(second))
+    if fraction := re.search(r":\d+:\d+[.,](\d+)", day):
+        time += datetime.timedelta(microseconds=int(fraction[1].ljust(6, "0")[:6]))
+    if zone not in (None, "Z"):
+        sign = -1 if zone[0] == "-" else 1
+        time -= sign * datetime.timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
+    return time
 
 
 def check(content, ending):

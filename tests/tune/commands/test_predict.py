@@ -166,12 +166,12 @@ def _with_infinity(frame: pd.DataFrame) -> pd.DataFrame:
         (lambda frame: frame.tail(L - 1), f"{L - 1} data rows, the model forecasts from {L}"),
         (_without_last_step, "there is a gap, .* is followed by .*: fill it"),
         (_with_nan, f"no finite value in column 'OT' at .*, within the last {L} rows"),
-        (_with_infinity, "column 'HUFL': the value is not a finite 32-bit float"),
+        (_with_infinity, "column 'HUFL': the value is not a finite"),
         (lambda frame: frame.iloc[::2], "there is one per 120 min, the model was trained on one per 60"),
         (lambda frame: frame.iloc[::-1], "sort the rows by time"),
         (lambda frame: pd.concat([frame, frame.tail(1)]), "follows .*: sort the rows by time and keep one row"),
-        (lambda frame: frame.assign(OT="warm"), "column 'OT' holds text \\('warm'\\), not numbers"),
-        (lambda frame: frame.drop(columns="date"), "no timestamp column .*--set data.timestamp_column=NAME"),
+        (lambda frame: frame.assign(OT="warm"), "'OT' holds text .'warm'.*as the model was trained on"),
+        (lambda frame: frame.drop(columns="date"), "no timestamp column .*data.timestamp_column=NAME"),
     ],
     ids=["columns", "short", "gap", "nan", "infinite", "step", "backwards", "twice", "text", "no time"],
 )  # fmt: skip
@@ -209,7 +209,7 @@ def test_a_run_without_a_model_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("source", "target", "more", "expected"),
     [
-        ("in.xlsx", "out.csv", (), "--input .*in.xlsx: give a file ending in .csv, .csv.gz, .tsv"),
+        ("in.xls", "out.csv", (), "--input .*in.xls: give a file ending in .csv, .csv.gz, .tsv"),
         ("none.csv", "out.csv", (), "--input .*none.csv: there is no such file"),
         ("in.csv", "out.json", (), "--output .*out.json: give a file ending in"),
         ("in.csv", "none/out.csv", (), "there is no folder"),
