@@ -13,10 +13,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from data_pipeline.errors import DataError
-from data_pipeline.feed.batches import BatchPlan
 from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.steps import Step
 from data_pipeline.series.store import Series
+from data_pipeline.series.windows import window_starts
 from data_pipeline.source.readers import open_source
 
 
@@ -38,9 +38,9 @@ class KnownWindows:
 
 def test_windows(series: Series, *, context_length: int, horizon: int, size: int) -> Iterator[KnownWindows]:
     """The windows of the test set, at most `size` of one series at a time. Raises DataError where it holds none."""
-    plan = BatchPlan(series, context_length=context_length, prediction_length=horizon, batch_size=size, seed=0)
+    windows = window_starts(series.every_bounds, context_length, horizon, series.apart)["test"]
     times = series.timestamps.astype("datetime64[us]").astype(np.int64)
-    starts = plan.evaluation("test")[0].flatten()[: len(plan.starts["test"])].numpy()
+    starts = windows.at(np.arange(len(windows)))
     of_group = np.searchsorted([group.rows[1] for group in series.groups], starts, side="right")
     for number, group in enumerate(series.groups):
         mine = starts[of_group == number]

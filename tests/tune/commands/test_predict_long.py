@@ -126,7 +126,8 @@ def test_a_series_that_is_too_short_is_named(model: Model, command: Command, tmp
 
 
 def test_a_backtest_over_the_test_set_is_the_trials_own_error(model: Model, command: Command, tmp_path: Path) -> None:
-    code, out, _ = command("--backtest", "--json", tmp_path / "o.json", "--plot", tmp_path / "plot.png")
+    code, _, error = command("--backtest", "--json", tmp_path / "o.json", "--plot", tmp_path / "plot.png")
+    assert code == 0, error
     errors = json.loads((tmp_path / "o.json").read_text())["backtest"]["errors"]
     assert code == 0 and (tmp_path / "plot.png").exists()
     assert errors["model"]["standardised_mse"] == pytest.approx(model.metrics["final/test_mse"], rel=1e-5)

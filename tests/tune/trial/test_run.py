@@ -111,8 +111,8 @@ def test_patience_stops_and_the_best_weights_are_the_ones_tested(
     errors = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
     real = session.Session._evaluate
 
-    def scripted(self: Any, split: str, naive: bool = False) -> Any:
-        measured = real(self, split, naive)
+    def scripted(self: Any, split: str, naive: bool = False, saved: Any = None) -> Any:
+        measured = real(self, split, naive, saved)
         if split != "validation":
             return measured
         return {"model": type(measured["model"])(mse=next(errors), mae=1.0)}
