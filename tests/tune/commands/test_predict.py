@@ -169,7 +169,7 @@ def _with_infinity(frame: pd.DataFrame) -> pd.DataFrame:
         (_with_infinity, "column 'HUFL': the value is not a finite"),
         (lambda frame: frame.iloc[::2], "there is one per 120 min, the model was trained on one per 60"),
         (lambda frame: frame.iloc[::-1], "sort the rows by time"),
-        (lambda frame: pd.concat([frame, frame.tail(1).assign(OT=0.5)]), "follows .*: sort the rows by time and keep one row"),
+        (lambda frame: pd.concat([frame, frame.tail(1).assign(OT=0.5)]), "follows .*: sort the rows by time"),
         (lambda frame: frame.assign(OT="warm"), "'OT' holds text .'warm'.*as the model was trained on"),
         (lambda frame: frame.drop(columns="date"), "no timestamp column .*data.timestamp_column=NAME"),
     ],
