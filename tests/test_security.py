@@ -213,7 +213,7 @@ def test_every_command_with_the_option_refuses_a_password(
 ) -> None:
     parser = load_command(words).parser()
     if "--tracking-uri" not in parser._option_string_actions:
-        assert words in {("list",), ("data", "show")}
+        assert words in {("list",), ("data", "show"), ("data", "import-pems")}
         return
     asked = [action for action in parser._actions if action.required]
     given = [word for action in asked for word in (*action.option_strings[:1], "x")]
@@ -278,7 +278,7 @@ def test_the_name_of_a_data_file_stays_inside_the_cache(tmp_path: Path, name: st
     cache = tmp_path / "cache"
     cache.mkdir()
     try:
-        spec = get_dataset(f"{tmp_path}/{name}.csv", None)
+        spec = get_dataset(f"{tmp_path}/{name}.csv")
         key = cache_key(spec, Path(f"{tmp_path}/{name}.csv"))
     except (DataError, OSError, ValueError):
         return  # refused is as good

@@ -215,6 +215,11 @@ GROUPS: dict[str, type[_Frozen]] = {
     "pruning": PruningConfig,
 }
 FIELDS = tuple(f"{group}.{field}" for group, config in GROUPS.items() for field in config.model_fields)
+UNSAID: Mapping[str, Any] = {  # what sweeps of earlier versions did with their data, as `flat` says it
+    f"data.{name}": value
+    for name, value in DataConfig().model_dump(mode="json").items()
+    if name in OPTION_NAMES and name != "timestamp_column"
+}
 SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_published"))
 
 
@@ -275,11 +280,12 @@ def parse_value(name: str, text: str) -> Any:
 def parse_params(texts: Mapping[str, str], version: int) -> dict[str, Any]:
     """`TrialConfig.flat()` from a tracking store's texts in format `version` (tune.storage.params).
 
-    A missing field is None, which the store leaves out. Nothing is validated, so that old sweeps can be read: a text
+    A missing field is None, which the store leaves out, or an option of the data at its default, which earlier versions
+    did not have. Nothing is validated, so that old sweeps can be read: a text
     that cannot be parsed, or whose field no longer exists, stays a text.
     """
     parse = _parsed_as_literal if version == 1 else _parsed_as_json
-    return dict.fromkeys(FIELDS) | {name: parse(name, text) for name, text in texts.items()}
+    return dict.fromkeys(FIELDS) | UNSAID | {name: parse(name, text) for name, text in texts.items()}
 
 
 def _parsed_as_json(name: str, text: str) -> Any:
