@@ -285,7 +285,7 @@ def parse_params(texts: Mapping[str, str], version: int) -> dict[str, Any]:
     that cannot be parsed, or whose field no longer exists, stays a text.
     """
     parse = _parsed_as_literal if version == 1 else _parsed_as_json
-    return dict.fromkeys(FIELDS) | UNSAID | {name: parse(name, text) for name, text in texts.items()}
+    return {**dict.fromkeys(FIELDS), **UNSAID, **{name: parse(name, text) for name, text in texts.items()}}
 
 
 def _parsed_as_json(name: str, text: str) -> Any:
