@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ DOTTED = 13  # shorter forecasts have a dot for each row
 HISTORY = 3  # rows of history for each row of the forecast, as far as there are any
 PANEL_IN, PANEL_HEIGHT_IN, HEAD_IN = 6.4, 2.5, 0.9
 DPI = 110
+TITLE_LETTERS_IN = 11  # letters of the title that fit into an inch
 HISTORY_COLOUR, TRUTH_COLOUR, FORECAST_COLOUR, LINE_COLOUR = "#8a8f98", "#1f2328", "#d9480f", "#b6bac1"
 
 
@@ -73,7 +75,8 @@ def forecast_png(picture: ForecastPicture) -> bytes:
             empty.set_visible(False)
         for last in places[max(0, len(shown) - across) : len(shown)]:
             last.tick_params(labelbottom=True)
-        figure.suptitle(picture.title, x=0.01, ha="left", fontsize=11)
+        title = textwrap.fill(picture.title, int(TITLE_LETTERS_IN * size[0]))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         handles, labels = places[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False)
         canvas.draw()
