@@ -73,18 +73,19 @@ def run(arguments: argparse.Namespace) -> int:
     horizon = arguments.horizon or facts.prediction_length
     if rolled := _rolled(horizon, facts):
         print(f"--horizon {horizon}: {rolled}", file=sys.stderr)
-    picture = None
+    forecast = result = picture = None
     if arguments.output is not None or not arguments.backtest:
         forecast = forecast_file(arguments, forecaster, horizon)
         picture = _picture(forecast, facts, f"{horizon} rows forecast by {model.words}")
-        if arguments.output is not None:
-            _write(arguments, forecast, model, rolled)
-    if arguments.backtest:
+    if arguments.backtest:  # before anything is written: it may refuse the file
         from tune.commands.backtest import backtest
 
         text = sys.stderr if arguments.json == "-" else sys.stdout
         result = backtest(arguments, forecaster, horizon, model.words, text)
         picture = result.picture
+    if arguments.output is not None and forecast is not None:
+        _write(arguments, forecast, model, rolled)
+    if result is not None:
         write_json(arguments.json, {"backtest": result.content})
     if arguments.plot is not None and picture is not None:
         _plot(arguments, picture)

@@ -132,8 +132,15 @@ def test_a_backtest_over_the_test_set_is_the_trials_own_error(model: Model, comm
     assert code == 0 and (tmp_path / "plot.png").exists()
     assert errors["model"]["standardised_mse"] == pytest.approx(model.metrics["final/test_mse"], rel=1e-5)
     assert errors["last_day"]["standardised_mse"] == pytest.approx(model.metrics["final/naive_last_day_mse"], rel=1e-5)
-    code, _, error = command("--backtest", "--input", model.file)
+
+
+def test_a_backtest_over_a_long_file_is_refused_before_anything_is_written(
+    model: Model, command: Command, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.csv"
+    code, _, error = command("--backtest", "--input", model.file, "--output", target)
     assert code == 2 and "series under each other are measured over the test set only" in error
+    assert not target.exists()
 
 
 def test_a_plot_has_a_panel_for_each_series(model: Model, command: Command, tmp_path: Path) -> None:
