@@ -28,7 +28,10 @@ from tune.common.errors import Unsupported
 from tune.engine import ENGINES
 from tune.measure.bottleneck import OFF_PCT, PARTS
 
-FEEDS = {"device": ("device", 0), "arrow-0": ("arrow", 0), "arrow-2": ("arrow", 2), "tsfm-2": ("tsfm", 2)}
+FEEDS = {
+    "device": ("device", 0), "pinned": ("pinned", 0), "mapped": ("mapped", 0),
+    "arrow-0": ("arrow", 0), "arrow-2": ("arrow", 2), "tsfm-2": ("tsfm", 2),
+}  # fmt: skip
 MOST_OTHER_PCT = 5.0  # more of it needs an explanation: marked, no failure
 
 

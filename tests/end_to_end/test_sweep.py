@@ -37,7 +37,7 @@ def test_the_sweep_ends_well_with_a_table_of_all_arms(swept: Ran) -> None:
     assert swept.code == 0, swept.err
     for trial in swept.record().trials:
         assert trial.tags["arm"] in swept.out
-    assert "test MSE" in swept.out and "median train s/epoch" in swept.out
+    assert "test MSE" in swept.out and "all windows s/epoch" in swept.out
     assert "mlflow ui --backend-store-uri" in swept.out
 
 

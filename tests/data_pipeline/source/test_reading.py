@@ -13,6 +13,7 @@ from read_kit import read
 from data_pipeline.errors import DataError, DataFaults
 from data_pipeline.faults import MOST_LINES
 from data_pipeline.options import DataOptions
+from data_pipeline.series.steps import FixedStep
 from data_pipeline.series.store import open_series
 from data_pipeline.series.tail import other_columns, read_tail
 from data_pipeline.source import csv_file
@@ -236,7 +237,7 @@ def test_rows_are_numbered_as_in_the_file_after_skipped_ones(block, tmp_path, mo
 def test_a_short_file_with_an_index_is_read_alike_in_training_and_in_a_forecast(tmp_path):
     path = write(tmp_path, table(",date,a", lambda at, day: f"{at},{day:%Y-%m-%d},{at % 7}"))
     series = open_series(str(path), None, tmp_path / "cache")
-    tail = read_tail(path, columns=["a"], rows=20, step_minutes=1440)
+    tail = read_tail(path, columns=["a"], rows=20, step=FixedStep(step_us=86_400_000_000))
     np.testing.assert_array_equal(series.values[-20:], tail.values)
     assert series.columns == ("a",) and other_columns(path, tail) == ("Unnamed: 0",)
 

@@ -22,6 +22,7 @@ STEP_S, FETCH_S = 1.0, 0.5
 CASES = [
     ("eager", "device", 0), ("eager", "arrow", 0), ("eager", "arrow", 2), ("eager", "tsfm", 0),
     ("compile", "device", 0), ("graph", "device", 0), ("graph", "arrow", 0),
+    ("eager", "pinned", 0), ("eager", "mapped", 0),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,14 @@ def test_the_best_weights_survive_interruptions_after_it_and_after_a_worse_epoch
     errors = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 2.0}  # by epoch
     real = session.Session._evaluate
 
-    def scripted(self: Any, split: str, naive: bool = False) -> Any:
-        measured = real(self, split, naive)
+    def scripted(self: Any, split: str, **how: Any) -> Any:
+        measured = real(self, split, **how)
         mse = errors[self.progress.epoch + 1] if split == "validation" else measured["model"].mse
-        return measured | {"model": type(measured["model"])(mse=mse, mae=1.0)}
+        return measured | {"model": replace(measured["model"], mse=mse, mae=1.0)}
 
     monkeypatch.setattr(session.Session, "_evaluate", scripted)
     full = _run(tmp_path / "full", train__epochs=5)
+    assert full.final["status"] == "done", full.final
     best = full.weights(2)
     checkpoint = None
     for part in range(4):  # each continues where the last was interrupted: after epochs 2, 3, 4
