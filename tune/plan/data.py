@@ -118,9 +118,7 @@ def check_windows(rows: SplitRows, lengths: Iterable[tuple[int, int]]) -> None:
 
 def converted_rows(data: DataConfig, *, data_dir: Path, storage_path: Path) -> SplitRows | None:
     """The rows of the splits, if they are known without converting or downloading anything. Raises DataError."""
-    from data_pipeline.series.store import known_series
-
-    series = known_series(data.dataset, data_dir, cache_dir(storage_path), data.options)
+    series = known_data(data, data_dir=data_dir, storage_path=storage_path)
     return None if series is None else SplitRows.of(series)
 
 
