@@ -1,118 +1,41 @@
-"""The command line: parse, dispatch, turn errors into exit codes. `python experiments.py --help` lists everything."""
+"""The program: `python experiments.py --help` lists everything. The commands are in tune/commands.
 
-from __future__ import annotations
+This file and nothing else must run in any Python 3, to say which one is needed.
+"""
 
-import importlib
-import itertools
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
 
-try:
-    from data_pipeline.errors import DataError, DataFaults
-    from tune.common.errors import (
-        INTERRUPTED,
-        OUTPUT_CLOSED,
-        WRONG_INPUT,
-        WrongInput,
-        disk_full,
-        printable,
-        unknown_name,
-    )
-    from tune.console.streams import OutputClosed, lasting_stderr, watched_stdout
-    from tune.tracking.store import TrackingError, check_no_password
-except KeyboardInterrupt:  # Ctrl-C before main() can answer it
-    sys.exit(130)
+HERE = os.path.dirname(os.path.abspath(__file__))
+PYTHONS = ((3, 11), (3, 12))
 
 
-# The words of a command -> its module in tune/commands, which holds parser() and run(arguments).
-COMMANDS: dict[tuple[str, ...], str] = {
-    ("list", "runs"): "listing_runs",
-    ("list",): "listing",
-    ("doctor",): "doctor",
-    ("status",): "status",
-    ("logs",): "logs",
-    ("stop",): "stop",
-    ("report",): "report",
-    ("flush",): "flush",
-    ("compare",): "compare",
-    ("predict",): "predict",
-    ("data", "show"): "data",
-    ("data", "import-pems"): "import_pems",
-    (): "sweep",
-}
+def check_python() -> None:
+    """End the process with one line if this Python is another than the pinned packages are made for."""
+    if sys.version_info[:2] in PYTHONS:
+        return
+    needed = " or ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+    given = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    how = "with one of these do: rm -rf .venv && make setup PYTHON=python3.11"
+    print(f"error: this needs Python {needed}, and {sys.executable} is {given}; {how}", file=sys.stderr)
+    sys.exit(2)
 
 
-def load_command(words: tuple[str, ...]) -> Any:
-    """The module of a command, imported when it is asked for: together they take seconds."""
-    return importlib.import_module(f"tune.commands.{COMMANDS[words]}")
-
-
-def main(argv: Sequence[str]) -> int:
-    for setting in ("MLFLOW_DISABLE_TELEMETRY=true", "RAY_USAGE_STATS_ENABLED=0"):
-        os.environ.setdefault(*setting.split("="))  # nobody but the user hears of a sweep
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # stderr has our own progress
-    with lasting_stderr():
-        return _exit_code(argv)
-
-
-def _exit_code(argv: Sequence[str]) -> int:
+def run() -> int:
+    """Run the command line, with our packages from the folder of this file."""
+    if sys.path[:1] != [HERE]:  # Python was told not to look beside the script
+        sys.path.insert(0, HERE)
     try:
-        with watched_stdout():
-            words, options = split_command(argv)
-            command = load_command(words)
-            arguments = command.parser().parse_args(options)
-            check_no_password(getattr(arguments, "tracking_uri", None))
-            return command.run(arguments)
-    except OutputClosed:
-        return OUTPUT_CLOSED
-    except (WrongInput, DataError, TrackingError) as error:
-        lines = str(error).splitlines() if isinstance(error, DataFaults) else [" ".join(str(error).split())]
-        for line in lines:
-            print(f"error: {printable(line.encode(errors='backslashreplace').decode())}", file=sys.stderr)
-        return WRONG_INPUT
+        from tune.commands.main import main
+    except KeyboardInterrupt:  # Ctrl-C before main() can answer it
+        return 130
     except ModuleNotFoundError as missing:
-        return _incomplete(missing)
-    except KeyboardInterrupt:
-        hint = "; the same command again goes on from here" if _runs_a_sweep(argv) else ""
-        print(f"interrupted{hint}", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        if (reason := disk_full(error)) is None:
-            raise
-        resumable = _runs_a_sweep(argv)
-        hint = "nothing is lost, make room and the same command goes on from here" if resumable else "make room"
-        print(f"error: a disk is full: {reason}; {hint}", file=sys.stderr)
-        return INTERRUPTED if resumable else WRONG_INPUT
-
-
-def _incomplete(missing: ModuleNotFoundError) -> int:
-    """Says that this Python is not the one that `make setup` filled."""
-    how = "run `make setup` and `. .venv/bin/activate`, then the same command again"
-    print(f"error: {sys.executable} has no package '{missing.name}': {how}", file=sys.stderr)
-    return WRONG_INPUT
-
-
-def _runs_a_sweep(argv: Sequence[str]) -> bool:
-    """Whether the command runs a sweep, which the same command resumes."""
-    return "--plan" not in argv and not any(word in argv[:1] for word, *_ in filter(None, COMMANDS))
-
-
-def split_command(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The key in COMMANDS that the arguments begin with, and the rest; WrongInput with the nearest for other words."""
-    given = tuple(itertools.takewhile(lambda word: not word.startswith("-"), argv))
-    longer = [words for words in COMMANDS if len(words) > 1 and words[:1] == given[:1]]
-    for words in COMMANDS:
-        if given[: len(words)] == words and (words or not given):
-            if given[1:] and longer and len(words) == 1:  # the second word is wrong
-                break
-            return words, list(argv[len(words) :])
-    if longer and argv[1:2] in (["--help"], ["-h"]):
-        return longer[0], list(argv[1:])
-    shown = " ".join(given[: 2 if longer else 1])
-    raise unknown_name("command", shown, (" ".join(words) for words in COMMANDS if words))
+        how = "run `make setup` and `. .venv/bin/activate`, then the same command again"
+        print(f"error: {sys.executable} has no package '{missing.name}': {how}", file=sys.stderr)
+        return 2
+    return main(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    check_python()
+    sys.exit(run())

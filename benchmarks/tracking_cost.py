@@ -151,7 +151,7 @@ def sleeping_trial(config: dict[str, Any]) -> None:
 
 def run_child(mode: str, uri: str, folder_name: str, *, trials: int) -> None:
     """The sweep itself, then `flush`; writes what they cost to row.json."""
-    from experiments import main as experiments
+    from tune.commands.main import main as experiments
     from tune.config.axes import lay_over
     from tune.config.sweeps import get_sweep
     from tune.driver.options import Options

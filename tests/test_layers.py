@@ -108,7 +108,7 @@ def test_a_packages_init_holds_nothing_or_one_registry() -> None:
 
 def test_planning_and_the_command_line_import_no_torch_transformers_ray_or_mlflow() -> None:
     code = (
-        "import sys, experiments, tune.commands.sweep, tune.plan.plan\n"
+        "import sys, tune.commands.main, tune.commands.sweep, tune.plan.plan\n"
         "heavy = {'torch', 'transformers', 'ray', 'mlflow', 'pandas', 'tsfm_public', 'plotly', 'matplotlib'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or None)"

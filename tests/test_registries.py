@@ -16,8 +16,8 @@ import data_pipeline.feed
 import model.attention
 import model.pruning
 import tune.config.sweeps
-from experiments import main
 from tune.commands.listing import NAMED
+from tune.commands.main import main
 from tune.config.sweeps import Arm, SweepConfig, get_sweep
 from tune.config.trial_config import FIELDS, SEED_STUDY_ONLY
 from tune.machine.device import cpu_facts

@@ -21,8 +21,8 @@ from sweep_kit import ROOT
 from data_pipeline.datasets import get_dataset
 from data_pipeline.errors import DataError
 from data_pipeline.series.store import cache_key
-from experiments import COMMANDS, load_command, main
 from tune.cluster.auth_token import check_token_file
+from tune.commands.main import COMMANDS, load_command, main
 from tune.common.address import one_line
 from tune.common.errors import WrongInput
 from tune.common.files import make_private

@@ -110,13 +110,13 @@ TWO_CELLS = """
 import sys
 from dataclasses import replace
 sys.path.insert(0, {root!r})
-import experiments
+from tune.commands.main import main
 from tune.config import sweeps
 full = sweeps.full()
 rates = tuple(sweeps.Arm(label=f"rate-{{rate:g}}", changes={{"train.learning_rate": rate}}) for rate in (1e-3, 1e-9))
 sweeps.SWEEPS["full"] = lambda: replace(full, space={{"rate": rates}})
 if __name__ == "__main__":
-    sys.exit(experiments.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
 """
 
 

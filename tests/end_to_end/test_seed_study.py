@@ -11,14 +11,14 @@ FEWER = """
 import sys
 from dataclasses import replace
 sys.path.insert(0, {root!r})
-import experiments
+from tune.commands.main import main
 from tune.config import sweeps
 study = sweeps.seed_study()
 kept = ("eager", "vanilla-published", "flash-published", "dynamic-published")
 arms = [replace(arm, changes={{**arm.changes, "data.num_workers": 0}}) for arm in study.arms if arm.label in kept]
 sweeps.SWEEPS["seed_study"] = lambda: replace(study, arms=tuple(arms))
 if __name__ == "__main__":
-    sys.exit(experiments.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
 """
 SMALL = (  # noqa: SIM905
     "--sweep seed_study --dataset demo --epochs 1 --repeats 1 --set data.context_length=48 "

@@ -143,12 +143,12 @@ FEWER_ARMS = """
 import sys
 from dataclasses import replace
 sys.path.insert(0, {root!r})
-import experiments
+from tune.commands.main import main
 from tune.config import sweeps
 whole = sweeps.pruning()
 sweeps.SWEEPS["pruning"] = lambda: replace(whole, arms=whole.arms[:1] + whole.arms[1 - {fewer}:])
 if __name__ == "__main__":
-    sys.exit(experiments.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
 """
 
 

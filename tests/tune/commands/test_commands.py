@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import COMMANDS, load_command, main
 from tune.cluster import connect
+from tune.commands.main import COMMANDS, load_command, main
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.plan.plan import Plan
 from tune.storage import open_sweep
@@ -120,10 +120,10 @@ def test_every_module_with_a_parser_and_a_run_is_a_command() -> None:
 
 
 def test_parsing_a_sweeps_command_imports_no_other_commands_module() -> None:
-    code = "import sys, experiments; experiments.load_command(()).parser()\n"
+    code = "import sys; from tune.commands.main import load_command; load_command(()).parser()\n"
     code += "print(*sorted(name for name in sys.modules if name.startswith('tune.commands.')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["tune.commands.parser", "tune.commands.report", "tune.commands.sweep"]
+    assert done.stdout.split() == [f"tune.commands.{name}" for name in ("main", "parser", "report", "sweep")]
 
 
 def test_an_unknown_sweep_of_the_store_names_the_nearest(tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ def test_a_python_without_the_packages_of_a_command_gets_one_line_that_says_what
 
 
 def test_the_first_imports_need_no_package_but_ours() -> None:
-    code = "import sys; before = set(sys.modules); import experiments; "
+    code = "import sys; before = set(sys.modules); import tune.commands.main; "
     code += "print(*{name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == {"experiments", "tune", "data_pipeline"}
+    assert set(done.stdout.split()) == {"tune", "data_pipeline"}
 
 
 @pytest.mark.parametrize("command", [["list"], ["doctor"], PLAN, [*PLAN, "--sweep", "full"]], ids=" ".join)

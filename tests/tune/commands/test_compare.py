@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from experiments import main
 from tune.commands import compare
+from tune.commands.main import main
 
 FAST, SLOW = (1.00, 1.01, 0.99), (1.10, 1.11, 1.09)
 WORK = {"final/windows_per_epoch": 128.0, "final/steps_per_epoch": 1.0}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import main
 from model.attention import BACKENDS
 from tune.commands import doctor
+from tune.commands.main import main
 from tune.common.errors import DONE, WRONG_INPUT
 from tune.engine import ENGINES
 from tune.tracking.store import PROJECT

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tracking_kit import end, log, plan
 
-from experiments import main
 from tune.commands.flush import run
+from tune.commands.main import main
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT
 from tune.driver.finish import flush_while_moving, how_to_flush, open_tracker
 from tune.storage import open_sweep, sweep_dir

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pems_kit import folder_of, read_back
 
-import experiments
 from tune.commands.import_pems import progress_lines
+from tune.commands.main import main
 
 
 @pytest.fixture(name="folder")
@@ -17,7 +17,7 @@ def folder_fixture(tmp_path):
 def test_the_command_writes_the_file_and_says_what_is_in_it(folder, tmp_path, capsys):
     out = tmp_path / "flow.parquet"
     words = ["data", "import-pems", str(folder), "--out", str(out), "--min-observed", "50", "--max-gap", "3"]
-    assert experiments.main(words) == 0
+    assert main(words) == 0
     answer = capsys.readouterr()
     assert len(read_back(out)) == 576
     assert answer.out.startswith(f"{out}: 576 rows x ") and "vehicles per 5 minutes" in answer.out
@@ -26,7 +26,7 @@ def test_the_command_writes_the_file_and_says_what_is_in_it(folder, tmp_path, ca
 
 
 def test_quiet_leaves_stderr_empty(folder, tmp_path, capsys):
-    assert experiments.main(["data", "import-pems", str(folder), "--out", str(tmp_path / "a.parquet"), "--quiet"]) == 0
+    assert main(["data", "import-pems", str(folder), "--out", str(tmp_path / "a.parquet"), "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -43,7 +43,7 @@ def test_quiet_leaves_stderr_empty(folder, tmp_path, capsys):
 def test_wrong_input_is_one_line(words, message, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [str(folder) if word == "FOLDER" else word for word in words]
-    assert experiments.main(["data", "import-pems", *words]) == 2
+    assert main(["data", "import-pems", *words]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("error: ") and message in error
     assert not list(tmp_path.glob("*.parquet"))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import ray
 
-from experiments import main
 from tune.cluster import job_bundle, job_server
 from tune.commands import submit
+from tune.commands.main import main
 from tune.commands.sweep import parser as sweep_parser
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.common.process import JOB_CONFIG, ProcessInfo, this_process, user_name

@@ -15,9 +15,9 @@ import torch
 from model_kit import save_small
 from predict_kit import PRUNED, PRUNED_ID, H, L, Trained, config
 
-import experiments
 from model.forecaster import Forecaster
 from model.patchtst import load_model
+from tune.commands.main import main
 from tune.config.trial_config import TrialConfig
 from tune.engine.step import Stepper
 from tune.tracking.store import open_client
@@ -45,7 +45,7 @@ def frame(trained: Trained) -> pd.DataFrame:
 def command(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     def run(run: str, source: Path, *more: str, target: str = "out.csv") -> tuple[int, str, str]:
         words = ["predict", run, "--input", str(source), "--output", str(tmp_path / target)]
-        code = experiments.main([*words, "--tracking-uri", trained.uri, *more])
+        code = main([*words, "--tracking-uri", trained.uri, *more])
         out, error = capsys.readouterr()
         return code, out, error
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from trial_kit import Recorder, small_job
 
-import experiments
+from tune.commands.main import main
 from tune.trial.run import run_trial
 
 L, H, ROWS = 24, 6, 420
@@ -47,9 +47,9 @@ def test_the_forecast_continues_the_calendar(name: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"date": axis[:ROWS], "load": _values(ROWS)})
     model = _model(frame, tmp_path)
     words = ["predict", str(model), "--input", str(tmp_path / "in.parquet")]
-    assert experiments.main([*words, "--output", str(tmp_path / "out.parquet"), "--plot", str(tmp_path / "p.png")]) == 0
+    assert main([*words, "--output", str(tmp_path / "out.parquet"), "--plot", str(tmp_path / "p.png")]) == 0
     assert list(pd.read_parquet(tmp_path / "out.parquet")["date"]) == list(axis[ROWS:])
-    assert experiments.main([*words, "--backtest", "--horizon", "9"]) == 0
+    assert main([*words, "--backtest", "--horizon", "9"]) == 0
 
 
 def test_a_gap_in_the_calendar_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_a_gap_in_the_calendar_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     frame.drop(index=ROWS - 3).to_csv(tmp_path / "gap.csv", index=False)
     capsys.readouterr()
     words = ["predict", str(model), "--input", str(tmp_path / "gap.csv"), "--output", str(tmp_path / "o.csv")]
-    assert experiments.main(words) == 2
+    assert main(words) == 2
     assert "there is a gap, 2021-08-05 00:00:00 is followed by 2021-08-09 00:00:00" in capsys.readouterr().err
 
 
@@ -69,7 +69,7 @@ def test_rows_that_are_only_equidistant_go_on_by_number(times: bool, tmp_path: P
         frame.insert(0, "date", pd.to_datetime("2020-01-01") + pd.to_timedelta(np.arange(ROWS) ** 2, unit="min"))
     model = _model(frame, tmp_path, data__step="row")
     words = ["predict", str(model), "--input", str(tmp_path / "in.parquet")]
-    assert experiments.main([*words, "--output", str(tmp_path / "out.csv"), "--plot", str(tmp_path / "p.png")]) == 0
+    assert main([*words, "--output", str(tmp_path / "out.csv"), "--plot", str(tmp_path / "p.png")]) == 0
     forecast = pd.read_csv(tmp_path / "out.csv")
     assert list(forecast.columns) == ["row", "load"] and list(forecast["row"]) == list(range(ROWS, ROWS + H))
-    assert experiments.main([*words, "--backtest"]) == 0
+    assert main([*words, "--backtest"]) == 0

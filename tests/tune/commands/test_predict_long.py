@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from trial_kit import Recorder, small_job
 
-import experiments
 from model.forecaster import Forecaster
+from tune.commands.main import main
 from tune.trial.run import run_trial
 
 L, H = 48, 24
@@ -67,7 +67,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def command(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*words: Any) -> tuple[int, str, str]:
         own = ["predict", str(model.folder), "--storage-path", str(tmp_path / "runs")]
-        code = experiments.main([*own, *map(str, words)])
+        code = main([*own, *map(str, words)])
         out, error = capsys.readouterr()
         return code, out, error
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from predict_kit import H, L, Trained
 
-import experiments
 from model.forecaster import Forecaster
+from tune.commands.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -41,7 +41,7 @@ def frame(trained: Trained) -> pd.DataFrame:
 def command(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*words: Any) -> tuple[int, str, str]:
         own = ["predict", "unpruned", "--tracking-uri", trained.uri, "--storage-path", str(tmp_path / "runs")]
-        code = experiments.main([*own, *map(str, words)])
+        code = main([*own, *map(str, words)])
         out, error = capsys.readouterr()
         return code, out, error
 
@@ -87,7 +87,7 @@ def test_a_backtest_over_the_test_set_is_the_trials_own_error(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], trial_id: str
 ) -> None:
     words = ["predict", str(trained.folder / trial_id), "--backtest", "--storage-path", str(tmp_path / "runs")]
-    assert experiments.main([*words, "--json", str(tmp_path / "out.json")]) == 0
+    assert main([*words, "--json", str(tmp_path / "out.json")]) == 0
     out = capsys.readouterr().out
     errors = json.loads((tmp_path / "out.json").read_text())["backtest"]["errors"]
     final = trained.final[trial_id]["metrics"]
@@ -233,7 +233,7 @@ def test_a_backtest_over_the_file_of_the_training_takes_its_test_set_only(
     facts["dataset"]["source_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     (folder / "forecasting.json").write_text(json.dumps(facts))
     words = ["predict", str(folder), "--backtest", "--input", str(source), "--json", str(tmp_path / "o.json")]
-    assert experiments.main(words) == 0
+    assert main(words) == 0
     out, error = capsys.readouterr()
     content = json.loads((tmp_path / "o.json").read_text())["backtest"]
     expected = trained.final["unpruned"]["metrics"]["final/test_mse"]

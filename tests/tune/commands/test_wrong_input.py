@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from wrong_input_kit import enter
 
-from experiments import main
 from tune.cluster import connect
 from tune.commands import sweep as commands
+from tune.commands.main import main
 from tune.common.errors import WRONG_INPUT
 from tune.machine.device import cpu_facts
 from tune.storage import open_sweep, sweep_dir

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wrong_input_kit import enter
 
-from experiments import main
+from tune.commands.main import main
 from tune.common.errors import DONE, WRONG_INPUT
 from tune.config.sweeps import SWEEPS
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments import main
+from tune.commands.main import main
 from tune.commands.sweep import parser as sweep_parser
 from tune.common.errors import DONE, WRONG_INPUT, WrongInput
 from tune.config.axes import LONGEST_LABEL, MOST_ARMS, lay_over, split_values

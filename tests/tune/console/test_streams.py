@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from experiments import main
+from tune.commands.main import main
 from tune.common.errors import DONE, OUTPUT_CLOSED, WRONG_INPUT
 from tune.console.progress import Progress
 from tune.console.streams import lasting_stderr

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from data_pipeline.errors import DataError
-from experiments import main
 from tune.cluster.share import Share
+from tune.commands.main import main
 from tune.common.errors import DONE, WrongInput
 from tune.config.sweeps import get_sweep
 from tune.driver import open as driver_open

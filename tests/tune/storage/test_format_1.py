@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from experiments import main
 from tune.cluster.share import Share
+from tune.commands.main import main
 from tune.common.errors import DONE
 from tune.config.axes import lay_over
 from tune.config.sweeps import get_sweep

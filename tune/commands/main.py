@@ -1,0 +1,109 @@
+"""The command line: parse, dispatch, turn errors into exit codes. `experiments.py` calls `main`."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipeline.errors import DataError, DataFaults
+from tune.common.errors import (
+    INTERRUPTED,
+    OUTPUT_CLOSED,
+    WRONG_INPUT,
+    WrongInput,
+    disk_full,
+    printable,
+    unknown_name,
+)
+from tune.common.process_setup import prepare_process
+from tune.console.streams import OutputClosed, lasting_stderr, watched_stdout
+from tune.tracking.store import TrackingError, check_no_password
+
+# The words of a command -> its module in tune/commands, which holds parser() and run(arguments).
+COMMANDS: dict[tuple[str, ...], str] = {
+    ("list", "runs"): "listing_runs",
+    ("list",): "listing",
+    ("doctor",): "doctor",
+    ("status",): "status",
+    ("logs",): "logs",
+    ("stop",): "stop",
+    ("report",): "report",
+    ("flush",): "flush",
+    ("compare",): "compare",
+    ("predict",): "predict",
+    ("data", "show"): "data",
+    ("data", "import-pems"): "import_pems",
+    (): "sweep",
+}
+
+
+def load_command(words: tuple[str, ...]) -> Any:
+    """The module of a command, imported when it is asked for: together they take seconds."""
+    return importlib.import_module(f"tune.commands.{COMMANDS[words]}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command that the arguments name; returns the process's exit code."""
+    prepare_process()
+    with lasting_stderr():
+        return _exit_code(argv)
+
+
+def _exit_code(argv: Sequence[str]) -> int:
+    try:
+        with watched_stdout():
+            words, options = split_command(argv)
+            command = load_command(words)
+            arguments = command.parser().parse_args(options)
+            check_no_password(getattr(arguments, "tracking_uri", None))
+            return command.run(arguments)
+    except OutputClosed:
+        return OUTPUT_CLOSED
+    except (WrongInput, DataError, TrackingError) as error:
+        lines = str(error).splitlines() if isinstance(error, DataFaults) else [" ".join(str(error).split())]
+        for line in lines:
+            print(f"error: {printable(line.encode(errors='backslashreplace').decode())}", file=sys.stderr)
+        return WRONG_INPUT
+    except ModuleNotFoundError as missing:
+        return _incomplete(missing)
+    except KeyboardInterrupt:
+        hint = "; the same command again goes on from here" if _runs_a_sweep(argv) else ""
+        print(f"interrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if (reason := disk_full(error)) is None:
+            raise
+        resumable = _runs_a_sweep(argv)
+        hint = "nothing is lost, make room and the same command goes on from here" if resumable else "make room"
+        print(f"error: a disk is full: {reason}; {hint}", file=sys.stderr)
+        return INTERRUPTED if resumable else WRONG_INPUT
+
+
+def _incomplete(missing: ModuleNotFoundError) -> int:
+    """Says that this Python is not the one that `make setup` filled."""
+    how = "run `make setup` and `. .venv/bin/activate`, then the same command again"
+    print(f"error: {sys.executable} has no package '{missing.name}': {how}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+def _runs_a_sweep(argv: Sequence[str]) -> bool:
+    """Whether the command runs a sweep, which the same command resumes."""
+    return "--plan" not in argv and not any(word in argv[:1] for word, *_ in filter(None, COMMANDS))
+
+
+def split_command(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The key in COMMANDS that the arguments begin with, and the rest; WrongInput with the nearest for other words."""
+    given = tuple(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    longer = [words for words in COMMANDS if len(words) > 1 and words[:1] == given[:1]]
+    for words in COMMANDS:
+        if given[: len(words)] == words and (words or not given):
+            if given[1:] and longer and len(words) == 1:  # the second word is wrong
+                break
+            return words, list(argv[len(words) :])
+    if longer and argv[1:2] in (["--help"], ["-h"]):
+        return longer[0], list(argv[1:])
+    shown = " ".join(given[: 2 if longer else 1])
+    raise unknown_name("command", shown, (" ".join(words) for words in COMMANDS if words))
