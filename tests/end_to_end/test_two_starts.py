@@ -12,7 +12,7 @@ import pytest
 from tune.common.errors import WrongInput
 from tune.common.process import user_name
 from tune.machine.code_identity import REPO_ROOT
-from tune.storage import open_sweep
+from tune.storage import check_folder, open_sweep
 from tune.storage.outbox import Outbox
 
 USERS = 5
@@ -132,10 +132,10 @@ def test_a_glance_at_a_lock_does_not_keep_its_owner_out(storage: Path) -> None:
 def test_the_storage_of_another_account_is_refused(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_sweep.sweep_lock(storage, "k"):
         pass
-    open_sweep.check_storage(storage)
-    monkeypatch.setattr(open_sweep.os, "getuid", lambda: 12345678)
+    check_folder.check_storage(storage)
+    monkeypatch.setattr(check_folder.os, "getuid", lambda: 12345678)
     with pytest.raises(WrongInput, match="another account runs sweeps there"):
-        open_sweep.check_storage(storage)
+        check_folder.check_storage(storage)
 
 
 def test_a_holders_file_names_host_pid_user_and_since(storage: Path) -> None:

@@ -6,12 +6,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from tune.cluster.auth_token import check_token_file
+from tune.cluster.session_folder import on_loopback, session_folder
 from tune.common.errors import WrongInput, first_line
-from tune.common.files import make_private
 from tune.machine.code_identity import CODE, REPO_ROOT
 from tune.machine.device import available_cpus
 
@@ -37,11 +36,11 @@ def connected(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:  # "local", or Ray would join what RAY_ADDRESS or somebody's `ray start` on this machine names
         options |= {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False}
-        options["_temp_dir"] = str(_session_folder())
+        options["_temp_dir"] = str(session_folder())
     else:
         options["address"] = address
     try:
-        with nullcontext() if address is not None else _on_loopback():
+        with nullcontext() if address is not None else on_loopback():
             ray.init(runtime_env={"py_modules": PACKAGE_DIRS}, **options)
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), plain Exception, ...
         ray.shutdown()
@@ -54,43 +53,6 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _session_folder() -> Path:
-    """The folder for sockets, logs and our code of a Ray that we start: inside a folder that only we can enter.
-
-    Ray opens its own folder to everybody, and its workers run the code in it. Names are short, as the paths of sockets
-    are limited. WrongInput if others may write to the folder.
-    """
-    from ray._common.utils import get_default_ray_temp_dir
-
-    own = Path(get_default_ray_temp_dir()).with_name(f"ray-{os.getuid()}")
-    problem = f"{own} is a link, so its sessions are not trusted" if own.is_symlink() else None
-    try:
-        if problem is None:
-            make_private(own, "sessions")
-            own.chmod(0o700)  # one of an earlier version may be readable
-    except (OSError, RuntimeError) as error:
-        problem = first_line(error)
-    if problem:
-        raise WrongInput(f"Ray did not start on this machine: {problem}; or name another folder in RAY_TMPDIR")
-    return own / "s"
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Inside, Ray starts with its ports on 127.0.0.1 only, as on a Mac; on Linux it would take all interfaces.
-
-    Ray reads this constant from the environment when it is imported, which has happened by now.
-    """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_address(address: str) -> None:

@@ -9,7 +9,7 @@ from tune.commands.parser import Parser, add_folders
 from tune.common.errors import DONE
 from tune.config.trial_config import check_value
 from tune.plan.data import cache_dir, fetch_if_missing
-from tune.storage.open_sweep import check_storage
+from tune.storage.check_folder import check_storage
 
 
 def parser() -> Parser:

@@ -26,7 +26,7 @@ from tune.console.text import table
 from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_facts
 from tune.machine.environment import versions
 from tune.plan.plan import make_plan
-from tune.storage.open_sweep import check_storage
+from tune.storage.check_folder import check_storage
 from tune.tracking.store import STORE_ANSWERS_WITHIN_S, TrackingError, check_store
 
 DEFAULT_SWEEP = "pruning"

@@ -25,7 +25,8 @@ from tune.plan.estimate import time_line
 from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.plan.text import print_plan
-from tune.storage.open_sweep import check_idle, check_known, check_storage, running
+from tune.storage.check_folder import check_storage
+from tune.storage.open_sweep import check_idle, check_known, running
 from tune.tracking.store import STORE_ANSWERS_WITHIN_S, check_store
 
 WAIT_FOR_GPUS_S = 600.0

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import secrets
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,11 +16,11 @@ from filelock import FileLock, Timeout
 from tune.common.errors import WrongInput, did_you_mean
 from tune.common.files import write_atomically
 from tune.machine.environment import changes
+from tune.storage.check_folder import LOCKS, unwritable
 from tune.storage.outbox import in_use_by
 from tune.storage.params import FORMAT, format_of
 from tune.storage.sweep_dir import FINISHED, RUNNING, SweepDir
 
-LOCKS = ".opening"
 LATER_S = 0.001  # a sweep gets at least this much later a time than those before it
 OPENING_S = 60.0  # how long a command waits while another command of the same plan opens its sweep
 
@@ -44,7 +41,7 @@ def create(storage: Path, sweep: str, content: dict[str, Any]) -> SweepDir:
         path.mkdir(parents=True, mode=0o700)
         write_atomically(path / "sweep.json", text)
     except OSError as error:
-        raise WrongInput(_unwritable(storage, str(error.strerror))) from None
+        raise WrongInput(unwritable(storage, str(error.strerror))) from None
     return SweepDir(path)
 
 
@@ -62,34 +59,6 @@ def sweep_lock(storage: Path, key: str) -> Iterator[None]:
     except Timeout:
         problem = f"another command has been opening a sweep of this plan for {OPENING_S:g} s"
         raise WrongInput(f"--storage-path {storage}: {problem}; try again, or give another folder") from None
-
-
-def check_storage(storage: Path) -> None:
-    """Raises WrongInput if `storage`, which may not exist yet, cannot be written or belongs to another account.
-
-    Leaves nothing behind.
-    """
-    if scheme := re.match(
-        r"([a-z][a-z0-9+.-]*):/", str(storage)
-    ):  # otherwise a folder of this name would be created here
-        problem = f"{scheme[1]}:// is not supported, trials share files with locks and appends"
-        raise WrongInput(f"--storage-path {storage}: {problem}; give a folder that all nodes mount (NFS, EFS)")
-    existing = next(path for path in (storage.absolute(), *storage.absolute().parents) if os.path.lexists(path))
-    if not os.path.isdir(existing):
-        raise WrongInput(_unwritable(storage, f"{existing} is not a folder"))
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise WrongInput(_unwritable(storage, f"{existing} is not writable"))
-    locks = storage / LOCKS
-    if locks.exists() and locks.stat().st_uid != os.getuid():
-        raise WrongInput(_unwritable(storage, "another account runs sweeps there, and only it may read them"))
-    try:  # os.access says that /proc is writable, and for root that every folder is
-        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=existing))
-    except OSError as error:
-        raise WrongInput(_unwritable(storage, f"nothing can be created in {existing} ({error.strerror})")) from None
-
-
-def _unwritable(storage: Path, problem: str) -> str:
-    return f"--storage-path {storage}: {problem}; give a folder that can be written or created"
 
 
 def every(storage: Path) -> list[SweepDir]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tune.common.errors import WrongInput
-from tune.storage import open_sweep, sweep_dir
+from tune.storage import check_folder, open_sweep, sweep_dir
 
 CODE = {"git_commit": "a" * 40, "git_dirty": False, "code_sha256": "1" * 64}
 OTHER_CODE = {"git_commit": "b" * 40, "git_dirty": True, "code_sha256": "2" * 64}
@@ -104,20 +104,20 @@ def test_a_record_that_is_empty_or_not_ours_is_left_out_and_named(
 def test_a_storage_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path, storage: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at-all")
-    for attempt in (open_sweep.check_storage, _sweep):
+    for attempt in (check_folder.check_storage, _sweep):
         with pytest.raises(WrongInput, match=f"--storage-path {tmp_path / storage}: ") as caught:
             attempt(tmp_path / storage)
         assert "\n" not in str(caught.value)
 
 
 def test_a_storage_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_sweep.os, "access", lambda *_: False)
+    monkeypatch.setattr(check_folder.os, "access", lambda *_: False)
     with pytest.raises(WrongInput, match=f"{tmp_path} is not writable"):
-        open_sweep.check_storage(tmp_path / "new")
+        check_folder.check_storage(tmp_path / "new")
 
 
 def test_checking_the_storage_folder_creates_nothing(tmp_path: Path) -> None:
-    open_sweep.check_storage(tmp_path / "new" / "newer")
+    check_folder.check_storage(tmp_path / "new" / "newer")
     assert list(tmp_path.iterdir()) == []
 
 
