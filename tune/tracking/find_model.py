@@ -17,8 +17,9 @@ from tune.common.errors import WrongInput
 from tune.common.published import stored_rules
 from tune.tracking.model_package import FILES_PATH, NotAModel, download_model
 from tune.tracking.reader import ask_store, experiment_id, summaries
+from tune.tracking.refusals import classify
 from tune.tracking.runs import find_runs
-from tune.tracking.store import PROJECT, STORE_ANSWERS_WITHIN_S, classify
+from tune.tracking.store import PROJECT, STORE_ANSWERS_WITHIN_S
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

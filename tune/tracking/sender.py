@@ -11,7 +11,8 @@ from hashlib import sha256
 from tune.common.address import one_line, redacted, settled_uri
 from tune.storage.outbox import Outbox, Record, beside
 from tune.tracking.position import Position
-from tune.tracking.store import TrackingError, check_store, classify
+from tune.tracking.refusals import classify
+from tune.tracking.store import TrackingError, check_store
 from tune.tracking.writer import MlflowWriter, Rejection
 
 _BATCH_RECORDS = 500

@@ -1,4 +1,4 @@
-"""An MLflow store: whether it answers, a client for it, and what to do about an error of it."""
+"""An MLflow store: whether it answers, and a client for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ssl
 import threading
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tune.common.address import has_password, one_line, redacted, sqlite_file
@@ -21,14 +21,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-ErrorKind = Literal["retry", "reject", "missing", "unknown"]
 PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
 STORE_ANSWERS_WITHIN_S = 10.0  # how long a command waits for a store to show that it is there
 JOB_TAG = "job."  # with a Ray job's id behind it, a tag of the sweeps that this job ran
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_REJECTED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS"}
-_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
-_RETRIED_STATUS = {401, 403, 408, 429}
 
 
 class TrackingError(ValueError):
@@ -171,26 +167,3 @@ def _publish(draft: Path, file: Path) -> None:
     except OSError:  # a file system without hard links
         if not file.exists():
             os.replace(draft, file)
-
-
-def classify(error: Exception) -> ErrorKind:
-    """What to do about an error of an MLflow call: `retry` later, `reject` the record, look a `missing` run up.
-
-    Wrong credentials and a store that cannot be opened count as `retry`: rejecting every record because of an expired
-    token would lose the sweep. An error that is not MLflow's is `unknown`, such as an artifact store's PermissionError.
-    """
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-
-    if isinstance(error, TrackingError):
-        return "retry"
-    if isinstance(error, LookupError):
-        return "reject"
-    if isinstance(error, MlflowException):
-        if error.error_code in _MISSING:
-            return "missing"
-        return "reject" if error.error_code in _REJECTED else "retry"
-    if isinstance(error, RequestException):
-        status = error.response.status_code if error.response is not None else 500
-        return "retry" if status >= 500 or status in _RETRIED_STATUS else "reject"
-    return "unknown"

@@ -10,8 +10,8 @@ from tune.common.address import one_line
 from tune.storage.outbox import Record
 from tune.storage.params import param_texts
 from tune.tracking.model_package import NotAModel, publish
+from tune.tracking.refusals import classify
 from tune.tracking.runs import RunIndex
-from tune.tracking.store import classify
 from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, RESULT, sweep_note, sweep_view
 
 TRIAL_STATUSES = {  # our status tag -> MLflow's status of the ended run

@@ -1,4 +1,4 @@
-"""Missing stores, unknown sweeps, and how errors of a store are classified."""
+"""Missing stores and unknown sweeps."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from tracking_kit import EXPERIMENT, MakeTracker, opened_fixture, settle, shared
 
 from tune.common.address import redacted_text
 from tune.tracking.reader import list_sweeps, read_sweep
-from tune.tracking.store import TrackingError, check_store, classify
+from tune.tracking.store import TrackingError, check_store
 
 # SQLAlchemy 2.1 warns about MLflow 3.17's imports.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -89,16 +89,6 @@ def test_the_start_of_an_outage_is_announced_at_once_and_once(opened: MakeTracke
         time.sleep(0.01)
     tracker.flush(2.5)  # it retries every second meanwhile
     assert len(said) == 1 and said[0].startswith(f"MLflow store {uri} cannot be written: ")
-
-
-def test_an_error_is_retried_unless_mlflow_refuses_the_record() -> None:
-    from mlflow.exceptions import MlflowException, RestException
-
-    assert classify(MlflowException("API request failed with exception")) == "retry"
-    assert classify(RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "no"})) == "reject"
-    assert classify(RestException({"error_code": "PERMISSION_DENIED", "message": "no"})) == "retry"
-    assert classify(RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no"})) == "missing"
-    assert classify(PermissionError("artifacts")) == "unknown"
 
 
 def test_the_tracking_modules_import_no_mlflow() -> None:
