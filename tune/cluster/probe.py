@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tune.cluster.share import Share
 from tune.common.errors import WrongInput, first_line
+from tune.machine.compilers import CPP, C, broken_compilers
 from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_facts
 from tune.machine.environment import environment
 
@@ -15,8 +18,8 @@ PROBE_HINT_S = 120.0  # after this, stderr says what the probe waits for
 PROBE_LIMIT_S = 600.0  # after this, the probe is given up
 
 
-def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
-    """Device facts and environment, read by a task on a node that fits `share`.
+def probe(ray: Any, share: Share, storage_path: Path) -> tuple[DeviceFacts, dict[str, Any]]:
+    """Device facts and environment, read by a task on a node that fits `share`. Trials compile in `storage_path`.
 
     Raises WrongInput if no node takes the task within PROBE_LIMIT_S seconds, if the task fails, or if torch cannot use
     the node's GPU.
@@ -24,7 +27,7 @@ def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
     from ray.exceptions import RayError
 
     task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, resources=share.resources, max_calls=1)(_probe_here)
-    running = task.remote(share.gpus > 0)
+    running = task.remote(share.gpus > 0, str(storage_path))
     kind = "" if share.accelerator is None else f", {share.accelerator}"
     wanted = f"a node with a trial's share free (CPUs: {share.cpus}, GPUs: {share.gpus:g}{kind})"
     if not ray.wait([running], timeout=PROBE_HINT_S)[0]:
@@ -42,14 +45,16 @@ def probe(ray: Any, share: Share) -> tuple[DeviceFacts, dict[str, Any]]:
     return facts, found_environment
 
 
-def _probe_here(use_gpu: bool) -> tuple[DeviceFacts | None, dict[str, Any], str | None]:
-    import torch
+def _probe_here(use_gpu: bool, storage_path: str) -> tuple[DeviceFacts | None, dict[str, Any], str | None]:
+    with ThreadPoolExecutor(1) as meanwhile:
+        compilers = meanwhile.submit(broken_compilers, [C if use_gpu else CPP], Path(storage_path))
+        import torch
 
     if use_gpu and not torch.cuda.is_available():
         problem = f"the node has a GPU but torch {torch.__version__} cannot use it"
         return None, {}, f"{problem}; install a CUDA build of torch, or give --gpus-per-trial 0"
-    facts = replace(node_facts(use_gpu=use_gpu), missing=missing_packages(importing=True))
-    return facts, environment(), None
+    missing = missing_packages(importing=True)
+    return replace(node_facts(use_gpu=use_gpu), missing=missing, compilers=compilers.result()), environment(), None
 
 
 def assumed_facts(gpus_per_trial: float | None) -> DeviceFacts:

@@ -151,7 +151,8 @@ def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
 
 def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace, text: IO[str]) -> int:
     model = arguments.gpu_model
-    device = assumed_facts(arguments.gpus_per_trial) if model is None else gpu_facts(model)
+    here = assumed_facts(arguments.gpus_per_trial)
+    device = planner.with_compilers(here, arguments.storage_path) if model is None else gpu_facts(model)
     plan = planner.plan(device)
     planner.look_up(plan, data_dir=arguments.data_dir, storage_path=arguments.storage_path)
     plan = planner.plan(device)

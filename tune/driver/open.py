@@ -57,7 +57,7 @@ def open_sweep_run(
     )
     forking = entry is trial_entry and not options.isolate
     fork_servers = NodeForkServers(ray, share) if forking else None  # they import while the rest is prepared
-    device, environment = probe.probe(ray, share)
+    device, environment = probe.probe(ray, share, options.storage_path)
     plan = planner.plan(device)
     data = planner.prepare(plan, data_dir=options.data_dir, storage_path=options.storage_path, quiet=options.quiet)
     if options.address is not None:

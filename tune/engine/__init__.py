@@ -23,6 +23,7 @@ class Engine:
     stepper: str  # module:class
     description: str
     cuda_only: str | None = None  # why a CPU cannot run it, and what to use instead; None: a CPU can
+    compiled: bool = False  # whether it goes through PyTorch's compiler
 
     def unsupported_reason(self, *, device_type: str) -> str | None:
         """Why this engine cannot run there; None if it can."""
@@ -39,11 +40,13 @@ ENGINES: dict[str, Engine] = {
     "compile": Engine(
         stepper="tune.engine.compiled:CompiledStepper",
         description="forward and backward through torch.compile; the update is the eager engine's",
+        compiled=True,
     ),
     "graph": Engine(
         stepper="tune.engine.graph:GraphStepper",
         description="the whole step, and the forecast, compiled and captured once as a CUDA graph; replayed by one "
         "launch",
+        compiled=True,
         cuda_only="graph replays a CUDA graph, which a CPU has none of; use compile or eager",
     ),
 }

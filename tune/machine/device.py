@@ -38,6 +38,7 @@ class DeviceFacts:
     memory_free_gib: float | None = None  # of the first GPU, when it was asked
     host_free_gib: float | None = None  # of the node's memory, within its control group's limit, when it was asked
     missing: Mapping[str, str] | None = None  # attention backend -> why its package cannot be used; None: unknown
+    compilers: Mapping[str, str] | None = None  # language -> why no compiler of it works (compilers.py); None: unknown
 
     def as_dict(self) -> dict[str, Any]:
         """As it is saved with a sweep, without what is another number at each look."""

@@ -15,6 +15,7 @@ from data_pipeline.feed.placement import Placement
 from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
 from tune.config.trial_config import DataConfig, data_options
+from tune.machine.compilers import broken_compilers
 from tune.machine.device import MOMENTARY, DeviceFacts
 from tune.plan.data import (
     UNREAD,
@@ -30,6 +31,7 @@ from tune.plan.data import (
 from tune.plan.placement import FIELD, placement_of
 from tune.plan.plan import Plan
 from tune.plan.space import plan_sweep
+from tune.plan.support import compiler_needed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,11 @@ class Planner:
             self._facts = facts
         self._plan = replace(latest, device=device, placement=placement)
         return self._plan
+
+    def with_compilers(self, device: DeviceFacts, storage_path: Path) -> DeviceFacts:
+        """`device`, which is this machine's, with what its compilers cannot do if a trial of the plan needs one."""
+        needed = {compiler_needed(trial.config, device.device_type) for trial in self.plan(device).trials} - {None}
+        return replace(device, compilers=broken_compilers(filter(None, needed), storage_path)) if needed else device
 
     def keep_feed(self, feed: str) -> None:
         """Plan with this feed from now on, where neither the sweep nor the user names one: the sweep began with it."""
@@ -175,6 +182,8 @@ def _same_for_a_plan(one: DeviceFacts, other: DeviceFacts) -> bool:
     Free memory decides the feed only, which is compared for itself.
     """
     free = {name: getattr(other, name) for name in MOMENTARY}
+    if not one.compilers and not other.compilers:  # none is known to be broken
+        free["compilers"] = other.compilers
     return replace(one, assumed=other.assumed, gpus=other.gpus, cpus=other.cpus, **free) == other
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from model import fused
 from model.attention import BACKENDS, get_backend, resolve_auto
 from model.attention.base import Workload
 from tune.common.errors import WrongInput
 from tune.config.trial_config import TrialConfig
 from tune.engine import ENGINES
+from tune.machine.compilers import CPP, C
 from tune.machine.device import DeviceFacts
 
 
@@ -75,7 +78,29 @@ def unsupported_reason(
     missing = (device.missing or {}).get(attention)
     layers = _layers_reason(config, device) if config.model.layers == "fused" else None
     engine = ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
-    return backend or missing or layers or engine
+    return backend or missing or layers or engine or compiler_reason(config, device.device_type, device.compilers or {})
+
+
+def compiler_needed(config: TrialConfig, device_type: str) -> str | None:
+    """The language of which a trial needs a working compiler on its node; None if it needs none.
+
+    On a GPU every trial runs Triton kernels, be it those of the optimizer, and Triton compiles its launchers as C. On a
+    CPU PyTorch's compiler writes C++.
+    """
+    if device_type == "cuda":
+        return C
+    return CPP if ENGINES[config.train.engine].compiled else None
+
+
+def compiler_reason(config: TrialConfig, device_type: str, broken: Mapping[str, str]) -> str | None:
+    """Why a trial cannot run for want of a compiler; None if it can. broken: as `broken_compilers` returns it."""
+    needed = compiler_needed(config, device_type)
+    if needed is None or needed not in broken:
+        return None
+    who, instead = f"the {config.train.engine} engine", "or use train.engine=eager"
+    if device_type == "cuda":
+        who, instead = "Triton, which every trial on a GPU uses,", "or give --gpus-per-trial 0"
+    return f"{who} needs a working {needed} compiler: {broken[needed]}; {instead}"
 
 
 def _batch_reason(config: TrialConfig, channels: int, windows: int | None) -> str | None:

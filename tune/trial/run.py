@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from tune.common.errors import GateFailed, Unsupported, disk_full
 from tune.common.published import PublishedFault
 from tune.machine.code_identity import package_dir, packages_sha256
+from tune.machine.compilers import broken_compilers
 from tune.machine.out_of_memory import REMEDY, KernelKills, is_out_of_memory, lost_a_worker, peak_memory_gib
 from tune.trial.job import ALONE, HandOver, Host, TrialJob
 from tune.trial.report import EpochReport, Report, Reporter, TrialEnd
@@ -52,7 +53,7 @@ def run_trial(job: TrialJob, report: Reporter, checkpoint: Path | None = None, h
             raise
         except Exception as error:  # reported with its reason, never hidden
             timeline.work_ended()
-            end = _failure(error, kills)
+            end = _failure(error, kills, job)
             report(replace(end, tags={**end.tags, "spans": timeline.as_tag()}), None)  # a failure has its cost, too
 
 
@@ -139,7 +140,7 @@ def _not_finite(metrics: dict[str, float | None]) -> str | None:
     return None
 
 
-def _failure(error: Exception, kills: KernelKills) -> TrialEnd:
+def _failure(error: Exception, kills: KernelKills, job: TrialJob) -> TrialEnd:
     if isinstance(error, Unsupported):
         return TrialEnd(status="unsupported", reason=str(error))
     if isinstance(error, GateFailed):
@@ -156,7 +157,19 @@ def _failure(error: Exception, kills: KernelKills) -> TrialEnd:
         return TrialEnd(status="oom", reason=f"{with_peaks}; {killed or REMEDY}", metrics=peaks, tags=tags)
     if disk_full(error):  # the trial itself is sound: the driver stops the sweep, and a later run repeats the trial
         tags |= {"disk_full": "true"}
+    elif reason_here := _no_compiler(job):
+        return TrialEnd(status="unsupported", reason=reason_here, tags=tags)
     return TrialEnd(status="failed", reason=reason, tags=tags)
+
+
+def _no_compiler(job: TrialJob) -> str | None:
+    """Why this node compiles nothing, for a trial that failed: its compiler is tried only then, as that takes time."""
+    from tune.plan.support import compiler_needed, compiler_reason
+
+    needed = compiler_needed(job.config, job.device_type)
+    folder = Path(job.compile_dir or tempfile.gettempdir())
+    broken = broken_compilers([] if needed is None else [needed], folder)
+    return compiler_reason(job.config, job.device_type, broken)
 
 
 def _first_words(error: Exception) -> str:

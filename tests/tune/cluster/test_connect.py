@@ -118,7 +118,7 @@ class FakeRay:
         self.result, self.answers_at, self.waits = result, answers_at, list[float]()
 
     def remote(self, **_: Any) -> Any:
-        return lambda task: types.SimpleNamespace(remote=lambda use_gpu: "reference")
+        return lambda task: types.SimpleNamespace(remote=lambda *asked: "reference")
 
     def wait(self, references: list[str], *, timeout: float) -> tuple[list[str], list[str]]:
         self.waits.append(timeout)
@@ -130,12 +130,13 @@ class FakeRay:
         return self.result
 
 
+RUNS = Path("runs")
 ONE_GPU = Share(cpus=4, gpus=1, at_a_time=1)
 
 
 def test_a_probe_says_what_it_waits_for_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     facts = cpu_facts()
-    assert probe(FakeRay((facts, {"versions": {}}, None), answers_at=2), ONE_GPU) == (facts, {"versions": {}})
+    assert probe(FakeRay((facts, {"versions": {}}, None), answers_at=2), ONE_GPU, RUNS) == (facts, {"versions": {}})
     said = capsys.readouterr().err
     assert "(CPUs: 4, GPUs: 1)" in said and said.count("\n") == 1
 
@@ -143,7 +144,7 @@ def test_a_probe_says_what_it_waits_for_and_goes_on(capsys: pytest.CaptureFixtur
 def test_a_probe_is_given_up_in_the_end() -> None:
     ray = FakeRay(None, answers_at=3)
     with pytest.raises(WrongInput, match=r"no answer within 600 s .*\(CPUs: 4, GPUs: 1\)"):
-        probe(ray, ONE_GPU)
+        probe(ray, ONE_GPU, RUNS)
     assert sum(ray.waits) == cluster_probe.PROBE_LIMIT_S
 
 
@@ -160,13 +161,13 @@ def test_a_probe_is_given_up_in_the_end() -> None:
 )  # fmt: skip
 def test_a_probe_that_fails_says_why_in_one_line(error: Exception, said: str) -> None:
     with pytest.raises(WrongInput) as refused:
-        probe(FakeRay(error), ONE_GPU)
+        probe(FakeRay(error), ONE_GPU, RUNS)
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_gpu_that_torch_cannot_use_is_refused() -> None:
     with pytest.raises(WrongInput, match="cannot use it"):
-        probe(FakeRay((None, {}, "torch cannot use it")), ONE_GPU)
+        probe(FakeRay((None, {}, "torch cannot use it")), ONE_GPU, RUNS)
 
 
 @pytest.fixture
@@ -252,10 +253,11 @@ def test_the_command_answers_in_one_line_where_no_cluster_listens(closed_port: i
 
 
 LOCAL = """
+from pathlib import Path
 from tune.cluster import connect, probe, share as shares
 with connect.connected(None) as ray:
     share = shares.choose_share(ray, gpus_per_trial=0, max_concurrent=None)
-    facts, environment = probe.probe(ray, share)
+    facts, environment = probe.probe(ray, share, Path("runs"))
     print(share.cpus, facts.device_type, facts.assumed, environment["versions"]["ray"] == ray.__version__)
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from compiler_kit import path_with_broken, path_without_compilers
 
 from tune.cluster import connect
 from tune.commands.main import COMMANDS, load_command, main
@@ -226,3 +228,18 @@ def test_the_first_imports_need_no_package_but_ours() -> None:
 def test_a_result_of_json_may_be_written_again(command: list[str]) -> None:
     for _ in range(2):
         assert main([*command, "--json", "found.json"]) == DONE
+
+
+@pytest.mark.parametrize("what", ["fails", None])
+def test_a_plan_says_which_arms_no_compiler_here_can_compile(
+    what: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    folder = tmp_path / "bin"
+    monkeypatch.setenv("PATH", str(path_with_broken(folder, what) if what else path_without_compilers(folder)))
+    command = ["--sweep", "engine", "--dataset", "demo", "--gpus-per-trial", "0", "--repeats", "1", "--plan"]
+    assert main([*command, "--storage-path", str(tmp_path / "runs"), "--json", "-"]) == DONE
+    trials = {trial["arm"]: trial["unsupported"] for trial in json.loads(capsys.readouterr().out)["trials"]}
+    assert trials["eager"] is None and "apt-get install g++" in trials["compile"]
+    assert "CUDA graph" in trials["graph"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"]

@@ -161,6 +161,21 @@ def test_every_backend_can_be_planned_on_an_h100_or_says_why_not(name: str) -> N
     assert reason is None or len(reason) > 10
 
 
+@pytest.mark.parametrize(
+    ("device", "language", "needing"),
+    [(CPU, "C++", {"compile"}), (CPU, "C", set()), (H100, "C", {"eager", "compile", "graph"}), (H100, "C++", set())],
+)
+def test_arms_that_need_a_compiler_which_does_not_work_are_unsupported_and_the_others_are_not(
+    device: DeviceFacts, language: str, needing: set[str]
+) -> None:
+    engines = {"eager", "compile"} | ({"graph"} if device is H100 else set())
+    for broken, refused in (({language: "none here: install it"}, needing), ({}, set()), (None, set())):
+        there = replace(device, compilers=broken)
+        reasons = {name: _one({"train.engine": name}, there).unsupported for name in engines}
+        assert {name for name, reason in reasons.items() if reason} == refused
+        assert all("none here: install it" in reason for reason in reasons.values() if reason)
+
+
 def test_a_backend_whose_package_is_missing_is_unsupported_with_the_reason_and_auto_passes_it_over() -> None:
     lacking = replace(H100, missing={"patch": "install it with pip", "sdpa_efficient": "install it with pip"})
     assert _one({"model.attention": "sdpa_efficient"}, lacking).unsupported == "install it with pip"

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
+from compiler_kit import path_with_broken, path_without_compilers
 from trial_kit import GRADUAL, ONE_CYCLE, Recorder, small_job
 from trial_kit import run_small as _run
 
@@ -174,6 +176,22 @@ def test_a_trial_that_cannot_run_on_its_own_device_is_unsupported_and_nothing_el
     assert len(done.reports) == 1
     assert (done.final["status"], done.final["metrics"]) == ("unsupported", {})
     assert "no CPU kernel" in done.final["reason"]
+
+
+@pytest.mark.parametrize("what", ["fails", None])
+def test_a_trial_whose_node_compiles_nothing_is_unsupported_with_what_to_do(
+    what: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    folder = tmp_path / "bin"
+    monkeypatch.setenv("PATH", str(path_with_broken(folder, what) if what else path_without_compilers(folder)))
+    job = replace(small_job(tmp_path, train__epochs=1, train__engine="compile"), compile_dir=str(tmp_path / "compile"))
+    recorder = Recorder(tmp_path / "out")
+    with torch._inductor.config.patch({"cpp.cxx": (None, "g++")}):
+        run_trial(job, recorder)
+    assert recorder.final["status"] == "unsupported", recorder.final
+    assert "the compile engine needs a working C++ compiler" in recorder.final["reason"]
+    assert "apt-get install g++" in recorder.final["reason"] and "train.engine=eager" in recorder.final["reason"]
 
 
 def test_a_feed_that_the_machine_cannot_hold_is_unsupported_with_its_reason(
