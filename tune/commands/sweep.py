@@ -202,7 +202,7 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
 
 
 def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace, store: str, text: IO[str]) -> int:
-    from tune.driver.finish import how_to_flush
+    from tune.driver.finish import how_to_flush, what_was_refused
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
 
@@ -229,9 +229,13 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
             print_plan(plan, sys.stderr, planner.protocol(plan, **folders))
 
     outcome = run_sweep(planner, options=options, show_plan=show_plan)
+    path = arguments.storage_path
+    if outcome.refused:
+        print(what_was_refused(outcome.sweep_id, path, outcome.refused), file=sys.stderr)
     if outcome.pending:
-        path = arguments.storage_path
-        print(how_to_flush(outcome.sweep_id, path, store, outcome.pending), file=sys.stderr)
+        if not outcome.unsent:
+            show_report(outcome.sweep_id, store, arguments.json, text)
+        print(how_to_flush(outcome.sweep_id, path, store, outcome.pending, outcome.blocked), file=sys.stderr)
         if outcome.interrupted:
             print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
@@ -240,7 +244,7 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
     if outcome.interrupted:
         print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
         return INTERRUPTED
-    return TRIAL_FAILED if outcome.failures else DONE
+    return TRIAL_FAILED if outcome.failures or outcome.refused else DONE
 
 
 def _ui(tracking_uri: str) -> str:

@@ -5,32 +5,46 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tune.common.address import redacted
+from tune.common.address import redacted, settled_uri
 from tune.common.errors import WrongInput
 from tune.common.statuses import NO_FAILURE
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
 from tune.report.values import parent_metrics
 from tune.storage import sweep_dir
+from tune.storage.outbox import beside
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
 
+EARLIER_STORES = "earlier_stores"  # in sweep.json: addresses, the latest first
 SHORT_WAIT_S = 2.0  # a wait for MLflow that is shorter than this gets no line
 LONGEST_WAIT_S = 60.0  # for MLflow, at the end of a sweep
 Say = Callable[[str], None]
 
 
-def open_tracker(folder: SweepDir, tracking_uri: str) -> Tracker:
-    """The tracker of a sweep's folder; SQLite's artifacts lie beside the sweeps. WrongInput if it is in use."""
+def open_tracker(folder: SweepDir, tracking_uri: str, *, retry_refused: bool = False) -> Tracker:
+    """The tracker of a sweep's folder; SQLite's artifacts lie beside the sweeps. WrongInput if it is in use.
+
+    retry_refused: whether records that MLflow refused are tried again. The address may be another than the sweep's
+    own: then that store gets all records, and what is no longer on disk is copied from the sweep's own store.
+    """
     local = tracking_uri.startswith("sqlite")
     root = (folder.path.parent.absolute() / "mlartifacts").as_uri() if local else None
+    content = folder.read()
     try:
-        return Tracker(outbox_path=folder.outbox, tracking_uri=tracking_uri, experiment=PROJECT, artifact_root=root)
+        return Tracker(
+            outbox_path=folder.outbox,
+            tracking_uri=tracking_uri,
+            experiment=PROJECT,
+            artifact_root=root,
+            earlier_stores=[content["tracking_uri"], *content.get(EARLIER_STORES, [])],
+            retry_refused=retry_refused,
+        )
     except ValueError as error:
         raise WrongInput(f"{folder.sweep_id} cannot be opened, it may be running elsewhere: {error}") from None
 
@@ -38,11 +52,13 @@ def open_tracker(folder: SweepDir, tracking_uri: str) -> Tracker:
 def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interrupted: bool, say: Say) -> int:
     """End the sweep; waits for MLflow at most LONGEST_WAIT_S seconds, and once more for the summary.
 
-    interrupted: whether trials are left. Returns how many records MLflow lacks; at 0 the sweep is finished.
+    interrupted: whether trials are left. Returns how many records MLflow lacks; at 0 the sweep is finished. Where only
+    files are lacking, the summary is made: all numbers are there.
     """
-    if lacking := flush_within(tracker, LONGEST_WAIT_S, say):
+    flush_within(tracker, LONGEST_WAIT_S, say)
+    if tracker.unsent:
         tracker.end_sweep(status="interrupted", metrics={}, files={})
-        lacking += 1
+        lacking = tracker.pending
     elif interrupted:
         tracker.end_sweep(status="interrupted", metrics={}, files={})
         lacking = flush_within(tracker, LONGEST_WAIT_S, say)
@@ -56,21 +72,24 @@ def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interr
 
 def flush_within(tracker: Tracker, limit_s: float, say: Say) -> int:
     """Wait for MLflow, with a line if that takes longer than a moment; returns how many records it lacks."""
-    if not (lacking := tracker.flush(SHORT_WAIT_S)):
-        return 0
+    if not (lacking := tracker.flush(SHORT_WAIT_S)) or tracker.blocked:
+        return lacking
     why = f" ({tracker.outage})" if tracker.outage else ""
     say(f"MLflow lacks {lacking} records{why}: waiting up to {limit_s:g} s for it to take them")
     return tracker.flush(limit_s - SHORT_WAIT_S)
 
 
 def flush_while_moving(tracker: Tracker, limit_s: float, say: Say, *, say_every_s: float = 10.0) -> int:
-    """Wait until MLflow has every record, or has taken none for `limit_s` seconds; returns how many it lacks."""
+    """Wait until MLflow has every record, or has taken none for `limit_s` seconds; returns how many it lacks.
+
+    Ends too if only files are lacking that cannot be stored before somebody mends the cause.
+    """
     least = tracker.pending
     until = time.monotonic() + limit_s
     while (lacking := tracker.flush(min(say_every_s, max(0.0, until - time.monotonic())))) > 0:
         if lacking < least:
             least, until = lacking, time.monotonic() + limit_s
-        if time.monotonic() >= until:
+        if tracker.blocked or time.monotonic() >= until:
             break
         say(f"MLflow lacks {lacking} records")
     return lacking
@@ -94,14 +113,50 @@ def failures(tracker: Tracker) -> tuple[str, ...]:
     return tuple(trial_id for trial_id in bad if logs[trial_id].tags.get("expected_failure") != "true")
 
 
-def how_to_flush(sweep_id: str, storage_path: Path, tracking_uri: str, lacking: int) -> str:
-    """The place of the records that MLflow lacks, and the command that sends them."""
+def how_to_flush(
+    sweep_id: str,
+    storage_path: Path,
+    tracking_uri: str,
+    lacking: int,
+    cause: str | None = None,
+    options: Sequence[str] = (),
+) -> str:
+    """The place of the records that MLflow lacks, why it lacks them, and the command that sends them.
+
+    cause: what somebody has to mend; None where the store has to answer again. options: of the command.
+    """
+    secret = redacted(tracking_uri) != tracking_uri
+    same_store = f"; with --tracking-uri or MLFLOW_TRACKING_URI as now, {redacted(tracking_uri)} and its password"
+    once = "Once it answers" if cause is None else f"Once this is mended ({cause})"
+    return (
+        f"MLflow lacks {lacking} records of {sweep_id}, which wait in {storage_path / sweep_id}; nothing is lost. "
+        f"{once}, send them (as often as you like): {flush_command(sweep_id, storage_path, *options)}"
+        f"{same_store if secret else ''}"
+    )
+
+
+def move_to(folder: SweepDir, tracking_uri: str) -> bool:
+    """Make this the sweep's store, once it has every record or will get them; False if it is already."""
+    content, new = folder.read(), redacted(settled_uri(tracking_uri))
+    if (own := content["tracking_uri"]) == new:
+        return False
+    earlier = [uri for uri in (own, *content.get(EARLIER_STORES, [])) if uri != new]
+    folder.update(**{"tracking_uri": new, EARLIER_STORES: earlier})
+    return True
+
+
+def flush_command(sweep_id: str, storage_path: Path, *options: str) -> str:
+    """The command that sends a sweep's records."""
     command = ["python", "experiments.py", "flush", sweep_id]
     if storage_path.absolute() != Path("runs").absolute():
         command += ["--storage-path", str(storage_path)]
-    secret = redacted(tracking_uri) != tracking_uri
-    same_store = f"; with --tracking-uri or MLFLOW_TRACKING_URI as now, {redacted(tracking_uri)} and its password"
+    return shlex.join([*command, *options])
+
+
+def what_was_refused(sweep_id: str, storage_path: Path, refused: int) -> str:
+    """How many records MLflow refused for good, and where they are."""
     return (
-        f"MLflow lacks {lacking} records of {sweep_id}, which wait in {storage_path / sweep_id}; nothing is lost. Once "
-        f"it answers, send them (as often as you like): {shlex.join(command)}{same_store if secret else ''}"
+        f"MLflow refused {refused} records of {sweep_id} for what is in them; it has all others. "
+        f"{beside(storage_path / sweep_id / 'outbox.jsonl', 'rejected')} keeps them, with the reason of each; "
+        f"another try: {flush_command(sweep_id, storage_path)}"
     )

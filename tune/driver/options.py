@@ -35,3 +35,6 @@ class Outcome:
     failures: tuple[str, ...]  # trial ids, without arms whose failure is their result
     interrupted: bool
     pending: int  # records that MLflow lacks
+    unsent: int  # of these, those that lack more than their files
+    blocked: str | None = None  # what somebody has to mend before more can be sent
+    refused: int = 0  # records that MLflow refused for good

@@ -183,6 +183,9 @@ class _Run:
             failures=bad,
             interrupted=interrupted,
             pending=pending,
+            unsent=tracker.unsent,
+            blocked=tracker.blocked,
+            refused=tracker.refused,
         )
 
 

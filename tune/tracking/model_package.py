@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.facts import CONFIG, FACTS, WEIGHTS, Facts, read_facts
+from tune.tracking.refusals import NotThere, drafting, drafts, storing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,14 +33,14 @@ REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors", "numpy", "pand
 LINKED_METRICS = ("final/val_mse", "final/test_mse", "final/test_mae", "final/parameters", "final/epoch_all_windows_s")
 
 
-class NotAModel(ValueError):
+class NotAModel(NotThere):
     """The folder holds no model that can forecast; the message is one line."""
 
 
 def publish(client: MlflowClient, run_id: str, folder: Path, metrics: dict[str, float], timestamp_ms: int) -> str:
     """Store the saved model of `folder` as the run's logged model and return its id. Repeating it makes no second one.
 
-    Raises NotAModel, and the errors of MLflow's calls.
+    Raises NotAModel, CannotStore for its files, and the errors of MLflow's calls.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 
@@ -53,10 +53,12 @@ def publish(client: MlflowClient, run_id: str, folder: Path, metrics: dict[str, 
     outputs = run.outputs.model_outputs if run.outputs else []
     if logged.model_id not in [output.model_id for output in outputs]:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    with tempfile.TemporaryDirectory(prefix="mlflow-model-") as temporary:
-        target = Path(temporary) / NAME
-        pack(folder, target, run_id=run_id, model_id=logged.model_id)
-        client.log_model_artifacts(logged.model_id, str(target))
+    with drafts("mlflow-model-") as temporary:
+        target = temporary / NAME
+        with drafting():
+            pack(folder, target, run_id=run_id, model_id=logged.model_id)
+        with storing(logged.artifact_location):
+            client.log_model_artifacts(logged.model_id, str(target))
     linked = [
         Metric(key, metrics[key], timestamp_ms, 0, model_id=logged.model_id, run_id=run_id)
         for key in LINKED_METRICS

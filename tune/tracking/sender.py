@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
-from hashlib import sha256
+from typing import NamedTuple
 
-from tune.common.address import one_line, redacted, settled_uri
-from tune.storage.outbox import Outbox, Record, beside
-from tune.tracking.position import Position
-from tune.tracking.refusals import classify
+from tune.common.address import one_line, redacted
+from tune.storage.outbox import Outbox, Record
+from tune.tracking.position import Position, Upload
+from tune.tracking.refusals import CannotStore, cause_of, classify
+from tune.tracking.rejected import RejectedFile
 from tune.tracking.store import TrackingError, check_store
+from tune.tracking.uploads import Uploader, UploadQueue, uploads_of
 from tune.tracking.writer import MlflowWriter, Rejection
 
 _BATCH_RECORDS = 500
@@ -23,32 +24,59 @@ _UNKNOWN_ATTEMPTS = 3
 _SAVE_EVERY_S = 1.0  # the position names every run, and a record sent again after a crash is stored once
 
 
+class _Entry(NamedTuple):
+    record: Record
+    start: int  # byte of the outbox
+    end: int
+
+
 class OutboxSender:
     """One daemon thread between an Outbox and an MLflow store. `start` it once, `close` it once.
+
+    Records go in order. Their files follow by themselves: what cannot be stored for now holds up nothing else.
 
     The store is probed before each record or batch of epochs. Without that, a call to a dead server would stay in
     MLflow's own 7 HTTP retries for some two minutes; only environment variables shorten them, and those are the
     user's. If the server dies during a call, this thread does wait there, and no other.
     """
 
-    def __init__(self, outbox: Outbox, writer: MlflowWriter, position: Position, *, total: int, sent: int) -> None:
+    def __init__(
+        self, outbox: Outbox, writer: MlflowWriter, uploader: Uploader, position: Position, *, total: int, sent: int
+    ) -> None:
         self.problems: list[str] = []
         self.outage: str | None = None
         self.say: Callable[[str], None] = lambda text: None  # called when an outage begins and ends
-        self._outbox, self._writer, self._position = outbox, writer, position
+        self._outbox, self._writer, self._uploader, self._position = outbox, writer, uploader, position
+        self._uploads = UploadQueue(position.uploads)
+        self._rejected = RejectedFile(outbox.path, replay=position.offset == 0)
         self._total, self._sent = total, sent
         self._changed = threading.Condition()
         self._closing = self._abandoned = False
         self._waiting = 0
-        self._rewound = False
+        self._rewound: set[int] = set()  # offsets at which runs were missing
         self._failures = 0
         self._saved_s = 0.0
         self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)
 
     @property
-    def pending(self) -> int:
-        """Records in the outbox that MLflow does not have yet."""
+    def unsent(self) -> int:
+        """Records of the outbox that MLflow does not have, whether it has their files or not."""
         return max(0, self._total - self._sent)
+
+    @property
+    def pending(self) -> int:
+        """Records that MLflow does not have, or not with all of their files."""
+        return self.unsent + len(self._uploads.entries) + self._note_is_due
+
+    @property
+    def refused(self) -> int:
+        """Records, or parts of one, that MLflow refused for good."""
+        return len(self._rejected)
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the files that wait cannot be stored before somebody mends it; None if waiting may be enough."""
+        return None if self.unsent else self._uploads.stuck
 
     def start(self) -> None:
         """Begin with what the outbox already holds.
@@ -67,12 +95,19 @@ class OutboxSender:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until MLflow has every record, at most `timeout_s` s; returns how many it lacks."""
+        """Wait until MLflow has every record and its files, at most `timeout_s` s; returns how many it lacks.
+
+        Where only files are left that somebody must help, each is tried once more and no longer waited for.
+        """
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._waiting += 1
+            self._uploads.hurry(time.monotonic(), _AWAITED_DELAY_S)
+            tried = self._uploads.rounds
             self._changed.notify_all()
             while self.pending and self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+                if self.blocked and self._uploads.rounds > tried:
+                    break
                 self._changed.wait(left)
             self._waiting -= 1
             return self.pending
@@ -80,7 +115,7 @@ class OutboxSender:
     def close(self, timeout_s: float) -> int:
         """Flush, stop and return how many records MLflow lacks. A thread stuck in a call ends with the process."""
         deadline = time.monotonic() + timeout_s
-        pending = self.flush(timeout_s)
+        pending = self.flush(timeout_s) if timeout_s > 0 and not self.blocked else self.pending
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -100,7 +135,10 @@ class OutboxSender:
         delay = _FIRST_DELAY_S
         while self._await_work():
             try:
-                self._send_batch()
+                if self.unsent:
+                    self._send_batch()
+                self._send_upload()
+                self._note_refused()
             except Exception as error:
                 self._note_outage(error)
                 self._pause(delay)
@@ -108,15 +146,25 @@ class OutboxSender:
             else:
                 if self.outage is not None:
                     self.say("MLflow takes records again")
+                    self.problems = [text.replace(self._waits, "; it takes them again") for text in self.problems]
                 self.outage, delay = None, _FIRST_DELAY_S
+
+    @property
+    def _waits(self) -> str:
+        return f"; records wait in {self._outbox.path}"
 
     def _await_work(self) -> bool:
         with self._changed:
-            while not self.pending and not self._closing:
-                self._changed.wait()
+            while not self._has_work() and not self._closing:
+                self._changed.wait(self._uploads.due_in(time.monotonic()))
             if not self._closing and not self._waiting:
                 self._changed.wait_for(lambda: self._closing or self._waiting, _GATHER_S)
             return not self._closing
+
+    def _has_work(self) -> bool:
+        if self.unsent or self._note_is_due:
+            return True
+        return (due_in := self._uploads.due_in(time.monotonic())) is not None and due_in <= 0
 
     def _pause(self, delay: float) -> None:
         # A caller of flush must not wait for a complete back-off.
@@ -131,23 +179,23 @@ class OutboxSender:
                 self._changed.wait(left)
 
     def _send_batch(self) -> None:
-        batch = list(self._outbox.read(self._position.offset, _BATCH_RECORDS))
-        epochs: list[tuple[Record, int]] = []
-        for record, end in batch:
+        start, epochs = self._position.offset, list[_Entry]()
+        for record, end in list(self._outbox.read(start, _BATCH_RECORDS)):
             if self._closing:
                 return
+            entry, start = _Entry(record, start, end), end
             if record["kind"] == "epoch":
-                epochs.append((record, end))
+                epochs.append(entry)
                 continue
             self._send(epochs)
             epochs = []
-            self._send([(record, end)])
+            self._send([entry])
         self._send(epochs)
 
-    def _send(self, entries: list[tuple[Record, int]]) -> None:
+    def _send(self, entries: list[_Entry]) -> None:
         if not entries:
             return
-        records = [record for record, _ in entries]
+        records = [entry.record for entry in entries]
         self._writer.rejections.clear()
         check_store(self._writer.run_index.tracking_uri, _PROBE_S)
         try:
@@ -158,68 +206,130 @@ class OutboxSender:
         except Exception as error:
             self._handle(error, entries)
             return
-        self._advance(len(entries), entries[-1][1])
+        self._advance(entries)
 
-    def _handle(self, error: Exception, entries: list[tuple[Record, int]]) -> None:
+    def _handle(self, error: Exception, entries: list[_Entry]) -> None:
         kind = classify(error)
         self._failures += 1
-        if kind == "missing" and not self._rewound:
-            self._rewind()
-        elif kind == "retry" or (kind == "unknown" and self._failures < _UNKNOWN_ATTEMPTS):
+        if kind == "missing" and entries[0].start not in self._rewound:
+            self._rewind(entries[0].start)
+        elif kind in ("retry", "blocked") or (kind == "unknown" and self._failures < _UNKNOWN_ATTEMPTS):
             raise error
         elif len(entries) > 1:
             for entry in entries:
                 self._send([entry])
         else:
-            record, end = entries[0]
-            self._writer.rejections.append(Rejection(record, one_line(error)))
-            self._advance(1, end)
+            self._writer.rejections.append(Rejection(entries[0].record, one_line(error)))
+            self._advance(entries)
 
-    def _rewind(self) -> None:
+    def _send_upload(self) -> None:
+        upload = self._uploads.next(time.monotonic())
+        if upload is None or self._closing:
+            return
+        ((record, _),) = self._outbox.read(upload.start, 1)
+        check_store(self._writer.run_index.tracking_uri, _PROBE_S)
+        try:
+            self._uploader.store(record, upload.part)
+        except Exception as error:
+            self._handle_upload(error, upload, record)
+            return
+        self._end_upload(upload)
+
+    def _handle_upload(self, error: Exception, upload: Upload, record: Record) -> None:
+        kind = classify(error)
+        if kind == "missing" and upload.start not in self._rewound:
+            self._rewind(upload.start)
+        elif kind == "retry" and not isinstance(error, CannotStore):
+            raise error  # of the store itself
+        elif kind == "reject":
+            self._writer.rejections.append(Rejection(record, one_line(error), upload.part))
+            self._end_upload(upload)
+        else:
+            cause = str(error) if isinstance(error, CannotStore) else cause_of(error, upload.part)
+            problem = f"files cannot be stored: {cause}; they wait, and all else goes on"
+            if self._report(problem):
+                self.say(problem)
+            with self._changed:
+                self._uploads.failed(upload, cause, time.monotonic(), passes=kind == "retry")
+                self._changed.notify_all()
+
+    def _end_upload(self, upload: Upload) -> None:
+        self._set_aside()
+        with self._changed:
+            if self._abandoned:
+                return
+            self._uploads.stored(upload)
+            self._position.save()
+            if not self._uploads.entries:
+                self.problems = [text for text in self.problems if not text.startswith("files cannot be stored: ")]
+            self._changed.notify_all()
+
+    def _rewind(self, offset: int) -> None:
         # The store lost our runs (a new database behind the same address), but the outbox still has every record.
-        self._rewound = True
+        self._rewound.add(offset)
+        self._uploads.clear()
         self._position.rewind()
         self._sent = 0
+        self._rejected.begin_replay()
         self._writer.run_index.forget()
         raise TrackingError("the MLflow store no longer has the runs of this sweep: they are written again")
 
-    def _advance(self, count: int, offset: int) -> None:
+    def _advance(self, entries: list[_Entry]) -> None:
         self._failures = 0
         self._set_aside()
         with self._changed:
             if self._abandoned:
                 return
-            self._position.offset = offset
-            self._sent += count
-            if not self.pending or time.monotonic() - self._saved_s > _SAVE_EVERY_S:
+            for entry in entries:
+                self._uploads.add(uploads_of(entry.record, entry.start))
+            self._position.offset = entries[-1].end
+            self._sent += len(entries)
+            if not self.unsent or time.monotonic() - self._saved_s > _SAVE_EVERY_S:
                 self._position.save()
                 self._saved_s = time.monotonic()
             self._changed.notify_all()
 
     def _set_aside(self) -> None:
         rejections, self._writer.rejections = self._writer.rejections, []
-        if not rejections:
+        for rejection in rejections:
+            self._rejected.add(rejection)
+            what = rejection.record.get("trial_id") or rejection.record["kind"]
+            name = self._rejected.path.name
+            self._report(f"MLflow refused a record of {what}: {rejection.error} (kept in {name})")
+
+    @property
+    def _note_is_due(self) -> bool:
+        return self._rejected.replaying or self.refused != self._position.refused_noted
+
+    def _note_refused(self) -> None:
+        """Once everything else is sent, let the sweep's run say how many of its records were refused."""
+        if self.unsent or not self._note_is_due or self._closing:
             return
-        path = beside(self._outbox.path, "rejected")
-        with path.open("a") as stream:
-            for record, error in rejections:
-                stream.write(json.dumps({"error": error, "record": record}) + "\n")
-                what = record.get("trial_id") or record["kind"]
-                self._report(f"MLflow refused a record of {what}: {error} (kept in {path.name})")
+        if self._uploads.entries and not self._uploads.rounds:
+            return  # one may still be refused
+        self._rejected.end_replay()
+        for record, _ in self._outbox.read(0, 1):
+            try:
+                self._writer.note_refused(record["sweep_id"], self.refused)
+            except Exception as error:
+                if classify(error) != "reject":  # as without a run of the sweep, where nothing can be noted
+                    raise
+        with self._changed:
+            self._position.refused_noted = self.refused
+            self._position.save()
+            self._changed.notify_all()
 
     def _note_outage(self, error: Exception) -> None:
         if self.outage is None:
             uri = redacted(self._writer.run_index.tracking_uri)
-            problem = f"MLflow store {uri} cannot be written: {one_line(error)}; records wait in {self._outbox.path}"
+            problem = f"MLflow store {uri} cannot be written: {one_line(error)}{self._waits}"
             self._report(problem)
             self.say(problem)
         self.outage = one_line(error)
 
-    def _report(self, problem: str) -> None:
-        if problem not in self.problems:
-            self.problems.append(problem)
-
-
-def store_digest(tracking_uri: str, experiment: str) -> str:
-    """Identifies a store and experiment in the position file, which must not hold an address with a password."""
-    return sha256(f"{settled_uri(tracking_uri)}\n{experiment}".encode()).hexdigest()[:16]
+    def _report(self, problem: str) -> bool:
+        """Whether it is a new one."""
+        if problem in self.problems:
+            return False
+        self.problems.append(problem)
+        return True

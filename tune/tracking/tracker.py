@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tune.common.address import settled_uri
 from tune.common.clock import SteadyClock
-from tune.storage.outbox import Outbox, Record, beside
+from tune.storage.outbox import Outbox, Record
 from tune.storage.params import FORMAT, stored_params
 from tune.storage.trial_log import OutboxIndex, TrialLog
-from tune.tracking.position import Position
+from tune.tracking.earlier_store import fetch_from
+from tune.tracking.position import Position, store_digest
+from tune.tracking.rejected import RejectedFile
 from tune.tracking.runs import RunIndex
-from tune.tracking.sender import OutboxSender, store_digest
+from tune.tracking.sender import OutboxSender
+from tune.tracking.uploads import Uploader
 from tune.tracking.writer import OPEN_STATUSES, SWEEP_STATUSES, TRIAL_STATUSES, MlflowWriter
 
 _ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.:=-]{0,199}")  # a folder's name, never hidden and never ..
@@ -34,21 +37,31 @@ class Tracker:
         tracking_uri: MLflow server (http, https) or database (sqlite:///mlflow.db, postgresql+psycopg2://...).
         experiment: MLflow experiment, created when missing.
         artifact_root: folder or URI for the artifacts of a new experiment in a database; a server uses its own.
+        earlier_stores: where the sweep was recorded before; folders of trials that are gone are copied from there.
+        retry_refused: send the whole outbox again if MLflow refused some of it. What it takes now counts no longer.
 
     Raises:
         ValueError: another process has the outbox open, or the file is not an outbox of this version.
     """
 
-    def __init__(self, *, outbox_path: Path, tracking_uri: str, experiment: str, artifact_root: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        outbox_path: Path,
+        tracking_uri: str,
+        experiment: str,
+        artifact_root: str | None,
+        earlier_stores: Sequence[str] = (),
+        retry_refused: bool = False,
+    ) -> None:
         tracking_uri = settled_uri(tracking_uri)
         self._outbox = Outbox(outbox_path)
         self._mutex = threading.Lock()
         self._index = OutboxIndex()
-        position = Position.load(
-            beside(self._outbox.path, "position"),
-            store=store_digest(tracking_uri, experiment),
-            size=self._outbox.size,
-        )
+        digest = store_digest(tracking_uri, experiment)
+        position = Position.load(self._outbox.path, store=digest, size=self._outbox.size)
+        if retry_refused and len(RejectedFile(self._outbox.path, replay=False)):
+            position.rewind()
         try:
             sent = self._rebuild_index(position.offset)
         except (KeyError, TypeError) as error:
@@ -58,8 +71,9 @@ class Tracker:
             tracking_uri=tracking_uri, experiment=experiment, artifact_root=artifact_root, runs=position.runs
         )
         self._clock = SteadyClock(not_before_ms=self._index.latest_ms)
+        uploader = Uploader(run_index, fetch_from(earlier_stores, experiment, unless=tracking_uri))
         self._sender = OutboxSender(
-            self._outbox, MlflowWriter(run_index), position, total=self._index.records, sent=sent
+            self._outbox, MlflowWriter(run_index), uploader, position, total=self._index.records, sent=sent
         )
         self._sender.start()
 
@@ -101,9 +115,24 @@ class Tracker:
             return self._index.statuses[trial_id] if self._index.trials.get(trial_id) == "ended" else None
 
     @property
+    def unsent(self) -> int:
+        """Number of records that MLflow lacks, not counting those that lack only files."""
+        return self._sender.unsent
+
+    @property
     def pending(self) -> int:
-        """Number of records that MLflow lacks."""
+        """Number of records that MLflow lacks, or whose files it lacks."""
         return self._sender.pending
+
+    @property
+    def refused(self) -> int:
+        """Number of records, or parts of one, that MLflow refused for good; `.rejected` keeps them."""
+        return self._sender.refused
+
+    @property
+    def blocked(self) -> str | None:
+        """Why nothing more can be sent before somebody mends it: only files wait, and each was tried in vain."""
+        return self._sender.blocked
 
     def begin_sweep(
         self,
@@ -229,7 +258,7 @@ class Tracker:
             self._append("end_sweep", status=status, metrics=values, files=dict(files), open_trials=unfinished)
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until MLflow has every record, at most `timeout_s` s; returns how many it lacks."""
+        """Wait until MLflow has every record, at most `timeout_s` s; returns how many it lacks. Ends if `blocked`."""
         return self._sender.flush(timeout_s)
 
     def close(self, timeout_s: float = 30.0) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tune.common.address import one_line
 from tune.storage.outbox import Record
 from tune.storage.params import param_texts
-from tune.tracking.model_package import NotAModel, publish
 from tune.tracking.refusals import classify
 from tune.tracking.runs import RunIndex
 from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, RESULT, sweep_note, sweep_view
@@ -30,6 +28,7 @@ _METRICS_PER_CALL = 1000
 _TEXTS_PER_CALL = 100
 _TEXT_LIMIT = 5000
 _LEAD = "loss/val_mse"
+REFUSED = "refused_records"  # the tag of a sweep's run with their number
 _BLANK_LINE, _NEXT_HEADING = "\n\n", "\n\n## "
 
 
@@ -47,13 +46,14 @@ class Rejection(NamedTuple):
 
     record: Record
     error: str
+    part: str | None = None  # of its files, where one of these is meant
 
 
 class MlflowWriter:
-    """Writes the records of one sweep.
+    """Writes the records of one sweep, without their files (tune.tracking.uploads).
 
-    A metric, tag or param that MLflow refuses for good, and a missing folder (of the model or the samples), go to
-    `rejections`, and the rest is written. The caller gets all other errors of MLflow's calls and classifies them.
+    A metric, tag or param that MLflow refuses for good goes to `rejections`, and the rest is written. The caller gets
+    all other errors of MLflow's calls and classifies them.
     """
 
     def __init__(self, run_index: RunIndex) -> None:
@@ -95,7 +95,6 @@ class MlflowWriter:
         tags |= {NOTE: sweep_note(record, self.run_index.experiment_id, run_id)}
         self._log(run_id, _items(record, tags=tags, params=param_texts(record)))
         self.run_index.set_status(run_id, OPEN_STATUSES["running"])
-        self._log_files(run_id, record)
         self.run_index.tag_experiment(
             dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)])
         )  # last: a sweep works without it
@@ -131,13 +130,6 @@ class MlflowWriter:
         tags = {**record["tags"], "status": record["status"], "reason": record["reason"]}
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
         self.run_index.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
-        # Last, so that the rest is in MLflow if the artifact store fails for good.
-        if record.get("samples_dir") is not None:
-            self._log_folder(run_id, record, "samples", "the raw samples")
-        if record.get("forecasts_dir") is not None:
-            self._log_folder(run_id, record, "forecasts", "the forecasts of the test set")
-        if record["model_dir"] is not None:
-            self._publish_model(run_id, record)
 
     def _end_sweep(self, record: Record) -> None:
         sweep_id, status = record["sweep_id"], record["status"]
@@ -151,7 +143,6 @@ class MlflowWriter:
         tags = {"status": status} | self._result_note(run_id, record)
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
         self.run_index.set_status(run_id, SWEEP_STATUSES[status], end_time_ms=record["time_ms"])
-        self._log_files(run_id, record)
 
     def _result_note(self, run_id: str, record: Record) -> dict[str, str]:
         """The sweep's present note with its table below; nothing if that is too long for a tag."""
@@ -194,23 +185,9 @@ class MlflowWriter:
             synchronous=True,
         )
 
-    def _log_files(self, run_id: str, record: Record) -> None:
-        for name, text in record["files"].items():
-            self.run_index.client.log_text(run_id, text, name)
-
-    def _log_folder(self, run_id: str, record: Record, name: str, what: str) -> None:
-        folder = Path(record[f"{name}_dir"])
-        if folder.is_dir():
-            self.run_index.client.log_artifacts(run_id, str(folder), name)
-        else:
-            self.rejections.append(Rejection(record, f"{folder} with {what} is not there"))
-
-    def _publish_model(self, run_id: str, record: Record) -> None:
-        folder = Path(record["model_dir"])
-        try:
-            publish(self.run_index.client, run_id, folder, metrics=record["metrics"], timestamp_ms=record["time_ms"])
-        except NotAModel as error:
-            self.rejections.append(Rejection(record, str(error)))
+    def note_refused(self, sweep_id: str, count: int) -> None:
+        """Let the sweep's run say how many of its records were refused for good."""
+        self.run_index.client.set_tag(self.run_index.find(sweep_id, ""), REFUSED, str(count))
 
 
 def clean(value: Any) -> str:

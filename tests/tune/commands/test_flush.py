@@ -46,10 +46,10 @@ def ended(tmp_path: Path, uri: str) -> SweepDir:
     return folder
 
 
-def _flush(folder: SweepDir, tracking_uri: str | None = None) -> int:
+def _flush(folder: SweepDir, tracking_uri: str | None = None, to: str | None = None) -> int:
     return run(
         argparse.Namespace(
-            sweep_id=folder.sweep_id, storage_path=folder.path.parent, tracking_uri=tracking_uri, quiet=True
+            sweep_id=folder.sweep_id, storage_path=folder.path.parent, tracking_uri=tracking_uri, to=to, quiet=True
         )
     )
 
@@ -135,7 +135,7 @@ class Slow:
     """Takes one record each time it is waited for, down to a last one that it never takes."""
 
     def __init__(self, pending: int) -> None:
-        self.pending, self.waits = pending, 0
+        self.pending, self.waits, self.blocked = pending, 0, None
 
     def flush(self, timeout_s: float) -> int:
         self.waits += 1

@@ -34,17 +34,25 @@ class FakeTracker:
 
     problems: list[str] = []
     outage = "no answer"
+    blocked, refused = None, 0
 
     def __init__(self, ended: Mapping[str, str], lacking: list[int]) -> None:
         self.ended, self._lacking, self.ends = dict(ended), lacking, []
         self.waited_s = 0.0
+        self.pending = lacking[0]
         self.trials = {trial: TrialLog(status=status) for trial, status in ended.items()}
 
     def flush(self, timeout_s: float) -> int:
         self.waited_s += timeout_s
-        return self._lacking.pop(0)
+        self.pending = self._lacking.pop(0)
+        return self.pending
+
+    @property
+    def unsent(self) -> int:
+        return self.pending
 
     def end_sweep(self, *, status: str, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        self.pending += 1
         self.ends.append((status, dict(metrics), sorted(files)))
 
 
@@ -187,20 +195,32 @@ def test_the_time_left_is_that_of_the_blocks_that_share_a_gpu_or_of_trials_that_
 
 
 @pytest.mark.parametrize(
-    ("status", "interrupted", "pending", "code"),
+    ("status", "interrupted", "pending", "unsent", "refused", "code"),
     [
-        ("done", False, 0, DONE),
-        ("unsupported", False, 0, DONE),
-        ("nan", False, 0, TRIAL_FAILED),
-        ("done", True, 0, INTERRUPTED),
-        ("done", False, 3, INTERRUPTED),
+        ("done", False, 0, 0, 0, DONE),
+        ("unsupported", False, 0, 0, 0, DONE),
+        ("nan", False, 0, 0, 0, TRIAL_FAILED),
+        ("done", False, 0, 0, 2, TRIAL_FAILED),
+        ("done", True, 0, 0, 0, INTERRUPTED),
+        ("done", False, 3, 3, 0, INTERRUPTED),
+        ("done", False, 3, 0, 0, INTERRUPTED),
     ],
 )
-def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
-    status: str, interrupted: bool, pending: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_numbers_are_there(
+    status: str,
+    interrupted: bool,
+    pending: int,
+    unsent: int,
+    refused: int,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failures = ("t",) if status == "nan" else ()
-    outcome = Outcome(sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending)
+    outcome = Outcome(
+        sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending,
+        unsent=unsent, refused=refused,
+    )  # fmt: skip
     shown: list[str] = []
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr(commands, "show_report", lambda sweep_id, *_: shown.append(sweep_id))
@@ -215,4 +235,4 @@ def test_the_exit_code_says_how_the_sweep_ended_and_never_done_without_a_table(
         request, Planner.of(request), arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None)
     )
     assert returned == code
-    assert shown == ([] if pending else ["s"])
+    assert shown == ([] if unsent else ["s"])

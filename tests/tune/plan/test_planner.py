@@ -179,7 +179,7 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch, facts: DeviceFacts) -> None:
     def tracker(*_: Any) -> Any:
         yield SimpleNamespace()
 
-    outcome = Outcome(sweep_id="s", statuses={}, failures=(), interrupted=False, pending=0)
+    outcome = Outcome(sweep_id="s", statuses={}, failures=(), interrupted=False, pending=0, unsent=0)
     monkeypatch.setattr(driver_run.connect, "connected", connected)
     monkeypatch.setattr(driver_open.cluster_share, "choose_share", lambda *_, **__: Share(cpus=2, gpus=0, at_a_time=1))
     monkeypatch.setattr(driver_open.probe, "probe", lambda *_: (facts, {"versions": {}}))

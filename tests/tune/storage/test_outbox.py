@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tune.storage.outbox import Outbox
+from tune.storage.outbox import Outbox, beside
 from tune.storage.trial_log import OutboxIndex
-from tune.tracking.position import Position
+from tune.tracking.position import Position, Upload
 
 REPO_ROOT = Path(__file__).resolve().parents[3]
 APPEND_FOR_EVER = """
 import sys
 from pathlib import Path
-from tune.storage.outbox import Outbox
+from tune.storage.outbox import Outbox, beside
 outbox = Outbox(Path(sys.argv[1]))
 for epoch in range(1, 1_000_000):
     outbox.append({"kind": "epoch", "epoch": epoch, "padding": "x" * 3000})
@@ -167,18 +167,31 @@ def test_the_index_knows_the_state_of_every_trial() -> None:
     assert (index.sweep_id, index.epochs, index.records) == ("s", {("a", 1), ("b", 1)}, 8)
 
 
-def test_a_position_counts_for_its_own_store_only(tmp_path: Path) -> None:
-    path = tmp_path / "position"
-    Position(path=path, store="here", offset=10, runs={"t": "run"}).save()
+def test_each_store_has_a_position_of_its_own(path: Path) -> None:
+    path.parent.mkdir()
+    upload = Upload(start=3, kind="end", trial_id="t", part="model")
+    first = Position.load(path, store="here", size=10)
+    first.offset, first.runs, first.uploads, first.refused_noted = 10, {"t": "run"}, [upload], 2
+    first.save()
+    other = Position.load(path, store="there", size=10)
+    assert (other.offset, other.runs, other.uploads, other.refused_noted) == (0, {}, [], 0)
+    other.offset = 5
+    other.save()
     again = Position.load(path, store="here", size=10)
-    assert (again.offset, again.runs) == (10, {"t": "run"})
-    elsewhere = Position.load(path, store="there", size=10)
-    assert (elsewhere.offset, elsewhere.runs) == (0, {})
+    assert (again.offset, again.runs, again.uploads, again.refused_noted) == (10, {"t": "run"}, [upload], 2)
+    assert Position.load(path, store="there", size=10).offset == 5
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"store": "here"}', '{"store": "here", "offset": 11, "runs": {}}'])
-def test_a_position_that_makes_no_sense_is_the_beginning(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "position"
-    path.write_text(content)
+def test_a_position_that_makes_no_sense_is_the_beginning(path: Path, content: str) -> None:
+    path.parent.mkdir()
+    beside(path, "position").write_text(content)
     position = Position.load(path, store="here", size=10)
     assert (position.offset, position.runs) == (0, {})
+
+
+def test_a_position_of_an_earlier_version_has_no_files_that_wait(path: Path) -> None:
+    path.parent.mkdir()
+    beside(path, "position").write_text('{"store": "here", "offset": 7, "runs": {"t": "run"}}')
+    position = Position.load(path, store="here", size=10)
+    assert (position.offset, position.runs, position.uploads) == (7, {"t": "run"}, [])
