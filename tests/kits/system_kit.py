@@ -11,6 +11,7 @@ import pytest
 
 # program -> the Debian package with it, and where it lies if it is not on PATH
 PACKAGES = {
+    "bindfs": ("bindfs", "/usr/bin/bindfs"),
     "chromium": ("chromium", "/usr/bin/chromium"),
     "sshd": ("openssh-server", "/usr/sbin/sshd"),
     "postgres": ("postgresql", "/usr/lib/postgresql/*/bin/postgres"),

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from tune.cluster.auth_token import check_token_file
-from tune.cluster.session_folder import on_loopback, session_folder
+from tune.cluster.auth_token import check_cluster_token, check_token_file, own_token
+from tune.cluster.session_folder import OBJECT_STORE_BYTES, on_loopback, session_folder
 from tune.common.errors import WrongInput, first_line
 from tune.machine.code_identity import CODE, REPO_ROOT
 from tune.machine.device import available_cpus
@@ -24,6 +24,12 @@ def connected(address: str | None) -> Iterator[Any]:
 
     Raises WrongInput if nothing answers at `address`, or Ray can neither join nor start.
     """
+    with own_token() if address is None else nullcontext(), _connected(address) as ray:
+        yield ray
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the outbox has the results
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # Tune's state of all trials, which we never read
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints to stdout even at verbose=0
@@ -31,12 +37,14 @@ def connected(address: str | None) -> Iterator[Any]:
     if address is not None:
         _check_address(address)  # Ray itself retries for minutes where nothing listens
     check_token_file()
+    if address is not None:
+        check_cluster_token(*_parse(address))
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:  # "local", or Ray would join what RAY_ADDRESS or somebody's `ray start` on this machine names
         options |= {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False}
-        options["_temp_dir"] = str(session_folder())
+        options |= {"_temp_dir": str(session_folder()), "object_store_memory": OBJECT_STORE_BYTES}
     else:
         options["address"] = address
     try:

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tune.common.errors import WrongInput, first_line
-from tune.common.files import make_private
+from tune.common.errors import WrongInput
+from tune.common.temporary import own_folder
+
+# Results go through files, so Ray's objects are small. Ray's default is 30 % of the memory, and it refuses to start
+# where /dev/shm is much smaller, as in a container. It keeps them in its session where /dev/shm has no room for this.
+OBJECT_STORE_BYTES = 100 * 2**20
+LONGEST_SOCKET_BYTES = 107  # of an address in the file system: sockaddr_un(7)
+LONGEST_BELOW = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest name that Ray gives
+LEAST_FREE_MIB = 200  # code, logs and, where /dev/shm is small, objects
 
 
 def session_folder() -> Path:
     """The folder for sockets, logs and our code of a Ray that we start: inside a folder that only we can enter.
 
-    Ray opens its own folder to everybody, and its workers run the code in it. Names are short, as the paths of sockets
-    are limited. WrongInput if others may write to the folder.
+    Ray opens its own folder to everybody, and its workers run the code in it. WrongInput names RAY_TMPDIR if others may
+    write to the folder, or Ray could not use it: its path is too long for sockets, or its disk is full.
     """
-    from ray._common.utils import get_default_ray_temp_dir
-
-    own = Path(get_default_ray_temp_dir()).with_name(f"ray-{os.getuid()}")
-    problem = f"{own} is a link, so its sessions are not trusted" if own.is_symlink() else None
-    try:
-        if problem is None:
-            make_private(own, "sessions")
-            own.chmod(0o700)  # one of an earlier version may be readable
-    except (OSError, RuntimeError) as error:
-        problem = first_line(error)
-    if problem:
-        raise WrongInput(f"Ray did not start on this machine: {problem}; or name another folder in RAY_TMPDIR")
-    return own / "s"
+    sessions = own_folder() / "s"
+    chosen = sessions.parents[1]
+    named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "the temporary folder")
+    too_long = len(os.fsencode(sessions / LONGEST_BELOW)) - LONGEST_SOCKET_BYTES
+    if too_long > 0:
+        least = len(os.fsencode(chosen)) - too_long
+        raise WrongInput(
+            f"{named} {chosen}: its path is too long for Ray's sockets, at most {least} bytes: set RAY_TMPDIR to a "
+            "short folder such as /tmp"
+        )
+    free_mib = shutil.disk_usage(chosen).free >> 20
+    if free_mib < LEAST_FREE_MIB:
+        raise WrongInput(
+            f"{named} {chosen}: {free_mib} MiB are free, Ray needs {LEAST_FREE_MIB}: make room, or set RAY_TMPDIR to a "
+            "folder with more"
+        )
+    return sessions
 
 
 @contextmanager

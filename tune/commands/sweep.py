@@ -25,7 +25,7 @@ from tune.plan.estimate import time_line
 from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.plan.text import print_plan
-from tune.storage.check_folder import check_storage
+from tune.storage.check_folder import cache_note, check_storage
 from tune.storage.open_sweep import check_idle, check_known, running
 from tune.tracking.store import STORE_ANSWERS_WITHIN_S, check_store
 
@@ -108,6 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         return _show_plan(request, planner, arguments, text)
     check_storage(arguments.storage_path)
+    if note := cache_note(arguments.storage_path):
+        print(note, file=sys.stderr)
     store = tracking_uri(arguments)
     check_store(store, timeout_s=STORE_ANSWERS_WITHIN_S)
     if arguments.address is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from tune.common.surroundings import complete_surroundings
+
 # Settings of libraries, where the user has not set them
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nobody but the user hears of a sweep
@@ -16,3 +18,4 @@ def prepare_process() -> None:
     """Set up this process; call it once, before anything heavy is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    complete_surroundings()

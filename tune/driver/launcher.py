@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from tune.driver.gpu_leases import GpuLeases
 from tune.driver.watchdogs import DriverNodeWatchdog, TrialNodesWatchdog
 from tune.machine.code_identity import packages_sha256
 from tune.plan.plan import PlannedTrial
+from tune.storage.check_folder import cache_place
 from tune.storage.sweep_dir import SweepDir
 from tune.trial.job import TrialJob
 from tune.worker.node_forkserver import NodeForkServers
@@ -73,7 +75,6 @@ class Launcher:
         fixed: whether only the trial itself decides when it ends. On a GPU it then trains on while an epoch is
         reported; on a CPU the processes that report it would slow down the next epoch.
         """
-        storage = self.folder.path.parent
         return TrialJob(
             trial_id=trial.trial_id,
             config=trial.config,
@@ -83,12 +84,12 @@ class Launcher:
             cpus=self.share.cpus,
             exclusive=self.share.exclusive,
             data_sha256=self.data_sha256,
-            gate_dir=None if self.isolate else str(storage / "gate"),
+            gate_dir=None if self.isolate else str(self._caches / "gate"),
             resume_from=self.folder.checkpoints(trial.trial_id),
             sweep_id=self.folder.sweep_id,
             packages_sha256=packages_sha256(),
             gpu_name=self.gpu_name,
-            compile_dir=str(self._isolated if self.isolate else storage / "compile"),
+            compile_dir=str(self._isolated if self.isolate else self._caches / "compile"),
             save_forecasts=self.save_forecasts,
             isolate=self.isolate,
             prepare_next=prepare_next,
@@ -98,10 +99,15 @@ class Launcher:
             fork_servers={} if self.fork_servers is None else self.fork_servers.sockets,
         )
 
-    @property
+    @functools.cached_property
+    def _caches(self) -> Path:
+        """The folder of the caches that trials of all sweeps share."""
+        return cache_place(self.folder.path.parent)
+
+    @functools.cached_property
     def _isolated(self) -> Path:
         """The folder of each isolated trial's own cache while it runs."""
-        return self.folder.path / "isolated"
+        return cache_place(self.folder.path) / "isolated"
 
     def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool = False) -> None:
         """Run `trials` in their order (FIFO). in_blocks: run those of one seed on one GPU.

@@ -18,6 +18,7 @@ from typing import Any
 
 from tune.cluster.share import Share
 from tune.common.files import make_private
+from tune.common.surroundings import complete_surroundings
 from tune.worker.process import ForkServer
 
 ANSWERS_WITHIN_S = 30.0  # a node that has not started its fork server by then gets none
@@ -27,6 +28,7 @@ class NodeForkServer:
     """A Ray actor that owns its node's fork server, which ends with it."""
 
     def __init__(self) -> None:
+        complete_surroundings()
         folder = Path(tempfile.gettempdir()) / f"forkservers-{os.getuid()}"
         if folder.is_symlink():
             raise RuntimeError(f"{folder} is a link, so its sockets are not trusted")

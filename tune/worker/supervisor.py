@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tune.common.files import make_private
+from tune.common.surroundings import complete_surroundings
 from tune.machine.out_of_memory import KernelKills
 from tune.storage.checksums import write_manifest
 from tune.trial.job import TrialJob
@@ -39,6 +40,7 @@ class TrialSupervisor:
     """One actor's processes: a connection to a fork server, and at most one process prepared for the next trial."""
 
     def __init__(self) -> None:
+        complete_surroundings()
         self.fork_server: ForkServer | None = None
         self.prepared: TrialProcess | None = None
         self._backends: set[str] = set()  # attention of the trials so far: the next one is likely among them
