@@ -4,6 +4,7 @@ This file and nothing else must run in any Python 3, to say which one is needed.
 """
 
 import os
+import signal
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -21,21 +22,44 @@ def check_python() -> None:
     sys.exit(2)
 
 
+def leave_on_signals() -> None:
+    """End at once, until the command line takes them over. One that is ignored, as SIGHUP by nohup, stays ignored."""
+    words = sys.argv[1:]
+    hint = (
+        "; the same command again goes on from here" if words and words[0][0:1] == "-" and "--plan" not in words else ""
+    )
+
+    def leave(number, frame):
+        try:
+            os.write(2, ("interrupted" + names[number] + hint + "\n").encode())
+        finally:
+            os._exit(128 + number)
+
+    names = {
+        signal.SIGINT: "",
+        signal.SIGTERM: " by SIGTERM",
+        signal.SIGHUP: " by SIGHUP",
+        signal.SIGUSR1: " by SIGUSR1",
+    }
+    for number in names:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
+
+
 def run() -> int:
     """Run the command line, with our packages from the folder of this file."""
     if sys.path[:1] != [HERE]:  # Python was told not to look beside the script
         sys.path.insert(0, HERE)
     try:
-        from tune.commands.main import main
-    except KeyboardInterrupt:  # Ctrl-C before main() can answer it
-        return 130
+        from tune.commands.main import program
     except ModuleNotFoundError as missing:
         how = "run `make setup` and `. .venv/bin/activate`, then the same command again"
         print(f"error: {sys.executable} has no package '{missing.name}': {how}", file=sys.stderr)
         return 2
-    return main(sys.argv[1:])
+    return program(sys.argv[1:])
 
 
 if __name__ == "__main__":
+    leave_on_signals()
     check_python()
     sys.exit(run())

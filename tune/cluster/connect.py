@@ -10,6 +10,7 @@ from typing import Any
 
 from tune.cluster.auth_token import check_cluster_token, check_token_file, own_token
 from tune.cluster.session_folder import OBJECT_STORE_BYTES, on_loopback, session_folder
+from tune.common import signals
 from tune.common.errors import WrongInput, first_line
 from tune.machine.code_identity import CODE, REPO_ROOT
 from tune.machine.device import available_cpus
@@ -48,7 +49,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     else:
         options["address"] = address
     try:
-        with nullcontext() if address is not None else on_loopback():
+        with signals.calls_into_library(), nullcontext() if address is not None else on_loopback():
             ray.init(runtime_env={"py_modules": PACKAGE_DIRS}, **options)
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), plain Exception, ...
         ray.shutdown()

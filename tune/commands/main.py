@@ -1,4 +1,4 @@
-"""The command line: parse, dispatch, turn errors into exit codes. `experiments.py` calls `main`."""
+"""The command line: parse, dispatch, turn errors into exit codes. `experiments.py` calls `program`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipeline.errors import DataError, DataFaults
+from tune.common import signals
 from tune.common.errors import (
     INTERRUPTED,
     OUTPUT_CLOSED,
@@ -45,41 +46,54 @@ def load_command(words: tuple[str, ...]) -> Any:
     return importlib.import_module(f"tune.commands.{COMMANDS[words]}")
 
 
+def program(argv: Sequence[str]) -> int:
+    """`main` for a process that runs nothing else: signals stop it, with 128 + the signal as exit code."""
+    try:
+        signals.install(hint=_hint(argv))
+        code = main(argv)
+        signals.over()
+    except signals.Stopped:  # while something else was being said
+        print(signals.line(), file=sys.stderr)
+        code = INTERRUPTED
+    return signals.exit_code(code) if code == INTERRUPTED else code
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command that the arguments name; returns the process's exit code."""
     prepare_process()
     with lasting_stderr():
-        return _exit_code(argv)
+        try:
+            with watched_stdout():
+                words, options = split_command(argv)
+                command = load_command(words)
+                arguments = command.parser().parse_args(options)
+                check_no_password(getattr(arguments, "tracking_uri", None))
+                return command.run(arguments)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or signals.received():  # then any other error is its consequence
+                signals.over()
+                print(f"interrupted{signals.because()}{_hint(argv)}", file=sys.stderr)
+                return INTERRUPTED
+            return _exit_code(error, argv)
 
 
-def _exit_code(argv: Sequence[str]) -> int:
-    try:
-        with watched_stdout():
-            words, options = split_command(argv)
-            command = load_command(words)
-            arguments = command.parser().parse_args(options)
-            check_no_password(getattr(arguments, "tracking_uri", None))
-            return command.run(arguments)
-    except OutputClosed:
+def _exit_code(error: BaseException, argv: Sequence[str]) -> int:
+    """Say in one line what a user can do about an error. Raises it again if that is nothing."""
+    if isinstance(error, OutputClosed):
         return OUTPUT_CLOSED
-    except (WrongInput, DataError, TrackingError) as error:
+    if isinstance(error, WrongInput | DataError | TrackingError):
         lines = str(error).splitlines() if isinstance(error, DataFaults) else [" ".join(str(error).split())]
         for line in lines:
             print(f"error: {printable(line.encode(errors='backslashreplace').decode())}", file=sys.stderr)
         return WRONG_INPUT
-    except ModuleNotFoundError as missing:
-        return _incomplete(missing)
-    except KeyboardInterrupt:
-        hint = "; the same command again goes on from here" if _runs_a_sweep(argv) else ""
-        print(f"interrupted{hint}", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        if (reason := disk_full(error)) is None:
-            raise
-        resumable = _runs_a_sweep(argv)
-        hint = "nothing is lost, make room and the same command goes on from here" if resumable else "make room"
-        print(f"error: a disk is full: {reason}; {hint}", file=sys.stderr)
-        return INTERRUPTED if resumable else WRONG_INPUT
+    if isinstance(error, ModuleNotFoundError):
+        return _incomplete(error)
+    if not isinstance(error, Exception) or (reason := disk_full(error)) is None:
+        raise error
+    resumable = _runs_a_sweep(argv)
+    hint = "nothing is lost, make room and the same command goes on from here" if resumable else "make room"
+    print(f"error: a disk is full: {reason}; {hint}", file=sys.stderr)
+    return INTERRUPTED if resumable else WRONG_INPUT
 
 
 def _incomplete(missing: ModuleNotFoundError) -> int:
@@ -87,6 +101,10 @@ def _incomplete(missing: ModuleNotFoundError) -> int:
     how = "run `make setup` and `. .venv/bin/activate`, then the same command again"
     print(f"error: {sys.executable} has no package '{missing.name}': {how}", file=sys.stderr)
     return WRONG_INPUT
+
+
+def _hint(argv: Sequence[str]) -> str:
+    return "; the same command again goes on from here" if _runs_a_sweep(argv) else ""
 
 
 def _runs_a_sweep(argv: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from data_pipeline.datasets import is_path
 from tune.cluster.job_bundle import CONFIG, packed
 from tune.cluster.job_server import JobServer
 from tune.commands.jobs import follow
+from tune.common import signals
 from tune.common.address import has_password, redacted, sqlite_file
 from tune.common.errors import WrongInput
 from tune.common.process import user_name
@@ -34,7 +35,7 @@ def submit(arguments: argparse.Namespace) -> int:
     config = None if arguments.config is None else config_there(arguments.config)
     server = JobServer(arguments.submit, option="--submit")
     job_id = f"{request.sweep.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    with packed(config) as folder:
+    with packed(config) as folder, signals.deferred(patient=False):  # else nobody would be told of the job
         server.submit(words, job_id=job_id, folder=folder, user=user_name(), sweep=request.sweep.name, env=env)
     print(f"job {job_id} runs the {request.sweep.name} sweep at {server.url}", file=sys.stderr)
     return follow(server, job_id)

@@ -14,6 +14,7 @@ from tune.cluster.probe import assumed_facts
 from tune.cluster.share import check_gpus_per_trial
 from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, tracking_uri
 from tune.commands.report import show_report
+from tune.common import signals
 from tune.common.address import is_server, redacted, sqlite_file
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.config.request import Request, build_request
@@ -239,14 +240,19 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
             show_report(outcome.sweep_id, store, arguments.json, text)
         print(how_to_flush(outcome.sweep_id, path, store, outcome.pending, outcome.blocked), file=sys.stderr)
         if outcome.interrupted:
-            print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
+            print(_goes_on(outcome.sweep_id), file=sys.stderr)
         return INTERRUPTED
     show_report(outcome.sweep_id, store, arguments.json, text)
     print(f"MLflow UI: {_ui(store)}", file=text)
     if outcome.interrupted:
-        print(f"{outcome.sweep_id} is not finished; the same command again goes on from here", file=sys.stderr)
+        print(_goes_on(outcome.sweep_id), file=sys.stderr)
         return INTERRUPTED
     return TRIAL_FAILED if outcome.failures or outcome.refused else DONE
+
+
+def _goes_on(sweep_id: str) -> str:
+    stopped = f" (interrupted{signals.because()})" if signals.received() else ""
+    return f"{sweep_id} is not finished{stopped}; the same command again goes on from here"
 
 
 def _ui(tracking_uri: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import ray
 from ray import tune as ray_tune
 
+from tune.common import signals
 from tune.common.errors import disk_full
 from tune.common.published import stored_rules
 from tune.console.progress import Progress
@@ -27,14 +28,15 @@ Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
 def _unless_disk_full(hook: Hook) -> Hook:
-    """A hook of Collector that notes when the disk is full, and does nothing from then on."""
+    """A hook of Collector that no signal cuts in half. It notes when the disk is full, and does nothing after that."""
 
     @functools.wraps(hook)
     def guarded(self: Collector, *arguments: Any, **named: Any) -> None:
         if self.disk_full is not None:
             return
         try:
-            hook(self, *arguments, **named)
+            with signals.deferred():
+                hook(self, *arguments, **named)
         except OSError as error:
             self.disk_full = disk_full(error)
             if self.disk_full is None:
@@ -121,6 +123,7 @@ class Collector(ray_tune.Callback):
     @_unless_disk_full
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune is about to try again, which cannot help if the disk is full."""
+        signals.check()  # which may have been sent to the trial's process too
         error = _error(trial)
         self.disk_full = disk_full(error)
         if self.disk_full is None:
@@ -129,6 +132,7 @@ class Collector(ray_tune.Callback):
     @_unless_disk_full
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process was lost more often than it may be retried, or Tune could not start it."""
+        signals.check()
         error = _error(trial)
         self.disk_full = disk_full(error)
         if self.disk_full is not None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.cluster.share import Share
+from tune.common import signals
 from tune.driver.blocks import Assignment, Blocks
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
 from tune.driver.gpu_leases import GpuLeases
-from tune.driver.watchdogs import DriverNodeWatchdog, TrialNodesWatchdog
+from tune.driver.watchdogs import DriverNodeWatchdog, SignalWatchdog, TrialNodesWatchdog
 from tune.machine.code_identity import packages_sha256
 from tune.plan.plan import PlannedTrial
 from tune.storage.check_folder import cache_place
@@ -175,6 +176,7 @@ class Launcher:
                 name=self.folder.next_attempt(),
                 storage_path=str(self.folder.path),
                 callbacks=[
+                    SignalWatchdog(),
                     collector,
                     DriverNodeWatchdog(),
                     TrialNodesWatchdog(self.share.fits, self.wait_s, collector.say),
@@ -187,6 +189,7 @@ class Launcher:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what we say in a line ourselves
         shutil.rmtree(self._isolated, ignore_errors=True)  # left by a killed run
         try:
-            tuner.fit()
+            with signals.calls_into_library():
+                tuner.fit()
         finally:
             shutil.rmtree(self._isolated, ignore_errors=True)

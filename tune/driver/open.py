@@ -12,6 +12,7 @@ from typing import Any
 from tune.cluster import probe
 from tune.cluster import share as cluster_share
 from tune.cluster.shared_folders import check_nodes
+from tune.common import signals
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WrongInput
 from tune.driver.entry import Entry, trial_entry
@@ -68,7 +69,7 @@ def open_sweep_run(
     if not plan.runnable:
         raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
     key = plan.key(data_sha256=data.sha256, tracking_uri=options.tracking_uri)
-    with open_sweep.sweep_lock(options.storage_path, key):
+    with open_sweep.sweep_lock(options.storage_path, key), signals.deferred(patient=False):
         folder = open_folder(plan, {"key": key, "asked": asked}, environment, options, data.protocol)
         plan = _as_begun(planner, plan, folder)
         tracker = open_tracker(folder, options.tracking_uri)

@@ -6,6 +6,7 @@ a new Tuner runs those. Nothing is unpickled, and no epoch that has a checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from tune.cluster import connect
+from tune.common import signals
 from tune.common.errors import DiskFull
 from tune.common.process import this_process
 from tune.common.statuses import NO_FAILURE
@@ -22,7 +24,7 @@ from tune.console.progress import Progress
 from tune.driver import search
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
-from tune.driver.finish import close_sweep, failures
+from tune.driver.finish import SHORT_WAIT_S, close_sweep, failures
 from tune.driver.launcher import Launcher
 from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
@@ -53,8 +55,20 @@ def run_sweep(
             if not options.fresh:
                 open_sweep.check_not_running(options.storage_path, asked)
             plan, launcher, tracker = open_sweep_run(ray, planner, options, show_plan, asked, entry)
-        with tracker:
-            return _Run(plan, launcher.folder, launcher, options).run(tracker)
+        with tracker, signals.at_the_last(functools.partial(_interrupt, tracker)):
+            try:
+                return _Run(plan, launcher.folder, launcher, options).run(tracker)
+            except KeyboardInterrupt:
+                _interrupt(tracker)
+                raise
+
+
+def _interrupt(tracker: Tracker) -> None:
+    """Close the sweep in MLflow as interrupted, unless it was closed before; waits a moment for MLflow."""
+    if tracker.sweep_status is None:
+        with contextlib.suppress(ValueError):  # no sweep was begun
+            tracker.end_sweep(status="interrupted", metrics={}, files={})
+    tracker.flush(SHORT_WAIT_S)
 
 
 def _say(options: Options) -> Callable[[str], None]:
@@ -72,21 +86,27 @@ class _Run:
         epochs = self.plan.trials[0].config.train.epochs
         with make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
             tracker.announce_outages(progress.say)
-            self._begin(tracker)
+            with signals.deferred():
+                self._begin(tracker)
             collector = Collector(self.folder, tracker, progress, environment=self._environment)
-            if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
-                _check_disk(collector, tracker)
-                return self._close(tracker, progress)
-            self._announce(tracker, self.plan.trials)
-            ended = tracker.ended
-            left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
-            self._expect(progress, left, ended)
-            if len(left) < len(self.plan.runnable):
-                progress.say(_progress_line(ended, left))
-            if left:
-                self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
+            with contextlib.suppress(KeyboardInterrupt):  # a signal, or Ray on this machine was lost
+                self._run_trials(tracker, progress, collector)
             _check_disk(collector, tracker)
             return self._close(tracker, progress)
+
+    def _run_trials(self, tracker: Tracker, progress: Progress, collector: Collector) -> None:
+        """Run the trials that are left. Raises KeyboardInterrupt if the sweep has to stop."""
+        if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
+            return
+        with signals.deferred():
+            self._announce(tracker, self.plan.trials)
+        ended = tracker.ended
+        left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
+        self._expect(progress, left, ended)
+        if len(left) < len(self.plan.runnable):
+            progress.say(_progress_line(ended, left))
+        if left:
+            self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
 
     @functools.cached_property
     def _environment(self) -> str:

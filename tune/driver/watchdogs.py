@@ -1,4 +1,4 @@
-"""Tune callbacks that end a sweep which would otherwise wait for nodes for ever."""
+"""Tune callbacks that end a sweep: at a signal, or when it would wait for nodes for ever."""
 
 from __future__ import annotations
 
@@ -11,8 +11,20 @@ import ray
 from ray import tune as ray_tune
 
 from tune.cluster.autoscaler import SAY_EVERY_S, Node, alive_nodes
+from tune.common import signals
 
 POLL_S = 5.0  # how often Ray is asked which nodes are alive
+
+
+class SignalWatchdog(ray_tune.Callback):
+    """Ends Tune's loop when a signal has arrived, between two of its steps: nothing is cut in half."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Tune in every round of its loop. Raises Stopped."""
+        signals.check()
 
 
 class DriverNodeWatchdog(ray_tune.Callback):
