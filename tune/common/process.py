@@ -30,6 +30,7 @@ def alive(pid: int) -> bool:
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # how Ray hands a submitted job's metadata to its process
 JOB_ID, USER = "job_submission_id", "user"  # keys of that metadata: Ray's own, and ours
+PROCESS_TAG = "process"  # of a sweep's run in MLflow: its latest process, as JSON
 _LONGEST = 64
 
 
@@ -42,6 +43,20 @@ class ProcessInfo:
     pid: int | None
     since: str | None  # UTC, to the second
     job: str | None = None  # its Ray job, as `experiments.py status` shows it
+    boot: str | None = None  # the start of its machine
+    pids: str | None = None  # what its number is a number in: the machine's processes, or a container's
+    ticks: int | None = None  # its own start, since the machine's: with its number no other process has it
+
+    @property
+    def runs(self) -> bool | None:
+        """Whether it still runs; None if that cannot be seen from here: on another machine, or in a container."""
+        if None in (self.pid, self.boot, self.pids, self.ticks) or self.host != socket.gethostname():
+            return None
+        if self.boot != _boot():
+            return False
+        if self.pids != _pids():
+            return None
+        return alive(self.pid or 0) and _ticks(self.pid or 0) == self.ticks
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -54,9 +69,9 @@ class ProcessInfo:
         except ValueError:
             content = None
         content = content if isinstance(content, Mapping) else {}
-        texts = {name: _printable(content.get(name)) for name in ("user", "host", "since", "job")}
-        pid = content.get("pid")
-        return cls(pid=pid if isinstance(pid, int) else None, **texts)
+        texts = {name: _printable(content.get(name)) for name in ("user", "host", "since", "job", "boot", "pids")}
+        pid, ticks = (value if isinstance(value := content.get(name), int) else None for name in ("pid", "ticks"))
+        return cls(pid=pid, ticks=ticks, **texts)
 
     def __str__(self) -> str:
         words = ["another process" if self.pid is None else f"process {self.pid}"]
@@ -76,7 +91,32 @@ def this_process() -> ProcessInfo:
         pid=os.getpid(),
         since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
         job=_printable(submitted.get(JOB_ID)),
+        boot=_boot(),
+        pids=_pids(),
+        ticks=_ticks(os.getpid()),
     )
+
+
+def _boot() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def _pids() -> str | None:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
+def _ticks(pid: int) -> int | None:
+    """When a process started, in ticks since the machine did; None if there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def job_metadata() -> dict[str, str]:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from tune.cluster import connect
 from tune.common import signals
 from tune.common.errors import DiskFull
-from tune.common.process import this_process
+from tune.common.process import PROCESS_TAG, this_process
 from tune.common.statuses import NO_FAILURE
 from tune.config.sweeps import SweepConfig
 from tune.console.live import make_progress
@@ -233,10 +233,10 @@ def _batch_tag(plan: Plan) -> dict[str, str]:
 
 
 def _who_runs() -> dict[str, str]:
-    """Tags of the parent run: the user and host, and one tag for each Ray job that ran a part of the sweep."""
+    """Tags of the parent run: the user, host and process, and one tag for each Ray job that ran a part of the sweep."""
     process = this_process()
     job = {JOB_TAG + process.job: process.since} if process.job else {}
-    tags = {"user": process.user, "host": process.host, **job}
+    tags = {"user": process.user, "host": process.host, PROCESS_TAG: process.as_json(), **job}
     return {name: value for name, value in tags.items() if value}
 
 
