@@ -151,19 +151,6 @@ def test_only_a_sweep_that_is_interrupted_goes_on_later(
     assert capsys.readouterr().err == "interrupted; the same command again goes on from here\n"
 
 
-def test_an_interrupt_in_the_first_imports_is_no_traceback() -> None:
-    code = (
-        "import runpy, sys\n"
-        "class Interrupting:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name == 'tune.console.streams': raise KeyboardInterrupt\n"
-        "sys.meta_path.insert(0, Interrupting())\n"
-        f"runpy.run_path({str(ROOT / 'experiments.py')!r}, run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (INTERRUPTED, "")
-
-
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
