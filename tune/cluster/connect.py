@@ -51,8 +51,10 @@ def _connected(address: str | None) -> Iterator[Any]:
     try:
         with signals.calls_into_library(), nullcontext() if address is not None else on_loopback():
             ray.init(runtime_env={"py_modules": PACKAGE_DIRS}, **options)
-    except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), plain Exception, ...
+    except BaseException as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), Exception, ...
         ray.shutdown()
+        if not isinstance(error, Exception):  # a signal
+            raise
         if address is None:
             problem = f"Ray did not start on this machine: {first_line(error)}"
             raise WrongInput(f"{problem}; its logs are in {options['_temp_dir']}/session_latest/logs") from error
