@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+
+def sqlite_uri(file: Path, scheme: str = "sqlite") -> str:
+    """The address of a SQLite file, as SQLAlchemy reads it: a % before two digits is written %25, a ? is %3F."""
+    escaped = re.sub("%(?=[0-9A-Fa-f]{2})", "%25", str(file.absolute()))
+    return f"{scheme}:///{escaped.replace('?', '%3F')}"
 
 
 def settled_uri(tracking_uri: str) -> str:
@@ -13,12 +19,12 @@ def settled_uri(tracking_uri: str) -> str:
     if not (scheme.startswith("sqlite") and separator):
         return tracking_uri
     query = tracking_uri.partition("?")[2]
-    return f"{scheme}:///{sqlite_file(tracking_uri)}" + (f"?{query}" if query else "")
+    return sqlite_uri(sqlite_file(tracking_uri), scheme) + (f"?{query}" if query else "")
 
 
 def sqlite_file(tracking_uri: str) -> Path:
     """The file of a `sqlite:///relative.db` or `sqlite:////absolute.db` URI, absolute."""
-    return Path(tracking_uri.split(":///", 1)[-1].split("?", 1)[0]).absolute()
+    return Path(unquote(tracking_uri.split(":///", 1)[-1].split("?", 1)[0])).absolute()
 
 
 def redacted(address: str) -> str:
@@ -42,8 +48,9 @@ def redacted_text(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one short line without credentials."""
-    return redacted_text(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
+    """An error as one short line without credentials, and without the query that SQLAlchemy adds."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return redacted_text(re.split(r" ?(?:\[SQL: |\(Background on this error at)", text)[0])[:500]
 
 
 def has_password(tracking_uri: str) -> bool:

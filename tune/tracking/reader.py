@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from tune.common.address import one_line, redacted, settled_uri, sqlite_file
+from tune.common.address import one_line, redacted, settled_uri
 from tune.common.errors import WrongInput, did_you_mean
 from tune.storage.params import format_of
 from tune.tracking.runs import find_runs
+from tune.tracking.schema import is_empty
 from tune.tracking.store import JOB_TAG, TrackingError, check_store, open_client
 
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ def ask_store(tracking_uri: str, timeout_s: float, question: Callable[[MlflowCli
     Raises:
         TrackingError: the store cannot be reached, or `question` raised an error.
     """
+    check_store(tracking_uri, timeout_s)
     uri = settled_uri(tracking_uri)
-    check_store(uri, timeout_s)
-    if uri.startswith("sqlite") and not sqlite_file(uri).exists():
+    if uri.startswith("sqlite") and is_empty(uri):
         raise TrackingError(
             f"there is no MLflow store at {redacted(uri)} yet: run a sweep, or correct the tracking URI"
         )

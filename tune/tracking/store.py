@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import glob
-import http.client
-import logging
 import os
 import socket
-import ssl
 import threading
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tune.common.address import has_password, one_line, redacted, sqlite_file
+from tune.common.address import has_password, is_server, one_line, redacted, sqlite_file, sqlite_uri
 from tune.common.process import alive
+from tune.tracking.address_form import DATABASE_PORTS, form_problem
+from tune.tracking.noise import quiet_libraries
+from tune.tracking.schema import schema_problem
+from tune.tracking.server_check import Kind, ask_as_mlflow, ask_openly, has_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,80 +26,78 @@ if TYPE_CHECKING:
 PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
 STORE_ANSWERS_WITHIN_S = 10.0  # how long a command waits for a store to show that it is there
 JOB_TAG = "job."  # with a Ray job's id behind it, a tag of the sweeps that this job ran
-_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_LOCKED = "database is locked"
 
 
 class TrackingError(ValueError):
     """Wrong input about tracking, in one line: what was given, what is allowed, what to do."""
 
 
-def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
-    """Check within about `timeout_s` s that the MLflow store answers, without importing mlflow or sending credentials.
+class NotNow(TrackingError):
+    """A store that does not take anything at the moment, such as a locked file; it may later."""
 
-    A server must answer at /health, the folder of a SQLite file must be writable, and a database host must accept
-    connections. Name resolution takes extra time.
+
+def check_store(tracking_uri: str, timeout_s: float = 5.0) -> None:
+    """Check within about `timeout_s` s that this is an MLflow store, without importing mlflow or sending credentials.
+
+    A server's API must answer as MLflow's does, or ask for credentials. A SQLite file must be one that this MLflow may
+    open, in a folder that can be written; it may be missing. A database host must accept connections. Name resolution
+    takes extra time.
 
     Raises:
-        TrackingError: the store does not answer, or MLflow no longer writes to this kind of store.
+        TrackingError: this is no store, the store does not answer, or MLflow no longer writes to this kind of store.
     """
-    bare = redacted(tracking_uri)  # an error about the address must not show its password
-    try:
-        parts = urlsplit(bare)
-        scheme, _ = parts.scheme, parts.port
-    except ValueError as error:
-        raise TrackingError(f"tracking URI {bare!r} is not an address: {error}") from error
-    if scheme in ("http", "https"):
-        _check_server(tracking_uri, bare, timeout_s)
-    elif scheme.startswith("sqlite"):
-        _check_folder(tracking_uri)
-    elif port := _DATABASE_PORTS.get(scheme.split("+")[0]):
-        _check_socket(bare, port, timeout_s)
-    elif scheme in ("", "file"):
-        raise TrackingError(
-            f"tracking URI {bare!r} names a folder, which MLflow no longer writes to: use sqlite:///mlflow.db, "
-            "or the http:// address of an MLflow server"
-        )
+    bare = _checked_form(tracking_uri)
+    if is_server(tracking_uri):
+        verdict = ask_openly(bare, PROJECT, timeout_s)
+        if verdict.kind is Kind.FOREIGN and not (verdict.answered and has_credentials(tracking_uri)):
+            raise TrackingError(f"MLflow server {bare} {verdict.words}")
+    elif tracking_uri.startswith("sqlite"):
+        _check_file(tracking_uri)
+        if problem := schema_problem(tracking_uri):
+            raise TrackingError(f"MLflow store {bare} {problem}")
     else:
-        raise TrackingError(f"tracking URI {bare!r}: allowed are http, https, sqlite, {', '.join(_DATABASE_PORTS)}")
+        _check_socket(bare, timeout_s)
 
 
-def _check_server(tracking_uri: str, bare: str, timeout_s: float) -> None:
-    """Raises TrackingError unless an MLflow server answers at `bare`, the address without user, password and query."""
-    if tracking_uri.partition("://")[2].find("@") > len(urlsplit(tracking_uri).netloc):
+def _checked_form(tracking_uri: str) -> str:
+    """The address without user, password and query, for messages. Raises TrackingError if it cannot be a store's."""
+    bare = redacted(tracking_uri)
+    if problem := form_problem(tracking_uri):
+        raise TrackingError(f"tracking URI {bare!r} {problem}")
+    if is_server(tracking_uri) and tracking_uri.partition("://")[2].find("@") > len(urlsplit(tracking_uri).netloc):
         raise TrackingError(
             f"MLflow server {bare}: there is an @ after one of / ? #: in a password write these as %2F %3F %23, or use "
             "MLFLOW_TRACKING_USERNAME and _PASSWORD; in a path write the @ as %40"
         )
-    url = bare.rstrip("/") + "/health"
-    # Nothing is sent here, so any certificate will do: MLflow itself may be set to accept this one.
-    context = ssl._create_unverified_context()  # nosec B323
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s, context=context):  # nosec B310
-            return
-    except urllib.error.HTTPError as error:
-        if error.code == 401:
-            return
-        problem = f"answers {error.code} at /health: is this the address of an MLflow server?"
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        problem = f"does not answer ({getattr(error, 'reason', None) or error}): start it or correct the tracking URI"
-    raise TrackingError(f"MLflow server {bare} {problem}")
+    return bare
 
 
-def _check_folder(tracking_uri: str) -> None:
+def _check_file(tracking_uri: str) -> None:
     file = sqlite_file(tracking_uri)
-    target = file if file.exists() else file.parent
+    bare = redacted(tracking_uri)
+    if file.is_dir():
+        inside = sqlite_uri(file / "mlflow.db")
+        raise TrackingError(f"tracking URI {bare!r}: {file} is a folder; name a file in it, such as {inside}")
+    if file.parent.exists() and not file.parent.is_dir():
+        raise TrackingError(f"tracking URI {bare!r}: {file.parent} is a file and no folder; choose another place")
     if not file.parent.is_dir():
-        raise TrackingError(f"tracking URI {tracking_uri!r}: the folder {file.parent} does not exist; create it")
-    if not (os.access(target, os.W_OK) and os.access(file.parent, os.W_OK)):
-        raise TrackingError(f"tracking URI {tracking_uri!r}: {target} is not writable; choose another file")
+        literal = Path(tracking_uri.partition(":///")[2].partition("?")[0]).parent
+        hint = " (for a % in its name write %25)" if literal.is_dir() else ""
+        raise TrackingError(f"tracking URI {bare!r}: the folder {file.parent} does not exist{hint}; create it")
+    for path in (file, file.parent):  # SQLite writes a journal beside the file
+        if path.exists() and not os.access(path, os.W_OK):
+            who = f"uid {os.geteuid()}"
+            raise TrackingError(f"tracking URI {bare!r}: {path} is not writable by {who}; choose another file")
 
 
-def _check_socket(bare: str, default_port: int, timeout_s: float) -> None:
+def _check_socket(bare: str, timeout_s: float) -> None:
     parts = urlsplit(bare)
     if parts.hostname is None:
         return
+    port = parts.port or DATABASE_PORTS[parts.scheme.split("+")[0]]
     try:
-        socket.create_connection((parts.hostname, parts.port or default_port), timeout=timeout_s).close()
+        socket.create_connection((parts.hostname, port), timeout=timeout_s).close()
     except OSError as error:
         raise TrackingError(
             f"MLflow database {bare} does not answer ({error}): start it or correct the tracking URI"
@@ -116,23 +116,53 @@ def check_no_password(given: str | None) -> None:
 def open_client(tracking_uri: str) -> MlflowClient:
     """An MlflowClient for this store. Creates the tables of a new database; takes seconds, as it imports mlflow.
 
+    A server is asked once, with the credentials that MLflow sends.
+
     Raises:
-        TrackingError: the store cannot be opened (no driver for the database, a schema of another version, ...).
+        NotNow: the store answers with an error that may pass, or is locked.
+        TrackingError: the store cannot be opened (no driver for the database, a schema of another version, ...), or
+            what answers is not MLflow.
     """
     from mlflow import MlflowClient
 
-    # MLflow logs two lines about a new SQLite file to stderr, which is for the progress display.
-    logger = logging.getLogger("mlflow.store.db.utils")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    quiet_libraries()
+    bare = redacted(tracking_uri)
     try:
-        if tracking_uri.startswith("sqlite"):
-            _make_database(sqlite_file(tracking_uri))
-        return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        if is_server(tracking_uri):
+            _check_answer(tracking_uri)
+        elif problem := schema_problem(tracking_uri):
+            raise TrackingError(f"MLflow store {bare} {problem}")
+        if not tracking_uri.startswith("sqlite"):
+            return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        _make_database(sqlite_file(tracking_uri))
+        with _no_folder_of_the_raw_name(tracking_uri):
+            return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    except TrackingError:
+        raise
     except Exception as error:
-        raise TrackingError(f"MLflow store {redacted(tracking_uri)} cannot be opened: {one_line(error)}") from error
+        if _LOCKED in str(error):
+            raise NotNow(f"MLflow store {bare} is locked by another process: wait for it, or end it") from error
+        raise TrackingError(f"MLflow store {bare} cannot be opened: {one_line(error)}") from error
+
+
+def _check_answer(tracking_uri: str) -> None:
+    verdict = ask_as_mlflow(tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S)
+    if verdict.kind is not Kind.MLFLOW:
+        kind = NotNow if verdict.kind is Kind.FAILING else TrackingError
+        raise kind(f"MLflow server {redacted(tracking_uri)} {verdict.words}")
+
+
+@contextmanager
+def _no_folder_of_the_raw_name(tracking_uri: str) -> Iterator[None]:
+    """MLflow makes the folder of a SQLite file from the address as it is written, with its %25: remove that again."""
+    raw = Path(tracking_uri.partition(":///")[2].partition("?")[0]).absolute().parent
+    made = [folder for folder in (raw, *raw.parents) if not folder.exists()]
+    try:
+        yield
     finally:
-        logger.setLevel(level)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _make_database(file: Path) -> None:
@@ -149,7 +179,7 @@ def _make_database(file: Path) -> None:
         if (pid := left.name.removeprefix(f".{file.name}.").partition(".")[0]).isdecimal() and not alive(int(pid)):
             left.unlink(missing_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
-    engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
+    engine = create_sqlalchemy_engine(sqlite_uri(draft))
     try:
         _initialize_tables(engine)
         engine.dispose()

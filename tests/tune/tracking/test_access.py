@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from answering_kit import EXPERIMENT, Answering
 from port_kit import free_port
 
 from tune.config.sweeps import get_sweep
@@ -18,43 +15,7 @@ from tune.driver.options import Options
 from tune.driver.run import run_sweep
 from tune.plan.planner import Planner
 from tune.tracking.access import check_access
-from tune.tracking.store import PROJECT, TrackingError
-
-
-@dataclass
-class Answering:
-    """A server that answers /health, and every other call with `status`; None: never."""
-
-    status: int | None = 200
-    text: str = "{}"
-    asked: list[str] = field(default_factory=list)
-    let_go: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Answering:
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                fake.asked.append(self.path)
-                if self.path != "/health" and fake.status is None:
-                    fake.let_go.wait(60)
-                self.send_response(200 if self.path == "/health" else fake.status or 200)
-                self.send_header("Content-Length", str(len(fake.text)))
-                self.end_headers()
-                self.wfile.write(fake.text.encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.uri = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.let_go.set()
-        self.http.shutdown()
-        self.http.server_close()
+from tune.tracking.store import PROJECT, TrackingError, open_client
 
 
 @pytest.fixture
@@ -95,19 +56,27 @@ def test_a_wrong_password_is_reported_before_ray_starts(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_grants_access_is_called_once_and_nothing_is_printed(server: Answering) -> None:
-    server.text = '{"experiment": {"experiment_id": "1", "name": "patchtst-sweeps"}}'
+def test_a_server_that_grants_access_is_asked_for_the_experiment_only_and_nothing_is_printed(server: Answering) -> None:
+    server.text = EXPERIMENT
     assert said(server.uri) == []
-    assert len(server.asked) == 1 and "get-by-name" in server.asked[0]
+    assert all("experiments/get-by-name" in path for path in server.asked) and len(server.asked) == 2
 
 
 def test_a_slow_or_failing_server_is_reported_and_the_sweep_may_start(server: Answering) -> None:
-    server.status, server.text = 400, "a bad day"
+    server.status, server.text = 500, "a bad day"
     (line,) = said(server.uri)
-    assert "cannot be read now" in line and "a bad day" in line
+    assert "answers 500 with 'a bad day'; until that has passed, records wait" in line
     server.status = None
     (line,) = said(server.uri, timeout_s=0.5)
     assert line.endswith("is slow: no answer within 0.5 s; until it answers, records wait")
+
+
+def test_a_deleted_experiment_stops_the_sweep_with_the_command_that_restores_it(new_store: str) -> None:
+    client = open_client(new_store)
+    number = client.create_experiment(PROJECT)
+    client.delete_experiment(number)
+    with pytest.raises(TrackingError, match=f"was deleted in MLflow: .* restore --experiment-id {number}"):
+        said(new_store)
 
 
 @pytest.mark.parametrize(

@@ -127,5 +127,5 @@ def test_a_server_answers_every_client(server: Server) -> None:
 
 
 def test_an_address_that_is_no_mlflow_server_is_reported(server: Server) -> None:
-    with pytest.raises(TrackingError, match="answers 404 at /health: is this the address of an MLflow server"):
+    with pytest.raises(TrackingError, match="answers 404 with .* give the address up to where /api begins"):
         check_store(f"{server.uri}/nowhere")
