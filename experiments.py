@@ -4,7 +4,6 @@ This file and nothing else must run in any Python 3, to say which one is needed.
 """
 
 import os
-import signal
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -22,8 +21,20 @@ def check_python() -> None:
     sys.exit(2)
 
 
+def leave_out_the_current_folder() -> None:
+    """Import nothing from the current folder: neither for `python -m`, nor for a relative or empty PYTHONPATH entry."""
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # the script's folder, or for `python -m` the current one
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    relative = {os.path.abspath(entry) for entry in given if not os.path.isabs(entry)}
+    relative -= {os.path.abspath(entry) for entry in given if os.path.isabs(entry)}
+    sys.path[:] = [HERE] + [entry for entry in sys.path if entry and entry not in relative]
+
+
 def leave_on_signals() -> None:
     """End at once, until the command line takes them over. One that is ignored, as SIGHUP by nohup, stays ignored."""
+    import signal
+
     words = sys.argv[1:]
     hint = (
         "; the same command again goes on from here" if words and words[0][0:1] == "-" and "--plan" not in words else ""
@@ -48,8 +59,6 @@ def leave_on_signals() -> None:
 
 def run() -> int:
     """Run the command line, with our packages from the folder of this file."""
-    if sys.path[:1] != [HERE]:  # Python was told not to look beside the script
-        sys.path.insert(0, HERE)
     try:
         from tune.commands.main import program
     except ModuleNotFoundError as missing:
@@ -60,6 +69,7 @@ def run() -> int:
 
 
 if __name__ == "__main__":
+    leave_out_the_current_folder()  # before anything else is imported: Python has os and sys in itself
     leave_on_signals()
     check_python()
     sys.exit(run())

@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import chdir, contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tune.cluster.auth_token import check_cluster_token, check_token_file, own_token
 from tune.cluster.session_folder import OBJECT_STORE_BYTES, on_loopback, session_folder
 from tune.common import signals
 from tune.common.errors import WrongInput, first_line
+from tune.common.process import JOB_CONFIG
+from tune.common.secrets import hidden, secret_names
 from tune.machine.code_identity import CODE, REPO_ROOT
 from tune.machine.device import available_cpus
 
 CONNECT_S = 4.0  # an address where nothing answers within this is refused
 PACKAGE_DIRS = [str(REPO_ROOT / entry) for entry in CODE if not entry.endswith(".py")]
+# Variables of another Ray: of the job that this process is part of, of a cluster's store, of its nodes, its extensions
+OF_ANOTHER_RAY = (
+    JOB_CONFIG, "RAY_ADDRESS", "RAY_NAMESPACE", "RAY_REDIS_ADDRESS", "RAY_OVERRIDE_JOB_RUNTIME_ENV",
+    "RAY_OVERRIDE_RESOURCES", "RAY_OVERRIDE_LABELS", "RAY_OVERRIDE_NODE_ID_FOR_TESTING", "RAY_RUNTIME_ENV_PLUGINS",
+    "RAY_RUNTIME_ENV_PLUGIN_SCHEMAS", "RAY_GCS_SERVER_PORT", "RAY_CLIENT_MODE",
+)  # fmt: skip
 
 
 @contextmanager
@@ -42,28 +52,48 @@ def _connected(address: str | None) -> Iterator[Any]:
         check_cluster_token(*_parse(address))
     import ray
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:  # "local", or Ray would join what RAY_ADDRESS or somebody's `ray start` on this machine names
-        options |= {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False}
-        options |= {"_temp_dir": str(session_folder()), "object_store_memory": OBJECT_STORE_BYTES}
-    else:
-        options["address"] = address
     try:
-        with signals.calls_into_library(), nullcontext() if address is not None else on_loopback():
-            ray.init(runtime_env={"py_modules": PACKAGE_DIRS}, **options)
-    except BaseException as error:  # Ray raises ConnectionError, ValueError, RuntimeError (versions), Exception, ...
-        ray.shutdown()
-        if not isinstance(error, Exception):  # a signal
-            raise
         if address is None:
-            problem = f"Ray did not start on this machine: {first_line(error)}"
-            raise WrongInput(f"{problem}; its logs are in {options['_temp_dir']}/session_latest/logs") from error
-        raise WrongInput(f"--address {address}: {first_line(error)}; is a Ray cluster running there?") from error
-    try:
+            _start(ray)
+        else:
+            _join(ray, address)
         check_token_file()  # Ray may just have written it
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any) -> None:
+    """Start Ray on this machine. Its processes get no secret of this one, and another current folder."""
+    folder = session_folder().absolute()
+    # "local", or Ray would join what somebody's `ray start` on this machine left
+    options = {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False, "_temp_dir": str(folder)}
+    try:
+        with hidden([*OF_ANOTHER_RAY, *secret_names(os.environ)]), chdir(folder.parent), on_loopback():
+            _init(ray, object_store_memory=OBJECT_STORE_BYTES, **options)
+    except Exception as error:  # Ray raises ConnectionError, ValueError, plain Exception, ...
+        problem = f"Ray did not start on this machine: {first_line(error)}"
+        raise WrongInput(f"{problem}; its logs are in {folder}/session_latest/logs") from error
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        _init(ray, address=address)
+    except Exception as error:  # as above, and RuntimeError (versions)
+        raise WrongInput(f"--address {address}: {first_line(error)}; is a Ray cluster running there?") from error
+
+
+def _init(ray: Any, **options: Any) -> None:
+    """Connect to Ray, whose workers then import from our packages and their own Python only.
+
+    Without a working_dir Ray puts this process's current folder, and that of its script, before everything else that
+    its workers import. A submitted job has one already: our sources.
+    """
+    runtime_env: dict[str, Any] = {"py_modules": PACKAGE_DIRS}
+    with signals.calls_into_library(), TemporaryDirectory(prefix="sweep-") as empty:
+        if JOB_CONFIG not in os.environ:
+            runtime_env["working_dir"] = str(Path(empty).absolute())
+        ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level="ERROR", **options)
 
 
 def _check_address(address: str) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from tune.cluster.auth_token import check_token_file
 from tune.common.address import redacted, redacted_text
 from tune.common.errors import INTERRUPTED, WrongInput, did_you_mean, first_line
 from tune.common.process import USER
+from tune.common.secrets import hidden
 
 ANSWERS_WITHIN_S = 6.0
 READY_WITHIN_S = 60.0
@@ -68,7 +68,7 @@ class JobServer:
         with self._explained():
             from ray.job_submission import JobSubmissionClient
 
-            with _without(_REDIRECTING):
+            with hidden(_REDIRECTING):
                 self._client = JobSubmissionClient(self.url)
 
     def submit(self, words: list[str], *, job_id: str, folder: Path, user: str | None, sweep: str, env: Any) -> None:
@@ -212,15 +212,6 @@ def _check_version(theirs: str, given: str) -> None:
 
     if theirs != version("ray"):
         raise WrongInput(f"{given}: the cluster runs Ray {theirs}, this machine {version('ray')}; install the same")
-
-
-@contextlib.contextmanager
-def _without(names: tuple[str, ...]) -> Iterator[None]:
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
 
 
 @contextlib.contextmanager

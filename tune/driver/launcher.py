@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune.cluster.share import Share
 from tune.common import signals
+from tune.common.secrets import looks_secret
 from tune.driver.blocks import Assignment, Blocks
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
@@ -49,6 +51,14 @@ def _trial_name(trial: Any) -> str:
     """Also names the trial's folder: a trial that moved gets another, or its checkpoints would be mixed up."""
     name, attempt = str(trial.config["job"]["trial_id"]), trial.config.get("attempt", 1)
     return name if attempt == 1 else f"{name}-moved-{attempt - 1}"
+
+
+def _keep_secrets_from_actors() -> None:
+    """Tune copies AWS keys of this process into its actors' runtime environment, which Ray writes into its logs."""
+    from ray.tune.execution import class_cache
+
+    names = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not looks_secret(name, os.environ.get(name, ""))}
+    class_cache.ENV_VARS_TO_PROPAGATE = names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +196,7 @@ class Launcher:
                 failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
             ),
         )
+        _keep_secrets_from_actors()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what we say in a line ourselves
         shutil.rmtree(self._isolated, ignore_errors=True)  # left by a killed run
         try:

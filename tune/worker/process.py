@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from tune.common.process import alive
+from tune.common.process_setup import no_core_dumps
+from tune.common.secrets import without_secrets
 from tune.machine.code_identity import OURS, package_dir
 
 GONE_WITHIN_S = 20.0  # a process that takes longer to end is killed
@@ -115,9 +117,14 @@ def start_cold() -> TrialProcess:
 
 
 def _python(module: str, pipe: Connection, *arguments: str) -> subprocess.Popen[bytes]:
-    """Run `module` with the same import paths as this process: Ray may have sent our packages here."""
-    places = [str(package_dir(name).parent) for name in OURS] + [path for path in sys.path if path]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
+    """Run `module` with the same import paths as this process: Ray may have sent our packages here.
+
+    It gets no secrets. Neither does it leave core dumps, nor does this process from now on.
+    """
+    no_core_dumps()
+    places = [str(package_dir(name).parent) for name in OURS] + [path for path in sys.path if os.path.isabs(path)]
+    paths = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places)), "PYTHONSAFEPATH": "1"}
+    environment = without_secrets(os.environ) | paths
     command = [sys.executable, "-P", "-m", module, str(pipe.fileno()), *arguments]
     return subprocess.Popen(command, pass_fds=[pipe.fileno()], stdin=subprocess.DEVNULL, env=environment)
 
@@ -152,7 +159,7 @@ class ForkServer:
         return not self._control.poll()  # it sends nothing: the only thing to read is its end
 
     def fork(self) -> TrialProcess:
-        """Ask for a process with this process's environment. OSError if the fork server is gone.
+        """Ask for a process with this process's environment, less its secrets. OSError if the fork server is gone.
 
         Returns at once; the process starts as soon as the fork server has imported everything.
         """
@@ -160,7 +167,7 @@ class ForkServer:
         with theirs:
             send_handle(self._control, theirs.fileno(), None)
         process = TrialProcess(ours)
-        process.send("environment", dict(os.environ))
+        process.send("environment", without_secrets(os.environ) | {"PYTHONSAFEPATH": "1"})
         return process
 
     def end(self) -> None:
