@@ -1,22 +1,12 @@
-"""What docs/security.md promises, held against a real small sweep with secrets in its environment."""
+"""What docs/security.md promises of addresses, names and files. A sweep with secrets: end_to_end/test_secrets.py."""
 
 from __future__ import annotations
 
-import os
 import socket
 import stat
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
-from server_kit import Server
-from sweep_kit import ROOT
 
 from data_pipeline.datasets import get_dataset
 from data_pipeline.errors import DataError
@@ -29,134 +19,8 @@ from tune.common.files import make_private
 from tune.config.axes import lay_over
 from tune.config.sweeps import get_sweep
 from tune.storage.open_sweep import check_known
-from tune.tracking.reader import read_sweep
-from tune.tracking.store import PROJECT, TrackingError, check_no_password, check_store
+from tune.tracking.store import TrackingError, check_no_password, check_store
 from tune.tracking.tracker import Tracker
-
-pytestmark = pytest.mark.cluster
-
-IN_URI, IN_ENVIRONMENT = "canary-of-the-uri", "canary-of-the-environment"
-CANARIES = (IN_URI.encode(), IN_ENVIRONMENT.encode())
-SWEEP = (  # noqa: SIM905
-    "--sweep custom --dataset demo --epochs 1 --repeats 1 "
-    "--set data.context_length=96 --set data.prediction_length=24 --set model.d_model=32 --set model.ffn_dim=32"
-).split()
-
-
-@dataclass
-class Watched:
-    """A sweep that has ended, and what could be seen of its processes while it ran."""
-
-    folder: Path
-    server: Server
-    code: int
-    commands: set[str] = field(default_factory=set)
-    listening: set[tuple[str, str, int]] = field(default_factory=set)  # process name, address, port
-    sessions: dict[str, int] = field(default_factory=dict)  # name and mode of each folder that Ray was given
-
-    @property
-    def sweep_dir(self) -> Path:
-        (found,) = (self.folder / "runs").glob("custom-*")
-        return found
-
-
-def _look(watched: Watched, driver: psutil.Process) -> None:
-    for process in [driver, *driver.children(recursive=True)]:
-        try:
-            watched.commands.add(" ".join(process.cmdline()))
-            for connection in process.net_connections(kind="inet"):
-                if connection.status == psutil.CONN_LISTEN:
-                    watched.listening.add((process.name(), connection.laddr.ip, connection.laddr.port))
-        except psutil.Error:  # it has just ended
-            continue
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    folder = tmp_path_factory.mktemp("secret")
-    server = Server(folder)
-    server.start()
-    try:
-        yield _run_watched(folder, server)
-    finally:
-        server.kill()
-
-
-def _run_watched(folder: Path, server: Server) -> Watched:
-    host = server.uri.removeprefix("http://")
-    seen = Watched(folder, server, code=-1)
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as sockets:  # Ray's sockets need a short path
-        secrets = {"MLFLOW_TRACKING_URI": f"http://ann:{IN_URI}@{host}", "MLFLOW_TRACKING_PASSWORD": IN_ENVIRONMENT}
-        environment = {**os.environ, **secrets, "MLFLOW_TRACKING_USERNAME": "ann", "RAY_TMPDIR": sockets}
-        with (folder / "driver.log").open("wb") as log:
-            driver = subprocess.Popen(
-                [sys.executable, str(ROOT / "experiments.py"), *SWEEP],
-                cwd=folder, env=environment, stdout=log, stderr=log,
-            )  # fmt: skip
-        deadline = time.monotonic() + 540
-        try:
-            while driver.poll() is None and time.monotonic() < deadline:
-                _look(seen, psutil.Process(driver.pid))
-                time.sleep(1.0)
-        finally:
-            driver.kill()
-        seen.code = driver.wait()
-        logs = [file for file in Path(sockets).rglob("*") if file.is_file() and not file.is_symlink()]
-        seen.sessions = {path.name: stat.S_IMODE(path.stat().st_mode) for path in Path(sockets).iterdir()}
-        (folder / "ray-logs").mkdir()
-        for number, file in enumerate(logs):  # kept for the search
-            (folder / "ray-logs" / f"{number}-{file.name}").write_bytes(file.read_bytes())
-    return seen
-
-
-def _holding(folder: Path) -> list[str]:
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    return [str(file) for file in files if any(canary in file.read_bytes() for canary in CANARIES)]
-
-
-def test_the_sweep_with_secrets_runs_to_its_end(watched: Watched) -> None:
-    assert watched.code == 0, (watched.folder / "driver.log").read_text()
-
-
-def test_no_file_of_the_sweep_of_mlflow_or_of_ray_holds_a_secret(watched: Watched) -> None:
-    assert list(watched.sweep_dir.rglob("tuner.pkl")) and list((watched.folder / "ray-logs").iterdir())
-    assert _holding(watched.folder) == []  # storage, MLflow's database and artifacts, the logs of driver and Ray
-
-
-def test_the_search_for_secrets_finds_one_that_is_there(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "tuner.pkl").write_bytes(b"\x80\x04" + CANARIES[0])
-    assert len(_holding(tmp_path)) == 1
-
-
-def test_no_process_shows_a_secret_in_its_command_line(watched: Watched) -> None:
-    assert any("raylet" in command for command in watched.commands)
-    assert not [command for command in watched.commands if IN_URI in command or IN_ENVIRONMENT in command]
-
-
-def test_no_param_or_tag_in_mlflow_holds_a_secret(watched: Watched) -> None:
-    sweep = read_sweep(watched.server.uri, PROJECT, watched.sweep_dir.name)
-    assert len(sweep.trials) == 1
-    shown = str(sweep)
-    assert IN_URI not in shown and IN_ENVIRONMENT not in shown
-
-
-def test_a_sweep_without_address_listens_on_loopback_only(watched: Watched) -> None:
-    assert {name for name, *_ in watched.listening} & {"raylet", "gcs_server"}
-    loopback = ("127.", "::1", "::ffff:127.")
-    assert not [address for address in watched.listening if not address[1].startswith(loopback)]
-
-
-def test_no_other_account_reaches_the_code_and_sockets_of_a_local_ray(watched: Watched) -> None:
-    assert watched.sessions == {f"ray-{os.getuid()}": 0o700}
-
-
-def test_what_is_believed_later_is_its_owners_alone(watched: Watched) -> None:
-    private = [watched.sweep_dir, *(watched.folder / "runs" / name for name in ("gate", "compile", ".opening"))]
-    assert {path.name: stat.S_IMODE(path.stat().st_mode) & 0o077 for path in private if path.exists()} == {
-        path.name: 0 for path in private if path.exists()
-    }
-    assert stat.S_IMODE((watched.sweep_dir / "outbox.jsonl").stat().st_mode) == 0o600
 
 
 def test_folders_that_others_can_write_are_not_believed(tmp_path: Path) -> None:
