@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -17,12 +18,16 @@ from typing import Any
 import psutil
 import pytest
 from job_cluster_kit import LocalCluster, local_cluster
+from secret_kit import CANARIES, PLANTED, environments, files_with, found_in, plant_modules
 from sweep_kit import ROOT, outbox
 
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
 
 CANARY = "canary-of-the-user"
+EVERY = (*CANARIES, CANARY.encode())
+SECRETS = {name: value for name, value in PLANTED.items() if not name.startswith("RAY_")}  # the cluster has Ray's own
+TRAPS = ("model", "tune", "data_pipeline/__init__.py", "numpy", "yaml", "torch", "ray", "sitecustomize")
 SWEEP = (  # noqa: SIM905
     "--sweep custom --over train.learning_rate=0.001,0.002 --dataset demo --repeats 1 --gpus-per-trial 0 "
     "--set data.context_length=96 --set data.prediction_length=24 --set model.d_model=32 --set model.ffn_dim=32"
@@ -44,7 +49,7 @@ class User:
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
         return subprocess.Popen(
             [sys.executable, str(ROOT / "experiments.py"), *arguments],
-            cwd=self.folder, env={**plain, **self.cluster.clients, "MLFLOW_TRACKING_PASSWORD": CANARY},
+            cwd=self.folder, env={**plain, **self.cluster.clients, **SECRETS, "MLFLOW_TRACKING_PASSWORD": CANARY},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as in a terminal
         )  # fmt: skip
@@ -86,15 +91,22 @@ class Story:
     after: dict[str, Any]
     log: str
     record: Any
+    shown: bytes  # command lines of the cluster's processes while a trial ran
+    inherited: list[bytes]  # environments of the trials' processes
+    core_limits: list[tuple[int, int]]  # of the same
+    left: dict[str, set[str]]  # file of the cluster -> the secrets in it
 
 
 def _trial_processes(cluster: LocalCluster) -> list[psutil.Process]:
-    assert cluster.node is not None
-    every = psutil.Process(cluster.node.pid).children(recursive=True)
-    ours = [process for process in every if "tune.worker." in " ".join(process.cmdline())]
+    ours = [process for process in _every_process(cluster) if "tune.worker." in " ".join(process.cmdline())]
     forked = [process for process in ours if process.ppid() in {parent.pid for parent in ours}]  # by a fork server
     assert forked
     return forked
+
+
+def _every_process(cluster: LocalCluster) -> list[psutil.Process]:
+    assert cluster.node is not None
+    return psutil.Process(cluster.node.pid).children(recursive=True)
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
@@ -109,13 +121,17 @@ def _status(user: User) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    with local_cluster(MLFLOW_TRACKING_PASSWORD=f"{CANARY}-on-the-cluster") as cluster:
+    with local_cluster(MLFLOW_TRACKING_PASSWORD=f"{CANARY}-on-the-cluster", **SECRETS) as cluster:
         user = User(tmp_path_factory.mktemp("submitted"), cluster)
+        plant_modules(user.folder, user.folder / "executed", TRAPS)
         first = user.submit(epochs=2)
         _until(lambda: first.poll() is not None or any(record["kind"] == "epoch" for record in outbox(user.folder)))
         trials = _trial_processes(cluster)
         for trial in trials:
             trial.suspend()  # or a fast machine has done it all before the others have begun
+        shown = b"\n".join(command.encode() for command, _ in environments(_every_process(cluster)))
+        inherited = [environment for _, environment in environments(trials)]
+        core_limits = [trial.rlimit(resource.RLIMIT_CORE) for trial in trials]
         first.send_signal(signal.SIGINT)
         detached = _rest(first)
         status = _status(user)
@@ -135,7 +151,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         log += "".join(
             file.read_text(errors="replace") for file in (cluster.folder / "t").rglob("*.log") if file.is_file()
         )
-        yield Story(user, detached, status, second, stopped, again, others, after, log, record)
+        seen = (shown, inherited, core_limits, files_with(cluster.folder, EVERY))
+        yield Story(user, detached, status, second, stopped, again, others, after, log, record, *seen)
 
 
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_see_and_stop_it(story: Story) -> None:
@@ -204,5 +221,23 @@ def test_two_sweeps_at_once_on_one_cluster_storage_and_store_do_not_mix(story: S
 def test_no_secret_of_the_user_or_the_cluster_is_in_storage_store_or_logs(story: Story) -> None:
     assert "experiments.py --sweep custom" in story.log  # the job's own log is among what is searched
     assert CANARY not in story.log
-    files = [file for file in story.user.folder.rglob("*") if file.is_file()]
-    assert not [file for file in files if CANARY.encode() in file.read_bytes()]
+    assert files_with(story.user.folder, EVERY) == {}
+    assert story.left == {}  # all of the session's folder, which lies in /tmp/ray as a rule
+    heard = (story.detached, story.second, story.stopped, story.again, story.other)
+    assert not [said for _, said in heard if found_in(said.encode(), EVERY)]
+
+
+def test_no_command_line_on_the_cluster_shows_a_secret(story: Story) -> None:
+    assert b"experiments.py --sweep custom" in story.shown
+    assert found_in(story.shown, EVERY) == set()
+
+
+def test_trials_on_a_cluster_inherit_none_of_its_secrets_and_leave_no_core_dumps(story: Story) -> None:
+    assert story.inherited and all(b"PYTHONPATH=" in environment for environment in story.inherited)
+    assert not [environment for environment in story.inherited if found_in(environment, EVERY)]
+    assert all(max(limits) in (0, 1) for limits in story.core_limits)
+
+
+def test_neither_the_command_nor_the_job_runs_a_module_of_the_current_folder(story: Story) -> None:
+    executed = story.user.folder / "executed"
+    assert not executed.exists(), executed.read_text()
