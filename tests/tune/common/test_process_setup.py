@@ -94,7 +94,17 @@ def test_an_environment_without_import_paths_gets_none() -> None:
     assert variables == {"HOME": "/"}
 
 
-NAMES = ("model", "tune", "data_pipeline/__init__.py", "argparse", "numpy", "json", "experiments", "sitecustomize")
+NAMES = (
+    "model",
+    "tune",
+    "data_pipeline/__init__.py",
+    "argparse",
+    "signal",
+    "numpy",
+    "json",
+    "experiments",
+    "sitecustomize",
+)
 HOW = {
     "as a script": ([str(ROOT / "experiments.py")], {}),
     "as a module": (["-m", "experiments"], {"PYTHONPATH": str(ROOT)}),
