@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDERS: dict[str, tuple[str, ...]] = {
     "tune": (
         "common", "machine", "stats", "storage", "console", "tracking", "engine", "config", "plan", "measure", "gate",
-        "trial", "cluster", "worker", "report", "driver", "commands",
+        "trial", "cluster", "worker", "report", "driver", "doctor", "commands",
     ),
     "data_pipeline": (
         "errors", "options", "faults", "split_rule", "demo", "datasets", "source", "pems", "series", "feed",

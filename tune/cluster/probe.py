@@ -18,16 +18,16 @@ PROBE_HINT_S = 120.0  # after this, stderr says what the probe waits for
 PROBE_LIMIT_S = 600.0  # after this, the probe is given up
 
 
-def probe(ray: Any, share: Share, storage_path: Path) -> tuple[DeviceFacts, dict[str, Any]]:
-    """Device facts and environment, read by a task on a node that fits `share`. Trials compile in `storage_path`.
+def probe(ray: Any, share: Share, compile_in: Path) -> tuple[DeviceFacts, dict[str, Any]]:
+    """Device facts and environment, read by a task on a node that fits `share`. Trials compile in `compile_in`.
 
     Raises WrongInput if no node takes the task within PROBE_LIMIT_S seconds, if the task fails, or if torch cannot use
     the node's GPU.
     """
     from ray.exceptions import RayError
 
-    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, resources=share.resources, max_calls=1)(_probe_here)
-    running = task.remote(share.gpus > 0, str(storage_path))
+    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, resources=share.resources, max_calls=1)(look_here)
+    running = task.remote(share.gpus > 0, str(compile_in))
     kind = "" if share.accelerator is None else f", {share.accelerator}"
     wanted = f"a node with a trial's share free (CPUs: {share.cpus}, GPUs: {share.gpus:g}{kind})"
     if not ray.wait([running], timeout=PROBE_HINT_S)[0]:
@@ -45,9 +45,9 @@ def probe(ray: Any, share: Share, storage_path: Path) -> tuple[DeviceFacts, dict
     return facts, found_environment
 
 
-def _probe_here(use_gpu: bool, storage_path: str) -> tuple[DeviceFacts | None, dict[str, Any], str | None]:
+def look_here(use_gpu: bool, compile_in: str) -> tuple[DeviceFacts | None, dict[str, Any], str | None]:
     with ThreadPoolExecutor(1) as meanwhile:
-        compilers = meanwhile.submit(broken_compilers, [C if use_gpu else CPP], Path(storage_path))
+        compilers = meanwhile.submit(broken_compilers, [C if use_gpu else CPP], Path(compile_in))
         import torch
 
     if use_gpu and not torch.cuda.is_available():

@@ -26,6 +26,7 @@ from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.report.data import TAG
 from tune.storage import open_sweep
+from tune.storage.check_folder import cache_place
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.tracker import Tracker
 from tune.worker.node_forkserver import NodeForkServers
@@ -58,7 +59,7 @@ def open_sweep_run(
     )
     forking = entry is trial_entry and not options.isolate
     fork_servers = NodeForkServers(ray, share) if forking else None  # they import while the rest is prepared
-    device, environment = probe.probe(ray, share, options.storage_path)
+    device, environment = probe.probe(ray, share, cache_place(options.storage_path))
     plan = planner.plan(device)
     data = planner.prepare(plan, data_dir=options.data_dir, storage_path=options.storage_path, quiet=options.quiet)
     if options.address is not None:

@@ -45,7 +45,7 @@ def _problem(language: str, folder: Path) -> str | None:
         return f"no {named} on PATH: {how}"
     if language == CPP and shutil.which("openssl") is None:
         return "no openssl on PATH, with which PyTorch names precompiled headers: apt-get install openssl"
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     try:
         scratch = tempfile.TemporaryDirectory(prefix=".compiles-", dir=place, ignore_cleanup_errors=True)
     except OSError:

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_pipeline.datasets import is_path
 from data_pipeline.feed.placement import Placement
+from tune.common.errors import WrongInput
 from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
 from tune.config.trial_config import DataConfig, data_options
@@ -32,6 +33,7 @@ from tune.plan.placement import FIELD, placement_of
 from tune.plan.plan import Plan
 from tune.plan.space import plan_sweep
 from tune.plan.support import compiler_needed
+from tune.storage.check_folder import cache_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,13 @@ class Planner:
     def with_compilers(self, device: DeviceFacts, storage_path: Path) -> DeviceFacts:
         """`device`, which is this machine's, with what its compilers cannot do if a trial of the plan needs one."""
         needed = {compiler_needed(trial.config, device.device_type) for trial in self.plan(device).trials} - {None}
-        return replace(device, compilers=broken_compilers(filter(None, needed), storage_path)) if needed else device
+        if not needed:
+            return device
+        try:
+            folder = cache_place(storage_path)
+        except (OSError, WrongInput):  # no trial can compile there, which a sweep says before it starts
+            folder = storage_path
+        return replace(device, compilers=broken_compilers(filter(None, needed), folder))
 
     def keep_feed(self, feed: str) -> None:
         """Plan with this feed from now on, where neither the sweep nor the user names one: the sweep began with it."""

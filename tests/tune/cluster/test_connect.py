@@ -151,9 +151,9 @@ def test_a_probe_is_given_up_in_the_end() -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (RayTaskError("_probe_here", "Traceback:\n  ...", RuntimeError("NVML: no GPU\nat all")), "NVML: no GPU"),
+        (RayTaskError("look_here", "Traceback:\n  ...", RuntimeError("NVML: no GPU\nat all")), "NVML: no GPU"),
         (
-            RayTaskError("_probe_here", "Traceback:\n  ...", ModuleNotFoundError("no torch")).as_instanceof_cause(),
+            RayTaskError("look_here", "Traceback:\n  ...", ModuleNotFoundError("no torch")).as_instanceof_cause(),
             "ModuleNotFoundError: no torch",
         ),
         (WorkerCrashedError(), "WorkerCrashedError"),

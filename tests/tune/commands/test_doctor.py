@@ -1,103 +1,117 @@
-"""`doctor` says what works and what does not, and its exit code whether the default sweep can run; `list runs`."""
+"""`doctor` tries what a sweep does, and its exit code says whether the default sweep can run; `list runs`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from compiler_kit import path_without_compilers
+from doctor_kit import doctor, one
 
 from model.attention import BACKENDS
-from tune.commands import doctor
 from tune.commands.main import main
 from tune.common.errors import DONE, WRONG_INPUT
+from tune.doctor.checks import PARTS
 from tune.engine import ENGINES
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
 
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "file").write_text("x")
+pytestmark = pytest.mark.cluster
+TRAPS = ("utils.py",)
+Ran = tuple[int, dict[str, Any], str]
 
 
-def _json(capsys: pytest.CaptureFixture[str], expected: int, *arguments: str) -> Any:
-    assert main([*arguments, "--json", "-"]) == expected
-    return json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose files have the names of packages, and say so if somebody imports them."""
+    folder = tmp_path_factory.mktemp("here")
+    for trap in TRAPS:
+        (folder / trap).parent.mkdir(exist_ok=True)
+        (folder / trap).write_text(f"open({str(folder / 'sprung')!r}, 'a').write({trap!r})\n")
+    return folder
 
 
-def test_every_backend_and_engine_has_a_line_and_what_does_not_work_says_why(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    answer = _json(capsys, DONE, "doctor")
-    lines = {(check["kind"], check["name"]): check for check in answer["checks"]}
-    assert {name for kind, name in lines if kind == "attention"} == set(BACKENDS)
-    assert {name for kind, name in lines if kind == "engine"} == set(ENGINES)
-    assert answer["ready"] and all(len(check["found"]) > 10 for check in answer["checks"] if check["works"] is False)
-    assert list(Path().iterdir()) == [Path("file")]
+@pytest.fixture(scope="module")
+def ready(here: Path) -> Ran:
+    """A run where a sweep can run."""
+    return doctor(here)
 
 
-def test_the_last_line_says_what_the_default_sweep_still_needs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--data-dir", "empty"]) == DONE
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert "can run here once it has its data" in last and "put ETTh1.csv into empty; --dataset demo needs none" in last
-    Path("empty").mkdir()
-    Path("empty/ETTh1.csv").write_text("date,OT\n")
-    assert main(["doctor", "--data-dir", "empty"]) == DONE
-    assert capsys.readouterr().out.splitlines()[-1] == "the sweep pruning can run here"
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    """A run where as much as possible is wrong at once."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "file").write_text("x")
+    long = folder / ("long" * 20)
+    long.mkdir()
+    yield doctor(
+        folder, "--storage-path", "file",
+        PATH=str(path_without_compilers(folder / "bin")),
+        TMPDIR=str(long),
+        RAY_TMPDIR=str(long),
+        MLFLOW_TRACKING_URI="http://ann:secret@127.0.0.1:9",
+    )  # fmt: skip
+
+
+def test_where_a_sweep_can_run_every_check_that_it_needs_works_and_nothing_is_left(here: Path, ready: Ran) -> None:
+    code, answer, said = ready
+    assert [check for check in answer["checks"] if check["needed"] and not check["works"]] == []
+    assert code == DONE and answer["ready"]
+    assert {path.name for path in here.iterdir()} == {trap.partition("/")[0] for trap in TRAPS}
+    assert "the sweep pruning can run here once it has its data" in said.splitlines()[-1]
+    assert "put ETTh1.csv into data; --dataset demo needs none" in said.splitlines()[-1]
+
+
+def test_ray_is_started_and_a_worker_imports_our_packages_whatever_lies_in_the_current_folder(ready: Ran) -> None:
+    _, answer, _ = ready
+    assert [one(answer, "Ray", name)["works"] for name in ("start", "worker", "probe")] == [True] * 3
+
+
+def test_every_check_backend_and_engine_has_a_line_and_what_does_not_work_says_why(ready: Ran) -> None:
+    _, answer, _ = ready
+    kinds = {check["kind"] for check in answer["checks"]}
+    assert {check.kind for part in PARTS.values() for check in part} <= kinds
+    names = {kind: {check["name"] for check in answer["checks"] if check["kind"] == kind} for kind in kinds}
+    assert names["attention"] == set(BACKENDS) and names["engine"] == set(ENGINES)
+    assert all(len(check["found"]) > 10 for check in answer["checks"] if check["works"] is False)
+
+
+def test_a_store_that_no_sweep_has_made_yet_is_named_as_such_and_not_made(ready: Ran) -> None:
+    _, answer, _ = ready
+    assert [check["found"] for check in answer["checks"] if check["kind"] == "MLflow store"] == [
+        "not there yet, made by the first sweep"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kind"),
+    ("kind", "name", "said"),
     [
-        (["--storage-path", "file"], "storage"),
-        (["--storage-path", "/proc/x"], "storage"),
-        (["--tracking-uri", "http://127.0.0.1:9"], "MLflow store"),
-        (["--tracking-uri", "sqlite:///nowhere/x.db"], "MLflow store"),
+        ("MLflow store", None, "127.0.0.1:9"),
+        ("storage", None, "give a folder that can be written"),
+        ("compiler", "C++", "apt-get install g++"),
+        ("engine", "compile", "the compile engine needs a working C++ compiler"),
+        ("Ray", "start", "set RAY_TMPDIR to a short folder"),
     ],
 )
-def test_what_the_default_sweep_needs_and_lacks_is_exit_code_2(
-    arguments: list[str], kind: str, capsys: pytest.CaptureFixture[str]
+def test_what_is_broken_says_in_one_line_what_was_tried_what_happened_and_what_to_do(
+    kind: str, name: str | None, said: str, broken: Ran
 ) -> None:
-    answer = _json(capsys, WRONG_INPUT, "doctor", *arguments)
-    assert not answer["ready"]
-    assert [check["kind"] for check in answer["checks"] if check["needed"] and not check["works"]] == [kind]
-    assert doctor.STORE_ANSWERS_WITHIN_S <= 15
+    code, answer, table = broken
+    check = one(answer, kind, name)
+    assert (code, answer["ready"], check["works"]) == (WRONG_INPUT, False, False)
+    assert said in check["found"] and "\n" not in check["found"] and check["tried"]
+    lines = [line for line in table.splitlines() if line.endswith(f"tried to {check['tried']}: {check['found']}")]
+    assert [line.split()[0] for line in lines] == ["NO"]
 
 
-def test_sources_that_every_process_would_compile_are_named(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def check() -> dict[str, Any]:
-        return next(check for check in _json(capsys, DONE, "doctor")["checks"] if check["kind"] == "start-up")
-
-    assert torch.__spec__ is not None
-    monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "file"))
-    assert check()["works"]
-    monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "none.pyc"))
-    place = Path(torch.__file__).parents[1]
-    assert not check()["works"] and check()["found"].endswith(f"or run: python -m compileall -q {place}")
-    monkeypatch.setattr(torch, "__spec__", None)
-    assert check()["works"] is None
-
-
-def test_a_store_that_no_sweep_has_made_yet_is_named_as_such(capsys: pytest.CaptureFixture[str]) -> None:
-    for file, said in (("new.db", "not there yet, made by the first sweep"), ("file", "answers")):
-        checks = _json(capsys, DONE, "doctor", "--tracking-uri", f"sqlite:///{file}")["checks"]
-        assert [check["found"] for check in checks if check["kind"] == "MLflow store"] == [said]
-
-
-def test_a_password_in_the_stores_address_is_not_shown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
-    assert main(["doctor"]) == WRONG_INPUT
-    said = capsys.readouterr()
-    assert "127.0.0.1:9" in said.out and "secret" not in said.out + said.err
+def test_what_is_broken_prints_no_traceback_and_no_password(broken: Ran) -> None:
+    _, answer, table = broken
+    assert "Traceback" not in table and "secret" not in table + json.dumps(answer)
+    assert table.splitlines()[-1] == "the sweep pruning CANNOT run here"
+    assert one(answer, "engine", "eager")["works"]
 
 
 def test_list_runs_shows_the_sweeps_of_the_store(
@@ -109,8 +123,9 @@ def test_list_runs_shows_the_sweeps_of_the_store(
     ) as tracker:
         tracker.begin_sweep(sweep_id="s-1", name="s-1", tags={"device": "some CPU"}, params={"trials": 3}, files={})
         tracker.end_sweep(status="done", metrics={}, files={})
-    (row,) = _json(capsys, DONE, "list", "runs", "--tracking-uri", new_store)["sweeps"]
+    assert main(["list", "runs", "--tracking-uri", new_store, "--json", "-"]) == DONE
+    (row,) = json.loads(capsys.readouterr().out)["sweeps"]
     assert row["started"].endswith("UTC")
     assert row | {"started": ""} == {
-        "sweep_id": "s-1", "status": "done", "trials": 3, "device": "some CPU", "started": "",
+        "sweep_id": "s-1", "status": "done", "trials": 3, "device": "some CPU", "started": "", "process": None,
     }  # fmt: skip

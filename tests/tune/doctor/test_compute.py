@@ -1,0 +1,68 @@
+"""Compilers are tried where trials compile; devices, backends and engines follow from the same facts as a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from compiler_kit import BROKEN, path_with_broken
+
+from tune.doctor import compute
+from tune.doctor.finding import Place
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    compute._facts.cache_clear()
+    yield Place(data_dir=tmp_path, storage=tmp_path / "runs", tracking_uri="sqlite:///x.db")
+    compute._facts.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU it is Triton's C compiler")
+@pytest.mark.parametrize("what", [*BROKEN, None])
+def test_a_compiler_works_if_pytorchs_own_builder_can_use_it(
+    what: str | None, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    if what is not None:
+        monkeypatch.setenv("PATH", str(path_with_broken(tmp_path / "bin", what)))
+    (finding,) = compute.compiler(place)
+    (engine,) = [each for each in compute.engines(place) if each.name == "compile"]
+    assert finding.works is engine.works is (what is None), (finding, engine)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "bin"] == []
+
+
+def test_a_compiler_that_only_pytorchs_builder_cannot_use_is_named(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import cpp_builder
+
+    def refuses() -> str:
+        raise RuntimeError("first words\nerror: no luck")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", refuses)
+    assert "torch cannot build a C++ file" in str(compute._through_inductor(place.data_dir))
+
+
+def test_sources_that_every_process_would_compile_are_named(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert torch.__spec__ is not None
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "file"))
+    assert [finding.works for finding in compute.bytecode(place)] == [True]
+    monkeypatch.setattr(torch.__spec__, "cached", str(tmp_path / "none.pyc"))
+    (finding,) = compute.bytecode(place)
+    folder = Path(torch.__file__).parents[1]
+    assert not finding.works and finding.found.endswith(f"or run: python -m compileall -q {folder}")
+    monkeypatch.setattr(torch, "__spec__", None)
+    assert [finding.works for finding in compute.bytecode(place)] == [None]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_each_gpu_computes_and_triton_compiles_a_kernel(place: Place, tmp_path: Path) -> None:
+    devices, (kernel,) = list(compute.devices(place)), compute.triton(place)
+    assert len(devices) == torch.cuda.device_count() and all(finding.works for finding in [*devices, kernel])
+    assert list(tmp_path.iterdir()) == []
