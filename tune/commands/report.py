@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from tune.commands.parser import Parser, add_margin, add_shared, tracking_uri
@@ -18,6 +19,7 @@ from tune.console.output import (
 )
 from tune.report.cost import Price, parse_price
 from tune.stats.pairs import MARGIN, margin_of
+from tune.storage.waiting import waiting
 from tune.tracking.store import PROJECT
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         from tune.report.render.page import html_page
 
         write_page(arguments.html, html_page(record, margin=margin, price=price))
+    if line := waiting(Path("runs"), arguments.sweep_id):
+        print(line, file=sys.stderr)
     return DONE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from tune.report.values import parent_metrics
 from tune.storage import sweep_dir
 from tune.storage.outbox import beside
 from tune.storage.sweep_dir import SweepDir
+from tune.storage.waiting import flush_command
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
@@ -143,14 +143,6 @@ def move_to(folder: SweepDir, tracking_uri: str) -> bool:
     earlier = [uri for uri in (own, *content.get(EARLIER_STORES, [])) if uri != new]
     folder.update(**{"tracking_uri": new, EARLIER_STORES: earlier})
     return True
-
-
-def flush_command(sweep_id: str, storage_path: Path, *options: str) -> str:
-    """The command that sends a sweep's records."""
-    command = ["python", "experiments.py", "flush", sweep_id]
-    if storage_path.absolute() != Path("runs").absolute():
-        command += ["--storage-path", str(storage_path)]
-    return shlex.join([*command, *options])
 
 
 def what_was_refused(sweep_id: str, storage_path: Path, refused: int) -> str:

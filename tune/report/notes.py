@@ -18,6 +18,7 @@ from tune.report.setting import batch_note, setting_note
 from tune.report.work import REFUSED
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
+from tune.tracking.writer import REFUSED as REFUSED_RECORDS
 
 TIME_NOTE = (
     "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same epoch. An epoch drops "
@@ -39,6 +40,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
     if unknown := [trial.trial_id for trial in record.trials if not has_arm_and_seed(trial)]:
         lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")
+    lines += _refused_note(record)
     if "baseline" not in record.tags:
         lines.append("MLflow does not hold which arm is the baseline: there is no 'x baseline'.")
     epochs = {arm_of(trial): trial.params.get("train.epochs", "?") for trial in record.trials}
@@ -59,6 +61,12 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     lines += moved_notes(arms, baseline) + _environments_note(record)
     answer = answer_line(record, rows)
     return [*lines, answer] if answer else lines
+
+
+def _refused_note(record: SweepRecord) -> list[str]:
+    refused = record.tags.get(REFUSED_RECORDS, "0")
+    kept = "outbox.jsonl.rejected in the sweep's folder keeps them"
+    return [] if refused == "0" else [f"MLflow refused {refused} records, whose values are missing here; {kept}."]
 
 
 def _naive_note(record: SweepRecord) -> list[str]:
