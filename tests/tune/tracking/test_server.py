@@ -10,9 +10,10 @@ from model_kit import save_small
 from server_kit import Server
 
 from tune.storage.outbox import beside
+from tune.tracking.artifact_probe import check_artifacts
 from tune.tracking.model_package import download_model
 from tune.tracking.reader import list_sweeps, read_sweep
-from tune.tracking.store import TrackingError, check_store
+from tune.tracking.store import TrackingError, check_store, open_client
 from tune.tracking.tracker import Tracker
 
 EXPERIMENT = "patchtst"
@@ -124,6 +125,19 @@ def test_the_latest_sweep_of_a_server_comes_first(server: Server, tracker: Track
 
 def test_a_server_answers_every_client(server: Server) -> None:
     check_store(server.uri.replace("//", "//user:secret@") + "/")
+
+
+def test_a_probe_of_a_servers_artifacts_leaves_no_experiment_and_no_file(server: Server) -> None:
+    client, artifacts = open_client(server.uri), server.folder / "artifacts"
+
+    def there() -> tuple[set[str], list[Path]]:
+        files = sorted(path for path in artifacts.rglob("*") if path.is_file())
+        return {experiment.name for experiment in client.search_experiments()}, files
+
+    before = there()
+    for experiment in ("never-made", EXPERIMENT):
+        check_artifacts(server.uri, experiment, None, pytest.fail)
+        assert there() == before
 
 
 def test_an_address_that_is_no_mlflow_server_is_reported(server: Server) -> None:
