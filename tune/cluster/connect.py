@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tune.cluster.auth_token import check_cluster_token, check_token_file, own_token
-from tune.cluster.session_folder import OBJECT_STORE_BYTES, on_loopback, session_folder
+from tune.cluster.session_folder import object_store, on_loopback, session_folder
 from tune.common import signals
 from tune.common.errors import WrongInput, first_line
 from tune.common.process import JOB_CONFIG
@@ -57,7 +57,6 @@ def _connected(address: str | None) -> Iterator[Any]:
             _start(ray)
         else:
             _join(ray, address)
-        check_token_file()  # Ray may just have written it
         yield ray
     finally:
         ray.shutdown()
@@ -70,7 +69,7 @@ def _start(ray: Any) -> None:
     options = {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False, "_temp_dir": str(folder)}
     try:
         with hidden([*OF_ANOTHER_RAY, *secret_names(os.environ)]), chdir(folder.parent), on_loopback():
-            _init(ray, object_store_memory=OBJECT_STORE_BYTES, **options)
+            _init(ray, **object_store(folder), **options)
     except Exception as error:  # Ray raises ConnectionError, ValueError, plain Exception, ...
         problem = f"Ray did not start on this machine: {first_line(error)}"
         raise WrongInput(f"{problem}; its logs are in {folder}/session_latest/logs") from error

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tune.common.errors import WrongInput
 from tune.common.temporary import own_folder
 
 # Results go through files, so Ray's objects are small. Ray's default is 30 % of the memory, and it refuses to start
-# where /dev/shm is much smaller, as in a container. It keeps them in its session where /dev/shm has no room for this.
+# where /dev/shm is much smaller, as in a container.
 OBJECT_STORE_BYTES = 100 * 2**20
+CONNECTS_WITHIN_S = 5.0
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108
 LONGEST_SOCKET_BYTES = 107  # of an address in the file system: sockaddr_un(7)
 LONGEST_BELOW = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest name that Ray gives
 LEAST_FREE_MIB = 200  # code, logs and, where /dev/shm is small, objects
@@ -23,8 +28,10 @@ def session_folder() -> Path:
     """The folder for sockets, logs and our code of a Ray that we start: inside a folder that only we can enter.
 
     Ray opens its own folder to everybody, and its workers run the code in it. WrongInput names RAY_TMPDIR if others may
-    write to the folder, or Ray could not use it: its path is too long for sockets, or its disk is full.
+    write to the folder, or Ray could not use it: its path is too long for sockets, or its disk is full. WrongInput too
+    where this machine has no loopback interface, for which Ray would wait for minutes.
     """
+    _check_loopback()
     sessions = own_folder() / "s"
     chosen = sessions.parents[1]
     named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "the temporary folder")
@@ -42,6 +49,27 @@ def session_folder() -> Path:
             "folder with more"
         )
     return sessions
+
+
+def _check_loopback() -> None:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=CONNECTS_WITHIN_S).close()
+    except OSError as error:
+        problem = f"nothing can connect to 127.0.0.1 ({error.strerror or error})"
+        how = "bring its loopback interface up: ip link set lo up"
+        raise WrongInput(f"Ray did not start on this machine: {problem}; {how}") from None
+
+
+def object_store(sessions: Path) -> dict[str, Any]:
+    """Options of `ray.init`: how large its store of objects is, and that it lies by `sessions`, if not in /dev/shm."""
+    try:
+        tempfile.TemporaryFile(dir=SHARED_MEMORY).close()
+        there = shutil.disk_usage(SHARED_MEMORY).free >= OBJECT_STORE_BYTES
+    except OSError:
+        there = False
+    place = {} if there else {"_plasma_directory": str(sessions.parent)}
+    return {"object_store_memory": OBJECT_STORE_BYTES, **place}
 
 
 @contextmanager

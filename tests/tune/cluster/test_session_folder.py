@@ -90,6 +90,29 @@ def test_a_mount_that_fixes_modes_or_owners_holds_no_session(folder: Path, optio
     assert "chmod" not in line  # it would change nothing
 
 
+def test_a_machine_without_a_loopback_interface_is_told_how_to_bring_it_up(folder: Path) -> None:
+    need()
+    line = asked(folder, "unshare", "--user", "--map-root-user", "--net", RAY_TMPDIR=str(folder))
+    assert "nothing can connect to 127.0.0.1" in line and line.endswith("ip link set lo up")
+
+
+STORED = """
+from pathlib import Path
+from tune.cluster.session_folder import object_store
+print(object_store(Path("/tmp/ray-1/s")).get("_plasma_directory", "in /dev/shm"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [("size=200m", "in /dev/shm"), ("size=64m", "/tmp/ray-1"), ("ro,size=200m", "/tmp/ray-1")],  # Docker gives 64 MB
+)
+def test_rays_objects_are_in_shared_memory_where_they_fit(folder: Path, options: str, place: str) -> None:
+    need()
+    done = python(STORED, before=with_mounts(f"mount -t tmpfs -o {options} s /dev/shm"), env=environment(), cwd=folder)
+    assert (done.stdout.strip(), done.stderr) == (place, "")
+
+
 @pytest.mark.parametrize("home", [None, "/", "/proc"])
 def test_a_bare_uid_has_a_session_folder_whatever_its_home_is(folder: Path, home: str | None) -> None:
     need()
