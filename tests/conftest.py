@@ -52,6 +52,16 @@ def _leaves_the_checkout_as_it_was() -> Iterator[None]:
     assert {name for name in os.listdir(REPO_ROOT) if not name.startswith(".")} <= before
 
 
+@pytest.fixture(autouse=True)
+def _leaves_the_environment_as_it_was() -> Iterator[None]:
+    """A command that a test calls sets up the whole process, and the next test starts others from it."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def real_data_dir() -> Path:
     """Folder with the real ETTh1.csv[.gz] and ETTm1.csv[.gz]; skips where there is none."""
