@@ -264,7 +264,7 @@ WRONG = [
     (["--sweep", "pruning", "--set", "model.d_modle=3"], "Did you mean 'model.d_model'?"),
     (["--sweep", "pruning", "--dataset", "demo", "--set", "data.dataset=demo"], "data.dataset is given twice"),
     (["--sweep", "pruning", "--epochs", "0"], "train.epochs=0"),
-    (["--sweep", "pruning", "--epochs", "two"], "invalid int value: 'two'"),
+    (["--sweep", "pruning", "--epochs", "two"], "--epochs: two is not a whole number"),
     (["--sweep", "pruning", "--repeats", "0"], "--repeats 0: give 1 or more"),
     (["--sweep", "pruning", "--max-concurrent", "0"], "--max-concurrent 0: give 1 or more"),
     (["--sweep", "pruning", "--dataset", "demo", "--resume", "nope"], "--resume nope: no such sweep"),

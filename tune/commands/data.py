@@ -7,7 +7,7 @@ import argparse
 from tune.commands.data_options import add_data_options, given_options
 from tune.commands.parser import Parser, add_folders
 from tune.common.errors import DONE
-from tune.config.trial_config import check_value
+from tune.config.values import check_value
 from tune.plan.data import cache_dir, fetch_if_missing
 from tune.storage.check_folder import check_storage
 

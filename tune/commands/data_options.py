@@ -8,7 +8,8 @@ from typing import Any
 from data_pipeline.options import OPTION_NAMES, DataOptions
 from tune.commands.parser import Parser
 from tune.common.errors import WrongInput, unknown_name
-from tune.config.trial_config import check_value, data_options, parse_value
+from tune.config.trial_config import data_options
+from tune.config.values import check_value, parse_value
 
 FIELDS = tuple(f"data.{name}" for name in OPTION_NAMES)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tune.common.errors import WrongInput, did_you_mean
+from tune.config.written_numbers import whole_number as read_whole_number
 
 EXAMPLES = """examples:
   python experiments.py --sweep pruning --dataset demo --epochs 2 --repeats 1    offline, on a laptop
@@ -52,6 +53,14 @@ class Parser(argparse.ArgumentParser):
         near = {word: did_you_mean(word, known, "--") for word in words if word not in known}
         hints = [f" --{word}:{hint}" for word, hint in near.items() if hint]
         raise WrongInput(f"{message} (see --help){';' if hints else ''}{''.join(hints)}")
+
+
+def whole_number(text: str) -> int:
+    """The type of an option that takes a whole number, written as in a configuration file: 1000, 1_000 or 1e3."""
+    try:
+        return read_whole_number(text)
+    except WrongInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_folders(parser: Parser | argparse._ArgumentGroup) -> None:

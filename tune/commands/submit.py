@@ -20,7 +20,7 @@ from tune.common.address import has_password, redacted, sqlite_file
 from tune.common.errors import WrongInput
 from tune.common.process import user_name
 from tune.config.request import build_request
-from tune.config.yaml_file import read_config
+from tune.config.yaml_file import ConfigFile, read_config
 
 SENT = ("MLFLOW_TRACKING_URI",)  # variables that are sent, in clear; all others are the cluster's own
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -29,10 +29,11 @@ HERE_ONLY = ("plan", "json", "save_config", "address")  # options of a sweep tha
 
 def submit(arguments: argparse.Namespace) -> int:
     """Send the sweep to a job server and follow it. Returns its exit code, or 130 after Ctrl-C."""
-    request = build_request(arguments)
+    file = None if arguments.config is None else read_config(arguments.config)
+    request = build_request(arguments, file)
     env = _sent_environment(arguments)
     words = command_there(arguments)
-    config = None if arguments.config is None else config_there(arguments.config)
+    config = None if file is None else config_there(file)
     server = JobServer(arguments.submit, option="--submit")
     job_id = f"{request.sweep.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     with packed(config) as folder, signals.deferred(patient=False):  # else nobody would be told of the job
@@ -77,13 +78,12 @@ def replaced(words: Sequence[str], changes: Mapping[str, list[str]]) -> list[str
     return kept
 
 
-def config_there(file: Path) -> dict[str, Any]:
+def config_there(file: ConfigFile) -> Mapping[str, Any]:
     """The content of a configuration file. WrongInput for a data file by a relative path."""
-    content = read_config(file)
-    dataset = content.get("dataset")
+    dataset = file.content.get("dataset", file.content.get("set", {}).get("data.dataset"))
     if isinstance(dataset, str) and is_path(dataset):
-        _shared_path(f"--config {file}: dataset", Path(dataset))
-    return content
+        _shared_path(f"--config {file.path}: dataset", Path(dataset))
+    return file.content
 
 
 def _shared_path(option: str, path: Path) -> Path:

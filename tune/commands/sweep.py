@@ -12,7 +12,7 @@ from typing import IO
 from tune.cluster.connect import check_address_form
 from tune.cluster.probe import assumed_facts
 from tune.cluster.share import check_gpus_per_trial
-from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, tracking_uri
+from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, tracking_uri, whole_number
 from tune.commands.report import show_report
 from tune.common import signals
 from tune.common.address import is_server, redacted, sqlite_file
@@ -49,7 +49,7 @@ def parser() -> Parser:
         metavar="NAME",
         help="ETTh1 (default), ETTh2, ETTm1, ETTm2, traffic, demo, or the path of a text or Parquet file",
     )
-    what.add_argument("--epochs", type=int, metavar="N", help="training epochs of each trial")
+    what.add_argument("--epochs", type=whole_number, metavar="N", help="training epochs of each trial")
     what.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for every arm, repeatable"
     )
@@ -61,10 +61,12 @@ def parser() -> Parser:
         help="run every arm at each of these values, repeatable (all combinations); ratios are to the sweep's own "
         "baseline arm at the first value of each; for the full sweep: one more dimension of the search",
     )
-    what.add_argument("--seed", type=int, metavar="N", help="seed of the first repeat (default 1)")
+    what.add_argument("--seed", type=whole_number, metavar="N", help="seed of the first repeat (default 1)")
     text = "runs of each arm, each with another seed (default 5; 1 for a sweep of one arm)"
-    what.add_argument("--repeats", type=int, metavar="N", help=text)
-    what.add_argument("--trials", type=int, metavar="N", help="number of trials of the full sweep (default 50)")
+    what.add_argument("--repeats", type=whole_number, metavar="N", help=text)
+    what.add_argument(
+        "--trials", type=whole_number, metavar="N", help="number of trials of the full sweep (default 50)"
+    )
     text = "all of these as YAML, the path of a data file relative to it; the command line wins"
     what.add_argument("--config", type=Path, metavar="FILE", help=text)
     what.add_argument("--save-config", type=Path, metavar="FILE", help="write this sweep as such a file")
@@ -83,7 +85,7 @@ def parser() -> Parser:
     )
     how.add_argument("--gpus-per-trial", type=float, metavar="N", help="default 1 if there is a GPU; 0 runs on the CPU")
     text = "trials at a time (default: one per GPU); a cluster's autoscaler is asked for this many GPUs"
-    how.add_argument("--max-concurrent", type=int, metavar="N", help=text)
+    how.add_argument("--max-concurrent", type=whole_number, metavar="N", help=text)
     text = "longest wait for a cluster's workers to start and join (default 600; 0: none)"
     how.add_argument("--wait-for-gpus", type=float, default=WAIT_FOR_GPUS_S, metavar="SECONDS", help=text)
     how.add_argument("--fresh", action="store_true", help="start a new sweep even if the same sweep is unfinished")

@@ -56,7 +56,7 @@ def printable(text: str) -> str:
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str], *, meant: str | None = None) -> WrongInput:
     """The error for a name that is not in a registry. It suggests `meant`, or else the nearest name."""
-    names = sorted(allowed)
+    names, given = sorted(allowed), shortened(given)
     return WrongInput(f"unknown {kind} '{given}'; allowed: {', '.join(names)}.{did_you_mean(meant or given, names)}")
 
 
@@ -71,6 +71,11 @@ def did_you_mean(given: str, names: Iterable[str], prefix: str = "") -> str:
     almost, some = (difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=alike) for alike in (0.8, 0.5))
     near = almost or sorted(words, key=len)[-1:] or some
     return f" Did you mean '{prefix}{by_lower[near[0]]}'?" if near else ""
+
+
+def shortened(text: str, letters: int = 120) -> str:
+    """The text, or its beginning and how long it is."""
+    return text if len(text) <= letters else f"{text[:letters]}... ({len(text):,} letters)"
 
 
 def first_line(message: BaseException | str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from data_pipeline.options import OPTION_NAMES
-from tune.common.errors import WrongInput
+from tune.common.errors import WrongInput, shortened
 from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import FIELDS, check_field
 
@@ -48,15 +48,23 @@ def split_values(text: str) -> list[str]:
 
 
 def check_axis(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    """The values of one axis. Raises WrongInput for an unknown field, one that cannot vary, and a repeated value."""
-    given = f"--over {name}={','.join(_text(value) for value in values)}"
+    """The values of one axis. Raises WrongInput for a field that cannot vary, too many values, and one twice.
+
+    The values fit the field (tune.config.values.check_given), so lists in them hold no lists.
+    """
+    given = f"--over {name}={shortened(','.join(_text(value) for value in values[:LONGEST_LABEL]))}"
     if check_field(name) in NO_AXES:
         raise WrongInput(f"{given}: {NO_AXES[name]}")
     if not values:
         raise WrongInput(f"{given}: give one value or more, for example --over model.d_model=64,128")
-    for position, value in enumerate(values):
-        if value in values[:position]:
+    if len(values) > MOST_ARMS:
+        raise WrongInput(f"{given}: {len(values):,} values; a sweep has at most {MOST_ARMS:,} arms: give fewer")
+    seen = set()
+    for value in values:
+        same = tuple(value) if isinstance(value, list) else value
+        if same in seen:
             raise WrongInput(f"{given}: {_text(value)} is given twice; leave one out")
+        seen.add(same)
     return tuple(values)
 
 

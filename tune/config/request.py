@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from data_pipeline.split_rule import with_absolute_files
 from tune.common.errors import WrongInput
 from tune.config.axes import check_axis, lay_over, split_values
 from tune.config.sweeps import SweepConfig, get_sweep
-from tune.config.trial_config import SEED_STUDY_ONLY, check_field, is_text, parse_value
-from tune.config.yaml_file import read_config
+from tune.config.trial_config import SEED_STUDY_ONLY, check_field
+from tune.config.values import check_given, parse_value
+from tune.config.yaml_file import SHORT, ConfigFile, read_config
 
 DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: the default, and the most
 OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials")  # options that are not fields
 REPEATS = 5  # of each arm if arms are compared, the default
-SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with their own option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,16 @@ class _Given:
     axes: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
-def build_request(arguments: argparse.Namespace) -> Request:
+def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None) -> Request:
     """The request of parsed arguments (sweep, dataset, epochs, set, over, seed, repeats, trials, config).
 
+    file: what `arguments.config` holds, if it was read before: a pipe can be read only once.
     Raises WrongInput for everything that can be known to be wrong without a device.
     """
     from_arguments = _read_arguments(arguments)
-    from_file = _read_file(arguments.config) if arguments.config is not None else _Given()
+    if file is None and arguments.config is not None:
+        file = read_config(arguments.config)
+    from_file = _Given() if file is None else _from_file(file)
     replaced = _replaced(from_file, from_arguments)
     fields = {
         name: value for name, value in from_file.fields.items() if name not in from_arguments.axes
@@ -78,14 +81,26 @@ def build_request(arguments: argparse.Namespace) -> Request:
         name: value for name, value in from_file.axes.items() if name not in from_arguments.fields
     } | from_arguments.axes
     options = {"seed": 1, "trials": None, **from_file.options, **from_arguments.options}
+
+    def fault(name: str, message: str) -> WrongInput:
+        from_there = file is not None and name in file.content and name not in from_arguments.options
+        return file.fault(name, message) if file is not None and from_there else WrongInput(message)
+
     if "sweep" not in options:
-        raise WrongInput("the following arguments are required: --sweep (see --help)")
+        hint = "" if file is None else f", or `sweep: NAME` in {file.path}"
+        raise WrongInput(f"the following arguments are required: --sweep (see --help){hint}")
     sweep = get_sweep(options["sweep"])
-    sweep = lay_over(sweep, axes) if axes else sweep
+    try:
+        sweep = lay_over(sweep, axes) if axes else sweep
+    except WrongInput as error:
+        raise fault("over", str(error)) from None
     usual = REPEATS if sweep.space or len(sweep.arms) > 1 else 1
     repeats = options.get("repeats", sweep.repeats or usual)
     if repeats < 1:
-        raise WrongInput(f"--repeats {repeats}: give 1 or more")
+        raise fault("repeats", f"--repeats {repeats}: give 1 or more")
+    trials, wrong = _trials(options["trials"], sweep)
+    if wrong:
+        raise fault("trials", wrong)
     note = f"--config {arguments.config}: the command line's {', '.join(replaced)} is used instead of the file's"
     return Request(
         sweep=sweep,
@@ -93,7 +108,7 @@ def build_request(arguments: argparse.Namespace) -> Request:
         axes=axes,
         repeats=repeats,
         seed=options["seed"],
-        trials=_trials(options["trials"], sweep),
+        trials=trials,
         notes=(note,) if replaced else (),
     )
 
@@ -101,21 +116,36 @@ def build_request(arguments: argparse.Namespace) -> Request:
 def _read_arguments(arguments: argparse.Namespace) -> _Given:
     options = {name: getattr(arguments, name) for name in OPTIONS}
     fields = {name: getattr(arguments, key) for key, name in SHORT.items() if getattr(arguments, key) is not None}
+    for name, value in fields.items():
+        check_given(name, value)
+    texts: dict[str, str] = {}
     for item in arguments.set:
         name, text = _split("--set", item, "FIELD=VALUE, for example --set model.d_model=64")
-        if check_field(name) in fields:
+        if check_field(name) in fields or name in texts:
             raise WrongInput(f"--set {item}: {name} is given twice")
-        fields[name] = parse_value(name, text)
-    axes: dict[str, tuple[Any, ...]] = {}
+        texts[name] = text
+    lists: dict[str, list[str]] = {}
     for item in arguments.over:
         name, text = _split("--over", item, "FIELD=VALUE,VALUE, for example --over model.d_model=64,128")
-        if check_field(name) in axes:
+        if check_field(name) in lists:
             raise WrongInput(f"--over {item}: {name} is given twice")
-        parts = split_values(text)
-        if "" in parts:
+        lists[name] = split_values(text)
+        if "" in lists[name]:
             raise WrongInput(f"--over {item}: a value is empty; write FIELD=VALUE,VALUE")
-        axes[name] = check_axis(name, [parse_value(name, part) for part in parts])
-    return _checked({name: value for name, value in options.items() if value is not None}, fields, axes)
+    fields |= {name: _checked_value(name, text) for name, text in texts.items()}
+    axes = {name: check_axis(name, [_checked_value(name, text) for text in parts]) for name, parts in lists.items()}
+    for _, message in _faults(fields, axes):
+        raise WrongInput(message)
+    fields = _with_absolute_paths(fields, Path())
+    return _Given(
+        options={name: value for name, value in options.items() if value is not None}, fields=fields, axes=axes
+    )
+
+
+def _checked_value(name: str, text: str) -> Any:
+    value = parse_value(name, text)
+    check_given(name, value)
+    return value
 
 
 def _split(option: str, item: str, form: str) -> tuple[str, str]:
@@ -125,47 +155,32 @@ def _split(option: str, item: str, form: str) -> tuple[str, str]:
     return name, text
 
 
-def _read_file(path: Path) -> _Given:
-    content = read_config(path)
-    fields = {name: content[key] for key, name in SHORT.items() if key in content}
-    try:
-        for name, value in content.get("set", {}).items():
-            if check_field(name) in fields:
-                raise WrongInput(f"{name} is given twice, by its own key and under set")
-            fields[name] = _from_yaml(name, value)
-        dataset = fields.get("data.dataset")
-        if isinstance(dataset, str) and is_path(dataset):
-            fields["data.dataset"] = str(path.absolute().parent / os.path.expanduser(dataset))
-        fields = _with_absolute_split(fields, path.absolute().parent)
-        axes = {
-            name: check_axis(name, [_from_yaml(name, value) for value in values])
-            for name, values in content.get("over", {}).items()
-        }
-        options = {name: content[name] for name in OPTIONS if name in content}
-        return _checked(options, fields, axes)
-    except WrongInput as error:
-        raise WrongInput(f"--config {path}: {error}") from None
+def _from_file(file: ConfigFile) -> _Given:
+    content, folder = file.content, file.path.absolute().parent
+    fields = {name: content[key] for key, name in SHORT.items() if key in content} | content.get("set", {})
+    axes = {name: tuple(values) for name, values in content.get("over", {}).items()}
+    for name, message in _faults(fields, axes):
+        raise file.fault(name, message)
+    fields = _with_absolute_paths(fields, folder)
+    return _Given(options={name: content[name] for name in OPTIONS if name in content}, fields=fields, axes=axes)
 
 
-def _from_yaml(name: str, value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as a text; its number is 1.0e-4. So texts are parsed as on the command line."""
-    return parse_value(check_field(name), value) if isinstance(value, str) and not is_text(name) else value
-
-
-def _checked(options: dict[str, Any], fields: dict[str, Any], axes: dict[str, tuple[Any, ...]]) -> _Given:
+def _faults(fields: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The fields that one source cannot give in this way, and why."""
+    only = "which only arms of the seed_study sweep have, as their tag says; leave it out, or use --sweep seed_study"
     for name in sorted(SEED_STUDY_ONLY & (fields.keys() | axes.keys())):
-        raise WrongInput(
-            f"{name} is given, which only arms of the seed_study sweep have, as their tag says; leave it out, or use "
-            "--sweep seed_study"
-        )
+        yield name, f"{name} is given, {only}"
     for name in axes:
         if name in fields:
-            raise WrongInput(f"{name} is both set and an axis of --over; leave one of the two out")
+            yield name, f"{name} is both set and an axis of --over; leave one of the two out"
+
+
+def _with_absolute_paths(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`fields` with paths of data files from `folder`: a trial has another current directory."""
     dataset = fields.get("data.dataset")
-    if isinstance(dataset, str) and is_path(dataset):  # a trial has another current directory
-        fields = fields | {"data.dataset": str(Path(os.path.expanduser(dataset)).absolute())}
-    fields = _with_absolute_split(fields, Path())
-    return _Given(options=options, fields=fields, axes=axes)
+    if isinstance(dataset, str) and is_path(dataset):
+        fields = fields | {"data.dataset": str(folder.absolute() / os.path.expanduser(dataset))}
+    return _with_absolute_split(fields, folder)
 
 
 def _with_absolute_split(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -186,14 +201,11 @@ def _replaced(from_file: _Given, from_arguments: _Given) -> list[str]:
     return options + [name for name in ours if name in theirs]
 
 
-def _trials(given: int | None, sweep: SweepConfig) -> int | None:
+def _trials(given: int | None, sweep: SweepConfig) -> tuple[int | None, str]:
+    """How many arms are drawn, None if the sweep has no space; and what is wrong with the number given."""
     if not sweep.space:
-        if given is None:
-            return None
-        raise WrongInput(
-            f"--trials {given}: for a sweep that draws its trials, as full does; the {sweep.name} sweep has its own; "
-            "leave it out"
-        )
+        words = f"for a sweep that draws its trials, as full does; the {sweep.name} sweep has its own; leave it out"
+        return None, "" if given is None else f"--trials {given}: {words}"
     if given is not None and not 1 <= given <= MOST_DRAWN:
-        raise WrongInput(f"--trials {given}: give 1 to {MOST_DRAWN}")
-    return DRAWN if given is None else given
+        return None, f"--trials {given}: give 1 to {MOST_DRAWN}"
+    return DRAWN if given is None else given, ""

@@ -10,12 +10,12 @@ import ast
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_pipeline.options import OPTION_NAMES, DataOptions, Missing, StepRule
-from tune.common.errors import WrongInput, did_you_mean, unknown_name
+from tune.common.errors import WrongInput, did_you_mean, shortened, unknown_name
 from tune.common.published import ArmRules, PublishedModel, PublishedPruning, rules_for
 from tune.config.data_fields import Names, Split
 from tune.storage.params import from_text
@@ -225,24 +225,16 @@ SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_publis
 
 def check_field(name: str) -> str:
     """`name` if it is a field. Otherwise raises WrongInput with the field of that last word, or the nearest name."""
+    if name in GROUPS:
+        raise WrongInput(f"{name} is a group of fields; write the field with it, for example {name}.{_first(name)}")
     if name not in FIELDS:
         alike = [field for field in FIELDS if field.rpartition(".")[2] == name.rpartition(".")[2]]
         raise unknown_name("field", name, FIELDS, meant=alike[0] if len(alike) == 1 else None)
     return name
 
 
-def check_value(name: str, value: Any, *, given: str) -> None:
-    """Raises WrongInput for a value that does not fit the field; `given` is the user's word for the field."""
-    group, field = check_field(name).split(".", 1)
-    info = GROUPS[group].model_fields[field]
-    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
-    try:
-        TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        text = first["msg"].removeprefix("Value error, ")
-        own = first["type"] == "value_error"  # our own line, which says what was given
-        raise WrongInput(text if own else f"{given} {value}: {text[0].lower()}{text[1:]}") from None
+def _first(group: str) -> str:
+    return next(iter(GROUPS[group].model_fields))
 
 
 def is_text(name: str) -> bool:
@@ -261,20 +253,6 @@ def data_options(values: Mapping[str, Any]) -> DataOptions | None:
         return DataConfig.model_validate(given).options
     except ValidationError:
         return None
-
-
-def parse_json(text: str) -> Any:
-    """The JSON value of a text, or the text itself if it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: not JSON, or a number with thousands of digits
-        return text
-
-
-def parse_value(name: str, text: str) -> Any:
-    """The value that a person wrote for a field: a number, list, true, false or null as in JSON, otherwise a name."""
-    value = parse_json(text)
-    return text if is_text(name) and not isinstance(value, str | None) else value
 
 
 def parse_params(texts: Mapping[str, str], version: int) -> dict[str, Any]:
@@ -306,23 +284,26 @@ def build_trial(flat: dict[str, Any]) -> TrialConfig:
     nested: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for name, value in flat.items():
         group, field = check_field(name).split(".", 1)
-        if _holds_bool(value) and GROUPS[group].model_fields[field].annotation is not bool and not is_text(name):
-            raise WrongInput(f"{name}={json.dumps(value)}: true and false are not numbers; give a number")
+        check_no_bool(name, value)
         nested[group][field] = value
     try:
         return TrialConfig.model_validate(nested)
     except ValidationError as error:
-        raise WrongInput(_one_line(error)) from None
+        raise WrongInput(in_words(error)) from None
 
 
-def _holds_bool(value: Any) -> bool:
-    """Whether the value is True, False or a list with one of them, which pydantic would read as 1 and 0."""
-    return any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else (value,)))
+def check_no_bool(name: str, value: Any) -> None:
+    """Raises WrongInput for True, False or a list with one of them in a field of numbers, where pydantic reads 1, 0."""
+    holds = any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else (value,)))
+    group, field = name.split(".", 1)
+    if holds and GROUPS[group].model_fields[field].annotation is not bool and not is_text(name):
+        raise WrongInput(f"{name}={shortened(json.dumps(value))}: true and false are not numbers; give a number")
 
 
-def _one_line(error: ValidationError) -> str:
+def in_words(error: ValidationError, *, of: str | None = None) -> str:
+    """One line on what does not fit. `of` is the field that was validated, None for a whole TrialConfig."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"][:2])
+    where = of or ".".join(str(part) for part in first["loc"][:2])
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return text
@@ -331,7 +312,7 @@ def _one_line(error: ValidationError) -> str:
     near = ""
     if first["type"] == "literal_error":
         near = "." + did_you_mean(str(first["input"]), re.findall("'([^']*)'", first["ctx"]["expected"]))
-    return f"{where}={first['input']!r}: {text[0].lower()}{text[1:]}{near}"
+    return f"{where}={shortened(repr(first['input']))}: {text[0].lower()}{text[1:]}{near}"
 
 
 def as_settings(changes: Mapping[str, Any]) -> str:

@@ -11,139 +11,179 @@ set:
 over:
   model.patch_length: [12, 24]
 
-A relative path of a data file starts at the configuration's folder.
+A relative path of a data file starts at the configuration's folder. docs/config.md says what a file may hold.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tune.common.errors import WrongInput, unknown_name
+from tune.common.errors import WrongInput, shortened, unknown_name
 from tune.common.files import write_atomically
+from tune.config.axes import check_axis
+from tune.config.config_text import read_text
+from tune.config.sweeps import SWEEPS
+from tune.config.trial_config import FIELDS, check_field
+from tune.config.values import check_given, value_of
+from tune.config.written_numbers import number_or_text, whole_number
+from tune.config.yaml_nodes import Items, Node, Pairs, Scalar, parse_yaml
 
-LARGEST_BYTES = 2**20
-KINDS: dict[str, tuple[type, str]] = {
-    "sweep": (str, "a name"),
-    "dataset": (str, "a name or a path"),
-    "epochs": (int, "a whole number"),
-    "seed": (int, "a whole number"),
-    "repeats": (int, "a whole number"),
-    "trials": (int, "a whole number"),
-    "set": (dict, "fields with a value each, like model.d_model: 64"),
-    "over": (dict, "fields with a list each, like model.d_model: [64, 128]"),
+KINDS: Mapping[str, str] = {
+    "sweep": "a name",
+    "dataset": "a name or a path",
+    "epochs": "a whole number",
+    "seed": "a whole number",
+    "repeats": "a whole number",
+    "trials": "a whole number",
+    "set": "fields with a value each, like model.d_model: 64",
+    "over": "fields with a list each, like model.d_model: [64, 128]",
 }
-DEEPEST = 2  # levels of lists in a value: the values of an axis may be lists
+SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with their own key, and option
+_ASSIGNED = re.compile(r"^\s*(\[[\w.]+\]\s*$|[\w.]+\s*=)", re.MULTILINE)  # as in TOML
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML silently takes the last of two equal keys and reads 1:30 as 90. Here these and references are errors."""
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """A configuration file that was read and checked."""
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(
-                None, None, f"'*{event.anchor}' refers to another value; write the value itself", event.start_mark
-            )
-        return super().compose_node(parent, index)
+    path: Path
+    content: Mapping[str, Any]  # keyed as in KINDS; `set`: field -> value; `over`: field -> list of values
+    lines: Mapping[str, int]  # where a key of the file and a field's full name stand
 
-    def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        if ":" in node.value or re.match(r"[-+]?0[\d_]", node.value):  # YAML 1.1: base 60, base 8
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{node.value} is another number in YAML 1.1 than it seems; write it plainly, or as "
-                f"'{node.value}' where it is a name", node.start_mark,
-            )  # fmt: skip
-        integer = node.tag == "tag:yaml.org,2002:int"
-        return self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
-            if name is not None and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
+    def fault(self, name: str, message: str) -> WrongInput:
+        """The error about a key or field of the file."""
+        line = f"line {self.lines[name]}: " if name in self.lines else ""
+        return WrongInput(f"--config {self.path}: {line}{message}")
 
 
-for _tag in ("int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The checked content of a configuration file; `set` and `over` map field names to what the file gives.
+def read_config(path: Path) -> ConfigFile:
+    """The checked configuration in a file. Names are checked before values.
 
     Raises WrongInput in one line, with the file's line if it is known.
     """
     try:
-        content = _parsed(_text(path))
-        return _checked({} if content is None else content)
+        text = read_text(path)
+        return _checked(path, _root(text))
     except WrongInput as error:
         raise WrongInput(f"--config {path}: {error}") from None
 
 
-def _text(path: Path) -> str:
+def _root(text: str) -> Pairs:
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: an impossible file name
-        raise WrongInput(f"{getattr(error, 'strerror', None) or error}; give a YAML file that can be read") from None
-    if len(content) > LARGEST_BYTES:
-        raise WrongInput(f"more than {LARGEST_BYTES // 2**20} MiB; that is not the configuration of a sweep")
+        root = parse_yaml(text)
+        if root is None:
+            return Pairs(pairs={}, line=1)
+        if not isinstance(root, Pairs):
+            raise WrongInput(f"holds {_kind(root)} instead of `key: value` lines; allowed keys: {', '.join(KINDS)}")
+    except WrongInput as error:
+        hint = "; this looks like TOML: write YAML, `sweep: pruning`" if _ASSIGNED.search(text) else ""
+        raise WrongInput(f"{error}{hint}") from None
+    return root
+
+
+def _checked(path: Path, root: Pairs) -> ConfigFile:
+    for key, line in root.lines.items():
+        with _at(line):
+            _check_key(key)
+    fields, axes = (_fields(root, key) for key in ("set", "over"))
+    lines = {**root.lines, **axes.lines, **fields.lines}
+    lines |= {name: root.lines[key] for key, name in SHORT.items() if key in root.lines}
+    for key, name in SHORT.items():
+        if key in root.pairs and name in fields.pairs:
+            with _at(fields.lines[name]):
+                raise WrongInput(f"{name} is given twice, by its own key and under set; leave one out")
+    content: dict[str, Any] = {}
+    for key, node in root.pairs.items():
+        with _at(root.lines[key]):
+            if key not in ("set", "over"):
+                content[key] = _option(key, node)
+    for given, nodes, read in (("set", fields, _value), ("over", axes, _axis)):
+        values = {}
+        for name, node in nodes.pairs.items():
+            with _at(nodes.lines[name]):
+                values[name] = read(name, node)
+        if given in root.pairs:
+            content[given] = values
+    return ConfigFile(path=path, content=content, lines=lines)
+
+
+@contextmanager
+def _at(line: int) -> Iterator[None]:
     try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise WrongInput("this is not a text in UTF-8; give a YAML file") from None
+        yield
+    except WrongInput as error:
+        raise WrongInput(f"line {line}: {error}") from None
 
 
-def _parsed(text: str) -> Any:
+def _check_key(key: str) -> None:
+    if key in KINDS:
+        return
+    alike = [field for field in FIELDS if key == field or key == field.rpartition(".")[2]]
+    if alike:
+        raise WrongInput(f"{key} is a field; write it under set:, as {alike[0]}: VALUE, or under over: with a list")
+    raise unknown_name("key", key, KINDS)
+
+
+def _fields(root: Pairs, key: str) -> Pairs:
+    """What is under `set` or `over`, with every name checked."""
+    node = root.pairs.get(key)
+    if node is None:
+        return Pairs(pairs={}, line=1)
+    with _at(root.lines[key]):
+        if not isinstance(node, Pairs):
+            raise WrongInput(f"{key} is {_kind(node)}; give {KINDS[key]}")
+    for name, line in node.lines.items():
+        with _at(line):
+            check_field(name)
+    return node
+
+
+def _option(key: str, node: Node) -> Any:
+    if not isinstance(node, Scalar) or (not node.quoted and node.text in ("", "~", "null")):
+        raise WrongInput(f"{key} is {_kind(node)}; give {KINDS[key]}")
+    if key == "sweep":
+        if node.text not in SWEEPS:
+            raise unknown_name("sweep", node.text, SWEEPS)
+        return node.text
     try:
-        return yaml.load(text, _Loader)  # _Loader is a SafeLoader  # nosec B506
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f"line {mark.line + 1}: "
-        raise WrongInput(f"{where}{getattr(error, 'problem', None) or error}; write YAML") from None
-    except Exception as error:  # PyYAML's constructors raise anything for a malformed date, number or tag
-        raise WrongInput(f"not YAML that can be read ({type(error).__name__}: {error})") from None
+        value = node.text if key == "dataset" else whole_number(node.text)
+    except WrongInput as error:
+        raise WrongInput(f"{key}: {error}") from None
+    if key in SHORT:
+        check_given(SHORT[key], value)
+    return value
 
 
-def _checked(content: Any) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise WrongInput(f"holds {_kind(content)} instead of `key: value` lines; allowed keys: {', '.join(KINDS)}")
-    for key, value in content.items():
-        if key not in KINDS:
-            raise unknown_name("key", str(key), KINDS)
-        kind, words = KINDS[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise WrongInput(f"{key} is {_kind(value)}; give {words}")
-    for key in ("set", "over"):
-        for name, value in content.get(key, {}).items():
-            if not isinstance(name, str):
-                raise WrongInput(f"{key}: {_kind(name)} is not a field's name; give {KINDS[key][1]}")
-            if key == "over" and not isinstance(value, list):
-                raise WrongInput(f"over: {name} is {_kind(value)}; give {KINDS[key][1]}")
-            _check_value(f"{key}: {name}", value)
-    return content
+def _value(name: str, node: Node) -> Any:
+    if isinstance(node, Scalar) and node.text == "" and not node.quoted:
+        raise WrongInput(f"{name} has no value; write one, or null for none")
+    value = value_of(name, node)
+    check_given(name, value)
+    return value
 
 
-def _check_value(where: str, value: Any, depth: int = 0) -> None:
-    if isinstance(value, list) and depth == DEEPEST:
-        raise WrongInput(f"{where} holds lists in lists in lists; give numbers, names or lists of them")
-    if isinstance(value, list):
-        for item in value:
-            _check_value(where, item, depth + 1)
-    elif not isinstance(value, str | int | float | None):
-        raise WrongInput(f"{where} holds {_kind(value)}; give numbers, names, true, false, null or lists of them")
+def _axis(name: str, node: Node) -> list[Any]:
+    if not isinstance(node, Items):
+        raise WrongInput(f"over: {name} is {_kind(node)}; give {KINDS['over']}")
+    return list(check_axis(name, [_value(name, item) for item in node.items]))
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", type(None): "empty"}
-    numbers = {int: "a number", float: "a number"}
-    return (names | numbers).get(type(value), f"of kind {type(value).__name__}")
+def _kind(node: Node) -> str:
+    if isinstance(node, Items):
+        return "a list"
+    if isinstance(node, Pairs):
+        return "a mapping"
+    if not node.quoted and node.text in ("", "~", "null"):
+        return "empty"
+    number = not node.quoted and not isinstance(number_or_text(node.text), str)
+    return f"{'a number' if number else 'a text'}, {shortened(node.text)}"
 
 
 def check_new_config(path: Path, content: Mapping[str, Any]) -> None:

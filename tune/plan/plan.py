@@ -23,15 +23,14 @@ from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WrongInput, unknown_name
+from tune.config.names import ATTENTION, NAMED, check_name
 from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import DataConfig, TrialConfig, build_trial, check_field, data_options
-from tune.engine import ENGINES
-from tune.engine.lr import LR_SCHEDULES
 from tune.machine.device import DeviceFacts
 from tune.plan import batch
 from tune.plan.data import UNREAD, DataFacts, facts_by_definition
 from tune.plan.placement import USUAL
-from tune.plan.support import backend_name, resolve_auto_names, unsupported_reason
+from tune.plan.support import resolve_auto_names, unsupported_reason
 
 MOST_TRIALS = 20_000  # of one sweep
 LAYERS = "model.layers"
@@ -283,24 +282,16 @@ def _with_defaults(given: Mapping[str, Any], device: DeviceFacts) -> dict[str, A
 
 
 def _check_names(config: TrialConfig) -> None:
-    """Names in registries are checked here and not in the config, so that a new member is one dict entry."""
     get_dataset(config.data.dataset, config.data.options)
-    if config.data.feed not in FEEDS:
-        raise unknown_name("feed", config.data.feed, FEEDS)
+    check_name("data.feed", config.data.feed)
     if config.data.num_workers and not FEEDS[config.data.feed].takes_workers:
         raise WrongInput(
             f"data.num_workers={config.data.num_workers}: the {config.data.feed} feed has no workers; use "
             "data.feed=arrow, or 0"
         )
-    backend_name(config.model.attention)
-    if config.train.engine not in ENGINES:
-        raise unknown_name("engine", config.train.engine, ENGINES)
-    if config.train.schedule not in LR_SCHEDULES:
-        raise unknown_name("learning rate schedule", config.train.schedule, LR_SCHEDULES)
-    if config.pruning.score not in ("none", "static", *SCORES):
-        raise unknown_name("pruning score", config.pruning.score, ("none", "static", *SCORES))
-    if config.pruning.schedule not in SCHEDULES:
-        raise unknown_name("pruning schedule", config.pruning.schedule, SCHEDULES)
+    values = config.flat()
+    for field in (ATTENTION, *NAMED):
+        check_name(field, values[field])
 
 
 def plan_rows(trials: Sequence[PlannedTrial]) -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from model import fused
-from model.attention import BACKENDS, get_backend, resolve_auto
+from model.attention import BACKENDS, resolve_auto
 from model.attention.base import Workload
 from tune.common.errors import WrongInput
+from tune.config.names import backend_name
 from tune.config.trial_config import TrialConfig
 from tune.engine import ENGINES
 from tune.machine.compilers import CPP, C
@@ -54,14 +55,6 @@ def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
         device_type=device.device_type,
         capability=device.capability,
     )
-
-
-def backend_name(name: str) -> str:
-    """The key in BACKENDS of a name or alias, or "auto"; WrongInput for an unknown name."""
-    try:
-        return "auto" if name == "auto" else get_backend(name).name
-    except ValueError as error:
-        raise WrongInput(str(error)) from None
 
 
 def unsupported_reason(

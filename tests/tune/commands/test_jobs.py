@@ -18,7 +18,7 @@ from tune.commands.main import main
 from tune.commands.sweep import parser as sweep_parser
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.common.process import JOB_CONFIG, ProcessInfo, this_process, user_name
-from tune.config.yaml_file import write_config
+from tune.config.yaml_file import read_config, write_config
 from tune.machine.code_identity import IDENTITY_FILE, REPO_ROOT, code_identity
 
 URI = ["--tracking-uri", "http://mlflow:5000"]
@@ -114,10 +114,10 @@ def test_a_configuration_file_travels_under_a_name_of_ours_and_its_data_must_be_
     write_config(file, {"sweep": "custom", "dataset": "/shared/my.csv", "over": {"model.d_model": [32, 64]}})
     arguments = sweep_parser().parse_args([f"--config={file}", *THERE, *URI, "--submit=http://h:8265"])
     assert submit.command_there(arguments)[:2] == ["--config", job_bundle.CONFIG]
-    assert submit.config_there(file)["over"] == {"model.d_model": [32, 64]}
+    assert submit.config_there(read_config(file))["over"] == {"model.d_model": [32, 64]}
     write_config(file, {"sweep": "custom", "dataset": "my.csv"})
     with pytest.raises(WrongInput, match="dataset my.csv: the sweep runs elsewhere"):
-        submit.config_there(file)
+        submit.config_there(read_config(file))
 
 
 REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {

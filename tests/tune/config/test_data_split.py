@@ -11,7 +11,7 @@ import pytest
 from tune.commands.sweep import parser
 from tune.common.errors import WrongInput
 from tune.config.request import build_request
-from tune.config.trial_config import check_value
+from tune.config.values import check_value
 
 
 def _parsed(*arguments: str) -> argparse.Namespace:

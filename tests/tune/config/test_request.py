@@ -306,10 +306,10 @@ def test_a_configuration_can_be_saved_again_and_over_the_one_it_came_from(
         assert main([*CUSTOM, "--plan", "--save-config", "a.yaml"]) == DONE
     changed = ["--plan", "--config", "a.yaml", "--epochs", "7", "--save-config"]
     assert main([*changed, "a.yaml"]) == DONE
-    assert read_config(Path("a.yaml"))["epochs"] == 7
+    assert read_config(Path("a.yaml")).content["epochs"] == 7
     assert main([*CUSTOM, "--plan", "--save-config", "b.yaml"]) == DONE
     assert main([*changed, "b.yaml"]) == WRONG_INPUT
-    assert "epochs" not in read_config(Path("b.yaml"))
+    assert "epochs" not in read_config(Path("b.yaml")).content
 
 
 def test_a_plan_counts_the_channels_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

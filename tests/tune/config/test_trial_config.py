@@ -12,11 +12,10 @@ from tune.config.trial_config import (
     GROUPS,
     build_trial,
     check_field,
-    check_value,
     data_options,
     parse_params,
-    parse_value,
 )
+from tune.config.values import check_value, parse_value
 from tune.storage.params import param_texts, stored_params
 
 GOOD: dict[str, Any] = {
