@@ -50,7 +50,7 @@ def split_values(text: str) -> list[str]:
 def check_axis(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
     """The values of one axis. Raises WrongInput for a field that cannot vary, too many values, and one twice.
 
-    The values fit the field (tune.config.values.check_given), so lists in them hold no lists.
+    The values fit the field (tune.config.values.checked), so lists in them hold no lists.
     """
     given = f"--over {name}={shortened(','.join(_text(value) for value in values[:LONGEST_LABEL]))}"
     if check_field(name) in NO_AXES:

@@ -19,7 +19,7 @@ from tune.common.errors import WrongInput
 from tune.config.axes import check_axis, lay_over, split_values
 from tune.config.sweeps import SweepConfig, get_sweep
 from tune.config.trial_config import SEED_STUDY_ONLY, check_field
-from tune.config.values import check_given, parse_value
+from tune.config.values import checked, parse_value
 from tune.config.yaml_file import SHORT, ConfigFile, read_config
 
 DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: the default, and the most
@@ -116,8 +116,7 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
 def _read_arguments(arguments: argparse.Namespace) -> _Given:
     options = {name: getattr(arguments, name) for name in OPTIONS}
     fields = {name: getattr(arguments, key) for key, name in SHORT.items() if getattr(arguments, key) is not None}
-    for name, value in fields.items():
-        check_given(name, value)
+    fields = {name: checked(name, value) for name, value in fields.items()}
     texts: dict[str, str] = {}
     for item in arguments.set:
         name, text = _split("--set", item, "FIELD=VALUE, for example --set model.d_model=64")
@@ -132,20 +131,17 @@ def _read_arguments(arguments: argparse.Namespace) -> _Given:
         lists[name] = split_values(text)
         if "" in lists[name]:
             raise WrongInput(f"--over {item}: a value is empty; write FIELD=VALUE,VALUE")
-    fields |= {name: _checked_value(name, text) for name, text in texts.items()}
-    axes = {name: check_axis(name, [_checked_value(name, text) for text in parts]) for name, parts in lists.items()}
+    fields |= {name: checked(name, parse_value(name, text)) for name, text in texts.items()}
+    axes = {
+        name: check_axis(name, [checked(name, parse_value(name, text)) for text in parts])
+        for name, parts in lists.items()
+    }
     for _, message in _faults(fields, axes):
         raise WrongInput(message)
     fields = _with_absolute_paths(fields, Path())
     return _Given(
         options={name: value for name, value in options.items() if value is not None}, fields=fields, axes=axes
     )
-
-
-def _checked_value(name: str, text: str) -> Any:
-    value = parse_value(name, text)
-    check_given(name, value)
-    return value
 
 
 def _split(option: str, item: str, form: str) -> tuple[str, str]:

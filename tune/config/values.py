@@ -6,6 +6,7 @@ A field of texts takes what is written: 2024, 1e4, 010, no and 2024-01-01 are te
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -24,7 +25,7 @@ _SWITCH = {"yes": True, "no": False, "on": True, "off": False}
 def parse_value(name: str, text: str) -> Any:
     """The value that a text of the command line gives the field `name`.
 
-    Raises WrongInput for a text that can be read in two ways. Its type is not checked: see `check_given`.
+    Raises WrongInput for a text that can be read in two ways. Its type is not checked: see `checked`.
     """
     if text == "":
         raise WrongInput(f"{name}='': a value is missing; write {name}=VALUE, or null for none")
@@ -40,7 +41,7 @@ def _as_node(text: str, *, lists: bool) -> Node:
             node = None
         if node is not None and (not isinstance(node, Scalar) or node.quoted):
             return node
-    return Scalar(text=text, quoted=False, line=1)
+    return Scalar(text=text.strip() if lists else text, quoted=False, line=1)
 
 
 def value_of(name: str, node: Node) -> Any:
@@ -51,11 +52,11 @@ def value_of(name: str, node: Node) -> Any:
         if node.text == "~" and name == "data.separator":
             raise WrongInput(f"{name}=~ means null in YAML; write null, or '\"~\"' for the letter")
         return None
-    if get_origin(kind) is tuple and get_args(kind)[0] is str:
-        return _names(node)
     if is_text(name) and isinstance(node, Scalar):
         return node.text
     try:
+        if get_origin(kind) is tuple and get_args(kind)[0] is str:
+            return _names(node)
         value = _plain(node)
     except WrongInput as error:
         raise WrongInput(f"{name}: {error}") from None
@@ -68,12 +69,13 @@ def _is_null(node: Scalar) -> bool:
     return not node.quoted and node.text in _NULL
 
 
-def _names(node: Node) -> Any:
+def _names(node: Node) -> list[str]:
     if isinstance(node, Scalar):
         return [part.strip() for part in node.text.split(",")]
-    if isinstance(node, Items):
-        return [item.text if isinstance(item, Scalar) else _plain(item) for item in node.items]
-    return _plain(node)
+    scalars = node.items if isinstance(node, Items) else [node]
+    if not all(isinstance(item, Scalar) for item in scalars):
+        raise WrongInput("a list or mapping stands where a name has to be; give names in one list")
+    return [item.text for item in scalars if isinstance(item, Scalar)]
 
 
 def _plain(node: Node) -> Any:
@@ -88,15 +90,19 @@ def _plain(node: Node) -> Any:
     return number_or_text(node.text)
 
 
-def check_given(name: str, value: Any) -> None:
-    """Raises WrongInput, in one line, for a value that the field `name` cannot have in any configuration."""
+def checked(name: str, value: Any) -> Any:
+    """`value` as the field `name` has it. Raises WrongInput, in one line, if no configuration can have it there.
+
+    A whole number stays one in a field of real numbers: names of arms are made of values as they were written.
+    """
     if isinstance(value, str):
         check_name(name, value)
     check_no_bool(name, value)
     try:
-        _adapter(name).validate_python(value)
+        fits = _adapter(name).validate_python(value)
     except ValidationError as error:
         raise WrongInput(in_words(error, of=name)) from None
+    return fits if isinstance(fits, bool) or (isinstance(value, str) and not isinstance(fits, str | tuple)) else value
 
 
 def check_value(name: str, value: Any, *, given: str) -> None:
@@ -110,6 +116,7 @@ def check_value(name: str, value: Any, *, given: str) -> None:
         raise WrongInput(text if own else f"{given} {value}: {text[0].lower()}{text[1:]}") from None
 
 
+@cache
 def _adapter(name: str) -> TypeAdapter[Any]:
     group, field = check_field(name).split(".", 1)
     info = GROUPS[group].model_fields[field]

@@ -31,7 +31,7 @@ from tune.config.axes import check_axis
 from tune.config.config_text import read_text
 from tune.config.sweeps import SWEEPS
 from tune.config.trial_config import FIELDS, check_field
-from tune.config.values import check_given, value_of
+from tune.config.values import checked, value_of
 from tune.config.written_numbers import number_or_text, whole_number
 from tune.config.yaml_nodes import Items, Node, Pairs, Scalar, parse_yaml
 
@@ -46,7 +46,11 @@ KINDS: Mapping[str, str] = {
     "over": "fields with a list each, like model.d_model: [64, 128]",
 }
 SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with their own key, and option
-_ASSIGNED = re.compile(r"^\s*(\[[\w.]+\]\s*$|[\w.]+\s*=)", re.MULTILINE)  # as in TOML
+_FIELD_OF = SHORT | {"seed": "train.seed"}  # whose values the key takes
+_HINTS = {  # what a file that is not YAML looks like -> what to write
+    re.compile(r"^\s*(\[[\w.]+\]\s*$|[\w.]+\s*=)", re.MULTILINE): "this looks like TOML: write YAML, `sweep: pruning`",
+    re.compile(r"^\s*[\w.]+:\S", re.MULTILINE): "write a space after the colon",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,7 @@ def _root(text: str) -> Pairs:
         if not isinstance(root, Pairs):
             raise WrongInput(f"holds {_kind(root)} instead of `key: value` lines; allowed keys: {', '.join(KINDS)}")
     except WrongInput as error:
-        hint = "; this looks like TOML: write YAML, `sweep: pruning`" if _ASSIGNED.search(text) else ""
+        hint = next((f"; {words}" for form, words in _HINTS.items() if form.search(text)), "")
         raise WrongInput(f"{error}{hint}") from None
     return root
 
@@ -93,7 +97,7 @@ def _checked(path: Path, root: Pairs) -> ConfigFile:
         with _at(line):
             _check_key(key)
     fields, axes = (_fields(root, key) for key in ("set", "over"))
-    lines = {**root.lines, **axes.lines, **fields.lines}
+    lines = {**root.lines, **fields.lines, **axes.lines}
     lines |= {name: root.lines[key] for key, name in SHORT.items() if key in root.lines}
     for key, name in SHORT.items():
         if key in root.pairs and name in fields.pairs:
@@ -156,17 +160,13 @@ def _option(key: str, node: Node) -> Any:
         value = node.text if key == "dataset" else whole_number(node.text)
     except WrongInput as error:
         raise WrongInput(f"{key}: {error}") from None
-    if key in SHORT:
-        check_given(SHORT[key], value)
-    return value
+    return checked(_FIELD_OF[key], value) if key in _FIELD_OF else value
 
 
 def _value(name: str, node: Node) -> Any:
     if isinstance(node, Scalar) and node.text == "" and not node.quoted:
         raise WrongInput(f"{name} has no value; write one, or null for none")
-    value = value_of(name, node)
-    check_given(name, value)
-    return value
+    return checked(name, value_of(name, node))
 
 
 def _axis(name: str, node: Node) -> list[Any]:
@@ -183,7 +183,7 @@ def _kind(node: Node) -> str:
     if not node.quoted and node.text in ("", "~", "null"):
         return "empty"
     number = not node.quoted and not isinstance(number_or_text(node.text), str)
-    return f"{'a number' if number else 'a text'}, {shortened(node.text)}"
+    return f"{'a number' if number else 'a text'}, '{shortened(node.text)}',"
 
 
 def check_new_config(path: Path, content: Mapping[str, Any]) -> None:

@@ -182,5 +182,8 @@ _PROBLEMS = {
     "value that holds `: ` in quotes",
     "could not find expected ':'": "no `key: value`; write a colon and a space between a key and its value",
     "expected <block end>": "the indentation does not fit the lines above; indent the fields of one key alike",
+    "expected alphabetic or numeric character": "'*' and '&' have a meaning in YAML; put the value in quotes",
+    "found unexpected end of stream": "a text in quotes has no end; close the quotes",
+    "but got '<stream end>'": "a bracket has no end; close it",
     "that cannot start any token": "a value begins with a letter that has a meaning in YAML; put it in quotes",
 }
