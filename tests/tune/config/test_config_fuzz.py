@@ -44,8 +44,9 @@ def _ends_well(content: bytes, *arguments: str) -> int:
 
 
 # Texts as they stand in a file: numbers, what is nearly one, what YAML gives a meaning, what belongs in no file.
-_WORDS = """1 2 3 64 1e-4 1E-3 .5 +3 1_6 0x10 010 1:30 1e400 -1 0 1.5 .inf .nan inf 2024-01-01 2001-12-14t21:59:43.10-05:00
-yes no on off true False null ~ none "3" '3' 'null' "\u0041" é 波 🌊 custom pruning full demo eager flash bf16 static taylor
+_WORDS = """
+1 2 3 64 1e-4 1E-3 .5 +3 1_6 0x10 010 1:30 1e400 -1 0 1.5 .inf .nan inf 2024-01-01 2001-12-14t21:59:43.10-05:00 yes no
+on off true False null ~ none "3" '3' 'null' "\u0041" é 波 🌊 custom pruning full demo eager flash bf16 static taylor
 fp32 x.csv * & ! % @ ` | > - ? : # , [ ] { } << = !!int !!str !!python/name:os.system !!binary &a *a --- ... %YAML"""
 WORDS = st.sampled_from(_WORDS.split()) | st.text(max_size=5)
 NAMES = st.sampled_from(

@@ -182,6 +182,15 @@ def test_a_file_that_holds_nothing_leaves_all_to_the_command_line(
     assert main(["--config", str(file), "--sweep", "custom", "--dataset", "demo", "--plan"]) == DONE
 
 
+def test_the_file_that_the_documents_show_holds_every_key_and_can_be_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "config.md").read_text()
+    (tmp_path / "x.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    assert read_config(tmp_path / "x.yaml").content.keys() == KINDS.keys()
+    assert main(["--config", str(tmp_path / "x.yaml"), "--plan"]) == DONE
+
+
 def test_a_configuration_that_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(WrongInput, match="--save-config"):
