@@ -229,7 +229,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "uri_malformed": ([*CUSTOM, "--tracking-uri", "http://[::1"], "is not an address"),
     "uri_port_out_of_range": ([*CUSTOM, "--tracking-uri", "http://127.0.0.1:99999"], "is not an address"),
     "uri_in_no_folder": ([*CUSTOM, "--tracking-uri", "sqlite:///nowhere/mlflow.db"], "does not exist"),
-    "uri_below_a_file": ([*CUSTOM, "--tracking-uri", "sqlite:///file/mlflow.db"], "does not exist"),
+    "uri_below_a_file": ([*CUSTOM, "--tracking-uri", "sqlite:///file/mlflow.db"], "file is a file and no folder"),
     "uri_port_closed": ([*CUSTOM, "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
     "database_port_closed": ([*CUSTOM, "--tracking-uri", "postgresql://127.0.0.1:9/x"], "does not answer"),
     # what no shell sends by accident
@@ -267,7 +267,7 @@ def cpu_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stands for Ray on this machine, up to the moment when trials would start."""
     ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     monkeypatch.setattr(connect, "connected", lambda address: nullcontext(ray))
-    monkeypatch.setattr("tune.cluster.probe.probe", lambda ray, share: (cpu_facts(), {"versions": {}}))
+    monkeypatch.setattr("tune.cluster.probe.probe", lambda *_: (cpu_facts(), {"versions": {}}))
     monkeypatch.setattr("tune.driver.open.NodeForkServers", lambda ray, share: SimpleNamespace(sockets={}))
     yield
 
