@@ -49,6 +49,7 @@ def publish(client: MlflowClient, run_id: str, folder: Path, metrics: dict[str, 
     except ValueError as error:
         raise NotAModel(str(error)) from error
     run = client.get_run(run_id)
+    place = str(client.get_experiment(run.info.experiment_id).artifact_location)
     logged = find_logged_model(client, run) or _create(client, run, facts)
     outputs = run.outputs.model_outputs if run.outputs else []
     if logged.model_id not in [output.model_id for output in outputs]:
@@ -57,7 +58,7 @@ def publish(client: MlflowClient, run_id: str, folder: Path, metrics: dict[str, 
         target = temporary / NAME
         with drafting():
             pack(folder, target, run_id=run_id, model_id=logged.model_id)
-        with storing(logged.artifact_location):
+        with storing(place):
             client.log_model_artifacts(logged.model_id, str(target))
     linked = [
         Metric(key, metrics[key], timestamp_ms, 0, model_id=logged.model_id, run_id=run_id)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from tune.common.address import one_line, redacted_text
 from tune.tracking.store import TrackingError
@@ -147,16 +148,25 @@ def cause_of(error: BaseException, place: str) -> str:
 
 
 def _file_cause(error: OSError, place: str) -> str | None:
-    path = str(error.filename2 or error.filename or place)
+    address = urlsplit(place)
+    root = address.path if address.scheme in ("", "file") else place
+    path = str(error.filename2 or error.filename or root)
+    below_root = root.startswith("/") and Path(path).is_relative_to(root)
+    # One cause has one text, whichever run's folder it shows in.
     if error.errno in _FULL:
-        return f"{path} {_FULL[error.errno]}"
+        return f"{root if below_root else path} {_FULL[error.errno]}"
     if error.errno in _SHUT_FILE:
-        source = os.path.exists(path) and not os.access(path, os.R_OK)
-        return f"{path} is not {'readable' if source else 'writable'} {_SHUT_FILE[error.errno]} {os.getuid()}"
+        there = _nearest(Path(path))
+        source = str(there) == path and not os.access(path, os.R_OK)
+        return f"{there} is not {'readable' if source else 'writable'} {_SHUT_FILE[error.errno]} {os.getuid()}"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        in_the_way = next((folder for folder in (Path(path), *Path(path).parents) if folder.is_file()), None)
-        return f"{in_the_way or path} is a file where {path} needs a folder"
+        return f"{_nearest(Path(path))} is a file where a folder is needed"
     return f"{path} is not there" if error.errno == errno.ENOENT and error.filename else None
+
+
+def _nearest(path: Path) -> Path:
+    """The deepest part of a path that exists; a file in the way of a folder is one."""
+    return next((part for part in (path, *path.parents) if os.path.lexists(part)), path)
 
 
 def _passes(error: BaseException) -> bool:

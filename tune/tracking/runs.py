@@ -109,6 +109,11 @@ class RunIndex:
                 self._experiment_id = str(experiment.experiment_id)
         return self._experiment_id
 
+    @property
+    def artifact_place(self) -> str:
+        """Folder or URI of the experiment's artifacts."""
+        return str(self.client.get_experiment(self.experiment_id).artifact_location)
+
     def _artifact_location(self) -> str | None:
         if self.artifact_root is None or is_server(self.tracking_uri):
             return None

@@ -55,8 +55,7 @@ class Uploader:
             self._store_fetched(run_id, record, part)
 
     def _store_texts(self, run_id: str, texts: dict[str, str]) -> None:
-        client = self.run_index.client
-        place = str(client.get_run(run_id).info.artifact_uri)
+        client, place = self.run_index.client, self.run_index.artifact_place
         for name, text in texts.items():
             with drafts("mlflow-files-") as temporary:
                 file = temporary / Path(name).name
@@ -71,7 +70,7 @@ class Uploader:
         if part == "model":
             publish(client, run_id, folder, metrics=record["metrics"], timestamp_ms=record["time_ms"])
             return
-        with storing(str(client.get_run(run_id).info.artifact_uri)):
+        with storing(self.run_index.artifact_place):
             client.log_artifacts(run_id, str(folder), part)
 
     def _has(self, run_id: str, part: str) -> bool:
@@ -79,7 +78,7 @@ class Uploader:
         if part == "model":
             logged = find_logged_model(client, client.get_run(run_id))
             return logged is not None and str(logged.status) == "READY"
-        with storing(str(client.get_run(run_id).info.artifact_uri)):
+        with storing(self.run_index.artifact_place):
             return bool(client.list_artifacts(run_id, part))
 
     def _store_fetched(self, run_id: str, record: Record, part: str) -> None:
