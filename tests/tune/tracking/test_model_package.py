@@ -148,7 +148,8 @@ def test_a_missing_folder_or_one_without_a_model_is_a_problem_and_the_rest_of_th
     end(tracker, "b", model_dir=tmp_path / "half", metrics={"final/val_mse": 0.5})
     settle(tracker)
     assert len(tracker.problems) == 2
-    assert all("holds no forecasting.json" in problem for problem in tracker.problems)
+    assert "gone with the model is not there" in tracker.problems[0]
+    assert "holds no forecasting.json" in tracker.problems[1]
     for trial_id in ("a", "b"):
         run_id = _trial_run(shared_store, sweep_id, trial_id)
         assert open_client(shared_store).get_run(run_id).data.metrics == {"final/val_mse": 0.5}
