@@ -20,6 +20,7 @@ SWEEP = (  # noqa: SIM905
     "--set data.context_length=48 --set data.prediction_length=12 --set model.d_model=16 --set model.num_heads=4 "
     "--set model.ffn_dim=16 --set train.batch_size=256"
 ).split()
+LONG = "x" * 60  # the name of a folder
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,8 @@ def work() -> Iterator[Path]:
     """The container's only writable folder; `storage` in it is a mount that shows 0777 for everything."""
     need("bindfs")
     folder = Path(tempfile.mkdtemp(prefix="w", dir="/tmp"))  # short, for sockets
-    (folder / "t").mkdir()
+    for name in ("t", LONG):
+        (folder / name).mkdir()
     with bound(folder / "disk", folder / "storage", "--perms=a+rwX", "--chmod-ignore", "--chown-ignore"):
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +63,7 @@ def test_the_sweep_says_where_it_keeps_what_its_storage_cannot_keep_private(ran:
 
 def test_nothing_is_written_beside_storage_store_and_temporary_folder(ran: Ran, work: Path) -> None:
     assert {path.name for path in work.iterdir()} <= {
-        "t", "disk", "storage", "mlflow.db", "mlflow-artifacts", "mlruns", "mlartifacts", "data", ".root",
+        "t", LONG, "disk", "storage", "mlflow.db", "mlflow-artifacts", "mlruns", "mlartifacts", "data", ".root",
     }  # fmt: skip
 
 
@@ -71,8 +73,9 @@ REFUSED = {
     "the store": ("/usr", ("--storage-path", "{work}/runs"), "t", "mlflow.db"),
     "any temporary folder": (
         "/usr", ("--storage-path", "{work}/runs", "--tracking-uri", "sqlite:///{work}/mlflow.db"), None,
-        "set TMPDIR to a folder that can be written",
+        "'/usr']: set TMPDIR to a folder that can be written",
     ),
+    "a folder for sockets": (None, (), LONG, "its path is too long for Ray's sockets, at most"),
 }  # fmt: skip
 
 

@@ -11,12 +11,14 @@ from typing import IO
 
 from tune.cluster.connect import check_address_form
 from tune.cluster.probe import assumed_facts
+from tune.cluster.session_folder import session_folder
 from tune.cluster.share import check_gpus_per_trial
 from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, tracking_uri, whole_number
 from tune.commands.report import show_report
 from tune.common import signals
 from tune.common.address import is_server, redacted, sqlite_file
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
+from tune.common.temporary import temporary_folder
 from tune.config.request import Request, build_request
 from tune.config.yaml_file import check_new_config, write_config
 from tune.console.output import check_file_target, check_json_target, write_json
@@ -110,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
     if arguments.plan:
         return _show_plan(request, planner, arguments, text)
+    temporary_folder() if arguments.address is not None else session_folder()  # is there one that can be used?
     check_storage(arguments.storage_path)
     if note := cache_note(arguments.storage_path):
         print(note, file=sys.stderr)
