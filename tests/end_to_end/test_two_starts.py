@@ -22,14 +22,15 @@ import sys, time
 from pathlib import Path
 from tune.common.errors import WrongInput
 from tune.storage import open_sweep
+from tune.storage.moved import Command
 from tune.storage.outbox import Outbox
 storage, key = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 try:
     with open_sweep.sweep_lock(storage, key):
-        environment = {"code_sha256": "c"}
-        sweep, _ = open_sweep.choose_sweep(storage, key=key, environment=environment, fresh=False, resume=None)
+        how = {"environment": {"code_sha256": "c"}, "fresh": False, "resume": None}
+        sweep, _ = open_sweep.choose_sweep(storage, command=Command(key=key), **how)
         content = {"key": key, "created_s": time.time(), "code": {"code_sha256": "c"}}
         outbox = Outbox((sweep or open_sweep.create(storage, "custom", content)).outbox)
     print("opened", flush=True)

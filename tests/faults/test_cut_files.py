@@ -14,6 +14,7 @@ from trial_kit import run_small
 
 from tune.storage import open_sweep, sweep_dir
 from tune.storage.checksums import MANIFEST, find_damage, first_intact
+from tune.storage.moved import Command
 from tune.storage.sweep_dir import SweepDir
 
 EPOCHS = 3
@@ -116,7 +117,7 @@ def test_a_cut_sweep_json_is_named_and_its_results_stay_where_they_are(
     sweep = open_sweep.create(tmp_path, "pruning", content)
     sweep.outbox.write_text(json.dumps({"kind": "begin_sweep"}) + "\n")
     _cut(sweep.path / "sweep.json", faults)
-    chosen, _ = open_sweep.choose_sweep(tmp_path, key="k", environment=CODE, fresh=False, resume=None)
+    chosen, _ = open_sweep.choose_sweep(tmp_path, command=Command(key="k"), environment=CODE, fresh=False, resume=None)
     assert chosen is None
     assert f"{sweep.path / 'sweep.json'} is left out" in capsys.readouterr().err
     open_sweep.create(tmp_path, "pruning", content)
@@ -128,5 +129,5 @@ def test_a_sweep_made_after_the_clock_was_set_back_is_still_the_latest(tmp_path:
     first = open_sweep.create(tmp_path, "pruning", content | {"created_s": 7200.0})
     first.update(state=sweep_dir.FINISHED)
     second = open_sweep.create(tmp_path, "pruning", content | {"created_s": 3600.0})
-    chosen, _ = open_sweep.choose_sweep(tmp_path, key="k", environment=CODE, fresh=False, resume=None)
+    chosen, _ = open_sweep.choose_sweep(tmp_path, command=Command(key="k"), environment=CODE, fresh=False, resume=None)
     assert chosen == second

@@ -11,11 +11,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tune.cluster.auth_token import check_cluster_token, check_token_file, own_token
+from tune.cluster.old_sessions import clear_dead_sessions, keep_own_session, remove_own_session
 from tune.cluster.session_folder import object_store, on_loopback, session_folder
 from tune.common import signals
 from tune.common.errors import WrongInput, first_line
 from tune.common.process import JOB_CONFIG
 from tune.common.secrets import hidden, secret_names
+from tune.common.temporary import own_folder
 from tune.machine.code_identity import CODE, REPO_ROOT
 from tune.machine.device import available_cpus
 
@@ -60,11 +62,14 @@ def _connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+        if address is None:
+            remove_own_session(own_folder() / "s")
 
 
 def _start(ray: Any) -> None:
     """Start Ray on this machine. Its processes get no secret of this one, and another current folder."""
     folder = session_folder().absolute()
+    clear_dead_sessions(folder)
     # "local", or Ray would join what somebody's `ray start` on this machine left
     options = {"address": "local", "num_cpus": available_cpus(), "include_dashboard": False, "_temp_dir": str(folder)}
     try:
@@ -72,6 +77,7 @@ def _start(ray: Any) -> None:
             _init(ray, **object_store(folder), **options)
     except Exception as error:  # Ray raises ConnectionError, ValueError, plain Exception, ...
         problem = f"Ray did not start on this machine: {first_line(error)}"
+        keep_own_session(folder)
         raise WrongInput(f"{problem}; its logs are in {folder}/session_latest/logs") from error
 
 

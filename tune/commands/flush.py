@@ -21,9 +21,12 @@ from tune.driver.finish import (
     what_was_refused,
 )
 from tune.storage import sweep_dir
+from tune.storage.leftovers import clear_leftovers
+from tune.storage.moved import own_store
 from tune.storage.open_sweep import check_known
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
+from tune.tracking.artifact_place import settle_artifacts
 from tune.tracking.store import PROJECT, STORE_ANSWERS_WITHIN_S, check_store
 from tune.tracking.tracker import Tracker
 
@@ -62,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(text, file=sys.stderr, flush=True)
 
     check_access(uri, PROJECT, STORE_ANSWERS_WITHIN_S, say)
+    settle_artifacts(uri, PROJECT, storage, say)
     with open_tracker(folder, uri, retry_refused=True) as tracker:
         pending = tracker.pending
         lacking = _send(folder, tracker, uri, say)
@@ -92,6 +96,7 @@ def _send(folder: SweepDir, tracker: Tracker, uri: str, say: Say) -> int:
         lacking = flush_within(tracker, STALLED_S, say)
     if not lacking:
         folder.update(state=sweep_dir.FINISHED)
+        clear_leftovers(folder)
     return lacking
 
 
@@ -103,7 +108,7 @@ def _next(folder: SweepDir) -> str:
 
 def _store(folder: SweepDir, given: str | None) -> str:
     """The store's address. WrongInput for any store but the sweep's own: another would get a second copy of it."""
-    own = str(folder.read()["tracking_uri"])
+    own = own_store(folder)
     if given is None:
         return own
     if (other := redacted(settled_uri(given))) != own:

@@ -33,6 +33,7 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("stop",): "stop",
     ("report",): "report",
     ("flush",): "flush",
+    ("gc",): "gc",
     ("compare",): "compare",
     ("predict",): "predict",
     ("data", "show"): "data",

@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Forecast into --output, draw --plot, print the errors of --backtest."""
     _check(arguments)
     with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-        model = find_model(arguments.run, tracking_uri=tracking_uri(arguments), scratch=Path(scratch))
+        uri, storage = tracking_uri(arguments), arguments.storage_path
+        model = find_model(arguments.run, tracking_uri=uri, storage=storage, scratch=Path(scratch))
         forecaster = _load(model.folder, arguments.device)
     facts = forecaster.facts
     horizon = arguments.horizon or facts.prediction_length

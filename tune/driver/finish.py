@@ -14,6 +14,8 @@ from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
 from tune.report.values import parent_metrics
 from tune.storage import sweep_dir
+from tune.storage.leftovers import clear_leftovers
+from tune.storage.moved import EARLIER_STORES
 from tune.storage.outbox import beside
 from tune.storage.sweep_dir import SweepDir
 from tune.storage.waiting import flush_command
@@ -21,7 +23,6 @@ from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
 
-EARLIER_STORES = "earlier_stores"  # in sweep.json: addresses, the latest first
 SHORT_WAIT_S = 2.0  # a wait for MLflow that is shorter than this gets no line
 LONGEST_WAIT_S = 60.0  # for MLflow, at the end of a sweep
 Say = Callable[[str], None]
@@ -67,6 +68,8 @@ def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interr
         lacking = flush_within(tracker, LONGEST_WAIT_S, say)
     if not interrupted:
         folder.update(state=sweep_dir.ENDED if lacking else sweep_dir.FINISHED)
+        if not lacking:
+            clear_leftovers(folder)
     return lacking
 
 

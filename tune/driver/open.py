@@ -20,14 +20,17 @@ from tune.driver.finish import open_tracker
 from tune.driver.launcher import Launcher
 from tune.driver.options import Options
 from tune.machine.code_identity import code_identity
-from tune.plan.data import cache_dir
+from tune.plan.data import cache_dir, file_fields
 from tune.plan.placement import FIELD
 from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.report.data import TAG
 from tune.storage import open_sweep
 from tune.storage.check_folder import cache_place
+from tune.storage.moved import Command
 from tune.storage.sweep_dir import SweepDir
+from tune.tracking.reader import ask_store, summaries
+from tune.tracking.store import PROJECT, STORE_ANSWERS_WITHIN_S, TrackingError
 from tune.tracking.tracker import Tracker
 from tune.worker.node_forkserver import NodeForkServers
 
@@ -70,8 +73,16 @@ def open_sweep_run(
     if not plan.runnable:
         raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
     key = plan.key(data_sha256=data.sha256, tracking_uri=options.tracking_uri)
+    command = Command(
+        key=key,
+        asked=asked,
+        tracking_uri=options.tracking_uri,
+        key_of=lambda store, paths: plan.key(data_sha256=data.sha256, tracking_uri=store, paths=paths),
+        holds=lambda sweep_id: _holds(options.tracking_uri, sweep_id),
+        paths=file_fields(plan.trials[0].config.data),
+    )
     with open_sweep.sweep_lock(options.storage_path, key), signals.deferred(patient=False):
-        folder = open_folder(plan, {"key": key, "asked": asked}, environment, options, data.protocol)
+        folder = open_folder(plan, command, environment, options, data.protocol)
         plan = _as_begun(planner, plan, folder)
         tracker = open_tracker(folder, options.tracking_uri)
     launcher = Launcher(
@@ -91,6 +102,16 @@ def open_sweep_run(
     return plan, launcher, tracker
 
 
+def _holds(tracking_uri: str, sweep_id: str) -> bool:
+    def ask(client: Any) -> bool:
+        return any(summary.sweep_id == sweep_id for summary in summaries(client, PROJECT))
+
+    try:
+        return ask_store(tracking_uri, STORE_ANSWERS_WITHIN_S, ask)
+    except TrackingError:  # no such experiment yet
+        return False
+
+
 def _as_begun(planner: Planner, plan: Plan, folder: SweepDir) -> Plan:
     """`plan` with the feed that the sweep in `folder` began with: other memory may be free now."""
     begun = folder.read()["trials"][0]["params"].get(FIELD)
@@ -105,29 +126,33 @@ def _as_begun(planner: Planner, plan: Plan, folder: SweepDir) -> Plan:
 
 def open_folder(
     plan: Plan,
-    keys: dict[str, str],
+    command: Command,
     environment: dict[str, Any],
     options: Options,
     protocol: dict[str, Any] | None = None,
 ) -> SweepDir:
-    """The folder of the unfinished sweep with this key, or a new one."""
+    """The folder of the unfinished sweep that the command fits, or a new one."""
     code = code_identity()
     environment = {"device": plan.device.as_dict(), **environment, **code}
     folder, why = open_sweep.choose_sweep(
-        options.storage_path, key=keys["key"], environment=environment, fresh=options.fresh, resume=options.resume
+        options.storage_path, command=command, environment=environment, fresh=options.fresh, resume=options.resume
     )
+    moved = None if folder is None else command.move(folder)
     if not options.quiet:
-        print(why, file=sys.stderr)
+        print(*filter(None, (why, moved)), sep="\n", file=sys.stderr)
     if folder is not None:
         folder.run_on(environment)
         return folder
     content = {
         "sweep": plan.sweep.name,
-        **keys,
+        "key": command.key,
+        "asked": command.asked,
+        "paths": command.paths,
         "created_s": time.time(),
         "code": code,
         "environment": environment,
         "tracking_uri": redacted(settled_uri(options.tracking_uri)),
+        "storage": str(options.storage_path.absolute()),
         **({} if protocol is None else {TAG: protocol}),
         "trials": plan_rows(plan.trials),
     }

@@ -36,6 +36,7 @@ from tune.report.data import FILE, TAG, protocol_params, protocol_tag
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
+from tune.tracking.artifact_place import settle_artifacts
 from tune.tracking.artifact_probe import artifact_root, check_artifacts
 from tune.tracking.store import JOB_TAG, PROJECT, STORE_ANSWERS_WITHIN_S, check_store
 from tune.tracking.tracker import Tracker
@@ -50,6 +51,7 @@ def run_sweep(
     """
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     readable = check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
+    settle_artifacts(options.tracking_uri, PROJECT, options.storage_path, _say(options))
     if readable:  # otherwise its records and files wait
         root = artifact_root(options.storage_path, options.tracking_uri)
         check_artifacts(options.tracking_uri, PROJECT, root, _say(options))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from data_pipeline.datasets import get_dataset, is_path
 from data_pipeline.errors import DataError
 from data_pipeline.options import DEFAULTS, DataOptions
+from data_pipeline.split_rule import parse_split
 
 if TYPE_CHECKING:
     from data_pipeline.series.store import Series
@@ -88,6 +89,15 @@ def _rows_by_definition(dataset: str, options: DataOptions) -> SplitRows | None:
         return None
     step = FixedStep(step_us=round(MICROSECONDS_PER_MINUTE * spec.step_minutes))
     return SplitRows(every=(split_bounds(spec.split, rows, step),))
+
+
+def file_fields(data: DataConfig) -> dict[str, str]:
+    """The fields of `data` that hold paths of files, whose content is what counts; none for a named data set."""
+    if not is_path(data.dataset):
+        return {}
+    split = data.split
+    files = {} if split is None or parse_split(split).files is None else {"split": split}
+    return {"dataset": data.dataset, **files}
 
 
 def cache_dir(storage_path: Path) -> Path:

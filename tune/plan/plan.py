@@ -28,7 +28,7 @@ from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import DataConfig, TrialConfig, build_trial, check_field, data_options
 from tune.machine.device import DeviceFacts
 from tune.plan import batch
-from tune.plan.data import UNREAD, DataFacts, facts_by_definition
+from tune.plan.data import UNREAD, DataFacts, facts_by_definition, file_fields
 from tune.plan.placement import USUAL
 from tune.plan.support import resolve_auto_names, unsupported_reason
 
@@ -78,25 +78,32 @@ class Plan:
         """
         return self.repeats > 1 and len({trial.arm for trial in self.runnable}) > 1
 
-    def key(self, *, data_sha256: str, tracking_uri: str) -> str:
+    def key(self, *, data_sha256: str, tracking_uri: str, paths: Mapping[str, str] | None = None) -> str:
         """Identity for resuming: the same effective configurations on the same data, device model and store.
 
         The store counts without its credentials, as a new password does not make it another one.
+
+        paths: other paths of the data files, by `file_fields`: for the key of this command where they lie there.
         """
         content = [
             self.sweep.name,
             data_sha256,
             redacted(settled_uri(tracking_uri)),
             self.device.name,
-            [(trial.trial_id, trial.unsupported is None, self._identity(trial.config)) for trial in self.trials],
+            [
+                (trial.trial_id, trial.unsupported is None, self._identity(trial.config, paths or {}))
+                for trial in self.trials
+            ],
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _identity(self, config: TrialConfig) -> dict[str, Any]:
+    def _identity(self, config: TrialConfig, paths: Mapping[str, str]) -> dict[str, Any]:
         """What two configurations must share to be the same one. A feed that was chosen by what is free does not count:
         a sweep goes on with the one that it began with."""
         values = config.identity()
-        return values if self.placement is None else values | {"data": {**values["data"], "feed": USUAL}}
+        moved = {name: path for name, path in paths.items() if name in file_fields(config.data)}
+        feed = {} if self.placement is None else {"feed": USUAL}
+        return values | {"data": {**values["data"], **moved, **feed}}
 
 
 def make_plan(

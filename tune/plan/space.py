@@ -103,10 +103,10 @@ class SearchPlan(Plan):
     seed: int  # of the search; the final has the `repeats` seeds after it
     baseline_cell: Labels | None  # runs first; None: the baseline is not a cell that can run
 
-    def key(self, *, data_sha256: str, tracking_uri: str) -> str:
+    def key(self, *, data_sha256: str, tracking_uri: str, paths: Mapping[str, str] | None = None) -> str:
         """As for a plan, with the number of draws and the cells that can run."""
         every = hashlib.sha256(json.dumps(self.space.tree).encode()).hexdigest()
-        content = [super().key(data_sha256=data_sha256, tracking_uri=tracking_uri), self.draws, every]
+        content = [super().key(data_sha256=data_sha256, tracking_uri=tracking_uri, paths=paths), self.draws, every]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def arm(self, labels: Labels) -> Arm:

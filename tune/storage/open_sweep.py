@@ -17,6 +17,7 @@ from tune.common.errors import WrongInput, did_you_mean
 from tune.common.files import write_atomically
 from tune.machine.environment import changes
 from tune.storage.check_folder import LOCKS, unwritable
+from tune.storage.moved import Command
 from tune.storage.outbox import in_use_by
 from tune.storage.params import FORMAT, format_of
 from tune.storage.sweep_dir import FINISHED, RUNNING, SweepDir
@@ -96,20 +97,22 @@ def _checked(content: Any) -> dict[str, Any]:
 
 
 def choose_sweep(
-    storage: Path, *, key: str, environment: dict[str, Any], fresh: bool, resume: str | None
+    storage: Path, *, command: Command, environment: dict[str, Any], fresh: bool, resume: str | None
 ) -> tuple[SweepDir | None, str]:
     """The sweep to continue (None: start a new one), and a line that tells the user why.
 
-    This is the latest unfinished sweep with this key. It must have run with the code, versions and driver of
-    `environment`, as the results of a sweep come from one program; a sweep that `resume` names need not.
+    This is the latest unfinished sweep that the command fits, though it may have moved. It must have run with the code,
+    versions and driver of `environment`, as the results of a sweep come from one program; a sweep that `resume` names
+    need not.
     """
     if resume is not None:
-        return _named(storage, resume, key), f"resuming {resume}, as asked"
+        return _named(storage, resume, command), f"resuming {resume}, as asked"
     if fresh:
         return None, "starting a new sweep, as asked by --fresh"
-    same = [sweep for sweep in every(storage) if sweep.read()["key"] == key]
+    planned = [sweep for sweep in every(storage) if command.plans(sweep)]
+    same = [sweep for sweep in planned if command.fits(sweep)]
     if not same:
-        return None, "starting a new sweep"
+        return None, "starting a new sweep" + _elsewhere(planned)
     latest = same[-1]
     if latest.read()["state"] == FINISHED:
         return None, f"{latest.sweep_id} ran this same plan to its end; starting a new sweep"
@@ -120,6 +123,18 @@ def choose_sweep(
             f"{latest.sweep_id} to continue it anyway"
         )
     return latest, f"resuming {latest.sweep_id}, which did not finish (use --fresh to start anew)"
+
+
+def _elsewhere(planned: list[SweepDir]) -> str:
+    """What to say of unfinished sweeps of this plan that are recorded in another store."""
+    left = [sweep for sweep in planned if sweep.read()["state"] != FINISHED]
+    if not left:
+        return ""
+    sweep_id, store = left[-1].sweep_id, left[-1].read()["tracking_uri"]
+    return (
+        f"; {sweep_id}, of this plan, is unfinished in another store: --tracking-uri {store} goes on there, "
+        f"--resume {sweep_id} moves all of it to this one"
+    )
 
 
 def _other_program(content: dict[str, Any], environment: dict[str, Any]) -> str | None:
@@ -164,13 +179,11 @@ def check_known(storage: Path, sweep_id: str, *, given: str) -> None:
     check_idle(SweepDir(storage / sweep_id))
 
 
-def _named(storage: Path, sweep_id: str, key: str) -> SweepDir:
+def _named(storage: Path, sweep_id: str, command: Command) -> SweepDir:
     check_known(storage, sweep_id, given=f"--resume {sweep_id}")
     chosen = SweepDir(storage / sweep_id)
-    if chosen.read()["key"] != key:
-        raise WrongInput(
-            f"--resume {sweep_id}: it has another plan, data or store than this command; run its own command"
-        )
+    if not command.plans(chosen):
+        raise WrongInput(f"--resume {sweep_id}: it has another plan or data than this command; run its own command")
     if chosen.read()["state"] == FINISHED:
         raise WrongInput(f"--resume {sweep_id}: it is finished; use `experiments.py report {sweep_id}`")
     return chosen

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tune.common.process import ProcessInfo, this_process
+from tune.storage.paths import as_found, as_stored
 
 Record = dict[str, Any]
 _BLOCK = 1 << 16
@@ -52,7 +53,7 @@ class Outbox:
         Raises:
             OSError: the disk refused it (full, gone); no part of the record stays in the file.
         """
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(as_stored(record, self.path.parent), separators=(",", ":")).encode() + b"\n"
         with self._mutex:
             try:
                 written = 0
@@ -74,7 +75,7 @@ class Outbox:
             while end < self.size and limit != 0:
                 line = stream.readline()
                 end += len(line)
-                yield _parse(line), end
+                yield as_found(_parse(line), self.path.parent), end
                 limit = None if limit is None else limit - 1
 
     def close(self) -> None:

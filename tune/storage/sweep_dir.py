@@ -1,7 +1,7 @@
 """The folder of one sweep on disk: its plan, the code that ran it, and the checkpoints of its trials.
 
 STORAGE/SWEEP_ID/sweep.json         plan, key, code and environment, state (running | ended | finished)
-STORAGE/SWEEP_ID/checkpoints/T      paths of the newest checkpoint of the trial T and of the one before it
+STORAGE/SWEEP_ID/checkpoints/T      paths inside this folder: the newest checkpoint of the trial T, the one before
 STORAGE/SWEEP_ID/blocks.json        seed -> the GPU that runs its block of trials, if there are several GPUs
 STORAGE/SWEEP_ID/outbox.jsonl       every result on its way to MLflow (tune.storage.outbox)
 STORAGE/SWEEP_ID/attempt-N/         Ray Tune's folder of the N-th run of this sweep
@@ -18,6 +18,7 @@ from typing import Any
 from tune.common.files import write_atomically
 from tune.machine.environment import CODE_FIELDS
 from tune.storage.params import format_of
+from tune.storage.paths import found_path, stored_path
 
 RUNNING, ENDED, FINISHED = "running", "ended", "finished"  # ended: all trials have ended, but MLflow lacks records
 # The newest and the one before it: Tune uses the older one until it knows the new one, and we do if the new one is
@@ -61,15 +62,17 @@ class SweepDir:
             self.update(environment=environment, environments=every, code=code)
 
     def checkpoints(self, trial_id: str) -> list[str]:
-        """The kept checkpoints of a trial, the newest first."""
+        """The kept checkpoints of a trial, the newest first, where they are now."""
         file = self.path / "checkpoints" / trial_id
-        return file.read_text(errors="replace").splitlines() if file.exists() else []
+        stored = file.read_text(errors="replace").splitlines() if file.exists() else []
+        return [str(found_path(text, self.path)) for text in stored]
 
     def save_checkpoint(self, trial_id: str, checkpoint: str) -> None:
         """Record the newest checkpoint, in a file of this trial: one file of all would be rewritten each time."""
         file = self.path / "checkpoints" / trial_id
         file.parent.mkdir(exist_ok=True)
-        write_atomically(file, "\n".join([checkpoint, *self.checkpoints(trial_id)][:KEPT_CHECKPOINTS]))
+        kept = [checkpoint, *self.checkpoints(trial_id)][:KEPT_CHECKPOINTS]
+        write_atomically(file, "\n".join(stored_path(path, self.path) for path in kept))
 
     def kept_samples(self, trial_id: str) -> Path | None:
         """The raw samples in a trial's newest checkpoint; None if it has no checkpoint."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 from model.facts import FACTS
 from tune.common.errors import WrongInput
 from tune.common.published import stored_rules
-from tune.tracking.model_package import FILES_PATH, NotAModel, download_model
+from tune.tracking.artifact_place import artifact_roots
+from tune.tracking.model_package import FILES_PATH, ModelIsGone, NotAModel, download_model
 from tune.tracking.reader import ask_store, experiment_id, summaries
 from tune.tracking.refusals import classify
 from tune.tracking.runs import find_runs
@@ -38,7 +40,7 @@ class FoundModel:
     words: str
 
 
-def find_model(name: str, *, tracking_uri: str, scratch: Path) -> FoundModel:
+def find_model(name: str, *, tracking_uri: str, storage: Path, scratch: Path) -> FoundModel:
     """The model that `name` means; a model in MLflow is downloaded into `scratch`, an existing folder.
 
     `name` is one of these; a folder that holds a model comes first:
@@ -46,6 +48,8 @@ def find_model(name: str, *, tracking_uri: str, scratch: Path) -> FoundModel:
     - the id of an MLflow run, or runs:/ID/model;
     - a sweep id: its done trial with the smallest validation MSE;
     - a trial id: of the newest sweep that has this trial.
+
+    The files of a model in a SQLite store are looked for in `storage` too, which may have moved.
 
     Raises WrongInput, and TrackingError if the store does not answer.
     """
@@ -61,10 +65,13 @@ def find_model(name: str, *, tracking_uri: str, scratch: Path) -> FoundModel:
     elif "/" in name or path.is_dir():
         problem = f"it holds no {FACTS}" if path.is_dir() else "there is no such folder"
         raise WrongInput(f"RUN {name}: {problem}; give the folder of a saved model, an MLflow run id, or a sweep id")
-    return ask_store(tracking_uri, STORE_ANSWERS_WITHIN_S, lambda client: _fetch(client, name, scratch / "model"))
+    roots = artifact_roots(tracking_uri, storage)
+    return ask_store(
+        tracking_uri, STORE_ANSWERS_WITHIN_S, lambda client: _fetch(client, name, scratch / "model", roots)
+    )
 
 
-def _fetch(client: MlflowClient, name: str, target: Path) -> FoundModel:
+def _fetch(client: MlflowClient, name: str, target: Path, roots: Sequence[Path]) -> FoundModel:
     run, why = _find_run(client, name)
     tags = run.data.tags
     trial = f"trial {tags.get('trial_id', run.info.run_name)} of {tags.get('sweep_id', 'no sweep')}"
@@ -75,7 +82,12 @@ def _fetch(client: MlflowClient, name: str, target: Path) -> FoundModel:
         reason = f" ({tags['reason']})" if tags.get("reason") else ""
         raise WrongInput(f"RUN {name}: {trial} is '{status}'{reason} and has no model; give a trial that is done")
     try:
-        download_model(client, run.info.run_id, target)
+        download_model(client, run.info.run_id, target, roots)
+    except ModelIsGone as gone:
+        raise WrongInput(
+            f"RUN {name}: the model of {trial} is missing: {gone}. If the folder has moved, give its --storage-path; "
+            "or give the folder of the saved model itself"
+        ) from None
     except NotAModel:
         raise WrongInput(
             f"RUN {name}: MLflow has no model of {trial}. If records still wait, the sweep's command sends them; "

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.facts import CONFIG, FACTS, WEIGHTS, Facts, read_facts
+from tune.tracking.artifact_place import found_artifacts, local_path
 from tune.tracking.refusals import NotThere, drafting, drafts, storing
 
 if TYPE_CHECKING:
@@ -35,6 +37,14 @@ LINKED_METRICS = ("final/val_mse", "final/test_mse", "final/test_mae", "final/pa
 
 class NotAModel(NotThere):
     """The folder holds no model that can forecast; the message is one line."""
+
+
+class ModelIsGone(ValueError):
+    """The files of a model are neither where the store says nor in the other places; the message is one line."""
+
+    def __init__(self, recorded: str, places: Sequence[str]) -> None:
+        looked = f", and nothing of it lies below {' or '.join(places)}" if places else ""
+        super().__init__(f"its files are not in {recorded}, where MLflow's records have them{looked}")
 
 
 def publish(client: MlflowClient, run_id: str, folder: Path, metrics: dict[str, float], timestamp_ms: int) -> str:
@@ -84,11 +94,12 @@ def find_logged_model(client: MlflowClient, run: Run) -> LoggedModel | None:
     return models[0] if models else None
 
 
-def download_model(client: MlflowClient, run_id: str, target: Path) -> None:
+def download_model(client: MlflowClient, run_id: str, target: Path, roots: Sequence[Path] = ()) -> None:
     """Download config, weights and facts of the run's model into the new folder `target`.
 
-    Nothing else of it is downloaded or executed, our own source included. Raises NotAModel if the run has no model,
-    and the errors of MLflow's calls.
+    Nothing else of it is downloaded or executed, our own source included. If the store names a folder, `roots` are
+    searched first: a folder that was moved or copied may hold the artifacts now. Raises NotAModel if the run has no
+    model, ModelIsGone if its files are not found, and the errors of MLflow's calls.
     """
     import mlflow.artifacts
 
@@ -96,12 +107,26 @@ def download_model(client: MlflowClient, run_id: str, target: Path) -> None:
     if logged is None or str(logged.status) != "READY":
         raise NotAModel(f"run {run_id} has no model in the MLflow store")
     target.mkdir(parents=True)
+    if local_path(logged.artifact_location) is not None:
+        _copy_model(logged.artifact_location, target, roots)
+        return
     for name in (CONFIG, WEIGHTS, FACTS):
         mlflow.artifacts.download_artifacts(
             artifact_uri=f"{logged.artifact_location}/{FILES_PATH}/{name}",
             dst_path=str(target),
             tracking_uri=client.tracking_uri,
         )
+
+
+def _copy_model(location: str, target: Path, roots: Sequence[Path]) -> None:
+    folder = found_artifacts(location, roots)
+    try:
+        if folder is None:
+            raise FileNotFoundError
+        for name in (CONFIG, WEIGHTS, FACTS):
+            shutil.copyfile(folder / FILES_PATH / name, target / name)
+    except FileNotFoundError:
+        raise ModelIsGone(str(local_path(location)), [str(root) for root in roots]) from None
 
 
 def _create(client: MlflowClient, run: Run, facts: Facts) -> LoggedModel:

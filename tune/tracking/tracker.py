@@ -15,6 +15,7 @@ from typing import Any
 
 from tune.common.address import settled_uri
 from tune.common.clock import SteadyClock
+from tune.storage.moved import store_name
 from tune.storage.outbox import Outbox, Record
 from tune.storage.params import FORMAT, stored_params
 from tune.storage.trial_log import OutboxIndex, TrialLog
@@ -58,7 +59,7 @@ class Tracker:
         self._outbox = Outbox(outbox_path)
         self._mutex = threading.Lock()
         self._index = OutboxIndex()
-        digest = store_digest(tracking_uri, experiment)
+        digest = store_digest(store_name(tracking_uri, self._outbox.path.parent), experiment)
         position = Position.load(self._outbox.path, store=digest, size=self._outbox.size)
         if retry_refused and len(RejectedFile(self._outbox.path, replay=False)):
             position.rewind()

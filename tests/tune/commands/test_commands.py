@@ -18,6 +18,7 @@ from tune.commands.main import COMMANDS, load_command, main
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
 from tune.plan.plan import Plan
 from tune.storage import open_sweep
+from tune.storage.moved import Command
 from tune.storage.outbox import Outbox
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -90,7 +91,7 @@ def test_the_same_sweep_a_second_time_is_refused_before_ray_starts(
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{sweep.sweep_id} is running as process {os.getpid()}" in line
     with pytest.raises(WrongInput, match="is running as process"):  # where the cluster had to be asked for the plan
-        open_sweep.choose_sweep(storage, key=keys[-1], environment={}, fresh=False, resume=None)
+        open_sweep.choose_sweep(storage, command=Command(key=keys[-1]), environment={}, fresh=False, resume=None)
     with pytest.raises(Started):
         main([*CUSTOM, "--fresh"])
     running.close()

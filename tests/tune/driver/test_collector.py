@@ -61,7 +61,7 @@ def test_the_model_is_taken_from_the_final_reports_own_folder_and_not_from_the_l
     collector: Collector, tmp_path: Path
 ) -> None:
     _result(collector, _trial(tmp_path), status="done", reason=None, checkpoint_dir_name="checkpoint_000003")
-    assert _records(tmp_path, "end")[0]["model_dir"] == str(tmp_path / "t" / "checkpoint_000003" / "model")
+    assert _records(tmp_path, "end")[0]["model_dir"] == "t/checkpoint_000003/model"
 
 
 @pytest.mark.parametrize("status", ["nan", "oom", "failed", "unsupported"])
@@ -80,7 +80,7 @@ def test_raw_samples_come_with_the_final_report_or_else_from_the_newest_checkpoi
         collector._tracker.plan_trial(trial_id="t", run_name="t", params={}, tags={"status": "running"})
         _result(collector, trial, reason="r", **result)
     kept = [record["samples_dir"] for record in _records(tmp_path, "end")]
-    folders = [str(tmp_path / "t" / name / "samples") for name in ("checkpoint_000003", "checkpoint_000002")]
+    folders = [f"t/{name}/samples" for name in ("checkpoint_000003", "checkpoint_000002")]  # in the sweep's folder
     assert kept == [None, *folders]
 
 

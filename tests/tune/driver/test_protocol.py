@@ -17,6 +17,7 @@ from tune.driver.options import Options
 from tune.machine.device import DeviceFacts
 from tune.plan.planner import Planner
 from tune.plan.text import print_plan
+from tune.storage.moved import Command
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 
@@ -31,7 +32,7 @@ def planner(tmp_path: Path) -> Planner:
 
 def _begun(planner: Planner, options: Options, protocol: dict[str, Any] | None) -> dict[str, Any]:
     plan = planner.plan(CPU)
-    folder = open.open_folder(plan, {"key": "k", "asked": "a"}, {"versions": {}}, options, protocol)
+    folder = open.open_folder(plan, Command(key="k", asked="a"), {"versions": {}}, options, protocol)
     begun: dict[str, Any] = {}
     tracker = SimpleNamespace(begin_sweep=lambda **fields: begun.update(fields))
     runner._Run(plan, folder, SimpleNamespace(share=SimpleNamespace(gpus=0)), options)._begin(tracker)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
 from tune.plan.planner import Planner
 from tune.storage import open_sweep, sweep_dir
+from tune.storage.moved import Command
 from tune.storage.trial_log import TrialLog
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
@@ -129,13 +130,13 @@ def test_a_sweep_goes_on_in_another_environment_only_when_resumed_by_name_and_an
     plan = make_plan(get_sweep("engine"), overrides=overrides, repeats=1, seed=1, device=CPU)
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path, quiet=True)
     first, second = ({"versions": {"torch": version}, "host_cpus": 2} for version in ("2.11.0", "2.12.0"))
-    keys = {"key": "k", "asked": "a"}
-    folder = open.open_folder(plan, keys, first, options)
-    assert open.open_folder(plan, keys, first, options) == folder
+    command = Command(key="k", asked="a", tracking_uri=options.tracking_uri)
+    folder = open.open_folder(plan, command, first, options)
+    assert open.open_folder(plan, command, first, options) == folder
     with pytest.raises(WrongInput, match=f"torch 2.11.0, now 2.12.0.*--fresh.*--resume {folder.sweep_id}"):
-        open.open_folder(plan, keys, second, options)
+        open.open_folder(plan, command, second, options)
     named = replace(options, resume=folder.sweep_id)
-    assert open.open_folder(plan, keys, second, named) == folder
+    assert open.open_folder(plan, command, second, named) == folder
     announced: dict[str, Any] = {}
     tracker = SimpleNamespace(ended={}, plan_trial=lambda trial_id, tags, **_: announced.update({trial_id: tags}))
     runner._Run(plan, folder, SimpleNamespace(), named)._announce(tracker, plan.runnable)  # type: ignore[arg-type]
@@ -159,7 +160,7 @@ def test_the_parent_run_says_which_batch_was_the_default(
     tracker = SimpleNamespace(begin_sweep=lambda tags, **_: begun.append(tags))
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path, quiet=True)
     monkeypatch.setattr(open, "code_identity", lambda: {"git_commit": None, "git_dirty": None, "code_sha256": "c"})
-    folder = open.open_folder(plan, {"key": "k", "asked": "a"}, {}, options)
+    folder = open.open_folder(plan, Command(key="k", asked="a"), {}, options)
     launcher = SimpleNamespace(share=Share(cpus=2, gpus=0, at_a_time=1))
     runner._Run(plan, folder, launcher, options)._begin(tracker)  # type: ignore[arg-type]
     assert [tags.get("default_batch") for tags in begun] == [tag]

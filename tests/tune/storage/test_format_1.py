@@ -27,6 +27,7 @@ from tune.machine.device import DeviceFacts
 from tune.plan.estimate import time_line
 from tune.plan.plan import Plan, make_plan
 from tune.storage import open_sweep, sweep_dir
+from tune.storage.moved import Command
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
@@ -114,9 +115,10 @@ def test_what_its_trials_computed_is_found_again_by_the_plan_of_today(folder: Sw
 
 def test_an_unfinished_one_is_found_and_continued_in_its_own_format(folder: SweepDir, new_store: str) -> None:
     _interrupt(folder)
-    key = folder.read()["key"]
+    command = Command(key=folder.read()["key"])
     assert (
-        open_sweep.choose_sweep(folder.path.parent, key=key, environment={}, fresh=False, resume=SWEEP_ID)[0] == folder
+        open_sweep.choose_sweep(folder.path.parent, command=command, environment={}, fresh=False, resume=SWEEP_ID)[0]
+        == folder
     )
     before = len(folder.outbox.read_text().splitlines())
     options = Options(storage_path=folder.path.parent, tracking_uri=new_store, data_dir=folder.path.parent)

@@ -10,6 +10,7 @@ import pytest
 
 from tune.common.errors import WrongInput
 from tune.storage import check_folder, open_sweep, sweep_dir
+from tune.storage.moved import Command
 
 CODE = {"git_commit": "a" * 40, "git_dirty": False, "code_sha256": "1" * 64}
 OTHER_CODE = {"git_commit": "b" * 40, "git_dirty": True, "code_sha256": "2" * 64}
@@ -21,7 +22,7 @@ def _sweep(storage: Path, key: str = "k", created_s: float = 1.0, code: dict[str
 
 def _choose(storage: Path, **given: Any) -> tuple[sweep_dir.SweepDir | None, str]:
     return open_sweep.choose_sweep(
-        storage, **({"key": "k", "environment": CODE, "fresh": False, "resume": None} | given)
+        storage, **({"command": Command(key="k"), "environment": CODE, "fresh": False, "resume": None} | given)
     )
 
 
@@ -57,7 +58,7 @@ def test_other_code_is_refused_naming_both_ways_out_and_resume_by_name_waives_it
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"key": "other"}, "another plan, data or store"), ({"state": sweep_dir.FINISHED}, "it is finished")],
+    [({"key": "other"}, "another plan or data"), ({"state": sweep_dir.FINISHED}, "it is finished")],
 )
 def test_a_sweep_that_does_not_fit_cannot_be_resumed_by_name(
     tmp_path: Path, change: dict[str, Any], message: str

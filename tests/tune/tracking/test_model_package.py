@@ -85,7 +85,7 @@ def test_mlflow_loads_the_model_of_a_run_with_nothing_of_ours_at_hand_and_foreca
     for name, uri in {"of_model": model_uri, "of_run": model_uri.removesuffix("/model")}.items():
         scratch = tmp_path / name
         scratch.mkdir()
-        model = find_model(uri, tracking_uri=shared_store, scratch=scratch)
+        model = find_model(uri, tracking_uri=shared_store, storage=tmp_path, scratch=scratch)
         assert model.words.startswith("trial a of ")
         np.testing.assert_array_equal(Forecaster(model.folder).forecast(values), forecast)
 
