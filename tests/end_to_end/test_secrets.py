@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,16 +112,22 @@ def _run_watched(folder: Path, server: Server) -> Watched:
         try:
             while driver.poll() is None and time.monotonic() < deadline:
                 _look(seen, psutil.Process(driver.pid))
+                _keep(folder, Path(sockets))
                 time.sleep(0.5)
         finally:
             driver.kill()
         seen.code = driver.wait()
-        logs = [file for file in Path(sockets).rglob("*") if file.is_file() and not file.is_symlink()]
         seen.sessions = {path.name: stat.S_IMODE(path.stat().st_mode) for path in Path(sockets).iterdir()}
-        (folder / "ray-logs").mkdir()
-        for number, file in enumerate(logs):  # kept for the search
-            (folder / "ray-logs" / f"{number}-{file.name}").write_bytes(file.read_bytes())
     return seen
+
+
+def _keep(folder: Path, sockets: Path) -> None:
+    """Link every file that Ray has by now, for the search: the sweep removes them at its end."""
+    (folder / "ray-logs").mkdir(exist_ok=True)
+    for file in [*sockets.rglob("*"), *folder.glob("runs/*/attempt-*/*")]:
+        with suppress(OSError):  # it is gone, or linked already
+            if file.is_file() and not file.is_symlink():
+                os.link(file, folder / "ray-logs" / f"{file.stat().st_ino}-{file.name}")
 
 
 def _allow_cores() -> None:
@@ -133,9 +140,8 @@ def test_the_sweep_with_secrets_traps_and_the_variables_of_others_runs_to_its_en
 
 
 def test_no_file_of_the_sweep_of_mlflow_or_of_ray_holds_a_secret(watched: Watched) -> None:
-    assert list(watched.sweep_dir.rglob("tuner.pkl")) and list(
-        (watched.folder / "ray-logs").glob("*runtime_env_agent*")
-    )
+    for name in ("*tuner.pkl", "*runtime_env_agent*"):
+        assert list((watched.folder / "ray-logs").glob(name))
     assert files_with(watched.folder, EVERY) == {}  # storage, MLflow's database and artifacts, logs of driver and Ray
 
 
