@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from tune.common.address import one_line, redacted
 from tune.storage.outbox import Outbox, Record
-from tune.tracking.position import Position, Upload
-from tune.tracking.refusals import CannotStore, cause_of, classify
+from tune.tracking.position import Position
+from tune.tracking.refusals import classify
 from tune.tracking.rejected import RejectedFile
 from tune.tracking.store import TrackingError, check_store
-from tune.tracking.uploads import Uploader, UploadQueue, uploads_of
+from tune.tracking.upload_sender import WAITING, UploadSender
+from tune.tracking.uploads import Uploader, uploads_of
 from tune.tracking.writer import MlflowWriter, Rejection
 
 _BATCH_RECORDS = 500
@@ -33,7 +34,7 @@ class _Entry(NamedTuple):
 class OutboxSender:
     """One daemon thread between an Outbox and an MLflow store. `start` it once, `close` it once.
 
-    Records go in order. Their files follow by themselves: what cannot be stored for now holds up nothing else.
+    Records go in order. Another thread sends their files: what cannot be stored for now holds up nothing else.
 
     The store is probed before each record or batch of epochs. Without that, a call to a dead server would stay in
     MLflow's own 7 HTTP retries for some two minutes; only environment variables shorten them, and those are the
@@ -43,20 +44,30 @@ class OutboxSender:
     def __init__(
         self, outbox: Outbox, writer: MlflowWriter, uploader: Uploader, position: Position, *, total: int, sent: int
     ) -> None:
-        self.problems: list[str] = []
+        self._problems: list[str] = []
         self.outage: str | None = None
         self.say: Callable[[str], None] = lambda text: None  # called when an outage begins and ends
-        self._outbox, self._writer, self._uploader, self._position = outbox, writer, uploader, position
-        self._uploads = UploadQueue(position.uploads)
+        self._outbox, self._writer, self._position = outbox, writer, position
         self._rejected = RejectedFile(outbox.path, replay=position.offset == 0)
         self._total, self._sent = total, sent
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock is held to change what both threads share
+        self._files = UploadSender(
+            outbox, uploader, position, self._changed,
+            report=self._report, say=lambda text: self.say(text), refuse=self._refuse,
+            away=lambda: self.outage is not None,
+        )  # fmt: skip
         self._closing = self._abandoned = False
         self._waiting = 0
         self._rewound: set[int] = set()  # offsets at which runs were missing
         self._failures = 0
         self._saved_s = 0.0
         self._thread = threading.Thread(target=self._run, name="mlflow-sender", daemon=True)
+
+    @property
+    def problems(self) -> list[str]:
+        """What went wrong so far, a line each, without what has passed."""
+        files_wait = bool(self._files.queue.entries)
+        return [text for text in self._problems if files_wait or not text.startswith(WAITING)]
 
     @property
     def unsent(self) -> int:
@@ -66,7 +77,7 @@ class OutboxSender:
     @property
     def pending(self) -> int:
         """Records that MLflow does not have, or not with all of their files."""
-        return self.unsent + len(self._uploads.entries) + self._note_is_due
+        return self.unsent + len(self._files.queue.entries) + self._note_is_due
 
     @property
     def refused(self) -> int:
@@ -76,7 +87,7 @@ class OutboxSender:
     @property
     def blocked(self) -> str | None:
         """Why the files that wait cannot be stored before somebody mends it; None if waiting may be enough."""
-        return None if self.unsent else self._uploads.stuck
+        return None if self.unsent else self._files.queue.stuck
 
     def start(self) -> None:
         """Begin with what the outbox already holds.
@@ -84,9 +95,12 @@ class OutboxSender:
         MLflow is imported here, on the caller's thread. If our thread and Tune's imported it at once, they could wait
         for each other's modules, which Python ends with an error in one of them.
         """
+        import mlflow.artifacts
+        import mlflow.models
         import mlflow.tracking  # noqa: F401
 
         self._thread.start()
+        self._files.start()
 
     def notify(self) -> None:
         """Say that the outbox has one more record."""
@@ -102,11 +116,11 @@ class OutboxSender:
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._waiting += 1
-            self._uploads.hurry(time.monotonic(), _AWAITED_DELAY_S)
-            tried = self._uploads.rounds
+            self._files.queue.hurry(time.monotonic(), _AWAITED_DELAY_S)
+            tried = self._files.queue.rounds
             self._changed.notify_all()
             while self.pending and self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
-                if self.blocked and self._uploads.rounds > tried:
+                if self.blocked and self._files.queue.rounds > tried:
                     break
                 self._changed.wait(left)
             self._waiting -= 1
@@ -121,6 +135,7 @@ class OutboxSender:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(max(0.1, deadline - time.monotonic()))
+        self._files.close(deadline - time.monotonic())
         with self._changed:
             self._abandoned = True
         return pending
@@ -135,36 +150,29 @@ class OutboxSender:
         delay = _FIRST_DELAY_S
         while self._await_work():
             try:
+                if self._files.missing is not None:
+                    self._rewind(self._files.missing)
                 if self.unsent:
                     self._send_batch()
-                self._send_upload()
                 self._note_refused()
             except Exception as error:
                 self._note_outage(error)
                 self._pause(delay)
                 delay = min(2 * delay, _LONGEST_DELAY_S)
             else:
-                if self.outage is not None:
-                    self.say("MLflow takes records again")
-                    self.problems = [text.replace(self._waits, "; it takes them again") for text in self.problems]
-                self.outage, delay = None, _FIRST_DELAY_S
-
-    @property
-    def _waits(self) -> str:
-        return f"; records wait in {self._outbox.path}"
+                self._note_return()
+                delay = _FIRST_DELAY_S
 
     def _await_work(self) -> bool:
         with self._changed:
             while not self._has_work() and not self._closing:
-                self._changed.wait(self._uploads.due_in(time.monotonic()))
+                self._changed.wait()
             if not self._closing and not self._waiting:
                 self._changed.wait_for(lambda: self._closing or self._waiting, _GATHER_S)
             return not self._closing
 
     def _has_work(self) -> bool:
-        if self.unsent or self._note_is_due:
-            return True
-        return (due_in := self._uploads.due_in(time.monotonic())) is not None and due_in <= 0
+        return bool(self.unsent) or self._files.missing is not None or self._can_note_refused
 
     def _pause(self, delay: float) -> None:
         # A caller of flush must not wait for a complete back-off.
@@ -222,56 +230,17 @@ class OutboxSender:
             self._writer.rejections.append(Rejection(entries[0].record, one_line(error)))
             self._advance(entries)
 
-    def _send_upload(self) -> None:
-        upload = self._uploads.next(time.monotonic())
-        if upload is None or self._closing:
-            return
-        ((record, _),) = self._outbox.read(upload.start, 1)
-        check_store(self._writer.run_index.tracking_uri, _PROBE_S)
-        try:
-            self._uploader.store(record, upload.part)
-        except Exception as error:
-            self._handle_upload(error, upload, record)
-            return
-        self._end_upload(upload)
-
-    def _handle_upload(self, error: Exception, upload: Upload, record: Record) -> None:
-        kind = classify(error)
-        if kind == "missing" and upload.start not in self._rewound:
-            self._rewind(upload.start)
-        elif kind == "retry" and not isinstance(error, CannotStore):
-            raise error  # of the store itself
-        elif kind == "reject":
-            self._writer.rejections.append(Rejection(record, one_line(error), upload.part))
-            self._end_upload(upload)
-        else:
-            cause = str(error) if isinstance(error, CannotStore) else cause_of(error, upload.part)
-            problem = f"files cannot be stored: {cause}; they wait, and all else goes on"
-            if self._report(problem):
-                self.say(problem)
-            with self._changed:
-                self._uploads.failed(upload, cause, time.monotonic(), passes=kind == "retry")
-                self._changed.notify_all()
-
-    def _end_upload(self, upload: Upload) -> None:
-        self._set_aside()
-        with self._changed:
-            if self._abandoned:
-                return
-            self._uploads.stored(upload)
-            self._position.save()
-            if not self._uploads.entries:
-                self.problems = [text for text in self.problems if not text.startswith("files cannot be stored: ")]
-            self._changed.notify_all()
-
     def _rewind(self, offset: int) -> None:
         # The store lost our runs (a new database behind the same address), but the outbox still has every record.
-        self._rewound.add(offset)
-        self._uploads.clear()
-        self._position.rewind()
-        self._sent = 0
-        self._rejected.begin_replay()
-        self._writer.run_index.forget()
+        with self._changed:
+            self._rewound.add(offset)
+            self._files.looked_up.add(offset)
+            self._files.missing = None
+            self._files.queue.clear()
+            self._position.rewind()
+            self._sent = 0
+            self._rejected.begin_replay()
+            self._writer.run_index.forget()
         raise TrackingError("the MLflow store no longer has the runs of this sweep: they are written again")
 
     def _advance(self, entries: list[_Entry]) -> None:
@@ -281,7 +250,7 @@ class OutboxSender:
             if self._abandoned:
                 return
             for entry in entries:
-                self._uploads.add(uploads_of(entry.record, entry.start))
+                self._files.queue.add(uploads_of(entry.record, entry.start))
             self._position.offset = entries[-1].end
             self._sent += len(entries)
             if not self.unsent or time.monotonic() - self._saved_s > _SAVE_EVERY_S:
@@ -291,45 +260,68 @@ class OutboxSender:
 
     def _set_aside(self) -> None:
         rejections, self._writer.rejections = self._writer.rejections, []
-        for rejection in rejections:
-            self._rejected.add(rejection)
-            what = rejection.record.get("trial_id") or rejection.record["kind"]
-            name = self._rejected.path.name
-            self._report(f"MLflow refused a record of {what}: {rejection.error} (kept in {name})")
+        with self._changed:
+            for rejection in rejections:
+                self._refuse(rejection)
+
+    def _refuse(self, rejection: Rejection) -> None:
+        self._rejected.add(rejection)
+        what = rejection.record.get("trial_id") or rejection.record["kind"]
+        name = self._rejected.path.name
+        self._report(f"MLflow refused a record of {what}: {rejection.error} (kept in {name})")
 
     @property
     def _note_is_due(self) -> bool:
         return self._rejected.replaying or self.refused != self._position.refused_noted
 
+    @property
+    def _can_note_refused(self) -> bool:
+        """Once everything else was tried: until then, more may be refused."""
+        tried = not self._files.queue.entries or self._files.queue.rounds > 0
+        return self._note_is_due and not self.unsent and tried
+
     def _note_refused(self) -> None:
-        """Once everything else is sent, let the sweep's run say how many of its records were refused."""
-        if self.unsent or not self._note_is_due or self._closing:
+        """Let the sweep's run say how many of its records were refused."""
+        if not self._can_note_refused or self._closing:
             return
-        if self._uploads.entries and not self._uploads.rounds:
-            return  # one may still be refused
-        self._rejected.end_replay()
+        with self._changed:
+            self._rejected.end_replay()
+            refused = self.refused
         for record, _ in self._outbox.read(0, 1):
             try:
-                self._writer.note_refused(record["sweep_id"], self.refused)
+                self._writer.note_refused(record["sweep_id"], refused)
             except Exception as error:
                 if classify(error) != "reject":  # as without a run of the sweep, where nothing can be noted
                     raise
         with self._changed:
-            self._position.refused_noted = self.refused
+            self._position.refused_noted = refused
             self._position.save()
             self._changed.notify_all()
 
     def _note_outage(self, error: Exception) -> None:
-        if self.outage is None:
-            uri = redacted(self._writer.run_index.tracking_uri)
-            problem = f"MLflow store {uri} cannot be written: {one_line(error)}{self._waits}"
-            self._report(problem)
-            self.say(problem)
-        self.outage = one_line(error)
+        problem = f"MLflow store {redacted(self._writer.run_index.tracking_uri)} cannot be written: {one_line(error)}"
+        with self._changed:
+            begins, self.outage = self.outage is None, one_line(error)
+            if begins:
+                self._report(problem + self._waits)
+        if begins:
+            self.say(problem + self._waits)
+
+    def _note_return(self) -> None:
+        with self._changed:
+            ends, self.outage = self.outage is not None, None
+            self._problems = [text.replace(self._waits, "; it takes them again") for text in self._problems]
+            self._changed.notify_all()
+        if ends:
+            self.say("MLflow takes records again")
+
+    @property
+    def _waits(self) -> str:
+        return f"; records wait in {self._outbox.path}"
 
     def _report(self, problem: str) -> bool:
         """Whether it is a new one."""
-        if problem in self.problems:
+        if problem in self._problems:
             return False
-        self.problems.append(problem)
+        self._problems.append(problem)
         return True

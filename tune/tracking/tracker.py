@@ -81,7 +81,7 @@ class Tracker:
     @property
     def problems(self) -> list[str]:
         """What went wrong so far, a line each: refused records, missing model folders, the start of an outage."""
-        return list(self._sender.problems)
+        return self._sender.problems
 
     @property
     def outage(self) -> str | None:

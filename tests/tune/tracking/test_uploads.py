@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from tune.storage.outbox import beside
 from tune.tracking.position import Upload
 from tune.tracking.reader import read_sweep
 from tune.tracking.tracker import Tracker
-from tune.tracking.uploads import UploadQueue
+from tune.tracking.uploads import Uploader, UploadQueue
 
 EXPERIMENT = "patchtst"
 # SQLAlchemy 2.1 warns about MLflow 3.17's imports.
@@ -153,6 +154,32 @@ def test_a_package_that_is_missing_is_named_and_its_files_wait(place: Place, mon
         assert tracker.blocked == "no package boto3 for s3://no-bucket/x: pip install boto3"
         assert (tracker.unsent, tracker.refused) == (0, 0)
     assert not beside(place.outbox, "rejected").exists()
+
+
+def test_a_store_of_files_that_never_answers_holds_up_no_record_and_no_end(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, lets_go = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        hangs.set()
+        assert lets_go.wait(300)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Uploader, "store", hang)
+        tracker = place.open()
+        place.fill(tracker)
+        assert hangs.wait(300)
+        log(tracker, "b", 3)
+        while tracker.unsent:
+            tracker.flush(0.1)
+        assert tracker.close(0) == 3
+        lets_go.set()
+    (_, other) = read_sweep(place.uri, EXPERIMENT, "s").trials
+    assert points(place.uri, other.run_id) == expected_points(1, 2, 3)
+    with place.open() as tracker:
+        assert tracker.flush(300) == 0
+    assert place.files() == ALL_FILES
 
 
 def test_of_files_that_changed_while_they_waited_the_last_state_is_stored(place: Place) -> None:
