@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import select
 from pathlib import Path
@@ -46,7 +47,7 @@ def _read(path: Path) -> bytes:
         arrives.register(file, select.POLLIN)
         while len(content) <= LARGEST_BYTES:
             if not arrives.poll(SENDS_WITHIN_S * 1000):
-                raise WrongInput(f"nothing came for {SENDS_WITHIN_S:g} s from this pipe or device; give a YAML file")
+                raise OSError(errno.ETIMEDOUT, f"nothing came for {SENDS_WITHIN_S:g} s from this pipe or device")
             block = file.read(_BLOCK_BYTES)
             if not block:
                 break

@@ -224,13 +224,18 @@ SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_publis
 
 
 def check_field(name: str) -> str:
-    """`name` if it is a field. Otherwise raises WrongInput with the field of that last word, or the nearest name."""
+    """`name` if it is a field. Otherwise raises WrongInput with the field of that last word, or its initials, or near it."""
     if name in GROUPS:
         raise WrongInput(f"{name} is a group of fields; write the field with it, for example {name}.{_first(name)}")
     if name not in FIELDS:
-        alike = [field for field in FIELDS if field.rpartition(".")[2] == name.rpartition(".")[2]]
+        last = name.rpartition(".")[2]
+        alike = [field for field in FIELDS if last in (word := field.rpartition(".")[2], _initials(word))]
         raise unknown_name("field", name, FIELDS, meant=alike[0] if len(alike) == 1 else None)
     return name
+
+
+def _initials(word: str) -> str:
+    return "".join(part[:1] for part in word.split("_"))
 
 
 def _first(group: str) -> str:

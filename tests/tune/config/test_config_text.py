@@ -102,7 +102,9 @@ def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: p
     assert config_text.SENDS_WITHIN_S <= 15
     monkeypatch.setattr(config_text, "SENDS_WITHIN_S", 0.1)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(WrongInput, match="^nothing came for 0.1 s from this pipe or device"):
+    with pytest.raises(
+        WrongInput, match="^nothing came for 0.1 s from this pipe or device; give a YAML file that can be read$"
+    ):
         read_text(tmp_path / "pipe")
 
 

@@ -141,6 +141,13 @@ def test_a_short_name_is_answered_with_its_field(
     assert said.startswith(f"line 2: unknown field '{short}'") and "Did you mean" in said
 
 
+@pytest.mark.parametrize(("initials", "name"), [("lr", "train.learning_rate"), ("train.bs", "train.batch_size")])
+def test_initials_are_answered_with_the_field(
+    initials: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"Did you mean '{name}'?" in _answer(f"over:\n  {initials}: [1e-4, 1e-3]", tmp_path, capsys)
+
+
 @pytest.mark.parametrize("hint", ["this looks like TOML", "write a space after the colon"])
 def test_another_form_of_file_is_recognised(hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = 'sweep = "pruning"\n\n[set]\ntrain.epochs = 3\n' if "TOML" in hint else "sweep:pruning\nepochs:3"
