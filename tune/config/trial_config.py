@@ -224,7 +224,7 @@ SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_publis
 
 
 def check_field(name: str) -> str:
-    """`name` if it is a field. Otherwise raises WrongInput with the field of that last word, or its initials, or near it."""
+    """`name` if it is a field. Otherwise raises WrongInput with the field of that last word or initials, or near it."""
     if name in GROUPS:
         raise WrongInput(f"{name} is a group of fields; write the field with it, for example {name}.{_first(name)}")
     if name not in FIELDS:

@@ -163,7 +163,7 @@ def test_only_a_sweep_that_is_interrupted_goes_on_later(
 def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_store(
     uri: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = SimpleNamespace(pending=0, interrupted=False, statuses={}, failures=(), sweep_id="custom-1")
+    outcome = SimpleNamespace(pending=0, refused=0, interrupted=False, statuses={}, failures=(), sweep_id="custom-1")
     monkeypatch.setattr("tune.driver.run.run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_: None)
     assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE
