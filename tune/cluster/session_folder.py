@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -28,13 +29,18 @@ def session_folder() -> Path:
     """The folder for sockets, logs and our code of a Ray that we start: inside a folder that only we can enter.
 
     Ray opens its own folder to everybody, and its workers run the code in it. WrongInput names RAY_TMPDIR if others may
-    write to the folder, or Ray could not use it: its path is too long for sockets, or its disk is full. WrongInput too
-    where this machine has no loopback interface, for which Ray would wait for minutes.
+    write to the folder, or Ray could not use it: its path is too long for sockets or has letters Ray does not take,
+    or its disk is full. WrongInput too without a loopback interface, for which Ray would wait for minutes.
     """
     _check_loopback()
     sessions = own_folder() / "s"
     chosen = sessions.parents[1]
     named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "the temporary folder")
+    if not re.fullmatch(r"[\w ./+@=:,~%-]+", str(chosen), re.ASCII):  # Ray puts it into command lines, as ASCII
+        raise WrongInput(
+            f"{named} {chosen}: Ray takes no quotes or letters beyond ASCII in its path: set RAY_TMPDIR to another "
+            "folder such as /tmp"
+        )
     too_long = len(os.fsencode(sessions / LONGEST_BELOW)) - LONGEST_SOCKET_BYTES
     if too_long > 0:
         least = len(os.fsencode(chosen)) - too_long

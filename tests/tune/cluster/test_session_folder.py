@@ -41,12 +41,9 @@ def asked(folder: Path, *before: str, **variables: str | None) -> str:
 
 
 @pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
-@pytest.mark.parametrize("letter", ["x", "ä"])  # two bytes each, and bytes count
-def test_a_folder_too_long_for_sockets_is_refused_and_ray_tmpdir_named(
-    folder: Path, variable: str, letter: str
-) -> None:
+def test_a_folder_too_long_for_sockets_is_refused_and_ray_tmpdir_named(folder: Path, variable: str) -> None:
     room = LONGEST_SOCKET_BYTES - len(f"/ray-{os.getuid()}/s/{LONGEST_BELOW}") - len(f"{folder}/")
-    fits, long = (folder / (letter * (room // len(letter.encode()) + more)) for more in (0, 1))
+    fits, long = (folder / ("x" * (room + more)) for more in (0, 1))
     for path in (fits, long):
         path.mkdir()
     unset = dict.fromkeys(("RAY_TMPDIR", "TMPDIR"))
@@ -54,6 +51,14 @@ def test_a_folder_too_long_for_sockets_is_refused_and_ray_tmpdir_named(
     line = asked(folder, **unset | {variable: str(long)})
     assert line.startswith(f"{variable} {long}: its path is too long for Ray's sockets, at most ")
     assert line.endswith("set RAY_TMPDIR to a short folder such as /tmp")
+
+
+@pytest.mark.parametrize(("name", "taken"), [("a b", True), ("ü", False), ("it's", False), ('"', False), ("$x", False)])
+def test_a_folder_whose_name_ray_does_not_take_is_refused(folder: Path, name: str, taken: bool) -> None:
+    (folder / name).mkdir()
+    line = asked(folder, TMPDIR=str(folder / name), RAY_TMPDIR=None)
+    assert line.startswith("folder ") == taken
+    assert taken or ("beyond ASCII" in line and "set RAY_TMPDIR to another folder" in line)
 
 
 def test_ray_tmpdir_goes_before_a_tmpdir_that_is_too_long(folder: Path) -> None:
