@@ -70,7 +70,8 @@ def bound(source: Path, target: Path, *options: str) -> Iterator[Path]:
     try:
         yield target
     finally:
-        subprocess.run(["umount", "--lazy", target], check=True)
+        undo = ["umount", "--lazy"] if os.getuid() == 0 else ["fusermount", "-uz"]
+        subprocess.run([*undo, target], check=True)
 
 
 def environment(**changes: str | None) -> dict[str, str]:
