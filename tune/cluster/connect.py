@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tune.cluster.auth_token import check_cluster_token, check_token_file, own_token
+from tune.cluster.bash_on_path import bash_on_path
 from tune.cluster.old_sessions import clear_dead_sessions, keep_own_session, remove_own_session
 from tune.cluster.session_folder import object_store, on_loopback, session_folder
 from tune.common import signals
@@ -56,7 +57,8 @@ def _connected(address: str | None) -> Iterator[Any]:
 
     try:
         if address is None:
-            _start(ray)
+            with bash_on_path(own_folder() / "bin"):
+                _start(ray)
         else:
             _join(ray, address)
         yield ray

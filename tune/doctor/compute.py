@@ -122,6 +122,9 @@ def triton(place: Place) -> Iterator[Finding]:
     if _facts(place).device_type == "cpu":
         yield Finding(kind="Triton", name="kernel", works=None, found="not tried: a CPU needs none")
         return
+    if broken := _facts(place).compilers:
+        yield Finding(kind="Triton", name="kernel", works=False, found=", ".join(broken.values()), needed=True)
+        return
     with tempfile.TemporaryDirectory(prefix=".compiles-", dir=_compile_folder(place)) as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
         from tune.doctor.triton_kernel import runs

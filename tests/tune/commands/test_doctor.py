@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiler_kit import path_without_compilers
+from compiler_kit import path_with, path_without_compilers
 from doctor_kit import doctor, one
 
 from model.attention import BACKENDS
@@ -35,9 +35,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ready(here: Path) -> Ran:
-    """A run where a sweep can run."""
-    return doctor(here)
+def ready(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A run where a sweep can run, with no more on PATH than it needs."""
+    programs = ("git", "sh", "env", "openssl", "g++", "gcc", "as", "ld")
+    return doctor(here, PATH=str(path_with(tmp_path_factory.mktemp("bin"), *programs)))
 
 
 @pytest.fixture(scope="module")
