@@ -18,6 +18,7 @@ from tune.common.temporary import own_folder
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
 from tune.storage import open_sweep
+from tune.storage.check_folder import cache_place
 from tune.storage.leftovers import leftovers, remove, size_bytes, stale_drafts
 from tune.storage.outbox import Outbox
 from tune.storage.sweep_dir import FINISHED, SweepDir
@@ -110,7 +111,7 @@ def _items(storage: Path) -> Iterator[Item]:
             what = "checkpoints of a finished sweep" if finished else "older checkpoints of an unfinished sweep"
             yield Item(what=what, of=sweep.sweep_id, paths=paths, sweep=sweep)
     if not running:  # a running sweep may be one of another version
-        for folder, why in _compiled(storage / "compile"):
+        for folder, why in _compiled(cache_place(storage) / "compile"):
             yield Item(what=f"compiled code of {why}", of=str(folder), paths=[folder])
         if drafts := list(stale_drafts(storage)):
             yield Item(what="unfinished files of killed processes", of=str(storage), paths=drafts)

@@ -57,7 +57,10 @@ def cache_place(folder: Path) -> Path:
     Trials trust what they find there (compiled programs, gate results) and load libraries from it: its file system must
     keep it private and allow execution. WrongInput as `own_folder`.
     """
-    if no_caches(folder) is None:
+    try:
+        if no_caches(folder) is None:
+            return folder
+    except OSError:  # it cannot be written: nothing is put there, and what is there may be read
         return folder
     return own_folder() / "caches" / hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:12]
 

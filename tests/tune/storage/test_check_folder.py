@@ -121,3 +121,7 @@ def test_an_own_folder_that_is_missing_is_made_for_its_owner_only(folder: Path) 
         place = cache_place(mount)
     assert place.parents[1].stat().st_mode & 0o077 == 0
     assert place.parents[1].name == f"ray-{os.getuid()}"
+
+
+def test_a_folder_that_cannot_be_written_may_be_read_for_its_caches() -> None:
+    assert cache_place(Path("/proc")) == Path("/proc")
