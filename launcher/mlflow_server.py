@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WRONG_INPUT, WrongInput
 from tune.common.files import make_private
+from tune.common.process_setup import keep_to_absolute_paths, no_core_dumps
 from tune.tracking.store import STORE_ANSWERS_WITHIN_S, TrackingError, check_store
 
 ADMIN = "admin"
@@ -61,7 +63,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     return Settings(
         folder=folder,
         backend_store_uri=_backend(environment.get("BACKEND_STORE_URI") or f"sqlite:///{folder / 'mlflow.db'}"),
-        artifacts_destination=environment.get("ARTIFACTS_DESTINATION") or str(folder / "artifacts"),
+        artifacts_destination=_absolute(environment.get("ARTIFACTS_DESTINATION") or str(folder / "artifacts")),
         host=host,
         port=port,
         allowed_hosts=environment.get("MLFLOW_SERVER_ALLOWED_HOSTS") or _own_names(host, port),
@@ -86,6 +88,10 @@ def _backend(uri: str) -> str:
             "postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE"
         )
     return uri
+
+
+def _absolute(destination: str) -> str:
+    return destination if urlsplit(destination).scheme else str(Path(destination).absolute())
 
 
 def _own_names(host: str, port: int) -> str:
@@ -121,6 +127,7 @@ def prepare(settings: Settings) -> dict[str, str]:
         "MLFLOW_SERVER_ALLOWED_HOSTS": settings.allowed_hosts,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no sweep needs its seven processes
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONSAFEPATH": "1",
     }
 
 
@@ -185,6 +192,9 @@ def main() -> NoReturn:
         sys.exit(WRONG_INPUT)
     print(how_to_use(settings), file=sys.stderr, flush=True)
     os.umask(0o077)  # others may read neither the databases nor the artifacts
+    no_core_dumps()
+    keep_to_absolute_paths(os.environ)
+    os.chdir(settings.folder)  # the web server imports from the current folder before anything else
     os.execve(sys.executable, command(settings), os.environ | variables)
 
 

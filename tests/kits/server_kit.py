@@ -73,7 +73,7 @@ class Server:
 
 
 class PrivateServer:
-    """What `make mlflow-server` starts, with these variables; its files lie in `folder`."""
+    """What `make mlflow-server` starts, with these variables; its files lie in `folder`, and it starts beside that."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder, self.log, self.port = folder, folder.parent / f"{folder.name}.log", free_port()
@@ -81,8 +81,9 @@ class PrivateServer:
         given = {"SERVER_DIR": str(folder), "PORT": str(self.port), "WORKERS": "1", **variables}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "launcher.mlflow_server"],
-                cwd=ROOT, env={**os.environ, **given}, stdout=log, stderr=log, start_new_session=True,
+                [sys.executable, "-P", "-m", "launcher.mlflow_server"],
+                cwd=folder.parent, env={**os.environ, **given, "PYTHONPATH": str(ROOT)},
+                stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import resource
 import sqlite3
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from model_kit import save_small
+from secret_kit import plant_modules
 from server_kit import ROOT, PrivateServer, postgres
 from system_kit import skip_for_want_of
 from werkzeug.security import generate_password_hash
@@ -45,6 +47,7 @@ class Servers(dict[str, PrivateServer]):
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     folder, servers = tmp_path_factory.mktemp("servers"), Servers()
+    plant_modules(folder, folder / "executed", ("mlflow", "flask", "uvicorn", "sqlalchemy/__init__.py", "tune", "json"))
     servers.uris = {"sqlite": f"sqlite:///{folder / 'sqlite' / 'mlflow.db'}"}
     with ExitStack() as stack:
         try:
@@ -97,6 +100,16 @@ def test_a_sweep_with_a_wrong_password_is_refused_before_it_starts(
     with pytest.raises(TrackingError, match="refuses access: .*You are not authenticated") as refused:
         check_access(server.uri, EXPERIMENT, 60, pytest.fail)
     assert "canary" not in str(refused.value)
+
+
+def test_the_server_imports_nothing_from_the_folder_that_it_is_started_in(server: PrivateServer) -> None:
+    beside = server.folder.parent
+    assert (beside / "mlflow.py").exists()
+    assert not (beside / "executed").exists(), (beside / "executed").read_text()
+
+
+def test_the_server_leaves_no_core_dump_with_its_secrets(server: PrivateServer) -> None:
+    assert max(psutil.Process(server.process.pid).rlimit(resource.RLIMIT_CORE)) in (0, 1)
 
 
 def test_another_host_header_is_refused_even_with_the_right_password(server: PrivateServer) -> None:
@@ -217,6 +230,15 @@ def test_without_variables_the_server_uses_sqlite_and_serves_only_this_machine(t
     assert settings.allowed_hosts == "127.0.0.1:5000,localhost:5000"
     assert settings.backend_store_uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert "--host 127.0.0.1" in " ".join(command(settings))
+
+
+@pytest.mark.parametrize(("given", "absolute"), [("s3://b/a", False), ("mine", True), ("/mine", True), ("", True)])
+def test_a_folder_for_artifacts_is_absolute_and_another_store_is_left_as_it_is(
+    tmp_path: Path, given: str, absolute: bool
+) -> None:
+    settings = read_settings({"SERVER_DIR": str(tmp_path), "ARTIFACTS_DESTINATION": given})
+    assert Path(settings.artifacts_destination).is_absolute() is absolute
+    assert settings.artifacts_destination.endswith(given)
 
 
 @pytest.mark.parametrize(
