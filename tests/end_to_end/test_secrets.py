@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from secret_kit import CANARIES, PLANTED, environments, files_with, found_in, plant_modules
 from server_kit import Server
 from sweep_kit import ROOT
+from uv_kit import as_uv_run
 
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
@@ -65,7 +67,10 @@ class Watched:
 
 
 def _look(watched: Watched, driver: psutil.Process) -> None:
-    started = driver.children(recursive=True)
+    try:
+        started = driver.children(recursive=True)
+    except psutil.Error:  # it has just ended
+        return
     for command, environment in environments(started):
         if "experiments.py" in command or command.startswith("git "):  # the driver's own: about to become another
             continue
@@ -104,19 +109,21 @@ def _run_watched(folder: Path, server: Server) -> Watched:
         environment = {**os.environ, **PLANTED, **secrets, "MLFLOW_TRACKING_USERNAME": "ann", "RAY_TMPDIR": sockets}
         environment |= {**OF_OTHERS, "PYTHONPATH": f":relative:{ROOT}"}
         with (folder / "driver.log").open("wb") as log:
-            driver = subprocess.Popen(
-                [sys.executable, str(ROOT / "experiments.py"), *SWEEP],
-                cwd=folder, env=environment, stdout=log, stderr=log, preexec_fn=_allow_cores,
+            launcher = subprocess.Popen(
+                as_uv_run(folder, sys.executable, str(ROOT / "experiments.py"), *SWEEP), executable=sys.executable,
+                cwd=folder, env=environment, stdout=log, stderr=log, preexec_fn=_allow_cores, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + 540
         try:
-            while driver.poll() is None and time.monotonic() < deadline:
-                _look(seen, psutil.Process(driver.pid))
+            while launcher.poll() is None and time.monotonic() < deadline:
+                for driver in psutil.Process(launcher.pid).children():
+                    _look(seen, driver)
                 _keep(folder, Path(sockets))
                 time.sleep(0.5)
         finally:
-            driver.kill()
-        seen.code = driver.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(launcher.pid, signal.SIGKILL)
+        seen.code = launcher.wait()
         seen.sessions = {path.name: stat.S_IMODE(path.stat().st_mode) for path in Path(sockets).iterdir()}
     return seen
 
@@ -134,7 +141,7 @@ def _allow_cores() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
 
 
-def test_the_sweep_with_secrets_traps_and_the_variables_of_others_runs_to_its_end(watched: Watched) -> None:
+def test_the_sweep_with_secrets_traps_and_variables_of_others_runs_to_its_end_under_uv_run(watched: Watched) -> None:
     assert watched.code == 0, (watched.folder / "driver.log").read_text()
     assert len(PLANTED) >= 25
 
@@ -175,6 +182,11 @@ def test_no_process_runs_a_module_of_the_current_folder_or_a_relative_import_pat
 def test_nothing_of_the_current_folder_is_sent_to_workers(watched: Watched) -> None:
     sent = {file.name.partition("-")[2] for file in (watched.folder / "ray-logs").iterdir()}
     assert "connect.py" in sent and not sent & {"numpy.py", "yaml.py", "experiments.py"}
+
+
+def test_no_worker_is_started_with_uv(watched: Watched) -> None:
+    workers = [command for command in watched.commands if "default_worker.py" in command or "ray::" in command]
+    assert workers and not [command for command in watched.commands if command.startswith("uv ")]
 
 
 def test_no_param_or_tag_in_mlflow_holds_a_secret(watched: Watched) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from secret_kit import plant_modules
+from uv_kit import as_uv_run
 
 from tune.common.process_setup import keep_to_absolute_paths, prepare_process
 
@@ -98,6 +99,27 @@ def test_an_environment_without_import_paths_gets_none() -> None:
     variables = {"HOME": "/"}
     keep_to_absolute_paths(variables)
     assert variables == {"HOME": "/"}
+
+
+WHAT_RAY_DOES = """
+from ray._private.runtime_env.uv_runtime_env_hook import _get_uv_run_cmdline
+from ray._private.worker import _maybe_modify_runtime_env
+print(_get_uv_run_cmdline() is not None, sorted(_maybe_modify_runtime_env({}, False)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "changed"), [("", "['py_executable', 'working_dir']"), (PREPARED, "[]")], ids=["Ray alone", "prepared"]
+)
+def test_under_uv_run_ray_starts_workers_with_this_python_and_sends_no_folder(
+    tmp_path: Path, prepare: str, changed: str
+) -> None:
+    words = as_uv_run(tmp_path, sys.executable, "-c", f"{prepare}{WHAT_RAY_DOES}")
+    asked = subprocess.run(
+        words, executable=sys.executable, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert asked.stdout.strip() == f"True {changed}", asked.stderr
 
 
 NAMES = (
