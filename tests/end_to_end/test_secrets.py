@@ -56,7 +56,7 @@ class Watched:
     code: int
     commands: set[str] = field(default_factory=set)
     inherited: dict[str, set[str]] = field(default_factory=dict)  # command line -> secrets in its environment
-    core_limits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    core_limits: dict[str, int] = field(default_factory=dict)  # command line -> bytes
     listening: set[tuple[str, str, int]] = field(default_factory=set)  # process name, address, port
     sessions: dict[str, int] = field(default_factory=dict)  # name and mode of each folder that Ray was given
 
@@ -80,7 +80,7 @@ def _look(watched: Watched, driver: psutil.Process) -> None:
             command = " ".join(process.cmdline())
             watched.commands.add(command)
             if process is not driver or watched.inherited:  # it has begun
-                watched.core_limits[command] = process.rlimit(resource.RLIMIT_CORE)
+                watched.core_limits[command] = process.rlimit(resource.RLIMIT_CORE)[0]
             for connection in process.net_connections(kind="inet"):
                 if connection.status == psutil.CONN_LISTEN:
                     watched.listening.add((process.name(), connection.laddr.ip, connection.laddr.port))
@@ -171,7 +171,7 @@ def test_no_process_that_the_driver_starts_inherits_a_secret(watched: Watched) -
 
 def test_no_process_may_leave_a_core_dump(watched: Watched) -> None:
     assert any("experiments.py" in command for command in watched.core_limits)
-    assert {command: limits for command, limits in watched.core_limits.items() if max(limits) not in (0, 1)} == {}
+    assert {command: limit for command, limit in watched.core_limits.items() if limit not in (0, 1)} == {}
 
 
 def test_no_process_runs_a_module_of_the_current_folder_or_a_relative_import_path(watched: Watched) -> None:

@@ -51,7 +51,5 @@ def no_core_dumps() -> None:
     A program that takes the dumps (a pipe in core_pattern) gets them at a limit of 0 too, but not at a limit of 1 byte,
     into which no file fits either. Where 0 is the most that is allowed, that program decides.
     """
-    try:
-        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
-    except (ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if most == 0 else 1, most))

@@ -23,10 +23,7 @@ def _python(folder: Path, code: str, **variables: str) -> subprocess.CompletedPr
     """A Python in `folder` that may leave core dumps of any size."""
 
     def allow() -> None:
-        try:
-            resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
-        except ValueError:
-            resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
 
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -49,11 +46,8 @@ def test_what_such_a_process_starts_leaves_no_core_either(tmp_path: Path) -> Non
 
 def test_the_same_fault_without_it_leaves_one_where_the_system_writes_cores_into_the_folder(tmp_path: Path) -> None:
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
-    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    if (
-        "/" in pattern or pattern.startswith("|") or (os.getuid() and most in (0, 1))
-    ):  # an earlier test may have called a command
-        pytest.skip(f"cores go elsewhere here: core_pattern is {pattern}, and at most {most} bytes may be written")
+    if "/" in pattern or pattern.startswith("|") or resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
+        pytest.skip(f"cores go elsewhere here: core_pattern is {pattern}")
     died = _python(tmp_path, "import os; os.abort()", A_SECRET="x")
     assert died.returncode == -signal.SIGABRT and len(list(tmp_path.iterdir())) == 1
 
