@@ -14,6 +14,7 @@ from tune.console.output import check_json_target, write_json
 from tune.console.text import table
 from tune.tracking.reader import SweepSummary, list_sweeps
 from tune.tracking.store import PROJECT
+from tune.tracking.writer import REFUSED
 
 RUNNING, INTERRUPTED, DEAD = "running", "interrupted", "dead"
 COLUMNS = ["sweep_id", "status", "trials", "device", "started", "process"]
@@ -40,6 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(line, file=text)
     if any(row["status"] in (INTERRUPTED, DEAD) for row in rows):
         print(f"{INTERRUPTED}, or {DEAD} (killed): the same command again goes on from there", file=text)
+    for row in rows:
+        if row["refused"]:
+            again = f"python experiments.py flush {row['sweep_id']} tries them again"
+            print(f"{row['sweep_id']}: MLflow refused {row['refused']} of its records; {again}", file=text)
     write_json(arguments.json, {"sweeps": rows})
     return DONE
 
@@ -53,6 +58,7 @@ def _row(sweep: SweepSummary) -> dict[str, Any]:
         "device": sweep.tags.get("device"),
         "started": datetime.fromtimestamp(sweep.started_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "process": process,
+        "refused": int(sweep.tags.get(REFUSED, "0")),
     }
 
 

@@ -15,7 +15,7 @@ from tune.report.render.page import html_page
 from tune.report.values import parent_metrics
 from tune.storage import sweep_dir
 from tune.storage.leftovers import clear_leftovers
-from tune.storage.moved import EARLIER_STORES
+from tune.storage.moved import EARLIER_STORES, own_store
 from tune.storage.outbox import beside
 from tune.storage.sweep_dir import SweepDir
 from tune.storage.waiting import flush_command
@@ -36,14 +36,13 @@ def open_tracker(folder: SweepDir, tracking_uri: str, *, retry_refused: bool = F
     """
     local = tracking_uri.startswith("sqlite")
     root = (folder.path.parent.absolute() / "mlartifacts").as_uri() if local else None
-    content = folder.read()
     try:
         return Tracker(
             outbox_path=folder.outbox,
             tracking_uri=tracking_uri,
             experiment=PROJECT,
             artifact_root=root,
-            earlier_stores=[content["tracking_uri"], *content.get(EARLIER_STORES, [])],
+            earlier_stores=[own_store(folder), *folder.read().get(EARLIER_STORES, [])],
             retry_refused=retry_refused,
         )
     except ValueError as error:

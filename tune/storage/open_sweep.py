@@ -21,6 +21,7 @@ from tune.storage.moved import Command
 from tune.storage.outbox import in_use_by
 from tune.storage.params import FORMAT, format_of
 from tune.storage.sweep_dir import FINISHED, RUNNING, SweepDir
+from tune.storage.waiting import waiting
 
 LATER_S = 0.001  # a sweep gets at least this much later a time than those before it
 OPENING_S = 60.0  # how long a command waits while another command of the same plan opens its sweep
@@ -115,7 +116,9 @@ def choose_sweep(
         return None, "starting a new sweep" + _elsewhere(planned)
     latest = same[-1]
     if latest.read()["state"] == FINISHED:
-        return None, f"{latest.sweep_id} ran this same plan to its end; starting a new sweep"
+        left = waiting(storage, latest.sweep_id)
+        ended = f"{latest.sweep_id} ran this same plan to its end; starting a new sweep"
+        return None, f"{ended}; {left}" if left else ended
     check_idle(latest)
     if other := _other_program(latest.read(), environment):
         raise WrongInput(

@@ -227,6 +227,8 @@ def test_what_mlflow_refuses_for_good_is_counted_and_never_called_complete(
     record = read_sweep(uri, PROJECT, ended.sweep_id)
     assert record.trials[0].history["loss/val_mse"][-1] == (4, 1 / 4)
     assert record.tags["refused_records"] == "1"
+    assert main(["list", "runs", "--tracking-uri", uri]) == DONE
+    assert f"{ended.sweep_id}: MLflow refused 1 of its records; " in capsys.readouterr().out
 
 
 def test_flush_to_another_store_moves_the_sweep_there_whole_and_once(
