@@ -37,6 +37,12 @@ PARTS: dict[str, tuple[Check, ...]] = {
         Check(
             kind="MLflow store", tried="ask it as a sweep does", function="tune.doctor.store:answers", needed=True
         ),
+        Check(
+            kind="artifacts",
+            tried="store, read and remove a small file",
+            function="tune.doctor.store:artifacts",
+            needed=True,
+        ),
         Check(kind="MLflow store", tried="lock it for writing", function="tune.doctor.store:unlocked"),
         Check(kind="clock", tried="compare the server's clock with ours", function="tune.doctor.store:clock"),
     ),

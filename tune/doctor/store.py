@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 import ssl
 import time
@@ -14,23 +15,51 @@ from tune.common.address import is_server, redacted, settled_uri, sqlite_file
 from tune.doctor.finding import Finding, Place
 from tune.doctor.storage import clocks
 from tune.tracking.access import check_access
+from tune.tracking.artifact_probe import artifact_root, check_artifacts
 from tune.tracking.store import PROJECT, STORE_ANSWERS_WITHIN_S, TrackingError, check_store
 
 LOCKED_S = 2.0  # a writer of MLflow holds the lock for a fraction of this
 
 
-def answers(place: Place) -> Iterator[Finding]:
-    """Whether a sweep may start with this store. A missing file is not created."""
-    uri, notes = settled_uri(place.tracking_uri), list[str]()
+@functools.cache
+def _asked(uri: str) -> tuple[str | None, bool, tuple[str, ...]]:
+    """What is wrong with a store, as a sweep asks it; whether it could be read; and what a sweep would only mention."""
+    notes = list[str]()
     try:
         check_store(uri, STORE_ANSWERS_WITHIN_S)
-        check_access(uri, PROJECT, STORE_ANSWERS_WITHIN_S, notes.append)
+        readable = check_access(uri, PROJECT, STORE_ANSWERS_WITHIN_S, notes.append)
     except TrackingError as error:
-        yield Finding(kind="MLflow store", name=redacted(uri), works=False, found=str(error), needed=True)
+        return str(error), False, ()
+    return None, readable, tuple(notes)
+
+
+def answers(place: Place) -> Iterator[Finding]:
+    """Whether a sweep may start with this store. A missing file is not created."""
+    uri = settled_uri(place.tracking_uri)
+    problem, _, notes = _asked(uri)
+    if problem is not None:
+        yield Finding(kind="MLflow store", name=redacted(uri), works=False, found=problem, needed=True)
         return
     there = not uri.startswith("sqlite") or sqlite_file(uri).exists()
     found = "; ".join(notes) or ("answers" if there else "not there yet, made by the first sweep")
     yield Finding(kind="MLflow store", name=redacted(uri), works=not notes, found=found, needed=not notes)
+
+
+def artifacts(place: Place) -> Iterator[Finding]:
+    """Whether models and reports can be stored. Nothing of the file that is tried stays."""
+    uri, notes = settled_uri(place.tracking_uri), list[str]()
+    if not _asked(uri)[1]:
+        found = "not tried, as the store cannot be read"
+        yield Finding(kind="artifacts", name=redacted(uri), works=None, found=found)
+        return
+    root = artifact_root(place.storage, uri)
+    try:
+        check_artifacts(uri, PROJECT, root, notes.append)
+    except TrackingError as error:
+        yield Finding(kind="artifacts", name=redacted(root or uri), works=False, found=str(error), needed=True)
+        return
+    found = "; ".join(notes) or "a file was stored, read and removed"
+    yield Finding(kind="artifacts", name=redacted(root or uri), works=True, found=found, needed=True)
 
 
 def unlocked(place: Place) -> Iterator[Finding]:
