@@ -13,6 +13,7 @@ import pytest
 
 from tune.doctor import machine, storage
 from tune.doctor.finding import Finding, Place
+from tune.storage import check_folder
 
 
 @pytest.fixture
@@ -117,3 +118,23 @@ def test_a_storage_folder_that_cannot_be_written_is_an_obstacle(
     findings: list[Finding] = list(storage.folder(where))
     assert [(finding.works, finding.needed) for finding in findings] == [(False, True)]
     assert "give a folder that can be written" in findings[0].found
+
+
+@pytest.mark.parametrize("cache", ["compile", "gate"])
+def test_caches_that_others_can_write_to_are_an_obstacle_and_say_how_to_close_them(cache: str, place: Place) -> None:
+    (place.storage / cache).mkdir(parents=True)
+    (place.storage / cache).chmod(0o777)
+    (finding,) = storage.folder(place)
+    assert finding.works is False and finding.needed and "chmod -R go-w" in finding.found
+    (place.storage / cache).chmod(0o700)
+    assert [finding.works for finding in storage.folder(place)] == [True]
+
+
+def test_a_storage_folder_that_keeps_no_modes_is_said_with_the_place_that_its_caches_go_to(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_folder, "keeps_private", lambda folder: False)  # as on exFAT or SMB
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (finding,) = storage.folder(place)
+    assert finding.works and "keeps no permissions or owners" in finding.found and str(tmp_path) in finding.found
