@@ -84,7 +84,7 @@ def test_runs_that_the_store_lost_are_written_again(
     with opened(begin=False) as tracker:
         log(tracker, "a", 3)
         settle(tracker)
-        assert "written again" in tracker.problems[0]
+        assert tracker.problems[0].endswith("it no longer had the runs of this sweep: they are written again")
     (trial,) = read_sweep(shared_store, EXPERIMENT, sweep_id).trials
     assert points(shared_store, trial.run_id) == expected_points(1, 2, 3)
 

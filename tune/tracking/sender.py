@@ -25,6 +25,10 @@ _UNKNOWN_ATTEMPTS = 3
 _SAVE_EVERY_S = 1.0  # the position names every run, and a record sent again after a crash is stored once
 
 
+class RunsLost(TrackingError):
+    """The store has lost the runs of the sweep, as a new database behind the same address."""
+
+
 class _Entry(NamedTuple):
     record: Record
     start: int  # byte of the outbox
@@ -241,7 +245,7 @@ class OutboxSender:
             self._sent = 0
             self._rejected.begin_replay()
             self._writer.run_index.forget()
-        raise TrackingError("the MLflow store no longer has the runs of this sweep: they are written again")
+        raise RunsLost("it no longer had the runs of this sweep: they are written again")
 
     def _advance(self, entries: list[_Entry]) -> None:
         self._failures = 0
@@ -299,13 +303,16 @@ class OutboxSender:
             self._changed.notify_all()
 
     def _note_outage(self, error: Exception) -> None:
-        problem = f"MLflow store {redacted(self._writer.run_index.tracking_uri)} cannot be written: {one_line(error)}"
+        uri = redacted(self._writer.run_index.tracking_uri)
+        problem = f"MLflow store {uri} cannot be written: {one_line(error)}{self._waits}"
+        if isinstance(error, RunsLost):
+            problem = f"MLflow store {uri}: {error}"
         with self._changed:
             begins, self.outage = self.outage is None, one_line(error)
             if begins:
-                self._report(problem + self._waits)
+                self._report(problem)
         if begins:
-            self.say(problem + self._waits)
+            self.say(problem)
 
     def _note_return(self) -> None:
         with self._changed:

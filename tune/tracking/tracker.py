@@ -23,6 +23,7 @@ from tune.tracking.earlier_store import fetch_from
 from tune.tracking.position import Position, store_digest
 from tune.tracking.rejected import RejectedFile
 from tune.tracking.runs import RunIndex
+from tune.tracking.schema import is_empty
 from tune.tracking.sender import OutboxSender
 from tune.tracking.uploads import Uploader
 from tune.tracking.writer import OPEN_STATUSES, SWEEP_STATUSES, TRIAL_STATUSES, MlflowWriter
@@ -61,6 +62,8 @@ class Tracker:
         self._index = OutboxIndex()
         digest = store_digest(store_name(tracking_uri, self._outbox.path.parent), experiment)
         position = Position.load(self._outbox.path, store=digest, size=self._outbox.size)
+        if tracking_uri.startswith("sqlite") and is_empty(tracking_uri):  # deleted since: it gets everything again
+            position.rewind()
         if retry_refused and len(RejectedFile(self._outbox.path, replay=False)):
             position.rewind()
         try:

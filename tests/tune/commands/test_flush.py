@@ -19,6 +19,7 @@ from tracking_kit import end, expected_points, log, plan, points
 
 from tune.commands.flush import _other_store, run
 from tune.commands.main import main
+from tune.common.address import sqlite_file
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WRONG_INPUT
 from tune.driver.finish import flush_while_moving, how_to_flush, open_tracker
 from tune.storage import open_sweep, sweep_dir
@@ -85,6 +86,16 @@ def test_flushing_again_sends_nothing_and_changes_nothing(
     assert "(0 were sent now)" in capsys.readouterr().out
     assert read_sweep(uri, PROJECT, ended.sweep_id) == before
     assert ended.outbox.read_text() == records
+
+
+def test_a_store_that_was_deleted_since_gets_every_record_again(ended: SweepDir, uri: str) -> None:
+    assert _flush(ended) == DONE
+    sqlite_file(uri).unlink()  # this process keeps it open, as MLflow keeps its connections
+    again = [sys.executable, str(ROOT / "experiments.py"), "flush", ended.sweep_id, "--storage-path", ended.path.parent]
+    ran = subprocess.run(again, cwd=ended.path.parent, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == DONE and "cannot be written" not in ran.stderr
+    assert "(8 were sent now)" in ran.stdout
+    assert sqlite_file(uri).exists()
 
 
 def test_a_sweep_with_trials_left_is_sent_and_stays_unfinished(
