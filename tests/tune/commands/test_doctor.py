@@ -129,4 +129,5 @@ def test_list_runs_shows_the_sweeps_of_the_store(
     assert row["started"].endswith("UTC")
     assert row | {"started": ""} == {
         "sweep_id": "s-1", "status": "done", "trials": 3, "device": "some CPU", "started": "", "process": None,
+        "refused": 0,
     }  # fmt: skip
