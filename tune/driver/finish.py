@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
 
+PAGE = "report.html"  # the report as one page
 SHORT_WAIT_S = 2.0  # a wait for MLflow that is shorter than this gets no line
 LONGEST_WAIT_S = 60.0  # for MLflow, at the end of a sweep
 Say = Callable[[str], None]
@@ -44,9 +46,16 @@ def open_tracker(folder: SweepDir, tracking_uri: str, *, retry_refused: bool = F
             artifact_root=root,
             earlier_stores=[own_store(folder), *folder.read().get(EARLIER_STORES, [])],
             retry_refused=retry_refused,
+            make=functools.partial(_make, folder.sweep_id, tracking_uri),
         )
     except ValueError as error:
         raise WrongInput(f"{folder.sweep_id} cannot be opened, it may be running elsewhere: {error}") from None
+
+
+def _make(sweep_id: str, tracking_uri: str, name: str) -> str:
+    """The text of a file of the sweep's run, from the numbers in MLflow."""
+    assert name == PAGE, name
+    return html_page(read_sweep(tracking_uri, PROJECT, sweep_id))
 
 
 def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interrupted: bool, say: Say) -> int:
@@ -100,9 +109,10 @@ def flush_while_moving(tracker: Tracker, limit_s: float, say: Say, *, say_every_
 def end_with_summary(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> None:
     """End the sweep with the arms' summary on the parent run, made from the numbers in MLflow."""
     record = read_sweep(tracking_uri, PROJECT, folder.sweep_id)
-    files = {"report.md": markdown(record)}
+    files: dict[str, str | None] = {"report.md": markdown(record)}
     try:
-        files["report.html"] = html_page(record)
+        html_page(record)
+        files[PAGE] = None  # megabytes: made once more where it is stored
     except WrongInput as error:  # the sweep ends without a page
         print(f"{folder.sweep_id} has no report.html: {error}", file=sys.stderr)
     tracker.end_sweep(status="failed" if failures(tracker) else "done", metrics=parent_metrics(record), files=files)

@@ -40,6 +40,7 @@ class Tracker:
         experiment: MLflow experiment, created when missing.
         artifact_root: folder or URI for the artifacts of a new experiment in a database; a server uses its own.
         earlier_stores: where the sweep was recorded before; folders of trials that are gone are copied from there.
+        make: the text of a file that `end_sweep` was given without one, from what MLflow has.
         retry_refused: send the whole outbox again if MLflow refused some of it. What it takes now counts no longer.
 
     Raises:
@@ -55,6 +56,7 @@ class Tracker:
         artifact_root: str | None,
         earlier_stores: Sequence[str] = (),
         retry_refused: bool = False,
+        make: Callable[[str], str] | None = None,
     ) -> None:
         tracking_uri = settled_uri(tracking_uri)
         self._outbox = Outbox(outbox_path)
@@ -75,7 +77,7 @@ class Tracker:
             tracking_uri=tracking_uri, experiment=experiment, artifact_root=artifact_root, runs=position.runs
         )
         self._clock = SteadyClock(not_before_ms=self._index.latest_ms)
-        uploader = Uploader(run_index, fetch_from(earlier_stores, experiment, unless=tracking_uri))
+        uploader = Uploader(run_index, fetch_from(earlier_stores, experiment, unless=tracking_uri), make)
         self._sender = OutboxSender(
             self._outbox, MlflowWriter(run_index), uploader, position, total=self._index.records, sent=sent
         )
@@ -250,8 +252,10 @@ class Tracker:
             )
             return True
 
-    def end_sweep(self, *, status: str, metrics: Mapping[str, float | None], files: Mapping[str, str]) -> None:
+    def end_sweep(self, *, status: str, metrics: Mapping[str, float | None], files: Mapping[str, str | None]) -> None:
         """Close the sweep as done, failed or interrupted. Open trials become `planned` again, their runs KILLED.
+
+        A file whose text is None is made when it is stored, and lies nowhere else.
 
         Metrics that an earlier closing stored are left out: a driver that was killed while closing stores them once.
         """

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from tune.common.errors import WrongInput
 from tune.storage.outbox import Record
 from tune.tracking.model_package import find_logged_model, publish
 from tune.tracking.position import Upload
@@ -34,10 +35,16 @@ class Uploader:
 
     fetch: puts the folder that was `part` of a trial's record into the empty folder that it gets, from another place
         than the record names; False if it cannot.
+    make: the text of a file that a record names without one, from what the store has. It may raise WrongInput.
     """
 
-    def __init__(self, run_index: RunIndex, fetch: Callable[[Record, str, Path], bool] | None = None) -> None:
-        self.run_index, self._fetch = run_index, fetch
+    def __init__(
+        self,
+        run_index: RunIndex,
+        fetch: Callable[[Record, str, Path], bool] | None = None,
+        make: Callable[[str], str] | None = None,
+    ) -> None:
+        self.run_index, self._fetch, self._make = run_index, fetch, make
 
     def store(self, record: Record, part: str) -> None:
         """Store one part of a record's files.
@@ -54,9 +61,18 @@ class Uploader:
         elif not self._has(run_id, part):
             self._store_fetched(run_id, record, part)
 
-    def _store_texts(self, run_id: str, texts: dict[str, str]) -> None:
+    def _made(self, name: str) -> str:
+        if self._make is None:
+            raise NotThere(f"nothing here makes {name}")
+        try:
+            return self._make(name)
+        except WrongInput as error:
+            raise NotThere(f"{name} cannot be made: {error}") from None
+
+    def _store_texts(self, run_id: str, texts: dict[str, str | None]) -> None:
         client, place = self.run_index.client, self.run_index.artifact_place
-        for name, text in texts.items():
+        for name, given in texts.items():
+            text = self._made(name) if given is None else given
             with drafts("mlflow-files-") as temporary:
                 file = temporary / Path(name).name
                 with drafting():
