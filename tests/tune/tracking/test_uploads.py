@@ -17,6 +17,7 @@ from model_kit import save_small
 from tracking_kit import end, expected_points, log, plan, points
 from trouble_kit import small_disk
 
+from tune.common.errors import WrongInput
 from tune.storage.outbox import beside
 from tune.tracking.position import Upload
 from tune.tracking.reader import read_sweep
@@ -330,3 +331,35 @@ def test_a_queue_is_stuck_only_if_no_upload_may_still_succeed() -> None:
     assert queue.stuck == "full"
     queue.add([_upload("model", "b")])
     assert queue.stuck is None
+
+
+def test_a_file_given_without_its_text_is_made_where_it_is_stored_and_lies_in_no_outbox(place: Place) -> None:
+    made: list[str] = []
+
+    def make(name: str) -> str:
+        made.append(name)
+        return f"{name} of {read_sweep(place.uri, EXPERIMENT, 's').metrics['n']:g}"
+
+    with place.open(make=make) as tracker:
+        place.fill(tracker)
+        tracker.end_sweep(status="done", metrics={"n": 2.0}, files={"report.html": None, "report.md": "table"})
+        assert tracker.flush(60) == 0 and tracker.problems == []
+    from mlflow import MlflowClient
+
+    run_id = read_sweep(place.uri, EXPERIMENT, "s").run_id
+    stored = MlflowClient(tracking_uri=place.uri).download_artifacts(run_id, "report.html", str(place.folder))
+    assert Path(stored).read_text() == "report.html of 2"
+    assert made == ["report.html"] and "report.html of" not in place.outbox.read_text()
+
+
+def test_a_file_that_cannot_be_made_is_named_and_holds_up_nothing(place: Place) -> None:
+    def make(name: str) -> str:
+        raise WrongInput("no plotly")
+
+    with place.open(make=make) as tracker:
+        place.fill(tracker)
+        tracker.end_sweep(status="done", metrics={}, files={"report.html": None})
+        assert tracker.flush(60) == 0
+        (problem,) = tracker.problems
+    assert "report.html cannot be made: no plotly" in problem
+    assert read_sweep(place.uri, EXPERIMENT, "s").status == "done"
