@@ -20,6 +20,7 @@ from tune.storage.moved import EARLIER_STORES, own_store
 from tune.storage.outbox import beside
 from tune.storage.sweep_dir import SweepDir
 from tune.storage.waiting import flush_command
+from tune.tracking.artifact_probe import artifact_root
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT
 from tune.tracking.tracker import Tracker
@@ -36,14 +37,12 @@ def open_tracker(folder: SweepDir, tracking_uri: str, *, retry_refused: bool = F
     retry_refused: whether records that MLflow refused are tried again. The address may be another than the sweep's
     own: then that store gets all records, and what is no longer on disk is copied from the sweep's own store.
     """
-    local = tracking_uri.startswith("sqlite")
-    root = (folder.path.parent.absolute() / "mlartifacts").as_uri() if local else None
     try:
         return Tracker(
             outbox_path=folder.outbox,
             tracking_uri=tracking_uri,
             experiment=PROJECT,
-            artifact_root=root,
+            artifact_root=artifact_root(folder.path.parent, tracking_uri),
             earlier_stores=[own_store(folder), *folder.read().get(EARLIER_STORES, [])],
             retry_refused=retry_refused,
             make=functools.partial(_make, folder.sweep_id, tracking_uri),

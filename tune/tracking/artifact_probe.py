@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from tune.common.address import is_server, one_line, redacted, settled_uri
+from tune.tracking.artifact_place import ARTIFACTS
 from tune.tracking.refusals import CannotStore, drafting, drafts, storing
 from tune.tracking.schema import is_empty
 from tune.tracking.store import TrackingError, open_client
@@ -28,7 +29,7 @@ Say = Callable[[str], None]
 
 def artifact_root(storage_path: Path, tracking_uri: str) -> str | None:
     """Where a new experiment of a SQLite store keeps its artifacts: beside the sweeps. Others choose by themselves."""
-    return (storage_path / "mlartifacts").absolute().as_uri() if tracking_uri.startswith("sqlite") else None
+    return (storage_path / ARTIFACTS).absolute().as_uri() if tracking_uri.startswith("sqlite") else None
 
 
 def check_artifacts(
