@@ -58,7 +58,7 @@ def test_a_place_that_takes_files_is_left_as_it_was(there: list[str], tmp_path: 
 @pytest.mark.parametrize(
     ("place", "needs", "words"),
     [
-        (behind_a_file, "", r"at /.*/taken/mlartifacts: /.*/taken is a file where .* needs a folder"),
+        (behind_a_file, "", r"at /.*/taken/mlartifacts: /.*/taken is a file where a folder is needed"),
         (lambda folder: "s3://b/x", "boto3", "at s3://b/x: no package boto3 for .*: pip install boto3"),
         (lambda folder: "gs://b/x", "google.cloud.storage", "at gs://b/x: no package google-cloud-storage for .*: pip"),
         (lambda folder: "abfss://c@a.example.net/x", "azure.storage", "no package azure.*: pip install azure-storage"),
