@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import NodeDiedError, RayTaskError
+from secret_kit import plant_modules
 
 from tune.cluster import connect, shared_folders
 from tune.cluster.share import Share
@@ -139,21 +141,28 @@ def test_a_node_that_is_lost_meanwhile_is_named_and_delays_nothing(
     assert capsys.readouterr().err == "node of-first was lost while it was asked: NodeDiedError\n"
 
 
-def test_a_real_node_answers_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_node_answers_for_itself_and_imports_nothing_from_the_drivers_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The driver's own is a head that runs no trial. The second time the data is not there."""
     from ray.cluster_utils import Cluster
 
+    here, executed = tmp_path / "here", tmp_path / "executed"
+    plant_modules(here, executed, ("model", "tune", "data_pipeline/__init__.py", "numpy", "yaml", "torch"))
     monkeypatch.setattr(shared_folders, "SEEN_WITHIN_S", 30.0)
     head = {"num_cpus": 0, "num_gpus": 0, "node_ip_address": "127.0.0.30", "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.add_node(num_cpus=1, num_gpus=0, node_ip_address="127.0.0.31")
         asked = {"storage": tmp_path / "runs", "data_dir": tmp_path}
-        with connect.connected(cluster.address) as ray:
+        with chdir(here), connect.connected(cluster.address) as ray:
             cluster.wait_for_nodes()
+            searched = ray.get(ray.remote(num_cpus=1)(lambda: __import__("sys").path).remote())
+            assert not [path for path in searched if path in ("", str(here), str(connect.REPO_ROOT))]
             check_nodes(ray, CPU, **asked, dataset="demo")
             assert list((tmp_path / "runs").iterdir()) == []
             with pytest.raises(WrongInput, match=r"^node 127.0.0.31: there is no ETTm1.csv"):
                 check_nodes(ray, CPU, **asked, dataset="ETTm1")
+        assert not executed.exists()
     finally:
         cluster.shutdown()

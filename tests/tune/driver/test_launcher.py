@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from blocks_kit import Sweep, plan_of
 from blocks_kit import fake_entry as entry
+from secret_kit import PLANTED
 
 from tune.cluster.share import Share
 from tune.driver.blocks import Assignment
-from tune.driver.launcher import Launcher
+from tune.driver.launcher import Launcher, _keep_secrets_from_actors
 
 
 def _launcher(folder: Path, device_type: str) -> tuple[Launcher, Sweep]:
@@ -36,6 +37,22 @@ def test_a_trial_of_a_fixed_list_waits_on_a_cpu_only(
     assert [job["awaits_answer"] for job in jobs] == [waits] * 2
     assignment = Assignment(trial=sweep.plan.trials[0], followed=False, moved_because=None)
     assert launcher._job_of(assignment).awaits_answer is waits
+
+
+def test_tune_copies_no_secret_of_the_driver_into_its_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.tune.execution import class_cache
+
+    for name in (*PLANTED, "RAY_CHDIR_TO_TRIAL_DIR"):
+        monkeypatch.setenv(name, PLANTED.get(name, "1"))
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", class_cache.ENV_VARS_TO_PROPAGATE | {"AWS_PROFILE"})
+
+    def copied() -> set[str]:
+        actor = class_cache._ActorClassCache().get(type("Trainable", (), {}))
+        return set(actor._default_options["runtime_env"]["env_vars"])
+
+    assert {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} <= copied()  # by itself
+    _keep_secrets_from_actors()
+    assert not copied() & PLANTED.keys() and "RAY_CHDIR_TO_TRIAL_DIR" in copied()
 
 
 @pytest.mark.parametrize("device_type", ["cuda", "cpu"])
