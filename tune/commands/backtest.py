@@ -124,8 +124,13 @@ def _source(arguments: argparse.Namespace, facts: Facts, horizon: int) -> _Sourc
 
 
 def _training_series(arguments: argparse.Namespace, facts: Facts) -> Series:
-    """The series that the model was trained on. WrongInput if its source is another one now."""
+    """The series that the model was trained on. WrongInput if its source is another one now, or has moved."""
     name = str(facts.dataset.get("name"))
+    if Path(name).is_absolute() and not Path(name).exists():
+        remedy = "give it with --input FILE (its content tells that it is the same)"
+        if facts.series is not None:  # --input takes none of these
+            remedy = "put a link to it there"
+        raise WrongInput(f"{name}, which the model was trained on, is not there: if it has moved, {remedy}")
     fetch_if_missing(name, arguments.data_dir, quiet=False)
     series = open_series(name, arguments.data_dir, cache_dir(arguments.storage_path), training_options(facts))
     if series.source_sha256 != facts.dataset.get("source_sha256"):

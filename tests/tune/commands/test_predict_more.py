@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,9 @@ from PIL import Image
 from predict_kit import H, L, Trained
 
 from model.forecaster import Forecaster
+from tune.commands import backtest
 from tune.commands.main import main
+from tune.common.errors import WrongInput
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -239,3 +243,11 @@ def test_a_backtest_over_the_file_of_the_training_takes_its_test_set_only(
     expected = trained.final["unpruned"]["metrics"]["final/test_mse"]
     assert content["errors"]["model"]["standardised_mse"] == pytest.approx(expected, rel=1e-5)
     assert "which the model was trained on: 617 windows" in out and error == ""
+
+
+@pytest.mark.parametrize(("series", "remedy"), [(None, "--input FILE"), ({"s": 1}, "put a link to it there")])
+def test_a_backtest_whose_training_file_has_moved_says_what_to_do(tmp_path: Path, series: Any, remedy: str) -> None:
+    gone = tmp_path / "gone.csv"
+    facts = SimpleNamespace(dataset={"name": str(gone)}, series=series)
+    with pytest.raises(WrongInput, match=f"{gone}, which the model was trained on, is not there.*{remedy}"):
+        backtest._training_series(argparse.Namespace(), facts)  # type: ignore[arg-type]
