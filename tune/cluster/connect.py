@@ -63,7 +63,10 @@ def _connected(address: str | None) -> Iterator[Any]:
             _join(ray, address)
         yield ray
     finally:
-        ray.shutdown()
+        if address is None and signals.received():  # Ray waits for its processes, which may have got the signal too
+            signals.kill_children()
+        else:
+            ray.shutdown()
         if address is None:
             remove_own_session(own_folder() / "s")
 

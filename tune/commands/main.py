@@ -56,7 +56,9 @@ def program(argv: Sequence[str]) -> int:
     except signals.Stopped:  # while something else was being said
         print(signals.line(), file=sys.stderr)
         code = INTERRUPTED
-    return signals.exit_code(code) if code == INTERRUPTED else code
+    if signals.received():
+        signals.leave(signals.exit_code(code) if code == INTERRUPTED else code)
+    return code
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or signals.received():  # then any other error is its consequence
                 signals.over()
-                print(f"interrupted{signals.because()}{_hint(argv)}", file=sys.stderr)
+                print(signals.line(_hint(argv)), file=sys.stderr)
                 return INTERRUPTED
             return _exit_code(error, argv)
 

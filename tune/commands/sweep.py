@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import IO
@@ -241,14 +242,15 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
     if outcome.refused:
         print(what_was_refused(outcome.sweep_id, path, outcome.refused), file=sys.stderr)
     if outcome.pending:
-        if not outcome.unsent:
+        if not outcome.unsent and signals.received() in (None, signal.SIGINT):
             show_report(outcome.sweep_id, store, arguments.json, text)
         print(how_to_flush(outcome.sweep_id, path, store, outcome.pending, outcome.blocked), file=sys.stderr)
         if outcome.interrupted:
             print(_goes_on(outcome.sweep_id), file=sys.stderr)
         return INTERRUPTED
-    show_report(outcome.sweep_id, store, arguments.json, text)
-    print(f"MLflow UI: {_ui(store)}", file=text)
+    if signals.received() in (None, signal.SIGINT):  # who sends another one does not wait for a table
+        show_report(outcome.sweep_id, store, arguments.json, text)
+        print(f"MLflow UI: {_ui(store)}", file=text)
     if outcome.interrupted:
         print(_goes_on(outcome.sweep_id), file=sys.stderr)
         return INTERRUPTED

@@ -23,10 +23,10 @@ from typing import Any, NoReturn
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SAME_S = 0.5  # `timeout`, a closing terminal and systemd send one stop as two signals, this close to each other
-PATIENCE_S = 3.0  # how long a call that was deferred for may go on
-UNHEARD_S = 8.0  # then the main thread cannot hear; `docker stop` kills after 10 s
+PATIENCE_S = 2.0  # how long a call that was deferred for may go on
+UNHEARD_S = 5.0  # then the main thread cannot hear; `docker stop` kills 10 s after the signal
 LATE_S = 30.0  # then the command does not get to its end
-LAST_STEPS_S = 6.0  # for what still has to be written before the process ends
+LAST_STEPS_S = 4.5  # for what still has to be written before the process ends
 _AGAIN_S = 0.5  # how often the main thread is woken
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -145,9 +145,15 @@ def because() -> str:
     return "" if received() in (None, signal.SIGINT) else f" by {_SIGNALS.first.name}"  # type: ignore[union-attr]
 
 
-def line() -> str:
-    """The line that a command ends with if a signal stopped it."""
-    return f"interrupted{because()}{_SIGNALS.hint}"
+def line(hint: str = "") -> str:
+    """The line that a command ends with if a signal stopped it. hint: what follows if no other is installed."""
+    return f"interrupted{because()}{_SIGNALS.hint if _SIGNALS.installed else hint}"
+
+
+def then(hint: str) -> None:
+    """From now on another hint is true: the command has come further."""
+    if _SIGNALS.installed:
+        _SIGNALS.hint = hint
 
 
 def exit_code(code: int) -> int:
@@ -158,6 +164,14 @@ def exit_code(code: int) -> int:
 def over() -> None:
     """The command has ended: a first signal from now on changes nothing any more."""
     _SIGNALS.over = True
+
+
+def leave(code: int) -> NoReturn:
+    """End the process after a signal, without what libraries do at the end: Ray would wait for what is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def check() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tune.common import signals
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WrongInput
 from tune.common.statuses import NO_FAILURE
@@ -28,6 +29,7 @@ from tune.tracking.tracker import Tracker
 PAGE = "report.html"  # the report as one page
 SHORT_WAIT_S = 2.0  # a wait for MLflow that is shorter than this gets no line
 LONGEST_WAIT_S = 60.0  # for MLflow, at the end of a sweep
+STOPPED_WAIT_S = 4.0  # for MLflow, after a signal: who sent it may soon send SIGKILL
 Say = Callable[[str], None]
 
 
@@ -63,16 +65,17 @@ def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interr
     interrupted: whether trials are left. Returns how many records MLflow lacks; at 0 the sweep is finished. Where only
     files are lacking, the summary is made: all numbers are there.
     """
-    flush_within(tracker, LONGEST_WAIT_S, say)
+    limit_s = LONGEST_WAIT_S if signals.received() is None else STOPPED_WAIT_S
+    flush_within(tracker, limit_s, say)
     if tracker.unsent:
         tracker.end_sweep(status="interrupted", metrics={}, files={})
         lacking = tracker.pending
     elif interrupted:
         tracker.end_sweep(status="interrupted", metrics={}, files={})
-        lacking = flush_within(tracker, LONGEST_WAIT_S, say)
+        lacking = flush_within(tracker, limit_s, say)
     else:
         end_with_summary(folder, tracker, tracking_uri)
-        lacking = flush_within(tracker, LONGEST_WAIT_S, say)
+        lacking = flush_within(tracker, limit_s, say)
     if not interrupted:
         folder.update(state=sweep_dir.ENDED if lacking else sweep_dir.FINISHED)
         if not lacking:

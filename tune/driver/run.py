@@ -24,7 +24,7 @@ from tune.console.progress import Progress
 from tune.driver import search
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
-from tune.driver.finish import SHORT_WAIT_S, close_sweep, failures
+from tune.driver.finish import STOPPED_WAIT_S, close_sweep, failures
 from tune.driver.launcher import Launcher
 from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
@@ -56,11 +56,13 @@ def run_sweep(
         root = artifact_root(options.storage_path, options.tracking_uri)
         check_artifacts(options.tracking_uri, PROJECT, root, _say(options))
     asked = command_key(planner, options)
-    with connect.connected(options.address) as ray:
+    with contextlib.ExitStack() as at_the_end, connect.connected(options.address) as ray:
         with open_sweep.sweep_lock(options.storage_path, asked):  # else a second command waits for this one's GPUs
             if not options.fresh:
                 open_sweep.check_not_running(options.storage_path, asked)
             plan, launcher, tracker = open_sweep_run(ray, planner, options, show_plan, asked, entry)
+        if launcher.fork_servers is not None:
+            at_the_end.callback(launcher.fork_servers.remove_sockets)  # Ray kills them before they can do so
         with tracker, signals.at_the_last(functools.partial(_interrupt, tracker)):
             try:
                 return _Run(plan, launcher.folder, launcher, options).run(tracker)
@@ -70,11 +72,11 @@ def run_sweep(
 
 
 def _interrupt(tracker: Tracker) -> None:
-    """Close the sweep in MLflow as interrupted, unless it was closed before; waits a moment for MLflow."""
+    """Close the sweep in MLflow as interrupted, unless it was closed before; waits a few seconds for MLflow."""
     if tracker.sweep_status is None:
         with contextlib.suppress(ValueError):  # no sweep was begun
             tracker.end_sweep(status="interrupted", metrics={}, files={})
-    tracker.flush(SHORT_WAIT_S)
+    tracker.flush(STOPPED_WAIT_S)
 
 
 def _say(options: Options) -> Callable[[str], None]:
@@ -201,6 +203,9 @@ class _Run:
         interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
         uri, say = self.options.tracking_uri, progress.say
         pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)
+        if not interrupted and not pending:
+            sweep_id = self.folder.sweep_id
+            signals.then(f"; {sweep_id} is finished: `experiments.py report {sweep_id}` shows its table")
         for problem in tracker.problems:
             print(f"tracking: {problem}", file=sys.stderr)
         return Outcome(

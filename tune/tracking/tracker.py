@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tune.common import signals
 from tune.common.address import settled_uri
 from tune.common.clock import SteadyClock
 from tune.storage.moved import store_name
@@ -304,9 +305,10 @@ class Tracker:
         if self._index.sweep_id is None:
             raise ValueError("no sweep was begun: call begin_sweep first")
         record: Record = {"kind": kind, "sweep_id": self._index.sweep_id, "time_ms": self._clock.now_ms(), **fields}
-        self._outbox.append(record)
-        self._index.absorb(record)
-        self._sender.notify()
+        with signals.deferred():  # the file and what is known of it stay one
+            self._outbox.append(record)
+            self._index.absorb(record)
+            self._sender.notify()
 
 
 def _values(metrics: Mapping[str, float | None]) -> dict[str, float]:

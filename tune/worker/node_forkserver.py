@@ -79,6 +79,11 @@ class NodeForkServers:
         answers = {asked[reference]: self._answer(asked[reference], reference) for reference in answered}
         return {node: path for node, path in answers.items() if path is not None}
 
+    def remove_sockets(self) -> None:
+        """Remove those on this machine, once their fork servers have ended."""
+        for path in self.__dict__.get("sockets", {}).values():
+            Path(path).unlink(missing_ok=True)
+
     def _answer(self, node: str, reference: Any) -> str | None:
         from ray.exceptions import RayError
 
