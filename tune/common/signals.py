@@ -237,10 +237,13 @@ def kill_children() -> None:
     """SIGKILL to every process that this one has started, directly or not."""
     import psutil
 
-    with contextlib.suppress(psutil.Error):
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
+    parents = {process.pid: process.info["ppid"] for process in psutil.process_iter(["ppid"])}
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    for pid in ours - {os.getpid()}:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _write(text: str) -> None:

@@ -162,8 +162,8 @@ def test_signals_stop_the_first_process_of_a_container() -> None:
     program = Program(
         "assert os.getpid() == 1\ntry: ready(); time.sleep(100)\nexcept KeyboardInterrupt: stopped()", *prefix
     )
-    (inside,) = psutil.Process(program.process.pid).children()
-    inside.send_signal(signal.SIGTERM)
+    pid = program.process.pid
+    os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text()), signal.SIGTERM)
     assert program.ends() == (143, "stopped by SIGTERM\n", "")
 
 
