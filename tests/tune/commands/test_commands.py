@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from compiler_kit import path_with_broken, path_without_compilers
@@ -16,6 +15,7 @@ from compiler_kit import path_with_broken, path_without_compilers
 from tune.cluster import connect
 from tune.commands.main import COMMANDS, load_command, main
 from tune.common.errors import DONE, INTERRUPTED, WRONG_INPUT, WrongInput
+from tune.driver.options import Outcome
 from tune.plan.plan import Plan
 from tune.storage import open_sweep
 from tune.storage.moved import Command
@@ -163,7 +163,7 @@ def test_only_a_sweep_that_is_interrupted_goes_on_later(
 def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_store(
     uri: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = SimpleNamespace(pending=0, refused=0, interrupted=False, statuses={}, failures=(), sweep_id="custom-1")
+    outcome = Outcome(sweep_id="custom-1", statuses={}, failures=(), interrupted=False, pending=0, unsent=0)
     monkeypatch.setattr("tune.driver.run.run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_: None)
     assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE

@@ -1,4 +1,4 @@
-"""`doctor` tries what a sweep does, and its exit code says whether the default sweep can run; `list runs`."""
+"""`doctor` tries what a sweep does, and its exit code says whether the default sweep can run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from compiler_kit import path_with, path_without_compilers
 from doctor_kit import doctor, one
 
 from model.attention import BACKENDS
-from tune.commands.main import main
 from tune.common.errors import DONE, WRONG_INPUT
 from tune.doctor.checks import PARTS
 from tune.engine import ENGINES
-from tune.tracking.store import PROJECT
-from tune.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.cluster
 TRAPS = ("model.py", "tune.py", "numpy.py", "yaml.py", "signal.py", "data_pipeline/__init__.py")
@@ -113,21 +110,3 @@ def test_what_is_broken_prints_no_traceback_and_no_password(broken: Ran) -> None
     assert "Traceback" not in table and "secret" not in table + json.dumps(answer)
     assert table.splitlines()[-1] == "the sweep pruning CANNOT run here"
     assert one(answer, "engine", "eager")["works"]
-
-
-def test_list_runs_shows_the_sweeps_of_the_store(
-    tmp_path: Path, new_store: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = (tmp_path / "artifacts").as_uri()
-    with Tracker(
-        outbox_path=tmp_path / "outbox.jsonl", tracking_uri=new_store, experiment=PROJECT, artifact_root=root
-    ) as tracker:
-        tracker.begin_sweep(sweep_id="s-1", name="s-1", tags={"device": "some CPU"}, params={"trials": 3}, files={})
-        tracker.end_sweep(status="done", metrics={}, files={})
-    assert main(["list", "runs", "--tracking-uri", new_store, "--json", "-"]) == DONE
-    (row,) = json.loads(capsys.readouterr().out)["sweeps"]
-    assert row["started"].endswith("UTC")
-    assert row | {"started": ""} == {
-        "sweep_id": "s-1", "status": "done", "trials": 3, "device": "some CPU", "started": "", "process": None,
-        "refused": 0,
-    }  # fmt: skip
