@@ -117,7 +117,7 @@ def test_a_second_signal_ends_the_process_and_what_it_started_at_once(script: st
     program.process.send_signal(signal.SIGUSR1)
     time.sleep(1.0)  # two signals within half a second count as one
     program.process.send_signal(signal.SIGTERM)
-    assert program.process.wait(timeout=60) == 138
+    assert program.ends()[0] == 138
     _, alive = psutil.wait_procs(children, timeout=10)
     assert len(children) == 1 and alive == []
 
