@@ -76,12 +76,12 @@ def signalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signalled]:
         sweep.stop(driver, signal.SIGHUP, "before the first epoch, twice", twice=True)
         driver = sweep.start()
         driver.until(lambda: actors(tmp))
+        pid, running = driver.process.pid, sweep.row()
         kill(driver)
         orphans(tmp)
         killed = sweep.row()
         driver = under_nohup(sweep)
         after_an_epoch(sweep, driver)
-        pid, running = driver.process.pid, sweep.row()
         sweep.send(driver, signal.SIGHUP, to_all=True)
         after_an_epoch(sweep, driver)  # it goes on
         sweep.stop(driver, signal.SIGTERM, "in an epoch, to all its processes", to_all=True)

@@ -93,7 +93,7 @@ class _Signals:
         elif self._seen_s is None:
             self.first, self._seen_s = self.first or number, time.monotonic()
         elif time.monotonic() - self._seen_s > SAME_S:
-            self._end()
+            self._say_and_end()
 
     def _look_at_the_clock(self, passed_s: float) -> None:
         if passed_s > (LATE_S if self.heard or self.over else UNHEARD_S):
@@ -112,7 +112,10 @@ class _Signals:
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
         worker.join(LAST_STEPS_S)
-        if not self.over:
+        self._say_and_end()
+
+    def _say_and_end(self) -> NoReturn:
+        if not self.over:  # else it was said
             _write(f"{line()}\n")
         self._end()
 
