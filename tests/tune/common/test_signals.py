@@ -126,8 +126,8 @@ def test_one_stop_that_comes_as_two_signals_is_one() -> None:
     program = Program(
         "try: ready(); time.sleep(100)\nexcept KeyboardInterrupt: time.sleep(1.5); stopped()"
     )  # as `timeout` sends it, to its child and to the group of its child
-    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
-        program.process.send_signal(number)
+    for _ in range(2):
+        program.process.send_signal(signal.SIGTERM)
     code, out, _ = program.ends()
     assert (code, out) == (143, "stopped by SIGTERM\n")
 
