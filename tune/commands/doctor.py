@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from tune.commands.parser import Parser, add_folders, add_shared, tracking_uri
@@ -30,6 +31,7 @@ def parser() -> Parser:
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; DONE if the default sweep can run here, else WRONG_INPUT."""
     check_json_target(arguments.json)
+    _check_packages()
     place = Place(
         data_dir=arguments.data_dir.absolute(),
         storage=arguments.storage_path.absolute(),
@@ -43,6 +45,17 @@ def run(arguments: argparse.Namespace) -> int:
     print(_conclusion(findings, ready, arguments.data_dir), file=text)
     write_json(arguments.json, {"ready": ready, "checks": [asdict(finding) for finding in findings]})
     return DONE if ready else WRONG_INPUT
+
+
+def _check_packages() -> None:
+    """Raises ModuleNotFoundError for the first package without which there is nothing to try."""
+    for name in ("torch", "transformers", "ray", "mlflow", "pandas", "pyarrow"):
+        try:
+            there = find_spec(name) is not None
+        except ValueError:  # it was imported in some odd way
+            there = sys.modules.get(name) is not None
+        if not there:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _row(finding: Finding) -> dict[str, str]:
