@@ -155,6 +155,8 @@ def _file_cause(error: OSError, place: str) -> str | None:
     # One cause has one text, whichever run's folder it shows in.
     if error.errno in _FULL:
         return f"{root if below_root else path} {_FULL[error.errno]}"
+    if error.errno in (errno.EPERM, errno.ENOTSUP) and os.access(path, os.W_OK):  # written, and then not copied whole
+        return f"{path} was written, but its file system refuses chmod: mount it so that chmod is ignored"
     if error.errno in _SHUT_FILE:
         there = _nearest(Path(path))
         source = str(there) == path and not os.access(path, os.R_OK)

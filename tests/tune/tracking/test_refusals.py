@@ -164,3 +164,15 @@ def test_a_folder_for_temporary_files_that_is_gone_is_named(monkeypatch: pytest.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(CannotStore, match=f"temporary files {tmp_path}/gone cannot be written"), drafts("x-"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_that_takes_a_file_and_refuses_its_mode_is_told_from_one_that_is_shut(
+    tmp_path: Path, number: int
+) -> None:
+    file = tmp_path / "model.bin"
+    file.write_text("x")
+    refused = OSError(number, os.strerror(number), str(file))
+    assert cause_of(refused, tmp_path.as_uri()) == (
+        f"{file} was written, but its file system refuses chmod: mount it so that chmod is ignored"
+    )
