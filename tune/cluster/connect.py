@@ -55,20 +55,26 @@ def _connected(address: str | None) -> Iterator[Any]:
         check_cluster_token(*_parse(address))
     import ray
 
+    sweeping = nullcontext() if address is not None else signals.sweeping_up(_remove_session)
     try:
-        if address is None:
-            with bash_on_path(own_folder() / "bin"):
-                _start(ray)
-        else:
-            _join(ray, address)
-        yield ray
+        with sweeping:
+            if address is None:
+                with bash_on_path(own_folder() / "bin"):
+                    _start(ray)
+            else:
+                _join(ray, address)
+            yield ray
     finally:
         if address is None and signals.received():  # Ray waits for its processes, which may have got the signal too
             signals.kill_children()
         else:
             ray.shutdown()
         if address is None:
-            remove_own_session(own_folder() / "s")
+            _remove_session()
+
+
+def _remove_session() -> None:
+    remove_own_session(own_folder() / "s")
 
 
 def _start(ray: Any) -> None:

@@ -46,6 +46,7 @@ class _Signals:
         self.levels: list[bool] = []  # of `deferred`, the outermost first: whether it is patient without end
         self.hint = ""
         self.last_steps: list[Callable[[], None]] = []
+        self.sweeping: list[Callable[[], None]] = []  # what removes files of killed processes
         self.installed = False
         self._overdue = False
         self._seen_s: float | None = None  # by the watching thread
@@ -125,6 +126,9 @@ class _Signals:
             if sys.stderr is not None and os.isatty(2):
                 _write("\x1b[?25h\n")  # the live table hides the cursor
             kill_children()
+            for step in self.sweeping:
+                with contextlib.suppress(Exception):
+                    step()
         finally:
             os._exit(128 + (self.first or signal.SIGTERM))
 
@@ -234,6 +238,16 @@ def at_the_last(step: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _SIGNALS.last_steps.remove(step)
+
+
+@contextlib.contextmanager
+def sweeping_up(step: Callable[[], None]) -> Iterator[None]:
+    """Inside, `step` is called if the process is ended at once: it removes what the killed processes leave."""
+    _SIGNALS.sweeping.append(step)
+    try:
+        yield
+    finally:
+        _SIGNALS.sweeping.remove(step)
 
 
 def kill_children() -> None:
