@@ -15,6 +15,7 @@ from tracking_kit import end, expected_points, log, plan, points
 from trouble_kit import BASE, SmallDisk, Trouble, small_disk, undisturbed
 
 from tune.storage.outbox import beside
+from tune.storage.sweep_dir import SweepDir
 from tune.tracking.reader import read_sweep
 from tune.tracking.tracker import Tracker
 
@@ -42,7 +43,8 @@ def _half_written(storage: Path) -> list[Path]:
 
 
 def _newest_checkpoints(storage: Path) -> list[Path]:
-    return [Path(file.read_text().splitlines()[0]) for file in storage.glob("*/checkpoints/*") if file.suffix != ".tmp"]
+    kept = (file for file in storage.glob("*/checkpoints/*") if file.suffix != ".tmp")
+    return [Path(SweepDir(file.parent.parent).checkpoints(file.name)[0]) for file in kept]
 
 
 def _cut(file: Path, moments: random.Random) -> str:
