@@ -69,7 +69,7 @@ def close_sweep(folder: SweepDir, tracker: Tracker, tracking_uri: str, *, interr
     flush_within(tracker, limit_s, say)
     if tracker.unsent:
         tracker.end_sweep(status="interrupted", metrics={}, files={})
-        lacking = tracker.pending
+        lacking = tracker.pending if signals.received() is None else flush_within(tracker, limit_s, say)
     elif interrupted:
         tracker.end_sweep(status="interrupted", metrics={}, files={})
         lacking = flush_within(tracker, limit_s, say)

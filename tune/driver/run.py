@@ -40,6 +40,7 @@ from tune.tracking.artifact_place import settle_artifacts
 from tune.tracking.artifact_probe import artifact_root, check_artifacts
 from tune.tracking.store import JOB_TAG, PROJECT, STORE_ANSWERS_WITHIN_S, check_store
 from tune.tracking.tracker import Tracker
+from tune.worker.node_forkserver import remove_dead_sockets
 
 
 def run_sweep(
@@ -56,13 +57,17 @@ def run_sweep(
         root = artifact_root(options.storage_path, options.tracking_uri)
         check_artifacts(options.tracking_uri, PROJECT, root, _say(options))
     asked = command_key(planner, options)
-    with contextlib.ExitStack() as at_the_end, connect.connected(options.address) as ray:
+    with (
+        signals.sweeping_up(remove_dead_sockets),
+        contextlib.ExitStack() as at_the_end,
+        connect.connected(options.address) as ray,
+    ):
         with open_sweep.sweep_lock(options.storage_path, asked):  # else a second command waits for this one's GPUs
             if not options.fresh:
                 open_sweep.check_not_running(options.storage_path, asked)
             plan, launcher, tracker = open_sweep_run(ray, planner, options, show_plan, asked, entry)
         if launcher.fork_servers is not None:
-            at_the_end.callback(launcher.fork_servers.remove_sockets)  # Ray kills them before they can do so
+            at_the_end.callback(remove_dead_sockets)  # Ray kills them before they can do so
         with tracker, signals.at_the_last(functools.partial(_interrupt, tracker)):
             try:
                 return _Run(plan, launcher.folder, launcher, options).run(tracker)

@@ -29,7 +29,7 @@ class NodeForkServer:
 
     def __init__(self) -> None:
         complete_surroundings()
-        folder = Path(tempfile.gettempdir()) / f"forkservers-{os.getuid()}"
+        folder = _socket_folder()
         if folder.is_symlink():
             raise RuntimeError(f"{folder} is a link, so its sockets are not trusted")
         make_private(folder, "sockets")  # whoever reaches one is served
@@ -42,6 +42,16 @@ class NodeForkServer:
     def socket(self) -> str:
         """Where the fork server listens, or will in a moment."""
         return str(self._socket)
+
+
+def _socket_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"forkservers-{os.getuid()}"
+
+
+def remove_dead_sockets() -> None:
+    """Remove this machine's sockets of fork servers that have ended."""
+    if (folder := _socket_folder()).is_dir():
+        _remove_dead(folder)
 
 
 def _remove_dead(folder: Path) -> None:
@@ -78,11 +88,6 @@ class NodeForkServers:
             _warn(asked[reference], f"no answer within {ANSWERS_WITHIN_S:g} s")
         answers = {asked[reference]: self._answer(asked[reference], reference) for reference in answered}
         return {node: path for node, path in answers.items() if path is not None}
-
-    def remove_sockets(self) -> None:
-        """Remove those on this machine, once their fork servers have ended."""
-        for path in self.__dict__.get("sockets", {}).values():
-            Path(path).unlink(missing_ok=True)
 
     def _answer(self, node: str, reference: Any) -> str | None:
         from ray.exceptions import RayError
