@@ -40,7 +40,7 @@ from tune.tracking.artifact_place import settle_artifacts
 from tune.tracking.artifact_probe import artifact_root, check_artifacts
 from tune.tracking.store import JOB_TAG, PROJECT, STORE_ANSWERS_WITHIN_S, check_store
 from tune.tracking.tracker import Tracker
-from tune.worker.node_forkserver import remove_dead_sockets
+from tune.worker.node_forkserver import remove_own_sockets
 
 
 def run_sweep(
@@ -58,7 +58,7 @@ def run_sweep(
         check_artifacts(options.tracking_uri, PROJECT, root, _say(options))
     asked = command_key(planner, options)
     with (
-        signals.sweeping_up(remove_dead_sockets),
+        signals.sweeping_up(remove_own_sockets),
         contextlib.ExitStack() as at_the_end,
         connect.connected(options.address) as ray,
     ):
@@ -67,7 +67,7 @@ def run_sweep(
                 open_sweep.check_not_running(options.storage_path, asked)
             plan, launcher, tracker = open_sweep_run(ray, planner, options, show_plan, asked, entry)
         if launcher.fork_servers is not None:
-            at_the_end.callback(remove_dead_sockets)  # Ray kills them before they can do so
+            at_the_end.callback(remove_own_sockets)  # Ray kills them before they can do so
         with tracker, signals.at_the_last(functools.partial(_interrupt, tracker)):
             try:
                 return _Run(plan, launcher.folder, launcher, options).run(tracker)

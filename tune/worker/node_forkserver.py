@@ -21,13 +21,14 @@ from tune.common.files import make_private
 from tune.common.surroundings import complete_surroundings
 from tune.worker.process import ForkServer
 
+_TOKEN = secrets.token_hex(4)  # begins the names of this driver's sockets, whose paths must be short
 ANSWERS_WITHIN_S = 30.0  # a node that has not started its fork server by then gets none
 
 
 class NodeForkServer:
     """A Ray actor that owns its node's fork server, which ends with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         complete_surroundings()
         folder = _socket_folder()
         if folder.is_symlink():
@@ -36,7 +37,7 @@ class NodeForkServer:
         _remove_dead(folder)
         if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # as Ray sets it for an actor that asks for no GPU
             del os.environ["CUDA_VISIBLE_DEVICES"]  # or imported packages would remember that there is none
-        self._socket = folder / secrets.token_hex(4)  # short: the paths of sockets are limited
+        self._socket = folder / name
         self._fork_server = ForkServer.start(listen_at=self._socket)
 
     def socket(self) -> str:
@@ -48,10 +49,10 @@ def _socket_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"forkservers-{os.getuid()}"
 
 
-def remove_dead_sockets() -> None:
-    """Remove this machine's sockets of fork servers that have ended."""
-    if (folder := _socket_folder()).is_dir():
-        _remove_dead(folder)
+def remove_own_sockets() -> None:
+    """Remove the sockets of this driver's fork servers on this machine, once Ray has ended: it kills what owns them."""
+    for path in _socket_folder().glob(f"{_TOKEN}*"):
+        path.unlink(missing_ok=True)
 
 
 def _remove_dead(folder: Path) -> None:
@@ -75,7 +76,8 @@ class NodeForkServers:
         strategies = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
         actor = ray.remote(num_cpus=0)(NodeForkServer)
         self._actors = {
-            node: actor.options(scheduling_strategy=strategy).remote() for node, strategy in strategies.items()
+            node: actor.options(scheduling_strategy=strategy).remote(f"{_TOKEN}{at:x}")
+            for at, (node, strategy) in enumerate(strategies.items())
         }
 
     @functools.cached_property

@@ -93,7 +93,7 @@ def test_sockets_are_made_only_in_a_folder_that_nobody_else_may_enter(
         folder.mkdir()
         folder.chmod(0o777)
     with pytest.raises(RuntimeError, match="not trusted"):
-        NodeForkServer()
+        NodeForkServer("a0")
     assert (elsewhere / "kept").exists()
 
 
@@ -105,7 +105,7 @@ def test_a_fork_server_sees_the_gpus_that_ray_hides_from_its_owner(
     monkeypatch.setattr(ForkServer, "start", lambda **how: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
     for hidden in ("", "1"):  # "1": by whoever started Ray
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        NodeForkServer()
+        NodeForkServer("a0")
     assert seen == [None, "1"]
 
 
