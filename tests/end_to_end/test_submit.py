@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -98,7 +99,10 @@ class Story:
 
 
 def _trial_processes(cluster: LocalCluster) -> list[psutil.Process]:
-    ours = [process for process in _every_process(cluster) if "tune.worker." in " ".join(process.cmdline())]
+    ours = []
+    for process in _every_process(cluster):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            ours += [process] if "tune.worker." in " ".join(process.cmdline()) else []
     forked = [process for process in ours if process.ppid() in {parent.pid for parent in ours}]  # by a fork server
     assert forked
     return forked

@@ -144,5 +144,5 @@ def test_a_holders_file_names_host_pid_user_and_since(storage: Path) -> None:
     outbox = Outbox(storage / "outbox.jsonl")
     written = json.loads((storage / "outbox.jsonl.holder").read_text())
     outbox.close()
-    assert set(written) == {"user", "host", "pid", "since", "job"}
+    assert set(written) == {"user", "host", "pid", "since", "job", "boot", "pids", "ticks"}
     assert not (storage / "outbox.jsonl.holder").exists()

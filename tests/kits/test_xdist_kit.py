@@ -11,7 +11,7 @@ pytest.importorskip("xdist", reason="pytest-xdist is not installed")
 from xdist_kit import OneSweepAtATime  # noqa: E402
 
 # Real files: the scheduler reads them for their mark. Two folders and a marked file hold sweeps.
-FAULT, MARKED, END_TO_END = "faults/test_kills.py", "test_security.py", "end_to_end/test_full.py"
+FAULT, MARKED, END_TO_END = "faults/test_kills.py", "benchmarks/test_scale.py", "end_to_end/test_full.py"
 A, B, C = "model/test_flops.py", "model/test_patchtst.py", "launcher/test_lint.py"
 FILES = (FAULT, MARKED, A, END_TO_END, B, C)
 TESTS = [f"tests/{file}::test_{number}" for file in FILES for number in range(4)]

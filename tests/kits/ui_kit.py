@@ -107,6 +107,7 @@ def record_sweep(folder: Path) -> str:
         "sweep": "patch_size",
         "key": "k",
         "created_s": 1.0,
+        "tracking_uri": store(folder),
         "trials": [],
         "environment": {"device": DEVICE.name},
     }

@@ -13,8 +13,7 @@ from tune.common.process import PROCESS_TAG, ProcessInfo
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
 from tune.tracking.reader import SweepSummary, list_sweeps
-from tune.tracking.store import PROJECT
-from tune.tracking.writer import REFUSED
+from tune.tracking.store import PROJECT, REFUSED
 
 RUNNING, INTERRUPTED, DEAD = "running", "interrupted", "dead"
 COLUMNS = ["sweep_id", "status", "trials", "device", "started", "process"]

@@ -18,7 +18,7 @@ from tune.report.setting import batch_note, setting_note
 from tune.report.work import REFUSED
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
-from tune.tracking.writer import REFUSED as REFUSED_RECORDS
+from tune.tracking.store import REFUSED as REFUSED_RECORDS
 
 TIME_NOTE = (
     "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same epoch. An epoch drops "

@@ -10,6 +10,7 @@ from tune.storage.outbox import Record
 from tune.storage.params import param_texts
 from tune.tracking.refusals import classify
 from tune.tracking.runs import RunIndex
+from tune.tracking.store import REFUSED
 from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, RESULT, sweep_note, sweep_view
 
 TRIAL_STATUSES = {  # our status tag -> MLflow's status of the ended run
@@ -28,7 +29,6 @@ _METRICS_PER_CALL = 1000
 _TEXTS_PER_CALL = 100
 _TEXT_LIMIT = 5000
 _LEAD = "loss/val_mse"
-REFUSED = "refused_records"  # the tag of a sweep's run with their number
 _BLANK_LINE, _NEXT_HEADING = "\n\n", "\n\n## "
 
 

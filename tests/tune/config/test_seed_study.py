@@ -348,4 +348,4 @@ def test_no_forecast_comes_from_a_published_arm(monkeypatch: pytest.MonkeyPatch,
     assert find_model._winner("s", [theirs, ours])[0] is ours
     monkeypatch.setattr(find_model, "_find_run", lambda *_: (theirs, ""))
     with pytest.raises(WrongInput, match="flash-published of s shows the replaced study and keeps no model; give"):
-        find_model._fetch(None, "flash-published", tmp_path)  # type: ignore[arg-type]
+        find_model._fetch(None, "flash-published", tmp_path, [])  # type: ignore[arg-type]
