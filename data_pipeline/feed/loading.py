@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -39,6 +41,28 @@ class Answers(Dataset):
             return self._collate([self._dataset[window] for window in request])
         except DataError as error:
             return error
+
+
+class EndWith:
+    """Called in a worker: ends it as soon as the process `pid` has ended, however that happens.
+
+    PyTorch lets a worker end with its parent. Here that is the fork server, which ends with its last worker.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def __call__(self, worker: int) -> None:
+        try:
+            watched = os.pidfd_open(self._pid)
+        except ProcessLookupError:
+            os._exit(1)
+        threading.Thread(target=_exit_after, args=(watched,), daemon=True).start()
+
+
+def _exit_after(watched: int) -> None:
+    select.select([watched], [], [])
+    os._exit(1)
 
 
 class Answering(Protocol):
@@ -79,6 +103,7 @@ class Loader:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([preload])
             workers = {"multiprocessing_context": context, "persistent_workers": True, "prefetch_factor": prefetch}
+            workers["worker_init_fn"] = EndWith(os.getpid())
         self._loader: DataLoader | None = DataLoader(
             Answers(dataset, collate),
             batch_sampler=self._requests,
