@@ -65,12 +65,21 @@ def _connected(address: str | None) -> Iterator[Any]:
                 _join(ray, address)
             yield ray
     finally:
-        if address is None and signals.received():  # Ray waits for its processes, which may have got the signal too
-            signals.kill_children()
-        else:
-            ray.shutdown()
-        if address is None:
-            _remove_session()
+        _leave(ray, started=address is None)
+
+
+def _leave(ray: Any, *, started: bool) -> None:
+    """Disconnect from Ray. Where we have started it, nothing of it stays, also if a signal comes meanwhile."""
+    try:
+        if not (started and signals.received()):  # else Ray would wait for processes that may have got the signal too
+            with signals.calls_into_library():
+                ray.shutdown()
+    finally:
+        if started:
+            with signals.deferred():
+                if signals.received():
+                    signals.kill_children()
+                _remove_session()
 
 
 def _remove_session() -> None:
