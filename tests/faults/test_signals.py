@@ -53,6 +53,12 @@ def under_nohup(sweep: SignalledSweep) -> Driver:
     return driver
 
 
+def runs_in(driver: Driver, sweep: SignalledSweep) -> dict[str, Any] | None:
+    """The sweep's row in `list runs` once that says that this driver runs it."""
+    row = sweep.row()
+    return row if row.get("status") == "running" and str(driver.process.pid) in row["process"] else None
+
+
 @dataclass
 class Signalled:
     """One sweep at fixed moments: stopped, under nohup, listed while it ran, killed, and run to its end."""
@@ -75,8 +81,8 @@ def signalled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signalled]:
         driver.until(lambda: actors(tmp))
         sweep.stop(driver, signal.SIGHUP, "before the first epoch, twice", twice=True)
         driver = sweep.start()
-        driver.until(lambda: actors(tmp))
-        pid, running = driver.process.pid, sweep.row()
+        running = driver.until(lambda: runs_in(driver, sweep))
+        pid = driver.process.pid
         kill(driver)
         orphans(tmp)
         killed = sweep.row()

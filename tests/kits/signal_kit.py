@@ -17,6 +17,7 @@ from kill_kit import SWEEP, finished, orphans, processes
 from sweep_kit import Driver
 
 from tune.commands import listing_runs
+from tune.tracking.store import TrackingError
 
 ENDS_WITHIN_S = 120.0  # on a machine that others load
 
@@ -82,7 +83,10 @@ class SignalledSweep:
         if not (self.folder / "mlflow.db").exists():
             return {}
         arguments = ["--tracking-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--json", str(file)]
-        assert listing_runs.run(listing_runs.parser().parse_args(arguments)) == 0
+        try:
+            assert listing_runs.run(listing_runs.parser().parse_args(arguments)) == 0
+        except TrackingError:  # the store has no experiment yet
+            return {}
         rows = json.loads(file.read_text())["sweeps"]
         assert len(rows) <= 1
         return rows[0] if rows else {}
