@@ -77,6 +77,7 @@ class _Signals:
     def check(self) -> None:
         if self.first is not None and not self.heard:
             self.heard = True
+            sys.unraisablehook = lambda _: None  # objects of a library that meet a Ray that is gone say so at their end
             raise Stopped(self.first.name)
 
     def _watch(self, reading: int) -> None:
