@@ -1,10 +1,12 @@
-"""Folders that only their owner can write to, because their content is trusted later; files written atomically."""
+"""Folders that only their owner can write to, files written atomically, and folders that leave no trace."""
 
 from __future__ import annotations
 
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -50,3 +52,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def without_new_folders(folder: Path) -> Iterator[None]:
+    """Remove what of `folder` and the folders above it is made inside, as far as it is empty again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()

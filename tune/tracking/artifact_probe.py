@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tune.common.address import is_server, one_line, redacted, settled_uri
+from tune.common.files import without_new_folders
 from tune.tracking.artifact_place import ARTIFACTS
 from tune.tracking.refusals import CannotStore, drafting, drafts, storing
 from tune.tracking.schema import is_empty
@@ -125,7 +126,7 @@ def _try(place: str, uri: str) -> Iterator[str]:
             (temporary / "back").mkdir()
         with storing(place):
             repository = get_artifact_repository(place, tracking_uri=uri)
-        with _no_new_folders(repository):
+        with without_new_folders(Path(getattr(repository, "artifact_dir", "/"))):
             try:
                 with storing(place):
                     repository.log_artifact(str(temporary / _FILE), folder)
@@ -143,19 +144,6 @@ def _try(place: str, uri: str) -> Iterator[str]:
                     f"{_shown(place)} stores files and lets nobody remove them ({one_line(error)}): the probe "
                     f"{folder}/{_FILE} stays there"
                 )
-
-
-@contextmanager
-def _no_new_folders(repository: Any) -> Iterator[None]:
-    """Remove the folders that storing a file on a disk made, as far as they are empty again."""
-    path = Path(getattr(repository, "artifact_dir", "/"))
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tune.common.address import has_password, is_server, one_line, redacted, sqlite_file, sqlite_uri
+from tune.common.files import without_new_folders
 from tune.common.process import alive
 from tune.tracking.address_form import DATABASE_PORTS, form_problem
 from tune.tracking.noise import quiet_libraries
@@ -156,14 +157,8 @@ def _check_answer(tracking_uri: str) -> None:
 @contextmanager
 def _no_folder_of_the_raw_name(tracking_uri: str) -> Iterator[None]:
     """MLflow makes the folder of a SQLite file from the address as it is written, with its %25: remove that again."""
-    raw = Path(tracking_uri.partition(":///")[2].partition("?")[0]).absolute().parent
-    made = [folder for folder in (raw, *raw.parents) if not folder.exists()]
-    try:
+    with without_new_folders(Path(tracking_uri.partition(":///")[2].partition("?")[0]).absolute().parent):
         yield
-    finally:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def _make_database(file: Path) -> None:
