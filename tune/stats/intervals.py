@@ -74,20 +74,23 @@ def tested(means: Mapping[str, Mean | None]) -> dict[str, Mean]:
     return {arm: mean for arm, mean in means.items() if mean is not None and mean.count >= MIN_PAIRS}
 
 
-def holm(means: Mapping[str, Mean | None]) -> dict[str, HolmStep]:
+def holm(means: Mapping[str, Mean | None], *, alpha: float = ALPHA, absent: int = 0) -> dict[str, HolmStep]:
     """Holm's adjusted p and the level of each tested arm's interval (Scandinavian J. of Statistics 1979).
 
-    The k-th smallest of m p is compared with ALPHA / (m - k + 1) until one is above; from there on the level stays.
+    The k-th smallest of m p is compared with alpha / (m - k + 1) until one is above; from there on the level stays.
     So an interval at its arm's level excludes 0 exactly where Holm calls the arm different. Each interval holds for
-    its own arm with at least 95 %, not for all arms together.
+    its own arm with at least 1 - alpha, not for all arms together.
+
+    alpha: chance of a false difference over all arms together.
+    absent: arms that belong to the family and are not tested, as if their p were 1.
     """
     ranked = sorted((mean.p, arm) for arm, mean in tested(means).items())
     steps: dict[str, HolmStep] = {}
-    p_holm, level = 0.0, ALPHA
+    p_holm, level = 0.0, alpha
     for index, (p, arm) in enumerate(ranked):
-        remaining = len(ranked) - index
-        if p_holm < ALPHA:  # all arms before this one differ
-            level = ALPHA / remaining
+        remaining = len(ranked) - index + absent
+        if p_holm < alpha:  # all arms before this one differ
+            level = alpha / remaining
         p_holm = max(p_holm, min(1.0, remaining * p))
         steps[arm] = HolmStep(p_holm=p_holm, level=level)
     return steps
