@@ -4,11 +4,11 @@
     python benchmarks/simulate_auto.py --sweeps 200                                     # a look
 
 A trial's time is its arm's true time times a lognormal factor of the block, which all arms of a seed share, and one of
-the trial (`--scatter`, in percent). A trial's validation error is likewise. tune/stats/looks.py itself decides which arms
-stop at which look, so an arm has no pair after it stopped. Rows:
+the trial (`--scatter`, in percent). A trial's validation error is likewise. tune/stats/looks.py itself decides which
+arms stop at which look, so an arm has no pair after it stopped. Rows:
 
 equal    all arms alike: a sweep that calls any arm faster is wrong
-mixed    a third of the arms 5 % faster, a third 0.5 % slower, the rest alike: calling one of the last two faster is wrong
+mixed    a third of the arms 5 % faster, a third 0.5 % slower, the rest alike: only the first may be called faster
 gain     one arm is 5 % faster and no worse, the others alike: it should be called faster
 edge     every arm's true error is exactly the margin above the baseline's: an arm called "not worse" is wrong
 """

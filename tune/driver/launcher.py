@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,10 @@ class Launcher:
     def _caches(self) -> Path:
         """The folder of the caches that trials of all sweeps share."""
         return cache_place(self.folder.path.parent)
+
+    def warm_up_job(self, trial: PlannedTrial) -> TrialJob:
+        """The job that fills the caches for `trial`, beside those of other arms."""
+        return replace(self.job(trial, prepare_next=False), warm_up_only=True, resume_from=(), exclusive=False)
 
     @functools.cached_property
     def _isolated(self) -> Path:

@@ -28,6 +28,7 @@ from tune.driver.finish import STOPPED_WAIT_S, close_sweep, failures
 from tune.driver.launcher import Launcher
 from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
+from tune.driver.warm_ups import warm_up_together
 from tune.plan.placement import TAG as PLACEMENT
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
@@ -119,6 +120,7 @@ class _Run:
         if len(left) < len(self.plan.runnable):
             progress.say(_progress_line(ended, left))
         if left:
+            warm_up_together(self.launcher, self.plan, left, progress.say)
             self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
 
     @functools.cached_property

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tune.common.errors import Unsupported
+from tune.engine import timed_choices
 from tune.engine.step import Stepper
 
 
@@ -18,6 +19,7 @@ class CompiledStepper(Stepper):
 
     def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         refuse_a_disabled_compiler()
+        timed_choices.watch()
         return torch.compile(function, dynamic=False, fullgraph=True)
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.precision import set_matmul_precision
 from tune.engine.step import Stepper
 from tune.gate.attention_error import AttentionErrors, measure_attention
+from tune.gate.memory import bytes_of_a_window, patches
 
 BATCHES = 3
 SEED = 20_260_101
@@ -111,7 +112,7 @@ def _attention_alone(gated: GatedArm, batch_size: int, device: torch.device) -> 
         return None
     model = gated.model
     sequences, width = batch_size * model["num_channels"], model["d_model"] // model["num_heads"]
-    shape_SKNE = (sequences, gated.heads, _patches(model), width)
+    shape_SKNE = (sequences, gated.heads, patches(model), width)
     try:
         return measure_attention(model["attention"], shape_SKNE, gated.precision, device)
     except Exception as error:  # it decides nothing, so it fails no arm
@@ -119,25 +120,13 @@ def _attention_alone(gated: GatedArm, batch_size: int, device: torch.device) -> 
         return None
 
 
-def _patches(model: Mapping[str, Any]) -> int:
-    patches: int = (model["context_length"] - model["patch_length"]) // model["patch_stride"] + 1
-    return patches
-
-
 def _batch_that_fits(gated: GatedArm, device: torch.device) -> int:
-    """The trial's batch size, or the largest whose fp64 step is estimated to fit into the allowed memory.
-
-    In each layer a step keeps about four tensors of scores (B*C, K, N, N), four of feed-forward width, sixteen of D.
-    """
+    """The trial's batch size, or the largest whose fp64 step is estimated to fit into the allowed memory."""
     if device.type == "cuda":
         allowed = MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory
     else:
         allowed = CPU_MEMORY
-    model = gated.model
-    patches = _patches(model)
-    wide = 16 * model["d_model"] + 4 * model["ffn_dim"]
-    numbers = model["num_layers"] * model["num_channels"] * patches * (4 * gated.heads * patches + wide)
-    return max(1, min(gated.batch_size, int(allowed // (8 * numbers))))
+    return max(1, min(gated.batch_size, int(allowed // bytes_of_a_window(gated.model, gated.heads))))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune.engine import timed_choices
 from tune.engine.compiled import compiled_afresh
 from tune.gate.proof import MEASURED
 from tune.trial.compile_cache import ShapeNotes, folder_for
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def must_hand_over(session: Session) -> bool:
-    """Whether a fresh process must train, because this one ran the gate, compiled or pruned.
+    """Whether a fresh process must train, because this one ran the gate, compiled, timed or pruned.
 
     Call it before the process's first epoch, once that is prepared. It compiles for the later shapes of the trial.
     """
     pruned = _warm_up_later_shapes(session)
-    return pruned or session.proof.tags["gate_verdict"] == MEASURED or compiled_afresh()
+    return pruned or session.proof.tags["gate_verdict"] == MEASURED or compiled_afresh() or timed_choices.made_here()
 
 
 def _warm_up_later_shapes(session: Session) -> bool:

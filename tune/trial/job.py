@@ -42,6 +42,7 @@ class TrialJob:
     sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled during training
     prepare_next: bool = False  # whether another trial follows on this device, whose process is prepared meanwhile
     moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
+    warm_up_only: bool = False  # whether the process only fills the caches, beside others, and trains nothing
     may_hand_over: bool = False  # whether a process that ran the gate or compiled leaves the epochs to a fresh one
     awaits_answer: bool = True  # whether each epoch must be reported before the next begins: the driver may end a trial
     checkpoint_damaged: str | None = None  # why the newest checkpoint was skipped, and where the trial continues

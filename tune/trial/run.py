@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,8 @@ def run_trial(job: TrialJob, report: Reporter, checkpoint: Path | None = None, h
     `samples/`, and a TrialEnd with the folder of the best model. `report` owns the folder that it is given. It may
     return before it has stored an epoch's folder, but not before it has stored the end's.
 
-    Raises HandOver before the first epoch if `job.may_hand_over` and this process had to run the gate or to compile.
+    Raises HandOver before the first epoch if `job.may_hand_over` and this process had to run the gate, to compile or to
+    time kernels, and always if `job.warm_up_only`.
     """
     timeline, kills = Timeline(host.waited_s), KernelKills()
 
@@ -59,6 +60,7 @@ def run_trial(job: TrialJob, report: Reporter, checkpoint: Path | None = None, h
 
 def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Timeline, host: Host, tmp: Path) -> None:
     started_s = time.perf_counter() - host.waited_s
+    from tune.engine import timed_choices
     from tune.trial import compile_cache
     from tune.trial.cache_warmup import must_hand_over
     from tune.trial.session import Session
@@ -70,6 +72,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
             "program; update that copy, or start the sweep anew"
         )
     with (
+        timed_choices.postponed() if job.warm_up_only else nullcontext(),
         _compiled_code(job) as tags,
         Session(job, started_s, replace(host, tags={**host.tags, **tags}), timeline) as session,
     ):
@@ -78,11 +81,11 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
         if host.cache_warmup_s is not None and timeline.earlier_ms is not None:
             timeline.earlier_ms += round(1e3 * host.cache_warmup_s)
         session.pass_gate()
-        may_hand_over, first = job.may_hand_over and host.cache_warmup_s is None, True
+        may_hand_over, first = (job.may_hand_over and host.cache_warmup_s is None) or job.warm_up_only, True
         while not session.finished:
             session.prepare_epoch()
             if first:
-                if may_hand_over and must_hand_over(session):
+                if may_hand_over and (must_hand_over(session) or job.warm_up_only):
                     raise HandOver(time.perf_counter() - started_s)
                 session.wait_until_idle()
                 first = False

@@ -24,7 +24,7 @@ from tune.common.surroundings import complete_surroundings
 from tune.machine.out_of_memory import KernelKills
 from tune.storage.checksums import write_manifest
 from tune.trial.job import TrialJob
-from tune.trial.report import EpochReport, Report, Reporter
+from tune.trial.report import EpochReport, Report, Reporter, TrialEnd
 from tune.worker.messages import PrepareOrder, RunOrder
 from tune.worker.process import ForkServer, ProcessLost, TrialProcess, start_cold
 
@@ -61,6 +61,29 @@ class TrialSupervisor:
             cache_warmup_s = self._compute(job, report, checkpoint, None)
             if cache_warmup_s is not None:
                 self._compute(job, report, checkpoint, cache_warmup_s)
+
+    def warm_up(self, job: TrialJob, *, node_socket: str | None = None) -> tuple[float, str | None]:
+        """Fill the caches with what `job` needs, in a process that trains nothing (`TrialJob.warm_up_only`).
+
+        Returns the seconds that it took, and why it did not come to its end; None if it did. Never raises for what can
+        go wrong in the process.
+        """
+        self._node_socket, began_s = node_socket, time.monotonic()
+        process, _ = self._take_process(job, fresh=False)
+        order = RunOrder(job=job, folder=os.getcwd(), checkpoint=None, tags={}, cache_warmup_s=None, received_s=began_s)
+        problem: str | None = None
+
+        def note(report: Report, _: Path | None) -> None:
+            nonlocal problem
+            problem = report.reason if isinstance(report, TrialEnd) else "it trained an epoch"
+
+        try:
+            with process:
+                process.send("run", order)
+                self._attend(process, note, KernelKills())
+        except ProcessLost as error:
+            problem = str(error)
+        return time.monotonic() - began_s, problem
 
     def _compute(
         self, job: TrialJob, report: Reporter, checkpoint: str | None, cache_warmup_s: float | None

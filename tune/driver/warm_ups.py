@@ -1,0 +1,160 @@
+"""Before the first timed trial all arms pass the gate and compile at once, each in a process that trains nothing.
+
+Compiling waits for a core, not for the GPU: on a host with 16 cores four arms at once took as long as one
+(docs/measurements.md). A warm-up leaves nothing but files, gate results and compiled code, and carries no times. What
+fails in one is recorded nowhere: the arm's first trial then does the same alone on its GPU, and what it meets there
+counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tune.common.files import make_private, write_atomically
+from tune.driver.gpu_leases import count_gpus
+from tune.driver.launcher import Launcher
+from tune.gate.memory import reference_bytes
+from tune.machine.code_identity import packages_sha256
+from tune.machine.device import GIB, DeviceFacts
+from tune.plan.plan import Plan, PlannedTrial
+
+CORES_EACH = 2  # for a warm-up: its own process and its compiler's
+MEMORY_SHARE = 0.8  # of a GPU, for all warm-ups on it
+ABOVE_REFERENCE, CONTEXT_GIB = (
+    2.0,
+    1.0,
+)  # a warm-up's memory: so many times the gate's fp64 step, and the device's context
+FOLDER = "warmed"  # in the storage path: one file for each arm that was warmed up
+
+
+def warm_up_together(launcher: Launcher, plan: Plan, left: Sequence[PlannedTrial], say: Callable[[str], None]) -> None:
+    """Warm up the arms of the trials that are `left`, unless an earlier sweep has, or only one could run at a time.
+
+    say: is given a line for each.
+    """
+    import ray
+
+    if launcher.isolate or not launcher.share.exclusive:
+        return
+    notes = _Notes(launcher)
+    new = [trial for trial in _one_of_each(left) if not notes.has(trial)]
+    at_a_time = _at_a_time(ray, launcher, plan, new)
+    if at_a_time < 2:
+        return
+    say(f"{len(new)} arms pass the gate and compile, {at_a_time} at a time; the first trial begins after that")
+    task = _task(ray, launcher, at_a_time)
+    waiting, ended = list(new), 0
+    running: dict[Any, PlannedTrial] = {}
+    while waiting or running:
+        while waiting and len(running) < at_a_time:
+            trial = waiting.pop(0)
+            running[task.remote(launcher.warm_up_job(trial).as_dict())] = trial
+        (reference, *_), _ = ray.wait(list(running))
+        trial, ended = running.pop(reference), ended + 1
+        took_s, problem = _result(ray, reference)
+        if problem is None:
+            notes.write(trial)
+            say(f"[{ended}/{len(new)} warm] {trial.arm} in {took_s:.0f} s")
+        else:
+            say(f"[{ended}/{len(new)} warm] {trial.arm} not: {problem}; its first trial tries again, alone")
+
+
+def _one_of_each(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+    """The first trial of each group that compiles the same: those that differ in their seed only."""
+    return list({_identity(trial): trial for trial in reversed(trials)}.values())[::-1]
+
+
+def _identity(trial: PlannedTrial) -> str:
+    content = trial.config.model_dump(mode="json")
+    del content["train"]["seed"]
+    return json.dumps(content, sort_keys=True)
+
+
+def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, new: Sequence[PlannedTrial]) -> int:
+    """How many warm-ups may run at once: bounded by cores, by the GPUs' memory and by their number."""
+    share = launcher.share
+    if len(new) < 2:
+        return 0
+    devices = min(share.at_a_time, max(1, count_gpus(ray, share))) if share.gpus else 1
+    each = min(share.cpus // CORES_EACH, _fit_in_memory(plan, new))
+    return min(len(new), devices * each)
+
+
+def _fit_in_memory(plan: Plan, new: Sequence[PlannedTrial]) -> int:
+    """How many of the largest warm-up fit on a GPU; at least 1."""
+    device, channels = plan.device, plan.data.channels
+    if device.device_type == "cpu" or device.memory_gib is None or channels is None:
+        return len(new) if device.device_type == "cpu" else 1
+    each_gib = max(_memory_gib(trial, device, channels) for trial in new)
+    return max(1, int(MEMORY_SHARE * device.memory_gib / each_gib))
+
+
+def _memory_gib(trial: PlannedTrial, device: DeviceFacts, channels: int) -> float:
+    fields, batch = trial.config.builder_fields(channels), trial.config.train.batch_size
+    assert device.memory_gib is not None
+    return CONTEXT_GIB + ABOVE_REFERENCE * reference_bytes(fields, fields["num_heads"], batch) / GIB
+
+
+def _task(ray: Any, launcher: Launcher, at_a_time: int) -> Any:
+    share = launcher.share
+    devices = min(share.at_a_time, max(1, count_gpus(ray, share))) if share.gpus else 1
+    each = math.ceil(at_a_time / devices)
+    resources = {"num_cpus": share.cpus / each, "num_gpus": share.gpus / each, "resources": share.resources}
+    return ray.remote(max_calls=1, scheduling_strategy="SPREAD", **resources)(_warm_up_here)
+
+
+def _result(ray: Any, reference: Any) -> tuple[float, str | None]:
+    from ray.exceptions import RayError
+
+    try:
+        took_s, problem = ray.get(reference)
+    except RayError as error:  # its worker or node was lost
+        return 0.0, str(error).strip().splitlines()[0]
+    return took_s, problem
+
+
+def _warm_up_here(values: dict[str, Any]) -> tuple[float, str | None]:
+    """Runs on a node, in a Ray worker: the seconds that it took, and why it did not come to its end."""
+    import os
+    import tempfile
+
+    import ray
+
+    from tune.trial.job import TrialJob
+    from tune.worker.supervisor import TrialSupervisor
+
+    job = TrialJob.from_dict(values)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        node_socket = job.fork_servers.get(ray.get_runtime_context().get_node_id())
+        try:
+            return TrialSupervisor().warm_up(job, node_socket=node_socket)
+        finally:
+            os.chdir("/")
+
+
+class _Notes:
+    """Which arms have been warmed up in this storage path, by this code, for this device and these packages."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._folder: Path = launcher.folder.path.parent / FOLDER
+        environment = launcher.folder.read()["environment"]
+        self._about = [packages_sha256(), *(environment.get(name) for name in ("device", "versions"))]
+
+    def _file(self, trial: PlannedTrial) -> Path:
+        about = json.dumps([self._about, _identity(trial)], sort_keys=True, default=str)
+        return self._folder / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.json"
+
+    def has(self, trial: PlannedTrial) -> bool:
+        return self._file(trial).exists()
+
+    def write(self, trial: PlannedTrial) -> None:
+        make_private(self._folder, "notes on warm-ups")
+        write_atomically(
+            self._file(trial), json.dumps({"arm": trial.arm, "config": json.loads(_identity(trial))}, indent=1)
+        )
