@@ -19,7 +19,7 @@ class CompiledStepper(Stepper):
 
     def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         refuse_a_disabled_compiler()
-        timed_choices.watch()
+        timed_choices.settle()
         return torch.compile(function, dynamic=False, fullgraph=True)
 
     def close(self) -> None:

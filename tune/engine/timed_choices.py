@@ -2,8 +2,9 @@
 
 PyTorch's compiler times the tilings of a kernel at its first call and keeps the fastest, on disk too. In a process that
 compiles beside others these choices are postponed: the kernel runs its first tiling, and a later process, alone on its
-GPU, finds everything compiled and only times. Any other choice by timing (the padding of a matrix product, templates,
-Triton's own autotuner) would be fixed in the compiled code, so there the process gives up.
+GPU, finds everything compiled and only times. Whether matrix products are padded is timed while compiling, so it would
+be fixed in the code: it is decided once and for all, they are not. Where anything else has to be timed (templates,
+Triton's own autotuner), a process beside others gives up.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ class NeedsDeviceAlone(RuntimeError):
     """Something must be timed now, and other processes use the device too."""
 
 
-def watch() -> None:
-    """From now on this process notes whose tiling it times. Call it before anything is compiled."""
+def settle() -> None:
+    """Fix what can be fixed, and from now on note whose tiling this process times. Call it before compiling."""
+    import torch._inductor.config
     from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
+    torch._inductor.config.shape_padding = False
     choose = CachingAutotuner.autotune_to_one_config
     if getattr(choose, "noted", False):
         return
