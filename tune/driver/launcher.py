@@ -95,12 +95,12 @@ class Launcher:
             cpus=self.share.cpus,
             exclusive=self.share.exclusive,
             data_sha256=self.data_sha256,
-            gate_dir=None if self.isolate else str(self._caches / "gate"),
+            gate_dir=None if self.isolate else str(self.caches / "gate"),
             resume_from=self.folder.checkpoints(trial.trial_id),
             sweep_id=self.folder.sweep_id,
             packages_sha256=packages_sha256(),
             gpu_name=self.gpu_name,
-            compile_dir=str(self._isolated if self.isolate else self._caches / "compile"),
+            compile_dir=str(self._isolated if self.isolate else self.caches / "compile"),
             save_forecasts=self.save_forecasts,
             isolate=self.isolate,
             prepare_next=prepare_next,
@@ -111,7 +111,7 @@ class Launcher:
         )
 
     @functools.cached_property
-    def _caches(self) -> Path:
+    def caches(self) -> Path:
         """The folder of the caches that trials of all sweeps share."""
         return cache_place(self.folder.path.parent)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tune.common import signals
 from tune.common.files import make_private, write_atomically
 from tune.driver.gpu_leases import count_gpus
 from tune.driver.launcher import Launcher
@@ -23,13 +24,14 @@ from tune.machine.code_identity import packages_sha256
 from tune.machine.device import GIB, DeviceFacts
 from tune.plan.plan import Plan, PlannedTrial
 
+LOOK_S = 1.0  # how long a signal may wait
 CORES_EACH = 2  # for a warm-up: its own process and its compiler's
 MEMORY_SHARE = 0.8  # of a GPU, for all warm-ups on it
 ABOVE_REFERENCE, CONTEXT_GIB = (
     2.0,
     1.0,
 )  # a warm-up's memory: so many times the gate's fp64 step, and the device's context
-FOLDER = "warmed"  # in the storage path: one file for each arm that was warmed up
+FOLDER = "warmed"  # beside the caches: one file for each arm that was warmed up
 
 
 def warm_up_together(launcher: Launcher, plan: Plan, left: Sequence[PlannedTrial], say: Callable[[str], None]) -> None:
@@ -54,7 +56,11 @@ def warm_up_together(launcher: Launcher, plan: Plan, left: Sequence[PlannedTrial
         while waiting and len(running) < at_a_time:
             trial = waiting.pop(0)
             running[task.remote(launcher.warm_up_job(trial).as_dict())] = trial
-        (reference, *_), _ = ray.wait(list(running))
+        with signals.calls_into_library():
+            done, _ = ray.wait(list(running), timeout=LOOK_S)
+        if not done:
+            continue
+        reference = done[0]
         trial, ended = running.pop(reference), ended + 1
         took_s, problem = _result(ray, reference)
         if problem is None:
@@ -142,7 +148,7 @@ class _Notes:
     """Which arms have been warmed up in this storage path, by this code, for this device and these packages."""
 
     def __init__(self, launcher: Launcher) -> None:
-        self._folder: Path = launcher.folder.path.parent / FOLDER
+        self._folder: Path = launcher.caches / FOLDER
         environment = launcher.folder.read()["environment"]
         self._about = [packages_sha256(), *(environment.get(name) for name in ("device", "versions"))]
 
