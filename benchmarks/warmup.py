@@ -89,7 +89,7 @@ def main() -> None:
 def planned(options: argparse.Namespace) -> list[Any]:
     """The first trial of each arm that runs here."""
     from tune.config.sweeps import get_sweep
-    from tune.config.trial_config import parse_value
+    from tune.config.values import parse_value
     from tune.machine.device import has_gpu, node_facts
     from tune.plan.planner import Planner
 
