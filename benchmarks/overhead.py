@@ -131,7 +131,7 @@ def recorded(
     **how: Any,
 ) -> list[Row]:
     """Run a sweep in `storage`, with the fields of --set on top; its trials as MLflow has them. how: of `Options`."""
-    from tune.config.trial_config import parse_value
+    from tune.config.values import parse_value
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
     from tune.plan.planner import Planner
