@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from tune.cluster.share import Share
 from tune.common import signals
 from tune.common.secrets import looks_secret
 from tune.driver.blocks import Assignment, Blocks
+from tune.driver.budget import Budget
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
 from tune.driver.gpu_leases import GpuLeases
@@ -76,6 +77,7 @@ class Launcher:
     save_forecasts: bool = False  # whether each trial's forecasts of the test set are kept
     isolate: bool = False  # whether each trial gets a cold process and empty caches
     fork_servers: NodeForkServers | None = None  # the nodes' own; None: each actor starts one
+    budget: Budget = field(default_factory=Budget)  # the time of this command
     entry: Entry = trial_entry
 
     def job(

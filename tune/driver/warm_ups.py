@@ -12,9 +12,11 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model.pruning import SCORES
 from tune.common import signals
 from tune.common.files import make_private, write_atomically
 from tune.driver.gpu_leases import count_gpus
@@ -34,28 +36,37 @@ ABOVE_REFERENCE, CONTEXT_GIB = (
 FOLDER = "warmed"  # beside the caches: one file for each arm that was warmed up
 
 
-def warm_up_together(launcher: Launcher, plan: Plan, left: Sequence[PlannedTrial], say: Callable[[str], None]) -> None:
+def warm_up_together(
+    launcher: Launcher,
+    plan: Plan,
+    left: Sequence[PlannedTrial],
+    say: Callable[[str], None],
+    *,
+    probe_steps: int = 0,
+) -> None:
     """Warm up the arms of the trials that are `left`, unless an earlier sweep has, or only one could run at a time.
 
-    say: is given a line for each.
+    say: is given a line for each. probe_steps: of the probes that the warm-up is for; 0: it is for trials.
     """
     import ray
 
     if launcher.isolate or not launcher.share.exclusive:
         return
-    notes = _Notes(launcher)
+    notes = _Notes(launcher, probing=probe_steps > 0)
     new = [trial for trial in _one_of_each(left) if not notes.has(trial)]
     at_a_time = _at_a_time(ray, launcher, plan, new)
     if at_a_time < 2:
         return
-    say(f"{len(new)} arms pass the gate and compile, {at_a_time} at a time; the first trial begins after that")
+    first = "probe" if probe_steps else "trial"
+    say(f"{len(new)} arms pass the gate and compile, {at_a_time} at a time; the first {first} begins after that")
     task = _task(ray, launcher, at_a_time)
     waiting, ended = list(new), 0
     running: dict[Any, PlannedTrial] = {}
     while waiting or running:
         while waiting and len(running) < at_a_time:
             trial = waiting.pop(0)
-            running[task.remote(launcher.warm_up_job(trial).as_dict())] = trial
+            job = replace(launcher.warm_up_job(trial), probe_steps=probe_steps)
+            running[task.remote(job.as_dict())] = trial
         with signals.calls_into_library():
             done, _ = ray.wait(list(running), timeout=LOOK_S)
         if not done:
@@ -67,7 +78,7 @@ def warm_up_together(launcher: Launcher, plan: Plan, left: Sequence[PlannedTrial
             notes.write(trial)
             say(f"[{ended}/{len(new)} warm] {trial.arm} in {took_s:.0f} s")
         else:
-            say(f"[{ended}/{len(new)} warm] {trial.arm} not: {problem}; its first trial tries again, alone")
+            say(f"[{ended}/{len(new)} warm] {trial.arm} not: {problem}; its first {first} tries again, alone")
 
 
 def _one_of_each(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
@@ -145,15 +156,21 @@ def _warm_up_here(values: dict[str, Any]) -> tuple[float, str | None]:
 
 
 class _Notes:
-    """Which arms have been warmed up in this storage path, by this code, for this device and these packages."""
+    """Which arms have been warmed up in this storage path, by this code, for this device and these packages.
 
-    def __init__(self, launcher: Launcher) -> None:
+    probing: for a probe, which needs the last shape alone of an arm that loses heads during its training.
+    """
+
+    def __init__(self, launcher: Launcher, *, probing: bool = False) -> None:
+        self._probing = probing
         self._folder: Path = launcher.caches / FOLDER
         environment = launcher.folder.read()["environment"]
         self._about = [packages_sha256(), *(environment.get(name) for name in ("device", "versions"))]
 
     def _file(self, trial: PlannedTrial) -> Path:
-        about = json.dumps([self._about, _identity(trial)], sort_keys=True, default=str)
+        last_shape_only = self._probing and trial.config.pruning.score in SCORES
+        purpose = ["last shape"] if last_shape_only else []
+        about = json.dumps([self._about, _identity(trial), *purpose], sort_keys=True, default=str)
         return self._folder / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.json"
 
     def has(self, trial: PlannedTrial) -> bool:

@@ -24,7 +24,12 @@ def must_hand_over(session: Session) -> bool:
     Call it before the process's first epoch, once that is prepared. It compiles for the later shapes of the trial.
     """
     pruned = _warm_up_later_shapes(session)
-    return pruned or session.proof.tags["gate_verdict"] == MEASURED or compiled_afresh() or timed_choices.made_here()
+    return pruned or measured_or_compiled(session)
+
+
+def measured_or_compiled(session: Session) -> bool:
+    """Whether this process ran the gate, compiled, or timed a kernel's tilings."""
+    return session.proof.tags["gate_verdict"] == MEASURED or compiled_afresh() or timed_choices.made_here()
 
 
 def _warm_up_later_shapes(session: Session) -> bool:

@@ -43,6 +43,8 @@ class TrialJob:
     prepare_next: bool = False  # whether another trial follows on this device, whose process is prepared meanwhile
     moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
     warm_up_only: bool = False  # whether the process only fills the caches, beside others, and trains nothing
+    probe_steps: int = 0  # of a probe: about so many steps are timed, and nothing is evaluated; 0: it is a trial
+    error_only: bool = False  # whether only the trial's errors count: it runs beside others, and its times mean nothing
     may_hand_over: bool = False  # whether a process that ran the gate or compiled leaves the epochs to a fresh one
     awaits_answer: bool = True  # whether each epoch must be reported before the next begins: the driver may end a trial
     checkpoint_damaged: str | None = None  # why the newest checkpoint was skipped, and where the trial continues

@@ -39,7 +39,8 @@ def run_trial(job: TrialJob, report: Reporter, checkpoint: Path | None = None, h
     return before it has stored an epoch's folder, but not before it has stored the end's.
 
     Raises HandOver before the first epoch if `job.may_hand_over` and this process had to run the gate, to compile or to
-    time kernels, and always if `job.warm_up_only`.
+    time kernels, and always if `job.warm_up_only`. With `job.probe_steps` it times steps instead of training, and
+    reports a TrialEnd alone (tune.trial.probe).
     """
     timeline, kills = Timeline(host.waited_s), KernelKills()
 
@@ -63,6 +64,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
     from tune.engine import timed_choices
     from tune.trial import compile_cache
     from tune.trial.cache_warmup import must_hand_over
+    from tune.trial.probe import probe
     from tune.trial.session import Session
     from tune.trial.summary import save_series_errors, trial_tags
 
@@ -72,7 +74,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
             "program; update that copy, or start the sweep anew"
         )
     with (
-        timed_choices.postponed() if job.warm_up_only else nullcontext(),
+        timed_choices.postponed() if job.warm_up_only or _compiles_beside_others(job) else nullcontext(),
         _compiled_code(job) as tags,
         Session(job, started_s, replace(host, tags={**host.tags, **tags}), timeline) as session,
     ):
@@ -82,6 +84,8 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
             timeline.earlier_ms += round(1e3 * host.cache_warmup_s)
         session.pass_gate()
         may_hand_over, first = (job.may_hand_over and host.cache_warmup_s is None) or job.warm_up_only, True
+        if job.probe_steps:
+            return report(probe(session, started_s, may_hand_over=may_hand_over), None)
         while not session.finished:
             session.prepare_epoch()
             if first:
@@ -104,6 +108,11 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
         session.state.samples.write(folder / "samples")
         save_series_errors(session, folder / "samples")
         report(replace(end, tags=trial_tags(session)), folder)
+
+
+def _compiles_beside_others(job: TrialJob) -> bool:
+    """Whether a trial compiles while others use its device: what compilers choose by timing must wait."""
+    return job.error_only and (job.config.train.engine != "eager" or job.config.model.attention == "flex")
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from tune.measure.metrics import step_shape, time_metrics
 from tune.measure.published_timer import PublishedTimer, published_metrics
 from tune.measure.raw_samples import RawSamples
 from tune.measure.recorder import EpochRecorder
+from tune.measure.timer import EpochTimes
 from tune.plan.data import SplitRows
 from tune.plan.support import unsupported_reason
 from tune.trial import checkpoint, compile_cache
@@ -259,19 +260,26 @@ class Session:
             pct_start=train.pct_start,
         )
 
-    def _train(self, epoch: int) -> None:
+    def time_steps(self, epoch: int, most: int | None = None) -> EpochTimes:
+        """Train the steps of an epoch, at most so many of them, and measure them: an epoch's training, or a probe."""
         stepper = self._built_stepper()
         self.state.model.train()
         self._note_neighbours()
         self.state.timeline.epoch_began()
+        stepper.next_step = (epoch - 1) * self.feed.steps_per_epoch
         with self.recorder.epoch(epoch) as timer:
-            batches = stepper.batches(self.feed, epoch)
+            batches = itertools.islice(stepper.batches(self.feed, epoch), most)
             for batch in timer.batches(batches, gathered_on_device=self.feed.gathered_on_device):
                 with timer.step():
                     stepper.step(batch)
+        self._note_neighbours()
+        return self.recorder.times
+
+    def _train(self, epoch: int) -> None:
+        stepper = self._built_stepper()
+        self.time_steps(epoch)
         peak_gib = self.meter.peak_memory_gib(at_least_bytes=stepper.captured_peak_bytes)
         self._memory = {"gpu/peak_memory_gib": peak_gib}
-        self._note_neighbours()
 
     def _note_neighbours(self) -> None:
         """Once shared, or once unknown, a trial's timings stay so, over interruptions too."""

@@ -85,6 +85,14 @@ class TrialSupervisor:
             problem = str(error)
         return time.monotonic() - began_s, problem
 
+    def close(self) -> None:
+        """End the process that was prepared for a trial that does not come, and this actor's own fork server."""
+        if self.prepared is not None:
+            self.prepared.end(0.0)
+        if self.fork_server is not None:
+            self.fork_server.end()
+        self.prepared = self.fork_server = None
+
     def _compute(
         self, job: TrialJob, report: Reporter, checkpoint: str | None, cache_warmup_s: float | None
     ) -> float | None:
