@@ -166,6 +166,13 @@ class Launcher:
         how: dict[str, Any] = {"search_alg": searcher, "scheduler": scheduler, "num_samples": trials}
         self._fit(collector, resources, self.share.at_a_time, **how)
 
+    def run_suggested(
+        self, searcher: Searcher, scheduler: TrialScheduler | None, at_a_time: int, collector: Collector
+    ) -> None:
+        """Run what `searcher` suggests as {"job", "resources"}, up to its end; `scheduler` may stop some early."""
+        how: dict[str, Any] = {"search_alg": searcher, "scheduler": scheduler, "num_samples": -1}
+        self._fit(collector, None, at_a_time, **how)
+
     def _fit(
         self,
         collector: Collector,

@@ -107,11 +107,12 @@ def _fit_in_memory(plan: Plan, new: Sequence[PlannedTrial]) -> int:
     device, channels = plan.device, plan.data.channels
     if device.device_type == "cpu" or device.memory_gib is None or channels is None:
         return len(new) if device.device_type == "cpu" else 1
-    each_gib = max(_memory_gib(trial, device, channels) for trial in new)
+    each_gib = max(memory_gib(trial, device, channels) for trial in new)
     return max(1, int(MEMORY_SHARE * device.memory_gib / each_gib))
 
 
-def _memory_gib(trial: PlannedTrial, device: DeviceFacts, channels: int) -> float:
+def memory_gib(trial: PlannedTrial, device: DeviceFacts, channels: int) -> float:
+    """The memory that a trial's gate and its training need at most, estimated. On a device of known memory."""
     fields, batch = trial.config.builder_fields(channels), trial.config.train.batch_size
     assert device.memory_gib is not None
     return CONTEXT_GIB + ABOVE_REFERENCE * reference_bytes(fields, fields["num_heads"], batch) / GIB
