@@ -19,6 +19,7 @@ from tune.commands.report import show_report
 from tune.common import signals
 from tune.common.address import is_server, redacted, sqlite_file
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
+from tune.common.process import started_ms
 from tune.common.temporary import temporary_folder
 from tune.config.request import Request, build_request
 from tune.config.yaml_file import check_new_config, write_config
@@ -229,6 +230,7 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
         isolate=arguments.isolate,
         save_forecasts=arguments.save_forecasts,
         quiet=arguments.quiet,
+        began_ms=started_ms(),
     )
 
     def show_plan(plan: Plan) -> None:

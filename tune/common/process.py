@@ -119,6 +119,16 @@ def _ticks(pid: int) -> int | None:
         return None
 
 
+def started_ms() -> int | None:
+    """When this process started, in ms of the wall clock; None where the system does not say."""
+    try:
+        boot_s = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if "btime" in line)
+    except (OSError, StopIteration, ValueError):
+        return None
+    ticks = _ticks(os.getpid())
+    return None if ticks is None else round(1e3 * (boot_s + ticks / os.sysconf("SC_CLK_TCK")))
+
+
 def job_metadata() -> dict[str, str]:
     """The metadata with which this process was submitted as a Ray job; empty if it was not."""
     try:

@@ -24,6 +24,7 @@ class Options:
     isolate: bool = False  # each trial in a new, unprepared process with empty caches
     save_forecasts: bool = False  # whether each trial's forecasts of the test set become artifacts
     quiet: bool = False
+    began_ms: int | None = None  # when the command began, in ms of the wall clock; None: with `run_sweep`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from dataclasses import asdict
 
 from tune.cluster import connect
 from tune.common import signals
+from tune.common.clock import SteadyClock
 from tune.common.errors import DiskFull
 from tune.common.process import PROCESS_TAG, this_process
 from tune.common.statuses import NO_FAILURE
@@ -39,6 +40,7 @@ from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
 from tune.tracking.artifact_place import settle_artifacts
 from tune.tracking.artifact_probe import artifact_root, check_artifacts
+from tune.tracking.spans import WARM_UP, span
 from tune.tracking.store import JOB_TAG, PROJECT, STORE_ANSWERS_WITHIN_S, check_store
 from tune.tracking.tracker import Tracker
 from tune.worker.node_forkserver import remove_own_sockets
@@ -51,6 +53,7 @@ def run_sweep(
 
     entry: what a worker runs for each trial; only benchmarks give another entry.
     """
+    began_ms = options.began_ms or SteadyClock().now_ms()
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     readable = check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
     settle_artifacts(options.tracking_uri, PROJECT, options.storage_path, _say(options))
@@ -71,7 +74,7 @@ def run_sweep(
             at_the_end.callback(remove_own_sockets)  # Ray kills them before they can do so
         with tracker, signals.at_the_last(functools.partial(_interrupt, tracker)):
             try:
-                return _Run(plan, launcher.folder, launcher, options).run(tracker)
+                return _Run(plan, launcher.folder, launcher, options, began_ms).run(tracker)
             except KeyboardInterrupt:
                 _interrupt(tracker)
                 raise
@@ -81,6 +84,7 @@ def _interrupt(tracker: Tracker) -> None:
     """Close the sweep in MLflow as interrupted, unless it was closed before; waits a few seconds for MLflow."""
     if tracker.sweep_status is None:
         with contextlib.suppress(ValueError):  # no sweep was begun
+            tracker.end_run()
             tracker.end_sweep(status="interrupted", metrics={}, files={})
     tracker.flush(STOPPED_WAIT_S)
 
@@ -92,8 +96,9 @@ def _say(options: Options) -> Callable[[str], None]:
 class _Run:
     """One run of one sweep's folder."""
 
-    def __init__(self, plan: Plan, folder: SweepDir, launcher: Launcher, options: Options) -> None:
+    def __init__(self, plan: Plan, folder: SweepDir, launcher: Launcher, options: Options, began_ms: int) -> None:
         self.plan, self.folder, self.launcher, self.options = plan, folder, launcher, options
+        self._began_ms = began_ms  # of this run of the command
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
     def run(self, tracker: Tracker) -> Outcome:
@@ -120,7 +125,8 @@ class _Run:
         if len(left) < len(self.plan.runnable):
             progress.say(_progress_line(ended, left))
         if left:
-            warm_up_together(self.launcher, self.plan, left, progress.say)
+            with span(tracker, WARM_UP):
+                warm_up_together(self.launcher, self.plan, left, progress.say)
             self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
 
     @functools.cached_property
@@ -181,6 +187,7 @@ class _Run:
             },
             files={name: json.dumps(file, indent=1) for name, file in files.items()},
             version=self.folder.format,
+            driver_began_ms=self._began_ms,
         )
 
     def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:
@@ -209,6 +216,7 @@ class _Run:
         statuses, bad = tracker.ended, failures(tracker)
         interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
         uri, say = self.options.tracking_uri, progress.say
+        tracker.end_run()  # the report tells of it; to send it and to draw the report is not in it
         pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)
         if not interrupted and not pending:
             sweep_id = self.folder.sweep_id

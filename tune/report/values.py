@@ -7,6 +7,7 @@ from typing import Any
 from tune.common.published import TAG
 from tune.config.trial_config import parse_params
 from tune.measure import series_errors
+from tune.report.accounts import accounts, accounts_json, accounts_metrics
 from tune.report.arms import arm_rows, environment_of, trials_by_arm
 from tune.report.bottlenecks import diagnoses
 from tune.report.comparisons import comparison_json
@@ -22,11 +23,11 @@ TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "dia
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
-    """Each arm's summary for the parent run, under prefixes that come before `final/`.
+    """Each arm's summary for the parent run, and where the wall time went, under prefixes that come before `final/`.
 
     The UI sorts its sections of charts by name, and those of a folded sweep's children are empty.
     """
-    metrics: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = {**accounts_metrics(accounts(record))}
     for row in arm_rows(record):
         arm = row.arm.replace("=", ":")  # which MLflow does not allow in the name of a metric
         metrics |= {
@@ -69,6 +70,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "diagnoses": diagnoses(arms),
         "comparisons": {row.arm: comparison_json(row.comparison) for row in rows if row.comparison},
         "total_comparisons": {row.arm: comparison_json(row.total_comparison) for row in rows if row.total_comparison},
+        "accounts": accounts_json(accounts(record)),
         "cost": cost_json(costs(record, arms), price),
         "trials": [
             {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from tune.storage.outbox import Record
 from tune.storage.params import format_of
 
 KEPT = ("loss/val_mse", "time/train_s")  # the epoch metrics by which a search chooses
+DRIVER = "driver"  # the span of one run of the command
 
 
 @dataclass(kw_only=True)
@@ -40,6 +42,8 @@ class OutboxIndex:
     logs: dict[str, TrialLog] = field(default_factory=dict)
     records: int = 0
     latest_ms: int = 0  # time of the latest record
+    spans: Counter[str] = field(default_factory=Counter)  # how many spans of the driver's work are recorded, by part
+    driver_began_ms: int | None = None  # of the run whose span is not recorded yet
 
     def absorb(self, record: Record) -> None:
         """Add one record."""
@@ -48,6 +52,7 @@ class OutboxIndex:
         kind = record["kind"]
         if kind == "begin_sweep":
             self.sweep_id, self.sweep_status, self.format = record["sweep_id"], None, format_of(record)
+            self.driver_began_ms = record.get("driver_began_ms", self.driver_began_ms)
         elif kind == "plan":
             self.trials[record["trial_id"]] = "running" if record["tags"]["status"] == "running" else "planned"
             log = self.logs.setdefault(record["trial_id"], TrialLog())
@@ -69,6 +74,10 @@ class OutboxIndex:
             log.tags.update(record.get("tags", {}))
             log.status, log.reason = record["status"], record.get("reason", "")
             log.metrics = record.get("metrics", {})
+        elif kind == "span":
+            self.spans[record["part"]] = record["number"]
+            if record["part"] == DRIVER:
+                self.driver_began_ms = None
         elif kind == "end_sweep":
             self.sweep_status = record.get("status")
             self.summary.update(record.get("metrics", {}))

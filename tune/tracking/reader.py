@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from tune.common.address import one_line, redacted, settled_uri
@@ -14,7 +14,7 @@ from tune.common.errors import WrongInput, did_you_mean
 from tune.storage.params import format_of
 from tune.tracking.runs import find_runs
 from tune.tracking.schema import is_empty
-from tune.tracking.store import JOB_TAG, TrackingError, check_store, open_client
+from tune.tracking.store import JOB_TAG, SPANS, TrackingError, check_store, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,7 +67,11 @@ class SweepSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRecord:
-    """One sweep with all its trials, in the order they were planned."""
+    """One sweep with all its trials, in the order they were planned.
+
+    `spans`: what the driver did for all trials at once, by part (`driver`: a run of the command; `warm_up`): when each
+    piece began and ended, in ms of the wall clock.
+    """
 
     sweep_id: str
     run_id: str
@@ -77,6 +81,7 @@ class SweepRecord:
     params: dict[str, str]
     metrics: dict[str, float]
     trials: tuple[TrialRecord, ...]
+    spans: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
     @property
     def format(self) -> int:
@@ -218,7 +223,18 @@ def _sweep(client: MlflowClient, experiment: str, sweep_id: str) -> SweepRecord:
         params=dict(parent.data.params),
         metrics={key: _unclamped(value) for key, value in parent.data.metrics.items()},
         trials=tuple(_trials(client, children)),
+        spans=_spans(client, parent),
     )
+
+
+def _spans(client: MlflowClient, parent: Run) -> dict[str, tuple[tuple[int, int], ...]]:
+    """MLflow has the end of each span and its seconds."""
+    spans = {}
+    for name in (name for name in parent.data.metrics if name.startswith(SPANS)):
+        points = sorted(client.get_metric_history(parent.info.run_id, name), key=_by_step)
+        ended = {point.step: (point.timestamp - round(1e3 * point.value), point.timestamp) for point in points}
+        spans[name.removeprefix(SPANS).removesuffix("_s")] = tuple(ended.values())
+    return spans
 
 
 def _trials(client: MlflowClient, runs: dict[str, Run]) -> list[TrialRecord]:

@@ -6,7 +6,6 @@ and stores nothing twice that the outbox already holds.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,17 +18,16 @@ from tune.common.clock import SteadyClock
 from tune.storage.moved import store_name
 from tune.storage.outbox import Outbox, Record
 from tune.storage.params import FORMAT, stored_params
-from tune.storage.trial_log import OutboxIndex, TrialLog
+from tune.storage.trial_log import DRIVER, OutboxIndex, TrialLog
 from tune.tracking.earlier_store import fetch_from
 from tune.tracking.position import Position, store_digest
+from tune.tracking.record_fields import changed, check_id, check_status, texts, values
 from tune.tracking.rejected import RejectedFile
 from tune.tracking.runs import RunIndex
 from tune.tracking.schema import is_empty
 from tune.tracking.sender import OutboxSender
 from tune.tracking.uploads import Uploader
 from tune.tracking.writer import OPEN_STATUSES, SWEEP_STATUSES, TRIAL_STATUSES, MlflowWriter
-
-_ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9_.:=-]{0,199}")  # a folder's name, never hidden and never ..
 
 
 class Tracker:
@@ -150,21 +148,26 @@ class Tracker:
         params: Mapping[str, Any],
         files: Mapping[str, str],
         version: int = FORMAT,
+        driver_began_ms: int | None = None,
     ) -> None:
         """Open the sweep, or reopen it on resume; `files` maps artifact path -> text.
 
         version: the format of the parameters of a new sweep; a sweep that has begun keeps its own.
+        driver_began_ms: when this run of the command began. A run before it that was killed ends at its last record.
 
         Raises:
             ValueError: the outbox belongs to another sweep.
         """
-        _check_id("sweep_id", sweep_id)
+        check_id("sweep_id", sweep_id)
         with self._mutex:
             if self._index.sweep_id not in (None, sweep_id):
                 raise ValueError(f"{self._outbox.path} holds sweep {self._index.sweep_id!r}, not {sweep_id!r}")
             self._index.sweep_id = sweep_id
             self._index.format = self._index.format or version
-            self._append_params("begin_sweep", params, name=name, tags=_texts(tags), files=dict(files))
+            began = {} if driver_began_ms is None else {"driver_began_ms": int(driver_began_ms)}
+            if began and self._index.driver_began_ms not in (None, driver_began_ms):
+                self._append_span(DRIVER, self._index.driver_began_ms, self._index.latest_ms)
+            self._append_params("begin_sweep", params, **began, name=name, tags=texts(tags), files=dict(files))
 
     def plan_trial(self, *, trial_id: str, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
         """Announce a trial. `tags["status"]` may say `running`; without it the trial is `planned`.
@@ -172,18 +175,29 @@ class Tracker:
         Planning a known trial again does nothing and returns False, so a resumed driver may announce its complete
         plan. A planned or ended trial announced as `running` is open again: this marks a retry.
         """
-        _check_id("trial_id", trial_id)
+        check_id("trial_id", trial_id)
         status = tags.get("status", "planned")
-        _check_status(status, OPEN_STATUSES)
+        check_status(status, OPEN_STATUSES)
         with self._mutex:
             known = self._index.trials.get(trial_id)
             if known is not None and (status == "planned" or known == "running"):
                 return False
             if known is None:
                 tags = {**tags, "trial_number": str(len(self._index.trials) + 1)}
-            tags = {**_texts(tags), "status": status, "reason": ""}
+            tags = {**texts(tags), "status": status, "reason": ""}
             self._append_params("plan", params, trial_id=trial_id, run_name=run_name, tags=tags)
             return True
+
+    def log_span(self, part: str, began_ms: int) -> None:
+        """Store that the driver did `part` from `began_ms` until now; no trial's time is in it."""
+        with self._mutex:
+            self._append_span(part, began_ms, self._clock.now_ms())
+
+    def end_run(self) -> None:
+        """This run of the command is about to end: store when it ran, once."""
+        with self._mutex:
+            if (began_ms := self._index.driver_began_ms) is not None:
+                self._append_span(DRIVER, began_ms, self._clock.now_ms())
 
     def now_ms(self) -> int:
         """Wall time in ms that never goes back within the sweep, even if the system clock does."""
@@ -207,15 +221,15 @@ class Tracker:
             if (trial_id, epoch) in self._index.epochs:
                 return False
             starts = self._known(trial_id) == "planned"
-            values = _values(metrics)
+            known = values(metrics)
             self._append(
                 "epoch",
                 trial_id=trial_id,
                 epoch=int(epoch),
-                metrics=values,
+                metrics=known,
                 timestamp_ms=int(timestamp_ms),
                 starts=starts,
-                **({} if tags is None else {"tags": _changed(self._index.logs[trial_id].reported, _texts(tags))}),
+                **({} if tags is None else {"tags": changed(self._index.logs[trial_id].reported, texts(tags))}),
             )
             return True
 
@@ -236,7 +250,7 @@ class Tracker:
         Later the saved model in `model_dir` becomes the run's MLflow model, and the files in `samples_dir` and
         `forecasts_dir` become artifacts under `samples/` and `forecasts/`: the folders must stay until `pending` is 0.
         """
-        _check_status(status, TRIAL_STATUSES)
+        check_status(status, TRIAL_STATUSES)
         with self._mutex:
             if self._known(trial_id) == "ended":
                 return False
@@ -245,8 +259,8 @@ class Tracker:
                 trial_id=trial_id,
                 status=status,
                 reason=str(reason),
-                metrics=_values(metrics),
-                tags=_texts(tags),
+                metrics=values(metrics),
+                tags=texts(tags),
                 model_dir=None if model_dir is None else str(Path(model_dir).absolute()),
                 samples_dir=None if samples_dir is None else str(Path(samples_dir).absolute()),
                 **({} if forecasts_dir is None else {"forecasts_dir": str(Path(forecasts_dir).absolute())}),
@@ -260,11 +274,11 @@ class Tracker:
 
         Metrics that an earlier closing stored are left out: a driver that was killed while closing stores them once.
         """
-        _check_status(status, SWEEP_STATUSES)
+        check_status(status, SWEEP_STATUSES)
         with self._mutex:
-            values = {key: value for key, value in _values(metrics).items() if self._index.summary.get(key) != value}
+            new = {key: value for key, value in values(metrics).items() if self._index.summary.get(key) != value}
             unfinished = [trial_id for trial_id, state in self._index.trials.items() if state != "ended"]
-            self._append("end_sweep", status=status, metrics=values, files=dict(files), open_trials=unfinished)
+            self._append("end_sweep", status=status, metrics=new, files=dict(files), open_trials=unfinished)
 
     def flush(self, timeout_s: float) -> int:
         """Wait until MLflow has every record, at most `timeout_s` s; returns how many it lacks. Ends if `blocked`."""
@@ -296,6 +310,10 @@ class Tracker:
             raise ValueError(f"trial {trial_id!r} is not in the plan of this sweep: call plan_trial first")
         return self._index.trials[trial_id]
 
+    def _append_span(self, part: str, began_ms: int | None, ended_ms: int) -> None:
+        number = self._index.spans[part] + 1
+        self._append("span", part=part, number=number, began_ms=began_ms, ended_ms=ended_ms)
+
     def _append_params(self, kind: str, params: Mapping[str, Any], **fields: Any) -> None:
         version = self._index.format or FORMAT
         named = {} if version == 1 else {"format": version}
@@ -309,27 +327,3 @@ class Tracker:
             self._outbox.append(record)
             self._index.absorb(record)
             self._sender.notify()
-
-
-def _values(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {key: float(value) for key, value in metrics.items() if value is not None}
-
-
-def _texts(items: Mapping[str, Any]) -> dict[str, str]:
-    return {str(key): str(value) for key, value in items.items() if value is not None}
-
-
-def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:
-    """The new and changed tags, and None for each that is gone: most of a trial's tags stay the same."""
-    names = sorted(before.keys() | now.keys())
-    return {name: now.get(name) for name in names if now.get(name) != before.get(name)}
-
-
-def _check_id(name: str, value: str) -> None:
-    if not _ID.fullmatch(value):
-        raise ValueError(f"{name} {value!r}: allowed are up to 200 letters, digits and _ . : = -")
-
-
-def _check_status(status: str, allowed: Mapping[str, str]) -> None:
-    if status not in allowed:
-        raise ValueError(f"status {status!r} is not one of {', '.join(allowed)}")

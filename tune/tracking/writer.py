@@ -10,7 +10,7 @@ from tune.storage.outbox import Record
 from tune.storage.params import param_texts
 from tune.tracking.refusals import classify
 from tune.tracking.runs import RunIndex
-from tune.tracking.store import REFUSED
+from tune.tracking.store import REFUSED, SPANS
 from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, RESULT, sweep_note, sweep_view
 
 TRIAL_STATUSES = {  # our status tag -> MLflow's status of the ended run
@@ -66,6 +66,7 @@ class MlflowWriter:
             "begin_sweep": self._begin_sweep,
             "plan": self._plan,
             "end": self._end,
+            "span": self._span,
             "end_sweep": self._end_sweep,
         }
         handler = handlers.get(record["kind"])
@@ -130,6 +131,11 @@ class MlflowWriter:
         tags = {**record["tags"], "status": record["status"], "reason": record["reason"]}
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
         self.run_index.set_status(run_id, TRIAL_STATUSES[record["status"]], end_time_ms=record["time_ms"])
+
+    def _span(self, record: Record) -> None:
+        run_id = self.run_index.find(record["sweep_id"], "")
+        seconds = (record["ended_ms"] - record["began_ms"]) / 1e3
+        self._log(run_id, _items(record, metrics={f"{SPANS}{record['part']}_s": seconds}))
 
     def _end_sweep(self, record: Record) -> None:
         sweep_id, status = record["sweep_id"], record["status"]
@@ -209,4 +215,6 @@ def _when(record: Record) -> tuple[int, int]:
     # (timestamp in ms, step); a value that is known once has step 0.
     if record["kind"] == "epoch":
         return record["timestamp_ms"], record["epoch"]
+    if record["kind"] == "span":  # its end: with its length a reader knows its beginning
+        return record["ended_ms"], record["number"]
     return record["time_ms"], 0

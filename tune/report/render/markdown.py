@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
+from tune.report.accounts import accounts, accounts_line
 from tune.report.answer import NO_ANSWER, answer_line
 from tune.report.arms import arm_rows, tag_text
 from tune.report.cost import Price
@@ -29,6 +30,7 @@ def markdown(
         _text(tag_text(record, "question")),
         f"**{_text(answer_line(record, rows) or NO_ANSWER)}**",
         f"Device: {_text(tag_text(record, 'device'))}",
+        _text(accounts_line(accounts(record))),
         _table(arm_table(rows)),
         "\n".join(f"- {_text(note)}" for note in notes(record, rows, margin=margin)),
         *(_table(table) for table in dimension_tables(record, margin=margin)),

@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from tune.common.errors import WrongInput
+from tune.report.accounts import accounts, accounts_line
 from tune.report.answer import NO_ANSWER, answer_line
 from tune.report.arms import arm_rows, tag_text, trials_by_arm
 from tune.report.charts import Chart, charts
@@ -72,6 +73,7 @@ def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | Non
         f"<p>{escape(tag_text(record, 'question'))}</p>",
         f"<p><strong>{escape(answer_line(record, rows) or NO_ANSWER)}</strong></p>",
         f'<p class="soft">Device: {escape(tag_text(record, "device"))}</p>',
+        f'<p class="soft">{_kept(escape(accounts_line(accounts(record))))}</p>',
         _table(arm_table(rows)),
         _list(notes(record, rows, margin=margin)),
         *(_table(table) for table in dimension_tables(record, margin=margin)),

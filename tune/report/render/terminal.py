@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
+from tune.report.accounts import accounts, accounts_line
 from tune.report.arms import COLUMNS, ArmRow, arm_rows, tag_text, trials_by_arm
 from tune.report.cost import Price, cost_line, costs
 from tune.report.notes import notes
@@ -40,6 +41,7 @@ def print_report(record: SweepRecord, stream: IO[str], *, margin: float = MARGIN
     for line in notes(record, rows, margin=margin):
         console.print(line, soft_wrap=True, markup=False)
     console.print(cost_line(costs(record, trials_by_arm(record)), price), soft_wrap=True, markup=False)
+    console.print(accounts_line(accounts(record)), soft_wrap=True, markup=False)
 
 
 def _table(record: SweepRecord, rows: Sequence[ArmRow], names: Sequence[str], *, folded: bool) -> Table:
