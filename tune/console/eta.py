@@ -1,7 +1,9 @@
 """The time left for a sweep, estimated from the trials that ran.
 
-A trial has a head, from its start to the end of its first epoch, and a tail, the rest. An arm's first trial has a
-longer head, as the gate and the compilation run in it. Tails differ between arms.
+A trial has a gap before it (nothing runs on its device), a head (from its start to its first epoch: process, data,
+compiled code), epochs, and an end (test set, model). Gaps, later heads and ends are much the same in all arms, so
+their mean over all trials serves. Epochs differ between arms. An arm's first trial may have a longer head, as the gate
+and the compilation run in it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 
 
 def arm_of(trial_id: str) -> str:
@@ -18,73 +20,159 @@ def arm_of(trial_id: str) -> str:
 
 
 @dataclass
+class _Run:
+    """What is known of one trial. Times are seconds of one monotonic clock."""
+
+    began_s: float
+    gap_s: float | None = None  # since the trial before it ended; None: there was none
+    reports_s: list[float] = field(default_factory=list)  # when each epoch of this session was reported
+    first_epoch_s: float = 0.0  # what the first of them took, by its own measure
+    ended_s: float | None = None
+    compiled_s: float = 0.0  # of its head, what its arm's later trials will not need
+
+    @property
+    def head_s(self) -> float | None:
+        """From its start to its first epoch."""
+        return max(0.0, self.reports_s[0] - self.began_s - self.first_epoch_s) if self.reports_s else None
+
+    @property
+    def epochs_s(self) -> list[float]:
+        """What each epoch took, with what lies between two; the first by its own measure."""
+        later = [end - begin for begin, end in zip(self.reports_s, self.reports_s[1:], strict=False)]
+        return [self.first_epoch_s, *later] if self.reports_s else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Usual:
+    """Means over the trials so far, in seconds; what is unknown is 0."""
+
+    gap_s: float
+    first_head_s: float  # of an arm's first trial
+    later_head_s: float
+    end_s: float
+
+
+@dataclass
 class TimeLeft:
-    """Is told of the events of one session's trials. Times are seconds of one monotonic clock."""
+    """Is told of the events of one session's trials."""
 
     epochs: int  # of a trial
-    _began_s: dict[str, float] = field(default_factory=dict)
-    _first_s: dict[str, float] = field(default_factory=dict)  # the end of the first epoch in this session
-    _done: dict[str, int] = field(default_factory=dict)  # epochs of this session
-    _epoch_s: dict[str, float] = field(default_factory=dict)  # what a trial's newest epoch took
-    _ended_s: dict[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)  # arm -> an epoch's time relative to other arms'
+    _runs: dict[str, _Run] = field(default_factory=dict)
+    _free_s: list[float] = field(default_factory=list)  # when each device that waits for a trial became free
 
     def began(self, trial: str, now_s: float) -> None:
-        self._began_s.setdefault(trial, now_s)
+        if trial not in self._runs:
+            gap_s = now_s - self._free_s.pop() if self._free_s else None
+            self._runs[trial] = _Run(began_s=now_s, gap_s=gap_s)
 
     def epoch(self, trial: str, now_s: float, epoch_s: float) -> None:
         self.began(trial, now_s)
-        self._first_s.setdefault(trial, now_s)
-        self._done[trial] = self._done.get(trial, 0) + 1
-        self._epoch_s[trial] = epoch_s
+        run = self._runs[trial]
+        if not run.reports_s:
+            run.first_epoch_s = epoch_s
+        run.reports_s.append(now_s)
 
-    def ended(self, trial: str, now_s: float) -> None:
+    def ended(self, trial: str, now_s: float, compiled_s: float = 0.0) -> None:
+        """compiled_s: what of the trial's time later trials of its arm will not need."""
         self.began(trial, now_s)
-        self._ended_s[trial] = now_s
+        if self._runs[trial].ended_s is None:
+            self._runs[trial].ended_s = now_s
+            self._runs[trial].compiled_s = compiled_s
+            self._free_s.append(now_s)
 
     def left_s(self, trials: Iterable[str], now_s: float) -> dict[str, float] | None:
         """Seconds left for each of `trials` that has not ended, given in the order of their runs; None if unknown."""
-        left = [trial for trial in trials if trial not in self._ended_s]
-        own_s, usual_s = self._tails_s()
+        left = [trial for trial in trials if trial not in self._runs or self._runs[trial].ended_s is None]
         if not left:
             return {}
-        if usual_s is None:
+        usual, usual_epochs_s = self._usual(), self._usual_epochs_s()
+        if usual_epochs_s is None:
             return None
-        first_of = {arm_of(trial): trial for trial in reversed(self._began_s)}
-        first_s, later_s = self._heads_s(first_of)
-        left_s = {}
+        known = {arm_of(trial) for trial in self._runs}
+        left_s, waited_s = {}, [max(0.0, now_s - free_s) for free_s in self._free_s]
         for trial in left:
-            tail_s = own_s.get(arm_of(trial), usual_s)
-            if trial in self._first_s:
-                left_s[trial] = tail_s * max(0, self.epochs - self._done[trial]) / max(1, self.epochs - 1)
+            arm = arm_of(trial)
+            if run := self._runs.get(trial):
+                left_s[trial] = self._rest_s(run, arm, now_s, usual, usual_epochs_s)
                 continue
-            head_s = first_s if first_of.setdefault(arm_of(trial), trial) == trial else later_s
-            left_s[trial] = max(0.0, head_s - (now_s - self._began_s.get(trial, now_s))) + tail_s
+            gap_s = max(0.0, usual.gap_s - (waited_s.pop() if waited_s else 0.0))
+            head_s = usual.later_head_s if arm in known else usual.first_head_s
+            left_s[trial] = gap_s + head_s + self._epochs_left_s(arm, 0, usual_epochs_s) + usual.end_s
+            known.add(arm)
         return left_s
 
-    def _tails_s(self) -> tuple[dict[str, float], float | None]:
-        """Mean tail of each arm that has one, and the tail of any other: the mean of all, else estimated by epochs."""
-        tails = {
-            trial: end_s - self._first_s[trial] for trial, end_s in self._ended_s.items() if trial in self._first_s
-        }
-        of_arm: dict[str, list[float]] = {}
-        for trial, tail_s in tails.items():
-            of_arm.setdefault(arm_of(trial), []).append(tail_s)
-        epochs_s = [(self.epochs - 1) * epoch_s for epoch_s in self._epoch_s.values()]
-        trials_s = [end_s - self._began_s[trial] for trial, end_s in self._ended_s.items()]  # none came to an epoch
-        return {arm: fmean(values) for arm, values in of_arm.items()}, _mean(tails.values(), epochs_s, trials_s)
+    def all_left_s(self, unstarted: int, now_s: float) -> float | None:
+        """Seconds left for the trials that run and `unstarted` more of which no name is known; None if unknown."""
+        running = [trial for trial, run in self._runs.items() if run.ended_s is None]
+        usual, epoch_s = self._usual(), self._usual_epochs_s()
+        if (left_s := self.left_s(running, now_s)) is None or (unstarted and epoch_s is None):
+            return None
+        took_s = [run.ended_s - run.began_s - run.compiled_s for run in self._runs.values() if run.ended_s is not None]
+        each_s = usual.later_head_s + (epoch_s or 0.0) * self.epochs + usual.end_s
+        return sum(left_s.values()) + unstarted * (usual.gap_s + (fmean(took_s) if took_s else each_s))
 
-    def _heads_s(self, first_of: Mapping[str, str]) -> tuple[float, float]:
-        """Mean head of an arm's first trial, and of its later trials; an epoch's time while unknown."""
-        heads: dict[bool, list[float]] = {True: [], False: []}
-        for trial, end_s in self._first_s.items():
-            heads[first_of[arm_of(trial)] == trial].append(end_s - self._began_s[trial])
-        later_s = _mean(heads[False], self._epoch_s.values()) or 0.0
-        return _mean(heads[True]) or later_s, later_s
+    def _rest_s(self, run: _Run, arm: str, now_s: float, usual: _Usual, usual_epochs_s: float) -> float:
+        """Of a trial that runs. What it should have passed by now takes no negative time."""
+        done = len(run.reports_s)
+        epochs_s = self._epochs_left_s(arm, done, usual_epochs_s)
+        if not done:
+            first = not any(arm_of(other) == arm for other, it in self._runs.items() if it is not run)
+            head_s = usual.first_head_s if first else usual.later_head_s
+            return max(0.0, head_s - (now_s - run.began_s)) + epochs_s + usual.end_s
+        since_s, left = now_s - run.reports_s[-1], self.epochs - done
+        if left <= 0:
+            return max(0.0, usual.end_s - since_s)
+        return epochs_s - min(since_s, epochs_s / left) + usual.end_s
+
+    def _epochs_left_s(self, arm: str, done: int, usual_epochs_s: float) -> float:
+        """The epochs after the first `done`. Trials of the arm that came further say most: pruning changes epochs."""
+        if self.epochs <= done:
+            return 0.0
+        own = [run.epochs_s for trial, run in self._runs.items() if arm_of(trial) == arm]
+        further = [epochs_s[done:] for epochs_s in own if len(epochs_s) == self.epochs]
+        if further:
+            return fmean(sum(epochs_s) for epochs_s in further)
+        if any(own):
+            return median([epoch_s for epochs_s in own for epoch_s in epochs_s]) * (self.epochs - done)
+        return usual_epochs_s * self._weight(arm) * (self.epochs - done)
+
+    def _weight(self, arm: str) -> float:
+        return self.weights.get(arm, 1.0) or 1.0
+
+    def _usual_epochs_s(self) -> float | None:
+        """An epoch of an arm of weight 1, from all arms that have one; 0 where trials ended before; None: unknown."""
+        by_arm: dict[str, list[float]] = {}
+        for trial, run in self._runs.items():
+            by_arm.setdefault(arm_of(trial), []).extend(run.epochs_s)
+        per_weight = [median(epochs_s) / self._weight(arm) for arm, epochs_s in by_arm.items() if epochs_s]
+        if per_weight:
+            return fmean(per_weight)
+        took_s = [run.ended_s - run.began_s for run in self._runs.values() if run.ended_s is not None]
+        return fmean(took_s) / self.epochs if took_s else None
+
+    def _usual(self) -> _Usual:
+        seen: set[str] = set()
+        first, later, without = list[float](), list[float](), list[float]()  # heads of an arm's first trial, the others
+        for trial, run in self._runs.items():
+            if (head_s := run.head_s) is not None:
+                (later if arm_of(trial) in seen else first).append(head_s)
+                without.append(max(0.0, head_s - run.compiled_s))
+            seen.add(arm_of(trial))
+        ends = [
+            run.ended_s - run.reports_s[-1]
+            for run in self._runs.values()
+            if run.ended_s is not None and len(run.reports_s) >= 1
+        ]
+        gaps = [run.gap_s for run in self._runs.values() if run.gap_s is not None]
+        return _Usual(
+            gap_s=_mean(gaps), first_head_s=_mean(first, later), later_head_s=_mean(later, without), end_s=_mean(ends)
+        )
 
 
-def _mean(*choices: Iterable[float]) -> float | None:
-    """The mean of the first that is not empty."""
-    return next((fmean(values) for choice in choices if (values := list(choice))), None)
+def _mean(*choices: Iterable[float]) -> float:
+    """The mean of the first that is not empty; 0 if all are."""
+    return next((fmean(values) for choice in choices if (values := list(choice))), 0.0)
 
 
 def makespan(lengths: Iterable[float], at_a_time: int) -> float:

@@ -103,9 +103,9 @@ class LiveProgress(Progress):
             row.epoch, row.metrics = epoch, metrics
             row.epochs_s.append(metrics["time/epoch_s"])
 
-    def ended(self, trial_id: str, status: str, reason: str | None) -> None:
+    def ended(self, trial_id: str, status: str, reason: str | None, *, compiled_s: float = 0.0) -> None:
         self._rows.pop(trial_id, None)
-        super().ended(trial_id, status, reason)
+        super().ended(trial_id, status, reason, compiled_s=compiled_s)
 
     def table(self) -> Group:
         """The running trials, and a line for the sweep. A thread of rich calls this."""

@@ -18,15 +18,14 @@ class Progress:
     """Counts trials and epochs of one sweep and prints them. Silent if `quiet`."""
 
     total: int  # trials to run in this session
-    epochs: int  # epochs of a trial
+    epochs: int  # epochs of a trial, unless it says so itself
     quiet: bool = False
     stream: IO[str] = field(default_factory=lambda: sys.stderr)
-    _began_s: float = field(default_factory=time.monotonic)
-    _done_here: dict[str, int] = field(default_factory=dict)  # trial -> its epochs of this session
     _ended: dict[str, str] = field(default_factory=dict)  # trial -> status, if it ended in this session
     _before: dict[str, str] = field(default_factory=dict)  # trial -> status, if it ended earlier or cannot run
     _blocks: Sequence[Sequence[str]] = ()
     _at_a_time: int = 1
+    _running: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._time_left = TimeLeft(self.epochs)
@@ -39,17 +38,30 @@ class Progress:
     ) -> None:
         """Nothing to close."""
 
-    def expect(self, left: int, ended: Mapping[str, str] | None = None) -> None:
-        """`left` trials are to run in this session. `ended`: trial -> status of those that need not run any more."""
-        self.total = len(self._ended) + left
+    def expect(self, left: int, ended: Mapping[str, str] | None = None, *, at_a_time: int = 1) -> None:
+        """`left` trials are to run in this session, `at_a_time` at once. Their names are not known.
+
+        ended: trial -> status of those that need not run any more.
+        """
+        self.total, self._blocks, self._at_a_time = len(self._ended) + left, (), at_a_time
         self._before = {trial: status for trial, status in (ended or {}).items() if trial not in self._ended}
 
     def expect_blocks(
-        self, blocks: Sequence[Sequence[str]], at_a_time: int, ended: Mapping[str, str] | None = None
+        self,
+        blocks: Sequence[Sequence[str]],
+        at_a_time: int,
+        ended: Mapping[str, str] | None = None,
+        *,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
-        """The trials of `blocks` are left. A block's trials run one after another, `at_a_time` blocks at once."""
-        self.expect(sum(len(block) for block in blocks), ended)
-        self._blocks, self._at_a_time = blocks, at_a_time
+        """The trials of `blocks` are left. A block's trials run one after another, `at_a_time` blocks at once.
+
+        weights: what an epoch of each arm takes relative to other arms, for arms that have not run yet. By the name
+            that `tune.console.eta.arm_of` gives a trial's arm; 1 where there is none.
+        """
+        self.expect(sum(len(block) for block in blocks), ended, at_a_time=at_a_time)
+        self._blocks = blocks
+        self._time_left.weights = weights or {}
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -67,17 +79,20 @@ class Progress:
             f"  {metrics['speed/windows_per_s']:,.0f} windows/s  ETA {self.eta()}"
         )
 
-    def ended(self, trial_id: str, status: str, reason: str | None) -> None:
+    def ended(self, trial_id: str, status: str, reason: str | None, *, compiled_s: float = 0.0) -> None:
+        """compiled_s: what of the trial's time its arm's later trials will not need."""
         self._ended[trial_id] = status
-        self._time_left.ended(trial_id, time.monotonic())
+        self._running.discard(trial_id)
+        self._time_left.ended(trial_id, time.monotonic(), compiled_s)
         detail = f": {reason}" if reason else ""
         self.say(f"[{len(self._ended)}/{self.total} ended] {trial_id} {status}{detail}  ETA {self.eta()}")
 
     def _began(self, trial_id: str) -> None:
+        self._running.add(trial_id)
         self._time_left.began(trial_id, time.monotonic())
 
     def _count_epoch(self, trial_id: str, metrics: Mapping[str, Any]) -> None:
-        self._done_here[trial_id] = self._done_here.get(trial_id, 0) + 1
+        self._running.add(trial_id)
         self._time_left.epoch(trial_id, time.monotonic(), metrics.get("time/epoch_s") or metrics["time/train_s"])
 
     def counts(self) -> str:
@@ -89,15 +104,19 @@ class Progress:
         return f"{done} done, {failed} failed, {unsupported} unsupported, {left} left"
 
     def eta(self) -> str:
-        """Time left, by the duration of trials so far; "unknown" before any epoch."""
-        if self._blocks:
-            left_s = self._time_left.left_s([trial for block in self._blocks for trial in block], time.monotonic())
-            if left_s is None:
-                return "unknown"
-            lengths = [sum(left_s.get(trial, 0.0) for trial in block) for block in self._blocks]
-            return duration(makespan(lengths, self._at_a_time))
-        shares = {trial: epochs / self.epochs for trial, epochs in self._done_here.items()}
-        work = sum((shares | dict.fromkeys(self._ended, 1.0)).values())
-        if work <= 0:
-            return "unknown"
-        return duration(max(0.0, (time.monotonic() - self._began_s) / work * (self.total - work)))
+        """Time left, as far as `left_s` knows it."""
+        left_s = self.left_s()
+        return "unknown" if left_s is None else duration(left_s)
+
+    def left_s(self) -> float | None:
+        """Seconds until the last trial ends, by the trials so far; None before any epoch."""
+        now_s = time.monotonic()
+        if not self._blocks:
+            unstarted = max(0, self.total - len(self._ended) - len(self._running))
+            left_s = self._time_left.all_left_s(unstarted, now_s)
+            return None if left_s is None else left_s / self._at_a_time
+        by_trial = self._time_left.left_s([trial for block in self._blocks for trial in block], now_s)
+        if by_trial is None:
+            return None
+        lengths = [sum(by_trial.get(trial, 0.0) for trial in block) for block in self._blocks]
+        return makespan(lengths, self._at_a_time)

@@ -158,7 +158,8 @@ class Collector(ray_tune.Callback):
             forecasts_dir=folder / "forecasts" if folder and (folder / "forecasts").is_dir() else None,
         )
         if ended:
-            self._progress.ended(trial_id, end.status, end.reason)
+            compiled_s = end.metrics.get("final/rehearsal_s") or 0.0
+            self._progress.ended(trial_id, end.status, end.reason, compiled_s=compiled_s)
 
     def _changed_environment(self, trial_id: str) -> dict[str, str]:
         """The environment's tag, for a trial that an earlier run of the sweep announced with another environment."""

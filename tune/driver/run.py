@@ -11,7 +11,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from tune.cluster import connect
 from tune.common import signals
@@ -53,7 +53,7 @@ def run_sweep(
 
     entry: what a worker runs for each trial; only benchmarks give another entry.
     """
-    began_ms = options.began_ms or SteadyClock().now_ms()
+    options = replace(options, began_ms=options.began_ms or SteadyClock().now_ms())
     check_store(options.tracking_uri, timeout_s=STORE_ANSWERS_WITHIN_S)
     readable = check_access(options.tracking_uri, PROJECT, STORE_ANSWERS_WITHIN_S, _say(options))
     settle_artifacts(options.tracking_uri, PROJECT, options.storage_path, _say(options))
@@ -74,7 +74,7 @@ def run_sweep(
             at_the_end.callback(remove_own_sockets)  # Ray kills them before they can do so
         with tracker, signals.at_the_last(functools.partial(_interrupt, tracker)):
             try:
-                return _Run(plan, launcher.folder, launcher, options, began_ms).run(tracker)
+                return _Run(plan, launcher.folder, launcher, options).run(tracker)
             except KeyboardInterrupt:
                 _interrupt(tracker)
                 raise
@@ -96,9 +96,8 @@ def _say(options: Options) -> Callable[[str], None]:
 class _Run:
     """One run of one sweep's folder."""
 
-    def __init__(self, plan: Plan, folder: SweepDir, launcher: Launcher, options: Options, began_ms: int) -> None:
+    def __init__(self, plan: Plan, folder: SweepDir, launcher: Launcher, options: Options) -> None:
         self.plan, self.folder, self.launcher, self.options = plan, folder, launcher, options
-        self._began_ms = began_ms  # of this run of the command
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
     def run(self, tracker: Tracker) -> Outcome:
@@ -187,7 +186,7 @@ class _Run:
             },
             files={name: json.dumps(file, indent=1) for name, file in files.items()},
             version=self.folder.format,
-            driver_began_ms=self._began_ms,
+            driver_began_ms=self.options.began_ms,
         )
 
     def _announce(self, tracker: Tracker, trials: Sequence[PlannedTrial]) -> None:

@@ -87,6 +87,10 @@ def accounts(record: SweepRecord) -> Accounts | None:
         on_it = [each for each in worked if each.device == device]
         for name, seconds in _of_device(on_it, runs, common).items():
             parts_s[name] += seconds
+    for trial in record.trials:
+        if "spans" not in trial.tags:  # one that a run of the command did not finish: its epochs are on record
+            parts_s["training"] += _sum(trial, "time/train_s")
+            parts_s["validation"] += _sum(trial, "time/validation_s")
     spent_s = sum(parts_s.values())
     if spent_s > whole_s > 0:  # clocks of several machines: no more than there was
         parts_s = {name: seconds * whole_s / spent_s for name, seconds in parts_s.items()}

@@ -43,6 +43,9 @@ class FakeTracker:
         self.pending = lacking[0]
         self.trials = {trial: TrialLog(status=status) for trial, status in ended.items()}
 
+    def end_run(self) -> None:
+        assert not self.ends, "the report is made after that"
+
     def flush(self, timeout_s: float) -> int:
         self.waited_s += timeout_s
         self.pending = self._lacking.pop(0)
