@@ -9,6 +9,7 @@ trials' times are read from MLflow. Idle is the time from a trial's last work on
 test set) to the next trial's first training step there. The first trial of each backend measures the gate and compiles;
 the median is over the trials after it. Busy is the device's time in training steps; beside it stands that in epochs
 with validation. Both are shares of the time from the first trial's start to the last trial's end, on each device used.
+The last line has the parts of the whole wall time, as a report has them (tune/report/accounts.py).
 
 --compare-isolated runs the same trials as usual and with --isolate: times and peak memory side by side. Ctrl-C (SIGINT)
 ends a sweep early; the tables then show the trials that ended.
@@ -21,6 +22,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +85,14 @@ def main() -> None:
     print(f"{facts.name}, {environment()['versions']}")
     content: dict[str, Any] = {"device": facts.as_dict(), "environment": environment(), "options": _plain(options)}
     with tempfile.TemporaryDirectory() as folder:
-        rows = run_sweep_here(options, (options.storage or Path(folder)) / "warm", isolate=False)
-        content |= {"rows": [asdict(row) for row in rows], "summary": summary(rows)}
+        rows, told = run_sweep_here(options, (options.storage or Path(folder)) / "warm", isolate=False)
+        content |= {"rows": [asdict(row) for row in rows], "summary": summary(rows), **told}
         print_rows(rows)
         print_summary(content["summary"])
+        print(told["accounts_line"])
         write(content, options.json)
         if options.compare_isolated:
-            isolated = run_sweep_here(options, (options.storage or Path(folder)) / "isolated", isolate=True)
+            isolated, _ = run_sweep_here(options, (options.storage or Path(folder)) / "isolated", isolate=True)
             content |= {"isolated": [asdict(row) for row in isolated], "comparison": comparison(rows, isolated)}
             print_comparison(content["comparison"])
             write(content, options.json)
@@ -104,8 +107,11 @@ def _plain(options: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
-def run_sweep_here(options: argparse.Namespace, storage: Path, *, isolate: bool) -> list[Row]:
-    """One sweep over the backends, run to its end; its trials in the order in which they ran."""
+def run_sweep_here(options: argparse.Namespace, storage: Path, *, isolate: bool) -> tuple[list[Row], dict[str, Any]]:
+    """One sweep over the backends, run to its end: its trials in the order in which they ran, and its accounts.
+
+    The accounts have the wall time of the call that ran the sweep, with its report and Ray's end in it.
+    """
     from dataclasses import replace
 
     from tune.config.sweeps import get_sweep
@@ -117,10 +123,22 @@ def run_sweep_here(options: argparse.Namespace, storage: Path, *, isolate: bool)
     fields = {"train.epochs": options.epochs, "train.batch_size": options.batch}
     if options.engine:
         fields["train.engine"] = options.engine
-    return recorded(sweep, fields, options, storage, repeats=options.seeds, seed=1, isolate=isolate)
+    from tune.report.accounts import accounts, accounts_json, accounts_line
+
+    began_s = time.monotonic()
+    record = recorded_sweep(sweep, fields, options, storage, repeats=options.seeds, seed=1, isolate=isolate)
+    wall_s = time.monotonic() - began_s
+    found = accounts(record)
+    found = found and found.with_wall(wall_s)
+    return rows_of(record.trials), {"accounts": accounts_json(found), "accounts_line": accounts_line(found)}
 
 
-def recorded(
+def recorded(*what: Any, **how: Any) -> list[Row]:
+    """The trials of `recorded_sweep`."""
+    return rows_of(recorded_sweep(*what, **how).trials)
+
+
+def recorded_sweep(
     sweep: Any,
     fields: dict[str, Any],
     options: argparse.Namespace,
@@ -129,8 +147,8 @@ def recorded(
     repeats: int,
     seed: int,
     **how: Any,
-) -> list[Row]:
-    """Run a sweep in `storage`, with the fields of --set on top; its trials as MLflow has them. how: of `Options`."""
+) -> Any:
+    """Run a sweep in `storage`, with the fields of --set on top; it as MLflow has it. how: of `Options`."""
     from tune.config.values import parse_value
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
@@ -147,7 +165,7 @@ def recorded(
     asked = Options(storage_path=storage, tracking_uri=uri, data_dir=data_dir, **how)
     planner = Planner(sweep, overrides=fields, repeats=repeats, seed=seed)
     done = run_sweep(planner, options=asked, show_plan=lambda plan: None)
-    return rows_of(read_sweep(uri, PROJECT, done.sweep_id).trials)
+    return read_sweep(uri, PROJECT, done.sweep_id)
 
 
 def rows_of(trials: Any) -> list[Row]:
