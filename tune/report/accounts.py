@@ -274,5 +274,5 @@ def accounts_metrics(found: Accounts | None) -> dict[str, float]:
     """The accounts as metrics of the sweep's run; none where they are not known."""
     if found is None:
         return {}
-    shares = {f"accounts/{name.replace('-', '_')}_pct": float(pct) for name, pct in found.shares_pct.items()}
-    return {"accounts/wall_s": found.wall_s} | shares
+    shares = {f"sweep/{name.replace('-', '_')}_pct": float(pct) for name, pct in found.shares_pct.items()}
+    return {"sweep/wall_s": found.wall_s} | shares

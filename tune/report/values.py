@@ -23,9 +23,10 @@ TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "dia
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
-    """Each arm's summary for the parent run, and where the wall time went, under prefixes that come before `final/`.
+    """Each arm's summary for the parent run, and where the wall time went.
 
-    The UI sorts its sections of charts by name, and those of a folded sweep's children are empty.
+    The arms' prefixes come before `final/`: the UI sorts its sections of charts by name, and those of a folded sweep's
+    children are empty.
     """
     metrics: dict[str, float | None] = {**accounts_metrics(accounts(record))}
     for row in arm_rows(record):

@@ -175,8 +175,8 @@ def test_the_same_accounts_stand_in_json_in_markdown_and_on_the_sweeps_run() -> 
     assert content["wall_s"] == 120 and content["driver_recorded"] is True
     assert tuple(content["parts_s"]) == PARTS and sum(content["shares_pct"].values()) == 100
     assert "Wall time 2 min 0 s: training 33 %" in markdown(record)
-    assert parent_metrics(record)["accounts/warm_up_pct"] == 34
-    assert parent_metrics(record)["accounts/wall_s"] == 120
+    assert parent_metrics(record)["sweep/warm_up_pct"] == 34
+    assert parent_metrics(record)["sweep/wall_s"] == 120
 
 
 def test_a_longer_wall_time_that_was_measured_around_it_adds_to_the_rest() -> None:
