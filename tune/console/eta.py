@@ -1,9 +1,9 @@
 """The time left for a sweep, estimated from the trials that ran.
 
 A trial has a gap before it (nothing runs on its device), a head (from its start to its first epoch: process, data,
-compiled code), epochs, and an end (test set, model). Gaps, later heads and ends are much the same in all arms, so
-their mean over all trials serves. Epochs differ between arms. An arm's first trial may have a longer head, as the gate
-and the compilation run in it.
+compiled code), epochs, and an end (test set, model). Gaps and ends are much the same in all arms, so their mean over
+all trials serves. Epochs and heads differ between arms; of an arm that has not run, what the others show is expected.
+An arm's first trial may have a longer head, as the gate and the compilation run in it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,16 @@ from statistics import fmean, median
 def arm_of(trial_id: str) -> str:
     """The arm of a trial: its name without the seed."""
     return trial_id.rpartition("-s")[0] or trial_id
+
+
+def compiled_s(metrics: Mapping[str, float | None], tags: Mapping[str, str]) -> float:
+    """What of a trial's time its arm's others will not need: gate and compiling. By its final metrics and tags."""
+    needed = [metrics.get("final/rehearsal_s")]
+    if tags.get("gate_verdict") == "measured":
+        needed.append(metrics.get("final/gate_s"))
+    if tags.get("compiled_afresh") == "true":
+        needed.append(metrics.get("final/compile_s"))
+    return sum(seconds or 0.0 for seconds in needed)
 
 
 @dataclass
@@ -48,8 +58,12 @@ class _Usual:
 
     gap_s: float
     first_head_s: float  # of an arm's first trial
-    later_head_s: float
+    later_head_s: float  # of an arm without any
+    own_head_s: Mapping[str, float]  # arm -> of its later trials
     end_s: float
+
+    def head_s(self, arm: str, *, first: bool) -> float:
+        return self.first_head_s if first else self.own_head_s.get(arm, self.later_head_s)
 
 
 @dataclass
@@ -97,7 +111,7 @@ class TimeLeft:
                 left_s[trial] = self._rest_s(run, arm, now_s, usual, usual_epochs_s)
                 continue
             gap_s = max(0.0, usual.gap_s - (waited_s.pop() if waited_s else 0.0))
-            head_s = usual.later_head_s if arm in known else usual.first_head_s
+            head_s = usual.head_s(arm, first=arm not in known)
             left_s[trial] = gap_s + head_s + self._epochs_left_s(arm, 0, usual_epochs_s) + usual.end_s
             known.add(arm)
         return left_s
@@ -118,8 +132,7 @@ class TimeLeft:
         epochs_s = self._epochs_left_s(arm, done, usual_epochs_s)
         if not done:
             first = not any(arm_of(other) == arm for other, it in self._runs.items() if it is not run)
-            head_s = usual.first_head_s if first else usual.later_head_s
-            return max(0.0, head_s - (now_s - run.began_s)) + epochs_s + usual.end_s
+            return max(0.0, usual.head_s(arm, first=first) - (now_s - run.began_s)) + epochs_s + usual.end_s
         since_s, left = now_s - run.reports_s[-1], self.epochs - done
         if left <= 0:
             return max(0.0, usual.end_s - since_s)
@@ -154,11 +167,16 @@ class TimeLeft:
     def _usual(self) -> _Usual:
         seen: set[str] = set()
         first, later, without = list[float](), list[float](), list[float]()  # heads of an arm's first trial, the others
+        own: dict[str, list[float]] = {}
         for trial, run in self._runs.items():
-            if (head_s := run.head_s) is not None:
-                (later if arm_of(trial) in seen else first).append(head_s)
+            arm, again = arm_of(trial), arm_of(trial) in seen
+            seen.add(arm)
+            if (head_s := run.head_s) is None:
+                continue
+            (later if again else first).append(head_s)
+            if again or run.ended_s is not None:  # else what was compiled in it is not known yet
                 without.append(max(0.0, head_s - run.compiled_s))
-            seen.add(arm_of(trial))
+                own.setdefault(arm, []).append(without[-1])
         ends = [
             run.ended_s - run.reports_s[-1]
             for run in self._runs.values()
@@ -166,7 +184,11 @@ class TimeLeft:
         ]
         gaps = [run.gap_s for run in self._runs.values() if run.gap_s is not None]
         return _Usual(
-            gap_s=_mean(gaps), first_head_s=_mean(first, later), later_head_s=_mean(later, without), end_s=_mean(ends)
+            gap_s=_mean(gaps),
+            first_head_s=_mean(first, later),
+            later_head_s=_mean(later, without, first),
+            own_head_s={arm: fmean(heads_s) for arm, heads_s in own.items()},
+            end_s=_mean(ends),
         )
 
 

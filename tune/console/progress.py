@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any
@@ -26,6 +26,7 @@ class Progress:
     _blocks: Sequence[Sequence[str]] = ()
     _at_a_time: int = 1
     _running: set[str] = field(default_factory=set)
+    clock: Callable[[], float] = field(default=lambda: time.monotonic(), kw_only=True)  # seconds, never going back
 
     def __post_init__(self) -> None:
         self._time_left = TimeLeft(self.epochs)
@@ -83,17 +84,17 @@ class Progress:
         """compiled_s: what of the trial's time its arm's later trials will not need."""
         self._ended[trial_id] = status
         self._running.discard(trial_id)
-        self._time_left.ended(trial_id, time.monotonic(), compiled_s)
+        self._time_left.ended(trial_id, self.clock(), compiled_s)
         detail = f": {reason}" if reason else ""
         self.say(f"[{len(self._ended)}/{self.total} ended] {trial_id} {status}{detail}  ETA {self.eta()}")
 
     def _began(self, trial_id: str) -> None:
         self._running.add(trial_id)
-        self._time_left.began(trial_id, time.monotonic())
+        self._time_left.began(trial_id, self.clock())
 
     def _count_epoch(self, trial_id: str, metrics: Mapping[str, Any]) -> None:
         self._running.add(trial_id)
-        self._time_left.epoch(trial_id, time.monotonic(), metrics.get("time/epoch_s") or metrics["time/train_s"])
+        self._time_left.epoch(trial_id, self.clock(), metrics.get("time/epoch_s") or metrics["time/train_s"])
 
     def counts(self) -> str:
         """How many trials are done, failed, unsupported and left, earlier sessions included."""
@@ -110,7 +111,7 @@ class Progress:
 
     def left_s(self) -> float | None:
         """Seconds until the last trial ends, by the trials so far; None before any epoch."""
-        now_s = time.monotonic()
+        now_s = self.clock()
         if not self._blocks:
             unstarted = max(0, self.total - len(self._ended) - len(self._running))
             left_s = self._time_left.all_left_s(unstarted, now_s)

@@ -15,6 +15,7 @@ from ray import tune as ray_tune
 from tune.common import signals
 from tune.common.errors import disk_full
 from tune.common.published import stored_rules
+from tune.console.eta import compiled_s
 from tune.console.progress import Progress
 from tune.storage.sweep_dir import KEPT_CHECKPOINTS, SweepDir
 from tune.tracking.tracker import Tracker
@@ -158,8 +159,7 @@ class Collector(ray_tune.Callback):
             forecasts_dir=folder / "forecasts" if folder and (folder / "forecasts").is_dir() else None,
         )
         if ended:
-            compiled_s = end.metrics.get("final/rehearsal_s") or 0.0
-            self._progress.ended(trial_id, end.status, end.reason, compiled_s=compiled_s)
+            self._progress.ended(trial_id, end.status, end.reason, compiled_s=compiled_s(end.metrics, end.tags))
 
     def _changed_environment(self, trial_id: str) -> dict[str, str]:
         """The environment's tag, for a trial that an earlier run of the sweep announced with another environment."""
