@@ -10,7 +10,8 @@ arms stop at which look, so an arm has no pair after it stopped. Rows:
 equal    all arms alike: a sweep that calls any arm faster is wrong
 mixed    a third of the arms 5 % faster, a third 0.5 % slower, the rest alike: only the first may be called faster
 gain     one arm is 5 % faster and no worse, the others alike: it should be called faster
-edge     every arm's true error is exactly the margin above the baseline's: an arm called "not worse" is wrong
+edge     every arm is 5 % faster and its true error exactly the margin above the baseline's: "not worse" is wrong
+near     every arm's true time is exactly the speed margin from the baseline's: "within 1 %" is wrong
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tune.stats.looks import LOOKS, MOST_BLOCKS, Standing, standings  # noqa: E402
+from tune.stats.looks import LOOKS, MOST_BLOCKS, SPEED_MARGIN, Standing, standings  # noqa: E402
 from tune.stats.pairs import MARGIN, TrialResult, compare_arms  # noqa: E402
-from tune.stats.verdicts import FASTER, NOT_WORSE, WITHIN_MARGIN  # noqa: E402
+from tune.stats.verdicts import FASTER, NOT_WORSE, SLOWER, WITHIN_MARGIN  # noqa: E402
 
 BLOCK_SD = 0.02  # of the logarithm of the factor that all arms of a seed share
 GAIN = math.log(1.05)
 FIXED = 5
-CASES = ("equal", "mixed", "gain", "edge")
+CASES = ("equal", "mixed", "gain", "edge", "near")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,15 @@ class Row:
     scatter_pct: float  # of a trial, time and error alike
     false_faster: float  # any arm that is not faster is called so
     false_faster_fixed: float
+    false_slower: float  # any arm that is not slower is called so
     false_not_worse: float | None  # share of arms
     false_not_worse_fixed: float | None
     found: float | None  # the arm that is 5 % faster is called so
     found_fixed: float | None
-    within_margin: float  # share of the arms called so
+    usable: float | None  # that arm is called faster and not worse
+    usable_fixed: float | None
+    within_margin: float  # share of the arms called so; in the case `near` each of them is wrong
+    not_worse: float  # share of the arms called so
     trials: float  # mean trials of a sweep over those with FIXED repeats
     blocks: float  # mean blocks of a sweep, its last arm's
 
@@ -68,7 +73,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     print(f"{options.sweeps} sweeps a row, looks {[(look.blocks, look.alpha) for look in LOOKS]}; beside {FIXED} fixed")
-    print("case   arms scatter  false faster   false not worse     5 % found       within  trials  blocks")
+    head = "case   arms scatter     false faster      false not worse        5 % found       and not worse   within  trials"
+    print(f"{head}  blocks")
     rows = []
     for case in options.cases:
         for arms in options.arms:
@@ -87,11 +93,12 @@ def _write(options: argparse.Namespace, rows: list[Row]) -> None:
 
 def _line(row: Row) -> str:
     def both(auto: float | None, fixed: float | None) -> str:
-        return "        -       " if auto is None or fixed is None else f"{auto:6.2%} ({fixed:6.2%})"
+        return "         -         " if auto is None or fixed is None else f"{auto:8.2%} ({fixed:7.2%})"
 
     return (
         f"{row.case:6} {row.arms:4} {row.scatter_pct:6.1f}% {both(row.false_faster, row.false_faster_fixed)} "
         f"{both(row.false_not_worse, row.false_not_worse_fixed)} {both(row.found, row.found_fixed)} "
+        f"{both(row.usable, row.usable_fixed)} "
         f"{row.within_margin:7.1%} {row.trials:6.2f}x {row.blocks:6.2f}"
     )
 
@@ -101,7 +108,9 @@ def simulate(case: str, *, arms: int, scatter_pct: float, sweeps: int, seed: int
     rng = np.random.default_rng(seed)
     gains, excess = truth(case, arms)
     outcomes = [_sweep(gains, excess, scatter_pct / 100, rng) for _ in range(sweeps)]
-    slow = [arm for arm in range(1, arms) if gains[arm] <= 0]
+    slow = [arm for arm in range(1, arms) if gains[arm] <= 0]  # none of them is faster
+
+    fast = [arm for arm in range(1, arms) if gains[arm] >= 0]  # none of them is slower
 
     def wrong(verdicts: list[str | None]) -> bool:
         return any(verdicts[arm - 1] == FASTER for arm in slow)
@@ -109,20 +118,29 @@ def simulate(case: str, *, arms: int, scatter_pct: float, sweeps: int, seed: int
     auto = [[standing.speed.verdict for standing in outcome.standings] for outcome in outcomes]
     edge, gain = case == "edge", case in ("gain", "mixed")
     passed = [standing.accuracy.verdict == NOT_WORSE for outcome in outcomes for standing in outcome.standings]
+    usable = [_is_usable(outcome.standings[0]) for outcome in outcomes]
     return Row(
         case=case,
         arms=arms,
         scatter_pct=scatter_pct,
         false_faster=statistics.fmean(map(wrong, auto)),
         false_faster_fixed=statistics.fmean(wrong(outcome.fixed_speed) for outcome in outcomes),
+        false_slower=statistics.fmean(any(verdicts[arm - 1] == SLOWER for arm in fast) for verdicts in auto),
         false_not_worse=statistics.fmean(passed) if edge else None,
         false_not_worse_fixed=statistics.fmean(outcome.fixed_passed for outcome in outcomes) if edge else None,
         found=statistics.fmean(verdicts[0] == FASTER for verdicts in auto) if gain else None,
         found_fixed=statistics.fmean(outcome.fixed_speed[0] == FASTER for outcome in outcomes) if gain else None,
+        usable=statistics.fmean(usable) if gain else None,
+        usable_fixed=statistics.fmean(outcome.fixed_usable for outcome in outcomes) if gain else None,
+        not_worse=statistics.fmean(passed),
         within_margin=statistics.fmean(verdict == WITHIN_MARGIN for verdicts in auto for verdict in verdicts),
         trials=statistics.fmean(outcome.trials for outcome in outcomes) / (FIXED * arms),
         blocks=statistics.fmean(outcome.blocks for outcome in outcomes),
     )
+
+
+def _is_usable(standing: Standing) -> bool:
+    return standing.speed.verdict == FASTER and standing.accuracy.verdict == NOT_WORSE
 
 
 def truth(case: str, arms: int) -> tuple[list[float], list[float]]:
@@ -133,7 +151,9 @@ def truth(case: str, arms: int) -> tuple[list[float], list[float]]:
     elif case == "mixed":
         gains = [0.0] + [(GAIN, -0.005, 0.0)[at % 3] for at in range(arms - 1)]
     elif case == "edge":
-        excess = [0.0] + [MARGIN] * (arms - 1)
+        gains, excess = [0.0] + [GAIN] * (arms - 1), [0.0] + [MARGIN] * (arms - 1)
+    elif case == "near":
+        gains = [0.0] + [math.log1p(SPEED_MARGIN)] * (arms - 1)
     return gains, excess
 
 
@@ -146,6 +166,7 @@ class Outcome:
     blocks: int
     fixed_speed: list[str | None]
     fixed_passed: float  # share of the arms called not worse
+    fixed_usable: bool  # the first arm is called faster and not worse
 
 
 def _sweep(gains: list[float], excess: list[float], sd: float, rng: np.random.Generator) -> Outcome:
@@ -157,7 +178,8 @@ def _sweep(gains: list[float], excess: list[float], sd: float, rng: np.random.Ge
     names = [str(arm) for arm in range(1, arms)]
     logs = {name: dict(enumerate((times[0] - times[int(name)]).tolist())) for name in names}
     over = {name: dict(enumerate((errors[int(name)] / errors[0] - 1).tolist())) for name in names}
-    found = [standing for standing in standings(logs, over, blocks=MOST_BLOCKS, margin=MARGIN).values()]
+    every = range(MOST_BLOCKS)
+    found = list(standings(logs, over, ended=dict.fromkeys(names, every), baseline=every, margin=MARGIN).values())
     stops = [standing.stopped_at or MOST_BLOCKS for standing in found]
     results = [
         [TrialResult(seed=str(at), time_s=math.exp(times[arm, at]), mse=float(errors[arm, at])) for at in range(FIXED)]
@@ -171,6 +193,7 @@ def _sweep(gains: list[float], excess: list[float], sd: float, rng: np.random.Ge
         blocks=max(stops),
         fixed_speed=[arm.verdict for arm in fixed.values()],
         fixed_passed=statistics.fmean(passed),
+        fixed_usable=passed[0] and fixed["1"].verdict == FASTER,
     )
 
 

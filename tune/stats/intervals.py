@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,13 @@ class Mean:
 
     def reach(self, tail: float) -> float:
         """Distance from the value to the bound that is exceeded with probability `tail`."""
-        return float(stdtrit(self.freedom, 1 - tail)) * self.error
+        return t_quantile(self.freedom, 1 - tail) * self.error
+
+
+@functools.lru_cache(maxsize=1024)
+def t_quantile(freedom: float, probability: float) -> float:
+    """The value that a t variable with `freedom` degrees of freedom stays below with this probability."""
+    return float(stdtrit(freedom, probability))
 
 
 @dataclass(frozen=True, kw_only=True)

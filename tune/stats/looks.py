@@ -1,25 +1,38 @@
 """When a sweep with `--repeats auto` has seen enough of an arm: looks after 3, 5 and 10 blocks. Pure arithmetic.
 
-Each look tests the arms that still run, and spends its own share of the allowed error. The shares add up to ALPHA, so
-by Boole's inequality the error over all looks together is at most ALPHA, whatever the scatter is, whoever stopped
-before, and whatever made them stop. At a look the arms are one Holm family (tune.stats.intervals.holm). An arm that
-stopped without being found different still counts for that family, as if its p were 1: otherwise stopping the dull
-arms would make it easier for the rest.
+Each look asks three questions of the arms that still run, and spends a share of each question's allowed error: is the
+arm's time another than the baseline's (all arms together), is it within SPEED_MARGIN (each arm), is its validation
+error not worse (each arm)? The shares add up to ALPHA, so by Boole's inequality the error over all looks together is
+at most ALPHA, whatever the scatter is, whoever stopped before, and whatever made them stop.
 
-An arm stops once both its questions are decided: speed (faster, slower or within the margin) and validation error (not
-worse, or worse). After 5 blocks it also stops if neither open question has a fair chance of being decided at 10.
+For the first question the arms are one Holm family (tune.stats.intervals.holm). An arm that stopped without being found
+different still counts for that family, as if its p were 1: otherwise stopping the dull arms would make it easier for
+the rest.
+
+When an arm stops: `_stopped`. What it has a chance of: tune/stats/chances.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from scipy.special import ndtr, stdtrit
-
+from tune.stats.chances import accuracy_chance, likely_scatter, speed_chance
 from tune.stats.intervals import ALPHA, MIN_PAIRS, Bounds, Mean, holm, mean_of, ratio_interval, tested
-from tune.stats.verdicts import FASTER, NOT_WORSE, SLOWER, UNDECIDED, WITHIN_MARGIN, WORSE
+from tune.stats.verdicts import (
+    BOTH_DECIDED,
+    FASTER,
+    IS_SLOWER,
+    LAST_LOOK,
+    LITTLE_CHANCE,
+    NO_PAIR,
+    NOT_WORSE,
+    SLOWER,
+    UNDECIDED,
+    WITHIN_MARGIN,
+    WORSE,
+)
 
 SPEED_MARGIN = 0.01  # an interval inside +-1 % shows that two times are as good as equal
 LEAST_CHANCE = 0.20  # of an open question's being decided at the last look; with less an arm stops
@@ -30,7 +43,7 @@ class Look:
     """A test of all arms that still run."""
 
     blocks: int  # after so many blocks
-    alpha: float  # its share of the allowed error
+    alpha: float  # its share of each question's allowed error
 
     def __post_init__(self) -> None:
         assert self.blocks >= MIN_PAIRS
@@ -38,9 +51,7 @@ class Look:
 
 LOOKS = (Look(blocks=3, alpha=0.01), Look(blocks=5, alpha=0.015), Look(blocks=10, alpha=0.025))
 assert math.isclose(sum(look.alpha for look in LOOKS), ALPHA)
-MOST_BLOCKS = LOOKS[-1].blocks
-
-BOTH_DECIDED, LITTLE_CHANCE, LAST_LOOK = "both decided", "little chance of more", "last look"
+FIRST_BLOCKS, MOST_BLOCKS = LOOKS[0].blocks, LOOKS[-1].blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +60,11 @@ class Answer:
 
     verdict: str | None = None  # a code of tune.stats.verdicts; None: too few pairs
     look: int | None = None  # the blocks of the look that decided, or of the latest one; None: no look yet
-    interval: Bounds | None = None  # of that look: a ratio of times, or a relative difference of errors
-    level: float | None = None  # the error that the interval's side is allowed
+    alpha: float | None = None  # that look's share of the allowed error
+    value: float | None = None  # of that look: the ratio of times, or the relative difference of errors
+    interval: Bounds | None = None  # of the same
+    level: float | None = None  # the error that the interval is allowed; of an error's, its upper bound
+    count: int = 0  # pairs
 
     @property
     def decided(self) -> bool:
@@ -65,33 +79,43 @@ class Standing:
     speed: Answer = Answer()
     accuracy: Answer = Answer()
     stopped_at: int | None = None  # blocks after which the arm runs no more; None: it still runs
-    because: str | None = None  # one of BOTH_DECIDED, LITTLE_CHANCE, LAST_LOOK
+    because: str | None = None  # a code of tune.stats.verdicts.STOP_WORDS
     chance: float | None = None  # with LITTLE_CHANCE: that of the likeliest open question
 
 
 Pairs = Mapping[int, float]  # block, counted from 0 -> its pair's value; a block whose pair does not count is absent
+Arms = Mapping[str, Standing]
+Means = Mapping[str, Mean | None]
 
 
 def standings(
-    times: Mapping[str, Pairs], errors: Mapping[str, Pairs], *, blocks: int, margin: float
+    times: Mapping[str, Pairs],
+    errors: Mapping[str, Pairs],
+    *,
+    ended: Mapping[str, Collection[int]],
+    baseline: Collection[int],
+    margin: float,
 ) -> dict[str, Standing]:
-    """Every arm after all looks that `blocks` finished blocks allow. The same pairs give the same answer.
+    """Every arm after all looks that can be made. The same trials give the same answer, in whatever order they ended.
+
+    A look is made once the baseline and each arm that still runs have ended all its blocks.
 
     times: log(baseline's time / arm's) by arm and block.
     errors: the arm's validation error over the baseline's, less 1, by arm and block; the same arms.
+    ended: the blocks of which the arm's trial has ended, however it did; the same arms.
+    baseline: the blocks of which the baseline's trial has ended.
     margin: an error at most this much above the baseline's counts as equal.
     """
     arms = dict.fromkeys(times, Standing())
     for look in LOOKS:
-        if look.blocks > blocks:
-            break
         running = [arm for arm, standing in arms.items() if standing.stopped_at is None]
-        arms |= _speeds(look, {arm: _first(times[arm], look) for arm in running}, arms)
-        arms |= _accuracies(look, {arm: _first(errors[arm], look) for arm in running}, arms, margin)
-        for arm in running:
-            arms[arm] = _stopped(
-                look, arms[arm], _first(times[arm], look), _first(errors[arm], look), margin, len(arms)
-            )
+        blocks = set(range(look.blocks))
+        if not running or not all(blocks <= set(each) for each in (baseline, *(ended[arm] for arm in running))):
+            break
+        seen_times, seen_errors = ({arm: _first(pairs[arm], look) for arm in running} for pairs in (times, errors))
+        arms |= _speeds(look, seen_times, arms)
+        arms |= _accuracies(look, seen_errors, arms, margin)
+        arms |= _stopped(look, seen_times, seen_errors, arms, margin)
     return arms
 
 
@@ -100,92 +124,71 @@ def _first(pairs: Pairs, look: Look) -> Mean | None:
     return mean_of([value for block, value in sorted(pairs.items()) if block < look.blocks])
 
 
-def _speeds(look: Look, means: Mapping[str, Mean | None], arms: Mapping[str, Standing]) -> dict[str, Standing]:
-    open_means = {arm: mean for arm, mean in means.items() if not arms[arm].speed.decided}
-    differ = sum(standing.speed.verdict in (FASTER, SLOWER) for standing in arms.values())
-    now = tested(open_means)
-    steps = holm(open_means, alpha=look.alpha, absent=len(arms) - differ - len(now))
+def _speeds(look: Look, means: Means, arms: Arms) -> dict[str, Standing]:
+    now = tested({arm: mean for arm, mean in means.items() if not arms[arm].speed.decided})
+    before = [arm for arm, each in arms.items() if each.speed.look is not None and arm not in now]
+    absent = sum(arms[arm].speed.verdict not in (FASTER, SLOWER) for arm in before)
+    steps = holm(now, alpha=look.alpha, absent=absent)
     found = {}
     for arm, mean in now.items():
-        interval = ratio_interval(mean, steps[arm].level)
-        verdict = UNDECIDED
+        level, near = steps[arm].level, ratio_interval(mean, 2 * look.alpha)
+        verdict, interval = UNDECIDED, ratio_interval(mean, level)
         if steps[arm].p_holm < look.alpha:
             verdict = FASTER if mean.value > 0 else SLOWER
-        elif interval[0] > 1 / (1 + SPEED_MARGIN) and interval[1] < 1 + SPEED_MARGIN:
-            verdict = WITHIN_MARGIN
-        answer = Answer(verdict=verdict, look=look.blocks, interval=interval, level=steps[arm].level)
+        elif near[0] > 1 / (1 + SPEED_MARGIN) and near[1] < 1 + SPEED_MARGIN:
+            verdict, interval, level = WITHIN_MARGIN, near, 2 * look.alpha
+        value = math.exp(mean.value)
+        answer = Answer(verdict=verdict, value=value, interval=interval, level=level, **_of(look, mean))
         found[arm] = replace(arms[arm], speed=answer)
     return found
 
 
-def _accuracies(
-    look: Look, means: Mapping[str, Mean | None], arms: Mapping[str, Standing], margin: float
-) -> dict[str, Standing]:
+def _accuracies(look: Look, means: Means, arms: Arms, margin: float) -> dict[str, Standing]:
+    now = tested({arm: mean for arm, mean in means.items() if not arms[arm].accuracy.decided})
+    family = len({*now, *(arm for arm, each in arms.items() if each.accuracy.look is not None)})
     found = {}
-    for arm, mean in tested(means).items():
-        if arms[arm].accuracy.decided:
-            continue
-        low, high = mean.value - mean.reach(look.alpha / len(arms)), mean.value + mean.reach(look.alpha)
+    for arm, mean in now.items():
+        low, high = mean.value - mean.reach(look.alpha / family), mean.value + mean.reach(look.alpha)
         verdict = NOT_WORSE if high < margin else WORSE if low > 0 else UNDECIDED
-        answer = Answer(verdict=verdict, look=look.blocks, interval=(low, high), level=look.alpha)
-        found[arm] = replace(arms[arm], accuracy=answer)
+        bounds = {"value": mean.value, "interval": (low, high), "level": look.alpha}
+        found[arm] = replace(arms[arm], accuracy=Answer(verdict=verdict, **bounds, **_of(look, mean)))
     return found
 
 
-def _stopped(look: Look, arm: Standing, time: Mean | None, error: Mean | None, margin: float, family: int) -> Standing:
-    if arm.speed.decided and arm.accuracy.decided:
-        return replace(arm, stopped_at=look.blocks, because=BOTH_DECIDED)
-    if look is LOOKS[-1]:
-        return replace(arm, stopped_at=look.blocks, because=LAST_LOOK)
-    if look is LOOKS[-2]:
-        chances = [_speed_chance(time, family)] if not arm.speed.decided else []
-        chances += [_accuracy_chance(error, margin, family)] if not arm.accuracy.decided else []
-        if max(chances) < LEAST_CHANCE:
-            return replace(arm, stopped_at=look.blocks, because=LITTLE_CHANCE, chance=max(chances))
-    return arm
+def _of(look: Look, mean: Mean) -> dict[str, int | float]:
+    return {"look": look.blocks, "alpha": look.alpha, "count": mean.count}
 
 
-def _speed_chance(mean: Mean | None, family: int) -> float:
-    """The chance that the last look decides an arm's speed, if the pairs to come scatter around the present mean."""
-    future = _Future.of(mean)
-    if future is None:
-        return 1.0
-    reach = future.reach(LOOKS[-1].alpha / family / 2)
-    near = math.log1p(SPEED_MARGIN) - reach
-    differs = future.above(reach) + future.below(-reach)
-    return differs + (future.below(near) - future.below(-near) if near > 0 else 0.0)
+def _stopped(look: Look, times: Means, errors: Means, arms: Arms, margin: float) -> dict[str, Standing]:
+    """The arms that stop at this look.
 
-
-def _accuracy_chance(mean: Mean | None, margin: float, family: int) -> float:
-    """The same of an arm's validation error."""
-    future = _Future.of(mean)
-    if future is None:
-        return 1.0
-    alpha = LOOKS[-1].alpha
-    return future.below(margin - future.reach(alpha)) + future.above(future.reach(alpha / family))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Future:
-    """The mean at the last look: normal around the present one, with the present scatter taken as the true one."""
-
-    mean: float
-    scatter: float  # of one pair
-    error: float  # of the last look's mean, given the pairs so far
-
-    @classmethod
-    def of(cls, mean: Mean | None) -> _Future | None:
-        """None where too few pairs say anything."""
-        if mean is None or mean.count < MIN_PAIRS:
-            return None
-        scatter, coming = mean.error * math.sqrt(mean.count), MOST_BLOCKS - mean.count
-        return cls(mean=mean.value, scatter=scatter, error=max(scatter * math.sqrt(coming) / MOST_BLOCKS, 1e-12))
-
-    def reach(self, tail: float) -> float:
-        return float(stdtrit(MOST_BLOCKS - 1, 1 - tail)) * self.scatter / math.sqrt(MOST_BLOCKS)
-
-    def below(self, bound: float) -> float:
-        return float(ndtr((bound - self.mean) / self.error))
-
-    def above(self, bound: float) -> float:
-        return float(ndtr((self.mean - bound) / self.error))
+    An arm stops when its speed and its error are decided, and at the last look. It also stops when it is slower: what
+    its error is then changes no choice. Before the last look it stops if no open question has a fair chance of being
+    decided there. The error is no open question where the speed is undecided without such a chance.
+    """
+    family = max(1, sum(each.speed.look is not None for each in arms.values()))
+    found = {}
+    time_scatter, error_scatter = likely_scatter(times.values()), likely_scatter(errors.values())
+    for arm in times:
+        now = arms[arm]
+        chance: float | None = None
+        if times[arm] is None and errors[arm] is None:
+            because = NO_PAIR
+        elif now.speed.decided and now.accuracy.decided:
+            because = BOTH_DECIDED
+        elif now.speed.verdict == SLOWER:
+            because = IS_SLOWER
+        elif look is LOOKS[-1]:
+            because = LAST_LOOK
+        else:
+            chance = 1.0
+            if not now.speed.decided:
+                chance = speed_chance(times[arm], time_scatter, LOOKS[-1].alpha, family, math.log1p(SPEED_MARGIN))
+            if not now.accuracy.decided and chance >= LEAST_CHANCE:
+                of_error = accuracy_chance(errors[arm], error_scatter, LOOKS[-1].alpha, family, margin)
+                chance = of_error if now.speed.decided else max(chance, of_error)
+            if chance >= LEAST_CHANCE:
+                continue
+            because = LITTLE_CHANCE
+        found[arm] = replace(now, stopped_at=look.blocks, because=because, chance=chance)
+    return found

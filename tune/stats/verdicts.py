@@ -10,11 +10,22 @@ from tune.stats.intervals import MIN_PAIRS
 FASTER, SLOWER = "faster", "slower"
 NOT_WORSE, WORSE = "not_worse", "worse"
 UNDECIDED = "undecided"  # the pairs are enough, but they show neither; this does not mean equal
-WITHIN_MARGIN = "within_margin"  # reserved: no test in tune/stats decides yet that two times are this close
+WITHIN_MARGIN = "within_margin"  # shown to be as good as equal; only looks ask for it (tune/stats/looks.py)
 
 SPEED_WORDS = {FASTER: "faster", SLOWER: "slower", WITHIN_MARGIN: "within 1 %", UNDECIDED: "too close to call"}
 ACCURACY_WORDS = {NOT_WORSE: "not worse", WORSE: "worse", UNDECIDED: "undecided"}
 CODES = tuple(dict.fromkeys((*SPEED_WORDS, *ACCURACY_WORDS)))
+
+BOTH_DECIDED, LITTLE_CHANCE, LAST_LOOK = "both_decided", "little_chance", "last_look"  # why an arm stopped at a look
+IS_SLOWER, NO_PAIR = "slower", "no_pair"
+STOP_WORDS = {
+    BOTH_DECIDED: "both decided",
+    LITTLE_CHANCE: "little chance of more",
+    LAST_LOOK: "last look",
+    IS_SLOWER: "slower, so its error changes no choice",
+    NO_PAIR: "no pair with the baseline",
+}
+
 EARLIER_WORDS = {"no difference shown": UNDECIDED, "not shown": UNDECIDED, "not worse": NOT_WORSE}
 EARLIER_TOO_FEW = "no verdict"  # began the text that earlier versions stored where pairs were too few
 
