@@ -73,8 +73,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     print(f"{options.sweeps} sweeps a row, looks {[(look.blocks, look.alpha) for look in LOOKS]}; beside {FIXED} fixed")
-    head = "case   arms scatter     false faster      false not worse        5 % found       and not worse   within  trials"
-    print(f"{head}  blocks")
+    head = "case   arms scatter     false faster      false not worse        5 % found       and not worse   within"
+    print(f"{head}  trials  blocks")
     rows = []
     for case in options.cases:
         for arms in options.arms:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tune.common.errors import WrongInput, did_you_mean
+from tune.config.repeats import Repeats, read_repeats
 from tune.config.written_numbers import whole_number as read_whole_number
 
 EXAMPLES = """examples:
@@ -60,6 +61,14 @@ def whole_number(text: str) -> int:
     """The type of an option that takes a whole number, written as in a configuration file: 1000, 1_000 or 1e3."""
     try:
         return read_whole_number(text)
+    except WrongInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def repeats(text: str) -> Repeats:
+    """The type of --repeats: a whole number, or auto."""
+    try:
+        return read_repeats(text)
     except WrongInput as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -14,7 +14,7 @@ from tune.cluster.connect import check_address_form
 from tune.cluster.probe import assumed_facts
 from tune.cluster.session_folder import session_folder
 from tune.cluster.share import check_gpus_per_trial
-from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, tracking_uri, whole_number
+from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, repeats, tracking_uri, whole_number
 from tune.commands.report import show_report
 from tune.common import signals
 from tune.common.address import is_server, redacted, sqlite_file
@@ -66,8 +66,8 @@ def parser() -> Parser:
         "baseline arm at the first value of each; for the full sweep: one more dimension of the search",
     )
     what.add_argument("--seed", type=whole_number, metavar="N", help="seed of the first repeat (default 1)")
-    text = "runs of each arm, each with another seed (default 5; 1 for a sweep of one arm)"
-    what.add_argument("--repeats", type=whole_number, metavar="N", help=text)
+    text = "runs of each arm, each with another seed; auto: 3 to 10, until each arm's verdicts are reached (default "
+    what.add_argument("--repeats", type=repeats, metavar="N", help=f"{text}auto; 1 for a sweep of one arm)")
     what.add_argument(
         "--trials", type=whole_number, metavar="N", help="number of trials of the full sweep (default 50)"
     )

@@ -17,6 +17,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.split_rule import with_absolute_files
 from tune.common.errors import WrongInput
 from tune.config.axes import check_axis, lay_over, split_values
+from tune.config.repeats import AUTO, Repeats
 from tune.config.sweeps import SweepConfig, get_sweep
 from tune.config.trial_config import SEED_STUDY_ONLY, check_field
 from tune.config.values import checked, parse_value
@@ -24,7 +25,6 @@ from tune.config.yaml_file import SHORT, ConfigFile, read_config
 
 DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: the default, and the most
 OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials")  # options that are not fields
-REPEATS = 5  # of each arm if arms are compared, the default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Request:
     sweep: SweepConfig  # with the axes of --over
     overrides: Mapping[str, Any]  # field -> value, for every arm
     axes: Mapping[str, tuple[Any, ...]]  # field -> values of --over
-    repeats: int
+    repeats: Repeats
     seed: int
     trials: int | None  # how many arms are drawn from the sweep's space; None if it has no space
     notes: tuple[str, ...] = ()  # what the user should know about the merge, a line each
@@ -94,10 +94,9 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
         sweep = lay_over(sweep, axes) if axes else sweep
     except WrongInput as error:
         raise fault("over", str(error)) from None
-    usual = REPEATS if sweep.space or len(sweep.arms) > 1 else 1
-    repeats = options.get("repeats", sweep.repeats or usual)
-    if repeats < 1:
-        raise fault("repeats", f"--repeats {repeats}: give 1 or more")
+    repeats, wrong = _repeats(options.get("repeats"), sweep)
+    if wrong:
+        raise fault("repeats", wrong)
     trials, wrong = _trials(options["trials"], sweep)
     if wrong:
         raise fault("trials", wrong)
@@ -195,6 +194,16 @@ def _replaced(from_file: _Given, from_arguments: _Given) -> list[str]:
     options = [f"--{name}" for name in from_arguments.options if name in from_file.options]
     theirs, ours = from_file.fields | from_file.axes, from_arguments.fields | from_arguments.axes
     return options + [name for name in ours if name in theirs]
+
+
+def _repeats(given: Repeats | None, sweep: SweepConfig) -> tuple[Repeats, str]:
+    """How often each arm runs, and what is wrong with what was given."""
+    compares = bool(sweep.space) or len(sweep.arms) > 1
+    repeats = given if given is not None else sweep.repeats or (AUTO if compares else 1)
+    if repeats == AUTO:
+        wrong = "it stops arms that were compared enough, and this sweep has one arm; give a number, such as 1"
+        return repeats, "" if compares else f"--repeats {AUTO}: {wrong}"
+    return repeats, "" if repeats >= 1 else f"--repeats {repeats}: give 1 or more, or {AUTO}"
 
 
 def _trials(given: int | None, sweep: SweepConfig) -> tuple[int | None, str]:

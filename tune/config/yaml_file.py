@@ -4,7 +4,7 @@ sweep: attention
 dataset: ETTm1
 epochs: 5
 seed: 1
-repeats: 3
+repeats: 3            # or auto
 trials: 50            # of a sweep that draws its trials
 set:
   model.d_model: 64
@@ -17,7 +17,7 @@ A relative path of a data file starts at the configuration's folder. docs/config
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from tune.common.errors import WrongInput, shortened, unknown_name
 from tune.common.files import write_atomically
 from tune.config.axes import check_axis
 from tune.config.config_text import read_text
+from tune.config.repeats import read_repeats
 from tune.config.sweeps import SWEEPS
 from tune.config.trial_config import FIELDS, check_field
 from tune.config.values import checked, value_of
@@ -40,13 +41,14 @@ KINDS: Mapping[str, str] = {
     "dataset": "a name or a path",
     "epochs": "a whole number",
     "seed": "a whole number",
-    "repeats": "a whole number",
+    "repeats": "a whole number, or auto",
     "trials": "a whole number",
     "set": "fields with a value each, like model.d_model: 64",
     "over": "fields with a list each, like model.d_model: [64, 128]",
 }
 SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with their own key, and option
 _FIELD_OF = SHORT | {"seed": "train.seed"}  # whose values the key takes
+_NUMBERS: Mapping[str, Callable[[str], Any]] = {"repeats": read_repeats}  # key -> its reader; else whole_number
 _HINTS = {  # what a file that is not YAML looks like -> what to write
     re.compile(r"^\s*(\[[\w.]+\]\s*$|[\w.]+\s*=)", re.MULTILINE): "this looks like TOML: write YAML, `sweep: pruning`",
     re.compile(r"^\s*[\w.]+:\S", re.MULTILINE): "write a space after the colon",
@@ -157,7 +159,7 @@ def _option(key: str, node: Node) -> Any:
             raise unknown_name("sweep", node.text, SWEEPS)
         return node.text
     try:
-        value = node.text if key == "dataset" else whole_number(node.text)
+        value = node.text if key == "dataset" else _NUMBERS.get(key, whole_number)(node.text)
     except WrongInput as error:
         raise WrongInput(f"{key}: {error}") from None
     return checked(_FIELD_OF[key], value) if key in _FIELD_OF else value

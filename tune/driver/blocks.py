@@ -6,7 +6,7 @@ If the GPU is lost, the rest of its block moves to one other GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tune.plan.plan import PlannedTrial
@@ -37,18 +37,27 @@ class Blocks:
     trials: in the order of the plan.
     begun: the GPU of each block that an earlier run of this sweep has begun, by seed.
     record: called before a block begins on a GPU, or moves to one.
+    needed: which of some trials still have to run, in their order; one that has not to run now never has to again.
     """
 
-    def __init__(self, trials: Sequence[PlannedTrial], *, begun: Mapping[str, str], record: Record) -> None:
+    def __init__(
+        self,
+        trials: Sequence[PlannedTrial],
+        *,
+        begun: Mapping[str, str],
+        record: Record,
+        needed: Callable[[Iterable[PlannedTrial]], list[PlannedTrial]] = list,
+    ) -> None:
         self._blocks: dict[str, _Block] = {}
         for trial in trials:
             seed = str(trial.seed)
             self._blocks.setdefault(seed, _Block(gpu=begun.get(seed))).left.append(trial)
-        self._gpus, self._record = dict(begun), record
+        self._gpus, self._record, self._needed = dict(begun), record, needed
 
     @property
     def done(self) -> bool:
         """Whether no trial is left or running."""
+        self._drop()
         return not any(block.left or block.running for block in self._blocks.values())
 
     def take(self, gpu: str, *, gpus: Collection[str] | None) -> Assignment | None:
@@ -56,6 +65,7 @@ class Blocks:
 
         gpus: all GPUs that this sweep has now. None while that is unknown: no block moves then.
         """
+        self._drop()
         seed = self._choose(gpu, gpus)
         if seed is None:
             return None
@@ -70,6 +80,11 @@ class Blocks:
         trial = block.left.pop(0)
         followed = bool(block.left) or any(other.left and not other.running for other in self._blocks.values())
         return Assignment(trial=trial, followed=followed, moved_because=block.moved_because)
+
+    def _drop(self) -> None:
+        """Forget the trials that need not run any more."""
+        for block in self._blocks.values():
+            block.left = self._needed(block.left)
 
     def _choose(self, gpu: str, gpus: Collection[str] | None) -> str | None:
         """The block that began on `gpu` and has trials left, else the first that has no GPU."""

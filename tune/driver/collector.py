@@ -65,6 +65,10 @@ class Collector(ray_tune.Callback):
         self._damage_reported: set[str] = set()  # trials whose damaged checkpoint was reported
         self.say = progress.say
 
+    def status_of(self, trial_id: str) -> str | None:
+        """How a trial ended; None before that."""
+        return self._tracker.status_of(trial_id)
+
     @property
     def stop(self) -> ray_tune.Stopper:
         """Ends the run once a disk is full. Its trials can be run later."""

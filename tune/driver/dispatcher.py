@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,11 +31,18 @@ class Dispatcher(Searcher):
     """Suggests {"job", "location", "resources", "attempt"}. The trials are known: nothing is searched.
 
     make_job: what a worker is given for an assignment.
+    announce: is given each trial before that.
     """
 
-    def __init__(self, blocks: Blocks, leases: GpuLeases, make_job: Callable[[Assignment], TrialJob]) -> None:
+    def __init__(
+        self,
+        blocks: Blocks,
+        leases: GpuLeases,
+        make_job: Callable[[Assignment], TrialJob],
+        announce: Callable[[Sequence[PlannedTrial]], None] = lambda trials: None,
+    ) -> None:
         super().__init__()
-        self._blocks, self._leases, self._make_job = blocks, leases, make_job
+        self._blocks, self._leases, self._make_job, self._announce = blocks, leases, make_job, announce
         self._running: dict[str, _Running] = {}  # by Tune's trial id
         self._attempts: dict[str, int] = {}  # by our trial id: how often it was handed out
 
@@ -63,6 +70,7 @@ class Dispatcher(Searcher):
         self, trial_id: str, lease: GpuLease, location: GpuLocation, assignment: Assignment
     ) -> dict[str, Any]:
         trial = assignment.trial
+        self._announce([trial])
         self._running[trial_id] = _Running(trial=trial, lease=lease, location=location)
         attempt = self._attempts[trial.trial_id] = self._attempts.get(trial.trial_id, 0) + 1
         job = self._make_job(assignment).as_dict()

@@ -14,7 +14,7 @@ from tune.common.errors import WrongInput
 from tune.common.statuses import NO_FAILURE
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
-from tune.report.values import parent_metrics
+from tune.report.values import parent_metrics, parent_tags
 from tune.storage import sweep_dir
 from tune.storage.leftovers import clear_leftovers
 from tune.storage.moved import EARLIER_STORES, own_store
@@ -117,7 +117,8 @@ def end_with_summary(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> N
         files[PAGE] = None  # megabytes: made once more where it is stored
     except WrongInput as error:  # the sweep ends without a page
         print(f"{folder.sweep_id} has no report.html: {error}", file=sys.stderr)
-    tracker.end_sweep(status="failed" if failures(tracker) else "done", metrics=parent_metrics(record), files=files)
+    status, metrics = "failed" if failures(tracker) else "done", parent_metrics(record)
+    tracker.end_sweep(status=status, metrics=metrics, files=files, tags=parent_tags(record))
 
 
 def failures(tracker: Tracker) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,15 +126,26 @@ class Launcher:
         """The folder of each isolated trial's own cache while it runs."""
         return cache_place(self.folder.path) / "isolated"
 
-    def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool = False) -> None:
+    def run(
+        self,
+        trials: Sequence[PlannedTrial],
+        collector: Collector,
+        *,
+        in_blocks: bool = False,
+        needed: Callable[[Iterable[PlannedTrial]], list[PlannedTrial]] = list,
+        announce: Callable[[Sequence[PlannedTrial]], None] = lambda trials: None,
+    ) -> None:
         """Run `trials` in their order (FIFO). in_blocks: run those of one seed on one GPU.
+
+        needed: which of the trials of blocks have to run, asked again before each. announce: is given each of these
+        before it begins.
 
         Blocks are kept with a single GPU too: a resumed block continues where it began, whatever GPUs there are then.
         """
         from ray import tune as ray_tune
 
         if in_blocks and self.share.gpus == 1:
-            self._run_blocks(trials, collector)
+            self._run_blocks(trials, collector, needed, announce)
             return
         followed = len(trials) - self.share.at_a_time  # no trial follows the last one on each device
         jobs = [self.job(trial, prepare_next=at < followed, fixed=True) for at, trial in enumerate(trials)]
@@ -142,17 +153,23 @@ class Launcher:
         resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
         self._fit(collector, resources, self.share.at_a_time, param_space={"job": grid})
 
-    def _run_blocks(self, trials: Sequence[PlannedTrial], collector: Collector) -> None:
+    def _run_blocks(
+        self,
+        trials: Sequence[PlannedTrial],
+        collector: Collector,
+        needed: Callable[[Iterable[PlannedTrial]], list[PlannedTrial]],
+        announce: Callable[[Sequence[PlannedTrial]], None],
+    ) -> None:
         import ray
 
         from tune.driver.dispatcher import BlockScheduler, Dispatcher
 
         begun = self.folder.blocks()
-        blocks = Blocks(trials, begun=begun, record=self.folder.save_blocks)
+        blocks = Blocks(trials, begun=begun, record=self.folder.save_blocks, needed=needed)
         seeds = {str(trial.seed) for trial in trials}
         wanted = {begun[seed] for seed in seeds & begun.keys()}
         with GpuLeases(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as leases:
-            dispatcher = Dispatcher(blocks, leases, self._job_of)
+            dispatcher = Dispatcher(blocks, leases, self._job_of, announce)
             how: dict[str, Any] = {"search_alg": dispatcher, "scheduler": BlockScheduler(dispatcher), "num_samples": -1}
             self._fit(collector, None, len(leases), **how)
 

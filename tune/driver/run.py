@@ -23,6 +23,7 @@ from tune.config.sweeps import SweepConfig
 from tune.console.live import make_progress
 from tune.console.progress import Progress
 from tune.driver import search
+from tune.driver.auto import Needed, first_trials, run_needed
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
 from tune.driver.finish import STOPPED_WAIT_S, close_sweep, failures
@@ -34,6 +35,7 @@ from tune.plan.placement import TAG as PLACEMENT
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
 from tune.plan.space import SearchPlan
+from tune.report.arms import REPEATS
 from tune.report.data import FILE, TAG, protocol_params, protocol_tag
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
@@ -117,16 +119,22 @@ class _Run:
         if isinstance(self.plan, SearchPlan) and not self._search(self.plan, tracker, progress, collector):
             return
         with signals.deferred():
-            self._announce(tracker, self.plan.trials)
-        ended = tracker.ended
-        left = [trial for trial in self.plan.runnable if trial.trial_id not in ended]
-        self._expect(progress, left, ended)
-        if len(left) < len(self.plan.runnable):
-            progress.say(_progress_line(ended, left))
+            self._announce(tracker, first_trials(self.plan))
+        before, announce = tracker.ended, functools.partial(self._announce, tracker)
+
+        def on_look(line: str) -> None:
+            progress.say(line)
+            self._expect(progress, needed.before_look(), before)
+
+        needed = Needed(self.plan, tracker, on_look)
+        left = needed.before_look()
+        self._expect(progress, left, before)
+        if any(trial.trial_id in before for trial in self.plan.runnable):
+            progress.say(_progress_line(before, left))
         if left:
             with span(tracker, WARM_UP):
                 warm_up_together(self.launcher, self.plan, left, progress.say)
-            self.launcher.run(left, collector, in_blocks=self.plan.in_blocks)
+            run_needed(self.launcher, needed, collector, announce)
 
     @functools.cached_property
     def _environment(self) -> str:
@@ -175,6 +183,7 @@ class _Run:
                 **_ablation_tag(plan.sweep),
                 **_placement_tag(plan),
                 **_batch_tag(plan),
+                REPEATS: str(plan.repeats),
                 **({TAG: protocol_tag(content[TAG])} if TAG in content else {}),
                 **_who_runs(),
             },
@@ -213,7 +222,8 @@ class _Run:
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
         """End the sweep, unless trials are left or MLflow lacks records: then the same command continues it."""
         statuses, bad = tracker.ended, failures(tracker)
-        interrupted = any(trial.trial_id not in statuses for trial in self.plan.trials)
+        needed = Needed(self.plan, tracker).of(self.plan.trials)
+        interrupted = any(trial.trial_id not in statuses for trial in needed)
         uri, say = self.options.tracking_uri, progress.say
         tracker.end_run()  # the report tells of it; to send it and to draw the report is not in it
         pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)

@@ -112,7 +112,7 @@ def trials_left(plan: SearchPlan, tracker: Tracker) -> int:
     """Number of trials left in both stages, with as many of the final as there can be."""
     ended = sum(log.status is not None for _, log in drawn(tracker).values())
     finished = sum(log.tags.get("stage") == "final" and log.status is not None for log in tracker.trials.values())
-    return min(plan.draws, plan.space.cells) - ended + plan.repeats * (1 + FINALISTS) - finished
+    return min(plan.draws, plan.space.cells) - ended + plan.blocks * (1 + FINALISTS) - finished
 
 
 def final_plan(plan: SearchPlan, tracker: Tracker, *, quiet: bool) -> SearchPlan:

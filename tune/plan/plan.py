@@ -6,6 +6,7 @@ the same computation both stay, and the later one says so.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -24,6 +25,7 @@ from model.pruning.schedules import SCHEDULES
 from tune.common.address import redacted, settled_uri
 from tune.common.errors import WrongInput, unknown_name
 from tune.config.names import ATTENTION, NAMED, check_name
+from tune.config.repeats import AUTO, Repeats, most_blocks
 from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import DataConfig, TrialConfig, build_trial, check_field, data_options
 from tune.machine.device import DeviceFacts
@@ -61,7 +63,7 @@ class Plan:
 
     sweep: SweepConfig
     trials: tuple[PlannedTrial, ...]
-    repeats: int
+    repeats: Repeats  # as asked
     device: DeviceFacts
     data: DataFacts = UNREAD
     placement: Placement | None = None  # why all arms have the feed that they have; None: it was named
@@ -71,12 +73,25 @@ class Plan:
         return tuple(trial for trial in self.trials if trial.unsupported is None)
 
     @property
+    def blocks(self) -> int:
+        """The blocks of the plan. With `auto` these are the most: looks may end the sweep earlier."""
+        return most_blocks(self.repeats)
+
+    def block(self, trial: PlannedTrial) -> int:
+        """The number of the trial's block, from 0, in the order of the seeds."""
+        return trial.seed - self._first_seed
+
+    @functools.cached_property
+    def _first_seed(self) -> int:
+        return min(trial.seed for trial in self.runnable or self.trials)
+
+    @property
     def in_blocks(self) -> bool:
         """Whether the trials of a seed must run on one GPU, to make pairs.
 
         A single block gives no verdict and would use one GPU only, so its trials are spread.
         """
-        return self.repeats > 1 and len({trial.arm for trial in self.runnable}) > 1
+        return self.blocks > 1 and len({trial.arm for trial in self.runnable}) > 1
 
     def key(self, *, data_sha256: str, tracking_uri: str, paths: Mapping[str, str] | None = None) -> str:
         """Identity for resuming: the same effective configurations on the same data, device model and store.
@@ -94,6 +109,7 @@ class Plan:
                 (trial.trial_id, trial.unsupported is None, self._identity(trial.config, paths or {}))
                 for trial in self.trials
             ],
+            *([AUTO] if self.repeats == AUTO else []),  # the trials are those of as many blocks
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -110,12 +126,14 @@ def make_plan(
     sweep: SweepConfig,
     *,
     overrides: Mapping[str, Any],
-    repeats: int,
+    repeats: Repeats,
     seed: int,
     device: DeviceFacts,
     data: DataFacts = UNREAD,
 ) -> Plan:
-    """Plan `repeats` blocks (one seed each, from `seed` up); inside a block the arms are in random order.
+    """Plan `repeats` blocks (one seed each, from `seed` up), with `auto` the most that may run.
+
+    Inside a block the arms are in random order.
 
     data: what is known of the data; the definition of a named data set adds to it. What is unknown is checked when the
         data are read, and by the trial.
@@ -130,7 +148,7 @@ def make_plan(
             raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
     data = settled_data(sweep, overrides, device, data)
     trials: list[PlannedTrial] = []
-    for block_seed in range(seed, seed + repeats):
+    for block_seed in range(seed, seed + most_blocks(repeats)):
         block = _mark_same(_plan_block(sweep, overrides, block_seed, device, data))
         random.Random(f"{sweep.name} {block_seed}").shuffle(block)
         trials.extend(block)
@@ -201,12 +219,14 @@ def settled_layers(trials: Iterable[PlannedTrial], sweep: SweepConfig, overrides
     return {LAYERS: "transformers"} if len(kinds) > 1 else {}
 
 
-def _check_size(arms: int, repeats: int, seed: int) -> None:
-    if seed < 0 or seed + repeats > 2**31:
+def _check_size(arms: int, repeats: Repeats, seed: int) -> None:
+    blocks = most_blocks(repeats)
+    if seed < 0 or seed + blocks > 2**31:
         raise WrongInput(f"--seed {seed} with --repeats {repeats}: seeds go from 0 to {2**31 - 1}")
-    if arms * repeats > MOST_TRIALS:
+    if arms * blocks > MOST_TRIALS:
+        most = "up to " if repeats == AUTO else ""
         raise WrongInput(
-            f"{arms * repeats:,} trials ({arms} arms, --repeats {repeats}): a sweep has at most {MOST_TRIALS:,}; "
+            f"{most}{arms * blocks:,} trials ({arms} arms, --repeats {repeats}): a sweep has at most {MOST_TRIALS:,}; "
             "give fewer repeats or arms"
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 from data_pipeline.datasets import is_path
 from data_pipeline.feed.placement import Placement
 from tune.common.errors import WrongInput
+from tune.config.repeats import Repeats
 from tune.config.request import Request
 from tune.config.sweeps import SweepConfig
 from tune.config.trial_config import DataConfig, data_options
@@ -54,7 +55,7 @@ class Planner:
     """
 
     def __init__(
-        self, sweep: SweepConfig, *, overrides: Mapping[str, Any], repeats: int, seed: int, draws: int | None = None
+        self, sweep: SweepConfig, *, overrides: Mapping[str, Any], repeats: Repeats, seed: int, draws: int | None = None
     ) -> None:
         self.sweep, self.overrides, self.repeats, self.seed, self.draws = sweep, overrides, repeats, seed, draws
         self._plan: Plan | None = None

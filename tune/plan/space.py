@@ -16,6 +16,7 @@ from math import prod
 from typing import Any
 
 from tune.common.errors import WrongInput
+from tune.config.repeats import Repeats, blocks_text, most_blocks
 from tune.config.sweeps import Arm, SweepConfig
 from tune.config.trial_config import as_settings
 from tune.machine.device import DeviceFacts
@@ -139,7 +140,7 @@ def plan_sweep(
     *,
     draws: int | None,
     overrides: Mapping[str, Any],
-    repeats: int,
+    repeats: Repeats,
     seed: int,
     device: DeviceFacts,
     data: DataFacts = UNREAD,
@@ -172,7 +173,7 @@ def _settle(
     seed: int,
     *,
     overrides: Mapping[str, Any],
-    repeats: int,
+    repeats: Repeats,
     device: DeviceFacts,
     data: DataFacts,
 ) -> tuple[Plan, Space, dict[str, str]]:
@@ -199,9 +200,9 @@ def _settle(
     return (*(build({**overrides, **settled}) if settled else (plan, space)), settled)
 
 
-def final_seed(seed: int, repeats: int) -> int:
+def final_seed(seed: int, repeats: Repeats) -> int:
     """The first seed of the final: the one after the search's, which has chosen the arms. WrongInput out of range."""
-    if seed < 0 or seed + repeats >= 2**31:
+    if seed < 0 or seed + most_blocks(repeats) >= 2**31:
         raise WrongInput(
             f"--seed {seed} with --repeats {repeats}: the final has the seeds after the search's; seeds go from 0 to "
             f"{2**31 - 1}"
@@ -333,7 +334,7 @@ def describe(plan: SearchPlan) -> list[str]:
         *(f"    {refusal.line()}" for refusal in space.refusals if refusal.example is None),
         f"  search: {_counted(min(plan.draws, space.cells), 'trial')} of the {_counted(space.cells, 'cell')} that can "
         f"run, seed {plan.seed}{', the baseline first' if plan.baseline_cell else ''}, the worse ones stopped early; "
-        f"then the best and the baseline again in {_counted(plan.repeats, 'pair')} each, with seeds of their own:",
+        f"then the best and the baseline again in {blocks_text(plan.repeats)}, with seeds of their own:",
     ]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from data_pipeline.series.protocol import Protocol, protocol_lines
+from tune.config.repeats import AUTO, blocks_text
 from tune.config.trial_config import TrialConfig
 from tune.plan.batch import LARGEST, LEAST_STEPS, RULE
 from tune.plan.placement import USUAL
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan, describe
+from tune.stats.looks import LOOKS
 
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # these decide num_patches
 SHOWN = (
@@ -19,6 +21,7 @@ SHOWN = (
     "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
     "model.attention", "model.layers", "train.epochs", "train.batch_size", "train.precision", "train.engine",
 )  # fmt: skip
+ENDS = (LOOKS[0], LOOKS[-1])
 LONG = 40  # a plan of more trials gives each reason once, at its end
 
 
@@ -63,8 +66,23 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     if isinstance(plan, SearchPlan):
         yield from describe(plan)
     known = "known before the search: " if isinstance(plan, SearchPlan) else ""
+    if plan.repeats == AUTO:
+        yield from _auto_lines(plan, known)
+        return
     yield f"  {known}{len(plan.trials)} trials, {len(plan.runnable)} can run:"
-    yield from _trial_lines(plan)
+    yield from _trial_lines(plan.trials)
+
+
+def _auto_lines(plan: Plan, known: str) -> Iterator[str]:
+    """The trials of the blocks before the first look, and how many more there may be."""
+    first, most = (tuple(trial for trial in plan.trials if plan.block(trial) < look.blocks) for look in ENDS)
+    looks = ", ".join(str(look.blocks) for look in LOOKS[:-1])
+    yield (
+        f"  {known}{len(first)} to {len(most)} trials in {blocks_text(plan.repeats)}: looks after {looks} and "
+        f"{LOOKS[-1].blocks} blocks end the arms whose speed and error are decided, or have little chance of it"
+    )
+    yield f"  the first {ENDS[0].blocks} blocks, {sum(trial.unsupported is None for trial in first)} trials can run:"
+    yield from _trial_lines(first)
 
 
 def _windows_lines(plan: Plan) -> Iterator[str]:
@@ -112,11 +130,11 @@ def _how_known(plan: Plan) -> str:
     return " (assumed: this machine's)"
 
 
-def _trial_lines(plan: Plan) -> Iterator[str]:
-    reasons = Counter(trial.unsupported for trial in plan.trials if trial.unsupported)
+def _trial_lines(trials: Sequence[PlannedTrial]) -> Iterator[str]:
+    reasons = Counter(trial.unsupported for trial in trials if trial.unsupported)
     marks = {reason: f"UNSUPPORTED [{number}]" for number, reason in enumerate(reasons, 1)}
-    long = len(plan.trials) > LONG
-    for trial in plan.trials:
+    long = len(trials) > LONG
+    for trial in trials:
         yield f"    {trial.trial_id}{_remark(trial, marks if long else {})}"
     if long:
         for number, (reason, count) in enumerate(reasons.items(), 1):

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from tune.config.repeats import AUTO
 from tune.report.comparisons import accuracy_text, comparisons, ratio_text, refusal, speed_text
 from tune.report.published import shown_as
 from tune.report.work import EPOCH, STEPS, TOTAL, WINDOWS, total_s, with_work
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord, TrialRecord
 
+REPEATS = "repeats"  # tag of the sweep's run: a number, or AUTO
 TIMING_REMARKS = {"true": "", "false": " (shared)", "unknown": " (not known to be alone)"}
 
 
@@ -53,8 +55,14 @@ def arm_rows(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
     relative to the baseline's, and still count as equal to it.
     """
     arms, baseline = trials_by_arm(record), record.tags.get("baseline")
-    epoch, total = (comparisons(arms, baseline, margin, time=time) for time in (EPOCH, TOTAL))
+    looks = has_looks(record)
+    epoch, total = (comparisons(arms, baseline, margin, time=time, looks=looks) for time in (EPOCH, TOTAL))
     return [_row(arm, trials, epoch.get(arm), total.get(arm), arm == baseline) for arm, trials in arms.items()]
+
+
+def has_looks(record: SweepRecord) -> bool:
+    """Whether the sweep ran with `--repeats auto`."""
+    return record.tags.get(REPEATS) == AUTO
 
 
 def trials_by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:

@@ -9,12 +9,16 @@ from typing import Any
 
 from tune.common.published import stored_rules
 from tune.report.work import EPOCH, REFUSED, TOTAL, total_s
+from tune.stats.auto import compare_at_looks, look_at
 from tune.stats.intervals import BOOTSTRAP_MIN_PAIRS, MIN_PAIRS, Bounds
-from tune.stats.pairs import Accuracy, Comparison, TrialResult, compare_arms
+from tune.stats.looks import Standing
+from tune.stats.pairs import MARGIN, Accuracy, Comparison, TrialResult, compare_arms
 from tune.stats.verdicts import ACCURACY_WORDS, NOT_WORSE, SPEED_WORDS, UNDECIDED, WORSE, counted, too_few, too_few_text
 from tune.tracking.reader import TrialRecord
 
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
+OPEN = ("planned", "running")  # statuses of trials that have not ended
+NO_LOOK = "no look yet"
 UNTIMED = {EPOCH: "without an epoch time", TOTAL: "without a total time"}
 TrialsByArm = Mapping[str, Sequence[TrialRecord]]
 
@@ -39,25 +43,50 @@ def trial_result(
         time_s=None if unfit else time_s,
         unfit=unfit,
         mse=mse if done and mse is not None and 0 < mse < math.inf else None,
+        ended=status not in OPEN,
     )
 
 
-def comparisons(arms: TrialsByArm, baseline: str | None, margin: float, *, time: str = EPOCH) -> dict[str, Comparison]:
+def comparisons(
+    arms: TrialsByArm, baseline: str | None, margin: float, *, time: str = EPOCH, looks: bool = False
+) -> dict[str, Comparison]:
     """Compare each other arm with the baseline; nothing where the baseline is unknown. `time`: EPOCH or TOTAL.
+
+    looks: of a sweep with `--repeats auto`. Its arms stopped by their EPOCH and MARGIN, whatever is asked for here.
 
     Trials of a search are left out: they ran at another time than the baseline, in no block of pairs. So are arms of
     the replaced study as published, which are other functions, or timed with other feeds, and refused arms.
     """
+    results = _compared(arms, time)
+    if baseline is None or baseline not in results:
+        return {}
+    others = {arm: fit for arm, fit in results.items() if arm != baseline}
+    if not looks:
+        return compare_arms(results[baseline], others, margin=margin)
+    stops = standings(arms, baseline)
+    looked = {arm: fit for arm, fit in others.items() if arm in stops}
+    return compare_at_looks(results[baseline], looked, margin=margin, stops=stops)
+
+
+def standings(arms: TrialsByArm, baseline: str) -> dict[str, Standing]:
+    """Where each arm of a sweep with `--repeats auto` stands, by its trials so far (tune.stats.looks).
+
+    Arms that cannot run, and those that are in no comparison, stand nowhere.
+    """
+    unsupported = {arm for arm, trials in arms.items() if any(trial.status == "unsupported" for trial in trials)}
+    results = {arm: fit for arm, fit in _compared(arms, EPOCH).items() if arm not in unsupported}
+    others = {arm: fit for arm, fit in results.items() if arm != baseline}
+    return look_at(results.get(baseline, ()), others, margin=MARGIN)
+
+
+def _compared(arms: TrialsByArm, time: str) -> dict[str, list[TrialResult]]:
+    """The results of the arms that are in comparisons."""
     ours = {
         arm: trials
         for arm, trials in arms.items()
         if all(stored_rules(trial.tags).compared for trial in trials) and not refusal(trials)
     }
-    results = {arm: fit for arm, trials in ours.items() if (fit := trial_results(trials, time=time))}
-    if baseline is None or baseline not in results:
-        return {}
-    others = {arm: fit for arm, fit in results.items() if arm != baseline}
-    return compare_arms(results[baseline], others, margin=margin)
+    return {arm: fit for arm, trials in ours.items() if (fit := trial_results(trials, time=time))}
 
 
 def trial_results(trials: Sequence[TrialRecord], *, time: str = EPOCH) -> list[TrialResult]:
@@ -87,7 +116,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 def speed_text(comparison: Comparison) -> str:
     """The words of the verdict on speed: faster; too few pairs (2, 3 needed)"""
     if comparison.verdict is None:
-        return too_few_text(comparison.count, comparison.unit)
+        enough = comparison.looks is not None and comparison.count >= MIN_PAIRS
+        return NO_LOOK if enough else too_few_text(comparison.count, comparison.unit)
     return SPEED_WORDS[comparison.verdict]
 
 
@@ -135,12 +165,16 @@ def pairing_notes(by_arm: Mapping[str, Comparison], margin: float) -> list[str]:
     if any(comparison.accuracy is not None for comparison in by_arm.values()):
         lines.append(
             "'accuracy' is the validation MSE relative to the baseline's, seed by seed; "
-            f"'{ACCURACY_WORDS[NOT_WORSE]}': its upper 95 % bound is under {100 * margin:+g} %."
+            f"'{ACCURACY_WORDS[NOT_WORSE]}': its upper {_bound(by_arm)} is under {100 * margin:+g} %."
         )
     bootstraps = [f"{arm} {range_text(bounds)}" for arm, each in by_arm.items() if (bounds := each.bootstrap)]
     if bootstraps:
         lines.append(f"Bootstrap intervals (BCa over pairs, from {BOOTSTRAP_MIN_PAIRS}): {', '.join(bootstraps)}.")
     return lines + _left_out(by_arm)
+
+
+def _bound(by_arm: Mapping[str, Comparison]) -> str:
+    return "bound" if any(comparison.looks is not None for comparison in by_arm.values()) else "95 % bound"
 
 
 def _counts(by_arm: Mapping[str, Comparison]) -> str:
@@ -149,6 +183,8 @@ def _counts(by_arm: Mapping[str, Comparison]) -> str:
     counts = sorted({comparison.count for comparison in by_arm.values() if comparison.ratio is not None})
     each = f"{counts[0]} to {counts[-1]} pairs" if len(counts) > 1 else "".join(counted(n, "pair") for n in counts)
     family = f" (95 %, Holm over {with_interval} arms)" if with_interval > 1 else " (95 %)"
+    if any(comparison.looks is not None for comparison in by_arm.values()):
+        family = " of its look"
     if not with_interval:
         return f"{each or 'no pair'} an arm: a t interval takes {MIN_PAIRS}"
     where = "" if counts[0] >= MIN_PAIRS else f" where there are at least {MIN_PAIRS}"

@@ -10,6 +10,7 @@ from tune.report.arms import ArmRow, arm_of, has_arm_and_seed, json_or_text, tri
 from tune.report.bottlenecks import time_notes
 from tune.report.comparisons import moved_notes, pairing_notes
 from tune.report.data import data_notes
+from tune.report.looks import look_notes
 from tune.report.proof import proof_note
 from tune.report.published import published_notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
@@ -52,7 +53,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     arms = trials_by_arm(record)
     lines += [f"{row.arm} is refused, so it is in no comparison: {row.refused}." for row in rows if row.refused]
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
-    lines += pairing_notes({row.arm: row.comparison for row in rows if row.comparison}, margin)
+    by_arm = {row.arm: row.comparison for row in rows if row.comparison}
+    lines += pairing_notes(by_arm, margin) + look_notes(by_arm)
     baseline = record.tags.get("baseline")
     in_order = [trial for trials in arms.values() for trial in trials]
     lines += same_epochs_note(

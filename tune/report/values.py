@@ -8,11 +8,12 @@ from tune.common.published import TAG
 from tune.config.trial_config import parse_params
 from tune.measure import series_errors
 from tune.report.accounts import accounts, accounts_json, accounts_metrics
-from tune.report.arms import arm_rows, environment_of, trials_by_arm
+from tune.report.arms import REPEATS, arm_rows, environment_of, trials_by_arm
 from tune.report.bottlenecks import diagnoses
 from tune.report.comparisons import comparison_json
 from tune.report.cost import Price, cost_json, costs
 from tune.report.data import protocol_of_sweep
+from tune.report.looks import look_tags
 from tune.report.proof import kernel_list
 from tune.report.work import REFUSED, with_work
 from tune.stats.pairs import MARGIN, Comparison
@@ -41,6 +42,11 @@ def parent_metrics(record: SweepRecord) -> dict[str, float | None]:
     return metrics
 
 
+def parent_tags(record: SweepRecord) -> dict[str, str]:
+    """What the looks of `--repeats auto` made of each arm; none of another sweep."""
+    return look_tags({row.arm: row.comparison for row in arm_rows(record) if row.comparison})
+
+
 def _speedup(name: str, comparison: Comparison | None, arm: str, is_baseline: bool) -> dict[str, float | None]:
     ratio = comparison.ratio if comparison else None
     low, high = (comparison and comparison.interval) or (None, None)
@@ -64,6 +70,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "sweep_id": record.sweep_id,
         "sweep": record.tags.get("sweep"),
         "baseline": record.tags.get("baseline"),
+        "repeats": record.tags.get(REPEATS),
         "device": record.tags.get("device"),
         "default_batch": record.tags.get("default_batch"),
         "environment": environment_of(record),

@@ -38,7 +38,8 @@ def speed_chance(mean: Mean | None, scatter: float | None, alpha: float, family:
         return 1.0
     reach, near = future.reach(alpha / family / 2), margin - future.reach(alpha)
     differs = future.above(reach) + future.below(-reach)
-    return differs + (future.below(near) - future.below(-near) if near > 0 else 0.0)
+    same = future.below(near) - future.below(-near) if near > 0 else 0.0
+    return min(1.0, differs + same)  # a small difference may be both
 
 
 def accuracy_chance(mean: Mean | None, scatter: float | None, alpha: float, family: int, margin: float) -> float:
@@ -48,7 +49,7 @@ def accuracy_chance(mean: Mean | None, scatter: float | None, alpha: float, fami
     future = _Future.of(mean, scatter)
     if future is None:
         return 1.0
-    return future.below(margin - future.reach(alpha)) + future.above(future.reach(alpha / family))
+    return min(1.0, future.below(margin - future.reach(alpha)) + future.above(future.reach(alpha / family)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,7 @@ def standings(
     ended: Mapping[str, Collection[int]],
     baseline: Collection[int],
     margin: float,
+    stops: Arms | None = None,
 ) -> dict[str, Standing]:
     """Every arm after all looks that can be made. The same trials give the same answer, in whatever order they ended.
 
@@ -105,6 +106,7 @@ def standings(
     ended: the blocks of which the arm's trial has ended, however it did; the same arms.
     baseline: the blocks of which the baseline's trial has ended.
     margin: an error at most this much above the baseline's counts as equal.
+    stops: where arms stop, if something else decided that, as for another margin; None: these looks decide it.
     """
     arms = dict.fromkeys(times, Standing())
     for look in LOOKS:
@@ -115,7 +117,10 @@ def standings(
         seen_times, seen_errors = ({arm: _first(pairs[arm], look) for arm in running} for pairs in (times, errors))
         arms |= _speeds(look, seen_times, arms)
         arms |= _accuracies(look, seen_errors, arms, margin)
-        arms |= _stopped(look, seen_times, seen_errors, arms, margin)
+        if stops is None:
+            arms |= _stopped(look, seen_times, seen_errors, arms, margin)
+        else:
+            arms |= {arm: _as(stops[arm], arms[arm]) for arm in running if stops[arm].stopped_at == look.blocks}
     return arms
 
 
@@ -137,8 +142,7 @@ def _speeds(look: Look, means: Means, arms: Arms) -> dict[str, Standing]:
             verdict = FASTER if mean.value > 0 else SLOWER
         elif near[0] > 1 / (1 + SPEED_MARGIN) and near[1] < 1 + SPEED_MARGIN:
             verdict, interval, level = WITHIN_MARGIN, near, 2 * look.alpha
-        value = math.exp(mean.value)
-        answer = Answer(verdict=verdict, value=value, interval=interval, level=level, **_of(look, mean))
+        answer = _answer(look, mean, verdict, math.exp(mean.value), interval, level)
         found[arm] = replace(arms[arm], speed=answer)
     return found
 
@@ -150,13 +154,19 @@ def _accuracies(look: Look, means: Means, arms: Arms, margin: float) -> dict[str
     for arm, mean in now.items():
         low, high = mean.value - mean.reach(look.alpha / family), mean.value + mean.reach(look.alpha)
         verdict = NOT_WORSE if high < margin else WORSE if low > 0 else UNDECIDED
-        bounds = {"value": mean.value, "interval": (low, high), "level": look.alpha}
-        found[arm] = replace(arms[arm], accuracy=Answer(verdict=verdict, **bounds, **_of(look, mean)))
+        found[arm] = replace(arms[arm], accuracy=_answer(look, mean, verdict, mean.value, (low, high), look.alpha))
     return found
 
 
-def _of(look: Look, mean: Mean) -> dict[str, int | float]:
-    return {"look": look.blocks, "alpha": look.alpha, "count": mean.count}
+def _answer(look: Look, mean: Mean, verdict: str, value: float, interval: Bounds, level: float) -> Answer:
+    seen = mean.count
+    return Answer(
+        verdict=verdict, look=look.blocks, alpha=look.alpha, value=value, interval=interval, level=level, count=seen
+    )
+
+
+def _as(stop: Standing, arm: Standing) -> Standing:
+    return replace(arm, stopped_at=stop.stopped_at, because=stop.because, chance=stop.chance)
 
 
 def _stopped(look: Look, times: Means, errors: Means, arms: Arms, margin: float) -> dict[str, Standing]:

@@ -27,6 +27,7 @@ from tune.stats.intervals import (
     tested,
     welch_difference,
 )
+from tune.stats.looks import Standing
 from tune.stats.verdicts import FASTER, NOT_WORSE, SLOWER, UNDECIDED, WORSE
 
 MARGIN = 0.01  # a validation error at most this much above another, relative to that one, counts as equal to it
@@ -49,6 +50,7 @@ class TrialResult:
     time_s: float | None = None  # of an epoch or of the whole training; None: it does not count
     unfit: str = ""  # why it does not count
     mse: float | None = None  # validation error; None: unknown
+    ended: bool = True  # False: planned or running
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +89,13 @@ class Comparison:
     bootstrap: Bounds | None  # BCa at the same level, from BOOTSTRAP_MIN_PAIRS on
     left_out: Mapping[str, int]  # reason -> seeds
     accuracy: Accuracy | None  # None without a common seed whose error is known
+    looks: Standing | None = None  # with `--repeats auto`: where all of the above but `left_out` comes from
 
     @property
     def verdict(self) -> str | None:
-        """On speed: FASTER, SLOWER or UNDECIDED; None with too few pairs."""
+        """On speed: FASTER, SLOWER, UNDECIDED or, by a look, WITHIN_MARGIN; None with too few pairs, or no look yet."""
+        if self.looks is not None:
+            return self.looks.speed.verdict
         if self.ratio is None or self.p_holm is None:
             return None
         if self.p_holm >= ALPHA:
@@ -111,9 +116,10 @@ def compare_each(
     """Compare the second of each (reference, arm) with the first, in pairs. The tested ones are one Holm family."""
     logs, left_out = {}, {}
     for case, (reference, results) in cases.items():
-        logs[case], left_out[case] = _log_ratios(reference, results)
+        by_seed, left_out[case] = log_ratios(reference, results)
+        logs[case] = list(by_seed.values())
     times = {case: mean_of(values) for case, values in logs.items()}
-    errors = {case: mean_of(_excess(*sides)) for case, sides in cases.items()}
+    errors = {case: mean_of(list(excess(*sides).values())) for case, sides in cases.items()}
     steps, family = holm(times), len(tested(errors))
     return {
         case: _comparison(
@@ -140,7 +146,8 @@ def compare_sweeps(
         arm: welch_difference(*(_logs(result.time_s for result in side) for side in both))
         for arm, both in sides.items()
     }
-    paired = {arm: excess for arm, both in sides.items() if len(excess := _excess(*both)) >= MIN_PAIRS}
+    by_seed = {arm: list(excess(*both).values()) for arm, both in sides.items()}
+    paired = {arm: values for arm, values in by_seed.items() if len(values) >= MIN_PAIRS}
     errors = {
         arm: mean_of(paired[arm])
         if arm in paired
@@ -197,10 +204,12 @@ def _accuracy(mean: Mean | None, margin: float, family: int, *, paired: bool = T
     return Accuracy(difference=relative(mean.value), bounds=bounds, count=mean.count, margin=margin, unit=unit)
 
 
-def _log_ratios(baseline: Sequence[TrialResult], results: Sequence[TrialResult]) -> tuple[list[float], Counter[str]]:
+def log_ratios(
+    baseline: Sequence[TrialResult], results: Sequence[TrialResult]
+) -> tuple[dict[str, float], Counter[str]]:
     """log(baseline's time / arm's) of every pair that counts, by seed, and why the other pairs do not count."""
     first, second = ({result.seed: result for result in side} for side in (baseline, results))
-    ratios, left_out = [], Counter[str]()
+    ratios, left_out = dict[str, float](), Counter[str]()
     for seed in sorted(first.keys() | second.keys()):
         pair = [side[seed] for side in (first, second) if seed in side]
         times = [result.time_s for result in pair if result.time_s is not None]
@@ -211,16 +220,16 @@ def _log_ratios(baseline: Sequence[TrialResult], results: Sequence[TrialResult])
         elif pair[0].device != pair[1].device:
             left_out[TWO_DEVICES] += 1
         else:
-            ratios.append(math.log(times[0] / times[1]))
+            ratios[seed] = math.log(times[0] / times[1])
     return ratios, left_out
 
 
-def _excess(baseline: Sequence[TrialResult], results: Sequence[TrialResult]) -> list[float]:
-    """How much larger the arm's error is than the baseline's, relative to the baseline's, seed by seed."""
+def excess(baseline: Sequence[TrialResult], results: Sequence[TrialResult]) -> dict[str, float]:
+    """How much larger the arm's error is than the baseline's, relative to the baseline's, by seed."""
     baseline_mse = {result.seed: result.mse for result in baseline}
     by_seed = sorted(results, key=lambda result: result.seed)
-    pairs = [(baseline_mse.get(result.seed), result.mse) for result in by_seed]
-    return [second / first - 1 for first, second in pairs if first and second is not None]
+    pairs = {result.seed: (baseline_mse.get(result.seed), result.mse) for result in by_seed}
+    return {seed: second / first - 1 for seed, (first, second) in pairs.items() if first and second is not None}
 
 
 def _logs(values: Iterable[float | None]) -> list[float]:

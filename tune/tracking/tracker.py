@@ -267,7 +267,14 @@ class Tracker:
             )
             return True
 
-    def end_sweep(self, *, status: str, metrics: Mapping[str, float | None], files: Mapping[str, str | None]) -> None:
+    def end_sweep(
+        self,
+        *,
+        status: str,
+        metrics: Mapping[str, float | None],
+        files: Mapping[str, str | None],
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         """Close the sweep as done, failed or interrupted. Open trials become `planned` again, their runs KILLED.
 
         A file whose text is None is made when it is stored, and lies nowhere else.
@@ -278,7 +285,8 @@ class Tracker:
         with self._mutex:
             new = {key: value for key, value in values(metrics).items() if self._index.summary.get(key) != value}
             unfinished = [trial_id for trial_id, state in self._index.trials.items() if state != "ended"]
-            self._append("end_sweep", status=status, metrics=new, files=dict(files), open_trials=unfinished)
+            more = {"tags": texts(tags)} if tags else {}
+            self._append("end_sweep", status=status, metrics=new, files=dict(files), open_trials=unfinished, **more)
 
     def flush(self, timeout_s: float) -> int:
         """Wait until MLflow has every record, at most `timeout_s` s; returns how many it lacks. Ends if `blocked`."""

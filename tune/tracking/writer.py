@@ -146,7 +146,7 @@ class MlflowWriter:
             self._log(trial_run, _items(record, tags={"status": "planned", "reason": reason}))
             self.run_index.set_status(trial_run, "KILLED", end_time_ms=record["time_ms"])
         run_id = self.run_index.find(sweep_id, "")
-        tags = {"status": status} | self._result_note(run_id, record)
+        tags = record.get("tags", {}) | {"status": status} | self._result_note(run_id, record)
         self._log(run_id, _items(record, tags=tags, metrics=record["metrics"]))
         self.run_index.set_status(run_id, SWEEP_STATUSES[status], end_time_ms=record["time_ms"])
 

@@ -14,7 +14,8 @@ from tune.commands.main import main
 from tune.commands.sweep import parser as sweep_parser
 from tune.common.errors import DONE, WRONG_INPUT, WrongInput
 from tune.config.axes import LONGEST_LABEL, MOST_ARMS, lay_over, split_values
-from tune.config.request import DRAWN, REPEATS, Request, build_request
+from tune.config.repeats import AUTO, most_blocks
+from tune.config.request import DRAWN, Request, build_request
 from tune.config.sweeps import SWEEPS, get_sweep
 from tune.config.yaml_file import read_config, write_config
 from tune.machine.device import DeviceFacts
@@ -124,9 +125,8 @@ def test_an_axis_can_lie_over_every_sweep(name: str) -> None:
     request = _request("--sweep", name, "--dataset", "demo", "--over", "train.learning_rate=1e-4,1e-3")
     plan = _plan(request)
     assert request.sweep.baseline in {trial.arm for trial in plan.trials}
-    assert (
-        len({trial.trial_id for trial in plan.trials}) == len(plan.trials) == request.repeats * len(request.sweep.arms)
-    )
+    assert len({trial.trial_id for trial in plan.trials}) == len(plan.trials)
+    assert len(plan.trials) == most_blocks(request.repeats) * len(request.sweep.arms)
 
 
 def test_no_axes_change_nothing() -> None:
@@ -155,11 +155,23 @@ def test_the_trials_of_a_space_are_drawn_as_often_as_asked_for() -> None:
     assert _request("--sweep", "pruning").trials is None
 
 
-def test_arms_that_are_compared_run_five_times_and_a_single_one_once() -> None:
-    assert _request("--sweep", "pruning").repeats == _request("--sweep", "full").repeats == REPEATS == 5
-    assert _request(*CUSTOM, "--over", "train.learning_rate=1e-4,1e-3").repeats == 5
+def test_arms_that_are_compared_run_until_looks_end_them_and_a_single_one_runs_once() -> None:
+    assert _request("--sweep", "pruning").repeats == _request("--sweep", "full").repeats == AUTO == "auto"
+    assert _request(*CUSTOM, "--over", "train.learning_rate=1e-4,1e-3").repeats == AUTO
     assert _request(*CUSTOM).repeats == 1
     assert _request("--sweep", "pruning", "--repeats", "2").repeats == 2
+    assert _request("--sweep", "seed_study").repeats == 3  # as the sweep says
+    assert _request("--sweep", "seed_study", "--repeats", "auto").repeats == AUTO
+
+
+def test_a_single_arm_has_nothing_for_a_look_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match=r"--repeats auto: .* one arm; give a number, such as 1"):
+        _request(*CUSTOM, "--repeats", "auto")
+    with pytest.raises(WrongInput, match=r"line 2: --repeats auto: .* one arm"):
+        _filed(tmp_path, "sweep: custom\nrepeats: auto")
+    assert _filed(tmp_path, "sweep: pruning\nrepeats: auto").repeats == AUTO
+    assert _filed(tmp_path, "sweep: pruning\nrepeats: 4").repeats == 4
+    assert _filed(tmp_path, "sweep: pruning\nrepeats: 4", "--repeats", "auto").repeats == AUTO
 
 
 def test_most_arms_can_be_planned_and_no_more() -> None:
@@ -175,6 +187,7 @@ FILES = [
     [*CUSTOM, "--set", "model.d_model=32", "--over", "train.learning_rate=1e-4,1e-3", "--over", "model.num_heads=2,4"],
     [*CUSTOM, "--set", "pruning.heads=[1,2]", "--set", "pruning.score=static", "--set", "train.patience=null"],
     ["--sweep", "custom", "--dataset", "my.csv", "--set", "data.timestamp_column=1e4", "--set", "model.pre_norm=false"],
+    ["--sweep", "pruning", "--dataset", "demo", "--repeats", "auto"],
     ["--sweep", "full", "--dataset", "demo", "--trials", "9", "--over", "train.learning_rate=1e-5"],
 ]
 

@@ -68,7 +68,7 @@ def test_blocks_keep_to_their_gpu_however_many_there_are(
 ) -> None:
     ran: list[str] = []
     monkeypatch.setattr(Launcher, "_fit", lambda self, *args, **how: ran.append("list"))
-    monkeypatch.setattr(Launcher, "_run_blocks", lambda self, trials, collector: ran.append("blocks"))
+    monkeypatch.setattr(Launcher, "_run_blocks", lambda self, *args: ran.append("blocks"))
     launcher, sweep = _launcher(tmp_path, "cuda")
     launcher = replace(launcher, share=replace(launcher.share, gpus=gpus))
     launcher.run(sweep.plan.runnable, None, in_blocks=in_blocks)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from tune.storage import open_sweep, sweep_dir
 from tune.storage.moved import Command
 from tune.storage.trial_log import TrialLog
 
+EMPTY: Mapping[str, str] = {}
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 
 
@@ -55,7 +56,9 @@ class FakeTracker:
     def unsent(self) -> int:
         return self.pending
 
-    def end_sweep(self, *, status: str, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    def end_sweep(
+        self, *, status: str, metrics: Mapping[str, Any], files: Mapping[str, str], tags: Mapping[str, str] = EMPTY
+    ) -> None:
         self.pending += 1
         self.ends.append((status, dict(metrics), sorted(files)))
 
@@ -64,6 +67,7 @@ class FakeTracker:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(finish, "read_sweep", lambda *_: "the record")
     monkeypatch.setattr(finish, "parent_metrics", lambda record: {"test_mse/none": 0.5})
+    monkeypatch.setattr(finish, "parent_tags", lambda record: {})
     monkeypatch.setattr(finish, "markdown", lambda record: "table")
     monkeypatch.setattr(finish, "html_page", lambda record: "page")
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
