@@ -21,6 +21,7 @@ from tune.common.errors import DONE, REGRESSED, WrongInput
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
 from tune.report.comparisons import accuracy_text, comparison_json, ratio_text, speed_text, trial_result
+from tune.report.looks import grouped
 from tune.report.work import completed, is_timed, works
 from tune.stats.intervals import MIN_PAIRS
 from tune.stats.pairs import Comparison, TrialResult, compare_sweeps, margin_of
@@ -53,6 +54,7 @@ class Side:
     tells_alone: bool  # whether it says which trials had their device to themselves
     windows: Mapping[str, int]  # arm -> all training windows, which its times are of
     refused: Mapping[str, str]  # arm -> why it is not compared
+    stopped: Mapping[str, str]  # arm -> where a look of --repeats auto ended it, and why; empty without looks
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -155,6 +157,7 @@ def _side(name: str, content: Any) -> Side:
     try:
         device = content.get("device") or content["environment"]["device"]["name"]
         trials = [trial for trial in content["trials"] if trial.get("stage") != "search"]
+        looked = _looks(content)
         tells_alone = all("timing_valid" in trial for trial in trials)
         metrics = [{name: value for name, value in trial["metrics"].items() if value is not None} for trial in trials]
         found = works([(trial["params"], values) for trial, values in zip(trials, metrics, strict=True)])
@@ -180,7 +183,14 @@ def _side(name: str, content: Any) -> Side:
         tells_alone=tells_alone,
         windows={arm: count for arm, count in windows.items() if arm not in refused},
         refused=refused,
+        stopped={arm: looks["stopped"] for arm, looks in looked.items() if arm not in refused},
     )
+
+
+def _looks(content: Any) -> dict[str, Any]:
+    """What the looks made of each arm, if the sweep had some."""
+    compared = (content.get("comparisons") or {}).items()
+    return {arm: looks for arm, comparison in compared if (looks := comparison.get("looks"))}
 
 
 def _arm_of(trial_id: str, sweep: str, seed: Any) -> str:
@@ -216,6 +226,12 @@ def lines(before: Side, after: Side, arms: Mapping[str, Comparison]) -> list[str
     if unpaired:
         few = f"fewer than {MIN_PAIRS} seeds in common"
         text.append(f"{', '.join(unpaired)}: {few}, so 'accuracy' is by Welch's t on logarithms, unpaired.")
+    text += [
+        f"{side.name} ran with --repeats auto, so its results decided how many seeds its arms have. Beside its own "
+        f"baseline: {grouped(side.stopped)}."
+        for side in (before, after)
+        if side.stopped
+    ]
     text += [f"{line}." for side in (before, after) for line in _refusals(side)]
     text += [f"Only in {side.name}: {', '.join(only)}." for side, only in _unmatched(before, after) if only]
     text += [
@@ -260,5 +276,6 @@ def _as_json(before: Side, after: Side, arms: Mapping[str, Comparison]) -> dict[
         "slower": slower(arms),
         "less_accurate": worse(arms),  # programs know it by this name
         "refused": {side.name: dict(side.refused) for side in (before, after)},
+        "stopped": {side.name: dict(side.stopped) for side in (before, after)},
         "arms": {name: comparison_json(arm) for name, arm in arms.items()},
     }

@@ -13,7 +13,17 @@ from tune.stats.auto import compare_at_looks, look_at
 from tune.stats.intervals import BOOTSTRAP_MIN_PAIRS, MIN_PAIRS, Bounds
 from tune.stats.looks import Standing
 from tune.stats.pairs import MARGIN, Accuracy, Comparison, TrialResult, compare_arms
-from tune.stats.verdicts import ACCURACY_WORDS, NOT_WORSE, SPEED_WORDS, UNDECIDED, WORSE, counted, too_few, too_few_text
+from tune.stats.verdicts import (
+    ACCURACY_WORDS,
+    NOT_WORSE,
+    SPEED_WORDS,
+    STOP_WORDS,
+    UNDECIDED,
+    WORSE,
+    counted,
+    too_few,
+    too_few_text,
+)
 from tune.tracking.reader import TrialRecord
 
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
@@ -110,7 +120,21 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     fields = asdict(comparison) | {"verdict": comparison.verdict}
     if comparison.accuracy is not None:
         fields["accuracy"] |= {"verdict": comparison.accuracy.verdict}
+    if comparison.looks is not None:
+        fields["looks"] |= {"stopped": stop_text(comparison)}
     return fields
+
+
+def stop_text(comparison: Comparison) -> str:
+    """after 3 blocks: both decided; after 5 blocks: little chance of more (chance 12 %); "" without looks."""
+    arm = comparison.looks
+    if arm is None:
+        return ""
+    if arm.stopped_at is None:
+        latest = max((each.look for each in (arm.speed, arm.accuracy) if each.look is not None), default=None)
+        return "no look yet" if latest is None else f"after {latest} blocks: goes on"
+    chance = "" if arm.chance is None else f" (chance {100 * arm.chance:.0f} %)"
+    return f"after {arm.stopped_at} blocks: {STOP_WORDS[arm.because or '']}{chance}"
 
 
 def speed_text(comparison: Comparison) -> str:

@@ -253,3 +253,16 @@ def test_an_old_sweep_is_compared_with_a_new_one_per_trained_window(
     assert json.loads(Path("c.json").read_text())["arms"]["batch-512"]["ratio"] == pytest.approx(2.0)
     (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("batch-512 "))
     assert row.split()[1:5] == ["8.033", "(3)", "4.016", "(3)"]
+
+
+def test_a_sweep_with_looks_says_where_they_ended_its_arms(capsys: pytest.CaptureFixture[str]) -> None:
+    looks = {"stopped_at": 3, "because": "both_decided", "stopped": "after 3 blocks: both decided"}
+    auto = _result({"eager": FAST, "flex": FAST}) | {"repeats": "auto", "comparisons": {"flex": {"looks": looks}}}
+    fixed = _result({"eager": FAST, "flex": FAST}) | {"comparisons": {"flex": {"looks": None}}}
+    assert _compare(fixed, auto, "--json", "c.json") == 0
+    out = capsys.readouterr().out
+    assert "b.json ran with --repeats auto" in out and "flex after 3 blocks: both decided." in out
+    assert "a.json ran with" not in out
+    assert json.loads(Path("c.json").read_text())["stopped"] == {
+        "a.json": {}, "b.json": {"flex": "after 3 blocks: both decided"}
+    }  # fmt: skip
