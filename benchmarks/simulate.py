@@ -26,13 +26,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tune.config.request import REPEATS  # noqa: E402
 from tune.stats.pairs import MARGIN, Comparison, TrialResult, compare_arms  # noqa: E402
 from tune.stats.verdicts import FASTER, SLOWER  # noqa: E402
 
 GRAPH = "2026-11-22-attention-ETTm1-h100-graph.json"
 COMPILE = ("2026-11-22-num_workers-ETTm1-h100.json", "2026-11-22-pruning-ETTm1-h100.json")
 BLOCK_SD = 0.02
+FIXED = 5
 ARMS, EPOCHS, DIFFERENCE_PCT = 11, 10, 5.0  # arms of the pruning sweep, default epochs, true gain of one arm
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     """Simulate every scenario, print a table, write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=2000, metavar="N")
-    parser.add_argument("--repeats", type=int, default=REPEATS, metavar="N", help=f"default {REPEATS}")
+    parser.add_argument("--repeats", type=int, default=FIXED, metavar="N", help=f"default {FIXED}")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
