@@ -130,10 +130,13 @@ class Sweep:
         epoch; with `ever_again` after every epoch."""
         faults = {"epoch_s": epoch_s, "dies": [dies], "ever_again": ever_again, "meet": meet}
         (self.data / "faults.json").write_text(json.dumps(faults))
-        progress = Progress(total=0, epochs=EPOCHS, quiet=True)
-        collector = Collector(self.folder, self.ends, progress)  # type: ignore[arg-type]
-        self.launcher.run(self.plan.runnable, collector, in_blocks=self.plan.in_blocks)
+        self.launcher.run(self.plan.runnable, self.collector, in_blocks=self.plan.in_blocks)
         return self
+
+    @property
+    def collector(self) -> Collector:
+        progress = Progress(total=0, epochs=EPOCHS, quiet=True)
+        return Collector(self.folder, self.ends, progress)  # type: ignore[arg-type]
 
     @property
     def log(self) -> list[dict[str, Any]]:

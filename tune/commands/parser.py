@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tune.common.errors import WrongInput, did_you_mean
 from tune.config.repeats import Repeats, read_repeats
+from tune.config.written_numbers import number as read_number
 from tune.config.written_numbers import whole_number as read_whole_number
 
 EXAMPLES = """examples:
@@ -69,6 +70,14 @@ def repeats(text: str) -> Repeats:
     """The type of --repeats: a whole number, or auto."""
     try:
         return read_repeats(text)
+    except WrongInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def number(text: str) -> float:
+    """The type of an option that takes a number, written as in a configuration file: 0.4, .4 or 4e-1."""
+    try:
+        return read_number(text)
     except WrongInput as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

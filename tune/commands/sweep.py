@@ -14,7 +14,7 @@ from tune.cluster.connect import check_address_form
 from tune.cluster.probe import assumed_facts
 from tune.cluster.session_folder import session_folder
 from tune.cluster.share import check_gpus_per_trial
-from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, repeats, tracking_uri, whole_number
+from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, number, repeats, tracking_uri, whole_number
 from tune.commands.report import show_report
 from tune.common import signals
 from tune.common.address import is_server, redacted, sqlite_file
@@ -24,6 +24,7 @@ from tune.common.temporary import temporary_folder
 from tune.config.request import Request, build_request
 from tune.config.yaml_file import check_new_config, write_config
 from tune.console.output import check_file_target, check_json_target, write_json
+from tune.driver.budget import Budget
 from tune.machine.code_identity import REPO_ROOT
 from tune.machine.gpu_models import gpu_facts
 from tune.plan.estimate import time_line
@@ -71,6 +72,8 @@ def parser() -> Parser:
     what.add_argument(
         "--trials", type=whole_number, metavar="N", help="number of trials of the full sweep (default 50)"
     )
+    text = "begin nothing after this time, and nothing that would not be done by then; the same command goes on later"
+    what.add_argument("--minutes", type=number, metavar="M", help=text)
     text = "all of these as YAML, the path of a data file relative to it; the command line wins"
     what.add_argument("--config", type=Path, metavar="FILE", help=text)
     what.add_argument("--save-config", type=Path, metavar="FILE", help="write this sweep as such a file")
@@ -109,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         return submit(arguments)
     request = build_request(arguments)
+    budget = Budget(request.minutes)
     _check_options(request, arguments)
     planner = Planner.of(request)
     text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
@@ -122,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_store(store, timeout_s=STORE_ANSWERS_WITHIN_S)
     if arguments.address is None:
         _check_here(planner, arguments, store)
-    return _run_sweep(request, planner, arguments, store, text)
+    return _run_sweep(request, planner, arguments, store, text, budget)
 
 
 def _check_options(request: Request, arguments: argparse.Namespace) -> None:
@@ -211,7 +215,9 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
         write_config(arguments.save_config, request.as_config())
 
 
-def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace, store: str, text: IO[str]) -> int:
+def _run_sweep(
+    request: Request, planner: Planner, arguments: argparse.Namespace, store: str, text: IO[str], budget: Budget
+) -> int:
     from tune.driver.finish import how_to_flush, what_was_refused
     from tune.driver.options import Options
     from tune.driver.run import run_sweep
@@ -227,6 +233,7 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
         wait_for_gpus_s=arguments.wait_for_gpus,
         fresh=arguments.fresh,
         resume=arguments.resume,
+        budget=budget,
         isolate=arguments.isolate,
         save_forecasts=arguments.save_forecasts,
         quiet=arguments.quiet,
@@ -253,7 +260,9 @@ def _run_sweep(request: Request, planner: Planner, arguments: argparse.Namespace
     if signals.received() in (None, signal.SIGINT):  # who sends another one does not wait for a table
         show_report(outcome.sweep_id, store, arguments.json, text)
         print(f"MLflow UI: {_ui(store)}", file=text)
-    if outcome.interrupted:
+    if outcome.stopped:
+        print(f"{outcome.sweep_id}: {outcome.stopped}; the same command again goes on from here", file=sys.stderr)
+    elif outcome.interrupted:
         print(_goes_on(outcome.sweep_id), file=sys.stderr)
         return INTERRUPTED
     return TRIAL_FAILED if outcome.failures or outcome.refused else DONE

@@ -6,6 +6,7 @@ Planning-safe. The command line wins over the file, field by field; `Request.not
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from tune.config.values import checked, parse_value
 from tune.config.yaml_file import SHORT, ConfigFile, read_config
 
 DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: the default, and the most
-OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials")  # options that are not fields
+OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials", "minutes")  # options that are not fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Request:
     repeats: Repeats
     seed: int
     trials: int | None  # how many arms are drawn from the sweep's space; None if it has no space
+    minutes: float | None = None  # after which nothing begins any more; None: no limit. Not of the sweep: of a command
     notes: tuple[str, ...] = ()  # what the user should know about the merge, a line each
 
     def as_config(self) -> dict[str, Any]:
@@ -47,6 +49,8 @@ class Request:
         given |= {"seed": self.seed, "repeats": self.repeats}
         if self.trials is not None:
             given["trials"] = self.trials
+        if self.minutes is not None:
+            given["minutes"] = self.minutes
         if fields:
             given["set"] = fields
         if self.axes:
@@ -58,13 +62,13 @@ class Request:
 class _Given:
     """What one source gives: the command line or the file."""
 
-    options: dict[str, Any] = field(default_factory=dict)  # sweep, seed, repeats, trials
+    options: dict[str, Any] = field(default_factory=dict)  # by the names in OPTIONS
     fields: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None) -> Request:
-    """The request of parsed arguments (sweep, dataset, epochs, set, over, seed, repeats, trials, config).
+    """The request of parsed arguments (sweep, dataset, epochs, set, over, seed, repeats, trials, minutes, config).
 
     file: what `arguments.config` holds, if it was read before: a pipe can be read only once.
     Raises WrongInput for everything that can be known to be wrong without a device.
@@ -80,7 +84,7 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
     axes = {
         name: value for name, value in from_file.axes.items() if name not in from_arguments.fields
     } | from_arguments.axes
-    options = {"seed": 1, "trials": None, **from_file.options, **from_arguments.options}
+    options = {"seed": 1, "trials": None, "minutes": None, **from_file.options, **from_arguments.options}
 
     def fault(name: str, message: str) -> WrongInput:
         from_there = file is not None and name in file.content and name not in from_arguments.options
@@ -100,6 +104,8 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
     trials, wrong = _trials(options["trials"], sweep)
     if wrong:
         raise fault("trials", wrong)
+    if (minutes := options["minutes"]) is not None and not 0 < minutes < math.inf:
+        raise fault("minutes", f"--minutes {minutes:g}: give a number above 0, for example 30")
     note = f"--config {arguments.config}: the command line's {', '.join(replaced)} is used instead of the file's"
     return Request(
         sweep=sweep,
@@ -108,6 +114,7 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
         repeats=repeats,
         seed=options["seed"],
         trials=trials,
+        minutes=options["minutes"],
         notes=(note,) if replaced else (),
     )
 

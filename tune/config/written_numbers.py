@@ -46,3 +46,11 @@ def whole_number(text: str) -> int:
     if not isinstance(value, int):
         raise WrongInput(f"{shortened(text)} is not a whole number; give one, such as 3")
     return value
+
+
+def number(text: str) -> float:
+    """The number that a person wrote, finite or not. Raises WrongInput for anything else."""
+    value = number_or_text(text.strip())
+    if isinstance(value, str):
+        raise WrongInput(f"{shortened(text)} is not a number; give one, such as 0.4")
+    return float(value)

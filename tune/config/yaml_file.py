@@ -6,6 +6,7 @@ epochs: 5
 seed: 1
 repeats: 3            # or auto
 trials: 50            # of a sweep that draws its trials
+minutes: 30           # after which no other trial begins
 set:
   model.d_model: 64
 over:
@@ -33,7 +34,7 @@ from tune.config.repeats import read_repeats
 from tune.config.sweeps import SWEEPS
 from tune.config.trial_config import FIELDS, check_field
 from tune.config.values import checked, value_of
-from tune.config.written_numbers import number_or_text, whole_number
+from tune.config.written_numbers import number, number_or_text, whole_number
 from tune.config.yaml_nodes import Items, Node, Pairs, Scalar, parse_yaml
 
 KINDS: Mapping[str, str] = {
@@ -43,12 +44,17 @@ KINDS: Mapping[str, str] = {
     "seed": "a whole number",
     "repeats": "a whole number, or auto",
     "trials": "a whole number",
+    "minutes": "a number",
     "set": "fields with a value each, like model.d_model: 64",
     "over": "fields with a list each, like model.d_model: [64, 128]",
 }
 SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with their own key, and option
+_READ: Mapping[str, Callable[[str], Any]] = {  # key -> its reader; others take a whole number
+    "dataset": str,
+    "repeats": read_repeats,
+    "minutes": number,
+}
 _FIELD_OF = SHORT | {"seed": "train.seed"}  # whose values the key takes
-_NUMBERS: Mapping[str, Callable[[str], Any]] = {"repeats": read_repeats}  # key -> its reader; else whole_number
 _HINTS = {  # what a file that is not YAML looks like -> what to write
     re.compile(r"^\s*(\[[\w.]+\]\s*$|[\w.]+\s*=)", re.MULTILINE): "this looks like TOML: write YAML, `sweep: pruning`",
     re.compile(r"^\s*[\w.]+:\S", re.MULTILINE): "write a space after the colon",
@@ -159,7 +165,7 @@ def _option(key: str, node: Node) -> Any:
             raise unknown_name("sweep", node.text, SWEEPS)
         return node.text
     try:
-        value = node.text if key == "dataset" else _NUMBERS.get(key, whole_number)(node.text)
+        value = _READ.get(key, whole_number)(node.text)
     except WrongInput as error:
         raise WrongInput(f"{key}: {error}") from None
     return checked(_FIELD_OF[key], value) if key in _FIELD_OF else value

@@ -104,6 +104,11 @@ class Progress:
         left = self.total - len(self._ended)
         return f"{done} done, {failed} failed, {unsupported} unsupported, {left} left"
 
+    def expected_s(self, trials: Sequence[str]) -> float | None:
+        """Seconds that these trials take one after another, by those so far; None before any epoch."""
+        left_s = self._time_left.left_s(trials, self.clock())
+        return None if left_s is None else sum(left_s.values())
+
     def eta(self) -> str:
         """Time left, as far as `left_s` knows it."""
         left_s = self.left_s()

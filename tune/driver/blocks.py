@@ -38,6 +38,8 @@ class Blocks:
     begun: the GPU of each block that an earlier run of this sweep has begun, by seed.
     record: called before a block begins on a GPU, or moves to one.
     needed: which of some trials still have to run, in their order; one that has not to run now never has to again.
+    may_begin: is given what is left of a block and whether it has begun, before its next trial. Once it refuses a new
+        block, no other one begins; once it refuses the rest of one, no trial begins.
     """
 
     def __init__(
@@ -47,18 +49,23 @@ class Blocks:
         begun: Mapping[str, str],
         record: Record,
         needed: Callable[[Iterable[PlannedTrial]], list[PlannedTrial]] = list,
+        may_begin: Callable[[Sequence[PlannedTrial], bool], bool] = lambda block, begun: True,
     ) -> None:
         self._blocks: dict[str, _Block] = {}
         for trial in trials:
             seed = str(trial.seed)
             self._blocks.setdefault(seed, _Block(gpu=begun.get(seed))).left.append(trial)
         self._gpus, self._record, self._needed = dict(begun), record, needed
+        self._may_begin, self._no_new, self._over = may_begin, False, False
 
     @property
     def done(self) -> bool:
-        """Whether no trial is left or running."""
+        """Whether no trial is running, or left that may begin."""
         self._drop()
-        return not any(block.left or block.running for block in self._blocks.values())
+        return not any(block.running or self._goes_on(block) for block in self._blocks.values())
+
+    def _goes_on(self, block: _Block) -> bool:
+        return bool(block.left) and not self._over and not (self._no_new and block.gpu is None)
 
     def take(self, gpu: str, *, gpus: Collection[str] | None) -> Assignment | None:
         """The next trial for the free GPU `gpu`; None if no trial is left that may run on it.
@@ -70,6 +77,9 @@ class Blocks:
         if seed is None:
             return None
         block = self._blocks[seed]
+        if not self._may_begin(block.left, block.gpu is not None):
+            self._no_new, self._over = True, block.gpu is not None
+            return None
         if block.gpu != gpu:
             if block.gpu is not None:
                 block.moved_because = f"{block.gpu}, on which its block began, is gone"
@@ -78,7 +88,8 @@ class Blocks:
             self._record(dict(self._gpus))
         block.running = True
         trial = block.left.pop(0)
-        followed = bool(block.left) or any(other.left and not other.running for other in self._blocks.values())
+        others = (other for other in self._blocks.values() if not other.running)
+        followed = bool(block.left) or any(map(self._goes_on, others))
         return Assignment(trial=trial, followed=followed, moved_because=block.moved_because)
 
     def _drop(self) -> None:
@@ -88,7 +99,7 @@ class Blocks:
 
     def _choose(self, gpu: str, gpus: Collection[str] | None) -> str | None:
         """The block that began on `gpu` and has trials left, else the first that has no GPU."""
-        waiting = {seed: block for seed, block in self._blocks.items() if block.left and not block.running}
+        waiting = {seed: block for seed, block in self._blocks.items() if self._goes_on(block) and not block.running}
         own = (seed for seed, block in waiting.items() if block.gpu == gpu)
         free = (
             seed for seed, block in waiting.items() if block.gpu is None or (gpus is not None and block.gpu not in gpus)

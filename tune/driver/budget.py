@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Budget:
-    """The time of one command. Once it has refused something, it refuses everything: the sweep is closing.
+    """The time of one command.
 
     minutes: None is no limit.
     clock: seconds of a clock that never goes back.
@@ -28,6 +28,6 @@ class Budget:
 
         keep_s: seconds that must be left for what follows.
         """
-        if not self.used_up and self.left_s() - keep_s < (expected_s or 0.0):
-            self.used_up = True
-        return not self.used_up
+        fits = self.left_s() - keep_s >= (expected_s or 0.0)
+        self.used_up = self.used_up or not fits
+        return fits

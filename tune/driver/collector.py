@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +68,10 @@ class Collector(ray_tune.Callback):
     def status_of(self, trial_id: str) -> str | None:
         """How a trial ended; None before that."""
         return self._tracker.status_of(trial_id)
+
+    def expected_s(self, trial_ids: Sequence[str]) -> float | None:
+        """Seconds that these trials take one after another, by those so far; None if unknown."""
+        return self._progress.expected_s(trial_ids)
 
     @property
     def stop(self) -> ray_tune.Stopper:

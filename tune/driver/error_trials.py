@@ -8,16 +8,15 @@ timing_valid="false". What compilers choose by timing is left to a process that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from ray.tune.search import Searcher
 
 from tune.cluster.share import Share
 from tune.driver.collector import Collector
 from tune.driver.gpu_leases import count_gpus
 from tune.driver.launcher import Launcher
+from tune.driver.listed import Listed
 from tune.driver.warm_ups import CORES_EACH, MEMORY_SHARE, memory_gib
 from tune.plan.plan import Plan, PlannedTrial
 
@@ -51,7 +50,7 @@ def train(
         )
         return {"job": job.as_dict(), "resources": resources}
 
-    searcher = _Listed(trials, suggestion, launcher.budget.allows)
+    searcher = Listed(trials, suggestion, at_a_time=most, may_begin=launcher.may_begin(collector))
     launcher.run_suggested(searcher, scheduler, most, collector)
 
 
@@ -83,32 +82,3 @@ def resources_of(share: Share, plan: Plan, trial: PlannedTrial) -> dict[str, flo
 def _most_on_a_gpu(share: Share) -> int:
     cores = share.cpus * int(1 / share.gpus + 1e-9)  # of one GPU: a trial never spans two
     return max(1, min(MOST_ON_A_GPU, cores // CORES_EACH))
-
-
-class _Listed(Searcher):
-    """Suggests known trials in their order, as long as the next one may begin."""
-
-    def __init__(
-        self,
-        trials: Sequence[PlannedTrial],
-        suggestion: Callable[[PlannedTrial, bool], dict[str, Any]],
-        may_begin: Callable[[], bool],
-    ) -> None:
-        super().__init__()
-        self._waiting, self._suggestion, self._may_begin = list(trials), suggestion, may_begin
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher beside its state; ours is never read back
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the outbox says what is left."""
-
-    def suggest(self, trial_id: str) -> Any:
-        """The next trial, or FINISHED."""
-        if not self._waiting or not self._may_begin():
-            return Searcher.FINISHED
-        trial = self._waiting.pop(0)
-        return self._suggestion(trial, bool(self._waiting))
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: no result changes what runs next."""

@@ -6,7 +6,8 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tune.driver.budget import Budget
 from tune.driver.collector import Collector
 from tune.driver.entry import Entry, trial_entry
 from tune.driver.gpu_leases import GpuLeases
+from tune.driver.listed import Listed, MayBegin
 from tune.driver.watchdogs import DriverNodeWatchdog, SignalWatchdog, TrialNodesWatchdog
 from tune.machine.code_identity import packages_sha256
 from tune.plan.plan import PlannedTrial
@@ -32,14 +34,21 @@ if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
 
+PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # Tune's setting: how many trials may wait for their actor
 MAX_RETRIES = 2  # after the loss of a trial's process or node
 
 
-class _Uncopied(list[dict[str, Any]]):
-    """Jobs that Tune does not copy. It would copy the whole grid for each of its trials: quadratic in their number."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
-        return self
+@contextmanager
+def _all_at_once(trials: int) -> Iterator[None]:
+    """Inside, so many actors may start at the same time. With a searcher Tune starts one after another."""
+    before = os.environ.get(PENDING)
+    os.environ[PENDING] = str(trials)
+    try:
+        yield
+    finally:
+        os.environ.pop(PENDING)
+        if before is not None:
+            os.environ[PENDING] = before
 
 
 def _own_resources(config: dict[str, Any]) -> Any:
@@ -142,16 +151,31 @@ class Launcher:
 
         Blocks are kept with a single GPU too: a resumed block continues where it began, whatever GPUs there are then.
         """
-        from ray import tune as ray_tune
-
         if in_blocks and self.share.gpus == 1:
             self._run_blocks(trials, collector, needed, announce)
             return
-        followed = len(trials) - self.share.at_a_time  # no trial follows the last one on each device
-        jobs = [self.job(trial, prepare_next=at < followed, fixed=True) for at, trial in enumerate(trials)]
-        grid = ray_tune.grid_search(_Uncopied([job.as_dict() for job in jobs]))
-        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
-        self._fit(collector, resources, self.share.at_a_time, param_space={"job": grid})
+        resources = {"CPU": self.share.cpus, "GPU": self.share.gpus, **self.share.resources}
+
+        def suggestion(trial: PlannedTrial, followed: bool) -> dict[str, Any]:
+            job = self.job(trial, prepare_next=followed, fixed=True)
+            return {"job": job.as_dict(), "resources": resources}
+
+        most, may_begin = self.share.at_a_time, self.may_begin(collector)
+        searcher = Listed(trials, suggestion, at_a_time=most, may_begin=may_begin, in_blocks=in_blocks)
+        self.run_suggested(searcher, None, most, collector)
+
+    def may_begin(self, collector: Collector) -> MayBegin:
+        """Whether a block's trials may begin: all of them must fit into the command's time, as far as is known.
+
+        The trials of a block that has begun go on while there is any time: a part of a block makes few pairs.
+        """
+
+        def fits(block: Sequence[PlannedTrial], begun: bool) -> bool:
+            if self.budget.minutes is None or begun:
+                return self.budget.allows()
+            return self.budget.allows(collector.expected_s([trial.trial_id for trial in block]))
+
+        return fits
 
     def _run_blocks(
         self,
@@ -165,7 +189,8 @@ class Launcher:
         from tune.driver.dispatcher import BlockScheduler, Dispatcher
 
         begun = self.folder.blocks()
-        blocks = Blocks(trials, begun=begun, record=self.folder.save_blocks, needed=needed)
+        may_begin, record = self.may_begin(collector), self.folder.save_blocks
+        blocks = Blocks(trials, begun=begun, record=record, needed=needed, may_begin=may_begin)
         seeds = {str(trial.seed) for trial in trials}
         wanted = {begun[seed] for seed in seeds & begun.keys()}
         with GpuLeases(ray, self.share, most=min(self.share.at_a_time, len(seeds)), wanted=wanted) as leases:
@@ -188,7 +213,8 @@ class Launcher:
     ) -> None:
         """Run what `searcher` suggests as {"job", "resources"}, up to its end; `scheduler` may stop some early."""
         how: dict[str, Any] = {"search_alg": searcher, "scheduler": scheduler, "num_samples": -1}
-        self._fit(collector, None, at_a_time, **how)
+        with _all_at_once(at_a_time):
+            self._fit(collector, None, at_a_time, **how)
 
     def _fit(
         self,

@@ -96,6 +96,7 @@ def open_sweep_run(
         wait_s=options.wait_for_gpus_s,
         save_forecasts=options.save_forecasts,
         isolate=options.isolate,
+        budget=options.budget,
         fork_servers=fork_servers,
         entry=entry,
     )

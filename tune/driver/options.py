@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tune.driver.budget import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class Options:
     wait_for_gpus_s: float = 0.0  # how long a cluster's workers may take to join
     fresh: bool = False
     resume: str | None = None
+    budget: Budget = field(default_factory=Budget)  # the time of this command
     isolate: bool = False  # each trial in a new, unprepared process with empty caches
     save_forecasts: bool = False  # whether each trial's forecasts of the test set become artifacts
     quiet: bool = False
@@ -34,8 +37,9 @@ class Outcome:
     sweep_id: str
     statuses: Mapping[str, str]  # trial_id -> status, of every trial that ended
     failures: tuple[str, ...]  # trial ids, without arms whose failure is their result
-    interrupted: bool
+    interrupted: bool  # whether trials are left
     pending: int  # records that MLflow lacks
     unsent: int  # of these, those that lack more than their files
     blocked: str | None = None  # what somebody has to mend before more can be sent
     refused: int = 0  # records that MLflow refused for good
+    stopped: str | None = None  # what there is, where trials are left because the command's time is used up

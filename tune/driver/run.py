@@ -19,6 +19,7 @@ from tune.common.clock import SteadyClock
 from tune.common.errors import DiskFull
 from tune.common.process import PROCESS_TAG, this_process
 from tune.common.statuses import NO_FAILURE
+from tune.config.repeats import AUTO
 from tune.config.sweeps import SweepConfig
 from tune.console.live import make_progress
 from tune.console.progress import Progress
@@ -43,7 +44,7 @@ from tune.tracking.access import check_access
 from tune.tracking.artifact_place import settle_artifacts
 from tune.tracking.artifact_probe import artifact_root, check_artifacts
 from tune.tracking.spans import WARM_UP, span
-from tune.tracking.store import JOB_TAG, PROJECT, STORE_ANSWERS_WITHIN_S, check_store
+from tune.tracking.store import JOB_TAG, PROJECT, STOPPED, STORE_ANSWERS_WITHIN_S, check_store
 from tune.tracking.tracker import Tracker
 from tune.worker.node_forkserver import remove_own_sockets
 
@@ -104,6 +105,8 @@ class _Run:
 
     def run(self, tracker: Tracker) -> Outcome:
         epochs = self.plan.trials[0].config.train.epochs
+        if STOPPED in self.folder.read():
+            self.folder.update(**{STOPPED: ""})
         with make_progress(total=0, epochs=epochs, quiet=self.options.quiet) as progress:
             tracker.announce_outages(progress.say)
             with signals.deferred():
@@ -184,6 +187,7 @@ class _Run:
                 **_placement_tag(plan),
                 **_batch_tag(plan),
                 REPEATS: str(plan.repeats),
+                **({STOPPED: content[STOPPED]} if STOPPED in content else {}),
                 **({TAG: protocol_tag(content[TAG])} if TAG in content else {}),
                 **_who_runs(),
             },
@@ -219,11 +223,22 @@ class _Run:
                     model_dir=None,
                 )
 
+    def _note_stop(self, tracker: Tracker, what_there_is: str) -> str | None:
+        """Why a sweep with trials left stopped, and what there is, for its record too; None if it was interrupted."""
+        budget = self.launcher.budget
+        if not budget.used_up or signals.received() is not None:
+            return None
+        stopped = f"stopped after {budget.minutes:g} minutes: {what_there_is}"
+        self.folder.update(**{STOPPED: stopped})
+        self._begin(tracker)
+        return stopped
+
     def _close(self, tracker: Tracker, progress: Progress) -> Outcome:
         """End the sweep, unless trials are left or MLflow lacks records: then the same command continues it."""
         statuses, bad = tracker.ended, failures(tracker)
         needed = Needed(self.plan, tracker).of(self.plan.trials)
         interrupted = any(trial.trial_id not in statuses for trial in needed)
+        stopped = self._note_stop(tracker, _what_there_is(self.plan, needed, statuses)) if interrupted else None
         uri, say = self.options.tracking_uri, progress.say
         tracker.end_run()  # the report tells of it; to send it and to draw the report is not in it
         pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)
@@ -237,11 +252,26 @@ class _Run:
             statuses=statuses,
             failures=bad,
             interrupted=interrupted,
+            stopped=stopped,
             pending=pending,
             unsent=tracker.unsent,
             blocked=tracker.blocked,
             refused=tracker.refused,
         )
+
+
+def _what_there_is(plan: Plan, needed: Sequence[PlannedTrial], statuses: Mapping[str, str]) -> str:
+    """How much has ended of the trials that are needed: their blocks where they make pairs, else the trials."""
+    runnable = [trial for trial in needed if trial.unsupported is None]
+    ended = [trial for trial in runnable if trial.trial_id in statuses]
+    if isinstance(plan, SearchPlan) and not ended:
+        return f"{len(statuses)} trials of its search have ended"
+    if not plan.in_blocks:
+        return f"{len(ended)} of {len(runnable)} trials"
+    left = {trial.seed for trial in runnable if trial.trial_id not in statuses}
+    seeds, begun = {trial.seed for trial in runnable}, {trial.seed for trial in ended} & left
+    of = f"at most {len(seeds)}" if plan.repeats == AUTO else f"{len(seeds)}"
+    return f"{len(seeds - left)} of {of} blocks" + (f", {len(begun)} in part" if begun else "")
 
 
 def _check_disk(collector: Collector, tracker: Tracker) -> None:

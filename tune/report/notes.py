@@ -20,6 +20,7 @@ from tune.report.work import REFUSED
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
 from tune.tracking.store import REFUSED as REFUSED_RECORDS
+from tune.tracking.store import STOPPED
 
 TIME_NOTE = (
     "Values are means over the seeds: 'val MSE' of a trial's best epoch, 'test MSE' of the same epoch. An epoch drops "
@@ -39,6 +40,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     lines = setting_note(record) + batch_note(record) + data_notes(record) + _naive_note(record)
     lines += left_out_note(record)
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
+    if record.status == "interrupted" and (stopped := record.tags.get(STOPPED)):
+        lines.append(f"{stopped[0].upper()}{stopped[1:]}. The same command goes on from here.")
     if unknown := [trial.trial_id for trial in record.trials if not has_arm_and_seed(trial)]:
         lines.append(f"MLflow holds no arm or seed of {', '.join(unknown)}: the same command again sends them.")
     lines += _refused_note(record)

@@ -248,3 +248,28 @@ def test_a_plan_counts_the_channels_of_a_file(tmp_path: Path, capsys: pytest.Cap
     assert "at most 65,535 sequences (batch x channels) at once and got 110,336" in capsys.readouterr().out
     assert main([*asked, "--set", "train.batch_size=64"]) == DONE
     assert "65,535" not in capsys.readouterr().out
+
+
+def test_minutes_are_of_the_command_and_saved_with_it() -> None:
+    request = _request("--sweep", "pruning", "--minutes", "2.5")
+    assert request.minutes == 2.5 and request.as_config()["minutes"] == 2.5
+    assert _request("--sweep", "pruning").minutes is None
+    assert "minutes" not in _request("--sweep", "pruning").as_config()
+
+
+@pytest.mark.parametrize("given", ["0", "-3", "inf", "nan"])
+def test_minutes_that_are_no_time_are_refused_in_one_line(given: str) -> None:
+    with pytest.raises(WrongInput, match=r"^--minutes (0|-3|inf|nan): give a number above 0, for example 30$"):
+        _request("--sweep", "pruning", f"--minutes={given}")
+
+
+def test_minutes_that_are_no_number_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match=r"^argument --minutes: ten is not a number; give one, such as 0\.4 \(see"):
+        _request("--sweep", "pruning", "--minutes", "ten")
+    file = tmp_path / "x.yaml"
+    file.write_text("sweep: pruning\nminutes: ten\n")
+    with pytest.raises(WrongInput, match=r"line 2: minutes: ten is not a number; give one, such as 0\.4$"):
+        _request("--config", str(file))
+    file.write_text("sweep: pruning\nminutes: 0\n")
+    with pytest.raises(WrongInput, match=r"x\.yaml: line 2: --minutes 0: give a number above 0, for example 30$"):
+        _request("--config", str(file))

@@ -217,3 +217,41 @@ def test_a_trial_whose_gpu_is_gone_is_handed_out_again_in_a_folder_of_its_own(ra
 @pytest.mark.parametrize(("arms", "repeats", "blocks"), [(2, 2, True), (2, 1, False), (1, 5, False)])
 def test_trials_are_spread_over_all_gpus_if_there_is_nothing_to_pair(arms: int, repeats: int, blocks: bool) -> None:
     assert plan_of(arms, repeats).in_blocks is blocks
+
+
+def _refusing(*, at: int) -> tuple[list[tuple[int, bool]], Any]:
+    """What a Blocks asks, as (trials left of the block, whether it has begun); the answer is no from `at` on."""
+    asked: list[tuple[int, bool]] = []
+
+    def may_begin(block: Any, begun: bool) -> bool:
+        asked.append((len(block), begun))
+        return len(asked) < at
+
+    return asked, may_begin
+
+
+def test_a_block_without_time_does_not_begin_and_those_that_run_go_on_to_their_end() -> None:
+    trials, refused = list(plan_of(2, 3).trials), [False]
+    blocks = Blocks(trials, begun={}, record=lambda _: None, may_begin=lambda block, begun: begun or not refused[0])
+    gpus = {"a", "b"}
+    first = blocks.take("a", gpus=gpus)
+    assert first is not None and first.followed
+    refused[0] = True
+    assert blocks.take("b", gpus=gpus) is None and not blocks.done
+    blocks.ended(first.trial)
+    second = blocks.take("a", gpus=gpus)
+    assert second is not None and second.trial.seed == first.trial.seed and not second.followed
+    refused[0] = False  # as it was refused once, it does not begin later, even if it would fit
+    assert blocks.take("b", gpus=gpus) is None and not blocks.done
+    blocks.ended(second.trial)
+    assert blocks.take("a", gpus=gpus) is None and blocks.done
+
+
+def test_the_rest_of_a_block_is_asked_for_and_a_refusal_ends_the_run() -> None:
+    asked, may_begin = _refusing(at=2)
+    blocks = Blocks(list(plan_of(3, 2).trials), begun={}, record=lambda _: None, may_begin=may_begin)
+    first = blocks.take("a", gpus={"a"})
+    assert first is not None
+    blocks.ended(first.trial)
+    assert blocks.take("a", gpus={"a"}) is None and blocks.done
+    assert asked == [(3, False), (2, True)]

@@ -38,12 +38,6 @@ def test_what_nobody_can_estimate_begins_while_any_time_is_left() -> None:
     assert not budget.allows()
 
 
-def test_after_a_refusal_nothing_begins_also_if_it_would_fit() -> None:
-    budget = Budget(1.0, clock=Clock())
-    assert not budget.allows(61.0)
-    assert not budget.allows(1.0)
-
-
 def test_time_can_be_kept_for_what_follows() -> None:
     assert Budget(1.0, clock=Clock()).allows(30.0, keep_s=30.0)
     assert not Budget(1.0, clock=Clock()).allows(30.0, keep_s=31.0)

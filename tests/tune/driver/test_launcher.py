@@ -29,12 +29,13 @@ def _launcher(folder: Path, device_type: str) -> tuple[Launcher, Sweep]:
 def test_a_trial_of_a_fixed_list_waits_on_a_cpu_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_type: str, waits: bool
 ) -> None:
-    spaces: list[Any] = []
-    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, param_space: spaces.append(param_space))
+    searchers: list[Any] = []
+    monkeypatch.setattr(Launcher, "_fit", lambda self, *args, search_alg, **how: searchers.append(search_alg))
     launcher, sweep = _launcher(tmp_path, device_type)
-    launcher.run(sweep.plan.runnable, None)  # type: ignore[arg-type]
-    (jobs,) = (space["job"]["grid_search"] for space in spaces)
+    launcher.run(sweep.plan.runnable, sweep.collector)
+    jobs = [searchers[0].suggest(str(number))["job"] for number in range(2)]
     assert [job["awaits_answer"] for job in jobs] == [waits] * 2
+    assert [job["prepare_next"] for job in jobs] == [True, False]
     assignment = Assignment(trial=sweep.plan.trials[0], followed=False, moved_because=None)
     assert launcher._job_of(assignment).awaits_answer is waits
 
@@ -71,5 +72,5 @@ def test_blocks_keep_to_their_gpu_however_many_there_are(
     monkeypatch.setattr(Launcher, "_run_blocks", lambda self, *args: ran.append("blocks"))
     launcher, sweep = _launcher(tmp_path, "cuda")
     launcher = replace(launcher, share=replace(launcher.share, gpus=gpus))
-    launcher.run(sweep.plan.runnable, None, in_blocks=in_blocks)  # type: ignore[arg-type]
+    launcher.run(sweep.plan.runnable, sweep.collector, in_blocks=in_blocks)
     assert ran == ["blocks" if kept else "list"]

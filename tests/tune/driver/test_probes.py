@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tune.cluster.share import Share
 from tune.config.sweeps import Arm, SweepConfig
 from tune.console.progress import Progress
 from tune.driver import error_trials, probes
+from tune.driver.budget import Budget
 from tune.driver.collector import Collector
 from tune.driver.launcher import Launcher
 from tune.plan.plan import Plan, PlannedTrial, make_plan
@@ -34,6 +35,10 @@ def _plan(repeats: int = 1) -> Plan:
     return make_plan(sweep, overrides={**SMALL, "train.epochs": 2}, repeats=repeats, seed=1, device=CPU)
 
 
+def _done(tracker: Tracker, trials: Sequence[PlannedTrial]) -> list[str]:
+    return [trial.trial_id for trial in trials if tracker.status_of(trial.trial_id) == "done"]
+
+
 @dataclass
 class Ran:
     """What two calls of `probe` and one of `train` left, each in the same sweep."""
@@ -51,7 +56,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     import ray
 
     folder = tmp_path_factory.mktemp("probes")
-    plan = _plan(repeats=2)
+    plan = _plan(repeats=3)
     content = {"key": "k", "created_s": 1.0, "code": {}, "environment": {}}
     sweep = open_sweep.create(folder / "runs", "s", content)
     launcher = Launcher(
@@ -59,7 +64,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
         cache_dir=folder / "arrow", data_sha256=None,  # type: ignore[arg-type]
     )  # fmt: skip
     probed = [replace(trial, trial_id=f"probe-{trial.arm}") for trial in plan.trials if trial.seed == 1]
-    trained = [trial for trial in plan.runnable if trial.seed == 2]
+    trained = [trial for trial in plan.runnable if trial.seed > 1]
     said: list[str] = []
     again: list[str] = []
     nowhere = "http://127.0.0.1:9"  # its records stay in the outbox
@@ -75,7 +80,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
                 tags = {"stage": "search", "arm": trial.arm}
                 tracker.plan_trial(trial_id=trial.trial_id, run_name=trial.arm, params={}, tags=tags)
             collector = Collector(sweep, tracker, Progress(total=2, epochs=2, quiet=True))
-            error_trials.train(launcher, collector, plan, trained, None)
+            budget = Budget(1.0, clock=lambda: 61.0 if len(_done(tracker, trained)) == 2 else 0.0)
+            error_trials.train(replace(launcher, budget=budget), collector, plan, trained, None)
             session = Path(ray._private.worker._global_node.get_session_dir_path())
             left = [path.name for path in session.glob("tmp*")]
         finally:
@@ -113,10 +119,15 @@ def test_no_folder_of_an_actor_is_left(ran: Ran) -> None:
 
 
 def test_a_trial_for_errors_has_errors_and_no_valid_times(ran: Ran) -> None:
-    logs = [ran.tracker.trials[trial.trial_id] for trial in ran.trained]
+    logs = [ran.tracker.trials[trial.trial_id] for trial in ran.trained[:2]]
     assert [log.status for log in logs] == ["done", "done"], [log.reason for log in logs]
     assert all(len(log.epochs) == 2 and log.metrics["final/val_mse"] > 0 for log in logs)
     assert {log.tags["timing_valid"] for log in logs} == {"false"}
+
+
+def test_once_the_time_is_over_no_trial_begins_and_those_left_have_no_end(ran: Ran) -> None:
+    assert len(ran.trained) == 4
+    assert _done(ran.tracker, ran.trained) == [trial.trial_id for trial in ran.trained[:2]]
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ import pytest
 from tune.cluster.share import Share
 from tune.commands import sweep as commands
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
+from tune.config.repeats import AUTO
 from tune.config.request import Request
 from tune.config.sweeps import get_sweep
 from tune.console.progress import Progress
 from tune.driver import finish, open
 from tune.driver import run as runner
+from tune.driver.budget import Budget
 from tune.driver.options import Options, Outcome
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
@@ -73,7 +75,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
     folder = open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
-    return runner._Run(plan, folder, SimpleNamespace(), options)
+    return runner._Run(plan, folder, SimpleNamespace(budget=Budget()), options)
 
 
 def _close(run: Any, lacking: list[int], status: str = "done", ended: int | None = None) -> tuple[Outcome, FakeTracker]:
@@ -127,6 +129,38 @@ def test_a_sweep_with_trials_left_is_interrupted(run: Any) -> None:
     outcome, tracker = _close(run, [0, 0], ended=3)
     assert [status for status, _, _ in tracker.ends] == ["interrupted"]
     assert outcome.interrupted and run.folder.read()["state"] == sweep_dir.RUNNING
+
+
+def test_a_sweep_without_time_for_its_other_trials_says_what_there_is_and_stays_open(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(runner._Run, "_begin", lambda self, tracker: begun.append(self.folder.read()["stopped"]))
+    run.launcher.budget = Budget(1.5, clock=iter([0.0, 91.0]).__next__)
+    assert not run.launcher.budget.allows()
+    outcome, tracker = _close(run, [0, 0], ended=3)
+    said = f"stopped after 1.5 minutes: 3 of {len(run.plan.trials)} trials"
+    assert outcome.stopped == said and begun == [said]  # the sweep's run is told, before it ends
+    assert [status for status, _, _ in tracker.ends] == ["interrupted"]
+    assert outcome.interrupted and run.folder.read()["state"] == sweep_dir.RUNNING
+
+
+def test_a_sweep_whose_last_trial_ended_in_time_is_finished_also_if_something_was_refused(run: Any) -> None:
+    run.launcher.budget = Budget(1.0, clock=iter([0.0, 61.0]).__next__)
+    assert not run.launcher.budget.allows()
+    outcome, _ = _close(run, [0, 0])
+    assert outcome.stopped is None and run.folder.read()["state"] == sweep_dir.FINISHED
+
+
+def test_what_there_is_of_pairs_is_counted_in_blocks() -> None:
+    plan = make_plan(get_sweep("engine"), overrides={"data.dataset": "demo"}, repeats=3, seed=1, device=CPU)
+    assert plan.in_blocks
+    of = {seed: [trial.trial_id for trial in plan.runnable if trial.seed == seed] for seed in (1, 2, 3)}
+    ended = dict.fromkeys([*of[1], *of[2][:1]], "done")
+    assert runner._what_there_is(plan, plan.trials, ended) == "1 of 3 blocks, 1 in part"
+    assert runner._what_there_is(plan, plan.trials, dict.fromkeys([*of[1], *of[2]], "done")) == "2 of 3 blocks"
+    by_looks = make_plan(get_sweep("engine"), overrides={"data.dataset": "demo"}, repeats=AUTO, seed=1, device=CPU)
+    assert runner._what_there_is(by_looks, by_looks.trials, ended) == "1 of at most 10 blocks, 1 in part"
 
 
 def test_a_sweep_goes_on_in_another_environment_only_when_resumed_by_name_and_announces_it_with_what_is_new(
@@ -203,15 +237,17 @@ def test_the_time_left_is_that_of_the_blocks_that_share_a_gpu_or_of_trials_that_
 
 
 @pytest.mark.parametrize(
-    ("status", "interrupted", "pending", "unsent", "refused", "code"),
+    ("status", "interrupted", "pending", "unsent", "refused", "stopped", "code"),
     [
-        ("done", False, 0, 0, 0, DONE),
-        ("unsupported", False, 0, 0, 0, DONE),
-        ("nan", False, 0, 0, 0, TRIAL_FAILED),
-        ("done", False, 0, 0, 2, TRIAL_FAILED),
-        ("done", True, 0, 0, 0, INTERRUPTED),
-        ("done", False, 3, 3, 0, INTERRUPTED),
-        ("done", False, 3, 0, 0, INTERRUPTED),
+        ("done", False, 0, 0, 0, None, DONE),
+        ("unsupported", False, 0, 0, 0, None, DONE),
+        ("nan", False, 0, 0, 0, None, TRIAL_FAILED),
+        ("done", False, 0, 0, 2, None, TRIAL_FAILED),
+        ("done", True, 0, 0, 0, None, INTERRUPTED),
+        ("done", True, 0, 0, 0, "stopped after 5 minutes: 3 of 5 blocks", DONE),
+        ("nan", True, 0, 0, 0, "stopped after 5 minutes: 3 of 5 blocks", TRIAL_FAILED),
+        ("done", False, 3, 3, 0, None, INTERRUPTED),
+        ("done", False, 3, 0, 0, None, INTERRUPTED),
     ],
 )
 def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_numbers_are_there(
@@ -220,6 +256,7 @@ def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_nu
     pending: int,
     unsent: int,
     refused: int,
+    stopped: str | None,
     code: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -227,7 +264,7 @@ def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_nu
     failures = ("t",) if status == "nan" else ()
     outcome = Outcome(
         sweep_id="s", statuses={"t": status}, failures=failures, interrupted=interrupted, pending=pending,
-        unsent=unsent, refused=refused,
+        unsent=unsent, refused=refused, stopped=stopped,
     )  # fmt: skip
     shown: list[str] = []
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
@@ -240,7 +277,7 @@ def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_nu
     )  # fmt: skip
     request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
     returned = commands._run_sweep(
-        request, Planner.of(request), arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None)
+        request, Planner.of(request), arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None), Budget()
     )
     assert returned == code
     assert shown == ([] if unsent else ["s"])
