@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import pytest
 from report_kit import timed
 
 from tune.cluster.share import Share
+from tune.config.repeats import Repeats
 from tune.config.sweeps import Arm, SweepConfig
 from tune.console.progress import Progress
+from tune.driver.auto import Needed, run_needed
 from tune.driver.collector import Collector
 from tune.driver.gpu_leases import GpuLocation, enter
 from tune.driver.launcher import Launcher
 from tune.machine.device import DeviceFacts, nvml, visible_gpus
-from tune.plan.plan import Plan, make_plan
+from tune.plan.plan import Plan, PlannedTrial, make_plan
 from tune.storage import open_sweep
+from tune.storage.trial_log import TrialLog
 from tune.trial.job import TrialJob
 from tune.trial.report import EpochReport, TrialEnd, as_result
 
@@ -37,6 +41,7 @@ class Ends:
         self.ended: dict[str, str] = {}
         self.ends: dict[str, dict[str, Any]] = {}
         self.epochs: list[tuple[str, int]] = []
+        self.trials: dict[str, TrialLog] = {}
 
     def now_ms(self) -> int:
         return 1
@@ -50,7 +55,16 @@ class Ends:
 
     def end_trial(self, *, trial_id: str, status: str, **rest: Any) -> bool:
         self.ended[trial_id], self.ends[trial_id] = status, {"status": status, **rest}
+        log = self.trials.setdefault(trial_id, TrialLog())
+        log.status, log.metrics = status, rest["metrics"]
+        log.tags |= rest["tags"]
         return True
+
+    def announce(self, trials: Sequence[PlannedTrial]) -> None:
+        for trial in trials:
+            assert trial.trial_id not in self.ended
+            log = self.trials.setdefault(trial.trial_id, TrialLog())
+            log.tags |= {"arm": trial.arm, "seed": str(trial.seed)}
 
 
 def fake_entry(config: dict[str, Any]) -> None:
@@ -106,7 +120,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def plan_of(arms: int, repeats: int) -> Plan:
+def plan_of(arms: int, repeats: Repeats) -> Plan:
     """A sweep with this many arms, the baseline `a0` among them."""
     changes = ({"train.learning_rate": 1e-3 * (number + 1)} for number in range(arms))
     listed = tuple(Arm(label=f"a{number}", changes=change) for number, change in enumerate(changes))
@@ -130,7 +144,8 @@ class Sweep:
         epoch; with `ever_again` after every epoch."""
         faults = {"epoch_s": epoch_s, "dies": [dies], "ever_again": ever_again, "meet": meet}
         (self.data / "faults.json").write_text(json.dumps(faults))
-        self.launcher.run(self.plan.runnable, self.collector, in_blocks=self.plan.in_blocks)
+        needed = Needed(self.plan, self.ends)  # type: ignore[arg-type]
+        run_needed(self.launcher, needed, self.collector, self.ends.announce)
         return self
 
     @property

@@ -20,7 +20,7 @@ from tune.commands.parser import Parser, add_margin, add_shared, tracking_uri
 from tune.common.errors import DONE, REGRESSED, WrongInput
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
-from tune.report.comparisons import accuracy_text, comparison_json, ratio_text, speed_text, trial_result
+from tune.report.comparisons import OF_SEARCH, accuracy_text, comparison_json, ratio_text, speed_text, trial_result
 from tune.report.looks import grouped
 from tune.report.work import completed, is_timed, works
 from tune.stats.intervals import MIN_PAIRS
@@ -156,7 +156,7 @@ def _side(name: str, content: Any) -> Side:
     refused: dict[str, str] = {}
     try:
         device = content.get("device") or content["environment"]["device"]["name"]
-        trials = [trial for trial in content["trials"] if trial.get("stage") != "search"]
+        trials = [trial for trial in content["trials"] if trial.get("stage") not in OF_SEARCH]
         looked = _looks(content)
         tells_alone = all("timing_valid" in trial for trial in trials)
         metrics = [{name: value for name, value in trial["metrics"].items() if value is not None} for trial in trials]

@@ -133,7 +133,7 @@ class _Run:
         left = needed.before_look()
         self._expect(progress, left, before)
         if any(trial.trial_id in before for trial in self.plan.runnable):
-            progress.say(_progress_line(before, left))
+            progress.say(_progress_line(before, left, self.plan))
         if left:
             with span(tracker, WARM_UP):
                 warm_up_together(self.launcher, self.plan, left, progress.say)
@@ -305,7 +305,8 @@ def _who_runs() -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def _progress_line(ended: Mapping[str, str], left: list[PlannedTrial]) -> str:
+def _progress_line(ended: Mapping[str, str], left: list[PlannedTrial], plan: Plan) -> str:
+    until = " before the next look" if plan.repeats == AUTO and left else ""
     bad = sum(status not in NO_FAILURE for status in ended.values())
     failed = f" ({bad} of them failed and are not run again; --fresh runs everything)" if bad else ""
-    return f"{len(ended)} trials have ended{failed}, {len(left)} are left"
+    return f"{len(ended)} trials have ended{failed}, {len(left)} are left{until}"

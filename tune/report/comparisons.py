@@ -28,6 +28,7 @@ from tune.tracking.reader import TrialRecord
 
 UNFIT = {"false": "on a shared device", "unknown": "not known to be alone on their device"}  # by tag timing_valid
 OPEN = ("planned", "running")  # statuses of trials that have not ended
+OF_SEARCH = ("search", "probe")  # values of the tag stage
 NO_LOOK = "no look yet"
 UNTIMED = {EPOCH: "without an epoch time", TOTAL: "without a total time"}
 TrialsByArm = Mapping[str, Sequence[TrialRecord]]
@@ -111,8 +112,8 @@ def refusal(trials: Sequence[TrialRecord]) -> str:
 
 
 def is_of_search(trial: TrialRecord) -> bool:
-    """Whether the trial ran in the search of a `full` sweep, not in its final."""
-    return trial.tags.get("stage") == "search"
+    """Whether the trial ran in the search of a `full` sweep, or probed a cell of it: not in its final."""
+    return trial.tags.get("stage") in OF_SEARCH
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

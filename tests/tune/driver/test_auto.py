@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from blocks_kit import CPU, plan_of
+from blocks_kit import plan_of
 from report_kit import timed
 
 from tune.cluster.share import Share
 from tune.config.repeats import AUTO
 from tune.driver.auto import Needed, first_trials, run_needed
 from tune.driver.blocks import Blocks
-from tune.plan.plan import Plan, PlannedTrial, make_plan
+from tune.plan.plan import Plan, PlannedTrial
 from tune.storage.trial_log import TrialLog
 
 GAINS = {"a1": 0.5, "a2": 0.0, "a3": 0.012}  # s of 2 s; a1 and a2 are clear, a3 scatters
@@ -22,8 +22,7 @@ SCATTER = {"a3": 0.005}
 
 
 def _plan(arms: int = 4) -> Plan:
-    fixed = plan_of(arms, 1)
-    return make_plan(fixed.sweep, overrides={"data.dataset": "demo"}, repeats=AUTO, seed=1, device=CPU)
+    return plan_of(arms, AUTO)
 
 
 class Records:

@@ -12,6 +12,7 @@ import pytest
 from blocks_kit import EPOCHS, Sweep, fake_gpus, plan_of
 
 from tune.cluster.share import Share
+from tune.config.repeats import AUTO
 from tune.driver.launcher import MAX_RETRIES
 from tune.report.comparisons import trial_result
 from tune.stats.pairs import compare_arms
@@ -115,3 +116,13 @@ def test_one_gpu_at_a_time_is_recorded_with_its_blocks_and_keeps_its_actor(tmp_p
     (gpu,) = {line["gpu"] for line in sweep.log}
     assert sweep.folder.blocks() == dict.fromkeys("12", gpu)
     assert set(sweep.ends.ended.values()) == {"done"} and len({line["pid"] for line in sweep.log}) == 1
+
+
+def test_looks_end_a_sweep_and_only_announced_trials_have_run(tmp_path: Path) -> None:
+    """Both arms take the same time, so the first look decides; a free GPU may have begun one more block before it."""
+    sweep = Sweep(tmp_path, plan_of(2, AUTO)).run(epoch_s=0.05)
+    ran = {line["trial_id"] for line in sweep.log}
+    assert ran == sweep.ends.ended.keys() == sweep.ends.trials.keys()
+    first = {trial.trial_id for trial in sweep.plan.trials if trial.seed <= 3}
+    assert first <= ran and len(ran - first) <= 4
+    assert all(len(gpus) == 1 for gpus in sweep.gpus().values())
