@@ -13,7 +13,7 @@ from tune.driver.launcher import Launcher
 from tune.plan.plan import Plan, PlannedTrial
 from tune.report.comparisons import TrialsByArm, standings
 from tune.report.work import with_work
-from tune.stats.looks import FIRST_BLOCKS, LOOKS, Standing
+from tune.stats.looks import FIRST_BLOCKS, LOOKS, MOST_BLOCKS, Standing
 from tune.stats.verdicts import SPEED_WORDS, STOP_WORDS, counted
 from tune.storage.trial_log import TrialLog
 from tune.tracking.reader import TrialRecord
@@ -31,9 +31,8 @@ class Needed:
     def __init__(self, plan: Plan, tracker: Tracker, on_look: Callable[[str], None] = lambda line: None) -> None:
         self.plan, self._tracker, self._on_look = plan, tracker, on_look
         self._arms = {trial.arm for trial in plan.runnable} - {plan.sweep.baseline}
-        self._seen = -1  # ended trials when `_standings` was made
-        self._standings: dict[str, Standing] = {}
-        self._told = 0  # blocks of the latest look that `on_look` was given
+        self._standings = dict.fromkeys(self._arms, Standing())
+        self._awaited = {trial.trial_id for trial in first_trials(plan) if trial.unsupported is None}  # by a look
 
     def of(self, trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
         """Those that have to run, or have run, in the same order."""
@@ -70,16 +69,39 @@ class Needed:
         return stopped_at is None or block < stopped_at
 
     def _look(self) -> None:
-        if len(ended := self._tracker.ended) == self._seen:
+        """Make the looks that the records allow, once all trials that the next one needs have ended."""
+        if not self._awaited:
             return
-        self._seen = len(ended)
+        ended = self._tracker.ended
+        self._awaited.difference_update(ended)
+        if self._awaited:
+            return
         self._standings = standings(_records(self.plan, self._tracker.trials), self.plan.sweep.baseline)
-        answers = [answer for arm in self._standings.values() for answer in (arm.speed, arm.accuracy)]
-        stops = [arm.stopped_at for arm in self._standings.values() if arm.stopped_at is not None]
-        latest = max([0, *stops, *(answer.look for answer in answers if answer.look is not None)])
-        if latest > self._told:
-            self._told = latest
-            self._on_look(_line(latest, self._standings))
+        made = self._made(ended)
+        running = any(arm.stopped_at is None for arm in self._standings.values())
+        following = next((look.blocks for look in LOOKS if look.blocks > made), 0) if running else 0
+        self._awaited = self._seen_at(following) - ended.keys()
+        if made:
+            self._on_look(_line(made, self._standings))
+
+    def _made(self, ended: Mapping[str, str]) -> int:
+        """The blocks of the latest look that was made; 0 without one."""
+        made = 0
+        for look in LOOKS:
+            seen = self._seen_at(look.blocks)
+            if not seen or not seen <= ended.keys():
+                break
+            made = look.blocks
+        return made
+
+    def _seen_at(self, blocks: int) -> set[str]:
+        """The trials that a look after so many blocks sees: of the arms that ran until then, and of the baseline."""
+        arms = {arm for arm, each in self._standings.items() if (each.stopped_at or MOST_BLOCKS) >= blocks}
+        if not arms:
+            return set()
+        arms.add(self.plan.sweep.baseline)
+        block = self.plan.block
+        return {each.trial_id for each in self.plan.runnable if each.arm in arms and block(each) < blocks}
 
 
 def _line(blocks: int, arms: Mapping[str, Standing]) -> str:

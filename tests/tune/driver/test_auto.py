@@ -145,6 +145,23 @@ def test_a_line_says_what_each_look_ended() -> None:
     assert line.endswith("; 1 of 3 arms go on with the baseline")
 
 
+def test_looks_are_made_though_no_arm_has_enough_pairs_for_them() -> None:
+    """Two of the first three blocks give no pair: the arm goes on, and the later looks count the rest."""
+    plan, lines = _plan(2), list[str]()
+    records = Records(plan)
+    ran = 0
+    needed = Needed(plan, records, lines.append)  # type: ignore[arg-type]
+    while left := needed.left():
+        records.announce(left[:1])
+        records.end(left[0])
+        if left[0].seed in (1, 2):
+            records.trials[left[0].trial_id].tags["timing_valid"] = "false"
+            records.trials[left[0].trial_id].metrics.pop("final/val_mse")
+        ran += 1
+    assert [line.partition(":")[0] for line in lines] == ["look after 3 blocks", "look after 5 blocks"]
+    assert ran == 10
+
+
 class Lists:
     """Stands in for a Launcher: ends each list of trials at once."""
 
