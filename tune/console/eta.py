@@ -151,7 +151,8 @@ class TimeLeft:
         return usual_epochs_s * self._weight(arm) * (self.epochs - done)
 
     def _weight(self, arm: str) -> float:
-        return self.weights.get(arm, 1.0) or 1.0
+        """Of an arm without one: the mean of the others."""
+        return self.weights.get(arm) or _mean(self.weights.values()) or 1.0
 
     def _usual_epochs_s(self) -> float | None:
         """An epoch of an arm of weight 1, from all arms that have one; 0 where trials ended before; None: unknown."""

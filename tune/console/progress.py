@@ -26,6 +26,7 @@ class Progress:
     _blocks: Sequence[Sequence[str]] = ()
     _at_a_time: int = 1
     _running: set[str] = field(default_factory=set)
+    _expected_until_s: float | None = None
     clock: Callable[[], float] = field(default=lambda: time.monotonic(), kw_only=True)  # seconds, never going back
 
     def __post_init__(self) -> None:
@@ -54,15 +55,18 @@ class Progress:
         ended: Mapping[str, str] | None = None,
         *,
         weights: Mapping[str, float] | None = None,
+        expected_s: float | None = None,
     ) -> None:
         """The trials of `blocks` are left. A block's trials run one after another, `at_a_time` blocks at once.
 
         weights: what an epoch of each arm takes relative to other arms, for arms that have not run yet. By the name
-            that `tune.console.eta.arm_of` gives a trial's arm; 1 where there is none.
+            that `tune.console.eta.arm_of` gives a trial's arm; the mean of the others where there is none.
+        expected_s: what all of it takes from now on, as far as earlier sweeps say; it counts until an epoch is done.
         """
         self.expect(sum(len(block) for block in blocks), ended, at_a_time=at_a_time)
         self._blocks = blocks
         self._time_left.weights = weights or {}
+        self._expected_until_s = None if expected_s is None else self.clock() + expected_s
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -115,7 +119,7 @@ class Progress:
         return "unknown" if left_s is None else duration(left_s)
 
     def left_s(self) -> float | None:
-        """Seconds until the last trial ends, by the trials so far; None before any epoch."""
+        """Seconds until the last trial ends, by the trials so far; before any epoch what was expected, or None."""
         now_s = self.clock()
         if not self._blocks:
             unstarted = max(0, self.total - len(self._ended) - len(self._running))
@@ -123,6 +127,6 @@ class Progress:
             return None if left_s is None else left_s / self._at_a_time
         by_trial = self._time_left.left_s([trial for block in self._blocks for trial in block], now_s)
         if by_trial is None:
-            return None
+            return None if self._expected_until_s is None else max(0.0, self._expected_until_s - now_s)
         lengths = [sum(by_trial.get(trial, 0.0) for trial in block) for block in self._blocks]
         return makespan(lengths, self._at_a_time)

@@ -21,6 +21,7 @@ from tune.common.process import PROCESS_TAG, this_process
 from tune.common.statuses import NO_FAILURE
 from tune.config.repeats import AUTO
 from tune.config.sweeps import SweepConfig
+from tune.console.eta import duration
 from tune.console.live import make_progress
 from tune.console.progress import Progress
 from tune.driver import search
@@ -32,6 +33,7 @@ from tune.driver.launcher import Launcher
 from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
 from tune.driver.warm_ups import warm_up_together
+from tune.plan.estimate import outlook
 from tune.plan.placement import TAG as PLACEMENT
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
@@ -151,7 +153,12 @@ class _Run:
         blocks: dict[int | str, list[str]] = {}
         for trial in left:
             blocks.setdefault(trial.seed if in_blocks else trial.trial_id, []).append(trial.trial_id)
-        progress.expect_blocks(list(blocks.values()), share.at_a_time, ended)
+        found = outlook(self.plan, self.folder.path.parent, left, at_a_time=share.at_a_time)
+        progress.expect_blocks(
+            list(blocks.values()), share.at_a_time, ended, weights=found.weights, expected_s=found.seconds
+        )
+        if left and found.seconds is not None:
+            progress.say(f"about {duration(found.seconds)} by earlier trials on this device")
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms. True once the plan holds them."""

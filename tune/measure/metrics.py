@@ -11,11 +11,9 @@ to the GPU's limits depends on the steps alone, without the gaps between them:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import median
 
 from model.flops import StepShape, floor_s, least_step_bytes, memory_floor_s, mfu_pct, train_step_flops
-from tune.config.trial_config import TrialConfig
 from tune.machine.device import GIB
 from tune.measure.timer import EpochTimes
 
@@ -65,22 +63,3 @@ def all_windows_s(epoch_s: float | None, *, windows: int, trained: int) -> float
     An epoch drops the last part of a batch, and a large batch drops more: times compare only per trained window.
     """
     return None if epoch_s is None else epoch_s * windows / trained
-
-
-def step_shape(config: TrialConfig, *, channels: int, heads: Sequence[int]) -> StepShape:
-    """The shape of a trial's training step. heads: in each layer."""
-    data, model = config.data, config.model
-    return StepShape(
-        batch_size=config.train.batch_size,
-        num_channels=channels,
-        context_length=data.context_length,
-        prediction_length=data.prediction_length,
-        patch_length=model.patch_length,
-        patch_stride=model.patch_stride,
-        d_model=model.d_model,
-        num_heads=model.num_heads,
-        num_layers=model.num_layers,
-        ffn_dim=model.ffn_dim,
-        heads_kept=heads,
-        projections=config.rules.projections,
-    )

@@ -1,98 +1,247 @@
-"""How long a plan will take, from earlier trials on the same device that did the same work. Never a guess.
+"""How long a plan will take, from earlier trials on the same device. Never a guess; what is scaled says `assumed`.
 
-Only sweeps under the storage folder are read. Two trials are alike if they agree in every field that decides an epoch's
-work; the heads that leave during training are ignored.
+Only sweeps under the storage folder are read (tune/plan/history.py). A trial's epochs take what the median one of
+trials with the same work took. If there is none, the trial with the nearest work that can be compared is scaled: by the
+FLOPs of an epoch, to the power that the earlier trials themselves show (1 where they show none). If there is none
+either, or the FLOPs are not known before the data are read, the trial's time is not known.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from data_pipeline.options import OPTION_NAMES
-from tune.console.eta import makespan
+from model.flops import train_step_flops
+from tune.config.step_shape import step_shape
+from tune.console.eta import arm_of, makespan
+from tune.machine.code_identity import code_identity
+from tune.plan.history import KIND, History, PastTrial, compiles, read_history, work
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan
-from tune.storage import open_sweep
-from tune.storage.sweep_dir import SweepDir
 
-ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial outside its epochs
-LIKE = "as earlier ones like them took; starting and saving a trial is not in it"
-MOST_SWEEPS = 20  # the latest ones on this device
-# Fields that change neither the amount nor the kind of an epoch's work.
-NO_WORK = frozenset(
-    {"model.preset", "train.epochs", "train.learning_rate", "train.schedule",
-     "train.pct_start", "train.patience", "train.seed", *(f"data.{name}" for name in OPTION_NAMES)}
-)  # fmt: skip
+UNKNOWN = "not known (no earlier trial on this device can be compared)"
+ASSUMED = "assumed: scaled by the FLOPs of an epoch"
+LEAST_POWER = 0.2  # of FLOPs that an epoch's time can go with
+MOST_SCALED = 16.0  # times the FLOPs of an earlier trial, or that part of it; further away it says nothing
+APART = 2.0  # FLOPs that differ by less show no power
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What one trial is expected to take."""
+
+    epoch_s: float
+    between_s: float  # outside its epochs: the gap before it, start, end
+    compile_s: float  # gate and compiling, if it is the first of its arm; 0 where this code has run the arm before
+    like: str | None  # the arm that it is scaled from; None: the same work was measured
+
+    def seconds(self, epochs: int) -> float:
+        return self.between_s + epochs * self.epoch_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a plan is expected to take, in seconds. A part that is not known is None, and not in the total."""
+
+    around_s: float | None  # start and end of the command
+    warm_up_s: float | None  # of all arms that this code has not run here
+    trials_s: tuple[float, float]  # with the fewest and the most blocks that may run; of the known trials
+    blocks_s: tuple[float, ...]  # each block of known trials, in order
+    at_a_time: int
+    known: int  # trials that can run and of which something is known, with the most blocks
+    assumed: Counter[str]  # the arm that a trial is scaled from -> such trials
+    trials: int  # that can run
+
+    @property
+    def fixed_s(self) -> float:
+        """What does not depend on the number of trials, as far as known."""
+        return (self.around_s or 0.0) + (self.warm_up_s or 0.0)
 
 
 def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
-    """One line: how long the trials of a plan take, as far as known. at_a_time: the number of GPUs to run them on."""
+    """One line: how long a plan will take, as far as known. at_a_time: the number of GPUs to run it on."""
     if isinstance(plan, SearchPlan):
         return "not known (its trials are drawn while it runs)"
-    known = _seconds(plan, storage)
-    if not known:
-        return "not known (no earlier trial like these here)"
-    total_s = sum(seconds for _, seconds in known)
-    share = f"{len(known)} of {len(plan.runnable)} trials"
-    if at_a_time == 1:
-        return f"about {_words(total_s)} for {share}, one after another, {LIKE}"
-    blocks: dict[int, float] = defaultdict(float)  # without pairs, each trial is a block of its own
-    for number, (trial, seconds) in enumerate(known):
-        blocks[trial.seed if plan.in_blocks else number] += seconds
-    how = f"{at_a_time} GPUs{', those of one seed on one' if plan.in_blocks else ''}"
-    line = f"about {_words(makespan(blocks.values(), at_a_time))} for {share} on {how}, {LIKE}"
-    return f"{line} ({_words(total_s)} one after another)"
+    found = estimate(plan, storage, at_a_time=at_a_time)
+    return UNKNOWN if found is None else _text(plan, found)
 
 
-def _seconds(plan: Plan, storage: Path) -> list[tuple[PlannedTrial, float]]:
-    """Each trial that can run and is like an earlier one, with its expected seconds, without its process's start."""
-    measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    sweeps = [folder for folder in reversed(open_sweep.every(storage)) if _device(folder) == plan.device.name]
-    for folder in sweeps[:MOST_SWEEPS]:
-        for key, once_s, epoch_s in _measured(folder):
-            measured[key].append((once_s, epoch_s))
-    expected = []
+def estimate(plan: Plan, storage: Path, *, at_a_time: int = 1) -> Estimate | None:
+    """What `plan` is expected to take; None if nothing is known of any of its trials."""
+    history = _history(plan, storage)
+    expected = expected_trials(plan, history)
+    if not expected:
+        return None
+    lengths, fewest = _lengths(plan, expected), _fewest_blocks(plan)
+    return Estimate(
+        around_s=history.around_s,
+        warm_up_s=_warm_up_s(plan, history, expected),
+        trials_s=(makespan(lengths[:fewest], at_a_time), makespan(lengths, at_a_time)),
+        blocks_s=tuple(lengths),
+        at_a_time=at_a_time,
+        known=len(expected),
+        assumed=Counter(trial.like for trial in expected.values() if trial.like is not None),
+        trials=len(plan.runnable),
+    )
+
+
+def fits(plan: Plan, storage: Path, minutes: float, *, at_a_time: int = 1) -> tuple[int, int] | None:
+    """(blocks that are expected to end within `minutes`, blocks of the plan); None where that is not known.
+
+    Without pairs each trial is a block. Not known: a trial of the plan, or the warm-up.
+    """
+    found = None if isinstance(plan, SearchPlan) else estimate(plan, storage, at_a_time=at_a_time)
+    if found is None or found.known < found.trials or found.warm_up_s is None:
+        return None
+    left_s = 60 * minutes - found.fixed_s
+    ended = [count for count in range(len(found.blocks_s) + 1) if makespan(found.blocks_s[:count], at_a_time) <= left_s]
+    return max(ended, default=0), len(found.blocks_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is expected of trials that are about to run."""
+
+    weights: Mapping[str, float]  # seconds of an epoch of each arm of which something is known
+    seconds: float | None  # of all of them, with the warm-up; None: something is not known
+
+
+def outlook(plan: Plan, storage: Path, left: Sequence[PlannedTrial], *, at_a_time: int = 1) -> Outlook:
+    """What the trials of `plan` that are `left` are expected to take."""
+    some = replace(plan, trials=tuple(left))
+    expected, found = expected_trials(some, history := _history(plan, storage)), None
+    if len(expected) == len(left):
+        warm_up_s = _warm_up_s(some, history, expected)
+        lengths = _lengths(some, expected)
+        found = None if warm_up_s is None else warm_up_s + makespan(lengths, at_a_time)
+    return Outlook(weights={arm_of(trial): one.epoch_s for trial, one in expected.items()}, seconds=found)
+
+
+def _lengths(plan: Plan, expected: Mapping[str, Expected]) -> list[float]:
+    """Seconds of each block of trials of which something is known. Without pairs, each trial is a block of its own."""
+    blocks: dict[float, float] = defaultdict(float)
+    for number, trial in enumerate(plan.runnable):
+        if trial.trial_id in expected:
+            seconds = expected[trial.trial_id].seconds(trial.config.train.epochs)
+            blocks[trial.seed if plan.in_blocks else number] += seconds
+    return list(blocks.values())
+
+
+def expected_trials(plan: Plan, history: History) -> dict[str, Expected]:
+    """What each trial that can run is expected to take, by its id; without those of which nothing is known."""
+    found: dict[str, Expected | None] = {}
+    expected = {}
     for trial in plan.runnable:
-        if alike := measured.get(_work(trial.config.flat())):
-            once_s, epoch_s = (median(values) for values in zip(*alike, strict=True))
-            expected.append((trial, once_s + epoch_s * trial.config.train.epochs))
+        kind = compiles(trial.config.flat())
+        if kind not in found:
+            found[kind] = _expected(trial, plan, history)
+        if (one := found[kind]) is not None:
+            expected[trial.trial_id] = one
     return expected
 
 
-def _device(folder: SweepDir) -> str | None:
-    environment = folder.read().get("environment")
-    device = environment.get("device") if isinstance(environment, dict) else None
-    return device.get("name") if isinstance(device, dict) else None
+def _history(plan: Plan, storage: Path) -> History:
+    return read_history(storage, plan.device.name, code_identity()["code_sha256"])
 
 
-def _measured(folder: SweepDir) -> Iterator[tuple[str, float, float]]:
-    """(work, seconds once, seconds an epoch) of each done trial; nothing for a folder that is not ours."""
-    try:
-        params = {
-            row["trial_id"]: row["params"] for row in folder.read()["trials"]
-        }  # a search's trials are not among them
-        epochs: dict[str, list[float]] = defaultdict(list)
-        with folder.outbox.open() as file:
-            for line in file:
-                record = json.loads(line)
-                trial_id = record.get("trial_id")
-                if record["kind"] == "epoch" and "time/epoch_s" in record["metrics"]:
-                    epochs[trial_id].append(record["metrics"]["time/epoch_s"])
-                elif record["kind"] == "end" and record["status"] == "done" and epochs[trial_id] and trial_id in params:
-                    once = (record["metrics"].get(name, 0.0) for name in ONCE)
-                    yield _work(params[trial_id]), sum(once), median(epochs[trial_id])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # half a line, or another version's
-        return
+def _fewest_blocks(plan: Plan) -> int:
+    return plan.repeats if plan.in_blocks else len(plan.runnable)
 
 
-def _work(params: Mapping[str, Any]) -> str:
-    work = {name: value for name, value in params.items() if name not in NO_WORK and not name.startswith("pruning.")}
-    return json.dumps(work, sort_keys=True)
+def _expected(trial: PlannedTrial, plan: Plan, history: History) -> Expected | None:
+    params = trial.config.flat()
+    alike, scale, like = history.like(params), 1.0, None
+    if not alike:
+        comparable = [past for past in history.trials if _kind(past.params) == _kind(params) and past.epoch_flops]
+        flops = _epoch_flops(trial, plan)
+        if not comparable or flops is None:
+            return None
+        alike, like = _nearest(comparable, params, flops)
+        if abs(math.log(flops / (alike[0].epoch_flops or flops))) > math.log(MOST_SCALED):
+            return None
+        scale = (flops / (alike[0].epoch_flops or flops)) ** _power(comparable)
+    own_s = [past.compiled_s for past in alike if past.compiled_s > 0]
+    return Expected(
+        epoch_s=scale * median(past.epoch_s for past in alike),
+        between_s=median(past.between_s for past in alike),
+        compile_s=0.0 if compiles(params) in history.compiled or not own_s else median(own_s),
+        like=like,
+    )
+
+
+def _kind(params: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(params.get(name) for name in KIND)
+
+
+def _epoch_flops(trial: PlannedTrial, plan: Plan) -> float | None:
+    """Of the training steps of an epoch; None while the data's windows or channels are not known."""
+    if trial.train_windows is None or plan.data.channels is None:
+        return None
+    steps = trial.train_windows // trial.config.train.batch_size
+    return float(steps * train_step_flops(step_shape(trial.config, channels=plan.data.channels))) or None
+
+
+def _nearest(comparable: Sequence[PastTrial], params: Mapping[str, Any], flops: float) -> tuple[list[PastTrial], str]:
+    """The trials of one earlier arm: with the same attention if there is one, and FLOPs nearest to `flops`."""
+
+    def distance(past: PastTrial) -> tuple[bool, float]:
+        other = past.params.get("model.attention") != params.get("model.attention")
+        return other, abs(math.log((past.epoch_flops or flops) / flops))
+
+    nearest = min(comparable, key=distance)
+    return [past for past in comparable if work(past.params) == work(nearest.params)], nearest.arm
+
+
+def _power(comparable: Iterable[PastTrial]) -> float:
+    """With which power of FLOPs these trials' epochs go: the slope of their logarithms; 1 where they show none."""
+    points = {(math.log(past.epoch_flops), math.log(past.epoch_s)) for past in comparable if past.epoch_flops}
+    logs = [flops for flops, _ in points]
+    if max(logs) - min(logs) < math.log(APART):
+        return 1.0
+    mean_flops, mean_s = (sum(values) / len(points) for values in zip(*points, strict=True))
+    spread = sum((flops - mean_flops) ** 2 for flops, _ in points)
+    slope = sum((flops - mean_flops) * (seconds - mean_s) for flops, seconds in points) / spread
+    return min(1.0, max(LEAST_POWER, slope))
+
+
+def _warm_up_s(plan: Plan, history: History, expected: Mapping[str, Expected]) -> float | None:
+    """Of the arms that are new to this code: as earlier ones together took, else one after another; None: unknown."""
+    new: dict[str, float] = {}
+    for trial in plan.runnable:
+        kind = compiles(trial.config.flat())
+        if kind in history.compiled:
+            continue
+        if trial.trial_id not in expected:
+            return None
+        new[kind] = expected[trial.trial_id].compile_s
+    if not new:
+        return 0.0
+    if history.warm_ups:
+        return median(seconds * max(1.0, len(new) / arms) for arms, seconds in history.warm_ups)
+    return sum(new.values()) if any(new.values()) else None
+
+
+def _text(plan: Plan, found: Estimate) -> str:
+    fewest, most = (found.fixed_s + seconds for seconds in found.trials_s)
+    total = _words(most) if _words(fewest) == _words(most) else f"{_words(fewest)} to {_words(most)}"
+    trials = f"{found.known} of {found.trials} trials" if found.known < found.trials else f"{found.trials} trials"
+    how = "one after another"
+    if found.at_a_time > 1:
+        how = f"on {found.at_a_time} GPUs{', those of one seed on one' if plan.in_blocks else ''}"
+    parts = [f"{trials} {how} {_words(found.trials_s[1])}"]
+    parts.append("warm-up not known" if found.warm_up_s is None else f"warm-up {_words(found.warm_up_s)}")
+    if found.around_s is not None:
+        parts.append(f"start and end {_words(found.around_s)}")
+    line = f"about {total}: {', '.join(parts)}, as earlier ones took"
+    if found.assumed:
+        like = ", ".join(sorted(found.assumed))
+        line += f"; {found.assumed.total()} trials {ASSUMED} from {like}"
+    return line
 
 
 def _words(seconds: float) -> str:

@@ -22,6 +22,7 @@ from model.flops import StepShape
 from model.heads import count_parameters, heads_per_layer
 from model.patchtst import build_model
 from tune.common.errors import Unsupported
+from tune.config.step_shape import step_shape
 from tune.engine import ENGINES
 from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.optimizer import make_optimizer, make_scaler
@@ -30,7 +31,7 @@ from tune.gate.proof import Proof
 from tune.machine.device import missing_packages, node_facts
 from tune.measure.accuracy import ForecastErrors, evaluate, naive_forecasts
 from tune.measure.bottleneck import NEEDED
-from tune.measure.metrics import step_shape, time_metrics
+from tune.measure.metrics import time_metrics
 from tune.measure.published_timer import PublishedTimer, published_metrics
 from tune.measure.raw_samples import RawSamples
 from tune.measure.recorder import EpochRecorder

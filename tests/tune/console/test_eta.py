@@ -105,7 +105,7 @@ def test_an_arm_that_has_not_run_takes_what_its_weight_says() -> None:
     sweep = Sweep().run("a-s1", OLD_S)
     sweep.time_left.weights = {"a": 2.0, "c": 6.0}
     assert sweep.left("c-s1") == [OLD_S + 30]
-    assert sweep.left("d-s1") == [OLD_S + 5]  # no weight is 1
+    assert sweep.left("d-s1") == [OLD_S + 20]  # without a weight: the mean of the others
 
 
 def test_trials_without_a_name_take_as_long_as_those_that_ended() -> None:

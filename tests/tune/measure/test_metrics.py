@@ -7,9 +7,10 @@ import pytest
 from model.as_published import FLASH
 from model.flops import GPU_PEAKS, StepShape, least_step_bytes, train_step_flops
 from tune.common.published import rules_for
+from tune.config.step_shape import step_shape
 from tune.config.sweeps import get_sweep
 from tune.machine.device import GIB, DeviceFacts
-from tune.measure.metrics import step_shape, time_metrics
+from tune.measure.metrics import time_metrics
 from tune.measure.timer import EpochTimes
 from tune.plan.plan import make_plan
 
