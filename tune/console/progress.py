@@ -27,6 +27,7 @@ class Progress:
     _at_a_time: int = 1
     _running: set[str] = field(default_factory=set)
     _expected_until_s: float | None = None
+    _until: str | None = None
     clock: Callable[[], float] = field(default=lambda: time.monotonic(), kw_only=True)  # seconds, never going back
 
     def __post_init__(self) -> None:
@@ -56,16 +57,19 @@ class Progress:
         *,
         weights: Mapping[str, float] | None = None,
         expected_s: float | None = None,
+        until: str | None = None,
     ) -> None:
         """The trials of `blocks` are left. A block's trials run one after another, `at_a_time` blocks at once.
 
         weights: what an epoch of each arm takes relative to other arms, for arms that have not run yet. By the name
             that `tune.console.eta.arm_of` gives a trial's arm; the mean of the others where there is none.
         expected_s: what all of it takes from now on, as far as earlier sweeps say; it counts until an epoch is done.
+        until: what comes after these trials, if they need not be the last ones: said with the time left.
         """
         self.expect(sum(len(block) for block in blocks), ended, at_a_time=at_a_time)
         self._blocks = blocks
         self._time_left.weights = weights or {}
+        self._until = until
         self._expected_until_s = None if expected_s is None else self.clock() + expected_s
 
     def say(self, text: str) -> None:
@@ -116,7 +120,9 @@ class Progress:
     def eta(self) -> str:
         """Time left, as far as `left_s` knows it."""
         left_s = self.left_s()
-        return "unknown" if left_s is None else duration(left_s)
+        if left_s is None:
+            return "unknown"
+        return duration(left_s) if self._until is None else f"{duration(left_s)} to {self._until}"
 
     def left_s(self) -> float | None:
         """Seconds until the last trial ends, by the trials so far; before any epoch what was expected, or None."""

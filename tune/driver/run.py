@@ -21,7 +21,6 @@ from tune.common.process import PROCESS_TAG, this_process
 from tune.common.statuses import NO_FAILURE
 from tune.config.repeats import AUTO
 from tune.config.sweeps import SweepConfig
-from tune.console.eta import duration
 from tune.console.live import make_progress
 from tune.console.progress import Progress
 from tune.driver import search
@@ -33,7 +32,8 @@ from tune.driver.launcher import Launcher
 from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
 from tune.driver.warm_ups import warm_up_together
-from tune.plan.estimate import outlook
+from tune.plan.estimate import history_of, outlook
+from tune.plan.history import History
 from tune.plan.placement import TAG as PLACEMENT
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
@@ -153,12 +153,21 @@ class _Run:
         blocks: dict[int | str, list[str]] = {}
         for trial in left:
             blocks.setdefault(trial.seed if in_blocks else trial.trial_id, []).append(trial.trial_id)
-        found = outlook(self.plan, self.folder.path.parent, left, at_a_time=share.at_a_time)
+        found = outlook(self.plan, self._history, left, at_a_time=share.at_a_time)
+        looks = self.plan.repeats == AUTO and all(self.plan.block(trial) + 1 < self.plan.blocks for trial in left)
         progress.expect_blocks(
-            list(blocks.values()), share.at_a_time, ended, weights=found.weights, expected_s=found.seconds
+            list(blocks.values()),
+            share.at_a_time,
+            ended,
+            weights=found.weights,
+            expected_s=found.seconds,
+            until="the next look" if looks else None,
         )
-        if left and found.seconds is not None:
-            progress.say(f"about {duration(found.seconds)} by earlier trials on this device")
+
+    @functools.cached_property
+    def _history(self) -> History:
+        """What earlier sweeps took. Read once: a look must not wait for it."""
+        return history_of(self.plan, self.folder.path.parent)
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
         """The stage that draws the final's arms. True once the plan holds them."""

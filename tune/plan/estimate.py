@@ -17,12 +17,14 @@ from statistics import median
 from typing import Any
 
 from model.flops import train_step_flops
+from tune.config.repeats import AUTO, blocks_text
 from tune.config.step_shape import step_shape
 from tune.console.eta import arm_of, makespan
 from tune.machine.code_identity import code_identity
 from tune.plan.history import KIND, History, PastTrial, compiles, read_history, work
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.space import SearchPlan
+from tune.stats.looks import FIRST_BLOCKS
 
 UNKNOWN = "not known (no earlier trial on this device can be compared)"
 ASSUMED = "assumed: scaled by the FLOPs of an epoch"
@@ -73,7 +75,7 @@ def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
 
 def estimate(plan: Plan, storage: Path, *, at_a_time: int = 1) -> Estimate | None:
     """What `plan` is expected to take; None if nothing is known of any of its trials."""
-    history = _history(plan, storage)
+    history = history_of(plan, storage)
     expected = expected_trials(plan, history)
     if not expected:
         return None
@@ -111,10 +113,10 @@ class Outlook:
     seconds: float | None  # of all of them, with the warm-up; None: something is not known
 
 
-def outlook(plan: Plan, storage: Path, left: Sequence[PlannedTrial], *, at_a_time: int = 1) -> Outlook:
+def outlook(plan: Plan, history: History, left: Sequence[PlannedTrial], *, at_a_time: int = 1) -> Outlook:
     """What the trials of `plan` that are `left` are expected to take."""
     some = replace(plan, trials=tuple(left))
-    expected, found = expected_trials(some, history := _history(plan, storage)), None
+    expected, found = expected_trials(some, history), None
     if len(expected) == len(left):
         warm_up_s = _warm_up_s(some, history, expected)
         lengths = _lengths(some, expected)
@@ -145,12 +147,15 @@ def expected_trials(plan: Plan, history: History) -> dict[str, Expected]:
     return expected
 
 
-def _history(plan: Plan, storage: Path) -> History:
+def history_of(plan: Plan, storage: Path) -> History:
+    """What earlier sweeps under `storage` took on the device of `plan`."""
     return read_history(storage, plan.device.name, code_identity()["code_sha256"])
 
 
 def _fewest_blocks(plan: Plan) -> int:
-    return plan.repeats if plan.in_blocks else len(plan.runnable)
+    if not plan.in_blocks:
+        return len(plan.runnable)
+    return FIRST_BLOCKS if plan.repeats == AUTO else plan.blocks
 
 
 def _expected(trial: PlannedTrial, plan: Plan, history: History) -> Expected | None:
@@ -227,13 +232,14 @@ def _warm_up_s(plan: Plan, history: History, expected: Mapping[str, Expected]) -
 
 
 def _text(plan: Plan, found: Estimate) -> str:
-    fewest, most = (found.fixed_s + seconds for seconds in found.trials_s)
-    total = _words(most) if _words(fewest) == _words(most) else f"{_words(fewest)} to {_words(most)}"
+    total = _range(*(found.fixed_s + seconds for seconds in found.trials_s))
     trials = f"{found.known} of {found.trials} trials" if found.known < found.trials else f"{found.trials} trials"
+    if plan.repeats == AUTO and plan.in_blocks:
+        trials = f"{trials} in {blocks_text(plan.repeats)}" if found.known < found.trials else blocks_text(plan.repeats)
     how = "one after another"
     if found.at_a_time > 1:
         how = f"on {found.at_a_time} GPUs{', those of one seed on one' if plan.in_blocks else ''}"
-    parts = [f"{trials} {how} {_words(found.trials_s[1])}"]
+    parts = [f"{trials} {how} {_range(*found.trials_s)}"]
     parts.append("warm-up not known" if found.warm_up_s is None else f"warm-up {_words(found.warm_up_s)}")
     if found.around_s is not None:
         parts.append(f"start and end {_words(found.around_s)}")
@@ -242,6 +248,11 @@ def _text(plan: Plan, found: Estimate) -> str:
         like = ", ".join(sorted(found.assumed))
         line += f"; {found.assumed.total()} trials {ASSUMED} from {like}"
     return line
+
+
+def _range(fewest_s: float, most_s: float) -> str:
+    fewest, most = _words(fewest_s), _words(most_s)
+    return most if fewest == most else f"{fewest} to {most}"
 
 
 def _words(seconds: float) -> str:

@@ -60,3 +60,35 @@ def test_half_a_trial_counts_as_half(clock: list[float]) -> None:
     for trial in ("a1", "b1"):
         progress.epoch(trial, 1, {"loss/val_mse": 1.0, "time/train_s": 10.0, "speed/windows_per_s": 1.0})
     assert progress.eta() == "0:10"
+
+
+def test_before_any_epoch_the_time_left_is_what_earlier_sweeps_say_less_what_has_passed(clock: list[float]) -> None:
+    progress = Progress(total=0, epochs=2, quiet=True)
+    progress.expect_blocks([["a-s1"]], 1, expected_s=100.0)
+    assert progress.eta() == "1:40"
+    clock[0] = 30.0
+    progress.started("a-s1", seed=1, epochs=2)
+    assert progress.eta() == "1:10"
+    clock[0] = 50.0
+    progress.epoch("a-s1", 1, {"loss/val_mse": 1.0, "time/train_s": 5.0, "speed/windows_per_s": 1.0})
+    assert progress.eta() == "0:05"
+
+
+def test_the_time_left_says_what_it_is_the_time_to_if_that_need_not_be_the_end(clock: list[float]) -> None:
+    progress = Progress(total=0, epochs=2, quiet=True)
+    progress.expect_blocks([["a-s1"]], 1, expected_s=100.0, until="the next look")
+    assert progress.eta() == "1:40 to the next look"
+    progress.expect_blocks([["a-s1"]], 1, expected_s=100.0)
+    assert progress.eta() == "1:40"
+
+
+def test_trials_without_names_that_run_at_the_same_time_share_the_time_left(clock: list[float]) -> None:
+    progress = Progress(total=0, epochs=1, quiet=True)
+    progress.expect(8, at_a_time=2)
+    assert progress.eta() == "unknown"
+    for trial in ("x", "y"):
+        progress.started(trial, seed=1, epochs=1)
+    clock[0] = 10.0
+    for trial in ("x", "y"):
+        progress.ended(trial, "done", None)
+    assert progress.eta() == "0:30"  # six of 10 s, two at a time

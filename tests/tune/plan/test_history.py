@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from model.flops import train_step_flops
+from tune.config.repeats import AUTO, Repeats
 from tune.config.step_shape import step_shape
 from tune.config.sweeps import get_sweep
 from tune.machine.code_identity import code_identity
 from tune.machine.device import DeviceFacts
 from tune.plan.data import DataFacts
-from tune.plan.estimate import ASSUMED, UNKNOWN, estimate, fits, outlook, time_line
+from tune.plan.estimate import ASSUMED, UNKNOWN, estimate, fits, history_of, outlook, time_line
 from tune.plan.history import read_history
 from tune.plan.plan import Plan, PlannedTrial, make_plan, plan_rows
 from tune.storage import open_sweep
@@ -27,7 +28,7 @@ GAP_S, HEAD_S, END_S, GATE_S = 2.0, 3.0, 1.0, 4.0
 START_S, CLOSE_S = 10.0, 5.0
 
 
-def _plan(repeats: int = 3, **fields: Any) -> Plan:
+def _plan(repeats: Repeats = 3, **fields: Any) -> Plan:
     overrides = {**DATA, "train.epochs": 4} | {name.replace("__", "."): value for name, value in fields.items()}
     return make_plan(get_sweep("patch_size"), overrides=overrides, repeats=repeats, seed=1, device=DEVICE)
 
@@ -167,12 +168,22 @@ def test_as_many_blocks_fit_as_the_time_allows_and_with_nothing_known_nobody_kno
     assert fits(plan, tmp_path, 1e4) == (3, 3)
 
 
+def test_with_auto_the_time_is_a_range_from_the_first_look_to_the_last_block(tmp_path: Path) -> None:
+    _ran(tmp_path, _plan())
+    found = estimate(_plan(AUTO), tmp_path)
+    assert found is not None
+    assert found.trials_s == (pytest.approx(sum(found.blocks_s[:3])), pytest.approx(sum(found.blocks_s)))
+    assert len(found.blocks_s) == 10
+    line = time_line(_plan(AUTO), tmp_path)
+    assert line.startswith("about ") and ": 3 to 10 blocks one after another 101 s to 6 min, " in line
+
+
 def test_the_outlook_of_what_is_left_knows_each_arms_epoch_and_all_of_it(tmp_path: Path) -> None:
     plan = _plan()
-    assert outlook(plan, tmp_path, plan.runnable).seconds is None
+    assert outlook(plan, history_of(plan, tmp_path), plan.runnable).seconds is None
     _ran(tmp_path, plan)
     left = [trial for trial in plan.runnable if trial.seed == 3]
-    found = outlook(plan, tmp_path, left)
+    found = outlook(plan, history_of(plan, tmp_path), left)
     assert found.seconds == pytest.approx(
         sum(4 * _flops(trial) / 1e12 + GAP_S + HEAD_S + END_S for trial in left), abs=3
     )

@@ -1,0 +1,79 @@
+"""The replay of recorded sweeps: reads both kinds of records, and sees an ETA that is right, wrong or unknown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.eta import Tick, from_outbox, from_result, read, replay, summary
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+
+
+def _outbox(gpus: int = 1, *, later_s: float = 1.0) -> list[dict[str, Any]]:
+    """Two arms, three seeds of 4 epochs; `later_s`: an epoch of the last seed. A seed's trials run on one GPU."""
+    records: list[dict[str, Any]] = [{"kind": "begin_sweep", "time_ms": 1000, "driver_began_ms": 0}]
+    now_s = [4.0] * gpus
+    for seed in (1, 2, 3):
+        gpu = seed % gpus
+        for arm in ("a", "b"):
+            trial, began_s = f"{arm}-s{seed}", now_s[gpu]
+            records.append({"kind": "plan", "time_ms": 1000, "trial_id": trial, "tags": {"seed": str(seed)}})
+            now_s[gpu] += 3.0
+            for _ in range(4):
+                now_s[gpu] += later_s if seed == 3 else 1.0
+                metrics = {"time/epoch_s": 1.0}
+                records.append({"kind": "epoch", "time_ms": 1e3 * now_s[gpu], "trial_id": trial, "metrics": metrics})
+            now_s[gpu] += 1.0
+            tags = {"spans": json.dumps({"started_ms": 1e3 * began_s}), "gpu_uuid": f"GPU-{gpu}"}
+            end = {"kind": "end", "time_ms": 1e3 * now_s[gpu], "trial_id": trial, "tags": tags, "metrics": {}}
+            records.append(end)
+            now_s[gpu] += 2.0
+    return records
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_sweep_without_scatter_is_foretold_from_a_fifth_on(gpus: int) -> None:
+    recorded = from_outbox("made-up", _outbox(gpus))
+    assert recorded is not None and recorded.at_a_time == gpus and not recorded.rebuilt
+    told = summary(replay(recorded))
+    assert told["unknown"] == 0 and told["within"] is not None and told["within"] > 0.9
+
+
+def test_a_sweep_that_becomes_three_times_slower_is_not_foretold_before_it_does() -> None:
+    recorded = from_outbox("made-up", _outbox(later_s=5.0))
+    assert recorded is not None
+    told = summary(replay(recorded))
+    assert told["within"] is not None and told["within"] < 0.9
+
+
+def test_a_trial_that_never_ended_is_no_part_of_it_and_without_any_there_is_nothing_to_replay() -> None:
+    records = [record for record in _outbox() if not (record["kind"] == "end" and record["trial_id"] == "b-s3")]
+    recorded = from_outbox("made-up", records)
+    assert recorded is not None and "b-s3" not in {event.trial for event in recorded.events}
+    assert from_outbox("made-up", records[:2]) is None
+    assert from_result("made-up", []) is None
+
+
+def test_errors_count_from_a_fifth_of_the_sweep_until_little_is_left() -> None:
+    ticks = [
+        Tick(share=0.1, left_s=90, eta_s=9000),
+        Tick(share=0.3, left_s=70, eta_s=None),
+        Tick(share=0.5, left_s=50, eta_s=50),
+        Tick(share=0.7, left_s=30, eta_s=45),
+        Tick(share=0.97, left_s=3, eta_s=300),
+    ]
+    told = summary(ticks)
+    assert told == {
+        "within": 0.5, "median_error": 0.25, "worst_error": 0.5, "worst_at": 0.7, "unknown": pytest.approx(1 / 3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["2026-11-27-attention-ETTm1-h100", "2026-11-27-patch_size-ETTm1-h100"])
+def test_the_sweeps_of_the_readme_are_foretold_within_a_quarter_from_a_fifth_on(name: str) -> None:
+    recorded = read(RESULTS / f"{name}.json")
+    assert recorded is not None and recorded.rebuilt
+    assert summary(replay(recorded))["within"] == 1.0
