@@ -2,10 +2,13 @@
 
     python benchmarks/eta.py runs/*/outbox.jsonl --json eta.json            # sweeps on disk, by their own time stamps
     python benchmarks/eta.py docs/results/2026-11-27-*-h100.json            # reports as JSON: their times are rebuilt
+    python benchmarks/eta.py SWEEP.json --together --earlier OTHER.json     # as today, and with a sweep before it
 
 An outbox says when each epoch was reported and when each trial began and ended. A report's JSON has no time stamps: its
 trials are laid one after another on each GPU, block by block, by the durations that it has, with GAP_S and END_S where
-it has none. So a rebuilt sweep has no scatter of epochs and gaps.
+it has none. So a rebuilt sweep has no scatter of epochs and gaps. --together: what a process compiled for a trial
+before it handed over is one warm-up of all arms before the first trial, as long as the longest of them. --earlier: the
+epochs of this sweep's arms are known before, as from an earlier sweep in the storage folder.
 
 The clock of the replay ticks a hundred times during the sweep, from the start of the command, if that is on record, to
 the last trial's end. At each tick the error is |ETA - time left| / time left. Ticks before FROM and after UNTIL of the
@@ -19,7 +22,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,16 +75,20 @@ def main() -> None:
     """Replay, print a line for each sweep, write the ticks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="an outbox.jsonl, or a report's JSON")
+    parser.add_argument("--together", action="store_true", help="of a report: all arms are warmed up together")
+    parser.add_argument("--earlier", type=Path, help="another such file, whose arms' epochs are known")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    earlier = options.earlier and read(options.earlier)
+    weights = {} if earlier is None else epochs_s(earlier)
     content = []
     print(f"{'sweep':54}{'trials':>7}{'s':>7}{'within 25 %':>13}{'median':>8}{'worst':>8}{'at':>6}{'unknown':>9}")
     for file in options.files:
-        recorded = read(file)
+        recorded = read(file, together=options.together)
         if recorded is None:
             print(f"{str(file):54} holds no trial that ended")
             continue
-        ticks = replay(recorded)
+        ticks = replay(recorded, weights=weights)
         told = summary(ticks)
         print_line(recorded, told)
         content.append({"sweep": recorded.name, "rebuilt": recorded.rebuilt, **told, "ticks": list(map(asdict, ticks))})
@@ -89,11 +96,11 @@ def main() -> None:
         options.json.write_text(json.dumps(content, indent=1))
 
 
-def read(file: Path) -> Recorded | None:
+def read(file: Path, *, together: bool = False) -> Recorded | None:
     """A recorded sweep; None if no trial of it ended after an epoch."""
     if file.suffix == ".jsonl":
         return from_outbox(file.parent.name, [json.loads(line) for line in file.read_text().splitlines()])
-    return from_result(file.stem, json.loads(file.read_text())["trials"])
+    return from_result(file.stem, json.loads(file.read_text())["trials"], together=together)
 
 
 def from_outbox(name: str, records: Iterable[Mapping[str, Any]]) -> Recorded | None:
@@ -128,7 +135,18 @@ def from_outbox(name: str, records: Iterable[Mapping[str, Any]]) -> Recorded | N
     return _recorded(name, [event for event in events if event.trial in ended], blocks, devices, epochs, rebuilt=False)
 
 
-def from_result(name: str, trials: Iterable[Mapping[str, Any]]) -> Recorded | None:
+def epochs_s(recorded: Recorded) -> dict[str, float]:
+    """The median epoch of each arm."""
+    from tune.console.eta import arm_of
+
+    by_arm: dict[str, list[float]] = {}
+    for event in recorded.events:
+        if event.kind == "epoch":
+            by_arm.setdefault(arm_of(event.trial), []).append(event.epoch_s)
+    return {arm: statistics.median(values) for arm, values in by_arm.items()}
+
+
+def from_result(name: str, trials: Sequence[Mapping[str, Any]], *, together: bool = False) -> Recorded | None:
     """By the durations that a report's JSON has."""
     from tune.console.eta import arm_of
 
@@ -136,6 +154,7 @@ def from_result(name: str, trials: Iterable[Mapping[str, Any]]) -> Recorded | No
     epochs: dict[str, int] = {}
     blocks: dict[str, list[str]] = {}
     now_s: dict[str, float] = {}  # by device
+    warm_up_s = max([0.0, *(trial["metrics"].get("final/rehearsal_s") or 0.0 for trial in trials)]) if together else 0.0
     seen: set[str] = set()
     for trial in trials:
         metrics, name_of = trial["metrics"], trial["trial_id"]
@@ -145,9 +164,11 @@ def from_result(name: str, trials: Iterable[Mapping[str, Any]]) -> Recorded | No
         count = epochs[name_of] = int(trial["params"]["train.epochs"])
         blocks.setdefault(str(trial["params"]["train.seed"]), []).append(name_of)
         once_s = {part: metrics.get(f"final/{part}_s") or 0.0 for part in ("rehearsal", "startup", "gate", "compile")}
+        if together:
+            once_s["rehearsal"] = 0.0
         given_s = once_s["rehearsal"] + (once_s["gate"] if arm not in seen else 0.0)
         seen.add(arm)
-        began_s = now_s.get(device, 0.0) + (GAP_S if device in now_s else 0.0)
+        began_s = now_s.get(device, warm_up_s) + (GAP_S if device in now_s else 0.0)
         events.append(Event(at_s=began_s, kind="began", trial=name_of))
         at_s = began_s + sum(once_s.values())
         epoch_s = metrics["final/train_total_s"] / count + metrics["time/validation_s"]
@@ -182,13 +203,13 @@ def _recorded(
     )
 
 
-def replay(recorded: Recorded, *, ticks: int = TICKS) -> list[Tick]:
-    """What Progress says at each of so many moments of the sweep."""
+def replay(recorded: Recorded, *, weights: Mapping[str, float] | None = None, ticks: int = TICKS) -> list[Tick]:
+    """What Progress says at each of so many moments of the sweep. weights: by arm, of epochs that are known before."""
     from tune.console.progress import Progress
 
     now_s = [0.0]
     progress = Progress(total=0, epochs=recorded.epochs, quiet=True, clock=lambda: now_s[0])
-    progress.expect_blocks(recorded.blocks, recorded.at_a_time)
+    progress.expect_blocks(recorded.blocks, recorded.at_a_time, weights=weights)
     waiting, end_s = list(recorded.events), recorded.events[-1].at_s
     said = []
     for number in range(1, ticks):

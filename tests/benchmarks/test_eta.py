@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.eta import Tick, from_outbox, from_result, read, replay, summary
+from benchmarks.eta import Tick, epochs_s, from_outbox, from_result, read, replay, summary
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
@@ -77,3 +77,21 @@ def test_the_sweeps_of_the_readme_are_foretold_within_a_quarter_from_a_fifth_on(
     recorded = read(RESULTS / f"{name}.json")
     assert recorded is not None and recorded.rebuilt
     assert summary(replay(recorded))["within"] == 1.0
+
+
+def test_arms_that_were_warmed_up_together_begin_after_that_and_compile_nothing() -> None:
+    file = RESULTS / "2026-11-27-patch_size-ETTm1-h100.json"
+    alone, together = read(file), read(file, together=True)
+    assert alone is not None and together is not None
+    assert together.events[0].at_s > 20 > alone.events[0].at_s  # the longest of five compiled for 26 s
+    assert together.events[-1].at_s < alone.events[-1].at_s - 60
+    assert max(event.compiled_s for event in together.events) < 1 < max(event.compiled_s for event in alone.events)
+
+
+def test_epochs_that_are_known_from_an_earlier_sweep_make_arms_that_have_not_run_known() -> None:
+    before = read(RESULTS / "2026-11-30-move-attention-before-h200.json", together=True)
+    after = read(RESULTS / "2026-11-30-move-attention-after-h200.json", together=True)
+    assert before is not None and after is not None
+    without, told = summary(replay(after)), summary(replay(after, weights=epochs_s(before)))
+    assert told["median_error"] is not None and without["median_error"] is not None
+    assert told["median_error"] < without["median_error"]
