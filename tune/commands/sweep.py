@@ -27,7 +27,7 @@ from tune.console.output import check_file_target, check_json_target, write_json
 from tune.driver.budget import Budget
 from tune.machine.code_identity import REPO_ROOT
 from tune.machine.gpu_models import gpu_facts
-from tune.plan.estimate import time_line
+from tune.plan.estimate import fits_line, time_line
 from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.plan.text import print_plan
@@ -177,6 +177,8 @@ def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace
     print_plan(plan, text, protocol)
     at_a_time = _at_a_time(plan, arguments.max_concurrent)
     print(f"  time   {time_line(plan, arguments.storage_path, at_a_time=at_a_time)}", file=text)
+    if request.minutes is not None:
+        print(f"  fits   {fits_line(plan, arguments.storage_path, request.minutes, at_a_time=at_a_time)}", file=text)
     if arguments.address is not None:
         planned_for = "this machine" if arguments.gpu_model is None else arguments.gpu_model
         print(f"--address {arguments.address}: --plan asks no cluster; this plan is for {planned_for}", file=sys.stderr)

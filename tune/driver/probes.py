@@ -19,6 +19,7 @@ from tune.driver.gpu_leases import count_gpus
 from tune.driver.launcher import MAX_RETRIES, Launcher
 from tune.driver.warm_ups import LOOK_S, warm_up_together
 from tune.plan.plan import Plan, PlannedTrial
+from tune.tracking.spans import WARM_UP, span
 from tune.tracking.tracker import Tracker
 from tune.trial.job import TrialJob
 from tune.trial.report import Report, TrialEnd, from_result
@@ -61,7 +62,8 @@ def probe(
     if not left:
         return
     steps = STEPS[launcher.device_type]
-    warm_up_together(launcher, plan, left, say, probe_steps=steps)
+    with span(tracker, WARM_UP):
+        warm_up_together(launcher, plan, left, say, probe_steps=steps)
     _Probing(launcher, tracker, tags, say, steps).run(left)
 
 

@@ -105,6 +105,18 @@ def fits(plan: Plan, storage: Path, minutes: float, *, at_a_time: int = 1) -> tu
     return max(ended, default=0), len(found.blocks_s)
 
 
+def fits_line(plan: Plan, storage: Path, minutes: float, *, at_a_time: int = 1) -> str:
+    """One line: what of a plan is expected to be done within `minutes`."""
+    found = fits(plan, storage, minutes, at_a_time=at_a_time)
+    if found is None:
+        return f"not known for {minutes:g} minutes"
+    ended, every = found
+    what = "blocks" if plan.in_blocks else "trials"
+    if ended == every:
+        return f"all of it in {minutes:g} minutes"
+    return f"{ended} of {every} {what} in {minutes:g} minutes"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
     """What is expected of trials that are about to run."""

@@ -152,9 +152,9 @@ class _Sweep:
             self.around_s = max(0.0, self._first_ms - began_ms + ended_ms - self._last_ms) / 1e3
 
     def _absorb_end(self, trial_id: str, record: Mapping[str, Any]) -> None:
-        if trial_id not in self.params:
-            return
         metrics, tags = record["metrics"], record.get("tags", {})
+        if trial_id not in self.params or tags.get("timing_valid") == "false":  # it had a neighbour on its GPU
+            return
         epochs, own_s = self._epochs[trial_id], compiled_s(metrics, tags)
         epoch_s = median(epoch["time/epoch_s"] for epoch in epochs)
         pauses_s = [epoch["time/between_s"] for epoch in epochs if "time/between_s" in epoch]

@@ -16,7 +16,7 @@ from tune.config.sweeps import get_sweep
 from tune.machine.code_identity import code_identity
 from tune.machine.device import DeviceFacts
 from tune.plan.data import DataFacts
-from tune.plan.estimate import ASSUMED, UNKNOWN, estimate, fits, history_of, outlook, time_line
+from tune.plan.estimate import ASSUMED, UNKNOWN, estimate, fits, fits_line, history_of, outlook, time_line
 from tune.plan.history import read_history
 from tune.plan.plan import Plan, PlannedTrial, make_plan, plan_rows
 from tune.storage import open_sweep
@@ -135,6 +135,16 @@ def test_another_kind_of_work_and_work_of_another_size_are_not_known(tmp_path: P
     assert time_line(_plan(**changed), tmp_path) == UNKNOWN
 
 
+def test_a_trial_that_had_a_neighbour_on_its_gpu_says_nothing(tmp_path: Path) -> None:
+    folder = _ran(tmp_path, _plan())
+    lines = [json.loads(line) for line in folder.outbox.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "end":
+            line["tags"]["timing_valid"] = "false"
+    folder.outbox.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert time_line(_plan(), tmp_path) == UNKNOWN
+
+
 def test_another_device_says_nothing(tmp_path: Path) -> None:
     _ran(tmp_path, _plan(), device=DeviceFacts(device_type="cpu", name="another CPU"))
     assert time_line(_plan(), tmp_path) == UNKNOWN
@@ -158,6 +168,7 @@ def test_without_the_size_of_the_data_nothing_is_scaled(tmp_path: Path) -> None:
 def test_as_many_blocks_fit_as_the_time_allows_and_with_nothing_known_nobody_knows(tmp_path: Path) -> None:
     plan = _plan()
     assert fits(plan, tmp_path, 60) is None
+    assert fits_line(plan, tmp_path, 60) == "not known for 60 minutes"
     _ran(tmp_path, plan)
     found = estimate(plan, tmp_path)
     assert found is not None
@@ -166,6 +177,8 @@ def test_as_many_blocks_fit_as_the_time_allows_and_with_nothing_known_nobody_kno
     assert fits(plan, tmp_path, (two_s - 1) / 60) == (1, 3)
     assert fits(plan, tmp_path, 0.1) == (0, 3)
     assert fits(plan, tmp_path, 1e4) == (3, 3)
+    assert fits_line(plan, tmp_path, 0.1) == "0 of 3 blocks in 0.1 minutes"
+    assert fits_line(plan, tmp_path, 90) == "all of it in 90 minutes"
 
 
 def test_with_auto_the_time_is_a_range_from_the_first_look_to_the_last_block(tmp_path: Path) -> None:
