@@ -171,7 +171,11 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "repeats_zero": ([*PLAN, "--repeats", "0"], "--repeats 0: give 1 or more"),
     "repeats_huge": ([*PLAN, "--repeats", HUGE], "--seed 1 with --repeats"),
     "repeats_many": ([*PLAN, "--repeats", "20001"], "a sweep has at most 20,000"),
-    "repeats_word": ([*PLAN, "--repeats", "often"], "--repeats: often is not a whole number"),
+    "repeats_word": ([*PLAN, "--repeats", "often"], "--repeats: often is not a whole number; give one, .*, or auto"),
+    "repeats_auto_of_one_arm": (
+        ["--sweep", "custom", *DEMO, "--plan", "--repeats", "auto"], "--repeats auto: .* one arm; give a number",
+    ),
+    "seed_at_the_end_of_auto": ([*PLAN, "--seed", str(2**31 - 5)], "--repeats auto: seeds go from 0 to 2147483647"),
     "seed_negative": ([*PLAN, "--seed", "-1"], "seeds go from 0 to 2147483647"),
     "seed_huge": ([*PLAN, "--seed", HUGE], "seeds go from 0 to 2147483647"),
     "seed_at_the_end": ([*PLAN, "--seed", str(2**31 - 1), "--repeats", "2"], "seeds go from 0 to 2147483647"),
