@@ -175,7 +175,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "repeats_auto_of_one_arm": (
         ["--sweep", "custom", *DEMO, "--plan", "--repeats", "auto"], "--repeats auto: .* one arm; give a number",
     ),
-    "seed_at_the_end_of_auto": ([*PLAN, "--seed", str(2**31 - 5)], "--repeats auto: seeds go from 0 to 2147483647"),
+    "seed_at_the_end_of_auto": (
+        ["--sweep", "pruning", *DEMO, "--plan", "--seed", str(2**31 - 5)], "--repeats auto: seeds go from 0 to 2147483647",
+    ),
     "seed_negative": ([*PLAN, "--seed", "-1"], "seeds go from 0 to 2147483647"),
     "seed_huge": ([*PLAN, "--seed", HUGE], "seeds go from 0 to 2147483647"),
     "seed_at_the_end": ([*PLAN, "--seed", str(2**31 - 1), "--repeats", "2"], "seeds go from 0 to 2147483647"),
