@@ -62,6 +62,8 @@ def probe(
     if not left:
         return
     steps = STEPS[launcher.device_type]
+    if not launcher.budget.allows():
+        return
     with span(tracker, WARM_UP):
         warm_up_together(launcher, plan, left, say, probe_steps=steps)
     _Probing(launcher, tracker, tags, say, steps).run(left)

@@ -136,7 +136,7 @@ class _Run:
         self._expect(progress, left, before)
         if any(trial.trial_id in before for trial in self.plan.runnable):
             progress.say(_progress_line(before, left, self.plan))
-        if left:
+        if left and self.launcher.budget.allows():
             with span(tracker, WARM_UP):
                 warm_up_together(self.launcher, self.plan, left, progress.say)
             run_needed(self.launcher, needed, collector, announce)
