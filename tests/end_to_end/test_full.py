@@ -1,7 +1,8 @@
-"""The full sweep as a person runs it: a search, a final, and a driver killed in each of them."""
+"""The full sweep as a person runs it: a search, probes, a polish and a final, and a driver killed on the way."""
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,26 @@ from sweep_kit import ROOT, Driver, Ran, ended, epochs, run
 
 from tune.tracking.reader import TrialRecord
 
-EPOCHS, DRAWS = 3, 3
+EPOCHS, DRAWS = 2, 3
 SMALL = (  # noqa: SIM905
-    "--sweep full --dataset demo --epochs 3 --repeats 1 --set data.context_length=96 --set data.prediction_length=24 "
-    "--set model.d_model=32 --set model.ffn_dim=32"
+    "--sweep full --dataset demo --epochs 2 --repeats 1 --set data.context_length=96 --set data.prediction_length=24 "
+    "--set model.d_model=16 --set model.ffn_dim=16 --set train.engine=eager --json out.json"
 ).split()
+
+# The full sweep with fewer choices: 2 x 2 shapes, each with 2 backends on a CPU.
+FEW = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {root!r})
+from tune.commands.main import main
+from tune.config import sweeps
+full = sweeps.full()
+KEPT = ("eager", "sdpa_flash", "patch-12", "patch-24", "batch-128", "device-0", "none", "random-1-one_shot")
+space = {{name: tuple(each for each in choices if each.label in KEPT) for name, choices in full.space.items()}}
+sweeps.SWEEPS["full"] = lambda: replace(full, space=space)
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
 
 
 @dataclass
@@ -33,16 +49,18 @@ class Killed:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     folder = tmp_path_factory.mktemp("full")
+    program = folder / "few.py"
+    program.write_text(FEW.format(root=str(ROOT)))
     command = [*SMALL, "--trials", str(DRAWS), "--set", "train.learning_rate=0.001"]
     before, logs = [], []
     for number, stage in enumerate(("search", "final")):
-        driver = Driver(folder, f"{number}.log", *command)
+        driver = Driver(folder, f"{number}.log", *command, program=program)
         driver.until(lambda stage=stage: _running(folder, stage))
         before.append(ended(folder))
         driver.process.send_signal(signal.SIGKILL)
         driver.process.wait()
         logs.append(driver.log.read_text())
-    return Killed(logs, before, run(folder, *command))
+    return Killed(logs, before, run(folder, *command, program=program))
 
 
 def _running(folder: Path, stage: str) -> set[str]:
@@ -58,22 +76,41 @@ def test_the_same_command_finishes_the_same_sweep_after_a_kill_in_either_stage(k
     assert killed.last.record().status == "done"
 
 
-def test_the_search_has_as_many_trials_as_asked_each_a_cell_of_its_own(killed: Killed) -> None:
+def test_the_search_trains_as_many_shapes_as_asked_and_the_polish_those_beside_the_fastest(killed: Killed) -> None:
     trials = killed.trials("search")
-    assert [trial.trial_id for trial in trials] == [f"full-search-00{number}-s1" for number in range(1, DRAWS + 1)]
+    assert [trial.trial_id for trial in trials] == [f"full-search-00{at}-s1" for at in range(1, len(trials) + 1)]
+    assert [trial.trial_id for trial in trials if "polish" not in trial.tags] == [
+        f"full-search-00{at}-s1" for at in range(1, DRAWS + 1)
+    ]
     assert {trial.status for trial in trials} <= {"done", "stopped"}
-    assert len({trial.tags["cell"] for trial in trials}) == DRAWS
-    (baseline,) = {trial.tags["settings"] for trial in killed.trials("final") if trial.tags["arm"] == "baseline"}
-    assert trials[0].tags["settings"] == baseline
+    assert len({trial.tags["shape"] for trial in trials}) == len(trials)
+    assert trials[0].tags["shape"] == "patch-12-batch-128-none"  # the baseline's
 
 
-def test_the_final_is_the_baseline_and_finished_cells_of_the_search(killed: Killed) -> None:
-    trials, cells = killed.trials("final"), {trial.tags["settings"] for trial in killed.trials("search")}
+def test_every_probe_is_of_a_trained_shape_and_has_a_time_and_no_error(killed: Killed) -> None:
+    probes, shapes = killed.trials("probe"), {trial.tags["shape"] for trial in killed.trials("search")}
+    assert {trial.tags["shape"] for trial in probes} <= shapes
+    assert len({(trial.tags["work"], trial.tags["way"]) for trial in probes}) == len(probes) >= 3
+    for trial in probes:
+        assert trial.status == "done" and trial.metrics["final/epoch_all_windows_s"] > 0
+        assert "final/val_mse" not in trial.metrics and "final/test_mse" not in trial.metrics
+
+
+def test_the_final_is_the_baseline_and_cells_of_trained_shapes(killed: Killed) -> None:
+    trials, shapes = killed.trials("final"), {trial.tags["shape"] for trial in killed.trials("search")}
     assert [trial.trial_id for trial in trials if trial.tags["arm"] == "baseline"] == ["full-baseline-s2"]
-    others = killed.trials("search")[1:]  # the first is the baseline
-    finished = [trial for trial in others if trial.status == "done"] or others
-    assert len(trials) == 1 + len(finished) and {trial.status for trial in trials} == {"done"}
-    assert {trial.tags["settings"] for trial in trials if trial.tags["arm"] != "baseline"} <= cells
+    assert 2 <= len(trials) <= 4 and {trial.status for trial in trials} == {"done"}
+    for trial in trials[1:]:
+        patch, pruning = trial.params["model.patch_length"], trial.params["pruning.score"]
+        assert any(f"patch-{patch}-" in shape and pruning in shape for shape in shapes)
+
+
+def test_the_result_says_what_the_search_did_and_what_it_found(killed: Killed) -> None:
+    content = json.loads((killed.last.folder / "out.json").read_text())["search"]
+    assert content["complete"] and content["trained"] == len(killed.trials("search"))
+    assert content["probed"] == len(killed.trials("probe"))
+    assert "fastest" in " ".join(each["remark"] for each in content["found"])
+    assert f"Search: {content['trained']} shapes trained" in killed.last.out
 
 
 def test_what_had_ended_before_a_kill_is_not_run_again_and_every_epoch_is_there_once(killed: Killed) -> None:
@@ -83,16 +120,16 @@ def test_what_had_ended_before_a_kill_is_not_run_again_and_every_epoch_is_there_
     seen = epochs(killed.last.folder)
     assert len(seen) == len(set(seen))
     for trial in killed.last.record().trials:
-        if trial.status == "done":
+        if trial.status == "done" and trial.tags["stage"] != "probe":
             assert [step for step, _ in trial.history["loss/val_mse"]] == list(range(1, EPOCHS + 1))
 
 
-def test_the_table_lists_both_stages_and_ends_in_an_answer_from_the_final_only(killed: Killed) -> None:
+def test_the_table_lists_search_and_final_and_ends_in_an_answer_from_the_final_only(killed: Killed) -> None:
     out = killed.last.out
     for trial in killed.last.record().trials:
-        assert trial.tags["arm"] in out
+        assert (f" {trial.tags['arm']} " in out) == (trial.tags.get("stage") != "probe")
     assert "no answer: too few pairs (1, 3 needed)" in out
-    assert "final: the baseline and " in killed.last.err
+    assert "final: the baseline and " in killed.logs[1]
     rows = {trial.tags["arm"]: next(line for line in out.splitlines() if f" {trial.tags['arm']} " in line)
             for trial in killed.trials("search")}  # fmt: skip
     for row in rows.values():  # no ratio to a baseline of another time, neither of epochs nor of all training

@@ -70,10 +70,12 @@ def parser() -> Parser:
     text = "runs of each arm, each with another seed; auto: 3 to 10, until each arm's verdicts are reached (default "
     what.add_argument("--repeats", type=repeats, metavar="N", help=f"{text}auto; 1 for a sweep of one arm)")
     what.add_argument(
-        "--trials", type=whole_number, metavar="N", help="number of trials of the full sweep (default 50)"
+        "--trials", type=whole_number, metavar="N", help="shapes that the full sweep's search trains (default 50)"
     )
     text = "begin nothing after this time, and nothing that would not be done by then; the same command goes on later"
     what.add_argument("--minutes", type=number, metavar="M", help=text)
+    text = "end the full sweep's search once a shape's validation MSE is at most this"
+    what.add_argument("--target-val-mse", type=number, metavar="X", help=text)
     text = "all of these as YAML, the path of a data file relative to it; the command line wins"
     what.add_argument("--config", type=Path, metavar="FILE", help=text)
     what.add_argument("--save-config", type=Path, metavar="FILE", help="write this sweep as such a file")

@@ -25,7 +25,8 @@ from tune.config.values import checked, parse_value
 from tune.config.yaml_file import SHORT, ConfigFile, read_config
 
 DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: the default, and the most
-OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials", "minutes")  # options that are not fields
+# options that are not fields
+OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials", "minutes", "target_val_mse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,9 @@ class Request:
     axes: Mapping[str, tuple[Any, ...]]  # field -> values of --over
     repeats: Repeats
     seed: int
-    trials: int | None  # how many arms are drawn from the sweep's space; None if it has no space
+    trials: int | None  # how many shapes of the sweep's space are trained; None if it has no space
     minutes: float | None = None  # after which nothing begins any more; None: no limit. Not of the sweep: of a command
+    target_val_mse: float | None = None  # a validation error that ends a search
     notes: tuple[str, ...] = ()  # what the user should know about the merge, a line each
 
     def as_config(self) -> dict[str, Any]:
@@ -51,6 +53,8 @@ class Request:
             given["trials"] = self.trials
         if self.minutes is not None:
             given["minutes"] = self.minutes
+        if self.target_val_mse is not None:
+            given["target_val_mse"] = self.target_val_mse
         if fields:
             given["set"] = fields
         if self.axes:
@@ -68,7 +72,7 @@ class _Given:
 
 
 def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None) -> Request:
-    """The request of parsed arguments (sweep, dataset, epochs, set, over, seed, repeats, trials, minutes, config).
+    """The request of parsed arguments: the options of "what to run".
 
     file: what `arguments.config` holds, if it was read before: a pipe can be read only once.
     Raises WrongInput for everything that can be known to be wrong without a device.
@@ -84,7 +88,8 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
     axes = {
         name: value for name, value in from_file.axes.items() if name not in from_arguments.fields
     } | from_arguments.axes
-    options = {"seed": 1, "trials": None, "minutes": None, **from_file.options, **from_arguments.options}
+    options: dict[str, Any] = {"seed": 1, **dict.fromkeys(("trials", "minutes", "target_val_mse"))}
+    options |= {**from_file.options, **from_arguments.options}
 
     def fault(name: str, message: str) -> WrongInput:
         from_there = file is not None and name in file.content and name not in from_arguments.options
@@ -106,6 +111,8 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
         raise fault("trials", wrong)
     if (minutes := options["minutes"]) is not None and not 0 < minutes < math.inf:
         raise fault("minutes", f"--minutes {minutes:g}: give a number above 0, for example 30")
+    if wrong := _wrong_target(options["target_val_mse"], sweep):
+        raise fault("target_val_mse", wrong)
     note = f"--config {arguments.config}: the command line's {', '.join(replaced)} is used instead of the file's"
     return Request(
         sweep=sweep,
@@ -115,6 +122,7 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
         seed=options["seed"],
         trials=trials,
         minutes=options["minutes"],
+        target_val_mse=options["target_val_mse"],
         notes=(note,) if replaced else (),
     )
 
@@ -198,7 +206,7 @@ def _with_absolute_split(fields: dict[str, Any], folder: Path) -> dict[str, Any]
 
 def _replaced(from_file: _Given, from_arguments: _Given) -> list[str]:
     """The options and fields that both the file and the command line give."""
-    options = [f"--{name}" for name in from_arguments.options if name in from_file.options]
+    options = [f"--{name.replace('_', '-')}" for name in from_arguments.options if name in from_file.options]
     theirs, ours = from_file.fields | from_file.axes, from_arguments.fields | from_arguments.axes
     return options + [name for name in ours if name in theirs]
 
@@ -214,10 +222,22 @@ def _repeats(given: Repeats | None, sweep: SweepConfig) -> tuple[Repeats, str]:
 
 
 def _trials(given: int | None, sweep: SweepConfig) -> tuple[int | None, str]:
-    """How many arms are drawn, None if the sweep has no space; and what is wrong with the number given."""
+    """How many shapes are trained, None if the sweep has no space; and what is wrong with the number given."""
     if not sweep.space:
         words = f"for a sweep that draws its trials, as full does; the {sweep.name} sweep has its own; leave it out"
         return None, "" if given is None else f"--trials {given}: {words}"
     if given is not None and not 1 <= given <= MOST_DRAWN:
         return None, f"--trials {given}: give 1 to {MOST_DRAWN}"
     return DRAWN if given is None else given, ""
+
+
+def _wrong_target(target: float | None, sweep: SweepConfig) -> str:
+    """What is wrong with the target of a search; "" if nothing is."""
+    if target is None:
+        return ""
+    given = f"--target-val-mse {target:g}"
+    if not sweep.space:
+        return f"{given}: it ends a search, as full does; the {sweep.name} sweep runs all of its arms; leave it out"
+    if not 0 < target < math.inf:
+        return f"{given}: give a validation MSE above 0, for example 0.4"
+    return ""

@@ -5,8 +5,9 @@ dataset: ETTm1
 epochs: 5
 seed: 1
 repeats: 3            # or auto
-trials: 50            # of a sweep that draws its trials
+trials: 50            # that a search trains
 minutes: 30           # after which no other trial begins
+target_val_mse: 0.4   # which ends a search
 set:
   model.d_model: 64
 over:
@@ -45,6 +46,7 @@ KINDS: Mapping[str, str] = {
     "repeats": "a whole number, or auto",
     "trials": "a whole number",
     "minutes": "a number",
+    "target_val_mse": "a number",
     "set": "fields with a value each, like model.d_model: 64",
     "over": "fields with a list each, like model.d_model: [64, 128]",
 }
@@ -53,6 +55,7 @@ _READ: Mapping[str, Callable[[str], Any]] = {  # key -> its reader; others take 
     "dataset": str,
     "repeats": read_repeats,
     "minutes": number,
+    "target_val_mse": number,
 }
 _FIELD_OF = SHORT | {"seed": "train.seed"}  # whose values the key takes
 _HINTS = {  # what a file that is not YAML looks like -> what to write

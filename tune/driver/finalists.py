@@ -1,86 +1,101 @@
-"""How a search chooses: the validation error of a trial, and which cells reach the final.
+"""How a search chooses by error: which shapes may go on, and what a stopped trial's error is.
 
-Planning-safe. Everything here uses validation data and training times, never the test set.
+Planning-safe. Everything here uses validation data, never the test set.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.config.trial_config import TrialConfig
 from tune.measure.metrics import all_windows_s
-from tune.plan.plan import PlannedTrial, computation
+from tune.plan.cells import Labels
+from tune.plan.plan import PlannedTrial
+from tune.plan.shapes import effort
 from tune.stats.pairs import MARGIN
 from tune.storage.trial_log import TrialLog
-
-FINALISTS = 3
-RULE = (
-    f"of the finished trials whose validation MSE is at most {MARGIN:.0%} above the baseline's (or the best one's, if "
-    "that is higher), the fastest by seconds of an epoch of all training windows; if these are too few, the next "
-    "finished ones by validation MSE"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trial of the search that may reach the final."""
+    """A shape with a validation error."""
 
-    trial_id: str
-    computation: Any  # equal for equal computations
+    trial_id: str  # of the trial that gave it
+    shape: Labels
     status: str  # done, or stopped early
     val_mse: float  # the best of the epochs with the final number of heads
-    epoch_s: float | None  # of all training windows, median of those epochs; None: unknown, or the device was shared
+    effort: tuple[int, ...]  # what a window costs (tune.plan.shapes.effort)
 
 
-def choose_finalists(candidates: Iterable[Candidate], *, baseline: Any = None) -> list[Candidate]:
-    """At most FINALISTS candidates by RULE, no two with the same computation.
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """The largest validation error that counts as not worse."""
 
-    baseline: the baseline's computation. Its trial sets the margin, as in the verdict; it is not chosen, as it is in
-        the final anyway. If it has not finished, the best trial sets the margin.
-
-    A trial that was stopped early was behind by more than the margin: it is chosen only if no other trial finished.
-    """
-    candidates = list(candidates)
-    others = [trial for trial in candidates if trial.computation != baseline]
-    own = [trial.val_mse for trial in candidates if trial.computation == baseline and trial.status == "done"]
-    finished = [trial for trial in others if trial.status == "done"]
-    ranked = sorted(finished or others, key=lambda trial: (trial.val_mse, trial.trial_id))
-    fast = sorted(
-        (trial for trial in _within_margin(ranked, own) if trial.epoch_s is not None),
-        key=lambda trial: (trial.epoch_s, trial.val_mse, trial.trial_id),
-    )
-    chosen: list[Candidate] = []
-    for trial in [*fast, *ranked]:
-        if all(trial.computation != other.computation for other in chosen):
-            chosen.append(trial)
-    return chosen[:FINALISTS]
+    val_mse: float
+    why: str
 
 
-def _within_margin(ranked: Sequence[Candidate], own: Sequence[float]) -> list[Candidate]:
-    limit = max([*(trial.val_mse for trial in ranked[:1]), *own], default=math.nan) * (1 + MARGIN)
-    return [trial for trial in ranked if trial.val_mse <= limit]
-
-
-def candidate(trial: PlannedTrial, log: TrialLog) -> Candidate | None:
+def candidate(trial: PlannedTrial, shape: Labels, log: TrialLog) -> Candidate | None:
     """The candidate of an ended trial; None if the trial failed or has no validation error."""
     val_mse = log.metrics.get("final/val_mse", math.nan)
     if log.status not in ("done", "stopped") or not math.isfinite(val_mse):
         return None
-    epoch_s = _work(trial, log.metrics.get("final/median_epoch_s")).get("final/epoch_all_windows_s")
-    alone = log.tags.get("timing_valid") == "true"
     return Candidate(
-        trial_id=trial.trial_id,
-        computation=computation(trial.config),
-        status=log.status,
-        val_mse=val_mse,
-        epoch_s=epoch_s if alone else None,
+        trial_id=trial.trial_id, shape=shape, status=log.status, val_mse=val_mse, effort=effort(trial.config)
     )
+
+
+def reached(candidates: Iterable[Candidate], target: float | None) -> bool:
+    """Whether a finished trial has a validation error of at most `target`; False without a target."""
+    return target is not None and any(each.status == "done" and each.val_mse <= target for each in candidates)
+
+
+def error_limit(candidates: Collection[Candidate], *, baseline: Labels | None, target: float | None) -> Limit | None:
+    """The limit: the target if it is reached, else MARGIN above the baseline's error or the best one's, if higher.
+
+    baseline: the baseline's shape. A trial that ASHA stopped sets no limit unless no other trial finished. None if
+    there is no candidate.
+    """
+    if target is not None and reached(candidates, target):
+        return Limit(val_mse=target, why="the target")
+    finished = [each for each in candidates if each.status == "done"] or list(candidates)
+    if not finished:
+        return None
+    best = min(each.val_mse for each in finished)
+    own = [each.val_mse for each in finished if each.shape == baseline]
+    whose = "the baseline's" if own and own[0] > best else "the best one's"
+    return Limit(val_mse=max([best, *own]) * (1 + MARGIN), why=f"{MARGIN:.0%} above {whose}")
+
+
+def able(candidates: Collection[Candidate], limit: Limit | None) -> list[Candidate]:
+    """The finished candidates within the limit by error; stopped ones only if no trial finished.
+
+    A trial that was stopped early was behind by more than the margin.
+    """
+    finished = [each for each in candidates if each.status == "done"] or list(candidates)
+    within = [each for each in finished if limit is not None and each.val_mse <= limit.val_mse]
+    return sorted(within, key=lambda each: (each.val_mse, each.trial_id))
+
+
+def likely_fastest_first(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """In layers: first those beside which no other costs less in every part of the effort; in a layer by error."""
+    left = sorted(candidates, key=lambda each: (each.val_mse, each.trial_id))
+    ordered: list[Candidate] = []
+    while left:
+        layer = [each for each in left if not any(_costs_less(other, each) for other in left)]
+        ordered += layer
+        left = [each for each in left if each not in layer]
+    return ordered
+
+
+def _costs_less(one: Candidate, other: Candidate) -> bool:
+    pairs = list(zip(one.effort, other.effort, strict=True))
+    return all(mine <= theirs for mine, theirs in pairs) and one.effort != other.effort
 
 
 def objective(config: TrialConfig, log: TrialLog) -> float | None:

@@ -40,6 +40,7 @@ def command_key(planner: Planner, options: Options) -> str:
     sweep, choices = planner.sweep, {name: getattr(planner, name) for name in ("overrides", "repeats", "seed")}
     arms = [(arm.label, dict(arm.changes)) for arm in sweep.arms]
     content = [sweep.name, arms, choices, planner.draws, options.gpus_per_trial, redacted(options.tracking_uri)]
+    content += [] if planner.target_val_mse is None else [planner.target_val_mse]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

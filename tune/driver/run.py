@@ -37,9 +37,10 @@ from tune.plan.history import History
 from tune.plan.placement import TAG as PLACEMENT
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
-from tune.plan.space import SearchPlan
+from tune.plan.search_plan import SearchPlan
 from tune.report.arms import REPEATS
 from tune.report.data import FILE, TAG, protocol_params, protocol_tag
+from tune.report.pareto import TAG as SEARCH_TAG
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
@@ -103,6 +104,7 @@ class _Run:
 
     def __init__(self, plan: Plan, folder: SweepDir, launcher: Launcher, options: Options) -> None:
         self.plan, self.folder, self.launcher, self.options = plan, folder, launcher, options
+        self._searched: dict[str, str] = {}  # tag of the parent run: what the search did
         self._planned = plan.draws if isinstance(plan, SearchPlan) else len(plan.trials)
 
     def run(self, tracker: Tracker) -> Outcome:
@@ -170,13 +172,13 @@ class _Run:
         return history_of(self.plan, self.folder.path.parent)
 
     def _search(self, plan: SearchPlan, tracker: Tracker, progress: Progress, collector: Collector) -> bool:
-        """The stage that draws the final's arms. True once the plan holds them."""
+        """The stages that find the final's arms. True once the plan holds them."""
         self._announce(tracker, [trial for trial in plan.trials if trial.unsupported])
-        progress.expect(search.trials_left(plan, tracker), tracker.ended)
         tags = {"sweep": plan.sweep.name, "environment": self._environment}
-        if not search.Search(plan, tracker, self.launcher, progress, tags).run(collector):
+        found = search.Search(plan, tracker, self.launcher, progress, tags).run(collector, quiet=self.options.quiet)
+        if found is None:
             return False
-        self.plan = search.final_plan(plan, tracker, quiet=self.options.quiet)
+        self.plan, self._searched = found.plan, {SEARCH_TAG: found.account}
         self._begin(tracker)  # now with all arms
         return True
 
@@ -204,6 +206,7 @@ class _Run:
                 **_batch_tag(plan),
                 REPEATS: str(plan.repeats),
                 **({STOPPED: content[STOPPED]} if STOPPED in content else {}),
+                **self._searched,
                 **({TAG: protocol_tag(content[TAG])} if TAG in content else {}),
                 **_who_runs(),
             },

@@ -23,7 +23,7 @@ from tune.console.eta import arm_of, makespan
 from tune.machine.code_identity import code_identity
 from tune.plan.history import KIND, History, PastTrial, compiles, read_history, work
 from tune.plan.plan import Plan, PlannedTrial
-from tune.plan.space import SearchPlan
+from tune.plan.search_plan import SearchPlan
 from tune.stats.looks import FIRST_BLOCKS
 
 UNKNOWN = "not known (no earlier trial on this device can be compared)"

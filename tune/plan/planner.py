@@ -51,13 +51,22 @@ class Planner:
     """Plans one sweep as one command asks for it.
 
     overrides: field -> value, for every arm.
-    draws: how many arms are drawn from the sweep's space; None if it has no space.
+    draws: how many shapes of the sweep's space are trained; None if it has no space.
+    target_val_mse: the validation error that ends the search; None if there is none.
     """
 
     def __init__(
-        self, sweep: SweepConfig, *, overrides: Mapping[str, Any], repeats: Repeats, seed: int, draws: int | None = None
+        self,
+        sweep: SweepConfig,
+        *,
+        overrides: Mapping[str, Any],
+        repeats: Repeats,
+        seed: int,
+        draws: int | None = None,
+        target_val_mse: float | None = None,
     ) -> None:
         self.sweep, self.overrides, self.repeats, self.seed, self.draws = sweep, overrides, repeats, seed, draws
+        self.target_val_mse = target_val_mse
         self._plan: Plan | None = None
         self._facts = UNREAD  # with which `_plan` was made
         self._rows: SplitRows | None = None  # of a file that an earlier sweep has converted
@@ -74,6 +83,7 @@ class Planner:
             repeats=request.repeats,
             seed=request.seed,
             draws=request.trials,
+            target_val_mse=request.target_val_mse,
         )
 
     def plan(self, device: DeviceFacts) -> Plan:
@@ -96,6 +106,7 @@ class Planner:
                 seed=self.seed,
                 device=device,
                 data=facts,
+                target_val_mse=self.target_val_mse,
             )
             self._facts = facts
         self._plan = replace(latest, device=device, placement=placement)

@@ -1,138 +1,26 @@
-"""The space of a sweep that draws its arms: which cells can run, which cannot and why, and how a cell is drawn.
+"""Plans a sweep that searches: finds the cells that can run, and says what the search will do.
 
-Planning-safe. A cell has one choice of each dimension. Every cell is planned once, so that a drawn cell can run: the
-options of a dimension depend on the choices before it.
+Planning-safe.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from math import prod
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from tune.common.errors import WrongInput
 from tune.config.repeats import Repeats, blocks_text, most_blocks
 from tune.config.sweeps import Arm, SweepConfig
-from tune.config.trial_config import as_settings
+from tune.engine import ENGINES
 from tune.machine.device import DeviceFacts
+from tune.plan.cells import Labels, Space, build_space, counted
 from tune.plan.data import UNREAD, DataFacts
 from tune.plan.plan import Plan, PlannedTrial, computation, make_plan, plan_trial, settled_data, settled_layers
+from tune.plan.search_plan import ENGINE_FIELD, SearchPlan
+from tune.plan.shapes import EVERY_BACKEND, FINALISTS, PROBED_FIRST
 
-MOST_CELLS = 200_000
-Labels = tuple[str, ...]  # one choice of each dimension, in the order of the space
-Choose = Callable[[str, tuple[str, ...]], str]  # (name, options) -> one of the options
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Cells that cannot run, named by the fewest choices that they share."""
-
-    choices: Mapping[str, str]  # dimension -> choice; empty if they share only the reason
-    reason: str
-    cells: int
-    example: PlannedTrial | None  # None: the choices are no valid configuration together, so there is no trial
-
-    @property
-    def name(self) -> str:
-        """As part of a trial id."""
-        return "-".join(f"{dimension}-{choice}" for dimension, choice in self.choices.items()) or "other-cells"
-
-    def line(self) -> str:
-        what = ", ".join(f"{dimension}={choice}" for dimension, choice in self.choices.items()) or "others"
-        return f"{what}: left out, {_counted(self.cells, 'cell')}: {self.reason}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Space:
-    """The cells that can run, as a tree with one level for each dimension."""
-
-    dimensions: tuple[str, ...]
-    tree: Mapping[str, Any]  # choice of the first dimension -> tree of the others; {} below the last
-    offers: tuple[tuple[str, ...], ...]  # the longest list of options at each level
-    cells: int  # that can run
-    refusals: tuple[Refusal, ...]
-
-    def draw(self, choose: Choose) -> Labels:
-        """A cell that can run. Calls `choose` in the order of the dimensions, if more than one option is left.
-
-        A name always has the same options: if earlier choices leave fewer options, the name lists them.
-        """
-        node, drawn = self.tree, []
-        for level, dimension in enumerate(self.dimensions):
-            options = tuple(node)
-            name = dimension if options == self.offers[level] else f"{dimension}[{','.join(options)}]"
-            drawn.append(options[0] if len(options) == 1 else choose(name, options))
-            node = node[drawn[-1]]
-        return tuple(drawn)
-
-    def every(self) -> Iterator[Labels]:
-        """All cells that can run."""
-        return _leaves(self.tree, len(self.dimensions))
-
-
-def _offers(tree: Mapping[str, Any], depth: int) -> tuple[tuple[str, ...], ...]:
-    longest: list[tuple[str, ...]] = []
-    level = [tree]
-    for _ in range(depth):
-        longest.append(max((tuple(node) for node in level), key=len))
-        level = [child for node in level for child in node.values()]
-    return tuple(longest)
-
-
-def _leaves(tree: Mapping[str, Any], depth: int) -> Iterator[Labels]:
-    if depth == 0:
-        yield ()
-        return
-    for choice, below in tree.items():
-        for rest in _leaves(below, depth - 1):
-            yield (choice, *rest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchPlan(Plan):
-    """A plan whose arms are drawn while it runs. `trials` are the final's, of which only the baseline's are known."""
-
-    space: Space
-    draws: int  # trials of the search
-    overrides: Mapping[str, Any]  # the user's, and `settled`
-    settled: Mapping[str, Any]  # fields given to all trials, so that they differ only in their choices
-    seed: int  # of the search; the final has the `repeats` seeds after it
-    baseline_cell: Labels | None  # runs first; None: the baseline is not a cell that can run
-
-    def key(self, *, data_sha256: str, tracking_uri: str, paths: Mapping[str, str] | None = None) -> str:
-        """As for a plan, with the number of draws and the cells that can run."""
-        every = hashlib.sha256(json.dumps(self.space.tree).encode()).hexdigest()
-        content = [super().key(data_sha256=data_sha256, tracking_uri=tracking_uri, paths=paths), self.draws, every]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-    def arm(self, labels: Labels) -> Arm:
-        """The arm that these choices make."""
-        return self.sweep.drawn(dict(zip(self.space.dimensions, labels, strict=True)))
-
-    def settings(self, arm: Arm) -> str:
-        """The options that train this arm as it ran here, in addition to the sweep's overrides."""
-        return as_settings({**arm.changes, **self.settled})
-
-    @property
-    def baseline_trial(self) -> str | None:
-        """Id of the baseline's trial in the search; None if it has none."""
-        return None if self.baseline_cell is None else self.search_trial(self.baseline_cell, 1).trial_id
-
-    def baseline_computation(self) -> tuple[Any, ...]:
-        """What the baseline computes with the seed of the search."""
-        arm = next(arm for arm in self.sweep.arms if arm.label == self.sweep.baseline)
-        return computation(plan_trial(self.sweep, arm, self.overrides, self.seed, self.device, self.data).config)
-
-    def search_trial(self, labels: Labels, number: int) -> PlannedTrial:
-        """The `number`-th trial of the search, from 1."""
-        name, arm = f"search-{number:03d}", self.arm(labels)
-        planned = plan_trial(self.sweep, arm, self.overrides, self.seed, self.device, self.data)
-        return replace(planned, trial_id=f"{self.sweep.name}-{name}-s{self.seed}", arm=f"{name}-{arm.label}")
+LOADING = ("data.feed", "data.num_workers")  # fields of a loader
 
 
 def plan_sweep(
@@ -144,8 +32,9 @@ def plan_sweep(
     seed: int,
     device: DeviceFacts,
     data: DataFacts = UNREAD,
+    target_val_mse: float | None = None,
 ) -> Plan:
-    """`make_plan` for a sweep of fixed arms; a SearchPlan of `draws` trials for a sweep with a space.
+    """`make_plan` for a sweep of fixed arms; a SearchPlan of `draws` shapes for a sweep with a space.
 
     Raises WrongInput as `make_plan` does, and if no cell of the space can run.
     """
@@ -163,9 +52,22 @@ def plan_sweep(
         overrides={**overrides, **settled},
         settled=settled,
         seed=seed,
-        baseline_cell=_cell_of(plan.sweep, space),
+        baseline_cell=None,
+        engines=_engines(plan, sweep, overrides),
+        target_val_mse=target_val_mse,
     )
-    return search_plan if _computes_the_baseline(search_plan) else replace(search_plan, baseline_cell=None)
+    return replace(search_plan, baseline_cell=_cell_of_baseline(search_plan))
+
+
+def _engines(plan: Plan, sweep: SweepConfig, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    """The engines that a cell may have, the baseline's first; none where the user or the sweep names the engine."""
+    if ENGINE_FIELD in overrides or ENGINE_FIELD in sweep.swept | sweep.shared.keys():
+        return ()
+    usual = plan.trials[0].config.train.engine
+    able = [
+        name for name, each in ENGINES.items() if each.unsupported_reason(device_type=plan.device.device_type) is None
+    ]
+    return tuple(dict.fromkeys([usual, *able]))
 
 
 def _settle(
@@ -193,11 +95,29 @@ def _settle(
                 planned.setdefault(trial.config.model.layers, trial)
             return trial
 
-        return plan, build_space(sweep, plan_cell=plan_cell, seed=seed)
+        return plan, build_space(sweep, plan_cell=_once_for_all_loaders(plan_cell), seed=seed)
 
     plan, space = build(overrides)
     settled = settled_layers([*plan.runnable, *planned.values()], sweep, overrides)
     return (*(build({**overrides, **settled}) if settled else (plan, space)), settled)
+
+
+def _once_for_all_loaders(plan_cell: Callable[[Arm], PlannedTrial]) -> Callable[[Arm], PlannedTrial]:
+    """`plan_cell`, called once for cells that differ in their loader only: whether a cell can run depends on a feed and
+    its workers by themselves, and on the rest. Of the 33,750 cells of `full` that plans 5,630."""
+    trials: dict[str, PlannedTrial] = {}  # the rest -> a trial
+    loaders: set[str] = set()  # that are valid
+
+    def plan_once(arm: Arm) -> PlannedTrial:
+        loading = {name: value for name, value in arm.changes.items() if name in LOADING}
+        loader = repr(loading)
+        rest = repr({name: value for name, value in arm.changes.items() if name not in loading})
+        if loader not in loaders or rest not in trials:
+            trials[rest] = plan_cell(arm)
+            loaders.add(loader)
+        return trials[rest]
+
+    return plan_once
 
 
 def final_seed(seed: int, repeats: Repeats) -> int:
@@ -210,133 +130,47 @@ def final_seed(seed: int, repeats: Repeats) -> int:
     return seed + 1
 
 
-def _cell_of(sweep: SweepConfig, space: Space) -> Labels | None:
-    """The runnable cell whose choices are all the baseline's."""
-    changes = next(arm for arm in sweep.arms if arm.label == sweep.baseline).changes
-    node, labels = space.tree, []
-    for name in space.dimensions:
-        same = [choice.label for choice in sweep.space[name] if choice.changes.items() <= changes.items()]
+def _cell_of_baseline(plan: SearchPlan) -> Labels | None:
+    """The runnable cell that computes what the baseline does."""
+    changes = plan.baseline.changes
+    node, labels = plan.space.tree, []
+    for name in plan.space.dimensions:
+        same = [choice.label for choice in plan.sweep.space[name] if choice.changes.items() <= changes.items()]
         if not same or same[0] not in node:
             return None
         labels.append(same[0])
         node = node[same[0]]
-    return tuple(labels)
-
-
-def _computes_the_baseline(plan: SearchPlan) -> bool:
-    cell = plan.baseline_cell
-    return cell is not None and computation(plan.search_trial(cell, 1).config) == plan.baseline_computation()
-
-
-def build_space(sweep: SweepConfig, *, plan_cell: Callable[[Arm], PlannedTrial], seed: int) -> Space:
-    """Plan every cell of the sweep's space. Raises WrongInput if none can run."""
-    dimensions = tuple(sweep.space)
-    tree: dict[str, Any] = {}
-    refused: dict[Labels, tuple[str, PlannedTrial | None]] = {}
-    cells, count = 0, prod(len(choices) for choices in sweep.space.values())
-    if count > MOST_CELLS:
-        raise WrongInput(
-            f"the {sweep.name} sweep's space has {count:,} cells, at most {MOST_CELLS:,} can be looked at: give --over "
-            "fewer values"
-        )
-    for labels in itertools.product(*([choice.label for choice in choices] for choices in sweep.space.values())):
-        try:
-            trial = plan_cell(sweep.drawn(dict(zip(dimensions, labels, strict=True))))
-        except WrongInput as error:  # no valid configuration, such as a patch longer than the context
-            refused[labels] = (str(error), None)
-            continue
-        if trial.unsupported:
-            refused[labels] = (trial.unsupported, trial)
-            continue
-        cells += 1
-        node = tree
-        for label in labels:
-            node = node.setdefault(label, {})
-    if not cells:
-        reason, _ = next(iter(refused.values()))
-        raise WrongInput(f"no cell of the {sweep.name} sweep's space can run here, the first because: {reason}")
-    refusals = _refusals(dimensions, refused, {name: len(choices) for name, choices in sweep.space.items()})
-    named = (_as_trial(refusal, sweep.name, seed) for refusal in refusals)
-    offers = _offers(tree, len(dimensions))
-    return Space(dimensions=dimensions, tree=tree, offers=offers, cells=cells, refusals=tuple(named))
-
-
-def _as_trial(refusal: Refusal, sweep: str, seed: int) -> Refusal:
-    """The refusal with its example as the one trial that stands for all its cells."""
-    if refusal.example is None:
-        return refusal
-    return replace(
-        refusal,
-        example=replace(refusal.example, trial_id=f"{sweep}-{refusal.name}-s{seed}", arm=refusal.name),
-    )
-
-
-def _refusals(
-    dimensions: tuple[str, ...], refused: Mapping[Labels, tuple[str, PlannedTrial | None]], sizes: Mapping[str, int]
-) -> list[Refusal]:
-    """The refused cells by choice and pair of choices of which no cell can run; the others by reason."""
-    groups = _all_refused(dimensions, refused, sizes)
-    members: dict[tuple[int, ...], list[Labels]] = {}
-    for cell in refused:
-        members.setdefault(tuple(n for n, group in enumerate(groups) if _has(cell, group)), []).append(cell)
-    refusals = []
-    for number, group in enumerate(groups):
-        cells = [cell for numbers, part in members.items() if number in numbers for cell in part]
-        examples = members.get((number,), cells)  # cells that are refused for this alone give the best reason
-        choices = {dimensions[level]: label for level, label in group.items()}
-        refusals.append(_refusal(choices, examples, len(cells), refused))
-    for reason in dict.fromkeys(refused[cell][0] for cell in members.get((), [])):
-        cells = [cell for cell in members[()] if refused[cell][0] == reason]
-        refusals.append(_refusal({}, cells, len(cells), refused))
-    return refusals
-
-
-def _all_refused(
-    dimensions: tuple[str, ...], refused: Mapping[Labels, Any], sizes: Mapping[str, int]
-) -> list[dict[int, str]]:
-    """Single choices and then pairs (level -> choice) whose cells are all refused; no pair with a refused choice."""
-    groups: list[dict[int, str]] = []
-    for levels in [*itertools.combinations(range(len(dimensions)), 1), *itertools.combinations(range(len(sizes)), 2)]:
-        total = prod(size for level, size in enumerate(sizes.values()) if level not in levels)
-        counts = Counter(tuple(cell[level] for level in levels) for cell in refused)
-        for labels, count in counts.items():
-            group = dict(zip(levels, labels, strict=True))
-            if count == total and not any(known.items() <= group.items() for known in groups):
-                groups.append(group)
-    return groups
-
-
-def _has(cell: Labels, group: Mapping[int, str]) -> bool:
-    return all(cell[level] == label for level, label in group.items())
-
-
-def _refusal(
-    choices: Mapping[str, str],
-    examples: list[Labels],
-    cells: int,
-    refused: Mapping[Labels, tuple[str, PlannedTrial | None]],
-) -> Refusal:
-    reason, _ = Counter(refused[cell][0] for cell in examples).most_common(1)[0]
-    example = next(refused[cell][1] for cell in examples if refused[cell][0] == reason)
-    return Refusal(choices=choices, reason=reason, cells=cells, example=example)
+    cell = (*labels, *plan.engines[:1])
+    return cell if computation(plan.cell_trial(cell).config) == plan.baseline_computation() else None
 
 
 def describe(plan: SearchPlan) -> list[str]:
-    """The space in words: the options of each dimension, invalid combinations, the numbers of cells and trials.
+    """The space in words: the options of each dimension, invalid combinations, the numbers of shapes and trials.
 
     Unsupported cells are among the plan's trials.
     """
-    space = plan.space
+    shapes = plan.shapes
+    target = plan.target_val_mse
+    until = "" if target is None else f", or until one has a validation MSE of at most {target:g}"
     return [
         "  space",
-        *(f"    {name}: {', '.join(choice.label for choice in choices)}" for name, choices in plan.sweep.space.items()),
+        *(f"    {name}: {', '.join(choice.label for choice in choices)}" for name, choices in plan.choices.items()),
         *(f"    all: {name}={value}, as auto would differ between cells" for name, value in plan.settled.items()),
-        *(f"    {refusal.line()}" for refusal in space.refusals if refusal.example is None),
-        f"  search: {_counted(min(plan.draws, space.cells), 'trial')} of the {_counted(space.cells, 'cell')} that can "
-        f"run, seed {plan.seed}{', the baseline first' if plan.baseline_cell else ''}, the worse ones stopped early; "
-        f"then the best and the baseline again in {blocks_text(plan.repeats)}, with seeds of their own:",
+        *(f"    {refusal.line()}" for refusal in plan.space.refusals if refusal.example is None),
+        f"  search: {counted(min(plan.draws, shapes.cells), 'trial')} of the {counted(shapes.cells, 'shape')} that can "
+        f"run, seed {plan.seed}{', the baseline first' if plan.baseline_cell else ''}, the worse ones stopped early"
+        f"{until}; a shape is a choice of {', '.join(shapes.dimensions)}, one trial for all ways to run it",
+        *_next_lines(plan),
     ]
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _next_lines(plan: SearchPlan) -> list[str]:
+    """What follows the search, of which the numbers of trials show only then."""
+    ways, shapes = ", ".join(plan.ways), ", ".join(plan.shapes.dimensions)
+    return [
+        f"  probes: of the shapes whose validation MSE is not worse up to {PROBED_FIRST} are timed for some steps",
+        f"  polish: the fastest one's neighbours in {ways} are timed, those in {shapes} trained for their error and "
+        f"timed, each once, until none is faster; then other backends of the {EVERY_BACKEND} fastest",
+        f"  final: the baseline and up to {FINALISTS} cells again in {blocks_text(plan.repeats)}, with seeds of "
+        "their own:",
+    ]

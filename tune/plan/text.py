@@ -12,7 +12,8 @@ from tune.config.trial_config import TrialConfig
 from tune.plan.batch import LARGEST, LEAST_STEPS, RULE
 from tune.plan.placement import USUAL
 from tune.plan.plan import Plan, PlannedTrial
-from tune.plan.space import SearchPlan, describe
+from tune.plan.search_plan import SearchPlan
+from tune.plan.space import describe
 from tune.stats.looks import LOOKS
 
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # these decide num_patches

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tune.report.arms import ArmRow
 from tune.report.comparisons import accuracy_text, ratio_text, speed_text
+from tune.report.pareto import account_of
 from tune.report.same_epochs import same_epochs
 from tune.stats.intervals import MIN_PAIRS
 from tune.stats.pairs import Accuracy, Comparison
@@ -120,13 +121,21 @@ def search_answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
         return "no answer: no arm of the final has a validation error to compare with the baseline's"
     best = max(finalists, key=lambda finalist: (finalist.is_usable, finalist.ratio))
     if best.is_usable:
-        return f"use this: {settings[best.arm]} ({best}){_lower_in_error(best.accuracy, finalists)}"
+        return f"use this{_reach(record)}: {settings[best.arm]} ({best}){_lower_in_error(best.accuracy, finalists)}"
     why = "no arm is shown to be faster"
     if any(finalist.is_faster for finalist in finalists):
         why = "no faster arm is shown to keep its accuracy"
     unchanged = Accuracy(difference=0.0, bounds=None, count=0, margin=best.accuracy.margin)  # the baseline's own
     remark = _lower_in_error(unchanged, finalists)
-    return f"use this: {settings[baseline]} (the baseline: {why}; {best.arm}: {best}){remark}"
+    return f"use this{_reach(record)}: {settings[baseline]} (the baseline: {why}; {best.arm}: {best}){remark}"
+
+
+def _reach(record: SweepRecord) -> str:
+    """How far the search looked; nothing of a search of an earlier version, which did not look beside its best."""
+    account = account_of(record)
+    if not account:
+        return ""
+    return ", the best found within one step" if account.get("complete") else ", the best found in the time given"
 
 
 def _finalists(final: Iterable[ArmRow]) -> Iterable[_Finalist]:

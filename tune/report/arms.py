@@ -51,10 +51,11 @@ class ArmRow:
 def arm_rows(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
     """One row per arm, in the order of the sweep's definition where known, else in the order of the plan.
 
-    A trial of which MLflow knows no arm gets a row of its own, under its id. `margin`: how much larger an error may be,
-    relative to the baseline's, and still count as equal to it.
+    A probe has no row: it trains nothing. A trial of which MLflow knows no arm gets a row of its own, under its id.
+    `margin`: how much larger an error may be, relative to the baseline's, and still count as equal to it.
     """
     arms, baseline = trials_by_arm(record), record.tags.get("baseline")
+    arms = {arm: trials for arm, trials in arms.items() if trials[0].tags.get("stage") != "probe"}
     looks = has_looks(record)
     epoch, total = (comparisons(arms, baseline, margin, time=time, looks=looks) for time in (EPOCH, TOTAL))
     return [_row(arm, trials, epoch.get(arm), total.get(arm), arm == baseline) for arm, trials in arms.items()]

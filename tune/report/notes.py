@@ -11,6 +11,7 @@ from tune.report.bottlenecks import time_notes
 from tune.report.comparisons import moved_notes, pairing_notes
 from tune.report.data import data_notes
 from tune.report.looks import look_notes
+from tune.report.pareto import search_notes
 from tune.report.proof import proof_note
 from tune.report.published import published_notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
@@ -63,7 +64,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     lines += same_epochs_note(
         same_epochs([trial for trial in in_order if REFUSED not in trial.tags], baseline, margin), baseline
     )
-    lines += moved_notes(arms, baseline) + _environments_note(record)
+    lines += moved_notes(arms, baseline) + _environments_note(record) + search_notes(record)
     answer = answer_line(record, rows)
     return [*lines, answer] if answer else lines
 

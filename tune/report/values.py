@@ -7,6 +7,7 @@ from typing import Any
 from tune.common.published import TAG
 from tune.config.trial_config import parse_params
 from tune.measure import series_errors
+from tune.report import pareto
 from tune.report.accounts import accounts, accounts_json, accounts_metrics
 from tune.report.arms import REPEATS, arm_rows, environment_of, trials_by_arm
 from tune.report.bottlenecks import diagnoses
@@ -79,6 +80,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "comparisons": {row.arm: comparison_json(row.comparison) for row in rows if row.comparison},
         "total_comparisons": {row.arm: comparison_json(row.total_comparison) for row in rows if row.total_comparison},
         "accounts": accounts_json(accounts(record)),
+        "search": pareto.as_json(record),
         "cost": cost_json(costs(record, arms), price),
         "trials": [
             {

@@ -1,4 +1,4 @@
-"""Which trials of a search reach its final, and how a stopped trial counts."""
+"""Which shapes may go on by their error, in which order, and how a stopped trial counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from tune.config.sweeps import get_sweep
 from tune.config.trial_config import TrialConfig
-from tune.driver.finalists import FINALISTS, Candidate, candidate, choose_finalists, counted_from, objective, summary
+from tune.driver.finalists import (
+    Candidate,
+    able,
+    candidate,
+    counted_from,
+    error_limit,
+    likely_fastest_first,
+    objective,
+    reached,
+    summary,
+)
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import PlannedTrial, make_plan
 from tune.stats.pairs import MARGIN
@@ -19,116 +29,85 @@ from tune.storage.trial_log import TrialLog
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 
 
-def _trial(name: str, val_mse: float, epoch_s: float | None = 1.0, status: str = "done", same: str = "") -> Candidate:
-    return Candidate(trial_id=name, computation=same or name, status=status, val_mse=val_mse, epoch_s=epoch_s)
+def _shape(name: str, val_mse: float, status: str = "done", effort: tuple[int, ...] = (1, 1, 1)) -> Candidate:
+    return Candidate(trial_id=name, shape=(name,), status=status, val_mse=val_mse, effort=effort)
 
 
-def _names(chosen: list[Candidate]) -> list[str]:
-    return [trial.trial_id for trial in chosen]
+def _able(*candidates: Candidate, baseline: str = "", target: float | None = None) -> list[str]:
+    limit = error_limit(candidates, baseline=(baseline,), target=target)
+    return [each.trial_id for each in able(candidates, limit)]
 
 
-def test_among_equal_errors_the_fastest_go_on() -> None:
-    within = [
-        _trial("slow", 0.300, 3.0),
-        _trial("fast", 0.302, 1.0),
-        _trial("middle", 0.301, 2.0),
-        _trial("last", 0.3, 4.0),
+def test_shapes_within_the_margin_of_the_best_one_go_on_the_most_accurate_first() -> None:
+    assert _able(_shape("next", 0.302), _shape("best", 0.300), _shape("wrong", 0.304)) == ["best", "next"]
+
+
+def test_the_margin_is_the_baselines_where_it_is_worse_than_the_best_and_has_finished() -> None:
+    others = [_shape("best", 0.300), _shape("near", 0.302), _shape("far", 0.304)]
+    assert _able(*others, _shape("baseline", 0.302), baseline="baseline") == ["best", "baseline", "near", "far"]
+    for baseline in (_shape("baseline", 0.2), _shape("baseline", 0.4, "stopped")):
+        names = _able(*others, baseline, baseline="baseline")
+        assert names == (["baseline"] if baseline.status == "done" else ["best", "near"])
+
+
+def test_the_limit_says_whose_error_it_is_above() -> None:
+    limit = error_limit([_shape("best", 0.3), _shape("baseline", 0.4)], baseline=("baseline",), target=None)
+    assert limit is not None and limit.val_mse == pytest.approx(0.4 * (1 + MARGIN))
+    assert limit.why == "1% above the baseline's"
+    limit = error_limit([_shape("best", 0.3), _shape("baseline", 0.2)], baseline=("baseline",), target=None)
+    assert limit is not None and limit.why == "1% above the best one's"
+    assert error_limit([], baseline=None, target=0.4) is None
+
+
+def test_a_stopped_shape_goes_on_only_where_none_finished() -> None:
+    assert _able(_shape("stopped", 0.1, "stopped"), _shape("done", 0.3)) == ["done"]
+    assert _able(_shape("stopped", 0.1, "stopped"), _shape("worse", 0.3, "stopped")) == ["stopped"]
+
+
+def test_a_target_that_is_reached_is_the_limit_and_one_that_is_not_changes_nothing() -> None:
+    shapes = [_shape("good", 0.30), _shape("better", 0.20), _shape("bad", 0.31)]
+    assert _able(*shapes, target=0.30) == ["better", "good"]
+    assert _able(*shapes, target=0.1) == ["better"]
+    assert reached(shapes, 0.30) and not reached(shapes, 0.1) and not reached(shapes, None)
+
+
+def test_a_stopped_trial_reaches_no_target() -> None:
+    assert not reached([_shape("stopped", 0.1, "stopped")], 0.2)
+
+
+def test_what_costs_less_in_every_part_is_tried_first_and_of_these_the_most_accurate() -> None:
+    cheap, cheap_too, middle = (1, 9, 1), (9, 1, 1), (2, 9, 1)
+    shapes = [
+        _shape("middle", 0.1, effort=middle),
+        _shape("cheap", 0.3, effort=cheap),
+        _shape("too", 0.2, effort=cheap_too),
     ]
-    assert _names(choose_finalists([*within, _trial("faster but wrong", 0.4, 0.1)])) == ["fast", "middle", "slow"]
+    assert [each.trial_id for each in likely_fastest_first(shapes)] == ["too", "cheap", "middle"]
 
 
-def test_where_too_few_are_as_accurate_the_next_by_error_follow_and_not_the_next_by_speed() -> None:
-    chosen = choose_finalists(
-        [
-            _trial("best", 0.3),
-            _trial("fast", 0.5, 0.1),
-            _trial("next", 0.4, 9.0),
-            _trial("third", 0.45, 1.0),
-        ]
-    )
-    assert _names(chosen) == ["best", "next", "third"]
-
-
-def test_a_time_that_was_not_measured_alone_makes_nobody_fast() -> None:
-    chosen = choose_finalists(
-        [_trial("unknown", 0.3000, None), _trial("known", 0.3001, 5.0), _trial("other", 0.3002, None)]
-    )
-    assert _names(chosen) == ["known", "unknown", "other"]
-
-
-def test_a_stopped_trial_goes_on_only_where_none_finished() -> None:
-    stopped = [_trial("stopped", 0.1, 0.1, "stopped"), _trial("slower", 0.1, 0.2, "stopped")]
-    assert _names(choose_finalists([*stopped, _trial("done", 0.3)])) == ["done"]
-    assert _names(choose_finalists(stopped)) == ["stopped", "slower"]
-
-
-def test_the_same_computation_goes_on_once_and_the_baselines_not_at_all() -> None:
-    candidates = [
-        _trial("first", 0.3, 1.0, same="x"),
-        _trial("again", 0.3, 2.0, same="x"),
-        _trial("baseline", 0.3, 0.1),
-    ]
-    assert _names(choose_finalists(candidates, baseline="baseline")) == ["first"]
-
-
-def test_what_is_faster_and_more_accurate_than_the_baseline_goes_on_before_the_slow_and_most_accurate() -> None:
-    slow = [_trial(f"slow{n}", val_mse, 3.0) for n, val_mse in enumerate((0.446, 0.447, 0.448))]
-    candidates = [
-        *slow,
-        _trial("fast", 0.490, 0.12),
-        _trial("faster", 0.500, 0.10),
-        _trial("baseline", 0.516, 1.0),
-    ]
-    assert _names(choose_finalists(candidates, baseline="baseline")) == ["faster", "fast", "slow0"]
-    assert _names(choose_finalists(candidates[:-1], baseline="baseline")) == [
-        "slow0",
-        "slow1",
-        "slow2",
-    ]  # without the baseline
-
-
-def test_the_margin_is_the_baselines_only_where_it_is_worse_than_the_best_and_has_finished() -> None:
-    others = [_trial("best", 0.300, 2.0), _trial("near", 0.302, 1.0), _trial("far", 0.304, 0.1)]
-    for baseline in (_trial("baseline", 0.2), _trial("baseline", 0.4, status="stopped")):
-        assert _names(choose_finalists([*others, baseline], baseline="baseline")) == ["near", "best", "far"]
-    assert _names(choose_finalists([*others, _trial("baseline", 0.302)], baseline="baseline")) == [
-        "far",
-        "near",
-        "best",
-    ]
-
-
-CANDIDATES = st.lists(
-    st.builds(
-        _trial,
-        st.uuids().map(str),
-        st.floats(0.1, 0.2),
-        st.one_of(st.none(), st.floats(0.1, 10)),
-        st.sampled_from(["done", "stopped"]),
-    ),
+EFFORTS = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
+SHAPES = st.lists(
+    st.builds(_shape, st.uuids().map(str), st.floats(0.1, 0.2), st.sampled_from(["done", "stopped"]), EFFORTS),
     max_size=12,
-    unique_by=lambda trial: trial.trial_id,
+    unique_by=lambda each: each.trial_id,
 )
 
 
-@given(CANDIDATES, st.randoms(use_true_random=False))
-def test_the_choice_does_not_depend_on_the_order_and_takes_all_it_can(candidates: list[Candidate], random: Any) -> None:
-    chosen = choose_finalists(candidates)
-    able = [trial for trial in candidates if trial.status == "done"] or candidates
-    assert len(chosen) == min(FINALISTS, len(able))
-    random.shuffle(candidates)
-    assert choose_finalists(candidates) == chosen
+@given(SHAPES, st.randoms(use_true_random=False))
+def test_no_choice_depends_on_the_order_of_the_trials(shapes: list[Candidate], random: Any) -> None:
+    first, names = likely_fastest_first(shapes), _able(*shapes)
+    random.shuffle(shapes)
+    assert (likely_fastest_first(shapes), _able(*shapes)) == (first, names)
 
 
-@given(CANDIDATES)
-def test_nobody_is_left_out_for_one_who_is_less_accurate_and_slower(candidates: list[Candidate]) -> None:
-    done = [trial for trial in candidates if trial.status == "done"]
-    best = min((trial.val_mse for trial in done), default=0.0)
-    chosen = choose_finalists(candidates)
-    for left in (trial for trial in done if trial not in chosen):
-        for taken in chosen:
-            within = taken.val_mse <= best * (1 + MARGIN)
-            assert taken.status == "done" and (within or taken.val_mse <= left.val_mse)
+@given(SHAPES)
+def test_none_is_lost_and_none_comes_after_one_that_costs_more_in_every_part(shapes: list[Candidate]) -> None:
+    ordered = likely_fastest_first(shapes)
+    assert sorted(each.trial_id for each in ordered) == sorted(each.trial_id for each in shapes)
+    for at, each in enumerate(ordered):
+        for later in ordered[at + 1 :]:
+            less = all(a <= b for a, b in zip(later.effort, each.effort, strict=True))
+            assert not less or later.effort == each.effort
 
 
 def _planned(**fields: Any) -> PlannedTrial:
@@ -175,22 +154,15 @@ def test_a_stopped_trial_sums_up_its_epochs_and_has_no_test_error() -> None:
 
 @pytest.mark.parametrize("status", ["failed", "oom", "nan", "failed_gate", "unsupported", None])
 def test_a_trial_without_a_result_is_no_trial(status: str | None) -> None:
-    assert candidate(_planned(), _log(0.1, status=status, metrics={"final/val_mse": 0.1})) is None
+    assert candidate(_planned(), ("shape",), _log(0.1, status=status, metrics={"final/val_mse": 0.1})) is None
 
 
-def test_a_candidates_time_is_of_all_windows_and_counts_only_where_it_was_alone_on_its_device() -> None:
-    metrics = {"final/val_mse": 0.1, "final/median_epoch_s": 2.0}
-    for tag, epoch_s in (("true", 2.0 * 1633 / 1536), ("false", None), ("unknown", None)):
-        made = candidate(_planned(), TrialLog(status="done", tags={"timing_valid": tag}, metrics=metrics))
-        assert made is not None and made.epoch_s == epoch_s
-    assert candidate(_planned(), TrialLog(status="done", metrics={"final/val_mse": float("nan")})) is None
+def test_an_error_that_is_no_number_is_no_result() -> None:
+    log = TrialLog(status="done", metrics={"final/val_mse": float("nan")})
+    assert candidate(_planned(), ("shape",), log) is None
 
 
-def test_a_batch_that_leaves_out_windows_does_not_win_by_them() -> None:
-    """Both trials need 2 s for an epoch, but batch 512 trains 1,536 windows in it and batch 32 trains 1,632."""
-    log = TrialLog(
-        status="done", tags={"timing_valid": "true"}, metrics={"final/val_mse": 0.1, "final/median_epoch_s": 2.0}
-    )
-    trials = {batch: candidate(_planned(**{"train.batch_size": batch}), log) for batch in (512, 32)}
-    times = [trial.epoch_s for trial in trials.values() if trial is not None]
-    assert times == [2.0 * 1633 / 1536, 2.0 * 1633 / 1632]
+def test_a_candidate_has_the_error_and_the_effort_of_its_trial() -> None:
+    made = candidate(_planned(), ("shape",), TrialLog(status="done", metrics={"final/val_mse": 0.1}))
+    assert made is not None and (made.val_mse, made.shape, made.status) == (0.1, ("shape",), "done")
+    assert len(made.effort) == 3

@@ -16,7 +16,8 @@ from tune.machine.device import DeviceFacts
 from tune.plan.batch import LARGEST, LEAST_STEPS, default_batch
 from tune.plan.data import DataFacts, SplitRows, facts_by_definition
 from tune.plan.plan import Plan, make_plan
-from tune.plan.space import SearchPlan, plan_sweep
+from tune.plan.search_plan import SearchPlan
+from tune.plan.space import plan_sweep
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU", missing={})
 LENGTHS = {"data.context_length": 24, "data.prediction_length": 6}

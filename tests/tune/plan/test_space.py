@@ -14,7 +14,9 @@ from model.presets import PRESETS
 from tune.common.errors import WrongInput
 from tune.config.sweeps import Arm, SweepConfig, get_sweep
 from tune.machine.device import DeviceFacts
-from tune.plan.space import SearchPlan, Space, build_space, describe, plan_sweep
+from tune.plan.cells import Space, build_space
+from tune.plan.search_plan import SearchPlan
+from tune.plan.space import describe, plan_sweep
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 SMALL = {"data.dataset": "demo", "data.context_length": 96, "data.prediction_length": 24}
@@ -121,13 +123,14 @@ def test_what_is_unsupported_is_one_trial_of_the_plan_for_each_reason_and_what_i
     assert not any(arm.startswith("patch_length") for arm in refused)
     text = "\n".join(describe(plan))
     assert "patch_length=patch-96: left out" in text and "must be shorter than data.context_length=96" in text
-    assert f"{plan.space.cells:,} cells" in text and "5 trials" in text
+    assert f"5 trials of the {plan.shapes.cells:,} shapes" in text
 
 
 def test_every_cell_of_full_that_is_offered_can_run() -> None:
     plan = _plan(get_sweep("full"))
     assert plan.space.cells == sum(1 for _ in plan.space.every()) > 100
-    drawn = [plan.search_trial(labels, 7) for labels in itertools.islice(plan.space.every(), 0, None, 97)]
+    cells = itertools.islice(plan.space.every(), 0, None, 97)
+    drawn = [plan.search_trial((*labels, plan.engines[0]), 7) for labels in cells]
     assert {trial.unsupported for trial in drawn} == {None}
     assert {trial.trial_id for trial in drawn} == {"full-search-007-s1"}
     assert all(trial.arm.startswith("search-007-") and trial.seed == 1 for trial in drawn)
@@ -140,7 +143,7 @@ def test_the_finals_known_trials_are_the_baselines() -> None:
 def test_the_final_has_no_seed_of_the_search_and_says_so_where_there_is_none_left() -> None:
     plan = _plan(seed=7, repeats=3)
     assert [trial.seed for trial in plan.runnable] == [8, 9, 10]
-    assert plan.search_trial(next(plan.space.every()), 1).seed == 7
+    assert plan.search_trial(plan.error_cell(next(plan.shapes.every())), 1).seed == 7
     assert _plan(seed=2**31 - 3).runnable[-1].seed == 2**31 - 1
     for seed in (-1, 2**31 - 2):
         with pytest.raises(WrongInput, match=f"--seed {seed} with --repeats 2: the final has the seeds after"):
@@ -149,7 +152,7 @@ def test_the_final_has_no_seed_of_the_search_and_says_so_where_there_is_none_lef
 
 def test_the_baselines_own_cell_is_known_where_it_can_run() -> None:
     plan = _plan(get_sweep("full"))
-    assert plan.baseline_cell == ("eager", "patch-12", "batch-128", "device-0", "none")
+    assert plan.baseline_cell == ("eager", "patch-12", "batch-128", "device-0", "none", "eager")
     assert plan.baseline_trial == "full-search-001-s1"
     full = get_sweep("full")
     without = replace(full, space=full.space | {"batch_size": full.space["batch_size"][:1]})
@@ -170,15 +173,17 @@ def _by_precision(*labels: str) -> SweepConfig:
 
 
 def _layers(plan: SearchPlan) -> set[str]:
-    cells = [plan.search_trial(labels, 1) for labels in plan.space.every()]
+    cells = [plan.search_trial((*labels, plan.engines[0]), 1) for labels in plan.space.every()]
     return {trial.config.model.layers for trial in (*cells, *plan.runnable)}
 
 
 def test_search_and_final_have_the_same_layers_in_all_cells_where_auto_would_mix_them() -> None:
     plan = _plan(_by_precision("bf16", "fp32"), device=H100)
     assert _layers(plan) == {"transformers"}
-    arm = plan.arm(next(plan.space.every()))
-    assert plan.settings(arm).endswith(" --set train.precision=bf16 --set model.layers=transformers")
+    arm = plan.arm((*next(plan.space.every()), "graph"))
+    assert plan.settings(arm).endswith(
+        " --set train.precision=bf16 --set train.engine=graph --set model.layers=transformers"
+    )
     assert plan.baseline_computation()[1].layers == "transformers"
     assert "all: model.layers=transformers, as auto would differ between cells" in "\n".join(describe(plan))
 
@@ -188,7 +193,7 @@ def test_layers_that_are_equal_or_chosen_by_hand_are_left_as_they_are(layers: st
     precisions = ("bf16", "fp16") if layers == "auto" else ("bf16", "fp32")
     plan = _plan(_by_precision(*precisions), device=H100, overrides=SMALL | {"model.layers": layers})
     assert (_layers(plan), dict(plan.settled)) == ({"fused"}, {})
-    assert "model.layers" not in plan.settings(plan.arm(next(plan.space.every())))
+    assert "model.layers" not in plan.settings(plan.arm((*next(plan.space.every()), "graph")))
 
 
 def test_every_trial_of_full_trains_all_its_epochs_also_where_a_preset_has_a_patience() -> None:
@@ -197,7 +202,7 @@ def test_every_trial_of_full_trains_all_its_epochs_also_where_a_preset_has_a_pat
     plan = _plan(get_sweep("full"), overrides=overrides, device=gpu)
     assert PRESETS["ettm"]["train.patience"] == 20
     assert {trial.config.train.patience for trial in plan.trials} == {None}
-    assert plan.search_trial(next(plan.space.every()), 1).config.train.patience is None
+    assert plan.search_trial(plan.error_cell(next(plan.shapes.every())), 1).config.train.patience is None
 
 
 def test_a_space_without_a_cell_that_runs_is_refused_with_the_reason() -> None:
@@ -212,6 +217,7 @@ def test_the_identity_of_a_search_follows_its_draws_and_its_cells() -> None:
 
     longer = SMALL | {"data.context_length": 128}
     keys = [key(_plan()), key(_plan(draws=6)), key(_plan(seed=2)), key(_plan(repeats=3)), key(_plan(overrides=longer))]
-    keys.append(key(_plan(_fewer(3))))
+    keys += [key(_plan(_fewer(3))), key(_plan(target_val_mse=0.4)), key(_plan(target_val_mse=0.5))]
+    keys.append(key(_plan(overrides=SMALL | {"train.engine": "eager"})))
     assert len(set(keys)) == len(keys)
     assert key(_plan()) == keys[0]
