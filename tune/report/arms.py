@@ -54,8 +54,7 @@ def arm_rows(record: SweepRecord, *, margin: float = MARGIN) -> list[ArmRow]:
     A probe has no row: it trains nothing. A trial of which MLflow knows no arm gets a row of its own, under its id.
     `margin`: how much larger an error may be, relative to the baseline's, and still count as equal to it.
     """
-    arms, baseline = trials_by_arm(record), record.tags.get("baseline")
-    arms = {arm: trials for arm, trials in arms.items() if trials[0].tags.get("stage") != "probe"}
+    arms, baseline = trained_by_arm(record), record.tags.get("baseline")
     looks = has_looks(record)
     epoch, total = (comparisons(arms, baseline, margin, time=time, looks=looks) for time in (EPOCH, TOTAL))
     return [_row(arm, trials, epoch.get(arm), total.get(arm), arm == baseline) for arm, trials in arms.items()]
@@ -72,6 +71,12 @@ def trials_by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
     for trial in sorted(with_work(record.trials), key=lambda trial: _definition_order(record, trial)):
         arms.setdefault(arm_of(trial), []).append(trial)
     return arms
+
+
+def trained_by_arm(record: SweepRecord) -> dict[str, list[TrialRecord]]:
+    """As `trials_by_arm`, without the probes of a search, which train nothing."""
+    arms = trials_by_arm(record).items()
+    return {arm: trials for arm, trials in arms if trials[0].tags.get("stage") != "probe"}
 
 
 def has_arm_and_seed(trial: TrialRecord) -> bool:

@@ -39,7 +39,7 @@ class Chart:
 
 
 def charts(rows: Sequence[ArmRow], arms: TrialsByArm) -> list[Chart]:
-    """All charts of a sweep, from `arm_rows` and `trials_by_arm`."""
+    """All charts of a sweep, from `arm_rows` and `trained_by_arm`."""
     return [
         speed_chart(rows),
         total_chart(rows),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune.config.trial_config import parse_params
-from tune.report.arms import ArmRow, arm_rows, epoch_text, total_text, trials_by_arm
+from tune.report.arms import ArmRow, arm_rows, epoch_text, total_text, trained_by_arm
 from tune.report.comparisons import is_of_search, ratio_text, trial_results
 from tune.report.tables import Table
 from tune.stats.pairs import MARGIN, Comparison, TrialResult, compare_each
@@ -99,7 +99,7 @@ def dimension_tables(record: SweepRecord, *, margin: float = MARGIN) -> list[Tab
 
 def _grid(record: SweepRecord, rows: Sequence[ArmRow], swept: Sequence[str]) -> _Grid | None:
     """None where the baseline's point is not known, or nothing varies."""
-    trials = trials_by_arm(record)
+    trials = trained_by_arm(record)
     used = [row for row in rows if not row.shown_as and _configured(trials[row.arm])]
     params = {row.arm: parse_params(trials[row.arm][0].params, record.format) for row in used}
     dimensions = _dimensions(field for field in swept if field)

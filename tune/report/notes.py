@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tune.machine.environment import mixture
 from tune.report.answer import answer_line
-from tune.report.arms import ArmRow, arm_of, has_arm_and_seed, json_or_text, trials_by_arm
+from tune.report.arms import ArmRow, arm_of, has_arm_and_seed, json_or_text, trained_by_arm
 from tune.report.bottlenecks import time_notes
 from tune.report.comparisons import moved_notes, pairing_notes
 from tune.report.data import data_notes
@@ -54,7 +54,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
         for row in rows
         if row.same_as
     ]
-    arms = trials_by_arm(record)
+    arms = trained_by_arm(record)
     lines += [f"{row.arm} is refused, so it is in no comparison: {row.refused}." for row in rows if row.refused]
     lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
     by_arm = {row.arm: row.comparison for row in rows if row.comparison}

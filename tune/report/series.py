@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tune.measure.series_errors import FILE, TAG, read_tag
-from tune.report.arms import arm_of, has_arm_and_seed, trials_by_arm
+from tune.report.arms import arm_of, has_arm_and_seed, trained_by_arm
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 LEFT_OUT = "final/filled_targets_left_out"
@@ -50,6 +50,6 @@ def left_out_note(record: SweepRecord) -> list[str]:
 
 def _first_of_baseline(record: SweepRecord) -> TrialRecord | None:
     baseline = record.tags.get("baseline")
-    done = [trial for trials in trials_by_arm(record).values() for trial in trials if trial.status == "done"]
+    done = [trial for trials in trained_by_arm(record).values() for trial in trials if trial.status == "done"]
     ours = [trial for trial in done if has_arm_and_seed(trial) and arm_of(trial) == baseline]
     return min(ours, key=lambda trial: int(trial.tags["seed"]), default=None)

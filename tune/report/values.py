@@ -9,7 +9,7 @@ from tune.config.trial_config import parse_params
 from tune.measure import series_errors
 from tune.report import pareto
 from tune.report.accounts import accounts, accounts_json, accounts_metrics
-from tune.report.arms import REPEATS, arm_rows, environment_of, trials_by_arm
+from tune.report.arms import REPEATS, arm_rows, environment_of, trained_by_arm, trials_by_arm
 from tune.report.bottlenecks import diagnoses
 from tune.report.comparisons import comparison_json
 from tune.report.cost import Price, cost_json, costs
@@ -76,7 +76,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "default_batch": record.tags.get("default_batch"),
         "environment": environment_of(record),
         "data": protocol_of_sweep(record),
-        "diagnoses": diagnoses(arms),
+        "diagnoses": diagnoses(trained_by_arm(record)),
         "comparisons": {row.arm: comparison_json(row.comparison) for row in rows if row.comparison},
         "total_comparisons": {row.arm: comparison_json(row.total_comparison) for row in rows if row.total_comparison},
         "accounts": accounts_json(accounts(record)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tune.report.arms import arm_rows, trials_by_arm
+from tune.report.arms import arm_rows, trained_by_arm
 from tune.report.charts import charts
 from tune.report.cost import Price
 from tune.report.render.markdown import markdown
@@ -20,7 +20,7 @@ def report_files(
     Raises:
         WrongInput: plotly or matplotlib is not installed.
     """
-    figures = charts(arm_rows(record, margin=margin), trials_by_arm(record))
+    figures = charts(arm_rows(record, margin=margin), trained_by_arm(record))
     paths = {f"png/{figure.key}.png": figure for figure in figures}
     pictures = {path: figure.title for path, figure in paths.items() if figure.data}
     return {

@@ -13,7 +13,7 @@ from typing import Any
 from tune.common.errors import WrongInput
 from tune.report.accounts import accounts, accounts_line
 from tune.report.answer import NO_ANSWER, answer_line
-from tune.report.arms import arm_rows, tag_text, trials_by_arm
+from tune.report.arms import arm_rows, tag_text, trained_by_arm
 from tune.report.charts import Chart, charts
 from tune.report.cost import Price
 from tune.report.dimensions import dimension_tables
@@ -66,7 +66,7 @@ def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | Non
     Raises:
         WrongInput: plotly is not installed.
     """
-    rows, arms = arm_rows(record, margin=margin), trials_by_arm(record)
+    rows, arms = arm_rows(record, margin=margin), trained_by_arm(record)
     figures = charts(rows, arms)
     body = [
         f"<h1>{escape(record.sweep_id)}</h1>",
