@@ -273,3 +273,30 @@ def test_minutes_that_are_no_number_are_refused_in_one_line(tmp_path: Path) -> N
     file.write_text("sweep: pruning\nminutes: 0\n")
     with pytest.raises(WrongInput, match=r"x\.yaml: line 2: --minutes 0: give a number above 0, for example 30$"):
         _request("--config", str(file))
+
+
+def test_a_target_is_of_the_search_and_saved_with_it(tmp_path: Path) -> None:
+    request = _request("--sweep", "full", "--target-val-mse", "0.4")
+    assert request.target_val_mse == 0.4 and request.as_config()["target_val_mse"] == 0.4
+    assert _request("--sweep", "full").target_val_mse is None
+    assert "target_val_mse" not in _request("--sweep", "full").as_config()
+    file = tmp_path / "x.yaml"
+    file.write_text("sweep: full\ntarget_val_mse: 4e-1\n")
+    assert _request("--config", str(file)).target_val_mse == 0.4
+    replaced = _request("--config", str(file), "--target-val-mse", "0.3")
+    assert replaced.target_val_mse == 0.3 and "the command line's --target-val-mse is used" in replaced.notes[0]
+
+
+@pytest.mark.parametrize("given", ["0", "-0.1", "inf", "nan"])
+def test_a_target_that_is_no_error_is_refused_in_one_line(given: str) -> None:
+    with pytest.raises(WrongInput, match=r"^--target-val-mse \S+: give a validation MSE above 0, for example 0\.4$"):
+        _request("--sweep", "full", f"--target-val-mse={given}")
+
+
+def test_a_target_without_a_search_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(WrongInput, match=r"^--target-val-mse 0\.4: it ends a search, as full does; the pruning sweep"):
+        _request("--sweep", "pruning", "--target-val-mse", "0.4")
+    file = tmp_path / "x.yaml"
+    file.write_text("sweep: pruning\ntarget_val_mse: 0.4\n")
+    with pytest.raises(WrongInput, match=r"x\.yaml: line 2: --target-val-mse 0\.4: it ends a search"):
+        _request("--config", str(file))

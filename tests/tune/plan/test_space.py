@@ -15,8 +15,10 @@ from tune.common.errors import WrongInput
 from tune.config.sweeps import Arm, SweepConfig, get_sweep
 from tune.machine.device import DeviceFacts
 from tune.plan.cells import Space, build_space
+from tune.plan.data import UNREAD
+from tune.plan.plan import plan_trial
 from tune.plan.search_plan import SearchPlan
-from tune.plan.space import describe, plan_sweep
+from tune.plan.space import _once_for_all_loaders, describe, plan_sweep
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 SMALL = {"data.dataset": "demo", "data.context_length": 96, "data.prediction_length": 24}
@@ -221,3 +223,26 @@ def test_the_identity_of_a_search_follows_its_draws_and_its_cells() -> None:
     keys.append(key(_plan(overrides=SMALL | {"train.engine": "eager"})))
     assert len(set(keys)) == len(keys)
     assert key(_plan()) == keys[0]
+
+
+def test_cells_that_differ_in_their_loader_only_are_planned_once_with_the_same_result() -> None:
+    full = get_sweep("full")
+    loaders = (*full.space["loader"][:3], Arm(label="wrong", changes={"data.feed": "device", "data.num_workers": 2}))
+    space = {
+        "attention": full.space["attention"][:2],
+        "patch_length": full.space["patch_length"][:4],
+        "loader": loaders,
+    }
+    sweep = replace(full, space=space)
+    planned: list[Arm] = []
+
+    def plan_cell(arm: Arm) -> Any:
+        planned.append(arm)
+        return plan_trial(sweep, arm, SMALL, 1, CPU, UNREAD)
+
+    one_by_one = build_space(sweep, plan_cell=plan_cell, seed=1)
+    every = len(planned)
+    once = build_space(sweep, plan_cell=_once_for_all_loaders(plan_cell), seed=1)
+    assert once.tree == one_by_one.tree and 0 < once.cells == one_by_one.cells
+    assert [refusal.line() for refusal in once.refusals] == [refusal.line() for refusal in one_by_one.refusals]
+    assert len(planned) - every < every
