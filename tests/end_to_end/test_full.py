@@ -178,5 +178,5 @@ def test_asha_stops_a_trial_that_does_not_learn_and_its_run_says_why(two_cells: 
 
 
 def test_a_space_smaller_than_the_number_of_trials_is_searched_once(two_cells: Ran) -> None:
-    arms = [trial.tags["arm"] for trial in two_cells.record().trials]
+    arms = [trial.tags["arm"] for trial in two_cells.record().trials if trial.tags["stage"] != "probe"]
     assert sorted(arms) == ["baseline", "rate-0.001", "search-001-rate-0.001", "search-002-rate-1e-09"]

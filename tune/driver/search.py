@@ -108,7 +108,8 @@ class Search:
             by_id = {trial.trial_id: trial for trial in batch}
             collector.ending = lambda trial_id: self._stopped(by_id.get(trial_id), scheduler.stopped)
         if left:
-            self._progress.expect(len(left), self._tracker.ended)
+            at_a_time = error_trials.at_a_time(self._launcher, self._plan)
+            self._progress.expect(len(left), self._tracker.ended, at_a_time=at_a_time)
             error_trials.train(self._launcher, collector, self._plan, left, scheduler)
         return batch
 
