@@ -5,6 +5,7 @@ So a driver that was killed at a look goes on as if it had not been, and a repor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tune.config.repeats import AUTO
@@ -46,13 +47,18 @@ class Needed:
         ended = self._tracker.ended
         return self.of(trial for trial in self.plan.runnable if trial.trial_id not in ended)
 
-    def before_look(self) -> list[PlannedTrial]:
-        """Those of `left` in the blocks before the next look; without `auto` all of them."""
+    def before_look(self, at_a_time: int = 1) -> list[PlannedTrial]:
+        """Those of `left` in the blocks before the next look; without `auto` all of them.
+
+        at_a_time: GPUs that take blocks, so that each may run ahead of the look by one.
+        """
         left = self.left()
-        if self.plan.repeats != AUTO:
+        if self.plan.repeats != AUTO or not left:
             return left
-        stages = ([trial for trial in left if self.plan.block(trial) < look.blocks] for look in LOOKS)
-        return next((stage for stage in stages if stage), [])
+        first = min(map(self.plan.block, left))
+        blocks = next(look.blocks for look in LOOKS if first < look.blocks)
+        begun = math.ceil(blocks / at_a_time) * at_a_time
+        return [trial for trial in left if self.plan.block(trial) < begun]
 
     def _runs(self, trial: PlannedTrial) -> bool:
         block = self.plan.block(trial)

@@ -131,10 +131,12 @@ class _Run:
 
         def on_look(line: str) -> None:
             progress.say(line)
-            self._expect(progress, needed.before_look(), before)
+            self._expect(progress, needed.before_look(at_a_time), before)
 
         needed = Needed(self.plan, tracker, on_look)
-        left = needed.before_look()
+        share = self.launcher.share
+        at_a_time = share.at_a_time if share.gpus == 1 and self.plan.in_blocks else 1
+        left = needed.before_look(at_a_time)
         self._expect(progress, left, before)
         if any(trial.trial_id in before for trial in self.plan.runnable):
             progress.say(_progress_line(before, left, self.plan))

@@ -134,6 +134,13 @@ def test_a_free_gpu_goes_on_before_a_look_only_with_arms_that_are_open() -> None
     assert not [trial for trial in records.ended if trial.endswith("-s5") and ("-a1-" in trial or "-a2-" in trial)]
 
 
+def test_more_gpus_than_blocks_before_a_look_run_ahead_of_it() -> None:
+    plan = _plan()
+    needed = Needed(plan, Records(plan))  # type: ignore[arg-type]
+    seeds = {gpus: {trial.seed for trial in needed.before_look(gpus)} for gpus in (1, 2, 8, 16)}
+    assert {gpus: len(blocks) for gpus, blocks in seeds.items()} == {1: 3, 2: 4, 8: 8, 16: 10}
+
+
 def test_a_line_says_what_each_look_ended() -> None:
     plan, lines = _plan(), list[str]()
     records = Records(plan)
