@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tune.config.sweeps import get_sweep
-from tune.driver.history import POLISH, PROBE, SEARCH, History
+from tune.driver.search_history import POLISH, PROBE, SEARCH, History
 from tune.driver.search_steps import Final, Step, Train, next_step
 from tune.machine.device import DeviceFacts
 from tune.plan.cells import Labels

@@ -202,12 +202,6 @@ class Launcher:
         moved_because = assignment.moved_because
         return self.job(assignment.trial, prepare_next=assignment.followed, moved_because=moved_because, fixed=True)
 
-    def search(self, searcher: Searcher, scheduler: TrialScheduler | None, trials: int, collector: Collector) -> None:
-        """Run up to `trials` trials that `searcher` suggests as {"job": ...}; `scheduler` may stop some early."""
-        resources = {"cpu": self.share.cpus, "gpu": self.share.gpus, **self.share.resources}
-        how: dict[str, Any] = {"search_alg": searcher, "scheduler": scheduler, "num_samples": trials}
-        self._fit(collector, resources, self.share.at_a_time, **how)
-
     def run_suggested(
         self, searcher: Searcher, scheduler: TrialScheduler | None, at_a_time: int, collector: Collector
     ) -> None:

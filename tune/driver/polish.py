@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from tune.config.names import ATTENTION
-from tune.driver.history import Timed
+from tune.driver.search_history import Timed
 from tune.plan.cells import Labels
 from tune.plan.search_plan import SearchPlan
 from tune.plan.shapes import effort, middles, neighbours

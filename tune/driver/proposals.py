@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from tune.driver.finalists import objective
-from tune.driver.history import History, Trained
+from tune.driver.search_history import History, Trained
 from tune.plan.cells import Labels, Space
 from tune.plan.search_plan import SearchPlan
 

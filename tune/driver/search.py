@@ -19,8 +19,8 @@ from tune.driver import error_trials, probes
 from tune.driver.asha import Asha, make_asha
 from tune.driver.collector import Collector
 from tune.driver.finalists import reached, summary
-from tune.driver.history import POLISH, PROBE, SEARCH, History, Trained
 from tune.driver.launcher import Launcher
+from tune.driver.search_history import POLISH, PROBE, SEARCH, History, Trained
 from tune.driver.search_steps import Final, Probe, Step, Train, able_shapes, limit_of, next_step
 from tune.plan.cells import Labels
 from tune.plan.plan import PlannedTrial, make_plan

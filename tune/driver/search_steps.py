@@ -15,9 +15,9 @@ import math
 from dataclasses import dataclass
 
 from tune.driver.finalists import Candidate, Limit, able, error_limit, likely_fastest_first, reached
-from tune.driver.history import History, Timed
 from tune.driver.polish import fastest, neighbour_cells, neighbour_shapes
 from tune.driver.proposals import propose, random_first
+from tune.driver.search_history import History, Timed
 from tune.plan.cells import Labels
 from tune.plan.plan import computation
 from tune.plan.search_plan import SearchPlan

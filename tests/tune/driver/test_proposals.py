@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_kit import CPU, World, search_plan
 
-from tune.driver.history import History
 from tune.driver.proposals import _as_ended, propose, random_first
+from tune.driver.search_history import History
 from tune.driver.search_steps import Train
 from tune.plan.cells import Labels
 from tune.plan.search_plan import SearchPlan

@@ -16,8 +16,8 @@ from search_kit import CPU, SMALL, World, search_plan
 from tune.console.progress import Progress
 from tune.driver import error_trials, probes
 from tune.driver.budget import Budget
-from tune.driver.history import History
 from tune.driver.search import CHOSEN, Found, Search, account, final_plan, final_s
+from tune.driver.search_history import History
 from tune.plan.plan import PlannedTrial
 from tune.plan.search_plan import SearchPlan
 from tune.storage.sweep_dir import SweepDir

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_kit import World, search_plan
 
-from tune.driver.history import History
 from tune.driver.polish import RESOLUTION, fastest, neighbour_cells, neighbour_shapes
+from tune.driver.search_history import History
 from tune.driver.search_steps import CLEARLY, Final, Probe, Train, able_shapes, limit_of, next_step
 from tune.plan.plan import computation
 from tune.plan.search_plan import SearchPlan
