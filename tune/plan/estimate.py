@@ -23,10 +23,12 @@ from tune.console.eta import arm_of, makespan
 from tune.machine.code_identity import code_identity
 from tune.plan.history import KIND, History, PastTrial, compiles, read_history, work
 from tune.plan.plan import Plan, PlannedTrial
+from tune.plan.search_estimate import SearchTimes, search_times
 from tune.plan.search_plan import SearchPlan
 from tune.stats.looks import FIRST_BLOCKS
 
 UNKNOWN = "not known (no earlier trial on this device can be compared)"
+NO_SEARCH = "not known (no earlier search like this one on this device)"
 ASSUMED = "assumed: scaled by the FLOPs of an epoch"
 LEAST_POWER = 0.2  # of FLOPs that an epoch's time can go with
 MOST_SCALED = 16.0  # times the FLOPs of an earlier trial, or that part of it; further away it says nothing
@@ -68,7 +70,8 @@ class Estimate:
 def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
     """One line: how long a plan will take, as far as known. at_a_time: the number of GPUs to run it on."""
     if isinstance(plan, SearchPlan):
-        return "not known (its trials are drawn while it runs)"
+        times = search_times(storage, plan.device.name, plan.trials[0].config.flat())
+        return NO_SEARCH if times is None else _search_text(plan, plan.draws, times)
     found = estimate(plan, storage, at_a_time=at_a_time)
     return UNKNOWN if found is None else _text(plan, found)
 
@@ -260,6 +263,16 @@ def _text(plan: Plan, found: Estimate) -> str:
         like = ", ".join(sorted(found.assumed))
         line += f"; {found.assumed.total()} trials {ASSUMED} from {like}"
     return line
+
+
+def _search_text(plan: Plan, draws: int, times: SearchTimes) -> str:
+    blocks = FIRST_BLOCKS if plan.repeats == AUTO else plan.blocks
+    search_s, final_s = draws * times.trial_s, (blocks * times.block_s, plan.blocks * times.block_s)
+    total = _range(*(search_s + times.probes_s + seconds for seconds in final_s))
+    return (
+        f"about {total}: search {_words(search_s)}, probes and polish {_words(times.probes_s)}, final "
+        f"{_range(*final_s)}, as earlier searches took"
+    )
 
 
 def _range(fewest_s: float, most_s: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -73,7 +73,7 @@ def compiles(params: Mapping[str, Any]) -> str:
 
 def read_history(storage: Path, device: str, code_sha256: str | None) -> History:
     """What the latest sweeps in `storage` on the device of this name took. code_sha256: of the code that would run."""
-    folders = [folder for folder in reversed(open_sweep.every(storage)) if _device(folder) == device][:MOST_SWEEPS]
+    folders = [folder for folder in reversed(open_sweep.every(storage)) if device_of(folder) == device][:MOST_SWEEPS]
     sweeps = [_Sweep.of(folder) for folder in folders]
     known = {compiles(trial.params) for sweep in sweeps if sweep.code == code_sha256 for trial in sweep.trials}
     around_s = [sweep.around_s for sweep in sweeps if sweep.around_s is not None]
@@ -85,7 +85,8 @@ def read_history(storage: Path, device: str, code_sha256: str | None) -> History
     )
 
 
-def _device(folder: SweepDir) -> str | None:
+def device_of(folder: SweepDir) -> str | None:
+    """The name of the device that a sweep ran on; None where its record does not say."""
     environment = folder.read().get("environment")
     device = environment.get("device") if isinstance(environment, dict) else None
     return device.get("name") if isinstance(device, dict) else None
@@ -115,9 +116,8 @@ class _Sweep:
             sweep.code = (content.get("code") or {}).get("code_sha256")
             sweep.params = {row["trial_id"]: row["params"] for row in content["trials"]}
             sweep.named = {row["trial_id"]: row["arm"] for row in content["trials"]}
-            with folder.outbox.open() as file:
-                for record in _records(file):
-                    sweep._absorb(record)
+            for record in records_of(folder):
+                sweep._absorb(record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         return sweep
@@ -182,6 +182,8 @@ class _Sweep:
         )
 
 
-def _records(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
-    for line in lines:
-        yield json.loads(line)
+def records_of(folder: SweepDir) -> Iterator[Mapping[str, Any]]:
+    """The records of a sweep's outbox. Raises OSError, and ValueError at a line that is cut."""
+    with folder.outbox.open() as file:
+        for line in file:
+            yield json.loads(line)
