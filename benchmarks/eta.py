@@ -23,7 +23,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Tick:
 
 
 def main() -> None:
-    """Replay, print a line for each sweep, write the ticks."""
+    """Replay, print a line for each sweep, write the same as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="an outbox.jsonl, or a report's JSON")
     parser.add_argument("--together", action="store_true", help="of a report: all arms are warmed up together")
@@ -91,7 +91,8 @@ def main() -> None:
         ticks = replay(recorded, weights=weights)
         told = summary(ticks)
         print_line(recorded, told)
-        content.append({"sweep": recorded.name, "rebuilt": recorded.rebuilt, **told, "ticks": list(map(asdict, ticks))})
+        how = {"rebuilt": recorded.rebuilt, "together": options.together, "earlier": earlier and earlier.name}
+        content.append({"sweep": recorded.name, **how, **told})
     if options.json:
         options.json.write_text(json.dumps(content, indent=1))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import fmean, median, median_low
 
 
 def arm_of(trial_id: str) -> str:
@@ -59,7 +59,7 @@ class _Usual:
     gap_s: float
     first_head_s: float  # of an arm's first trial
     later_head_s: float  # of an arm without any
-    own_head_s: Mapping[str, float]  # arm -> of its later trials
+    own_head_s: Mapping[str, float]  # arm -> of its later trials; the lower one of two: a session's first trial is cold
     end_s: float
 
     def head_s(self, arm: str, *, first: bool) -> float:
@@ -188,7 +188,7 @@ class TimeLeft:
             gap_s=_mean(gaps),
             first_head_s=_mean(first, later),
             later_head_s=_mean(later, without, first),
-            own_head_s={arm: fmean(heads_s) for arm, heads_s in own.items()},
+            own_head_s={arm: median_low(heads_s) for arm, heads_s in own.items()},
             end_s=_mean(ends),
         )
 
