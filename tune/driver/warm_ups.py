@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,8 @@ from tune.plan.plan import Plan, PlannedTrial
 LOOK_S = 1.0  # how long a signal may wait
 CORES_EACH = 2  # for a warm-up: its own process and its compiler's
 MEMORY_SHARE = 0.8  # of a GPU, for all warm-ups on it
-ABOVE_REFERENCE, CONTEXT_GIB = (
-    2.0,
-    1.0,
-)  # a warm-up's memory: so many times the gate's fp64 step, and the device's context
+ABOVE_REFERENCE = 2.0  # a warm-up's memory: so many times the gate's fp64 step,
+CONTEXT_GIB = 1.0  # and the device's context
 FOLDER = "warmed"  # beside the caches: one file for each arm that was warmed up
 
 
@@ -59,26 +57,36 @@ def warm_up_together(
         return
     first = "probe" if probe_steps else "trial"
     say(f"{len(new)} arms pass the gate and compile, {at_a_time} at a time; the first {first} begins after that")
-    task = _task(ray, launcher, at_a_time)
-    waiting, ended = list(new), 0
-    running: dict[Any, PlannedTrial] = {}
-    while waiting or running:
-        while waiting and len(running) < at_a_time:
-            trial = waiting.pop(0)
-            job = replace(launcher.warm_up_job(trial), probe_steps=probe_steps)
-            running[task.remote(job.as_dict())] = trial
+    task, ended = _task(ray, launcher, at_a_time), 0
+    for wave in _waves(new, at_a_time):
+        jobs = [(replace(launcher.warm_up_job(trial), probe_steps=probe_steps), trial) for trial in wave]
+        for trial, took_s, problem in _results(ray, {task.remote(job.as_dict()): trial for job, trial in jobs}):
+            ended += 1
+            if problem is None:
+                notes.write(trial)
+                say(f"[{ended}/{len(new)} warm] {trial.arm} in {took_s:.0f} s")
+            else:
+                say(f"[{ended}/{len(new)} warm] {trial.arm} not: {problem}; its first {first} tries again, alone")
+
+
+def _waves(trials: Sequence[PlannedTrial], at_a_time: int) -> list[Sequence[PlannedTrial]]:
+    """As few groups of at most `at_a_time` as possible, about equally large.
+
+    A wave ends before the next one begins: a newcomer would keep those of the wave before from timing kernels, which
+    they do once nobody compiles on their GPU (tune/trial/turns.py).
+    """
+    count = math.ceil(len(trials) / at_a_time)
+    return [trials[at::count] for at in range(count)]
+
+
+def _results(ray: Any, running: dict[Any, PlannedTrial]) -> Iterator[tuple[PlannedTrial, float, str | None]]:
+    """Each trial as its warm-up ends, with the seconds that it took, and why it did not come to its end."""
+    while running:
         with signals.calls_into_library():
             done, _ = ray.wait(list(running), timeout=LOOK_S)
         if not done:
             continue
-        reference = done[0]
-        trial, ended = running.pop(reference), ended + 1
-        took_s, problem = _result(ray, reference)
-        if problem is None:
-            notes.write(trial)
-            say(f"[{ended}/{len(new)} warm] {trial.arm} in {took_s:.0f} s")
-        else:
-            say(f"[{ended}/{len(new)} warm] {trial.arm} not: {problem}; its first {first} tries again, alone")
+        yield running.pop(done[0]), *_result(ray, done[0])
 
 
 def _one_of_each(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:

@@ -6,6 +6,7 @@ A process that ran the gate or compiled something new is slower for the rest of 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,35 @@ from tune.engine import timed_choices
 from tune.engine.compiled import compiled_afresh
 from tune.gate.proof import MEASURED
 from tune.trial.compile_cache import ShapeNotes, folder_for
+from tune.trial.turns import Turns
 
 if TYPE_CHECKING:
     from tune.trial.session import Session
+
+
+def warm_up_beside_others(session: Session) -> None:
+    """Fill the caches while other processes do the same; then, alone on the GPU, choose tilings by timing them.
+
+    The gate's kernels keep their first tiling: no trial runs them.
+    """
+    with _turns(session) or nullcontext() as turns:
+        with timed_choices.postponed() as open_choices:
+            session.pass_gate()
+            open_choices.clear()
+            if session.job.probe_steps:
+                session.prune_before(session.pruner.final_from_epoch)
+            else:
+                session.prepare_epoch()
+                _warm_up_later_shapes(session)
+        if turns is not None and open_choices:  # else the first trial makes them
+            turns.alone()
+            timed_choices.make_now(open_choices)
+
+
+def _turns(session: Session) -> Turns | None:
+    """None where nothing is timed, or where nobody can say which GPU this is."""
+    gpu, folder = session.meter.uuid, session.job.compile_dir
+    return None if gpu is None or folder is None else Turns(Path(folder), gpu)
 
 
 def must_hand_over(session: Session) -> bool:

@@ -42,7 +42,7 @@ def probe(session: Session, started_s: float, *, may_hand_over: bool) -> TrialEn
     started_s: when the trial began, by time.perf_counter.
     """
     session.prune_before(session.pruner.final_from_epoch)
-    if session.job.warm_up_only or (may_hand_over and measured_or_compiled(session)):
+    if may_hand_over and measured_or_compiled(session):
         raise HandOver(time.perf_counter() - started_s)
     session.wait_until_idle()
     compile_cache.end()

@@ -63,7 +63,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
     started_s = time.perf_counter() - host.waited_s
     from tune.engine import timed_choices
     from tune.trial import compile_cache
-    from tune.trial.cache_warmup import must_hand_over
+    from tune.trial.cache_warmup import must_hand_over, warm_up_beside_others
     from tune.trial.probe import probe
     from tune.trial.session import Session
     from tune.trial.summary import save_series_errors, trial_tags
@@ -74,7 +74,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
             "program; update that copy, or start the sweep anew"
         )
     with (
-        timed_choices.postponed() if job.warm_up_only or _compiles_beside_others(job) else nullcontext(),
+        timed_choices.postponed() if _compiles_beside_others(job) else nullcontext(),
         _compiled_code(job) as tags,
         Session(job, started_s, replace(host, tags={**host.tags, **tags}), timeline) as session,
     ):
@@ -82,14 +82,17 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
             session.restore(checkpoint)
         if host.cache_warmup_s is not None and timeline.earlier_ms is not None:
             timeline.earlier_ms += round(1e3 * host.cache_warmup_s)
+        if job.warm_up_only:
+            warm_up_beside_others(session)
+            raise HandOver(time.perf_counter() - started_s)
         session.pass_gate()
-        may_hand_over, first = (job.may_hand_over and host.cache_warmup_s is None) or job.warm_up_only, True
+        may_hand_over, first = job.may_hand_over and host.cache_warmup_s is None, True
         if job.probe_steps:
             return report(probe(session, started_s, may_hand_over=may_hand_over), None)
         while not session.finished:
             session.prepare_epoch()
             if first:
-                if may_hand_over and (must_hand_over(session) or job.warm_up_only):
+                if may_hand_over and must_hand_over(session):
                     raise HandOver(time.perf_counter() - started_s)
                 session.wait_until_idle()
                 first = False
