@@ -16,24 +16,16 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
-from typing import Any
 
 from tune.machine.device import has_gpu
 from tune.worker.child import serve_and_exit
+from tune.worker.traced_once import trace_once
 
 # In the fork server only: PyTorch asks NVML, not CUDA, whether there is a GPU; its compiler starts no workers on import
 ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_WARM_POOL": "0"}
-
-
-TINY: dict[str, Any] = {
-    "num_channels": 1, "context_length": 8, "prediction_length": 2, "patch_length": 4, "patch_stride": 4, "d_model": 4,
-    "num_heads": 1, "num_layers": 1, "ffn_dim": 4, "dropout": 0.1, "head_dropout": 0.1, "attention_dropout": 0.0,
-    "norm_type": "batchnorm", "pre_norm": True, "attention": "eager",
-}  # fmt: skip
 
 
 def preload() -> None:
@@ -46,36 +38,6 @@ def preload() -> None:
     import tune.trial.cache_warmup  # noqa: F401
     import tune.trial.session  # noqa: F401
     import tune.trial.summary  # noqa: F401
-
-
-def trace_once() -> None:
-    """Let dynamo trace a small model, forward only, and let the compilers hash their sources: both keep what they find.
-
-    Otherwise each trial's process would do so between two trials. Nothing is compiled. A backward pass would start
-    threads, several threads would be lost in a fork, and asking for the device would initialise CUDA.
-    """
-    import torch
-    from torch._inductor.codecache import torch_key
-
-    from model.patchtst import build_model
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = build_model(**TINY)
-
-    def loss(past_BLC: torch.Tensor, future_BHC: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return model(past_values=past_BLC, future_values=future_BHC, return_dict=True).loss
-
-    past_BLC, future_BHC = torch.zeros(2, TINY["context_length"], 1), torch.zeros(2, TINY["prediction_length"], 1)
-    torch.compile(loss, backend="eager", dynamic=False, fullgraph=True)(past_BLC, future_BHC)
-    torch._dynamo.reset()
-    torch.set_num_threads(threads)
-    torch_key()
-    if find_spec("triton") is not None:
-        from triton.runtime.cache import triton_key
-
-        triton_key()
 
 
 def _run(owner: Connection, socket_path: Path | None) -> None:
