@@ -54,15 +54,19 @@ def _no_device() -> Iterator[None]:
     import torch
     from torch.utils import _triton
 
-    owners: tuple[Any, ...] = (torch.cuda, torch.accelerator)
-    before = [owner.is_available for owner in owners]
-    for owner in owners:
-        owner.is_available = lambda: False
+    replaced: list[tuple[Any, str, Any]] = [
+        (torch.cuda, "is_available", lambda: False),
+        (torch.accelerator, "is_available", lambda: False),
+        (torch._C, "_ensureCUDADeviceGuardSet", lambda: None),  # of a tensor without data; it would initialise CUDA
+    ]
+    before = [getattr(owner, name) for owner, name, _ in replaced]
+    for owner, name, value in replaced:
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        for owner, is_available in zip(owners, before, strict=True):
-            owner.is_available = is_available
+        for (owner, name, _), value in zip(replaced, before, strict=True):
+            setattr(owner, name, value)
         for remembering in vars(_triton).values():
             if hasattr(remembering, "cache_clear"):
                 remembering.cache_clear()
