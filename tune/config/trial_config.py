@@ -190,6 +190,11 @@ class TrialConfig(_Frozen):
             "prediction_length": self.data.prediction_length,
         }
 
+    @property
+    def compiles(self) -> bool:
+        """Whether PyTorch's compiler takes part."""
+        return self.train.engine != "eager" or self.model.attention == "flex"
+
     def identity(self) -> dict[str, Any]:
         """What two configurations must share to be the same one; options of the data count where they are given.
 

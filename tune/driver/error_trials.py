@@ -17,13 +17,14 @@ from tune.driver.collector import Collector
 from tune.driver.gpu_leases import count_gpus
 from tune.driver.launcher import Launcher
 from tune.driver.listed import Listed
-from tune.driver.warm_ups import CORES_EACH, MEMORY_SHARE, memory_gib
+from tune.driver.warm_ups import MEMORY_SHARE, memory_gib
 from tune.plan.plan import Plan, PlannedTrial
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 MOST_ON_A_GPU = 8
+CORES_EACH = 2
 
 
 def train(

@@ -126,9 +126,16 @@ class Launcher:
         """The folder of the caches that trials of all sweeps share."""
         return cache_place(self.folder.path.parent)
 
-    def warm_up_job(self, trial: PlannedTrial) -> TrialJob:
+    def warm_up_job(self, trial: PlannedTrial, part: str, probe_steps: int, at_a_time: int) -> TrialJob:
         """The job that fills the caches for `trial`, beside those of other arms."""
-        return replace(self.job(trial, prepare_next=False), warm_up_only=True, resume_from=(), exclusive=False)
+        return replace(
+            self.job(trial, prepare_next=False),
+            warm_up=part,
+            probe_steps=probe_steps,
+            resume_from=(),
+            exclusive=False,
+            cpus=max(1, self.share.cpus // at_a_time),
+        )
 
     @functools.cached_property
     def _isolated(self) -> Path:

@@ -1,7 +1,7 @@
-"""Before the first timed trial all arms pass the gate and compile at once, each in a process that trains nothing.
+"""Before the first timed trial all arms pass the gate and compile at once, in processes that train nothing.
 
 Compiling waits for a core, not for the GPU: on a host with 16 cores four arms at once took as long as one
-(docs/measurements.md). A warm-up leaves nothing but files, gate results and compiled code, and carries no times. What
+(docs/measurements.md). An arm's gate and its training compile different code, so each has a process. A warm-up leaves nothing but files, gate results and compiled code, and carries no times. What
 fails in one is recorded nowhere: the arm's first trial then does the same alone on its GPU, and what it meets there
 counts.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from tune.gate.memory import reference_bytes
 from tune.machine.code_identity import packages_sha256
 from tune.machine.device import GIB, DeviceFacts
 from tune.plan.plan import Plan, PlannedTrial
+from tune.trial.job import GATE, TRAINING
 
 LOOK_S = 1.0  # how long a signal may wait
-CORES_EACH = 2  # for a warm-up: its own process and its compiler's
+CORES_OF_A_PART = 1.25  # of a warm-up: its own process and, for a part of the time, its compiler's
 MEMORY_SHARE = 0.8  # of a GPU, for all warm-ups on it
 ABOVE_REFERENCE = 2.0  # a warm-up's memory: so many times the gate's fp64 step,
 CONTEXT_GIB = 1.0  # and the device's context
@@ -56,27 +57,48 @@ def warm_up_together(
     if at_a_time < 2:
         return
     first = "probe" if probe_steps else "trial"
-    say(f"{len(new)} arms pass the gate and compile, {at_a_time} at a time; the first {first} begins after that")
-    task, ended = _task(ray, launcher, at_a_time), 0
-    for wave in _waves(new, at_a_time):
-        jobs = [(replace(launcher.warm_up_job(trial), probe_steps=probe_steps), trial) for trial in wave]
-        for trial, took_s, problem in _results(ray, {task.remote(job.as_dict()): trial for job, trial in jobs}):
-            ended += 1
-            if problem is None:
-                notes.write(trial)
-                say(f"[{ended}/{len(new)} warm] {trial.arm} in {took_s:.0f} s")
+    say(f"{len(new)} arms pass the gate and compile, {at_a_time} processes at a time; the first {first} follows")
+    task, parts = _task(ray, launcher, at_a_time), _parts(new)
+    left_of = Counter(trial.arm for _, trial in parts)
+    took_s, problems = dict.fromkeys(left_of, 0.0), dict[str, str]()
+    for wave in _waves(parts, at_a_time):
+        jobs = [(launcher.warm_up_job(trial, part, probe_steps, at_a_time), trial) for part, trial in wave]
+        for trial, part_s, problem in _results(ray, {task.remote(job.as_dict()): trial for job, trial in jobs}):
+            arm = trial.arm
+            left_of[arm] -= 1
+            took_s[arm] = max(took_s[arm], part_s)
+            if problem is not None:
+                problems.setdefault(arm, problem)
+            if left_of[arm]:
+                continue
+            ended = f"[{sum(not left for left in left_of.values())}/{len(new)} warm] {arm}"
+            if arm in problems:
+                say(f"{ended} not: {problems[arm]}; its first {first} tries again, alone")
             else:
-                say(f"[{ended}/{len(new)} warm] {trial.arm} not: {problem}; its first {first} tries again, alone")
+                notes.write(trial)
+                say(f"{ended} in {took_s[arm]:.0f} s")
 
 
-def _waves(trials: Sequence[PlannedTrial], at_a_time: int) -> list[Sequence[PlannedTrial]]:
+Part = tuple[str, PlannedTrial]
+
+
+def _parts(new: Sequence[PlannedTrial]) -> list[Part]:
+    """What each arm needs: compiled code, if its engine compiles, and the gate. They take about equally long.
+
+    The first have to wait for their turn to time kernels, so they come first.
+    """
+    compiling = [trial for trial in new if trial.config.compiles]
+    return [*((TRAINING, trial) for trial in compiling), *((GATE, trial) for trial in new)]
+
+
+def _waves(parts: Sequence[Part], at_a_time: int) -> list[Sequence[Part]]:
     """As few groups of at most `at_a_time` as possible, about equally large.
 
     A wave ends before the next one begins: a newcomer would keep those of the wave before from timing kernels, which
     they do once nobody compiles on their GPU (tune/trial/turns.py).
     """
-    count = math.ceil(len(trials) / at_a_time)
-    return [trials[at::count] for at in range(count)]
+    size = math.ceil(len(parts) / math.ceil(len(parts) / at_a_time))
+    return [parts[at : at + size] for at in range(0, len(parts), size)]
 
 
 def _results(ray: Any, running: dict[Any, PlannedTrial]) -> Iterator[tuple[PlannedTrial, float, str | None]]:
@@ -103,15 +125,15 @@ def _identity(trial: PlannedTrial) -> str:
 def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, new: Sequence[PlannedTrial]) -> int:
     """How many warm-ups may run at once: bounded by cores, by the GPUs' memory and by their number."""
     share = launcher.share
-    if len(new) < 2:
-        return 0
     devices = min(share.at_a_time, max(1, count_gpus(ray, share))) if share.gpus else 1
-    each = min(share.cpus // CORES_EACH, _fit_in_memory(plan, new))
-    return min(len(new), devices * each)
+    each = min(int(share.cpus / CORES_OF_A_PART), _fit_in_memory(plan, new))
+    return min(len(_parts(new)), devices * each)
 
 
 def _fit_in_memory(plan: Plan, new: Sequence[PlannedTrial]) -> int:
     """How many of the largest warm-up fit on a GPU; at least 1."""
+    if not new:
+        return 1
     device, channels = plan.device, plan.data.channels
     if device.device_type == "cpu" or device.memory_gib is None or channels is None:
         return len(new) if device.device_type == "cpu" else 1

@@ -14,6 +14,7 @@ from tune.engine import timed_choices
 from tune.engine.compiled import compiled_afresh
 from tune.gate.proof import MEASURED
 from tune.trial.compile_cache import ShapeNotes, folder_for
+from tune.trial.job import GATE
 from tune.trial.turns import Turns
 
 if TYPE_CHECKING:
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
 
 
 def warm_up_beside_others(session: Session) -> None:
-    """Fill the caches while other processes do the same; then, alone on the GPU, choose tilings by timing them.
+    """Fill the caches for a part of the trial (`TrialJob.warm_up`) while other processes do so for theirs.
 
-    The gate's kernels keep their first tiling: no trial runs them.
+    Then, alone on the GPU, choose tilings of the training's kernels by timing them. The gate's keep their first tiling,
+    as no trial runs them.
     """
     with _turns(session) or nullcontext() as turns:
         with timed_choices.postponed() as open_choices:
-            session.pass_gate()
-            open_choices.clear()
+            if session.job.warm_up == GATE:
+                session.pass_gate()
+                return
             if session.job.probe_steps:
                 session.prune_before(session.pruner.final_from_epoch)
             else:

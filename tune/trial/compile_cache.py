@@ -75,7 +75,7 @@ def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolate
         make_private(folder / name, "compiled programs")
         os.environ[variable] = str(folder / name)
     _guards[:] = [CacheGuard(folder, (*FOLDERS.values(), NOTES))]
-    if config.train.engine != "eager" or config.model.attention == "flex":
+    if config.compiles:
         headers = compile_dir / "headers" if device.type == "cpu" else folder
         _keep_headers_in(headers / "inductor")
         if headers != folder:

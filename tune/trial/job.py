@@ -19,6 +19,9 @@ class HandOver(Exception):
         self.took_s = took_s
 
 
+GATE, TRAINING = "gate", "training"  # the parts of a warm-up
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialJob:
     """All that a worker needs to know of one trial. Paths are absolute."""
@@ -42,7 +45,7 @@ class TrialJob:
     sample_device: bool = True  # whether the GPU's clocks, power and temperature are sampled during training
     prepare_next: bool = False  # whether another trial follows on this device, whose process is prepared meanwhile
     moved_because: str | None = None  # why the trial does not run on the GPU on which its block began
-    warm_up_only: bool = False  # whether the process only fills the caches, beside others, and trains nothing
+    warm_up: str | None = None  # GATE or TRAINING: only fill the caches for it, beside others, and train nothing
     probe_steps: int = 0  # of a probe: about so many steps are timed, and nothing is evaluated; 0: it is a trial
     error_only: bool = False  # whether only the trial's errors count: it runs beside others, and its times mean nothing
     may_hand_over: bool = False  # whether a process that ran the gate or compiled leaves the epochs to a fresh one

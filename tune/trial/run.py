@@ -39,7 +39,7 @@ def run_trial(job: TrialJob, report: Reporter, checkpoint: Path | None = None, h
     return before it has stored an epoch's folder, but not before it has stored the end's.
 
     Raises HandOver before the first epoch if `job.may_hand_over` and this process had to run the gate, to compile or to
-    time kernels, and always if `job.warm_up_only`. With `job.probe_steps` it times steps instead of training, and
+    time kernels, and always if `job.warm_up`. With `job.probe_steps` it times steps instead of training, and
     reports a TrialEnd alone (tune.trial.probe).
     """
     timeline, kills = Timeline(host.waited_s), KernelKills()
@@ -82,7 +82,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
             session.restore(checkpoint)
         if host.cache_warmup_s is not None and timeline.earlier_ms is not None:
             timeline.earlier_ms += round(1e3 * host.cache_warmup_s)
-        if job.warm_up_only:
+        if job.warm_up is not None:
             warm_up_beside_others(session)
             raise HandOver(time.perf_counter() - started_s)
         session.pass_gate()
@@ -115,7 +115,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
 
 def _compiles_beside_others(job: TrialJob) -> bool:
     """Whether a trial compiles while others use its device: what compilers choose by timing must wait."""
-    return job.error_only and (job.config.train.engine != "eager" or job.config.model.attention == "flex")
+    return job.error_only and job.config.compiles
 
 
 @contextmanager

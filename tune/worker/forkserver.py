@@ -11,6 +11,7 @@ The fork server must never initialise CUDA, or no forked process could use it.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from tune.machine.device import has_gpu
 from tune.worker.child import serve_and_exit
-from tune.worker.traced_once import trace_once
+from tune.worker.learned_once import learn
 
 # In the fork server only: PyTorch asks NVML, not CUDA, whether there is a GPU; its compiler starts no workers on import
 ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_WARM_POOL": "0"}
@@ -46,7 +47,9 @@ def _run(owner: Connection, socket_path: Path | None) -> None:
         os.environ |= {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
         preload()
         if has_gpu():  # on a CPU trials compile only where asked to
-            trace_once()
+            learn()
+        gc.collect()
+        gc.freeze()  # or each trial's process would look through all of this, for up to a second in the gap before it
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for forked processes
         _fork_on_demand(owner, listeners)
     finally:

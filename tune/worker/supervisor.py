@@ -63,7 +63,7 @@ class TrialSupervisor:
                 self._compute(job, report, checkpoint, cache_warmup_s)
 
     def warm_up(self, job: TrialJob, *, node_socket: str | None = None) -> tuple[float, str | None]:
-        """Fill the caches with what `job` needs, in a process that trains nothing (`TrialJob.warm_up_only`).
+        """Fill the caches with what `job` needs, in a process that trains nothing (`TrialJob.warm_up`).
 
         Returns the seconds that it took, and why it did not come to its end; None if it did. Never raises for what can
         go wrong in the process.

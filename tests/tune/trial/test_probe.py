@@ -11,7 +11,7 @@ from trial_kit import GRADUAL, ONE_CYCLE, Recorder, small_job
 
 from tune.measure.timer import EpochTimes
 from tune.trial import session
-from tune.trial.job import HandOver
+from tune.trial.job import TRAINING, HandOver
 from tune.trial.probe import LEAST_EPOCHS, segments_s
 from tune.trial.run import run_trial
 
@@ -76,7 +76,7 @@ def test_a_probe_times_the_last_number_of_heads(tmp_path: Path) -> None:
 def test_a_warm_up_for_a_probe_ends_before_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session.Session, "time_steps", lambda *_: pytest.fail("it timed a step"))
     recorder = Recorder(tmp_path)
-    job = replace(small_job(tmp_path, train__epochs=1), probe_steps=20, warm_up_only=True)
+    job = replace(small_job(tmp_path, train__epochs=1), probe_steps=20, warm_up=TRAINING)
     with pytest.raises(HandOver):
         run_trial(job, recorder)
     assert recorder.reports == []

@@ -1,7 +1,7 @@
-"""What a process learns when PyTorch traces a model for the first time, learned once for all that a fork server forks.
+"""What a process learns at its first compilation, learned once for all that a fork server forks.
 
-Dynamo imports modules and builds tables at its first trace, and the compilers hash their own sources. Otherwise each
-trial's process would do so between two trials.
+Dynamo and inductor import modules and build tables, our kernels are registered with PyTorch, and the compilers hash
+their own sources. Otherwise each trial's process would do so between two trials (docs/measurements.md).
 """
 
 from __future__ import annotations
@@ -18,14 +18,31 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def trace_once() -> None:
-    """Let dynamo trace a small model on the CPU, forward only, and let the compilers hash their sources.
+def learn() -> None:
+    """Import our kernels, let dynamo trace a small model on the CPU, and let the compilers hash their sources.
 
     A fork server may call it: it compiles nothing and does not initialise CUDA, and it starts no thread, as a backward
     pass or an operator on several threads would.
     """
-    import torch
     from torch._inductor.codecache import torch_key
+    from torch._inductor.codegen.common import init_backend_registration
+
+    if find_spec("triton") is not None:
+        import triton.compiler.code_generator  # noqa: F401
+        from triton.runtime.cache import triton_key
+
+        import model.attention.patch_op
+        import model.fused.encoder  # noqa: F401
+
+        triton_key()
+    torch_key()
+    init_backend_registration()
+    _trace()
+
+
+def _trace() -> None:
+    """Forward only."""
+    import torch
 
     from model.patchtst import build_model
 
@@ -41,11 +58,6 @@ def trace_once() -> None:
         torch.compile(loss, backend="eager", dynamic=False, fullgraph=True)(past_BLC, future_BHC)
     torch._dynamo.reset()
     torch.set_num_threads(threads)
-    torch_key()
-    if find_spec("triton") is not None:
-        from triton.runtime.cache import triton_key
-
-        triton_key()
 
 
 @contextmanager
