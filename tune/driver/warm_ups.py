@@ -1,9 +1,9 @@
 """Before the first timed trial all arms pass the gate and compile at once, in processes that train nothing.
 
 Compiling waits for a core, not for the GPU: on a host with 16 cores four arms at once took as long as one
-(docs/measurements.md). An arm's gate and its training compile different code, so each has a process. A warm-up leaves nothing but files, gate results and compiled code, and carries no times. What
-fails in one is recorded nowhere: the arm's first trial then does the same alone on its GPU, and what it meets there
-counts.
+(docs/measurements.md). An arm's gate and its training compile different code, so each has a process of its own. A
+warm-up leaves nothing but files, gate results and compiled code, and carries no times. What fails in one is recorded
+nowhere: the arm's first trial then does the same alone on its GPU, and what it meets there counts.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +59,33 @@ def warm_up_together(
     first = "probe" if probe_steps else "trial"
     say(f"{len(new)} arms pass the gate and compile, {at_a_time} processes at a time; the first {first} follows")
     task, parts = _task(ray, launcher, at_a_time), _parts(new)
-    left_of = Counter(trial.arm for _, trial in parts)
-    took_s, problems = dict.fromkeys(left_of, 0.0), dict[str, str]()
+    arms = {trial.arm: _Arm(parts=sum(trial is other for _, other in parts)) for trial in new}
     for wave in _waves(parts, at_a_time):
         jobs = [(launcher.warm_up_job(trial, part, probe_steps, at_a_time), trial) for part, trial in wave]
-        for trial, part_s, problem in _results(ray, {task.remote(job.as_dict()): trial for job, trial in jobs}):
-            arm = trial.arm
-            left_of[arm] -= 1
-            took_s[arm] = max(took_s[arm], part_s)
-            if problem is not None:
-                problems.setdefault(arm, problem)
-            if left_of[arm]:
+        for trial, took_s, problem in _results(ray, {task.remote(job.as_dict()): trial for job, trial in jobs}):
+            arm = arms[trial.arm]
+            arm.ended(took_s, problem)
+            if arm.parts:
                 continue
-            ended = f"[{sum(not left for left in left_of.values())}/{len(new)} warm] {arm}"
-            if arm in problems:
-                say(f"{ended} not: {problems[arm]}; its first {first} tries again, alone")
-            else:
+            number = f"[{sum(not arm.parts for arm in arms.values())}/{len(arms)} warm]"
+            if arm.problem is None:
                 notes.write(trial)
-                say(f"{ended} in {took_s[arm]:.0f} s")
+                say(f"{number} {trial.arm} in {arm.took_s:.0f} s")
+            else:
+                say(f"{number} {trial.arm} not: {arm.problem}; its first {first} tries again, alone")
+
+
+@dataclass(kw_only=True)
+class _Arm:
+    """How far an arm's warm-up is."""
+
+    parts: int  # that have not ended
+    took_s: float = 0.0  # the longest so far
+    problem: str | None = None  # the first one
+
+    def ended(self, took_s: float, problem: str | None) -> None:
+        self.parts -= 1
+        self.took_s, self.problem = max(self.took_s, took_s), self.problem or problem
 
 
 Part = tuple[str, PlannedTrial]
@@ -132,11 +141,11 @@ def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, new: Sequence[PlannedTr
 
 def _fit_in_memory(plan: Plan, new: Sequence[PlannedTrial]) -> int:
     """How many of the largest warm-up fit on a GPU; at least 1."""
-    if not new:
-        return 1
     device, channels = plan.device, plan.data.channels
-    if device.device_type == "cpu" or device.memory_gib is None or channels is None:
-        return len(new) if device.device_type == "cpu" else 1
+    if device.device_type == "cpu":
+        return len(_parts(new))
+    if not new or device.memory_gib is None or channels is None:
+        return 1
     each_gib = max(memory_gib(trial, device, channels) for trial in new)
     return max(1, int(MEMORY_SHARE * device.memory_gib / each_gib))
 

@@ -13,7 +13,7 @@ from trial_kit import Recorder, run_small, small_config, small_job
 from tune.engine.compiled import CompiledStepper, compiled_afresh
 from tune.engine.step import Stepper
 from tune.trial import compile_cache
-from tune.trial.job import ALONE, HandOver, Host
+from tune.trial.job import ALONE, GATE, TRAINING, HandOver, Host
 from tune.trial.pruner import Pruner
 from tune.trial.run import run_trial
 from tune.trial.session import Session, heads_per_layer
@@ -142,3 +142,29 @@ def test_if_no_head_leaves_after_the_first_epoch_there_are_no_later_shapes(field
 def _pruner(epochs: int, **fields: Any) -> Pruner:
     config = small_config(**{f"pruning.{name}": value for name, value in fields.items()})
     return Pruner(config.pruning, epochs=epochs, seed=1)
+
+
+@pytest.mark.parametrize("part", [GATE, TRAINING])
+def test_a_part_of_a_warm_up_fills_the_caches_for_that_part_and_trains_nothing(
+    tmp_path: Path, part: str, built: list[int]
+) -> None:
+    job = replace(
+        small_job(tmp_path, **ONE_SHOT), warm_up=part, gate_dir=str(tmp_path / "gate"),
+        compile_dir=str(tmp_path / "compile"), exclusive=False,
+    )  # fmt: skip
+    recorder = Recorder(tmp_path)
+    with pytest.raises(HandOver):
+        run_trial(job, recorder)
+    assert recorder.reports == []
+    assert len(list((tmp_path / "gate").glob("*.json"))) == (2 if part == GATE else 0)  # all heads, and those left
+    assert built == ([] if part == GATE else [4, 2])
+
+
+def test_a_trial_after_both_parts_needs_no_second_process(tmp_path: Path) -> None:
+    for part in (TRAINING, GATE):
+        job = small_job(tmp_path, **ONE_SHOT)
+        job = replace(job, warm_up=part, gate_dir=str(tmp_path / "gate"), compile_dir=str(tmp_path / "compile"))
+        with pytest.raises(HandOver):
+            run_trial(job, Recorder(tmp_path))
+    trained = _process(tmp_path, "trained", **ONE_SHOT)
+    assert trained.final["status"] == "done" and trained.final["tags"]["gate_verdict"] == "cached"
