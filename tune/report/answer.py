@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tune.report.arms import ArmRow
-from tune.report.comparisons import accuracy_text, ratio_text, speed_text
+from tune.report.comparisons import NO_LOOK, accuracy_text, ratio_text, speed_text
 from tune.report.pareto import account_of
 from tune.report.same_epochs import same_epochs
 from tune.stats.intervals import MIN_PAIRS
@@ -63,9 +63,8 @@ def sweep_answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
     compared = {row.arm: row.comparison for row in rows if row.comparison and row.comparison.count}
     if not compared or any("stage" in trial.tags for trial in record.trials):
         return None
-    most_pairs = max(comparison.count for comparison in compared.values())
-    if most_pairs < MIN_PAIRS:
-        return f"Answer: none yet, {_more_repeats(most_pairs)}."
+    if early := _too_early(compared.values()):
+        return f"Answer: none yet, {early}."
     faster = {arm: comparison for arm, comparison in compared.items() if comparison.verdict == FASTER}
     usable = {arm: each for arm, each in faster.items() if each.accuracy and each.accuracy.verdict == NOT_WORSE}
     by_gain = sorted(faster, key=lambda arm: faster[arm].ratio or 0.0, reverse=True)
@@ -84,8 +83,15 @@ def sweep_answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
     return line + (f" Faster, but not shown to keep the error: {'; '.join(costly)}." if costly else "")
 
 
-def _more_repeats(most_pairs: int) -> str:
-    return f"{too_few_text(most_pairs, 'pair')}: --repeats {MIN_PAIRS} or more"
+def _too_early(compared: Iterable[Comparison]) -> str:
+    """Why there is no verdict on any arm; "" if there is one. `compared`: at least one."""
+    every = list(compared)
+    most_pairs, looks = max(each.count for each in every), every[0].looks is not None
+    if looks and all(each.looks and each.looks.stopped_at is None and each.verdict is None for each in every):
+        return NO_LOOK
+    if most_pairs >= MIN_PAIRS:
+        return ""
+    return too_few_text(most_pairs, "pair") + ("" if looks else f": --repeats {MIN_PAIRS} or more")
 
 
 def _error_texts(record: SweepRecord, baseline: str | None, compared: Mapping[str, Comparison]) -> dict[str, str]:
@@ -111,11 +117,11 @@ def search_answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
     final = [row for row in rows if row.arm in settings]
     if not any(row.is_baseline and row.trials for row in final):
         return "no answer: the baseline has not finished"
-    most_pairs = max((row.comparison.count for row in final if row.comparison), default=0)
-    if not most_pairs:
+    compared = [row.comparison for row in final if row.comparison and row.comparison.count]
+    if not compared:
         return "no answer: no arm of the final has a pair with the baseline"
-    if most_pairs < MIN_PAIRS:
-        return f"no answer: {_more_repeats(most_pairs)}"
+    if early := _too_early(compared):
+        return f"no answer: {early}"
     finalists = list(_finalists(final))
     if not finalists:
         return "no answer: no arm of the final has a validation error to compare with the baseline's"

@@ -89,10 +89,12 @@ def test_before_the_first_look_there_is_a_ratio_and_no_verdict() -> None:
     assert comparison.ratio == pytest.approx(2.0, rel=0.01)
     assert (comparison.verdict, comparison.interval, comparison.count) == (None, None, 2)
     assert stop_text(comparison) == "no look yet"
+    assert sweep_answer(record, arm_rows(record)) == "Answer: none yet, no look yet."
     late = [trial("slow", 3, status="running")]
     record = sweep(*_arm("none", 2.0), *_arm("fast", 1.0), *_arm("slow", 3.0, seeds=2), *late, **AUTO)
     cells = dict(_shown(_rows(record)["fast"]))
     assert cells["speed"] == "no look yet"
+    assert sweep_answer(record, arm_rows(record)) == "Answer: none yet, no look yet."
 
 
 def test_another_margin_of_the_report_moves_no_stop() -> None:
