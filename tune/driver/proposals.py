@@ -13,11 +13,13 @@ from typing import Any
 import optuna
 
 from tune.driver.finalists import objective
+from tune.driver.guesses import likely_answers, single_changes
 from tune.driver.search_history import History, Trained
 from tune.plan.cells import Labels, Space
 from tune.plan.search_plan import SearchPlan
 
 RANDOM_FIRST = 10  # random shapes before the sampler learns; at most a third of all
+SAMPLED = 4  # one of so many shapes of a batch is the sampler's, the others are guesses (tune.driver.guesses)
 TRIES = 30  # proposals of known shapes before an unknown one is taken at random
 
 
@@ -45,15 +47,27 @@ def propose(plan: SearchPlan, history: History, count: int) -> list[Labels]:
 
     baseline = None if plan.baseline_cell is None else plan.shape_of(plan.baseline_cell)
     if count and baseline is not None and is_new(baseline):
-        study.enqueue_trial(_as_proposed(plan.shapes, baseline)[0])
+        proposed.append(baseline)
+    guesses = likely_answers(plan, history, is_new) if history.trained else single_changes(plan)
+    for shape in guesses:
+        if len(proposed) < count - count // SAMPLED and is_new(shape):
+            proposed.append(shape)
+    for shape in proposed:
+        _enqueue(plan.shapes, study, shape)
     untried = list(plan.shapes.every())
     random.Random(seed).shuffle(untried)
     while len(proposed) < count:
-        shape = _ask(plan.shapes, study, is_new) or next(filter(is_new, untried), None)
-        if shape is None:
+        new = _ask(plan.shapes, study, is_new) or next(filter(is_new, untried), None)
+        if new is None:
             break
-        proposed.append(shape)
+        proposed.append(new)
     return proposed
+
+
+def _enqueue(shapes: Space, study: optuna.Study, shape: Labels) -> None:
+    """Tell the sampler of a shape that it did not propose, and that runs now."""
+    study.enqueue_trial(_as_proposed(shapes, shape)[0])
+    shapes.draw(study.ask().suggest_categorical)
 
 
 def _ask(shapes: Space, study: optuna.Study, is_new: Callable[[Labels], bool]) -> Labels | None:

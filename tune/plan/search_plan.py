@@ -20,7 +20,7 @@ from tune.config.sweeps import Arm
 from tune.config.trial_config import as_settings
 from tune.plan.cells import Labels, Space, project
 from tune.plan.plan import Plan, PlannedTrial, computation, plan_trial
-from tune.plan.shapes import MOST_UNCOMPILED_STEPS, is_way, steps_of, work_of
+from tune.plan.shapes import MOST_UNCOMPILED_STEPS, effort, is_way, steps_of, work_of
 
 ENGINE, ENGINE_FIELD = "engine", "train.engine"
 UNCOMPILED = "eager"
@@ -89,6 +89,16 @@ class SearchPlan(Plan):
 
     @functools.cached_property
     def _computations(self) -> dict[Labels, Any]:
+        return {}
+
+    def effort(self, shape: Labels) -> tuple[int, int, int]:
+        """What a window of this shape costs, roughly (tune.plan.shapes.effort)."""
+        if shape not in self._efforts:
+            self._efforts[shape] = effort(self.cell_trial(self.usual_cell(shape)).config)
+        return self._efforts[shape]
+
+    @functools.cached_property
+    def _efforts(self) -> dict[Labels, tuple[int, int, int]]:
         return {}
 
     @functools.cached_property

@@ -52,8 +52,8 @@ def _cells(world: World, kind: type) -> list[Any]:
     return [cell for step in world.steps if isinstance(step, kind) for cell in step.cells]
 
 
-def test_shapes_are_searched_then_probed_then_polished_then_run_in_pairs(plan: SearchPlan) -> None:
-    world = _world(plan)
+def test_shapes_are_searched_then_probed_then_polished_then_run_in_pairs() -> None:
+    world = _world(search_plan(draws=2, **FEW))
     world.run()
     kinds = [(type(step).__name__, getattr(step, "polish", None)) for step in world.steps]
     assert kinds[0] == ("Train", False) and kinds[-1] == ("Final", None)
