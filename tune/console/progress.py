@@ -41,12 +41,16 @@ class Progress:
     ) -> None:
         """Nothing to close."""
 
-    def expect(self, left: int, ended: Mapping[str, str] | None = None, *, at_a_time: int = 1) -> None:
+    def expect(
+        self, left: int, ended: Mapping[str, str] | None = None, *, at_a_time: int = 1, until: str | None = None
+    ) -> None:
         """`left` trials are to run in this session, `at_a_time` at once. Their names are not known.
 
         ended: trial -> status of those that need not run any more.
+        until: what comes after these trials, if they need not be the last ones: said with the time left.
         """
         self.total, self._blocks, self._at_a_time = len(self._ended) + left, (), at_a_time
+        self._until = until
         self._before = {trial: status for trial, status in (ended or {}).items() if trial not in self._ended}
 
     def expect_blocks(
@@ -64,13 +68,16 @@ class Progress:
         weights: what an epoch of each arm takes relative to other arms, for arms that have not run yet. By the name
             that `tune.console.eta.arm_of` gives a trial's arm; the mean of the others where there is none.
         expected_s: what all of it takes from now on, as far as earlier sweeps say; it counts until an epoch is done.
-        until: what comes after these trials, if they need not be the last ones: said with the time left.
+        until: as for `expect`.
         """
-        self.expect(sum(len(block) for block in blocks), ended, at_a_time=at_a_time)
+        self.expect(sum(len(block) for block in blocks), ended, at_a_time=at_a_time, until=until)
         self._blocks = blocks
         self._time_left.weights = weights or {}
-        self._until = until
         self._expected_until_s = None if expected_s is None else self.clock() + expected_s
+
+    def begin_stage(self) -> None:
+        """From now on trials of another kind run: what the ones so far took says nothing of them."""
+        self._time_left = TimeLeft(self.epochs)
 
     def say(self, text: str) -> None:
         if not self.quiet:

@@ -182,6 +182,7 @@ class _Run:
             return False
         self.plan, self._searched = found.plan, {SEARCH_TAG: found.account}
         self._begin(tracker)  # now with all arms
+        progress.begin_stage()  # the search's trials shared GPUs, and were not compiled
         return True
 
     def _begin(self, tracker: Tracker) -> None:

@@ -109,7 +109,8 @@ class Search:
             collector.ending = lambda trial_id: self._stopped(by_id.get(trial_id), scheduler.stopped)
         if left:
             at_a_time = error_trials.at_a_time(self._launcher, self._plan)
-            self._progress.expect(len(left), self._tracker.ended, at_a_time=at_a_time)
+            ended, until = self._tracker.ended, "the next step of the search"
+            self._progress.expect(len(left), ended, at_a_time=at_a_time, until=until)
             error_trials.train(self._launcher, collector, self._plan, left, scheduler)
         return batch
 

@@ -92,3 +92,19 @@ def test_trials_without_names_that_run_at_the_same_time_share_the_time_left(cloc
     for trial in ("x", "y"):
         progress.ended(trial, "done", None)
     assert progress.eta() == "0:30"  # six of 10 s, two at a time
+
+
+def test_a_new_stage_is_not_judged_by_the_trials_of_the_one_before(clock: list[float]) -> None:
+    progress = Progress(total=0, epochs=1, quiet=True)
+    progress.expect(1, until="the next step of the search")
+    progress.started("search-a-s1", seed=1, epochs=1)
+    clock[0] = 10.0
+    progress.ended("search-a-s1", "done", None)
+    assert progress.eta() == "0:00 to the next step of the search"
+    progress.begin_stage()
+    progress.expect_blocks([["a-s1"], ["a-s2"]], 1)
+    assert progress.eta() == "unknown"
+    progress.started("a-s1", seed=1, epochs=1)
+    clock[0] = 110.0
+    progress.ended("a-s1", "done", None)
+    assert (progress.eta(), progress.total) == ("1:40", 3)
