@@ -11,6 +11,7 @@ import psutil
 import pytest
 from sweep_kit import ROOT, Driver, Ran, ended, epochs, run
 
+from tune.report.accounts import accounts, accounts_line
 from tune.tracking.reader import SweepRecord
 
 ARMS = 11
@@ -119,6 +120,21 @@ def test_the_json_file_holds_params_and_metrics_by_their_names(swept: Ran) -> No
 def test_progress_with_an_estimate_goes_to_stderr_and_the_table_to_stdout(swept: Ran) -> None:
     assert "ETA" in swept.err and "ETA" not in swept.out
     assert f"[{ARMS}/{ARMS} ended]" in swept.err
+
+
+def _trained_s(record: SweepRecord) -> float:
+    return sum(seconds for trial in record.trials for _, seconds in trial.history["time/train_s"])
+
+
+def test_the_parts_of_the_wall_time_sum_to_it_and_stand_in_the_report_in_json_and_in_mlflow(swept: Ran) -> None:
+    record, result = swept.record(), json.loads((swept.folder / "result.json").read_text())
+    found = accounts(record)
+    assert found is not None and found.whole and (found.runs, found.devices) == (1, 1)
+    assert sum(found.parts_s.values()) == pytest.approx(found.wall_s)
+    assert found.parts_s["training"] == pytest.approx(_trained_s(record))
+    assert min(found.parts_s[name] for name in ("validation", "gaps", "rest")) > 0
+    assert accounts_line(found) in swept.out
+    assert result["accounts"]["wall_s"] == record.metrics["sweep/wall_s"] == pytest.approx(found.wall_s)
 
 
 def test_report_prints_the_same_table_again(swept: Ran) -> None:
@@ -236,6 +252,14 @@ def test_every_epoch_is_there_once_whatever_was_lost(battered: Battered) -> None
     _epochs_once(battered.last.record())
     seen = epochs(battered.last.folder)
     assert len(seen) == len(set(seen)) == FEWER * EPOCHS
+
+
+def test_the_wall_time_is_that_of_all_three_runs_also_of_the_one_that_was_killed(battered: Battered) -> None:
+    record = battered.last.record()
+    found = accounts(record)
+    assert found is not None and found.whole and found.runs == 3
+    assert sum(found.parts_s.values()) == pytest.approx(found.wall_s)
+    assert found.parts_s["training"] == pytest.approx(_trained_s(record))
 
 
 def test_losing_processes_changes_no_result(battered: Battered, swept: Ran) -> None:
