@@ -63,7 +63,12 @@ class _Worked:
     work: Span | None  # first epoch's start to last work; None: it never trained
     all: Span  # with what was before its first epoch
     parts_s: Mapping[str, float]
-    earlier_ms: float  # of processes before a resume
+    earlier_ms: float  # of processes that were lost before it
+
+    @property
+    def with_earlier(self) -> Span:
+        """As if those processes had worked just before."""
+        return self.all[0] - self.earlier_ms, self.all[1]
 
 
 def accounts(record: SweepRecord) -> Accounts | None:
@@ -147,6 +152,8 @@ def _overlapping(worked: Iterable[_Worked]) -> list[list[_Worked]]:
 def _extent(worked: Sequence[_Worked], run: Span, runs: Sequence[Span]) -> Span | None:
     """From the first to the last moment in which a trial had the device within one run of the command."""
     parts = [part for each in worked if (part := _both(each.all, run))]
+    if run == min(runs):  # a process that was lost in it can only have been of this run
+        parts += [part for each in worked if (part := _both(each.with_earlier, run)) and _both(each.all, run)]
     after = next((other for other in runs if other[0] >= run[1]), None)
     if after is not None:
         here = sorted((each for each in worked if _both(each.all, after)), key=lambda each: each.all[0])

@@ -106,6 +106,11 @@ def test_the_time_between_two_runs_of_the_command_counts_nowhere() -> None:
     assert "; 2 runs of the command, without the time between them" in accounts_line(accounts(record))
 
 
+def test_a_process_that_was_lost_and_followed_by_another_in_the_same_run_had_the_gpu() -> None:
+    record = _during(sweep(_ran("none", 1, 60, 65, 90, earlier_s=15.0)), (40, 95))
+    assert _parts(record) == {"training": 20, "validation": 2, "gaps": 45 - 22, "rest": 55 - 45}
+
+
 def test_the_epochs_of_a_trial_that_never_ended_are_training() -> None:
     unfinished = replace(_ran("fast", 1, 82, 90, 115), status="planned")
     del unfinished.tags["spans"]
