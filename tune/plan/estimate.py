@@ -70,7 +70,7 @@ class Estimate:
 def time_line(plan: Plan, storage: Path, *, at_a_time: int = 1) -> str:
     """One line: how long a plan will take, as far as known. at_a_time: the number of GPUs to run it on."""
     if isinstance(plan, SearchPlan):
-        times = search_times(storage, plan.device.name, plan.trials[0].config.flat())
+        times = _search_times(plan, storage)
         return NO_SEARCH if times is None else _search_text(plan, plan.draws, times)
     found = estimate(plan, storage, at_a_time=at_a_time)
     return UNKNOWN if found is None else _text(plan, found)
@@ -110,6 +110,8 @@ def fits(plan: Plan, storage: Path, minutes: float, *, at_a_time: int = 1) -> tu
 
 def fits_line(plan: Plan, storage: Path, minutes: float, *, at_a_time: int = 1) -> str:
     """One line: what of a plan is expected to be done within `minutes`."""
+    if isinstance(plan, SearchPlan):
+        return _search_fits(plan, plan.draws, _search_times(plan, storage), minutes)
     found = fits(plan, storage, minutes, at_a_time=at_a_time)
     if found is None:
         return f"not known for {minutes:g} minutes"
@@ -265,9 +267,26 @@ def _text(plan: Plan, found: Estimate) -> str:
     return line
 
 
+def _search_times(plan: Plan, storage: Path) -> SearchTimes | None:
+    return search_times(storage, plan.device.name, plan.trials[0].config.flat())
+
+
+def _final_s(plan: Plan, times: SearchTimes) -> tuple[float, float]:
+    """With the fewest and the most blocks that may run."""
+    fewest = FIRST_BLOCKS if plan.repeats == AUTO else plan.blocks
+    return fewest * times.block_s, plan.blocks * times.block_s
+
+
+def _search_fits(plan: Plan, draws: int, times: SearchTimes | None, minutes: float) -> str:
+    if times is None:
+        return f"not known for {minutes:g} minutes"
+    left_s = 60 * minutes - times.probes_s - _final_s(plan, times)[0]
+    trained = max(0, min(draws, int(left_s / times.trial_s))) if times.trial_s else draws
+    return f"{trained} of the {draws} trials of the search, probes and the final in {minutes:g} minutes"
+
+
 def _search_text(plan: Plan, draws: int, times: SearchTimes) -> str:
-    blocks = FIRST_BLOCKS if plan.repeats == AUTO else plan.blocks
-    search_s, final_s = draws * times.trial_s, (blocks * times.block_s, plan.blocks * times.block_s)
+    search_s, final_s = draws * times.trial_s, _final_s(plan, times)
     total = _range(*(search_s + times.probes_s + seconds for seconds in final_s))
     return (
         f"about {total}: search {_words(search_s)}, probes and polish {_words(times.probes_s)}, final "

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tune.config.repeats import Repeats
 from tune.config.sweeps import get_sweep
 from tune.machine.device import DeviceFacts
-from tune.plan.estimate import NO_SEARCH, time_line
+from tune.plan.estimate import NO_SEARCH, fits_line, time_line
 from tune.plan.plan import Plan
 from tune.plan.search_estimate import SearchTimes, search_times
 from tune.plan.space import plan_sweep
@@ -22,13 +23,12 @@ from tune.storage.sweep_dir import SweepDir
 DEVICE = DeviceFacts(device_type="cpu", name="some CPU")
 
 
-def _plan(repeats: Any = 3, draws: int = 4, **fields: Any) -> Plan:
-    overrides = {"data.dataset": "demo"} | {name.replace("__", "."): value for name, value in fields.items()}
-    sweep = get_sweep("full")
-    return plan_sweep(sweep, draws=draws, overrides=overrides, repeats=repeats, seed=1, device=DEVICE)
-
-
 @functools.cache
+def _plan(repeats: Repeats = 3) -> Plan:
+    given: dict[str, Any] = {"repeats": repeats, "seed": 1, "device": DEVICE}
+    return plan_sweep(get_sweep("full"), draws=4, overrides={"data.dataset": "demo"}, **given)
+
+
 def _params() -> Mapping[str, Any]:
     return _plan().trials[0].config.flat()
 
@@ -55,7 +55,7 @@ def test_each_stage_of_a_search_takes_what_it_took_before(tmp_path: Path) -> Non
     assert time_line(_plan(), tmp_path) == NO_SEARCH
     _ran(tmp_path)
     assert search_times(tmp_path, DEVICE.name, _params()) == SearchTimes(trial_s=15, probes_s=20, block_s=20)
-    assert time_line(_plan(draws=4), tmp_path) == (
+    assert time_line(_plan(), tmp_path) == (
         "about 2 min: search 60 s, probes and polish 20 s, final 60 s, as earlier searches took"
     )
 
@@ -66,12 +66,20 @@ def test_with_auto_the_final_is_a_range(tmp_path: Path) -> None:
     assert line.startswith("about 2 min to 5 min: search 60 s, ") and ", final 60 s to 3 min, " in line
 
 
-@pytest.mark.parametrize(
-    "changed", [{"data__dataset": "ETTh1"}, {"train__epochs": 77}, {"model__d_model": 32}], ids=str
-)
+def test_what_fits_of_a_search_leaves_time_for_probes_and_the_final(tmp_path: Path) -> None:
+    plan = _plan()
+    assert fits_line(plan, tmp_path, 2) == "not known for 2 minutes"
+    _ran(tmp_path)
+    rest = "of the 4 trials of the search, probes and the final in"
+    assert fits_line(plan, tmp_path, 2) == f"2 {rest} 2 minutes"  # 40 of 120 s are left
+    assert fits_line(plan, tmp_path, 60) == f"4 {rest} 60 minutes"
+    assert fits_line(plan, tmp_path, 1) == f"0 {rest} 1 minutes"
+
+
+@pytest.mark.parametrize("changed", [{"data.dataset": "ETTh1"}, {"train.epochs": 77}, {"model.d_model": 32}], ids=str)
 def test_a_search_of_other_data_epochs_or_size_says_nothing(tmp_path: Path, changed: dict[str, Any]) -> None:
     _ran(tmp_path)
-    assert time_line(_plan(**changed), tmp_path) == NO_SEARCH
+    assert search_times(tmp_path, DEVICE.name, {**_params(), **changed}) is None
 
 
 def test_a_search_that_never_came_to_its_final_says_nothing(tmp_path: Path) -> None:
