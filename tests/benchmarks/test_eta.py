@@ -95,3 +95,17 @@ def test_epochs_that_are_known_from_an_earlier_sweep_make_arms_that_have_not_run
     without, told = summary(replay(after)), summary(replay(after, weights=epochs_s(before)))
     assert told["median_error"] is not None and without["median_error"] is not None
     assert told["median_error"] < without["median_error"]
+
+
+def test_a_real_outbox_is_replayed_by_its_own_time_stamps() -> None:
+    file = RESULTS.parents[1] / "tests/tune/storage/format_1/custom-20261130-072617-0690/outbox.jsonl"
+    recorded = read(file)
+    assert recorded is not None and not recorded.rebuilt
+    assert (recorded.name, recorded.at_a_time, recorded.epochs) == ("custom-20261130-072617-0690", 1, 3)
+    assert [sum(event.kind == kind for event in recorded.events) for kind in ("began", "epoch", "ended")] == [6, 18, 6]
+    for trial in recorded.blocks[0]:
+        kinds = [event.kind for event in recorded.events if event.trial == trial]
+        assert kinds == ["began", "epoch", "epoch", "epoch", "ended"]
+    ticks = replay(recorded)
+    assert [tick.eta_s for tick in ticks if tick.share < 0.5] == [None] * 49  # its first epoch was late
+    assert ticks[-1].eta_s is not None

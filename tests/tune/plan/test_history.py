@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,15 @@ def test_a_resumed_sweep_has_no_gap_of_a_day(tmp_path: Path) -> None:
     folder.outbox.write_text("".join(json.dumps(line) + "\n" for line in lines))
     history = read_history(tmp_path, DEVICE.name, None)
     assert max(trial.between_s for trial in history.trials) == pytest.approx(GAP_S + HEAD_S + END_S)
+
+
+def test_a_real_sweep_tells_what_its_trials_took_between_their_epochs(tmp_path: Path) -> None:
+    recorded = Path(__file__).parents[1] / "storage" / "format_1" / "custom-20261130-072617-0690"
+    shutil.copytree(recorded, tmp_path / recorded.name)
+    history = read_history(tmp_path, "AMD EPYC", None)
+    assert len(history.trials) == 6 and {trial.params["train.learning_rate"] for trial in history.trials} == {
+        1e-3,
+        2e-3,
+    }
+    assert all(0 < trial.epoch_s < 5 and 0 < trial.between_s < 30 for trial in history.trials)
+    assert history.compiled == frozenset() and history.around_s is None  # by other code, and before spans were recorded

@@ -13,6 +13,7 @@ from report_kit import GPU_A, sweep, trial
 
 from tune.report.accounts import PARTS, Accounts, accounts, accounts_json, accounts_line, accounts_metrics, rounded_pct
 from tune.report.render.markdown import markdown
+from tune.report.render.page import html_page
 from tune.report.values import as_json, parent_metrics
 from tune.tracking.reader import SweepRecord, TrialRecord
 
@@ -174,12 +175,13 @@ def test_whatever_overlaps_no_part_is_negative_and_all_sum_to_the_whole(
     assert sum(found.parts_s.values()) == pytest.approx(found.wall_s * found.devices)
 
 
-def test_the_same_accounts_stand_in_json_in_markdown_and_on_the_sweeps_run() -> None:
+def test_the_same_accounts_stand_in_json_in_markdown_on_the_page_and_on_the_sweeps_run() -> None:
     record = _during(sweep(*TWO), (0, 120), warm_up=[(10, 50)])
     content = as_json(record)["accounts"]
     assert content["wall_s"] == 120 and content["driver_recorded"] is True
     assert tuple(content["parts_s"]) == PARTS and sum(content["shares_pct"].values()) == 100
     assert "Wall time 2 min 0 s: training 33 %" in markdown(record)
+    assert "Wall time 2 min 0 s: training 33\u00a0%" in html_page(record)
     assert parent_metrics(record)["sweep/warm_up_pct"] == 34
     assert parent_metrics(record)["sweep/wall_s"] == 120
 
