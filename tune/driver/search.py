@@ -7,6 +7,7 @@ All stages are one sweep: one folder, one outbox, one parent run. What comes nex
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -22,7 +23,7 @@ from tune.driver.finalists import reached, summary
 from tune.driver.launcher import Launcher
 from tune.driver.search_history import POLISH, PROBE, SEARCH, History, Trained
 from tune.driver.search_steps import Final, Probe, Step, Train, able_shapes, limit_of, next_step
-from tune.plan.cells import Labels
+from tune.plan.cells import Labels, counted
 from tune.plan.plan import PlannedTrial, make_plan
 from tune.plan.search_plan import SearchPlan
 from tune.plan.shapes import FINALISTS
@@ -58,7 +59,11 @@ class Search:
         cells = self._chosen()
         while cells is None:
             began_s = time.monotonic()
-            step = self._next()
+            time_is_up = self._time_is_up()
+            step = self._next(time_is_up)
+            if isinstance(step, Final) and time_is_up and not step.cells:  # more time may give a final
+                self._launcher.budget.allows(math.inf)
+                return None
             if isinstance(step, Final):
                 cells = list(step.cells)
                 self._launcher.folder.update(**{CHOSEN: cells})
@@ -76,11 +81,13 @@ class Search:
         chosen = self._launcher.folder.read().get(CHOSEN)
         return None if chosen is None else [tuple(cell) for cell in chosen]
 
-    def _next(self) -> Step:
-        history = self._history()
+    def _time_is_up(self) -> bool:
+        """Whether another step could leave too little time for the final."""
+        return self._launcher.budget.left_s() < final_s(self._plan, self._history()) + self._longest_s
+
+    def _next(self, time_is_up: bool) -> Step:
         at_a_time = error_trials.at_a_time(self._launcher, self._plan)
-        time_is_up = self._launcher.budget.left_s() < final_s(self._plan, history) + self._longest_s
-        step = next_step(self._plan, history, at_a_time=at_a_time, time_is_up=time_is_up)
+        step = next_step(self._plan, self._history(), at_a_time=at_a_time, time_is_up=time_is_up)
         if time_is_up and isinstance(step, Final):
             self._progress.say("search: the time left is for the final")
         return step
@@ -103,7 +110,7 @@ class Search:
         scheduler = self._scheduler()
         left = [trial for trial in batch if self._tracker.status_of(trial.trial_id) is None]
         why = "beside the fastest cell" if step.polish else f"of the {self._plan.draws} to train"
-        self._progress.say(f"search: {len(left)} shapes {why}, {len(history.trained)} trained so far")
+        self._progress.say(f"search: {counted(len(left), 'shape')} {why}, {len(history.trained)} trained so far")
         if scheduler is not None:
             by_id = {trial.trial_id: trial for trial in batch}
             collector.ending = lambda trial_id: self._stopped(by_id.get(trial_id), scheduler.stopped)
@@ -122,7 +129,7 @@ class Search:
             for cell in step.cells:
                 self._announce(trials[cell], cell, {"stage": PROBE})
         batch = [trials[cell] for cell in step.cells]
-        self._progress.say(f"probes: the times of {len(batch)} cells, {len(known)} known so far")
+        self._progress.say(f"probes: the times of {counted(len(batch), 'cell')}, {len(known)} known so far")
         probes.probe(self._launcher, self._tracker, self._plan, batch, self._tags, self._progress.say)
         return batch
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tune.report.work import EPOCH
+from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 TAG = "search"  # of the sweep's run: what the search did, as the driver's `account` writes it
@@ -116,7 +117,7 @@ def search_notes(record: SweepRecord) -> list[str]:
         return []
     more = f" ({account['of_polish']} beside the fastest)" if account.get("of_polish") else ""
     lines = [
-        f"Search: {account['trained']} shapes trained{more}, {account['probed']} cells probed. Errors are of one seed, "
+        f"Search: {counted(account['trained'], 'shape')} trained{more}, {counted(account['probed'], 'cell')} probed. Errors are of one seed, "
         "times of some hundred steps: the final alone decides."
     ]
     if account.get("limit_val_mse") is not None:

@@ -161,12 +161,24 @@ def test_a_cut_probe_keeps_its_number(asked: Asked, sweep_of: Any) -> None:
     assert asked.probed[1] == ["full-probe-002-s1"] and "full-probe-002-s1" in before
 
 
-def test_with_no_time_left_the_final_is_of_what_is_there(asked: Asked, sweep_of: Any) -> None:
-    sweep = sweep_of(_plan())
+def test_without_time_the_final_is_of_what_is_there(asked: Asked, sweep_of: Any) -> None:
+    plan = _plan()
+    asked.may_end = lambda trial: "-probe-" not in trial.trial_id
+    assert sweep_of(plan).run() is None  # the search is done, the probes are cut
+    before = (list(asked.trained), list(asked.probed))
+    sweep = sweep_of(plan)
     found = sweep.run(minutes=0.01)
-    assert found is not None and not asked.trained and not asked.probed
+    assert found is not None and (asked.trained, asked.probed) == before
     assert "search: the time left is for the final" in sweep.said.getvalue()
-    assert found.plan.runnable == ()  # no trial gave an error
+    assert len({trial.arm for trial in found.plan.runnable}) >= 2
+    assert json.loads(found.account)["complete"] is False
+
+
+def test_without_time_and_without_any_result_the_search_stays_open(asked: Asked, sweep_of: Any) -> None:
+    sweep = sweep_of(_plan())
+    assert sweep.run(minutes=0.01) is None
+    assert not asked.trained and not asked.probed and CHOSEN not in sweep.folder.read()
+    assert sweep_of(sweep.plan).run() is not None  # with more time it goes on
 
 
 def test_the_final_needs_time_for_its_first_verdict() -> None:
