@@ -117,7 +117,8 @@ def search_notes(record: SweepRecord) -> list[str]:
         return []
     more = f" ({account['of_polish']} beside the fastest)" if account.get("of_polish") else ""
     lines = [
-        f"Search: {counted(account['trained'], 'shape')} trained{more}, {counted(account['probed'], 'cell')} probed. Errors are of one seed, "
+        f"Search: {counted(account['trained'], 'shape')} trained{more}, {counted(account['probed'], 'cell')} probed. "
+        "Errors are of one seed, "
         "times of some hundred steps: the final alone decides."
     ]
     if account.get("limit_val_mse") is not None:
