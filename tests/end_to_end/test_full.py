@@ -8,30 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from full_kit import SMALL, few
 from sweep_kit import ROOT, Driver, Ran, ended, epochs, run
 
 from tune.tracking.reader import TrialRecord
 
 EPOCHS, DRAWS = 2, 3
-SMALL = (  # noqa: SIM905
-    "--sweep full --dataset demo --epochs 2 --repeats 1 --set data.context_length=96 --set data.prediction_length=24 "
-    "--set model.d_model=16 --set model.ffn_dim=16 --set train.engine=eager --json out.json"
-).split()
-
-# The full sweep with fewer choices: 2 x 2 shapes, each with 2 backends on a CPU.
-FEW = """
-import sys
-from dataclasses import replace
-sys.path.insert(0, {root!r})
-from tune.commands.main import main
-from tune.config import sweeps
-full = sweeps.full()
-KEPT = ("eager", "sdpa_flash", "patch-12", "patch-24", "batch-128", "device-0", "none", "random-1-one_shot")
-space = {{name: tuple(each for each in choices if each.label in KEPT) for name, choices in full.space.items()}}
-sweeps.SWEEPS["full"] = lambda: replace(full, space=space)
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-"""
 
 
 @dataclass
@@ -49,8 +31,7 @@ class Killed:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     folder = tmp_path_factory.mktemp("full")
-    program = folder / "few.py"
-    program.write_text(FEW.format(root=str(ROOT)))
+    program = few(folder)
     command = [*SMALL, "--trials", str(DRAWS), "--set", "train.learning_rate=0.001"]
     before, logs = [], []
     for number, stage in enumerate(("search", "final")):
