@@ -23,11 +23,8 @@ class Budget:
         """Seconds left; infinite without a limit, negative once it is over."""
         return math.inf if self.minutes is None else self._until_s - self._clock()
 
-    def allows(self, expected_s: float | None = None, *, keep_s: float = 0.0) -> bool:
-        """Whether something may begin that is expected to take so long (None: unknown, it may if any time is left).
-
-        keep_s: seconds that must be left for what follows.
-        """
-        fits = self.left_s() - keep_s >= (expected_s or 0.0)
+    def allows(self, expected_s: float | None = None) -> bool:
+        """Whether something may begin that is expected to take so long (None: unknown, it may if any time is left)."""
+        fits = self.left_s() >= (expected_s or 0.0)
         self.used_up = self.used_up or not fits
         return fits

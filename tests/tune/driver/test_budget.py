@@ -36,8 +36,3 @@ def test_what_nobody_can_estimate_begins_while_any_time_is_left() -> None:
     assert budget.allows()
     clock.now_s += 1.5
     assert not budget.allows()
-
-
-def test_time_can_be_kept_for_what_follows() -> None:
-    assert Budget(1.0, clock=Clock()).allows(30.0, keep_s=30.0)
-    assert not Budget(1.0, clock=Clock()).allows(30.0, keep_s=31.0)
