@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -45,7 +46,9 @@ def test_tune_copies_no_secret_of_the_driver_into_its_actors(monkeypatch: pytest
 
     for name in (*PLANTED, "RAY_CHDIR_TO_TRIAL_DIR"):
         monkeypatch.setenv(name, PLANTED.get(name, "1"))
-    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", class_cache.ENV_VARS_TO_PROPAGATE | {"AWS_PROFILE"})
+    fresh = ModuleType("fresh")  # an earlier sweep in this process may have changed Ray's own
+    exec(Path(class_cache.__file__).read_text(), fresh.__dict__)
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", fresh.ENV_VARS_TO_PROPAGATE | {"AWS_PROFILE"})
 
     def copied() -> set[str]:
         actor = class_cache._ActorClassCache().get(type("Trainable", (), {}))
