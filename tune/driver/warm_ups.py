@@ -9,6 +9,7 @@ nowhere: the arm's first trial then does the same alone on its GPU, and what it 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from tune.plan.plan import Plan, PlannedTrial
 from tune.trial.job import GATE, TRAINING
 
 LOOK_S = 1.0  # how long a signal may wait
-CORES_OF_A_PART = 1.25  # of a warm-up: its own process and, for a part of the time, its compiler's
+CORES_OF_A_PART = 1  # of a warm-up: its own process; its compiler's are busy for a small part of the time
 MEMORY_SHARE = 0.8  # of a GPU, for all warm-ups on it
 ABOVE_REFERENCE = 2.0  # a warm-up's memory: so many times the gate's fp64 step,
 CONTEXT_GIB = 1.0  # and the device's context
@@ -112,6 +113,8 @@ def _waves(parts: Sequence[Part], at_a_time: int) -> list[Sequence[Part]]:
 
 def _results(ray: Any, running: dict[Any, PlannedTrial]) -> Iterator[tuple[PlannedTrial, float, str | None]]:
     """Each trial as its warm-up ends, with the seconds that it took, and why it did not come to its end."""
+    importlib.import_module("ray.tune")  # takes 2 s, which pass anyway
+
     while running:
         with signals.calls_into_library():
             done, _ = ray.wait(list(running), timeout=LOOK_S)
@@ -135,7 +138,7 @@ def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, new: Sequence[PlannedTr
     """How many warm-ups may run at once: bounded by cores, by the GPUs' memory and by their number."""
     share = launcher.share
     devices = min(share.at_a_time, max(1, count_gpus(ray, share))) if share.gpus else 1
-    each = min(int(share.cpus / CORES_OF_A_PART), _fit_in_memory(plan, new))
+    each = min(share.cpus // CORES_OF_A_PART, _fit_in_memory(plan, new))
     return min(len(_parts(new)), devices * each)
 
 
