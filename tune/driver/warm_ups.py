@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,12 @@ from tune.plan.plan import Plan, PlannedTrial
 from tune.trial.job import GATE, TRAINING
 
 LOOK_S = 1.0  # how long a signal may wait
+LONGEST_S = 900.0  # of a wave: what has not ended by then is given up, as a gate that another trial measures is
 CORES_OF_A_PART = 1  # of a warm-up: its own process; its compiler's are busy for a small part of the time
 MEMORY_SHARE = 0.8  # of a GPU, for all warm-ups on it
 ABOVE_REFERENCE = 2.0  # a warm-up's memory: so many times the gate's fp64 step,
 CONTEXT_GIB = 1.0  # and the device's context
+HOST_GIB = 3.0  # of the node's memory, for each process; reckoned generously, not measured
 FOLDER = "warmed"  # beside the caches: one file for each arm that was warmed up
 
 
@@ -114,13 +117,18 @@ def _waves(parts: Sequence[Part], at_a_time: int) -> list[Sequence[Part]]:
 def _results(ray: Any, running: dict[Any, PlannedTrial]) -> Iterator[tuple[PlannedTrial, float, str | None]]:
     """Each trial as its warm-up ends, with the seconds that it took, and why it did not come to its end."""
     importlib.import_module("ray.tune")  # takes 2 s, which pass anyway
-
+    began_s = time.monotonic()
     while running:
         with signals.calls_into_library():
             done, _ = ray.wait(list(running), timeout=LOOK_S)
-        if not done:
-            continue
-        yield running.pop(done[0]), *_result(ray, done[0])
+        if done:
+            yield running.pop(done[0]), *_result(ray, done[0])
+        elif time.monotonic() - began_s > LONGEST_S:
+            for reference in running:
+                ray.cancel(reference, force=True)
+            for trial in running.values():
+                yield trial, LONGEST_S, f"it took longer than {LONGEST_S:.0f} s"
+            return
 
 
 def _one_of_each(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
@@ -138,7 +146,7 @@ def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, new: Sequence[PlannedTr
     """How many warm-ups may run at once: bounded by cores, by the GPUs' memory and by their number."""
     share = launcher.share
     devices = min(share.at_a_time, max(1, count_gpus(ray, share))) if share.gpus else 1
-    each = min(share.cpus // CORES_OF_A_PART, _fit_in_memory(plan, new))
+    each = min(share.cpus // CORES_OF_A_PART, _fit_in_memory(plan, new), _fit_on_host(plan.device))
     return min(len(_parts(new)), devices * each)
 
 
@@ -153,6 +161,11 @@ def _fit_in_memory(plan: Plan, new: Sequence[PlannedTrial]) -> int:
     return max(1, int(MEMORY_SHARE * device.memory_gib / each_gib))
 
 
+def _fit_on_host(device: DeviceFacts) -> int:
+    """How many warm-ups for each of its GPUs a node's free memory holds; at least 1, also if it is not known."""
+    return 1 if device.host_free_gib is None else max(1, int(device.host_free_gib / HOST_GIB / max(1, device.gpus)))
+
+
 def memory_gib(trial: PlannedTrial, device: DeviceFacts, channels: int) -> float:
     """The memory that a trial's gate and its training need at most, estimated. On a device of known memory."""
     fields, batch = trial.config.builder_fields(channels), trial.config.train.batch_size
@@ -165,7 +178,8 @@ def _task(ray: Any, launcher: Launcher, at_a_time: int) -> Any:
     devices = min(share.at_a_time, max(1, count_gpus(ray, share))) if share.gpus else 1
     each = math.ceil(at_a_time / devices)
     resources = {"num_cpus": share.cpus / each, "num_gpus": share.gpus / each, "resources": share.resources}
-    return ray.remote(max_calls=1, scheduling_strategy="SPREAD", **resources)(_warm_up_here)
+    # Ray would try again without end what a node's lack of memory has ended; the arm's first trial does, alone
+    return ray.remote(max_calls=1, max_retries=0, scheduling_strategy="SPREAD", **resources)(_warm_up_here)
 
 
 def _result(ray: Any, reference: Any) -> tuple[float, str | None]:

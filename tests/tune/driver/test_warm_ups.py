@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ ARMS = (
 def _plan(repeats: int = 2, **changes: Any) -> Plan:
     sweep = SweepConfig(name="s", question="?", baseline="a", arms=ARMS)
     overrides = {**SMALL, "train.epochs": 2, **{name.replace("__", "."): value for name, value in changes.items()}}
-    return make_plan(sweep, overrides=overrides, repeats=repeats, seed=1, device=CPU)
+    return make_plan(sweep, overrides=overrides, repeats=repeats, seed=1, device=replace(CPU, host_free_gib=64.0))
 
 
 def _launcher(folder: Path, cpus: int) -> Launcher:
@@ -110,6 +111,50 @@ def test_an_arm_that_compiles_has_two_parts_and_all_trainings_come_first() -> No
         (TRAINING, "arm-0"), (TRAINING, "arm-1"), (GATE, "arm-0"), (GATE, "arm-1"),
     ]  # fmt: skip
     assert [part for part, _ in warm_ups._parts(_trials(2, train__engine="eager"))] == [GATE, GATE]
+
+
+class EndlessRay:
+    """No task ever ends."""
+
+    def __init__(self) -> None:
+        self.cancelled: list[tuple[str, bool]] = []
+
+    def wait(self, references: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        return [], references
+
+    def cancel(self, reference: str, *, force: bool) -> None:
+        self.cancelled.append((reference, force))
+
+
+def test_what_does_not_end_is_given_up_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_ups, "LONGEST_S", 0.0)
+    ray, (one, two) = EndlessRay(), _trials(2)
+    assert list(warm_ups._results(ray, {"1": one, "2": two})) == [
+        (one, 0.0, "it took longer than 0 s"), (two, 0.0, "it took longer than 0 s"),
+    ]  # fmt: skip
+    assert ray.cancelled == [("1", True), ("2", True)]
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "at_a_time"),
+    [
+        (16, {}, 12),  # all parts of six arms
+        (8, {}, 8),
+        (16, {"host_free_gib": 15.0}, 5),
+        (16, {"host_free_gib": 60.0, "gpus": 4}, 5),
+        (16, {"host_free_gib": None}, 1),
+        (16, {"memory_gib": None}, 1),
+        (16, {"memory_gib": 4.0}, 3),  # each needs a little over 1 GiB
+    ],
+)
+def test_as_many_processes_at_a_time_as_cores_and_both_memories_hold(
+    monkeypatch: pytest.MonkeyPatch, cores: int, device: dict[str, Any], at_a_time: int
+) -> None:
+    monkeypatch.setattr(warm_ups, "count_gpus", lambda *_: 1)
+    gpu = replace(CPU, device_type="cuda", memory_gib=140.0, host_free_gib=100.0, gpus=1)
+    plan = replace(_plan(), device=replace(gpu, **device), data=replace(_plan().data, channels=7))
+    launcher: Any = SimpleNamespace(share=Share(cpus=cores, gpus=1, at_a_time=1))
+    assert warm_ups._at_a_time(None, launcher, plan, _trials(6, train__engine="compile")) == at_a_time
 
 
 @pytest.mark.parametrize(
