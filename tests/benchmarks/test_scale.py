@@ -26,7 +26,7 @@ def test_trivial_trials_go_all_the_way_and_no_call_to_the_store_is_made_for_each
     assert cost["done"] == cost["trials"] == SEEDS, done.stderr
     assert cost["calls"]["create_run"] == SEEDS + 1
     assert cost["calls"]["create_logged_model"] == SEEDS and cost["refused"] == 0
-    assert "get_metric_history" not in cost["calls"]
+    assert cost["calls"]["get_metric_history"] <= 2  # of the sweep's own metrics, however many trials it has
     assert cost["cpu_s_per_trial"] > 0 and cost["peak_memory_gib"] > 0
     assert f"{SEEDS} trials of 2 epochs; MLflow has all numbers of {SEEDS}, refused 0" in done.stdout
 

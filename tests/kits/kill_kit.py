@@ -26,6 +26,7 @@ from tune.commands.sweep import parser as sweep_parser
 from tune.config.request import build_request
 from tune.machine.device import DeviceFacts, available_cpus
 from tune.plan.plan import make_plan
+from tune.tracking.store import SPANS
 from tune.trial.job import TrialJob
 from tune.trial.report import Report
 from tune.trial.run import run_trial
@@ -196,8 +197,9 @@ def _in_the_store(ran: Ran) -> list[str]:
         allowed = (once, list(range(1, EPOCHS + 1))) if "trial_id" in run.data.tags else (once,)
         for key in run.data.metrics:
             steps = sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
-            # Counts from the epoch before in the same process: a process's first epoch has none
-            expected = len(steps) == len(set(steps)) if key == "time/between_s" else steps in allowed
+            # Counts from the epoch before in the same process: a process's first epoch has none. A span: one each time
+            any_steps = key == "time/between_s" or key.startswith(SPANS)
+            expected = len(steps) == len(set(steps)) if any_steps else steps in allowed
             if not expected:
                 wrong.append(f"{run.info.run_name}: {key} has the steps {steps}")
     models = client.search_logged_models([experiment.experiment_id])

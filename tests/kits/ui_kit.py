@@ -24,6 +24,7 @@ from tune.cluster.share import Share
 from tune.config.sweeps import get_sweep
 from tune.driver import options as runner_options
 from tune.driver import run as runner
+from tune.driver.budget import Budget
 from tune.driver.collector import Collector
 from tune.driver.finish import open_tracker
 from tune.machine.device import DeviceFacts
@@ -49,8 +50,10 @@ class Recorded:
     """Replaces the launcher: reports each trial's epochs and end to the collector, as Tune would."""
 
     share = Share(cpus=1, gpus=1, at_a_time=1)
+    budget = Budget()
+    isolate = True  # so nothing is warmed up
 
-    def run(self, trials: Sequence[PlannedTrial], collector: Collector, *, in_blocks: bool) -> None:
+    def run(self, trials: Sequence[PlannedTrial], collector: Collector, **_: Any) -> None:
         for trial in trials:
             ray_trial = SimpleNamespace(config={"job": {"trial_id": trial.trial_id}})
             for epoch in range(1, EPOCHS + 1):

@@ -61,7 +61,8 @@ class Program:
     [
         (signal.SIGINT, "time.sleep(100)"),
         (signal.SIGTERM, "threading.Event().wait(100)"),
-        (signal.SIGHUP, "subprocess.run(['sleep', '100'])"),
+        # A signal while it starts leaves it alone, holding none of our pipes
+        (signal.SIGHUP, "subprocess.run(['sleep', '20'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)"),
         (signal.SIGUSR1, "import asyncio; asyncio.run(asyncio.sleep(100))"),
         (signal.SIGTERM, "os.read(os.pipe()[0], 1)"),
     ],

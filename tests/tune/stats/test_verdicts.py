@@ -67,7 +67,9 @@ def _recorded() -> Iterator[tuple[str, dict[str, Any]]]:
 def test_every_recorded_result_reads_as_the_verdicts_that_its_numbers_give_today() -> None:
     codes = set()
     for name, stored in _recorded():
-        numbers = {field: value for field, value in stored.items() if field not in ("verdict", "accuracy")}
+        if stored.get("looks") is not None:
+            continue
+        numbers = {field: value for field, value in stored.items() if field not in ("verdict", "accuracy", "looks")}
         comparison = Comparison(**numbers, accuracy=None)
         assert stored_verdict(stored) == comparison.verdict, name
         codes.add(comparison.verdict)
@@ -76,3 +78,18 @@ def test_every_recorded_result_reads_as_the_verdicts_that_its_numbers_give_today
             assert stored_verdict(accuracy) == Accuracy(**numbers).verdict, name
             codes.add(stored_verdict(accuracy))
     assert codes == {"faster", "slower", "undecided", "not_worse", None}
+
+
+def test_every_recorded_verdict_of_a_look_is_what_its_interval_says() -> None:
+    codes = set()
+    for name, stored in _recorded():
+        if (looks := stored.get("looks")) is None:
+            continue
+        speed, accuracy = looks["speed"], looks["accuracy"]
+        low, high = speed["interval"]
+        assert stored_verdict(stored) == speed["verdict"], name
+        assert {"faster": low > 1, "slower": high < 1}[speed["verdict"]], name
+        assert (stored["ratio"], stored["interval"]) == (speed["value"], speed["interval"]), name
+        assert accuracy["verdict"] == "not_worse" and accuracy["interval"][1] < stored["accuracy"]["margin"], name
+        codes.add(speed["verdict"])
+    assert codes == {"faster", "slower"}
