@@ -200,10 +200,11 @@ def _warm_up_here(values: dict[str, Any]) -> tuple[float, str | None]:
     import ray
 
     from tune.trial.job import TrialJob
+    from tune.worker.prober import session_folder
     from tune.worker.supervisor import TrialSupervisor
 
     job = TrialJob.from_dict(values)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=session_folder()) as folder:
         os.chdir(folder)
         node_socket = job.fork_servers.get(ray.get_runtime_context().get_node_id())
         try:

@@ -12,13 +12,19 @@ from tune.trial.report import Report, TrialEnd, as_result
 from tune.worker.supervisor import OutOfMemory, TrialSupervisor
 
 
+def session_folder() -> str:
+    """Of Ray on this node: what lies there goes with it, whoever is killed."""
+    from ray._private.worker import _global_node  # Ray has no public way to ask for it
+
+    folder: str = _global_node.get_session_dir_path()
+    return folder
+
+
 class Prober:
     """Runs probes, each in a process of its own. Its working directory is a folder of Ray's session."""
 
     def __init__(self) -> None:
-        from ray._private.worker import _global_node  # Ray has no public way to ask for its session's folder
-
-        self._folder = tempfile.TemporaryDirectory(dir=_global_node.get_session_dir_path())
+        self._folder = tempfile.TemporaryDirectory(dir=session_folder())
         os.chdir(self._folder.name)
         self._supervisor = TrialSupervisor()
 
