@@ -8,18 +8,14 @@ from dataclasses import dataclass
 
 import pytest
 from fault_kit import Faults
-from kill_kit import kill, orphans, private_tmp
+from kill_kit import SMALL, kill, orphans, private_tmp
 from sweep_kit import Driver, Ran, ended, epochs, run
 
 from tune.stats.looks import LOOKS
 
 pytestmark = [pytest.mark.soak_only, pytest.mark.timeout(1200)]
 EPOCHS, ARMS = 2, 3
-SWEEP = (  # noqa: SIM905
-    f"--sweep custom --over train.learning_rate=0.001,0.002,0.003 --dataset demo --epochs {EPOCHS} "
-    "--set data.context_length=48 --set data.prediction_length=24 --set model.d_model=16 --set model.num_heads=4 "
-    "--set model.ffn_dim=16 --set train.batch_size=256"
-).split()
+SWEEP = f"--sweep custom --over train.learning_rate=0.001,0.002,0.003 --epochs {EPOCHS}".split() + SMALL
 
 
 @dataclass

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 from fault_kit import Faults
-from kill_kit import kill, orphans, private_tmp
+from kill_kit import SMALL, kill, orphans, private_tmp
 from sweep_kit import Driver, Ran, ended, epochs, run
 
 pytestmark = [pytest.mark.soak_only, pytest.mark.timeout(1200)]
 EPOCHS, ARMS = 2, 3
-SWEEP = (  # noqa: SIM905
-    f"--sweep custom --over model.patch_length=4,8,12 --dataset demo --epochs {EPOCHS} --repeats 1 --gpus-per-trial 0 "
-    "--set data.context_length=48 --set data.prediction_length=24 --set model.d_model=16 --set model.num_heads=4 "
-    "--set model.ffn_dim=16 --set train.batch_size=256"
-).split()
+SWEEP = (
+    f"--sweep custom --over model.patch_length=4,8,12 --epochs {EPOCHS} --repeats 1 --gpus-per-trial 0".split() + SMALL
+)
 CORES = 4  # as many as a common warm-up needs to run several processes at a time
 BEGUN, ONE_WARM = "processes at a time", f"/{ARMS} warm]"
 

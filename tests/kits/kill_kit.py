@@ -32,11 +32,11 @@ from tune.trial.report import Report
 from tune.trial.run import run_trial
 
 TRIALS, EPOCHS = 3, 6 if soaking() else 4
-SWEEP = (  # noqa: SIM905
-    f"--sweep custom --epochs {EPOCHS} --over train.learning_rate=0.001,0.002,0.003 --dataset demo --repeats 1 "
-    "--set data.context_length=48 --set data.prediction_length=24 --set model.d_model=16 --set model.num_heads=4 "
-    "--set model.ffn_dim=16 --set train.batch_size=256"
+SMALL = (  # noqa: SIM905 - of any sweep, so that a trial takes seconds
+    "--dataset demo --set data.context_length=48 --set data.prediction_length=24 --set model.d_model=16 "
+    "--set model.num_heads=4 --set model.ffn_dim=16 --set train.batch_size=256"
 ).split()
+SWEEP = f"--sweep custom --epochs {EPOCHS} --over train.learning_rate=0.001,0.002,0.003 --repeats 1".split() + SMALL
 GONE_WITHIN_S = 60.0
 OF_A_CHECKPOINT = ("state.pt", "moments.safetensors", "best.safetensors", "steps.arrow")
 

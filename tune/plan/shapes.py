@@ -18,8 +18,8 @@ from tune.plan.plan import PlannedTrial
 # How a cell runs: the gate holds its function to the reference's, whatever these are. Every other field decides the
 # error, precision too.
 KEEPS_FUNCTION = ("model.attention", "data.feed", "data.num_workers", "train.engine")
-# A trial of at most so many steps is trained for its error without a compiler: a step gains some 8 ms by compiling,
-# which takes 20 to 35 s (docs/measurements.md).
+# A trial of at most so many steps is trained for its error without a compiler: compiling takes 31 to 46 s on an H200
+# (docs/measurements.md). The limit is reckoned, not measured.
 MOST_UNCOMPILED_STEPS = 3_000
 PROBED_FIRST = 5  # shapes whose time is probed in their usual way, before any neighbour is
 EVERY_BACKEND = 3  # shapes, the fastest ones, whose time is probed with every backend
