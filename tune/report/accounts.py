@@ -24,6 +24,7 @@ from tune.report.cost import GPUS
 from tune.storage.trial_log import DRIVER
 from tune.tracking.reader import SweepRecord, TrialRecord
 from tune.tracking.spans import WARM_UP
+from tune.tracking.store import ACCOUNTS
 
 PARTS = ("training", "validation", "probes", "warm-up", "gaps", "rest")
 PROBE = "probe"  # the tag `stage` of a trial that only times steps
@@ -281,5 +282,5 @@ def accounts_metrics(found: Accounts | None) -> dict[str, float]:
     """The accounts as metrics of the sweep's run; none where they are not known."""
     if found is None:
         return {}
-    shares = {f"sweep/{name.replace('-', '_')}_pct": float(pct) for name, pct in found.shares_pct.items()}
-    return {"sweep/wall_s": found.wall_s} | shares
+    shares = {f"{ACCOUNTS}{name.replace('-', '_')}_pct": float(pct) for name, pct in found.shares_pct.items()}
+    return {f"{ACCOUNTS}wall_s": found.wall_s} | shares

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PROJECT = "patchtst-sweeps"  # the MLflow experiment of all sweeps
 STORE_ANSWERS_WITHIN_S = 10.0  # how long a command waits for a store to show that it is there
 REFUSED = "refused_records"  # the tag of a sweep's run with the number of its records that MLflow refused for good
+ACCOUNTS = "sweep/"  # metrics of a sweep's run: its wall time and where that went
 SPANS = "sweep_spans/"  # metrics of a sweep's run: the seconds of one piece of the driver's work, stored when it ended
 STOPPED = "stopped"  # the tag of a sweep's run with what there is, if its last command had no time for the rest
 JOB_TAG = "job."  # with a Ray job's id behind it, a tag of the sweeps that this job ran

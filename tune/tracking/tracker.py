@@ -26,6 +26,7 @@ from tune.tracking.rejected import RejectedFile
 from tune.tracking.runs import RunIndex
 from tune.tracking.schema import is_empty
 from tune.tracking.sender import OutboxSender
+from tune.tracking.store import ACCOUNTS
 from tune.tracking.uploads import Uploader
 from tune.tracking.writer import OPEN_STATUSES, SWEEP_STATUSES, TRIAL_STATUSES, MlflowWriter
 
@@ -280,10 +281,16 @@ class Tracker:
         A file whose text is None is made when it is stored, and lies nowhere else.
 
         Metrics that an earlier closing stored are left out: a driver that was killed while closing stores them once.
+        Accounts stay as the first closing has them: to close again takes time, and would change them.
         """
         check_status(status, SWEEP_STATUSES)
         with self._mutex:
-            new = {key: value for key, value in values(metrics).items() if self._index.summary.get(key) != value}
+            known = self._index.summary
+            new = {
+                key: value
+                for key, value in values(metrics).items()
+                if known.get(key) != value and not (key in known and key.startswith(ACCOUNTS))
+            }
             unfinished = [trial_id for trial_id, state in self._index.trials.items() if state != "ended"]
             more = {"tags": texts(tags)} if tags else {}
             self._append("end_sweep", status=status, metrics=new, files=dict(files), open_trials=unfinished, **more)

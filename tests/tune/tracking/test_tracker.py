@@ -119,6 +119,18 @@ def test_a_sweep_that_is_closed_again_stores_its_summary_once(
         assert [point[:2] for point in points(shared_store, sweep.run_id, key)] == [(0, value)]
 
 
+def test_a_sweep_that_is_closed_again_keeps_the_accounts_of_its_first_closing(
+    opened: MakeTracker, shared_store: str, sweep_id: str
+) -> None:
+    with opened() as tracker:
+        tracker.end_sweep(status="done", metrics={"sweep/wall_s": 10.0, "sweep/rest_pct": 40.0}, files={})
+    with opened() as tracker:
+        tracker.end_sweep(status="done", metrics={"sweep/wall_s": 12.0, "sweep/rest_pct": 40.0}, files={})
+        settle(tracker)
+    run_id = read_sweep(shared_store, EXPERIMENT, sweep_id).run_id
+    assert [point[:2] for point in points(shared_store, run_id, "sweep/wall_s")] == [(0, 10.0)]
+
+
 def test_files_are_artifacts_of_the_sweep_in_the_given_folder(opened: MakeTracker, tmp_path: Path) -> None:
     tracker = opened(uri=f"sqlite:///{tmp_path}/own.db")
     tracker.end_sweep(status="done", metrics={}, files={"report/index.html": "<p>é</p>"})
