@@ -14,8 +14,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.patchtst.modeling_patchtst import PatchTSTEncoder, eager_attention_forward
 
 from model.attention.packed import PACKED
-from model.fused import shape_reason
-from model.fused.ops import feed_forward, linear_add, norm_linear, norm_partials, norm_unite
+from model.fused import paths, shape_reason
+from model.fused.embedding import embed
+from model.fused.ops import norm_unite
 
 
 def fuse(model: PatchTSTForPrediction) -> PatchTSTForPrediction:
@@ -42,15 +43,12 @@ class FusedEncoder(PatchTSTEncoder):
 
     def forward(self, patch_input: Tensor, **_: Any) -> BaseModelOutput:
         """patch_input [B, C, N, P] -> last_hidden_state [B, C, N, D] in the autocast type; no attention weights."""
-        hidden_BCND = self.positional_encoder(self.embedder(patch_input))
-        b, c, n, d = hidden_BCND.shape
-        x_MD = hidden_BCND.to(_compute_type(hidden_BCND)).reshape(b * c * n, d)
-        with torch.no_grad():  # the operators that use the statistics compute their part of the gradient
-            partials = norm_partials(x_MD) if self.training else None
+        b, c, n, _ = patch_input.shape
+        x_MD, partials = embed(self, patch_input, statistics=self.training)
         for layer in self.layers:
             x_MD, partials = _attention_sublayer(layer, x_MD, partials, n)
             x_MD, partials = _feed_forward_sublayer(layer, x_MD, partials)
-        return BaseModelOutput(last_hidden_state=x_MD.view(b, c, n, d))
+        return BaseModelOutput(last_hidden_state=x_MD.view(b, c, n, -1))
 
 
 def _attention_sublayer(layer: Any, x_MD: Tensor, partials: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
@@ -59,10 +57,10 @@ def _attention_sublayer(layer: Any, x_MD: Tensor, partials: Tensor | None, n: in
     weight = torch.cat([projection.weight for projection in projections])
     bias = torch.cat([projection.bias for projection in projections])
     mean, var = _statistics(norm, partials, len(x_MD))
-    qkv = norm_linear(x_MD, mean, var, norm.weight, norm.bias, weight, bias, norm.eps, layer.training)
+    qkv = paths.attention_projections(x_MD, mean, var, norm, weight, bias, layer.training)
     qkv_SN3KE = qkv.view(-1, n, 3, qkv.shape[1] // (3 * attention.head_dim), attention.head_dim)
     out_MW = _attend(attention, qkv_SN3KE).reshape(len(x_MD), -1)
-    return linear_add(out_MW, attention.out_proj.weight, attention.out_proj.bias, x_MD)
+    return paths.output_projection(out_MW, attention.out_proj, x_MD)
 
 
 def _attend(attention: Any, qkv_SN3KE: Tensor) -> Tensor:
@@ -77,11 +75,9 @@ def _attend(attention: Any, qkv_SN3KE: Tensor) -> Tensor:
 
 
 def _feed_forward_sublayer(layer: Any, x_MD: Tensor, partials: Tensor | None) -> tuple[Tensor, Tensor]:
-    norm, up, down = layer.norm_sublayer3.batchnorm, layer.ff[0], layer.ff[3]
+    norm = layer.norm_sublayer3.batchnorm
     mean, var = _statistics(norm, partials, len(x_MD))
-    return feed_forward(
-        x_MD, mean, var, norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias, norm.eps, layer.training
-    )
+    return paths.feed_forward(x_MD, mean, var, norm, layer.ff[0], layer.ff[3], layer.training)
 
 
 def _statistics(norm: nn.BatchNorm1d, partials: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
@@ -95,8 +91,3 @@ def _statistics(norm: nn.BatchNorm1d, partials: Tensor | None, rows: int) -> tup
         norm.running_var.lerp_(var * (rows / (rows - 1)), norm.momentum)
         norm.num_batches_tracked.add_(1)
     return mean, var
-
-
-def _compute_type(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
