@@ -26,10 +26,12 @@ LEFT_OUT = ("train.seed", "model.as_published", "pruning.as_published")
 
 def answer_of(content: Mapping[str, Any]) -> str:
     """The arm of a result that is fastest of those that are faster and not worse; else the baseline."""
+    from tune.stats.verdicts import FASTER, NOT_WORSE
+
     usable = {
         arm: each["ratio"]
         for arm, each in content["comparisons"].items()
-        if each["verdict"] == "faster" and (each["accuracy"] or {}).get("verdict") == "not worse"
+        if each["verdict"] == FASTER and (each["accuracy"] or {}).get("verdict") == NOT_WORSE
     }
     return max(usable, key=lambda arm: usable[arm], default=str(content["baseline"]))
 

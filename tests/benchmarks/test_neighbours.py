@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from tune.config.sweeps import get_sweep
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
 from tune.plan.planner import Planner
+from tune.stats.verdicts import FASTER, NOT_WORSE, UNDECIDED, WORSE
 
 H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100", capability=(9, 0), memory_gib=79.6, missing={})
 ANSWER = {
@@ -26,13 +29,13 @@ ANSWER = {
 def _result() -> dict[str, Any]:
     (trial,) = make_plan(get_sweep("custom"), overrides=ANSWER, repeats=1, seed=2, device=H100).trials
     params = trial.config.flat()
-    accurate = {"verdict": "not worse"}
+    accurate = {"verdict": NOT_WORSE}
     return {
         "baseline": "baseline",
         "comparisons": {
-            "answer": {"ratio": 2.0, "verdict": "faster", "accuracy": accurate},
-            "worse": {"ratio": 3.0, "verdict": "faster", "accuracy": {"verdict": "worse"}},
-            "slower": {"ratio": 4.0, "verdict": "undecided", "accuracy": accurate},
+            "answer": {"ratio": 2.0, "verdict": FASTER, "accuracy": accurate},
+            "worse": {"ratio": 3.0, "verdict": FASTER, "accuracy": {"verdict": WORSE}},
+            "slower": {"ratio": 4.0, "verdict": UNDECIDED, "accuracy": accurate},
         },
         "trials": [{"arm": "answer", "stage": "final", "params": params}],
     }
@@ -41,6 +44,11 @@ def _result() -> dict[str, Any]:
 def test_the_answer_is_the_fastest_arm_that_is_faster_and_not_worse_else_the_baseline() -> None:
     assert answer_of(_result()) == "answer"
     assert answer_of(_result() | {"comparisons": {}}) == "baseline"
+
+
+def test_the_answer_of_a_search_that_ran_is_the_one_that_its_report_names() -> None:
+    stored = Path(__file__).parents[2] / "docs/results/2026-11-30-full-ETTh1-h200.json"
+    assert answer_of(json.loads(stored.read_text())) == "patch-patch-192-batch-128-device-0-none"
 
 
 def test_each_command_is_a_sweep_of_the_answer_and_its_neighbours_in_one_field() -> None:

@@ -24,6 +24,7 @@ from tune.plan.search_plan import SearchPlan
 from tune.plan.shapes import EVERY_BACKEND, FINALISTS, PROBED_FIRST
 
 MOST_BATCHES = 8  # of the search, also if few trials run at a time: each batch starts Tune once
+SHORT = 0.5  # of a batch: fewer shapes than this are no batch of their own, which takes as long as a whole one
 NEAR = 1.1  # a shape that takes longer than the fastest by this factor is not tried with other backends
 CLEARLY = 1.15  # a way that was slower by this factor wherever it was timed is not timed again in another shape
 
@@ -86,7 +87,7 @@ def _search(plan: SearchPlan, history: History, at_a_time: int) -> Train | None:
     if left <= 0 or reached(history.candidates, plan.target_val_mse):
         return None
     count = max(at_a_time, math.ceil(plan.draws / MOST_BATCHES), 0 if history.trained else random_first(plan.draws))
-    shapes = propose(plan, history, min(left, count))
+    shapes = propose(plan, history, left if left <= count * (1 + SHORT) else count)
     return _train(plan, history, shapes, polish=False)
 
 

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -151,14 +152,15 @@ def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, new: Sequence[PlannedTr
 
 
 def _fit_in_memory(plan: Plan, new: Sequence[PlannedTrial]) -> int:
-    """How many of the largest warm-up fit on a GPU; at least 1."""
+    """How many warm-ups fit on a GPU together, if they are the largest; at least 1."""
     device, channels = plan.device, plan.data.channels
+    parts = _parts(new)
     if device.device_type == "cpu":
-        return len(_parts(new))
+        return len(parts)
     if not new or device.memory_gib is None or channels is None:
         return 1
-    each_gib = max(memory_gib(trial, device, channels) for trial in new)
-    return max(1, int(MEMORY_SHARE * device.memory_gib / each_gib))
+    of_parts = sorted((memory_gib(trial, device, channels) for _, trial in parts), reverse=True)
+    return max(1, sum(total <= MEMORY_SHARE * device.memory_gib for total in accumulate(of_parts)))
 
 
 def _fit_on_host(device: DeviceFacts) -> int:

@@ -112,6 +112,15 @@ def test_a_driver_killed_anywhere_does_the_rest_and_nothing_again(luck: int, kil
     assert list(again.logs) == list(whole.logs)
 
 
+@pytest.mark.parametrize(("draws", "at_a_time", "sizes"), [(20, 8, [8, 12]), (21, 8, [8, 8, 5]), (6, 8, [6])])
+def test_the_last_batch_takes_what_would_be_less_than_half_a_batch(
+    draws: int, at_a_time: int, sizes: list[int]
+) -> None:
+    world = _world(search_plan(draws=draws, **FEW), at_a_time=at_a_time)
+    world.run()
+    assert [len(step.cells) for step in world.steps if isinstance(step, Train) and not step.polish] == sizes
+
+
 def test_exactly_as_many_shapes_are_searched_as_asked_the_baselines_among_them(plan: SearchPlan) -> None:
     world = _world(plan, at_a_time=4)
     world.run()

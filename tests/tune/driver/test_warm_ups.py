@@ -157,6 +157,17 @@ def test_as_many_processes_at_a_time_as_cores_and_both_memories_hold(
     assert warm_ups._at_a_time(None, launcher, plan, _trials(6, train__engine="compile")) == at_a_time
 
 
+def test_one_large_arm_does_not_bound_how_many_small_ones_warm_up_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = {"large": 50.0, "small": 5.0}
+    monkeypatch.setattr(warm_ups, "memory_gib", lambda trial, *_: gib[trial.arm])
+    gpu = replace(CPU, device_type="cuda", memory_gib=140.0)
+    plan = replace(_plan(), device=gpu, data=replace(_plan().data, channels=7))
+    one, *others = _trials(9, train__engine="eager")
+    arms = [replace(one, arm="large"), *(replace(other, arm="small") for other in others)]
+    assert warm_ups._fit_in_memory(plan, arms) == 9  # 90 of 112 GiB
+    assert warm_ups._fit_in_memory(plan, arms[:1] * 9) == 2
+
+
 @pytest.mark.parametrize(
     ("parts", "at_a_time", "sizes"), [(12, 12, [12]), (13, 12, [7, 6]), (22, 12, [11, 11]), (25, 12, [9, 9, 7])]
 )
