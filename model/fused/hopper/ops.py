@@ -1,0 +1,195 @@
+"""The Hopper kernels as operators with autograd, under torch.ops.patchtst_hopper.
+
+Shapes: M rows, D = 128 model width, W width of all heads, O = 3 W, F FFN width. Activations are contiguous and bf16.
+Parameters are fp32 and get their gradients; what the kernels read instead are the packed weights of `pack`, which get
+none. `hopper_reason` says which models they are for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.fused.hopper import launch, launch_backward
+from model.fused.launch import Norm, empty_statistics
+
+
+@torch.library.custom_op("patchtst_hopper::pack", mutates_args=())
+def pack(
+    wq: Tensor, wk: Tensor, wv: Tensor, bq: Tensor, bk: Tensor, bv: Tensor, gamma1: Tensor, beta1: Tensor, wo: Tensor,
+    w1: Tensor, b1: Tensor, gamma2: Tensor, beta2: Tensor, w2: Tensor, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """A layer's weights as the kernels read them: the fields of `launch.Packed`, in that order. Takes no gradient."""
+    attention = [(wq, bq), (wk, bk), (wv, bv)]
+    return tuple(launch.pack(attention, (gamma1, beta1), wo, (w1, b1), (gamma2, beta2), w2, dtype))
+
+
+@pack.register_fake
+def _(
+    wq: Tensor, wk: Tensor, wv: Tensor, bq: Tensor, bk: Tensor, bv: Tensor, gamma1: Tensor, beta1: Tensor, wo: Tensor,
+    w1: Tensor, b1: Tensor, gamma2: Tensor, beta2: Tensor, w2: Tensor, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return tuple(launch.empty_packed(wo, w1, dtype))
+
+
+@torch.library.custom_op("patchtst_hopper::norm_linear", mutates_args=())
+def norm_linear(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, bq: Tensor,
+    bk: Tensor, bv: Tensor, packed: Tensor, packed_bias: Tensor, eps: float, training: bool, keep: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """q, k and v of the batch norm of x (M, D), in one tensor (M, O), and a link.
+
+    `training`: mean and var are those of x. `keep`: a gradient will be asked for. The link belongs to `linear_add`: its
+    gradient is that of x as a residual, which the kernel of this operator's dx adds. Its values are x normalised.
+    """
+    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    return launch.qkv(x, norm, packed, packed_bias, keep=keep)
+
+
+@norm_linear.register_fake
+def _(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, bq: Tensor,
+    bk: Tensor, bv: Tensor, packed: Tensor, packed_bias: Tensor, eps: float, training: bool, keep: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return x.new_empty((x.shape[0], packed.shape[0])), x.new_empty((x.shape[0] if keep else 0, x.shape[1]))
+
+
+@torch.library.custom_op("patchtst_hopper::norm_linear_backward", mutates_args=())
+def norm_linear_backward(
+    dy: Tensor, residual: Tensor, xhat: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, wq: Tensor, wk: Tensor,
+    wv: Tensor, packed: Tensor, eps: float, training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x (with the residual's), of q's, k's and v's weights (O, D) and biases (O,), of gamma and beta."""
+    norm = Norm(mean=var, var=var, gamma=gamma, beta=beta, eps=eps)  # the mean is in xhat
+    weights = (wq, wk, wv)
+    dy, residual = dy.contiguous(), residual.contiguous()
+    return launch_backward.qkv_backward(dy, xhat, residual, norm, packed, weights, training=training)
+
+
+@norm_linear_backward.register_fake
+def _(
+    dy: Tensor, residual: Tensor, xhat: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, wq: Tensor, wk: Tensor,
+    wv: Tensor, packed: Tensor, eps: float, training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    o, d = packed.shape
+    return torch.empty_like(xhat), wq.new_empty((o, d)), wq.new_empty(o), wq.new_empty(d), wq.new_empty(d)
+
+
+def _norm_linear_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, _, var, gamma, beta, wq, wk, wv, _, _, _, packed, _, ctx.eps, ctx.training, ctx.keep = inputs
+    ctx.save_for_backward(output[1], var, gamma, beta, wq, wk, wv, packed)
+
+
+def _norm_linear_gradient(ctx: Any, dy: Tensor, residual: Tensor) -> tuple[Tensor | None, ...]:
+    assert ctx.keep, "norm_linear keeps what its gradient needs only where `keep` says so"
+    dx, dw, dbias, dgamma, dbeta = norm_linear_backward(dy, residual, *ctx.saved_tensors, ctx.eps, ctx.training)
+    width = dw.shape[0] // 3
+    return dx, None, None, dgamma, dbeta, *dw.split(width), *dbias.split(width), None, None, None, None, None
+
+
+norm_linear.register_autograd(_norm_linear_gradient, setup_context=_norm_linear_context)
+
+
+@torch.library.custom_op("patchtst_hopper::linear_add", mutates_args=())
+def linear_add(
+    x: Tensor, weight: Tensor, bias: Tensor, packed: Tensor, residual: Tensor, link: Tensor, training: bool
+) -> tuple[Tensor, Tensor]:
+    """x (M, W) weight^T + bias + residual (M, D), and, in training, the statistics of it by blocks of rows.
+
+    The residual gets its gradient through the link of the `norm_linear` that read the same rows.
+    """
+    return launch.out(x.contiguous(), packed, bias, residual, statistics=training)
+
+
+@linear_add.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, packed: Tensor, residual: Tensor, link: Tensor, training: bool
+) -> tuple[Tensor, Tensor]:
+    rows = residual if training else residual[:0]
+    return torch.empty_like(residual), empty_statistics(rows, residual.shape[1])
+
+
+@torch.library.custom_op("patchtst_hopper::linear_backward", mutates_args=())
+def linear_backward(dy: Tensor, x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias."""
+    return launch_backward.out_backward(dy.contiguous(), x.contiguous(), packed)
+
+
+@linear_backward.register_fake
+def _(dy: Tensor, x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    d, w = packed.shape
+    fp32 = {"dtype": torch.float32}
+    return x.new_empty(x.shape), dy.new_empty((d, w), **fp32), dy.new_empty(d, **fp32)
+
+
+def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], inputs[3])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *linear_backward(dy, *ctx.saved_tensors), None, None, dy, None
+
+
+linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_context)
+
+
+@torch.library.custom_op("patchtst_hopper::feed_forward", mutates_args=())
+def feed_forward(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+    up: Tensor, up_bias: Tensor, down: Tensor, eps: float, training: bool, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """x + w2 gelu(w1 norm(x) + b1) + b2 for x (M, D), in training its statistics by blocks, and x normalised.
+
+    `keep`: a gradient will be asked for; else the last is empty. It is for the gradient only.
+    """
+    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    return launch.feed_forward(x, norm, up, up_bias, down, b2, keep=keep, statistics=training)
+
+
+@feed_forward.register_fake
+def _(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+    up: Tensor, up_bias: Tensor, down: Tensor, eps: float, training: bool, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    statistics = empty_statistics(x if training else x[:0], x.shape[1])
+    return torch.empty_like(x), statistics, x.new_empty((x.shape[0] if keep else 0, x.shape[1]))
+
+
+@torch.library.custom_op("patchtst_hopper::feed_forward_backward", mutates_args=())
+def feed_forward_backward(
+    dy: Tensor, xhat: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, up: Tensor, up_bias: Tensor,
+    down: Tensor, eps: float, training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x (with the residual's), w1, w2, b1, b2, gamma and beta."""
+    norm = Norm(mean=var, var=var, gamma=gamma, beta=beta, eps=eps)  # the mean is in xhat
+    packed = (up, up_bias, down)
+    return launch_backward.feed_forward_backward(dy.contiguous(), xhat, norm, packed, w1, training=training)
+
+
+@feed_forward_backward.register_fake
+def _(
+    dy: Tensor, xhat: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, up: Tensor, up_bias: Tensor,
+    down: Tensor, eps: float, training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    f, d = w1.shape
+    sizes = (f, d, d, d)
+    return torch.empty_like(xhat), torch.empty_like(w1), w1.new_empty((d, f)), *(w1.new_empty(size) for size in sizes)
+
+
+def _feed_forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, _, var, gamma, beta, w1, _, _, _, up, up_bias, down, ctx.eps, ctx.training, ctx.keep = inputs
+    ctx.save_for_backward(output[2], var, gamma, beta, w1, up, up_bias, down)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _feed_forward_gradient(ctx: Any, dy: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    assert ctx.keep, "feed_forward keeps what its gradient needs only where `keep` says so"
+    found = feed_forward_backward(dy, *ctx.saved_tensors, ctx.eps, ctx.training)
+    dx, dw1, dw2, db1, db2, dgamma, dbeta = found
+    return dx, None, None, dgamma, dbeta, dw1, db1, dw2, db2, None, None, None, None, None, None
+
+
+feed_forward.register_autograd(_feed_forward_gradient, setup_context=_feed_forward_context)

@@ -1,0 +1,177 @@
+"""Each Hopper launch carried out in fp64 on the CPU, with the kernel's own tiles, chunks, boxes and rounding.
+
+A TMA box is read with zeros outside its tensor and stored without what lies there. Values are rounded where a kernel
+rounds them, to the type of the tensor: with fp32 activations only the algebra is left, in bf16 also the rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.fused.hopper.launch import Launch
+
+
+def emulate(launch: Launch) -> None:
+    """Write what the launch writes."""
+    for pid in range(launch.grid[0]):
+        PROGRAMS[launch.kernel.__name__](pid, launch.grid[0], **launch.arguments, **launch.constants)
+
+
+def load(box: Any, row: int, column: int) -> Tensor:
+    rows, columns = box.block_shape
+    found = torch.zeros(rows, columns, dtype=torch.float64)
+    there = box.base[row : row + rows, column : column + columns]
+    found[: there.shape[0], : there.shape[1]] = there.double()
+    return found
+
+
+def store(box: Any, row: int, column: int, values: Tensor) -> None:
+    assert list(values.shape) == list(box.block_shape)
+    there = box.base[row : row + values.shape[0], column : column + values.shape[1]]
+    there.copy_(values[: there.shape[0], : there.shape[1]])
+
+
+def rounded(values: Tensor, like: Any) -> Tensor:
+    return values.to(like.base.dtype).double()
+
+
+def _gelu(h: Tensor) -> tuple[Tensor, Tensor]:
+    phi = 0.5 * torch.erfc(-h / math.sqrt(2))
+    return h * phi, phi + h * torch.exp(-h * h / 2) / math.sqrt(2 * math.pi)
+
+
+def _statistics(y: Tensor, tile: int, m: int, partial: Tensor) -> None:
+    valid = y[: min(64, m - tile * 64)]
+    partial[tile, 0] = valid.mean(0)
+    partial[tile, 1] = ((valid - valid.mean(0)) ** 2).sum(0)
+
+
+def _normalised(rows: Tensor, mean: Tensor, var: Tensor, eps: float, box: Any) -> Tensor:
+    return rounded((rows - mean.double()) / torch.sqrt(var.double() + eps), box)
+
+
+def _feed_forward(pid: int, step: int, **a: Any) -> None:
+    rounds = -(-(a["tiles"] - pid) // (3 * step))
+    for tile in ((r * 3 + group) * step + pid for r in range(rounds) for group in range(3)):
+        if tile >= a["tiles"]:
+            continue
+        x = load(a["x_rows"], tile * 64, 0)
+        xhat = _normalised(x, a["mean"], a["var"], a["eps"], a["y"])
+        if a["KEEP"]:
+            store(a["xhat"], tile * 64, 0, xhat)
+        acc = torch.zeros(64, a["D"], dtype=torch.float64)
+        for first in range(0, a["F"], a["SLICE"]):
+            h = xhat @ load(a["w1"], first, 0).T + a["b1"][first : first + a["SLICE"]]
+            acc += rounded(_gelu(h)[0], a["y"]) @ load(a["w2"], 0, first).T
+        y = rounded(acc + a["b2"] + x, a["y"])
+        store(a["y"], tile * 64, 0, y)
+        if a["STATISTICS"]:
+            _statistics(y, tile, a["M"], a["partial"])
+
+
+def _feed_forward_backward(pid: int, _: int, **a: Any) -> None:
+    slices = a["F"] // 128
+    chunk, f0 = pid // slices, (pid % slices) * 128
+    for local in (0, 64):
+        f = f0 + local
+        up, down, b1 = load(a["w1"], f, 0), load(a["w2"], 0, f), a["b1"][f : f + 64]
+        dw1, dw2 = (torch.zeros(64, a["D"], dtype=torch.float64) for _ in range(2))
+        db1 = torch.zeros(64, dtype=torch.float64)
+        for tile in range(chunk * a["tiles"] // a["chunks"], (chunk + 1) * a["tiles"] // a["chunks"]):
+            xt, yt = load(a["xhat"], tile * 64, 0), load(a["dy"], tile * 64, 0)
+            g, slope = _gelu(up @ xt.T + b1[:, None])
+            dh = slope * (down.T @ yt.T)
+            db1 += dh.sum(1)
+            dw1 += rounded(dh, a["dh"]) @ xt
+            dw2 += rounded(g, a["dh"]) @ yt
+            store(a["dh"], tile * a["F"] + f, 0, rounded(dh, a["dh"]))
+        a["parts1"][pid, local : local + 64] = dw1
+        a["parts2"][pid, local : local + 64] = dw2
+        a["partsb"][pid, local : local + 64] = db1
+
+
+def _input_gradient(pid: int, step: int, **a: Any) -> None:
+    m, pieces = a["M"], a["PIECES"]
+    dbeta, dgamma = a["sums"][: a["PARTS"]].double().sum(0)
+    if pid == 0:
+        a["dbeta"].copy_(dbeta)
+        a["dgamma"].copy_(dgamma)
+    rstd = 1 / torch.sqrt(a["var"].double() + a["eps"])
+    scale = rstd * a["gamma"] / m
+    total = torch.zeros(a["D"], dtype=torch.float64)
+    for tile in range(pid, a["tiles"], step):
+        for half in (slice(0, 64), slice(64, 128)):
+            acc = torch.zeros(64, 64, dtype=torch.float64)
+            for j in range(pieces):
+                left = load(a["a"], tile * 128 * pieces + j * 128, 0).T if a["TILED"] else load(a["a"], tile * 64, j * 128)
+                acc += left @ load(a["w_piece"], j * 128, half.start)
+            if a["REST"]:
+                acc += load(a["a_rest"], tile * 64, pieces * 128) @ load(a["w_rest"], pieces * 128, half.start)
+            dx = acc * rstd[half]
+            if a["TRAINING"]:
+                dx = dx - (load(a["xhat"], tile * 64, half.start) * (dgamma * scale)[half] + (dbeta * scale)[half])
+            if a["RESIDUAL"]:
+                r = load(a["r"], tile * 64, half.start)
+                dx = dx + r
+                total[half] += r.sum(0)
+            store(a["dx"], tile * 64, half.start, dx)
+    if a["SUMS"]:
+        a["row_sums"][pid] = total
+
+
+def _qkv(pid: int, step: int, **a: Any) -> None:
+    bias = torch.zeros(a["PIECES"] * 128 + a["REST"], dtype=torch.float64)
+    bias[: a["O"]] = a["bias"]
+    for tile in range(pid, a["tiles"], step):
+        xhat = _normalised(load(a["x"], tile * 64, 0), a["mean"], a["var"], a["eps"], a["y"])
+        if a["KEEP"]:
+            store(a["xhat"], tile * 64, 0, xhat)
+        for first in range(0, a["PIECES"] * 128, 128):
+            store(a["y"], tile * 64, first, xhat @ load(a["w"], first, 0).T + bias[first : first + 128])
+        if a["REST"]:
+            first = a["PIECES"] * 128
+            store(a["y_rest"], tile * 64, first, xhat @ load(a["w_rest"], first, 0).T + bias[first:])
+
+
+def _out(pid: int, step: int, **a: Any) -> None:
+    for tile in range(pid, a["tiles"], step):
+        product = load(a["x"], tile * 64, 0) @ load(a["w"], 0, 0).T
+        y = rounded(product + a["bias"] + load(a["r"], tile * 64, 0), a["y"])
+        store(a["y"], tile * 64, 0, y)
+        if a["STATISTICS"]:
+            _statistics(y, tile, a["M"], a["partial"])
+
+
+def _weight_gradient(pid: int, _: int, **a: Any) -> None:
+    slices, inner = a["SLICES"], a["INNER"]
+    whole = slices * a["chunks"]
+    if pid < whole:
+        of, chunk, column = a["chunks"], pid // slices, (pid % slices) * 128
+    else:
+        of, chunk, column = a["rest_chunks"], pid - whole, slices * 128
+    dw = torch.zeros(128, inner, dtype=torch.float64)
+    sums = torch.zeros(128, dtype=torch.float64)
+    for tile in range(chunk * a["tiles"] // of, (chunk + 1) * a["tiles"] // of):
+        dy = torch.cat([load(a["dy"], tile * 64, column + half * 64) for half in range(2)], 1)
+        dw += dy.T @ load(a["x"], tile * 64, 0)
+        sums += dy.sum(0)
+        for half in range(2 if a["DX"] else 0):
+            first = half * (inner // 2)
+            w = torch.cat([load(a["w"], rows, first) for rows in (0, 64)])
+            store(a["dx"], tile * 64, first, dy @ w)
+    a["parts"][0, pid] = dw
+    a["partsb"][pid] = sums
+
+
+PROGRAMS = {
+    "hopper_feed_forward": _feed_forward,
+    "hopper_feed_forward_backward": _feed_forward_backward,
+    "hopper_input_gradient": _input_gradient,
+    "hopper_qkv": _qkv,
+    "hopper_out": _out,
+    "hopper_weight_gradient": _weight_gradient,
+}
