@@ -36,23 +36,17 @@ def _(
 
 @torch.library.custom_op("patchtst_hopper::norm_linear", mutates_args=())
 def norm_linear(
-    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, bq: Tensor,
-    bk: Tensor, bv: Tensor, packed: Tensor, packed_bias: Tensor, eps: float, training: bool, keep: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """q, k and v of the batch norm of x (M, D), in one tensor (M, O), and a link.
-
-    `training`: mean and var are those of x. `keep`: a gradient will be asked for. The link belongs to `linear_add`: its
-    gradient is that of x as a residual, which the kernel of this operator's dx adds. Its values are x normalised.
-    """
-    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    x: Tensor, mean: Tensor, var: Tensor, packed: Tensor, packed_bias: Tensor, eps: float, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """The batch norm of x (M, D), then packed weights: (M, O), and x normalised, empty unless `keep`. No gradient."""
+    norm = Norm(mean=mean, var=var, gamma=mean, beta=mean, eps=eps)  # gamma and beta are in the packed weights
     return launch.qkv(x, norm, packed, packed_bias, keep=keep)
 
 
 @norm_linear.register_fake
 def _(
-    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, bq: Tensor,
-    bk: Tensor, bv: Tensor, packed: Tensor, packed_bias: Tensor, eps: float, training: bool, keep: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor, mean: Tensor, var: Tensor, packed: Tensor, packed_bias: Tensor, eps: float, keep: bool
+) -> tuple[Tensor, Tensor]:
     return x.new_empty((x.shape[0], packed.shape[0])), x.new_empty((x.shape[0] if keep else 0, x.shape[1]))
 
 
@@ -77,37 +71,45 @@ def _(
     return torch.empty_like(xhat), wq.new_empty((o, d)), wq.new_empty(o), wq.new_empty(d), wq.new_empty(d)
 
 
-def _norm_linear_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, _, var, gamma, beta, wq, wk, wv, _, _, _, packed, _, ctx.eps, ctx.training, ctx.keep = inputs
-    ctx.save_for_backward(output[1], var, gamma, beta, wq, wk, wv, packed)
+class NormLinear(torch.autograd.Function):
+    """q, k and v of the batch norm of x (M, D), in one tensor (M, O), and x again, as the residual.
 
+    The gradients of both uses of x meet in the kernel of dx. `training`: mean and var are those of x. `keep`: a gradient
+    will be asked for. Not an operator, as an operator cannot return what it takes.
+    """
 
-def _norm_linear_gradient(ctx: Any, dy: Tensor, residual: Tensor) -> tuple[Tensor | None, ...]:
-    assert ctx.keep, "norm_linear keeps what its gradient needs only where `keep` says so"
-    dx, dw, dbias, dgamma, dbeta = norm_linear_backward(dy, residual, *ctx.saved_tensors, ctx.eps, ctx.training)
-    width = dw.shape[0] // 3
-    return dx, None, None, dgamma, dbeta, *dw.split(width), *dbias.split(width), None, None, None, None, None
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, wq: Tensor, wk: Tensor,
+        wv: Tensor, bq: Tensor, bk: Tensor, bv: Tensor, packed: Tensor, packed_bias: Tensor, eps: float, training: bool,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        qkv, xhat = norm_linear(x, mean, var, packed, packed_bias, eps, keep)
+        if keep:
+            ctx.save_for_backward(xhat, var, gamma, beta, wq, wk, wv, packed)
+        ctx.rest = eps, training
+        return qkv, x.view_as(x)
 
-
-norm_linear.register_autograd(_norm_linear_gradient, setup_context=_norm_linear_context)
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        dx, dw, dbias, dgamma, dbeta = norm_linear_backward(*gradients, *ctx.saved_tensors, *ctx.rest)
+        width = dw.shape[0] // 3
+        return dx, None, None, dgamma, dbeta, *dw.split(width), *dbias.split(width), *[None] * 5
 
 
 @torch.library.custom_op("patchtst_hopper::linear_add", mutates_args=())
 def linear_add(
-    x: Tensor, weight: Tensor, bias: Tensor, packed: Tensor, residual: Tensor, link: Tensor, training: bool
+    x: Tensor, weight: Tensor, bias: Tensor, packed: Tensor, residual: Tensor, statistics: bool
 ) -> tuple[Tensor, Tensor]:
-    """x (M, W) weight^T + bias + residual (M, D), and, in training, the statistics of it by blocks of rows.
-
-    The residual gets its gradient through the link of the `norm_linear` that read the same rows.
-    """
-    return launch.out(x.contiguous(), packed, bias, residual, statistics=training)
+    """x (M, W) weight^T + bias + residual (M, D), and its statistics by blocks of rows (empty unless asked for)."""
+    return launch.out(x.contiguous(), packed, bias, residual, statistics=statistics)
 
 
 @linear_add.register_fake
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor, packed: Tensor, residual: Tensor, link: Tensor, training: bool
+    x: Tensor, weight: Tensor, bias: Tensor, packed: Tensor, residual: Tensor, statistics: bool
 ) -> tuple[Tensor, Tensor]:
-    rows = residual if training else residual[:0]
+    rows = residual if statistics else residual[:0]
     return torch.empty_like(residual), empty_statistics(rows, residual.shape[1])
 
 
@@ -130,7 +132,7 @@ def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *linear_backward(dy, *ctx.saved_tensors), None, None, dy, None
+    return *linear_backward(dy, *ctx.saved_tensors), None, dy, None
 
 
 linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_context)
@@ -139,23 +141,24 @@ linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_con
 @torch.library.custom_op("patchtst_hopper::feed_forward", mutates_args=())
 def feed_forward(
     x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-    up: Tensor, up_bias: Tensor, down: Tensor, eps: float, training: bool, keep: bool,
+    up: Tensor, up_bias: Tensor, down: Tensor, eps: float, training: bool, keep: bool, statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """x + w2 gelu(w1 norm(x) + b1) + b2 for x (M, D), in training its statistics by blocks, and x normalised.
+    """x + w2 gelu(w1 norm(x) + b1) + b2 for x (M, D), its statistics by blocks (if asked for), and x normalised.
 
-    `keep`: a gradient will be asked for; else the last is empty. It is for the gradient only.
+    `training`: mean and var are those of x. `keep`: a gradient will be asked for; else the last is empty. It is for the
+    gradient only.
     """
     norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
-    return launch.feed_forward(x, norm, up, up_bias, down, b2, keep=keep, statistics=training)
+    return launch.feed_forward(x, norm, up, up_bias, down, b2, keep=keep, statistics=statistics)
 
 
 @feed_forward.register_fake
 def _(
     x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-    up: Tensor, up_bias: Tensor, down: Tensor, eps: float, training: bool, keep: bool,
+    up: Tensor, up_bias: Tensor, down: Tensor, eps: float, training: bool, keep: bool, statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    statistics = empty_statistics(x if training else x[:0], x.shape[1])
-    return torch.empty_like(x), statistics, x.new_empty((x.shape[0] if keep else 0, x.shape[1]))
+    blocks = empty_statistics(x if statistics else x[:0], x.shape[1])
+    return torch.empty_like(x), blocks, x.new_empty((x.shape[0] if keep else 0, x.shape[1]))
 
 
 @torch.library.custom_op("patchtst_hopper::feed_forward_backward", mutates_args=())
@@ -180,7 +183,7 @@ def _(
 
 
 def _feed_forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, _, var, gamma, beta, w1, _, _, _, up, up_bias, down, ctx.eps, ctx.training, ctx.keep = inputs
+    _, _, var, gamma, beta, w1, _, _, _, up, up_bias, down, ctx.eps, ctx.training, ctx.keep, _ = inputs
     ctx.save_for_backward(output[2], var, gamma, beta, w1, up, up_bias, down)
     ctx.mark_non_differentiable(*output[1:])
 
@@ -189,7 +192,7 @@ def _feed_forward_gradient(ctx: Any, dy: Tensor, *_: Tensor | None) -> tuple[Ten
     assert ctx.keep, "feed_forward keeps what its gradient needs only where `keep` says so"
     found = feed_forward_backward(dy, *ctx.saved_tensors, ctx.eps, ctx.training)
     dx, dw1, dw2, db1, db2, dgamma, dbeta = found
-    return dx, None, None, dgamma, dbeta, dw1, db1, dw2, db2, None, None, None, None, None, None
+    return dx, None, None, dgamma, dbeta, dw1, db1, dw2, db2, *[None] * 7
 
 
 feed_forward.register_autograd(_feed_forward_gradient, setup_context=_feed_forward_context)
