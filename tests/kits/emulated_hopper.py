@@ -1,5 +1,7 @@
 """Each Hopper launch carried out in fp64 on the CPU, with the kernel's own tiles, chunks, boxes and rounding.
 
+The plain kernels around them are carried out too, as wholes: Triton's interpreter runs them in interpreted_hopper.py.
+
 A TMA box is read with zeros outside its tensor and stored without what lies there. Values are rounded where a kernel
 rounds them, to the type of the tensor: with fp32 activations only the algebra is left, in bf16 also the rounding.
 """
@@ -17,13 +19,17 @@ from model.fused.hopper.launch import Launch
 
 def emulate(launch: Launch) -> None:
     """Write what the launch writes."""
+    name = launch.kernel.__name__
+    if name in WHOLE:
+        WHOLE[name](**launch.arguments, **launch.constants)
+        return
     for pid in range(launch.grid[0]):
-        PROGRAMS[launch.kernel.__name__](pid, launch.grid[0], **launch.arguments, **launch.constants)
+        PROGRAMS[name](pid, launch.grid[0], **launch.arguments, **launch.constants)
 
 
 def load(box: Any, row: int, column: int) -> Tensor:
     rows, columns = box.block_shape
-    found = torch.zeros(rows, columns, dtype=torch.float64)
+    found = torch.zeros(rows, columns, dtype=torch.float64, device=box.base.device)
     there = box.base[row : row + rows, column : column + columns]
     found[: there.shape[0], : there.shape[1]] = there.double()
     return found
@@ -63,7 +69,7 @@ def _feed_forward(pid: int, step: int, **a: Any) -> None:
         xhat = _normalised(x, a["mean"], a["var"], a["eps"], a["y"])
         if a["KEEP"]:
             store(a["xhat"], tile * 64, 0, xhat)
-        acc = torch.zeros(64, a["D"], dtype=torch.float64)
+        acc = torch.zeros_like(x)
         for first in range(0, a["F"], a["SLICE"]):
             h = xhat @ load(a["w1"], first, 0).T + a["b1"][first : first + a["SLICE"]]
             acc += rounded(_gelu(h)[0], a["y"]) @ load(a["w2"], 0, first).T
@@ -79,8 +85,8 @@ def _feed_forward_backward(pid: int, _: int, **a: Any) -> None:
     for local in (0, 64):
         f = f0 + local
         up, down, b1 = load(a["w1"], f, 0), load(a["w2"], 0, f), a["b1"][f : f + 64]
-        dw1, dw2 = (torch.zeros(64, a["D"], dtype=torch.float64) for _ in range(2))
-        db1 = torch.zeros(64, dtype=torch.float64)
+        dw1, dw2 = torch.zeros_like(up), torch.zeros_like(up)
+        db1 = up.new_zeros(64)
         for tile in range(chunk * a["tiles"] // a["chunks"], (chunk + 1) * a["tiles"] // a["chunks"]):
             xt, yt = load(a["xhat"], tile * 64, 0), load(a["dy"], tile * 64, 0)
             g, slope = _gelu(up @ xt.T + b1[:, None])
@@ -102,12 +108,14 @@ def _input_gradient(pid: int, step: int, **a: Any) -> None:
         a["dgamma"].copy_(dgamma)
     rstd = 1 / torch.sqrt(a["var"].double() + a["eps"])
     scale = rstd * a["gamma"] / m
-    total = torch.zeros(a["D"], dtype=torch.float64)
+    total = torch.zeros_like(rstd)
     for tile in range(pid, a["tiles"], step):
         for half in (slice(0, 64), slice(64, 128)):
-            acc = torch.zeros(64, 64, dtype=torch.float64)
+            acc = rstd.new_zeros(64, 64)
             for j in range(pieces):
-                left = load(a["a"], tile * 128 * pieces + j * 128, 0).T if a["TILED"] else load(a["a"], tile * 64, j * 128)
+                left = (
+                    load(a["a"], tile * 128 * pieces + j * 128, 0).T if a["TILED"] else load(a["a"], tile * 64, j * 128)
+                )
                 acc += left @ load(a["w_piece"], j * 128, half.start)
             if a["REST"]:
                 acc += load(a["a_rest"], tile * 64, pieces * 128) @ load(a["w_rest"], pieces * 128, half.start)
@@ -124,8 +132,8 @@ def _input_gradient(pid: int, step: int, **a: Any) -> None:
 
 
 def _qkv(pid: int, step: int, **a: Any) -> None:
-    bias = torch.zeros(a["PIECES"] * 128 + a["REST"], dtype=torch.float64)
-    bias[: a["O"]] = a["bias"]
+    bias = a["bias"].new_zeros(a["PIECES"] * 128 + a["REST"], dtype=torch.float64)
+    bias[: a["OUT"]] = a["bias"]
     for tile in range(pid, a["tiles"], step):
         xhat = _normalised(load(a["x"], tile * 64, 0), a["mean"], a["var"], a["eps"], a["y"])
         if a["KEEP"]:
@@ -153,8 +161,8 @@ def _weight_gradient(pid: int, _: int, **a: Any) -> None:
         of, chunk, column = a["chunks"], pid // slices, (pid % slices) * 128
     else:
         of, chunk, column = a["rest_chunks"], pid - whole, slices * 128
-    dw = torch.zeros(128, inner, dtype=torch.float64)
-    sums = torch.zeros(128, dtype=torch.float64)
+    dw = a["parts"].new_zeros(128, inner, dtype=torch.float64)
+    sums = dw.new_zeros(128)
     for tile in range(chunk * a["tiles"] // of, (chunk + 1) * a["tiles"] // of):
         dy = torch.cat([load(a["dy"], tile * 64, column + half * 64) for half in range(2)], 1)
         dw += dy.T @ load(a["x"], tile * 64, 0)
@@ -167,6 +175,39 @@ def _weight_gradient(pid: int, _: int, **a: Any) -> None:
     a["partsb"][pid] = sums
 
 
+def _pack(**a: Any) -> None:
+    weight = torch.cat([a["wq"], a["wk"], a["wv"]]).double()
+    a["qkv"].copy_(weight * a["gamma1"])
+    a["qkv_bias"].copy_(torch.cat([a["bq"], a["bk"], a["bv"]]) + weight @ a["beta1"].double())
+    a["up"].copy_(a["w1"].double() * a["gamma2"])
+    a["up_bias"].copy_(a["b1"] + a["w1"].double() @ a["beta2"].double())
+    a["out"].copy_(a["wo"])
+    a["down"].copy_(a["w2"])
+
+
+def _reduce(**a: Any) -> None:
+    slices, chunks, rest = a["SLICES"], a["CHUNKS"], a["REST_CHUNKS"]
+    blocks: list[slice] = [slice(first, slices * chunks, slices) for first in range(slices)]
+    blocks += [slice(slices * chunks, slices * chunks + rest)] if rest else []
+    rows, i = a["ROWS"], a["IN"]
+
+    def added(parts: Tensor) -> Tensor:
+        return torch.cat([parts[block].double().sum(0) for block in blocks])[:rows]
+
+    product, bias = added(a["parts"][0])[:, :i], added(a["partsb"])
+    a["dbias"].copy_(bias)
+    if len(a["parts"]) == 2:
+        a["dw_turned"].copy_(added(a["parts"][1])[:, :i].T)
+    if not a["NORM"]:
+        a["dw"].copy_(product)
+        return
+    a["dw"].copy_(product * a["gamma"] + bias[:, None] * a["beta"])
+    weight = torch.cat([a[name] for name in ("w0", "w1", "w2")[: rows // a["WEIGHT_ROWS"]]]).double()
+    a["sums"][:, 0] = (weight * bias[:, None]).view(-1, a["LINES"], i).sum(1)
+    a["sums"][:, 1] = (weight * product).view(-1, a["LINES"], i).sum(1)
+
+
+WHOLE = {"fused_pack_weights": _pack, "fused_reduce_weight_gradients": _reduce}
 PROGRAMS = {
     "hopper_feed_forward": _feed_forward,
     "hopper_feed_forward_backward": _feed_forward_backward,

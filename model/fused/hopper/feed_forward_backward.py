@@ -5,8 +5,8 @@ Tensors: xhat dy M x D, w1 F x D with the norm's gamma folded in, w2 D x F, b1 (
 in registers as left factors of g^T dy (the gradient of w2, transposed) and dh^T xhat.
 
 A program owns 128 columns of F, 64 for each of two warpgroups, and a chunk of the tiles of rows; a warp loads tiles.
-The sums of chunks are added in a fixed order by `reduce_weight_gradients`. Rows past M are read as zeros and add nothing:
-dy is zero there, and so is dh.
+The parts of chunks are added up in a fixed order by `fused_reduce_weight_gradients`. Rows past M are read as zeros and
+add nothing: dy is zero there, and so is dh.
 """
 
 from __future__ import annotations

@@ -39,9 +39,7 @@ def _load(
             mbarrier.wait(empty.index(j), (t & 1) ^ 1)
             mbarrier.expect(full.index(j), 64 * 128 * 2)
             if TILED:
-                tma.async_copy_global_to_shared(
-                    a, [row * (2 * PIECES) + j * 128, 0], full.index(j), pieces.index(j)
-                )
+                tma.async_copy_global_to_shared(a, [row * (2 * PIECES) + j * 128, 0], full.index(j), pieces.index(j))
             else:
                 tma.async_copy_global_to_shared(a, [row, j * 128], full.index(j), pieces.index(j))
         if REST:

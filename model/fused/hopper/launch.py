@@ -119,7 +119,7 @@ def pack(
 
 
 def qkv(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
-    """norm(x) weight^T + bias (M, O) from packed weights, and the normalised x (M, D), empty unless it is to be kept."""
+    """norm(x) weight^T + bias (M, O) from packed weights, and the normalised x (M, D), empty unless kept."""
     (m, d), o = x.shape, weight.shape[0]
     y, xhat = x.new_empty((m, o)), x.new_empty((m if keep else 0, d))
     tiles, pieces = triton.cdiv(m, ROWS), divide(o)
@@ -134,7 +134,7 @@ def qkv(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor, *, keep: bool) -> t
                 "bias": bias, "mean": norm.mean, "var": norm.var, "eps": norm.eps, "tiles": tiles,
             },
             constants={
-                "D": d, "O": o, "PIECES": pieces.whole, "REST": pieces.rest, "SLOTS": 4, "KEEP": keep,
+                "D": d, "OUT": o, "PIECES": pieces.whole, "REST": pieces.rest, "SLOTS": 4, "KEEP": keep,
             },
             options=TWO_GROUPS,
         )

@@ -146,7 +146,7 @@ def _reduce(
             },
             constants={
                 "PROGRAMS": shared.programs, "SLICES": shared.slices, "CHUNKS": shared.chunks,
-                "REST_CHUNKS": shared.rest_chunks, "ROWS": rows, "WEIGHT_ROWS": rows // max(1, len(weights)), "I": i,
+                "REST_CHUNKS": shared.rest_chunks, "ROWS": rows, "WEIGHT_ROWS": rows // max(1, len(weights)), "IN": i,
                 "INNER": parts.products.shape[3], "LINES": lines, "COLUMNS": 32, "AT_ONCE": at_once,
                 "NORM": norm is not None,
             },

@@ -74,8 +74,8 @@ def _(
 class NormLinear(torch.autograd.Function):
     """q, k and v of the batch norm of x (M, D), in one tensor (M, O), and x again, as the residual.
 
-    The gradients of both uses of x meet in the kernel of dx. `training`: mean and var are those of x. `keep`: a gradient
-    will be asked for. Not an operator, as an operator cannot return what it takes.
+    The gradients of both uses of x meet in the kernel of dx. `training`: mean and var are those of x. `keep`: a
+    gradient will be asked for. Not an operator, as an operator cannot return what it takes.
     """
 
     @staticmethod

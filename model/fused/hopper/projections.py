@@ -57,7 +57,7 @@ def _compute_qkv(
     w: gl.shared_memory_descriptor, w_rest: gl.shared_memory_descriptor, full: gl.shared_memory_descriptor,
     empty: gl.shared_memory_descriptor, weights: gl.shared_memory_descriptor, bias: gl.tensor, mean: gl.tensor,
     var: gl.tensor, eps: gl.tensor, n: gl.tensor, group: gl.tensor, pid: gl.tensor, step: gl.tensor, D: gl.constexpr,
-    O: gl.constexpr, PIECES: gl.constexpr, REST: gl.constexpr, SLOTS: gl.constexpr, KEEP: gl.constexpr,
+    OUT: gl.constexpr, PIECES: gl.constexpr, REST: gl.constexpr, SLOTS: gl.constexpr, KEEP: gl.constexpr,
 ) -> None:  # fmt: skip
     plain: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
     wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
@@ -82,13 +82,15 @@ def _compute_qkv(
         if PIECES > 0:
             started = warpgroup_mma(tile, w.index(0).permute([1, 0]), zero, use_acc=False, is_async=True)
             for piece in gl.static_range(PIECES):
-                if piece * 128 + 128 > O:
-                    bias_piece = gl.load(bias + piece * 128 + o, mask=piece * 128 + o < O, other=0.0)
+                if piece * 128 + 128 > OUT:
+                    bias_piece = gl.load(bias + piece * 128 + o, mask=piece * 128 + o < OUT, other=0.0)
                 else:
                     bias_piece = gl.load(bias + piece * 128 + o)
                 found = warpgroup_mma_wait(0, deps=[started])
                 if piece + 1 < PIECES:
-                    started = warpgroup_mma(tile, w.index(piece + 1).permute([1, 0]), zero, use_acc=False, is_async=True)
+                    started = warpgroup_mma(
+                        tile, w.index(piece + 1).permute([1, 0]), zero, use_acc=False, is_async=True
+                    )
                 _store_piece(y, out.index((j * PIECES + piece) % 2), found + bias_piece[None, :], row, piece * 128, 1)
         if REST:
             small: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, REST, 16])
@@ -96,7 +98,7 @@ def _compute_qkv(
             rest_started = warpgroup_mma(
                 tile, w_rest.permute([1, 0]), gl.zeros([64, REST], gl.float32, small), use_acc=False, is_async=True
             )
-            bias_rest = gl.load(bias + r, mask=r < O, other=0.0)
+            bias_rest = gl.load(bias + r, mask=r < OUT, other=0.0)
             rest_found = warpgroup_mma_wait(0, deps=[rest_started])
             _store_piece(y_rest, out_rest, rest_found + bias_rest[None, :], row, PIECES * 128, 1 if PIECES > 0 else 0)
         tma.store_wait(1)  # xhat has left
@@ -109,7 +111,7 @@ def _compute_qkv(
 def hopper_qkv(
     x: tma.tensor_descriptor, w: tma.tensor_descriptor, w_rest: tma.tensor_descriptor, y: tma.tensor_descriptor,
     y_rest: tma.tensor_descriptor, xhat: tma.tensor_descriptor, bias: gl.tensor, mean: gl.tensor, var: gl.tensor,
-    eps: gl.tensor, tiles: gl.tensor, D: gl.constexpr, O: gl.constexpr, PIECES: gl.constexpr, REST: gl.constexpr,
+    eps: gl.tensor, tiles: gl.tensor, D: gl.constexpr, OUT: gl.constexpr, PIECES: gl.constexpr, REST: gl.constexpr,
     SLOTS: gl.constexpr, KEEP: gl.constexpr,
 ) -> None:  # fmt: skip
     """y (M, O) = xhat w^T + bias; KEEP: xhat (M, D) is stored for the backward pass. Grid: any number of programs."""
@@ -148,9 +150,9 @@ def hopper_qkv(
     n = (tiles - pid + step - 1) // step
     gl.warp_specialize([
         (_compute_qkv, (y, y_rest, xhat, rows, out0, rest0, held, held_rest, full, empty, weights, bias, mean, var, eps,
-                        n, 0, pid, step, D, O, PIECES, REST, SLOTS, KEEP)),
+                        n, 0, pid, step, D, OUT, PIECES, REST, SLOTS, KEEP)),
         (_compute_qkv, (y, y_rest, xhat, rows, out1, rest1, held, held_rest, full, empty, weights, bias, mean, var, eps,
-                        n, 1, pid, step, D, O, PIECES, REST, SLOTS, KEEP)),
+                        n, 1, pid, step, D, OUT, PIECES, REST, SLOTS, KEEP)),
         (_load_rows, (x, rows, full, empty, n, pid, step, D, SLOTS)),
     ], [4, 1], [240, 24])  # fmt: skip
 

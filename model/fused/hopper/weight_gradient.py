@@ -30,9 +30,7 @@ def _load_tiles(
         mbarrier.wait(empty.index(slot), ((i // BUFFERS) & 1) ^ 1)
         mbarrier.expect(full.index(slot), 64 * (128 + INNER) * 2)
         for half in gl.static_range(2):
-            tma.async_copy_global_to_shared(
-                dy, [row, column + half * 64], full.index(slot), ys.index(2 * slot + half)
-            )
+            tma.async_copy_global_to_shared(dy, [row, column + half * 64], full.index(slot), ys.index(2 * slot + half))
         tma.async_copy_global_to_shared(x, [row, 0], full.index(slot), xs.index(slot))
 
 
@@ -120,9 +118,7 @@ def hopper_weight_gradient(
         out1 = gl.allocate_shared_memory(gl.bfloat16, [2, 64, INNER // 2], dx.layout)
         mbarrier.expect(weights.index(0), 128 * INNER * 2)
         for k in gl.static_range(4):
-            tma.async_copy_global_to_shared(
-                w, [(k // 2) * 64, (k % 2) * (INNER // 2)], weights.index(0), held.index(k)
-            )
+            tma.async_copy_global_to_shared(w, [(k // 2) * 64, (k % 2) * (INNER // 2)], weights.index(0), held.index(k))
     else:
         held = xs
         out0 = xs

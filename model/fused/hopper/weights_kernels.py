@@ -73,23 +73,23 @@ def fused_pack_weights(
 def fused_reduce_weight_gradients(
     parts: tl.tensor, partsb: tl.tensor, dw: tl.tensor, dw_turned: tl.tensor, dbias: tl.tensor, w0: tl.tensor,
     w1: tl.tensor, w2: tl.tensor, gamma: tl.tensor, beta: tl.tensor, sums: tl.tensor, PROGRAMS: tl.constexpr,
-    SLICES: tl.constexpr, CHUNKS: tl.constexpr, REST_CHUNKS: tl.constexpr, ROWS: tl.constexpr, WEIGHT_ROWS: tl.constexpr,
-    I: tl.constexpr, INNER: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr, AT_ONCE: tl.constexpr,
-    NORM: tl.constexpr,
+    SLICES: tl.constexpr, CHUNKS: tl.constexpr, REST_CHUNKS: tl.constexpr, ROWS: tl.constexpr,
+    WEIGHT_ROWS: tl.constexpr, IN: tl.constexpr, INNER: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
+    AT_ONCE: tl.constexpr, NORM: tl.constexpr,
 ) -> None:  # fmt: skip
     """Weights' gradients from the parts of all programs, added in a fixed order. LINES divides 128 and WEIGHT_ROWS.
 
     parts (1 or 2, PROGRAMS, 128, INNER), partsb (PROGRAMS, 128): program p holds 128 rows of the gradient, slice p mod
-    SLICES of chunk p / SLICES; those after SLICES CHUNKS hold the last rows. Gradients: dw (ROWS, I), dbias (ROWS,),
-    and the second parts' turned, (I, ROWS). I is at most INNER. Grid: ROWS / LINES, ceil(I / COLUMNS), 1 or 2.
+    SLICES of chunk p / SLICES; those after SLICES CHUNKS hold the last rows. Gradients: dw (ROWS, IN), dbias (ROWS,),
+    and the second parts' turned, (IN, ROWS). IN is at most INNER. Grid: ROWS / LINES, ceil(IN / COLUMNS), 1 or 2.
 
-    NORM: parts are products with xhat, so dw = parts gamma + dbias beta; and sums (ROWS / LINES, 2, I) are the terms of
-    dbeta = w^T dbias and dgamma = colsum(w parts). w is w0, w1 and w2, of WEIGHT_ROWS rows each.
+    NORM: parts are products with xhat, so dw = parts gamma + dbias beta; and sums (ROWS / LINES, 2, IN) are the terms
+    of dbeta = w^T dbias and dgamma = colsum(w parts). w is w0, w1 and w2, of WEIGHT_ROWS rows each.
     """
     start = tl.program_id(0) * LINES
     row = start + tl.arange(0, LINES)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = column < I
+    inside = column < IN
     part = tl.arange(0, AT_ONCE)
     slice = start // 128
     is_whole = slice < SLICES
@@ -115,7 +115,7 @@ def fused_reduce_weight_gradients(
         total = tl.sum(bias, 0)
         if tl.program_id(1) == 0:
             tl.store(dbias + row, total)
-        at = row[:, None] * I + column[None, :]
+        at = row[:, None] * IN + column[None, :]
         known = (row >= 0)[:, None] & inside[None, :]
         if NORM:
             scale = tl.load(gamma + column, mask=inside, other=0.0)
@@ -127,10 +127,10 @@ def fused_reduce_weight_gradients(
                 w = w1
             elif of == 2:
                 w = w2
-            own = (row - of * WEIGHT_ROWS)[:, None] * I + column[None, :]
+            own = (row - of * WEIGHT_ROWS)[:, None] * IN + column[None, :]
             weight = tl.load(w + own, mask=known, other=0.0)
-            to = sums + tl.program_id(0) * (2 * I) + column
+            to = sums + tl.program_id(0) * (2 * IN) + column
             tl.store(to, tl.sum(weight * total[:, None], 0), mask=inside)
-            tl.store(to + I, tl.sum(weight * product, 0), mask=inside)
+            tl.store(to + IN, tl.sum(weight * product, 0), mask=inside)
         else:
             tl.store(dw + at, product, mask=known)

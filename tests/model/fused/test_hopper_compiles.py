@@ -1,0 +1,38 @@
+"""The Hopper kernels compiled for sm_90 on a CPU, as they are launched: shared memory, registers, instructions."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+from gluon_kit import MOST_SHARED, Compiled, a_layer, compiled, recorded
+
+from model.fused.hopper.launch_backward import share
+
+
+def _kernels(width: int, ffn: int) -> list[Compiled]:
+    with recorded() as launches:
+        a_layer(70, width, ffn)
+    return [compiled(launch) for launch in launches]
+
+
+@pytest.mark.parametrize(("width", "ffn"), [(128, 512), (88, 256), (64, 512)])
+def test_every_kernel_of_a_layer_compiles_for_hopper_and_fits(width: int, ffn: int) -> None:
+    kernels = _kernels(width, ffn)
+    assert len(kernels) == 12
+    for kernel in kernels:
+        assert kernel.shared <= MOST_SHARED, kernel.name
+        assert kernel.registers <= 168 and kernel.stack <= 16, (kernel.name, kernel.registers, kernel.stack)
+        if kernel.name.startswith("hopper"):
+            assert "wgmma.mma_async" in kernel.ptx and "cp.async.bulk.tensor" in kernel.ptx, kernel.name
+
+
+def test_programs_share_a_gradient_in_proportion_to_what_they_read() -> None:
+    assert share(384, 588, 132) == (3, 44, 0)
+    assert share(264, 588, 132) == (2, 52, 28)
+    assert share(24, 588, 132) == (0, 0, 132)
+    for width in range(8, 392, 8):
+        for tiles in (1, 2, 37, 588):
+            shared = share(width, tiles, 132)
+            assert shared.programs <= 132 and max(shared.chunks, shared.rest_chunks) <= tiles
+            assert shared.slices * 128 + (128 if shared.rest_chunks else 0) >= width
