@@ -5,6 +5,7 @@
     python benchmarks/attention.py --against ../before            # our own kernels beside those of another checkout
     python benchmarks/attention.py --tune --budget-s 240 --json tune.json
                                               # which launch of our own kernels is fastest at each shape
+    python benchmarks/attention.py --variants                     # the kernels in use beside those not in use yet
 
 "warm": the same inputs each time, in the L2 cache as far as they fit. "cold": inputs rotate over enough sets that a set
 is reused only after three times the cache. Times are medians in ms of one forward and backward pass. Floor: the time
@@ -67,6 +68,10 @@ def main() -> None:
         from benchmarks.attention_tune import tune
 
         tune(shapes, options, results, lambda: write(options.json, results))
+    elif options.variants:
+        from benchmarks.attention_variants import time_variants
+
+        time_variants(options, results, lambda: write(options.json, results))
     elif options.against:
         compare(shapes[:AGAINST_SHAPES], options, results, lambda: write(options.json, results))
     else:
@@ -88,12 +93,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help=f"of the floors, in TB/s (default {CARD_BANDWIDTH_TBS} on {CARD}, else none)",
     )
     parser.add_argument("--tune", action="store_true", help="time our own kernels' launches instead")
+    parser.add_argument("--variants", action="store_true", help="time variants of our own kernels in turns instead")
     parser.add_argument(
         "--against",
         type=Path,
         help=f"a checkout: time its kernels of ours beside these, at the first {AGAINST_SHAPES} shapes",
     )
-    parser.add_argument("--budget-s", type=float, default=300.0, help="for --tune, in all (default 300)")
+    parser.add_argument("--budget-s", type=float, default=300.0, help="for --tune and --variants (default 300)")
     parser.add_argument("--workers", type=int, help="processes that compile for --tune (default: cores, at most 12)")
     parser.add_argument("--json", type=Path, help="write everything there")
     options = parser.parse_args(arguments)

@@ -71,10 +71,11 @@ def _compare_one(shape: Shape, direction: str, options: argparse.Namespace, othe
     import torch
 
     from benchmarks.graph_timing import capture, elapsed_ms, repeats_of
-    from model.attention.patch_op import choose_launch
+    from model.attention.patch_launch import choose_launch
 
     launches = Launches(shape, direction, options.precision)
-    choice = choose_launch(shape[1], shape[3], launches.dtype, backward=direction == "backward")
+    # Of patch_kernels on both sides: patch_half_kernels are compared by --variants.
+    choice = choose_launch(shape[1], shape[3], launches.dtype, backward=direction == "backward", half=False)
     outputs: list[list[Tensor]] = []
     graphs = []
     for module in (None, other):

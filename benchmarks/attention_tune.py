@@ -25,7 +25,7 @@ MAX_SCORES = 96  # that one thread may hold: beyond, kernels spill and take a mi
 
 def candidates(shape: Shape) -> list[Any]:
     """The grid of Choices for a shape (S, N, K, E)."""
-    from model.attention.patch_op import Choice
+    from model.attention.patch_launch import Choice
 
     _, n, k, e = shape
     keys = max(16, 1 << (n - 1).bit_length())
@@ -83,7 +83,7 @@ def tune_one(
     import torch
 
     from benchmarks.graph_timing import time_in_graph
-    from model.attention.patch_op import choose_launch
+    from model.attention.patch_launch import choose_launch
 
     launches = Launches(shape, direction, options.precision)
     fixed = choose_launch(shape[1], shape[3], launches.dtype, backward=direction == "backward")

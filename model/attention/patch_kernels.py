@@ -23,7 +23,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _operand(x: tl.tensor, like: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
+def operand(x: tl.tensor, like: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
     """x in the inputs' type, for a matrix product; UPCAST to fp32 for the interpreter, whose bf16 product is wrong."""
     x = x.to(like.dtype.element_ty)
     if UPCAST:
@@ -32,7 +32,7 @@ def _operand(x: tl.tensor, like: tl.tensor, UPCAST: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def _tile(
+def tile(
     start: tl.tensor,
     ROWS: tl.constexpr,
     columns: tl.tensor,
@@ -63,7 +63,7 @@ def _scores(
 
 
 @triton.jit
-def _place(
+def place(
     N: tl.constexpr, K: tl.constexpr, E: tl.constexpr, ROW: tl.constexpr, HEADS: tl.constexpr, COLUMNS: tl.constexpr
 ) -> tl.tensor:
     """This program's sequence and first head, its offsets in o and in wider rows, and its columns with their mask."""
@@ -80,7 +80,7 @@ def _place(
 
 
 @triton.jit
-def _load_keys(
+def load_keys(
     k: tl.tensor,
     v: tl.tensor,
     wide: tl.tensor,
@@ -93,9 +93,9 @@ def _load_keys(
     UPCAST: tl.constexpr,
 ) -> tl.tensor:
     """A piece of the keys from `start`: offsets, mask, keys and values, (KEYS, COLUMNS) each."""
-    at, there = _tile(start, KEYS, columns, inside, N, ROW)
-    keys = _operand(tl.load(k + wide + at, mask=there, other=0.0), k, UPCAST)
-    values = _operand(tl.load(v + wide + at, mask=there, other=0.0), v, UPCAST)
+    at, there = tile(start, KEYS, columns, inside, N, ROW)
+    keys = operand(tl.load(k + wide + at, mask=there, other=0.0), k, UPCAST)
+    values = operand(tl.load(v + wide + at, mask=there, other=0.0), v, UPCAST)
     return at, there, keys, values
 
 
@@ -120,16 +120,16 @@ def patch_attention_forward(
     UPCAST: tl.constexpr,
 ) -> None:
     """o = softmax(q k^T scale) v and its log-sum-exp. Grid: S * ceil(K / HEADS)."""
-    sequence, first, base, wide, lane, columns, inside = _place(N, K, E, ROW, HEADS, COLUMNS)
-    at_a, in_a, k_a, v_a = _load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
+    sequence, first, base, wide, lane, columns, inside = place(N, K, E, ROW, HEADS, COLUMNS)
+    at_a, in_a, k_a, v_a = load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
     if KEYS_B > 0:
-        at_b, in_b, k_b, v_b = _load_keys(k, v, wide, KEYS_A, KEYS_B, columns, inside, N, ROW, UPCAST)
+        at_b, in_b, k_b, v_b = load_keys(k, v, wide, KEYS_A, KEYS_B, columns, inside, N, ROW, UPCAST)
 
     for start in range(0, N, ROWS):
-        at, there = _tile(start, ROWS, columns, inside, N, K * E)
-        at_wide, _ = _tile(start, ROWS, columns, inside, N, ROW)
+        at, there = tile(start, ROWS, columns, inside, N, K * E)
+        at_wide, _ = tile(start, ROWS, columns, inside, N, ROW)
         rows = start + tl.arange(0, ROWS)
-        q_all = _operand(tl.load(q + wide + at_wide, mask=there, other=0.0), q, UPCAST)
+        q_all = operand(tl.load(q + wide + at_wide, mask=there, other=0.0), q, UPCAST)
         out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         for head in tl.static_range(HEADS):
             mine = (lane // E == head)[None, :]
@@ -142,11 +142,11 @@ def patch_attention_forward(
             top = top * scale_log2
             p_a = tl.exp2(s_a * scale_log2 - top[:, None])
             total = tl.sum(p_a, 1)
-            part = tl.dot(_operand(p_a, v, UPCAST), v_a, input_precision=PRECISION)
+            part = tl.dot(operand(p_a, v, UPCAST), v_a, input_precision=PRECISION)
             if KEYS_B > 0:
                 p_b = tl.exp2(s_b * scale_log2 - top[:, None])
                 total += tl.sum(p_b, 1)
-                part = tl.dot(_operand(p_b, v, UPCAST), v_b, acc=part, input_precision=PRECISION)
+                part = tl.dot(operand(p_b, v, UPCAST), v_b, acc=part, input_precision=PRECISION)
             part = part * (1.0 / total)[:, None]
             out = tl.where(mine, part, out) if HEADS > 1 else part
             at_lse = (sequence * K + first + head) * N + rows
@@ -199,8 +199,8 @@ def _add_gradients(
     UPCAST: tl.constexpr,
 ) -> tl.tensor:
     """Adds one head's part over a piece of the keys: dq (ROWS, COLUMNS), dk dv (KEYS, COLUMNS); p ds (KEYS, ROWS)."""
-    ds = _operand(ds, like, UPCAST)
-    dv = tl.dot(_operand(p, like, UPCAST), do_head, acc=dv, input_precision=PRECISION)
+    ds = operand(ds, like, UPCAST)
+    dv = tl.dot(operand(p, like, UPCAST), do_head, acc=dv, input_precision=PRECISION)
     dk = tl.dot(ds, q_head, acc=dk, input_precision=PRECISION)
     dq = tl.dot(tl.trans(ds), k, acc=dq, input_precision=PRECISION)
     return dq, dk, dv
@@ -232,21 +232,21 @@ def patch_attention_backward(
     RECOMPUTE: tl.constexpr,
 ) -> None:
     """dq, dk, dv from the gradient of o; each is written once, by one program. Grid: S * ceil(K / HEADS)."""
-    sequence, first, base, wide, lane, columns, inside = _place(N, K, E, ROW, HEADS, COLUMNS)
-    at_a, in_a, k_a, v_a = _load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
+    sequence, first, base, wide, lane, columns, inside = place(N, K, E, ROW, HEADS, COLUMNS)
+    at_a, in_a, k_a, v_a = load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
     dk_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
     dv_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
     if KEYS_B > 0:
-        at_b, in_b, k_b, v_b = _load_keys(k, v, wide, KEYS_A, KEYS_B, columns, inside, N, ROW, UPCAST)
+        at_b, in_b, k_b, v_b = load_keys(k, v, wide, KEYS_A, KEYS_B, columns, inside, N, ROW, UPCAST)
         dk_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
         dv_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
 
     for start in range(0, N, ROWS):
-        at, there = _tile(start, ROWS, columns, inside, N, K * E)
-        at_wide, _ = _tile(start, ROWS, columns, inside, N, ROW)
+        at, there = tile(start, ROWS, columns, inside, N, K * E)
+        at_wide, _ = tile(start, ROWS, columns, inside, N, ROW)
         rows = start + tl.arange(0, ROWS)
-        q_all = _operand(tl.load(q + wide + at_wide, mask=there, other=0.0), q, UPCAST)
-        do_all = _operand(tl.load(grad + base + at, mask=there, other=0.0), q, UPCAST)
+        q_all = operand(tl.load(q + wide + at_wide, mask=there, other=0.0), q, UPCAST)
+        do_all = operand(tl.load(grad + base + at, mask=there, other=0.0), q, UPCAST)
         out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         for head in tl.static_range(HEADS):
             mine = (lane // E == head)[None, :]

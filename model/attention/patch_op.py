@@ -10,47 +10,16 @@ Its own launcher would pass them as plain integers, and Triton would not know th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from model.attention import patch_kernels
+from model.attention import patch_half_kernels, patch_kernels
+from model.attention.patch_launch import MAX_HEAD_DIM, MAX_PATCHES, Choice, choose_launch, constants, options
 
-MAX_PATCHES = 128
-MAX_HEAD_DIM = 64
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How one kernel is launched."""
-
-    heads: int  # heads of a tile
-    rows: int = 16  # queries taken at a time: a power of two from 16
-    warps: int = 1  # per program
-    stages: int = 1  # of the loop over the queries: 1 loads when needed, more load ahead into shared memory
-    recompute: bool = False  # backward takes maximum and sum again instead of reading lse
-    registers: int | None = None  # most per thread: with fewer, more programs run side by side; None: ptxas chooses
-
-
-def choose_launch(n: int, e: int, dtype: torch.dtype, *, backward: bool) -> Choice:
-    """The launch for N patches of head width E. Fixed, not tuned at run time, so that trials time nothing but training.
-
-    Half precision: what `benchmarks/attention.py --tune` measured as fastest on an H100 (docs/measurements.md).
-    """
-    heads = max(1, 16 // e)
-    if dtype == torch.float32:  # products without tensor cores: a tile's factors must be spread over more threads
-        return Choice(heads=heads, rows=16, warps=4 if n <= 64 else 8, recompute=backward)
-    if n > 64 or e > 32:
-        return Choice(heads=heads, rows=32 if backward else 64, warps=4)
-    if backward:
-        return Choice(heads=heads, rows=16 if n <= 48 else 32, stages=3)
-    if e > 8 or n > 48:
-        return Choice(heads=heads, rows=64, warps=4)
-    return Choice(heads=heads, rows=16, stages=3)
 
 
 def forward(
@@ -63,7 +32,9 @@ def forward(
     s, n, heads, _ = q.shape
     o = q.new_empty(q.shape)
     lse = torch.empty((s, heads, n), dtype=torch.float32, device=q.device)
-    _launch(patch_kernels.patch_attention_forward, (q, k, v, o, lse, scale / math.log(2)), q, choice, upcast)
+    half, plain = patch_half_kernels.patch_attention_forward_half, patch_kernels.patch_attention_forward
+    tensors = (q, k, v, o, lse, scale / math.log(2))
+    _launch(half if choice.half else plain, tensors, q, choice, constants(q, choice, backward=False, upcast=upcast))
     return o, lse
 
 
@@ -72,34 +43,17 @@ def backward(
     into: tuple[Tensor, Tensor, Tensor], *, upcast: bool = False,
 ) -> None:  # fmt: skip
     """Writes dq, dk and dv to `into`, with the strides of q, k and v. grad, the gradient of o, is contiguous."""
+    half, plain = patch_half_kernels.patch_attention_backward_half, patch_kernels.patch_attention_backward
     tensors = (grad, q, k, v, lse, *into, scale, scale / math.log(2))
-    _launch(patch_kernels.patch_attention_backward, tensors, q, choice, upcast, RECOMPUTE=choice.recompute)
+    _launch(half if choice.half else plain, tensors, q, choice, constants(q, choice, backward=True, upcast=upcast))
 
 
-def constants(q: Tensor, choice: Choice, *, upcast: bool = False) -> dict[str, Any]:
-    """What a kernel is compiled for, beside its launch: sizes, tile sizes, and how fp32 is multiplied."""
-    _, n, heads, e = q.shape
-    rows = max(16, triton.next_power_of_2(n))
-    half, rest = rows // 2, max(16, triton.next_power_of_2(n - rows // 2))
-    a, b = (half, rest) if rest < half else (rows, 0)
-    per_tile = min(choice.heads, heads)
-    columns = max(16, triton.next_power_of_2(per_tile * e))
-    sizes = {"N": n, "K": heads, "E": e, "ROW": q.stride(1)}
-    tiles = {"HEADS": per_tile, "COLUMNS": columns, "ROWS": choice.rows, "KEYS_A": a, "KEYS_B": b}
-    asked = q.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return sizes | tiles | {"PRECISION": "tf32" if asked else "ieee", "UPCAST": upcast}
-
-
-def _launch(kernel: Any, tensors: tuple[Any, ...], q: Tensor, choice: Choice, upcast: bool, **more: Any) -> None:
+def _launch(kernel: Any, tensors: tuple[Any, ...], q: Tensor, choice: Choice, fixed: dict[str, Any]) -> None:
     s, _, heads, _ = q.shape
     if q.numel() == 0:
         return
-    fixed = constants(q, choice, upcast=upcast) | more
-    options: dict[str, Any] = {"num_warps": choice.warps, "num_stages": choice.stages}
-    if choice.registers is not None:
-        options["maxnreg"] = choice.registers
     with torch.cuda.device_of(q):
-        kernel[(s * triton.cdiv(heads, fixed["HEADS"]),)](*tensors, **fixed, **options)
+        kernel[(s * triton.cdiv(heads, fixed["HEADS"]),)](*tensors, **fixed, **options(choice))
 
 
 def _same_rows(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,8 +108,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
-    q, k, v, lse = ctx.saved_tensors
-    return *patch_attention_backward(grad, q, k, v, lse, ctx.scale), None
+    return *patch_attention_backward(grad, *ctx.saved_tensors, ctx.scale), None
 
 
 patch_attention.register_autograd(_differentiate, setup_context=_setup_context)

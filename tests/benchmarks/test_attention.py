@@ -121,12 +121,12 @@ def test_another_checkouts_kernels_are_timed_in_turns_with_ours_and_compared_bit
 def test_tuning_tries_each_variant_that_fits_with_sizes_that_a_gpu_takes(shape: Shape) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     from benchmarks.attention_tune import DIRECTIONS, candidates, variations
-    from model.attention.patch_op import constants
+    from model.attention.patch_launch import constants
 
     tried = candidates(shape)
     assert len(set(tried)) == len(tried) and tried
     q = torch.empty(shape, device="meta", dtype=torch.bfloat16)
     for direction in DIRECTIONS:
         for choice in [*tried, *(new for old in tried for new in variations(old, direction))]:
-            sizes = constants(q, choice)
+            sizes = constants(q, choice, backward=direction == "backward")
             assert all(not size & (size - 1) for name, size in sizes.items() if name in ("ROWS", "COLUMNS", "KEYS_A"))

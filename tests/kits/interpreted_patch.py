@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.attention import patch_op
 from model.attention.patch import Patch, attend
-from model.attention.patch_op import Choice, choose_launch
+from model.attention.patch_launch import Choice, choose_launch
 from model.heads import attention_layers
 from model.patchtst import build_model
 from model.pruning.surgery import remove_heads
@@ -26,9 +26,21 @@ CHOICES = [
     Choice(heads=1, rows=16),
     Choice(heads=2, rows=32),
     Choice(heads=4, rows=64, recompute=True),
+    Choice(heads=2, rows=16, half=True),
+    Choice(heads=4, rows=32, half=True, unroll=True),
 ]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-ids = {"ids": lambda choice: f"{choice.heads}-{choice.rows}"}
+# The kernels for half precision are never launched in fp32.
+CASES = [(choice, name) for choice in CHOICES for name in DTYPES if not (choice.half and name == "fp32")]
+over_cases = pytest.mark.parametrize(
+    ("choice", "precision"),
+    CASES,
+    ids=lambda value: value if isinstance(value, str) else f"{value.heads}-{value.rows}{'-half' * value.half}",
+)
+
+
+def _choices(precision: str) -> st.SearchStrategy[Choice]:
+    return st.sampled_from([choice for choice, name in CASES if name == precision])
 
 
 def _inputs(s: int, n: int, k: int, e: int, dtype: torch.dtype, seed: int = 0, boost: float = 1.0) -> list[Tensor]:
@@ -66,8 +78,7 @@ def _hold_the_gate(inputs: list[Tensor], there: Choice, back: Choice, slack: flo
         assert (ours - true).norm() <= 2 * (theirs - true).norm() + slack * true.norm()
 
 
-@pytest.mark.parametrize("choice", CHOICES, **ids)
-@pytest.mark.parametrize("precision", DTYPES)
+@over_cases
 @pytest.mark.parametrize("shape", [(1, 42, 3, 8), (3, 21, 2, 8), (2, 5, 16, 8), (1, 64, 2, 8), (1, 42, 2, 32)], ids=str)
 def test_every_variant_passes_the_gate_at_the_shapes_of_the_study(shape: Any, precision: str, choice: Choice) -> None:
     _hold_the_gate(_inputs(*shape, DTYPES[precision]), choice, choice, 1e-6)
@@ -76,12 +87,13 @@ def test_every_variant_passes_the_gate_at_the_shapes_of_the_study(shape: Any, pr
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     s=st.integers(1, 3), n=st.integers(2, 40), k=st.integers(1, 5), e=st.integers(4, 64), seed=st.integers(0, 9),
-    precision=st.sampled_from(sorted(DTYPES)), there=st.sampled_from(CHOICES), back=st.sampled_from(CHOICES),
+    case=st.sampled_from(CASES), data=st.data(),
 )  # fmt: skip
 def test_any_shape_is_computed_right(
-    s: int, n: int, k: int, e: int, seed: int, precision: str, there: Choice, back: Choice
+    s: int, n: int, k: int, e: int, seed: int, case: tuple[Choice, str], data: st.DataObject
 ) -> None:
-    dtype = DTYPES[precision]
+    there, precision = case
+    back, dtype = data.draw(_choices(precision)), DTYPES[precision]
     # Few numbers: plain PyTorch's error may be small by luck, so one rounding of the type is allowed on top.
     _hold_the_gate(_inputs(s, n, k, e, dtype, seed), there, back, max(1e-6, torch.finfo(dtype).eps))
 
@@ -89,22 +101,24 @@ def test_any_shape_is_computed_right(
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(n=st.integers(41, 128), e=st.integers(4, 64), precision=st.sampled_from(sorted(DTYPES)), data=st.data())
 def test_long_sequences_are_computed_right(n: int, e: int, precision: str, data: st.DataObject) -> None:
-    there, back = data.draw(st.sampled_from(CHOICES)), data.draw(st.sampled_from(CHOICES))
+    there, back = data.draw(_choices(precision)), data.draw(_choices(precision))
     _hold_the_gate(_inputs(1, n, 2, e, DTYPES[precision]), there, back, max(1e-6, torch.finfo(DTYPES[precision]).eps))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(n=st.integers(2, 128), k=st.integers(1, 3), e=st.integers(4, 64), precision=st.sampled_from(sorted(DTYPES)))
-def test_the_fixed_choices_are_right_at_any_shape(n: int, k: int, e: int, precision: str) -> None:
+@given(
+    n=st.integers(2, 128), k=st.integers(1, 3), e=st.integers(4, 64), precision=st.sampled_from(sorted(DTYPES)),
+    half=st.booleans(),
+)  # fmt: skip
+def test_the_fixed_choices_are_right_at_any_shape(n: int, k: int, e: int, precision: str, half: bool) -> None:
     dtype = DTYPES[precision]
-    there, back = (choose_launch(n, e, dtype, backward=side) for side in (False, True))
+    there, back = (choose_launch(n, e, dtype, backward=side, half=half) for side in (False, True))
     _hold_the_gate(_inputs(1, n, k, e, dtype), there, back, max(1e-6, torch.finfo(dtype).eps))
 
 
-@pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("boost", [30, -100], ids=str)
 @pytest.mark.parametrize("n", [5, 42])
-@pytest.mark.parametrize("choice", CHOICES, **ids)
+@over_cases
 def test_large_scores_are_as_exact_as_in_plain_pytorch(choice: Choice, n: int, boost: float, precision: str) -> None:
     dtype = DTYPES[precision]
     if precision == "fp32":  # as `choose_launch` does
@@ -113,8 +127,7 @@ def test_large_scores_are_as_exact_as_in_plain_pytorch(choice: Choice, n: int, b
     _hold_the_gate(_inputs(1, n, 2, 8, dtype, boost=boost), choice, choice, slack)
 
 
-@pytest.mark.parametrize("precision", DTYPES)
-@pytest.mark.parametrize("choice", CHOICES, **ids)
+@over_cases
 def test_scores_far_below_zero_do_not_let_keys_past_the_end_overflow(choice: Choice, precision: str) -> None:
     """Their score would be 0, e^1000 times more than that of the true keys."""
     q, k, v, grad = _inputs(1, 21, 2, 8, torch.float32)
@@ -124,10 +137,10 @@ def test_scores_far_below_zero_do_not_let_keys_past_the_end_overflow(choice: Cho
     _hold_the_gate(inputs, choice, choice, 1e-6)
 
 
-@pytest.mark.parametrize("choice", CHOICES, **ids)
-def test_nothing_outside_a_tensor_is_read(choice: Choice) -> None:
-    inside = _inputs(2, 9, 3, 8, torch.float32)
-    around = [torch.full((4, *tensor.shape[1:]), float("nan")) for tensor in inside]
+@over_cases
+def test_nothing_outside_a_tensor_is_read(choice: Choice, precision: str) -> None:
+    inside = _inputs(2, 9, 3, 8, DTYPES[precision])
+    around = [torch.full((4, *tensor.shape[1:]), float("nan"), dtype=tensor.dtype) for tensor in inside]
     for buffer, tensor in zip(around, inside, strict=True):
         buffer[1:3] = tensor
     for ours, alone in zip(

@@ -1,0 +1,11 @@
+"""Switches of paths that are tested without a GPU and have not run on one yet. Off: the path before them is taken.
+
+Turn one on once its tests marked needs_gpu pass and its benchmark is not slower (docs/measurements.md); then remove the
+switch and what it replaces. Importable without torch. No option of a sweep reads or sets them.
+"""
+
+from __future__ import annotations
+
+PATCH_HALF = False  # model/attention/patch_half_kernels.py; benchmarks/attention.py --variants
+EMBEDDING = False  # model/fused/embedding_kernels.py; benchmarks/ends.py
+HEAD = False  # model/fused/head_kernels.py; benchmarks/ends.py
