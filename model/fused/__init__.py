@@ -1,17 +1,22 @@
-"""Our own layers for PatchTST's encoder: batch norm, projections and feed-forward in a few kernels.
+"""Our own layers for PatchTST's encoder: norms, projections, dropout and feed-forward in a few kernels.
 
 Importable without torch.
 """
 
 from __future__ import annotations
 
-MOST_WIDTH = 128  # of the model: a program holds all columns of its rows
+MOST_WIDTH = 256  # of the model: a program holds all columns of its rows
+ACTIVATIONS = ("gelu", "relu")
 INSTEAD = "set model.layers=transformers"
+
+# The one switch: whether `auto` takes the fused layers also for what they have carried since 2026-11-30 (norm after the
+# sublayer, layer norm, dropout inside, d_model above 128). False until these kernels have passed their GPU tests.
+AUTO_TAKES_EVERY_MODEL = False
 
 
 def unsupported_reason(
-    *, d_model: int, ffn_dim: int, norm_type: str, pre_norm: bool, dropout: float, precision: str, device_type: str,
-    capability: tuple[int, int] | None,
+    *, d_model: int, ffn_dim: int, precision: str, device_type: str, capability: tuple[int, int] | None,
+    activation: str = "gelu",
 ) -> str | None:  # fmt: skip
     """Why this model cannot use the fused layers on that device, in one line; None where it can."""
     if device_type != "cuda":
@@ -19,18 +24,26 @@ def unsupported_reason(
     if capability is not None and capability < (8, 0):
         return f"fused layers need compute capability 8.0 and this GPU has {capability[0]}.{capability[1]}: {INSTEAD}"
     if precision not in ("bf16", "fp16"):
-        return f"fused layers compute in bf16 or fp16 and got {precision}: {INSTEAD}"
-    return shape_reason(d_model=d_model, ffn_dim=ffn_dim, norm_type=norm_type, pre_norm=pre_norm, dropout=dropout)
+        return (
+            f"fused layers multiply factors of 16 bits (bf16 or fp16) and got {precision}, whose tiles of 32 bits fit "
+            f"neither registers nor shared memory as well: {INSTEAD}"
+        )
+    return shape_reason(d_model=d_model, ffn_dim=ffn_dim, activation=activation)
 
 
-def shape_reason(*, d_model: int, ffn_dim: int, norm_type: str, pre_norm: bool, dropout: float) -> str | None:
+def shape_reason(*, d_model: int, ffn_dim: int, activation: str = "gelu") -> str | None:
     """Why this model cannot use them on any device; None where it can."""
     if d_model > MOST_WIDTH or d_model % 16:
         return f"fused layers take a d_model divisible by 16 of at most {MOST_WIDTH} and got {d_model}: {INSTEAD}"
     if ffn_dim % 16:
         return f"fused layers take an ffn_dim divisible by 16 and got {ffn_dim}: {INSTEAD}"
-    if norm_type != "batchnorm" or not pre_norm:
-        return f"fused layers normalise by batch norm before each sublayer (pre_norm): {INSTEAD}"
-    if dropout > 0:
-        return f"fused layers have no dropout inside and model.dropout is {dropout:g}: {INSTEAD}"
+    if activation not in ACTIVATIONS:
+        return f"fused layers know the activations {' and '.join(ACTIVATIONS)} and got {activation}: {INSTEAD}"
     return None
+
+
+def unproven_reason(*, d_model: int, norm_type: str, pre_norm: bool, dropout: float) -> str | None:
+    """Why `auto` does not take the fused layers for a model that they carry; None where it does."""
+    if AUTO_TAKES_EVERY_MODEL or (d_model <= 128 and norm_type == "batchnorm" and pre_norm and not dropout):
+        return None
+    return "fused layers for this model have not been measured on a GPU yet: set model.layers=fused to use them"

@@ -1,5 +1,8 @@
 """transformers' PatchTST encoder computed by the fused operators; its weights, buffers and names stay.
 
+With norm before a sublayer (pre_norm), rows x pass by it: x + sublayer(norm(x)). With norm after it, what a sublayer
+leaves is normalised by the kernels that read it next, as their input and as their residual: norm(x + sublayer(x)).
+
 Shapes: B batch, C channels, N patches, D model width, K heads, E head width; S = B C sequences, M = S N rows.
 """
 
@@ -15,52 +18,68 @@ from transformers.models.patchtst.modeling_patchtst import PatchTSTEncoder, eage
 
 from model.attention.packed import PACKED
 from model.fused import paths, shape_reason
+from model.fused.dropout import Dropout, Rates, attention_site, dropout_seed, feed_forward_site
 from model.fused.embedding import embed
-from model.fused.ops import norm_unite
+from model.fused.ops import norm_unite, normalise
+from model.fused.paths import Normed
 
 
-def fuse(model: PatchTSTForPrediction) -> PatchTSTForPrediction:
+def fuse(model: PatchTSTForPrediction, rates: Rates | None = None) -> PatchTSTForPrediction:
     """`model` itself, with an encoder that computes with the fused operators on the same parameters.
 
-    ValueError for a configuration that they do not support.
+    rates: of dropout in every layer; None takes those of the model's own layers. ValueError for a configuration that
+    the operators do not support.
     """
     config = model.config
-    reason = shape_reason(
-        d_model=config.d_model,
-        ffn_dim=config.ffn_dim,
-        norm_type=config.norm_type,
-        pre_norm=config.pre_norm,
-        dropout=max(config.path_dropout, config.ff_dropout),
-    )
+    reason = shape_reason(d_model=config.d_model, ffn_dim=config.ffn_dim, activation=config.activation_function)
     if reason:
         raise ValueError(reason)
     model.model.encoder.__class__ = FusedEncoder
+    model.model.encoder.rates = rates
     return model
 
 
 class FusedEncoder(PatchTSTEncoder):
-    """Replaces the class of a PatchTSTEncoder and stores nothing of its own."""
+    """Replaces the class of a PatchTSTEncoder."""
+
+    rates: Rates | None = None
 
     def forward(self, patch_input: Tensor, **_: Any) -> BaseModelOutput:
         """patch_input [B, C, N, P] -> last_hidden_state [B, C, N, D] in the autocast type; no attention weights."""
         b, c, n, _ = patch_input.shape
-        x_MD, partials = embed(self, patch_input, statistics=self.training)
-        for layer in self.layers:
-            x_MD, partials = _attention_sublayer(layer, x_MD, partials, n)
-            x_MD, partials = _feed_forward_sublayer(layer, x_MD, partials)
+        pre, batch = self.config.pre_norm, self.training and self.config.norm_type == "batchnorm"
+        rates = [self.rates or Rates.of(layer) for layer in self.layers]
+        seed = dropout_seed(patch_input) if self.training and any(rate.any for rate in rates) else None
+        x_MD, partials = embed(self, patch_input, statistics=pre and batch)
+        rows = Normed(x=x_MD)
+        for number, (layer, rate) in enumerate(zip(self.layers, rates, strict=True)):
+            drop = None if seed is None else Dropout(seed=seed, site=attention_site(number))
+            rows = _normed(layer.norm_sublayer1, x_MD, partials) if pre else rows
+            x_MD, partials = _attention_sublayer(layer, rows, n, drop, rate, batch)
+            drop = None if seed is None else Dropout(seed=seed, site=feed_forward_site(number))
+            rows = _normed(layer.norm_sublayer3 if pre else layer.norm_sublayer1, x_MD, partials)
+            last = pre and layer is self.layers[-1]  # no norm follows
+            x_MD, partials = _feed_forward_sublayer(layer, rows, drop, rate, batch and not last)
+            rows = rows if pre else _normed(layer.norm_sublayer3, x_MD, partials)
+        if not pre:
+            norm = rows.mean, rows.var, rows.gamma, rows.beta
+            x_MD = normalise(x_MD, *norm, rows.eps, rows.kind, self.training)
         return BaseModelOutput(last_hidden_state=x_MD.view(b, c, n, -1))
 
 
-def _attention_sublayer(layer: Any, x_MD: Tensor, partials: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
-    attention, norm = layer.self_attn, layer.norm_sublayer1.batchnorm
+def _attention_sublayer(
+    layer: Any, rows: Normed, n: int, drop: Dropout | None, rates: Rates, statistics: bool
+) -> tuple[Tensor, Tensor]:
+    attention = layer.self_attn
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     weight = torch.cat([projection.weight for projection in projections])
     bias = torch.cat([projection.bias for projection in projections])
-    mean, var = _statistics(norm, partials, len(x_MD))
-    qkv = paths.attention_projections(x_MD, mean, var, norm, weight, bias, layer.training)
+    qkv, residual_MD = paths.attention_projections(rows, weight, bias, post=not layer.pre_norm, training=layer.training)
     qkv_SN3KE = qkv.view(-1, n, 3, qkv.shape[1] // (3 * attention.head_dim), attention.head_dim)
-    out_MW = _attend(attention, qkv_SN3KE).reshape(len(x_MD), -1)
-    return paths.output_projection(out_MW, attention.out_proj, x_MD)
+    out_MW = _attend(attention, qkv_SN3KE).reshape(len(rows.x), -1)
+    return paths.output_projection(
+        out_MW, attention.out_proj, residual_MD, drop=drop, rate=rates.attention, statistics=statistics
+    )
 
 
 def _attend(attention: Any, qkv_SN3KE: Tensor) -> Tensor:
@@ -74,20 +93,31 @@ def _attend(attention: Any, qkv_SN3KE: Tensor) -> Tensor:
     return function(attention, q_SKNE, k_SKNE, v_SKNE, None, dropout=dropout, scaling=attention.scaling)[0]
 
 
-def _feed_forward_sublayer(layer: Any, x_MD: Tensor, partials: Tensor | None) -> tuple[Tensor, Tensor]:
-    norm = layer.norm_sublayer3.batchnorm
-    mean, var = _statistics(norm, partials, len(x_MD))
-    return paths.feed_forward(x_MD, mean, var, norm, layer.ff[0], layer.ff[3], layer.training)
+def _feed_forward_sublayer(
+    layer: Any, rows: Normed, drop: Dropout | None, rates: Rates, statistics: bool
+) -> tuple[Tensor, Tensor]:
+    return paths.feed_forward(
+        rows,
+        layer.ff[0],
+        layer.ff[3],
+        activation="relu" if isinstance(layer.ff[1], nn.ReLU) else "gelu",
+        post=not layer.pre_norm,
+        drop=drop,
+        inside=rates.feed_forward,
+        path=rates.feed_forward_path,
+        training=layer.training,
+        statistics=statistics,
+    )
 
 
-def _statistics(norm: nn.BatchNorm1d, partials: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance (D,): in training of these rows, which also update the running ones; else the running ones."""
-    if not norm.training:
-        return norm.running_mean, norm.running_var
-    assert partials is not None
-    with torch.no_grad():
-        mean, var = norm_unite(partials, rows)
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(var * (rows / (rows - 1)), norm.momentum)
-        norm.num_batches_tracked.add_(1)
-    return mean, var
+def _normed(module: Any, x_MD: Tensor, partials: Tensor | None) -> Normed:
+    """x with the norm of `module`: its running statistics, or in training those of x, which also move the running."""
+    if isinstance(module, nn.LayerNorm):
+        return Normed(x=x_MD, kind="layer", gamma=module.weight, beta=module.bias, eps=module.eps)
+    norm = module.batchnorm
+    mean, var = norm.running_mean, norm.running_var
+    if norm.training:
+        assert partials is not None
+        with torch.no_grad():
+            mean, var = norm_unite(partials, len(x_MD), mean, var, norm.num_batches_tracked, norm.momentum)
+    return Normed(x=x_MD, kind="batch", mean=mean, var=var, gamma=norm.weight, beta=norm.bias, eps=norm.eps)

@@ -1,11 +1,13 @@
-"""The feed-forward sublayer in two kernels: x + W2 gelu(W1 norm(x) + b1) + b2, and its backward pass.
+"""The feed-forward sublayer in two kernels: x + W2 f(W1 norm(x) + b1) + b2, and its backward pass.
 
 Tensors: x y dy dxn xn M x D, g dh M x F, w1 F x D, w2 D x F; a slice of F is computed at a time. The forward pass
 writes none of the M x F activations. The backward pass computes them again from x and writes g and dh. From these,
 cuBLAS computes the gradients of the weights, two products over all rows, as fast as memory allows.
 
-GELU is the exact h Phi(h), as in transformers. Phi comes from Abramowitz and Stegun 7.1.26 (absolute error of erf at
-most 1.5e-7), so that one exponential serves Phi and its derivative.
+ACTIVATION: "relu", or "gelu", the exact h Phi(h), as in transformers. Phi comes from Abramowitz and Stegun 7.1.26
+(absolute error of erf at most 1.5e-7), so that one exponential serves Phi and its derivative.
+
+INSIDE and PATH: dropout's levels after f and before the residual, 0 for none; their sites are `site` and `site` + 1.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.fused.linear_kernels import load_normalised
-from model.fused.norm_kernels import store_norm_sums, store_statistics
+from model.fused.dropout_kernels import dropped, kept, load_key, thinned
+from model.fused.norm_kernels import load_normalised, norm_gradient, store_statistics
 
 
 @triton.jit
@@ -34,6 +36,16 @@ def gelu_and_slope(h: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def activated(h: tl.tensor, ACTIVATION: tl.constexpr) -> tl.tensor:
+    """f(h) and its derivative."""
+    if ACTIVATION == "relu":
+        positive = h > 0
+        return tl.where(positive, h, 0.0), tl.where(positive, 1.0, 0.0)
+    else:
+        return gelu_and_slope(h)
+
+
+@triton.jit(do_not_specialize=["site"])
 def fused_feed_forward(
     x: tl.tensor,
     mean: tl.tensor,
@@ -44,42 +56,61 @@ def fused_feed_forward(
     b1: tl.tensor,
     w2: tl.tensor,
     b2: tl.tensor,
+    seed: tl.tensor,
     y: tl.tensor,
     partial: tl.tensor,
     eps: tl.tensor,
+    site: tl.tensor,
     M: tl.tensor,
     D: tl.constexpr,
     F: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SLICE: tl.constexpr,
+    NORM: tl.constexpr,
+    POST: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    INSIDE: tl.constexpr,
+    PATH: tl.constexpr,
+    STATISTICS: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """y = x + w2 gelu(w1 norm(x) + b1) + b2, and y's statistics by blocks. Grid: ceil(M / ROWS)."""
+    """y = residual + dropout(w2 dropout(f(w1 norm(x) + b1)) + b2). Grid: ceil(M / ROWS).
+
+    The residual is x, or norm(x) with POST. STATISTICS: y's go to partial by blocks.
+    """
     start = tl.program_id(0) * ROWS
+    key = load_key(seed, INSIDE + PATH)
     row = start + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = column < D
-    xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, True)
+    xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, NORM).to(x.dtype.element_ty)
     there = (row < M)[:, None] & inside[None, :]
     at = row.to(tl.int64)[:, None] * D + column[None, :]
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, F, SLICE):
         f = first + tl.arange(0, SLICE)
         known = inside[:, None] & (f < F)[None, :]
-        up = tl.load(w1 + f[None, :] * D + column[:, None], mask=known, other=0.0)
+        up = tl.load(w1 + f[None, :] * D + column[:, None], mask=known, other=0.0).to(x.dtype.element_ty)
         h = tl.dot(xn, up, input_precision=PRECISION) + tl.load(b1 + f, mask=f < F, other=0.0).to(tl.float32)[None, :]
-        g, _ = gelu_and_slope(h)
+        g, _ = activated(h, ACTIVATION)
+        g = dropped(g, key, site, row, first, SLICE, INSIDE)
         known = (f < F)[:, None] & inside[None, :]
-        down = tl.load(w2 + column[None, :] * F + f[:, None], mask=known, other=0.0)
+        down = tl.load(w2 + column[None, :] * F + f[:, None], mask=known, other=0.0).to(x.dtype.element_ty)
         acc = tl.dot(g.to(x.dtype.element_ty), down, acc=acc, input_precision=PRECISION)
     acc += tl.load(b2 + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    rounded = (acc + tl.load(x + at, mask=there, other=0.0).to(tl.float32)).to(y.dtype.element_ty)
+    acc = dropped(acc, key, site + 1, row, 0, COLUMNS, PATH)
+    if POST:
+        residual = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, NORM)
+    else:
+        residual = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    rounded = (acc + residual).to(y.dtype.element_ty)
     tl.store(y + at, rounded, mask=there)
-    store_statistics(partial, rounded.to(tl.float32), there, start, M, D, ROWS, COLUMNS)
+    if STATISTICS:
+        store_statistics(partial, rounded.to(tl.float32), there, start, M, D, ROWS, COLUMNS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["site"])
 def fused_feed_forward_backward(
     dy: tl.tensor,
     x: tl.tensor,
@@ -90,43 +121,63 @@ def fused_feed_forward_backward(
     w1: tl.tensor,
     b1: tl.tensor,
     w2: tl.tensor,
+    seed: tl.tensor,
     dxn: tl.tensor,
     xn_out: tl.tensor,
+    dy_out: tl.tensor,
     g_out: tl.tensor,
     dh_out: tl.tensor,
     partial: tl.tensor,
     eps: tl.tensor,
+    site: tl.tensor,
     M: tl.tensor,
     D: tl.constexpr,
     F: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SLICE: tl.constexpr,
+    NORM: tl.constexpr,
+    POST: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    INSIDE: tl.constexpr,
+    PATH: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """dxn = dh w1; xn, g and dh, whose products are the weights' gradients; and sums over rows. Grid: blocks.
+    """dxn: gradient of x through layer norm, or of batch norm's output; sums over rows; factors of weights' gradients.
 
-    partial (blocks, 3 D + F): of dxn and of dxn xhat, for the norm; of dy, the gradient of b2; of dh, that of b1.
+    Grid: blocks. partial (blocks, 3 D + F): the norm's sums; of dropout(dy), the gradient of b2; of dh, that of b1. The
+    factors: dh^T xn and dropout(dy)^T g; PATH: dropout(dy) goes to dy_out. dy itself, the residual's gradient, is added
+    before the norm with POST, else after layer norm, or later with batch norm.
     """
     block = tl.program_id(0)
+    key = load_key(seed, INSIDE + PATH)
     row = block * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = column < D
     there = (row < M)[:, None] & inside[None, :]
     at = row.to(tl.int64)[:, None] * D + column[None, :]
     base = partial + block * (3 * D + F)
-    xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, True)
+    xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, NORM).to(x.dtype.element_ty)
     tl.store(xn_out + at, xn, mask=there)
     grad = tl.load(dy + at, mask=there, other=0.0)
+    if PATH > 0:
+        grad = dropped(grad.to(tl.float32), key, site + 1, row, 0, COLUMNS, PATH).to(x.dtype.element_ty)
+        tl.store(dy_out + at, grad, mask=there)
     tl.store(base + 2 * D + column, tl.sum(grad.to(tl.float32), 0), mask=inside)
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, F, SLICE):
         f = first + tl.arange(0, SLICE)
-        factor = tl.load(w1 + f[:, None] * D + column[None, :], mask=(f < F)[:, None] & inside[None, :], other=0.0)
-        down = tl.load(w2 + column[:, None] * F + f[None, :], mask=inside[:, None] & (f < F)[None, :], other=0.0)
+        known = (f < F)[:, None] & inside[None, :]
+        factor = tl.load(w1 + f[:, None] * D + column[None, :], mask=known, other=0.0).to(x.dtype.element_ty)
+        known = inside[:, None] & (f < F)[None, :]
+        down = tl.load(w2 + column[:, None] * F + f[None, :], mask=known, other=0.0).to(x.dtype.element_ty)
         h = tl.dot(xn, tl.trans(factor), input_precision=PRECISION)
-        g, slope = gelu_and_slope(h + tl.load(b1 + f, mask=f < F, other=0.0).to(tl.float32)[None, :])
+        h += tl.load(b1 + f, mask=f < F, other=0.0).to(tl.float32)[None, :]
+        g, slope = activated(h, ACTIVATION)
         dh = slope * tl.dot(grad, down, input_precision=PRECISION)
+        if INSIDE > 0:
+            stays = kept(key, site, row, first, SLICE, INSIDE)
+            g, dh = thinned(g, stays, INSIDE), thinned(dh, stays, INSIDE)
         rounded = dh.to(x.dtype.element_ty)
         wide = row.to(tl.int64)[:, None] * F + f[None, :]
         known = (row < M)[:, None] & (f < F)[None, :]
@@ -134,5 +185,12 @@ def fused_feed_forward_backward(
         tl.store(dh_out + wide, rounded, mask=known)
         tl.store(base + 3 * D + f, tl.sum(dh, 0), mask=f < F)
         acc = tl.dot(rounded, factor, acc=acc, input_precision=PRECISION)
-    tl.store(dxn + at, acc.to(dxn.dtype.element_ty), mask=there)
-    store_norm_sums(base, acc, x, at, there, column, inside, mean, var, eps, D)
+    if POST:
+        acc += tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
+    if NORM == "batch":
+        tl.store(dxn + at, acc.to(dxn.dtype.element_ty), mask=there)
+    acc = norm_gradient(acc, x, at, there, column, inside, mean, var, gamma, base, eps, D, NORM)
+    if NORM == "layer":
+        if not POST:
+            acc += tl.load(dy + at, mask=there, other=0.0).to(tl.float32)
+        tl.store(dxn + at, acc.to(dxn.dtype.element_ty), mask=there)

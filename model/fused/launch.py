@@ -1,34 +1,48 @@
-"""Launches of the fused kernels: tile sizes, grids and scratch memory. No autograd here; importing this imports triton.
+"""Launches of the fused kernels: grids and scratch memory. No autograd here; importing this imports triton.
 
 Shapes: M rows (batch x channels x patches), D model width, I and O inputs and outputs of a linear layer, F FFN width.
-Activations and weights come in the autocast type; statistics, sums over rows and gradients of weights are fp32.
+Activations come in the autocast type; weights in that or in fp32; statistics, sums over rows and gradients of weights
+are fp32.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from model.fused import feed_forward_kernels, linear_kernels, norm_kernels
+from model.fused.tiles import choose
 
 STAT_ROWS = 64  # rows of a block of statistics, and so of a program of every kernel that makes them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """Batch norm as a prologue: statistics and affine parameters, each (D,) fp32."""
+    """A norm as a prologue. kind: "none", "batch" or "layer". Tensors (D,) fp32; only batch norm has mean and var."""
 
-    mean: Tensor
-    var: Tensor
-    gamma: Tensor
-    beta: Tensor
-    eps: float
+    kind: str = "none"
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+    eps: float = 0.0
 
-    def at(self) -> tuple[Tensor, ...]:
-        return self.mean, self.var, self.gamma, self.beta
+    def at(self, unread: Tensor) -> tuple[Tensor, ...]:
+        """mean, var, gamma, beta as a kernel takes them; it does not read those that are missing."""
+        return tuple(unread if part is None else part for part in (self.mean, self.var, self.gamma, self.beta))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Dropout in a kernel: the seed (1,) int64, the first site, and a level for each place; 0 drops nothing."""
+
+    seed: Tensor | None = None
+    site: int = 0
+    levels: tuple[int, ...] = field(default=(0, 0))
 
 
 def precision(x: Tensor) -> str:
@@ -36,9 +50,9 @@ def precision(x: Tensor) -> str:
     return "tf32" if x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
 
 
-def empty_statistics(x: Tensor, width: int) -> Tensor:
-    """Room for the statistics of as many rows as x has: (blocks, 2, width) in fp32."""
-    return x.new_empty((-(-x.shape[0] // STAT_ROWS), 2, width), dtype=torch.float32)
+def empty_statistics(x: Tensor, width: int, wanted: bool = True) -> Tensor:
+    """Room for the statistics of as many rows as x has: (blocks, 2, width) in fp32; no blocks if none are wanted."""
+    return x.new_empty((-(-x.shape[0] // STAT_ROWS) if wanted else 0, 2, width), dtype=torch.float32)
 
 
 def partials(x: Tensor) -> Tensor:
@@ -49,48 +63,103 @@ def partials(x: Tensor) -> Tensor:
     return out
 
 
-def unite(parts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (D,) of all rows from their blocks."""
+def unite(
+    parts: Tensor, rows: int, running_mean: Tensor, running_var: Tensor, batches: Tensor, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (D,) of all rows from their blocks. Running statistics and their count move on."""
     blocks, _, d = parts.shape
     mean, var = (parts.new_empty(d) for _ in range(2))
     norm_kernels.fused_norm_unite[(triton.cdiv(d, 4),)](
-        parts, mean, var, rows, PARTS=blocks, D=d, ROWS=STAT_ROWS, COLUMNS=4, BLOCKS=256, num_warps=4
-    )
+        parts, mean, var, running_mean, running_var, batches, momentum, rows,
+        PARTS=blocks, D=d, ROWS=STAT_ROWS, COLUMNS=4, BLOCKS=256, num_warps=4,
+    )  # fmt: skip
     return mean, var
 
 
+def normalise(x: Tensor, norm: Norm) -> Tensor:
+    """norm(x) (M, D)."""
+    m, d = x.shape
+    y = torch.empty_like(x)
+    norm_kernels.fused_normalise[(triton.cdiv(m, STAT_ROWS),)](
+        x, *norm.at(x), y, norm.eps, m, D=d, ROWS=STAT_ROWS, COLUMNS=_pad(d), NORM=norm.kind, num_warps=4
+    )
+    return y
+
+
+def normalise_backward(dy: Tensor, x: Tensor, norm: Norm, *, training: bool) -> tuple[Tensor, Tensor]:
+    """Gradient of x (M, D), and the gradients of beta and gamma, one after the other (2 D,)."""
+    m, d = x.shape
+    blocks = triton.cdiv(m, STAT_ROWS)
+    dx = torch.empty_like(x)
+    partial = x.new_empty((blocks, 2 * d), dtype=torch.float32)
+    mean, var, gamma, _ = norm.at(x)
+    norm_kernels.fused_normalise_backward[(blocks,)](
+        dy, x, mean, var, gamma, dx, partial, norm.eps, m,
+        D=d, ROWS=STAT_ROWS, COLUMNS=_pad(d), NORM=norm.kind, num_warps=4,
+    )  # fmt: skip
+    sums = add_up(partial)
+    return (norm_backward(dy, x, None, norm, sums, training=training) if norm.kind == "batch" else dx), sums
+
+
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor, norm: Norm | None = None, residual: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """norm(x) weight^T + bias + residual, and its statistics by blocks (empty without residual)."""
+    x: Tensor, weight: Tensor, bias: Tensor, norm: Norm | None = None, residual: Tensor | None = None, *,
+    drop: Drop | None = None, keep: bool = False, statistics: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dropout(norm(x) weight^T + bias) + residual, norm(x), and statistics by blocks; the latter two empty if unasked.
+
+    keep: asks for norm(x).
+    """
     (m, i), o = x.shape, weight.shape[0]
-    y = x.new_empty((m, o))
-    columns = _pad(o) if residual is not None else min(128, _pad(o))
-    parts = x.new_empty((triton.cdiv(m, STAT_ROWS) if residual is not None else 0, 2, o), dtype=torch.float32)
-    statistics, eps = _norm_arguments(norm, bias)
-    grid = (triton.cdiv(m, STAT_ROWS), triton.cdiv(o, columns))
-    linear_kernels.fused_linear_forward[grid](
-        x, weight, bias, *statistics, residual if residual is not None else x, y, parts, eps, m,
-        IN=i, OUT=o, ROWS=STAT_ROWS, INNER=min(128, _pad(i)), COLUMNS=columns, NORM=norm is not None,
-        RESIDUAL=residual is not None, PRECISION=precision(x), num_warps=4, num_stages=1,
+    norm, drop = norm or Norm(), drop or Drop()
+    weight = _for_tiles(weight, x)
+    y, xn = x.new_empty((m, o)), x.new_empty((m if keep else 0, i))
+    parts = empty_statistics(x, o, statistics)
+    columns = _pad(o) if statistics else min(128, _pad(o))
+    tile = choose("linear", max(i, columns), x)
+    inner = _pad(i) if norm.kind == "layer" else min(tile.step, _pad(i))
+    linear_kernels.fused_linear_forward[(triton.cdiv(m, STAT_ROWS), triton.cdiv(o, columns))](
+        x, weight, bias, *norm.at(bias), x if residual is None else residual, _seed(drop, x), y, xn, parts,
+        norm.eps, drop.site, m,
+        IN=i, OUT=o, ROWS=STAT_ROWS, INNER=inner, COLUMNS=columns, NORM=norm.kind, KEEP=keep, LEVEL=drop.levels[0],
+        RESIDUAL=residual is not None, STATISTICS=statistics, PRECISION=precision(x), **tile.options,
     )  # fmt: skip
-    return y, parts
+    return y, xn, parts
 
 
-def linear_backward(dy: Tensor, weight: Tensor, x: Tensor, norm: Norm | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """dy weight (M, I); sums over rows, a norm's own (2 I) before the bias' gradient (O,); the weight's (O, I)."""
+def linear_backward(
+    dy: Tensor, weight: Tensor, x: Tensor, norm: Norm | None = None, residual: Tensor | None = None, *,
+    xn: Tensor | None = None, drop: Drop | None = None, training: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dx (M, I); sums over rows, a norm's own (2 I) before the bias' gradient (O,); the weight's gradient (O, I).
+
+    residual: another gradient of norm(x) if `xn`, which is norm(x), is given; else of x. training: batch norm's
+    mean and var are those of x.
+    """
     (m, o), i = dy.shape, weight.shape[1]
-    blocks, sums = triton.cdiv(m, STAT_ROWS), 2 * i if norm is not None else 0
-    dx = dy.new_empty((m, i))
-    xn = torch.empty_like(x) if norm is not None else x
+    norm, drop = norm or Norm(), drop or Drop()
+    weight = _for_tiles(weight, x)
+    tile = choose("linear_backward", i, x)
+    blocks, sums = triton.cdiv(m, STAT_ROWS), 2 * i if norm.kind != "none" else 0
+    dx, keep = dy.new_empty((m, i)), xn is None and norm.kind != "none"
+    if xn is None:
+        xn = torch.empty_like(x) if keep else x
+        before, after = None, residual
+    else:
+        before, after = residual, None
+    dropped = torch.empty_like(dy) if drop.levels[0] else dy
     partial = dy.new_empty((blocks, sums + o), dtype=torch.float32)
-    statistics, eps = _norm_arguments(norm, weight)
+    adds_later = norm.kind == "batch" and after is not None
     linear_kernels.fused_linear_backward[(blocks,)](
-        dy, weight, x, *statistics, dx, xn, partial, eps, m,
-        IN=i, OUT=o, ROWS=STAT_ROWS, INNER=min(64, _pad(o)), COLUMNS=_pad(i), NORM=norm is not None,
-        PRECISION=precision(dy), num_warps=4, num_stages=3,
+        dy, weight, x, *norm.at(weight), dy if residual is None else residual, _seed(drop, x), dx, xn, dropped, partial,
+        norm.eps, drop.site, m,
+        IN=i, OUT=o, ROWS=STAT_ROWS, INNER=min(tile.step, _pad(o)), COLUMNS=_pad(i), NORM=norm.kind, KEEP=keep,
+        LEVEL=drop.levels[0], BEFORE=before is not None, AFTER=after is not None and not adds_later,
+        PRECISION=precision(dy), **tile.options,
     )  # fmt: skip
-    return dx, add_up(partial), over_rows(dy, xn)
+    total = add_up(partial)
+    if norm.kind == "batch":
+        dx = norm_backward(dx, x, after, norm, total, training=training)
+    return dx, total, over_rows(dropped, xn)
 
 
 def over_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -103,44 +172,64 @@ def over_rows(left: Tensor, right: Tensor) -> Tensor:
 def norm_backward(
     dxn: Tensor, x: Tensor, residual: Tensor | None, norm: Norm, sums: Tensor, *, training: bool
 ) -> Tensor:
-    """Gradient of x (M, D) from that of norm(x), plus the residual's; `sums` begins with the norm's (2 D)."""
+    """Batch norm: gradient of x (M, D) from that of norm(x), plus the residual's; `sums` begins with the norm's (2 D).
+
+    training: mean and var are those of x.
+    """
     m, d = x.shape
     dx = torch.empty_like(x)
+    mean, var, gamma, _ = norm.at(x)
     norm_kernels.fused_norm_backward[(triton.cdiv(m, 64),)](
-        dxn, x, residual if residual is not None else dxn, norm.mean, norm.var, norm.gamma, sums, dx, norm.eps, m,
+        dxn, x, residual if residual is not None else dxn, mean, var, gamma, sums, dx, norm.eps, m,
         D=d, ROWS=64, COLUMNS=_pad(d), TRAINING=training, RESIDUAL=residual is not None, num_warps=8,
     )  # fmt: skip
     return dx
 
 
-def feed_forward(x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
-    """x + w2 gelu(w1 norm(x) + b1) + b2, and its statistics by blocks."""
+def feed_forward(
+    x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, drop: Drop, *,
+    activation: str, post: bool, statistics: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """residual + dropout(w2 dropout(f(w1 norm(x) + b1)) + b2), and its statistics by blocks if asked for.
+
+    The residual is x, or norm(x) if `post`.
+    """
     (m, d), f = x.shape, w1.shape[0]
+    w1, w2 = _for_tiles(w1, x), _for_tiles(w2, x)
+    tile = choose("feed_forward", d, x)
     y = torch.empty_like(x)
-    parts = empty_statistics(x, d)
-    feed_forward_kernels.fused_feed_forward[(len(parts),)](
-        x, *norm.at(), w1, b1, w2, b2, y, parts, norm.eps, m,
-        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(32, _pad(f)), PRECISION=precision(x),
-        num_warps=4, num_stages=3,
+    parts = empty_statistics(x, d, statistics)
+    feed_forward_kernels.fused_feed_forward[(triton.cdiv(m, STAT_ROWS),)](
+        x, *norm.at(x), w1, b1, w2, b2, _seed(drop, x), y, parts, norm.eps, drop.site, m,
+        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(tile.step, _pad(f)), NORM=norm.kind, POST=post,
+        ACTIVATION=activation, INSIDE=drop.levels[0], PATH=drop.levels[1], STATISTICS=statistics,
+        PRECISION=precision(x), **tile.options,
     )  # fmt: skip
     return y, parts
 
 
 def feed_forward_backward(
-    dy: Tensor, x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradient of the norm's output (M, D); sums over rows: the norm's (2 D), db2 (D,), db1 (F,); then dw1 and dw2."""
+    dy: Tensor, x: Tensor, norm: Norm, w1: Tensor, b1: Tensor, w2: Tensor, drop: Drop, *,
+    activation: str, post: bool, training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dx (M, D); sums over rows: the norm's (2 D), db2 (D,), db1 (F,); then dw1 and dw2."""
     (m, d), f = x.shape, w1.shape[0]
+    w1, w2 = _for_tiles(w1, x), _for_tiles(w2, x)
+    tile = choose("feed_forward_backward", d, x)
     blocks = triton.cdiv(m, STAT_ROWS)
     dxn, xn = torch.empty_like(x), torch.empty_like(x)
+    dropped = torch.empty_like(dy) if drop.levels[1] else dy
     g, dh = x.new_empty((m, f)), x.new_empty((m, f))
     partial = x.new_empty((blocks, 3 * d + f), dtype=torch.float32)
     feed_forward_kernels.fused_feed_forward_backward[(blocks,)](
-        dy, x, *norm.at(), w1, b1, w2, dxn, xn, g, dh, partial, norm.eps, m,
-        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(64, _pad(f)), PRECISION=precision(x),
-        num_warps=4, num_stages=1,
+        dy, x, *norm.at(x), w1, b1, w2, _seed(drop, x), dxn, xn, dropped, g, dh, partial, norm.eps, drop.site, m,
+        D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(tile.step, _pad(f)), NORM=norm.kind, POST=post,
+        ACTIVATION=activation, INSIDE=drop.levels[0], PATH=drop.levels[1], PRECISION=precision(x), **tile.options,
     )  # fmt: skip
-    return dxn, add_up(partial), over_rows(dh, xn), over_rows(dy, g)
+    sums = add_up(partial)
+    if norm.kind == "batch":
+        dxn = norm_backward(dxn, x, None if post else dy, norm, sums, training=training)
+    return dxn, sums, over_rows(dh, xn), over_rows(dropped, g)
 
 
 def add_up(partial: Tensor) -> Tensor:
@@ -154,9 +243,16 @@ def add_up(partial: Tensor) -> Tensor:
     return total
 
 
-def _norm_arguments(norm: Norm | None, unread: Tensor) -> tuple[tuple[Tensor, ...], float]:
-    """What a kernel with an optional norm takes; without one it reads none of the tensors."""
-    return (norm.at(), norm.eps) if norm is not None else ((unread,) * 4, 0.0)
+def _for_tiles(weight: Tensor, x: Tensor) -> Tensor:
+    """A small weight as it is, which a program rounds as it reads it; a larger one in the type of x.
+
+    For a small model the launch of a cast costs more than reading 4 bytes instead of 2.
+    """
+    return weight if weight.numel() <= 64 * 64 else weight.to(x.dtype)
+
+
+def _seed(drop: Drop, unread: Tensor) -> Any:
+    return unread if drop.seed is None else drop.seed
 
 
 def _pad(size: int) -> int:

@@ -1,7 +1,10 @@
-"""The fused kernels as operators with autograd, under torch.ops.patchtst: norm_linear, linear_add, feed_forward.
+"""The fused kernels as operators with autograd, most of them under torch.ops.patchtst.
 
 Shapes: M rows, D model width, I and O inputs and outputs of a linear layer, F FFN width. x and y are contiguous, of the
 autocast type; weights, biases, gamma and beta are fp32, as the model has them, and so are their gradients.
+
+norm: "batch" takes mean and var (D,), with `training` those of x itself; "layer" and "none" take none. Rates of dropout
+come as levels (`model.fused.dropout.level`), with the seed (1,) of the step; level 0 drops nothing and needs no seed.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.fused import launch
-from model.fused.launch import Norm
+from model.fused.launch import Drop, Norm
 
 
 @torch.library.custom_op("patchtst::norm_partials", mutates_args=())
@@ -26,100 +29,117 @@ def _(x: Tensor) -> Tensor:
     return launch.empty_statistics(x, x.shape[1])
 
 
-@torch.library.custom_op("patchtst::norm_unite", mutates_args=())
-def norm_unite(partials: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (D,) of all `rows` rows. Their gradient is part of the operators that take them."""
-    return launch.unite(partials, rows)
+@torch.library.custom_op("patchtst::norm_unite", mutates_args=("running_mean", "running_var", "batches"))
+def norm_unite(
+    partials: Tensor, rows: int, running_mean: Tensor, running_var: Tensor, batches: Tensor, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (D,) of all `rows` rows. Their gradient is part of the operators that take them.
+
+    Running statistics move on as in torch.nn.BatchNorm1d, and batches counts one more.
+    """
+    return launch.unite(partials, rows, running_mean, running_var, batches, momentum)
 
 
 @norm_unite.register_fake
-def _(partials: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def _(
+    partials: Tensor, rows: int, running_mean: Tensor, running_var: Tensor, batches: Tensor, momentum: float
+) -> tuple[Tensor, Tensor]:
     return partials.new_empty(partials.shape[2]), partials.new_empty(partials.shape[2])
 
 
-@torch.library.custom_op("patchtst::norm_linear", mutates_args=())
-def norm_linear(
-    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, eps: float,
+@torch.library.custom_op("patchtst::normalise", mutates_args=())
+def normalise(
+    x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, norm: str,
     training: bool,
 ) -> Tensor:  # fmt: skip
-    """Batch norm of x (M, I), then weight (O, I) and bias: (M, O). `training`: mean and var are those of x."""
-    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
-    return launch.linear(x, weight.to(x.dtype), bias, norm)[0]
+    """norm(x) (M, D)."""
+    return launch.normalise(x, Norm(kind=norm, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps))
 
 
-@norm_linear.register_fake
+@normalise.register_fake
 def _(
-    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, eps: float,
+    x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, eps: float, norm: str,
     training: bool,
 ) -> Tensor:  # fmt: skip
-    return x.new_empty((x.shape[0], weight.shape[0]))
+    return torch.empty_like(x)
 
 
-@torch.library.custom_op("patchtst::norm_linear_backward", mutates_args=())
-def norm_linear_backward(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float,
-    training: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x and weight, and those of beta, gamma and bias, one after the other (2 I + O,)."""
-    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
-    dxn, sums, dweight = launch.linear_backward(dy.contiguous(), weight.to(x.dtype), x, norm)
-    return launch.norm_backward(dxn, x, None, norm, sums, training=training), dweight, sums
+@torch.library.custom_op("patchtst::normalise_backward", mutates_args=())
+def normalise_backward(
+    dy: Tensor, x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, eps: float,
+    norm: str, training: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradient of x, and those of beta and gamma, one after the other (2 D,)."""
+    kind = Norm(kind=norm, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    return launch.normalise_backward(dy.contiguous(), x, kind, training=training)
 
 
-@norm_linear_backward.register_fake
+@normalise_backward.register_fake
 def _(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, eps: float,
-    training: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(x), torch.empty_like(weight), gamma.new_empty(2 * x.shape[1] + weight.shape[0])
+    dy: Tensor, x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, eps: float,
+    norm: str, training: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(x), gamma.new_empty(2 * x.shape[1])
 
 
-def _norm_linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, mean, var, gamma, beta, weight, _, ctx.eps, ctx.training = inputs
-    ctx.save_for_backward(x, mean, var, gamma, beta, weight)
+def _normalise_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.eps, ctx.norm, ctx.training = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _norm_linear_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, mean, var, gamma, beta, weight = ctx.saved_tensors
-    dx, dweight, sums = norm_linear_backward(dy, x, mean, var, gamma, beta, weight, ctx.eps, ctx.training)
-    dbeta, dgamma, dbias = sums.split([*[x.shape[1]] * 2, weight.shape[0]])
-    return dx, None, None, dgamma, dbeta, dweight, dbias, None, None
+def _normalise_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx, sums = normalise_backward(dy, *ctx.saved_tensors, ctx.eps, ctx.norm, ctx.training)
+    dbeta, dgamma = sums.chunk(2)
+    return dx, None, None, dgamma, dbeta, None, None, None
 
 
-norm_linear.register_autograd(_norm_linear_gradient, setup_context=_norm_linear_context)
+normalise.register_autograd(_normalise_gradient, setup_context=_normalise_context)
 
 
 @torch.library.custom_op("patchtst::linear_add", mutates_args=())
-def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """x (M, I) weight^T + bias + residual (M, O), and the statistics of it by blocks of rows."""
-    return launch.linear(x.contiguous(), weight.to(x.dtype), bias, None, residual)
+def linear_add(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, seed: Tensor | None, site: int, level: int,
+    statistics: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """dropout(x weight^T + bias) + residual (M, O) for x (M, I), and its statistics by blocks; empty if unasked."""
+    drop = Drop(seed=seed, site=site, levels=(level, 0))
+    y, _, partials = launch.linear(x.contiguous(), weight, bias, residual=residual, drop=drop, statistics=statistics)
+    return y, partials
 
 
 @linear_add.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(residual), launch.empty_statistics(x, weight.shape[0])
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, seed: Tensor | None, site: int, level: int,
+    statistics: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(residual), launch.empty_statistics(x, weight.shape[0], statistics)
 
 
 @torch.library.custom_op("patchtst::linear_backward", mutates_args=())
-def linear_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def linear_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, seed: Tensor | None, site: int, level: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
-    dx, sums, dweight = launch.linear_backward(dy.contiguous(), weight.to(x.dtype), x.contiguous())
+    drop = Drop(seed=seed, site=site, levels=(level, 0))
+    dx, sums, dweight = launch.linear_backward(dy.contiguous(), weight, x.contiguous(), drop=drop)
     return dx, dweight, sums
 
 
 @linear_backward.register_fake
-def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    dy: Tensor, x: Tensor, weight: Tensor, seed: Tensor | None, site: int, level: int
+) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), torch.empty_like(weight), weight.new_empty(weight.shape[0])
 
 
 def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, _, _ = inputs
-    ctx.save_for_backward(x, weight)
+    x, weight, _, _, seed, ctx.site, ctx.level, _ = inputs
+    ctx.save_for_backward(x, weight, seed)
     ctx.mark_non_differentiable(output[1])
 
 
-def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
-    return *linear_backward(dy, *ctx.saved_tensors), dy
+def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *linear_backward(dy, *ctx.saved_tensors, ctx.site, ctx.level), dy, None, None, None, None
 
 
 linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_context)
@@ -127,54 +147,65 @@ linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_con
 
 @torch.library.custom_op("patchtst::feed_forward", mutates_args=())
 def feed_forward(
-    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-    eps: float, training: bool,
+    x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor,
+    w2: Tensor, b2: Tensor, seed: Tensor | None, eps: float, norm: str, activation: str, post: bool, site: int,
+    inside: int, path: int, training: bool, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """x + w2 gelu(w1 norm(x) + b1) + b2 for x (M, D), and the statistics of it by blocks of rows."""
-    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
-    return launch.feed_forward(x, norm, w1.to(x.dtype), b1, w2.to(x.dtype), b2)
+    """residual + dropout(w2 dropout(f(w1 norm(x) + b1)) + b2) for x (M, D), and its statistics by blocks of rows.
+
+    f: gelu or relu. The residual is x, or norm(x) if `post`. inside, path: levels of dropout at `site` and `site` + 1.
+    """
+    kind = Norm(kind=norm, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    drop = Drop(seed=seed, site=site, levels=(inside, path))
+    return launch.feed_forward(x, kind, w1, b1, w2, b2, drop, activation=activation, post=post, statistics=statistics)
 
 
 @feed_forward.register_fake
 def _(
-    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-    eps: float, training: bool,
+    x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor,
+    w2: Tensor, b2: Tensor, seed: Tensor | None, eps: float, norm: str, activation: str, post: bool, site: int,
+    inside: int, path: int, training: bool, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(x), launch.empty_statistics(x, x.shape[1])
+    return torch.empty_like(x), launch.empty_statistics(x, x.shape[1], statistics)
 
 
 @torch.library.custom_op("patchtst::feed_forward_backward", mutates_args=())
 def feed_forward_backward(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
-    eps: float, training: bool,
+    dy: Tensor, x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, w1: Tensor,
+    b1: Tensor, w2: Tensor, seed: Tensor | None, eps: float, norm: str, activation: str, post: bool, site: int,
+    inside: int, path: int, training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, w1 and w2, and those of beta, gamma, b2 and b1, one after the other (3 D + F,)."""
-    norm = Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
-    dy = dy.contiguous()
-    dxn, sums, dw1, dw2 = launch.feed_forward_backward(dy, x, norm, w1.to(x.dtype), b1, w2.to(x.dtype))
-    return launch.norm_backward(dxn, x, dy, norm, sums, training=training), dw1, dw2, sums
+    kind = Norm(kind=norm, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    drop = Drop(seed=seed, site=site, levels=(inside, path))
+    dx, sums, dw1, dw2 = launch.feed_forward_backward(
+        dy.contiguous(), x, kind, w1, b1, w2, drop, activation=activation, post=post, training=training
+    )
+    return dx, dw1, dw2, sums
 
 
 @feed_forward_backward.register_fake
 def _(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
-    eps: float, training: bool,
+    dy: Tensor, x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, w1: Tensor,
+    b1: Tensor, w2: Tensor, seed: Tensor | None, eps: float, norm: str, activation: str, post: bool, site: int,
+    inside: int, path: int, training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     f, d = w1.shape
     return torch.empty_like(x), torch.empty_like(w1), torch.empty_like(w2), w1.new_empty(3 * d + f)
 
 
 def _feed_forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, _, ctx.eps, ctx.training = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, _, seed = inputs[:10]
+    ctx.save_for_backward(*tensors, seed)
+    *ctx.rest, _ = inputs[10:]
     ctx.mark_non_differentiable(output[1])
 
 
 def _feed_forward_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    dx, dw1, dw2, sums = feed_forward_backward(dy, *ctx.saved_tensors, ctx.eps, ctx.training)
+    dx, dw1, dw2, sums = feed_forward_backward(dy, *ctx.saved_tensors, *ctx.rest)
     f, d = dw1.shape
     dbeta, dgamma, db2, db1 = sums.split([d, d, d, f])
-    return dx, None, None, dgamma, dbeta, dw1, db1, dw2, db2, None, None
+    return dx, None, None, dgamma, dbeta, dw1, db1, dw2, db2, *[None] * 10
 
 
 feed_forward.register_autograd(_feed_forward_gradient, setup_context=_feed_forward_context)

@@ -1,34 +1,69 @@
 """Which operators compute a sublayer of the fused encoder: the one place where a path is chosen.
 
 Shapes: M rows, D model width, W = heads x head width, F FFN width. Statistics come by blocks of 64 rows from every
-path, so that sublayers of different paths can follow each other.
+path, so that sublayers of different paths can follow each other. Rates of dropout are those in training; without a
+seed nothing is dropped.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from model.fused import ops
+from model.fused.dropout import Dropout, level
+from model.fused.norm_linear import NormLinear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normed:
+    """Rows x (M, D) with a norm that the next kernel applies as it reads them.
+
+    kind: "batch" (with mean and var (D,), of x itself in training), "layer" or "none".
+    """
+
+    x: Tensor
+    kind: str = "none"
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+    eps: float = 0.0
 
 
 def attention_projections(
-    x: Tensor, mean: Tensor, var: Tensor, norm: nn.BatchNorm1d, weight: Tensor, bias: Tensor, training: bool
-) -> Tensor:
-    """norm(x) for x (M, D), then weight (3 W, D) and bias: q, k and v in one tensor (M, 3 W)."""
-    return ops.norm_linear(x, mean, var, norm.weight, norm.bias, weight, bias, norm.eps, training)
+    rows: Normed, weight: Tensor, bias: Tensor, *, post: bool, training: bool
+) -> tuple[Tensor, Tensor]:
+    """q, k and v in one tensor (M, 3 W) by weight (3 W, D) and bias, and the residual (M, D).
+
+    The residual is x, or norm(x) with `post`.
+    """
+    norm = rows.mean, rows.var, rows.gamma, rows.beta
+    return NormLinear.apply(rows.x, *norm, weight, bias, rows.eps, rows.kind, post, training)
 
 
-def output_projection(x: Tensor, projection: nn.Linear, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """residual (M, D) + projection(x) for x (M, W), and the statistics of it by blocks of rows."""
-    return ops.linear_add(x, projection.weight, projection.bias, residual)
+def output_projection(
+    x: Tensor, projection: nn.Linear, residual: Tensor, *, drop: Dropout | None, rate: float, statistics: bool
+) -> tuple[Tensor, Tensor]:
+    """residual (M, D) + dropout(projection(x)) for x (M, W), and its statistics by blocks of rows if asked for."""
+    seed, site = (drop.seed, drop.site) if drop and rate else (None, 0)
+    weight, bias = projection.weight, projection.bias
+    return ops.linear_add(x, weight, bias, residual, seed, site, level(rate) if drop else 0, statistics)
 
 
 def feed_forward(
-    x: Tensor, mean: Tensor, var: Tensor, norm: nn.BatchNorm1d, up: Any, down: Any, training: bool
-) -> tuple[Tensor, Tensor]:
-    """x + down(gelu(up(norm(x)))) for x (M, D), and the statistics of it by blocks of rows."""
+    rows: Normed, up: Any, down: Any, *, activation: str, post: bool, drop: Dropout | None, inside: float, path: float,
+    training: bool, statistics: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """residual + dropout(down(dropout(f(up(norm(x)))))) (M, D), and its statistics by blocks of rows if asked for.
+
+    The residual is x, or norm(x) with `post`. inside, path: rates after f and before the residual.
+    """
+    seed, site = (drop.seed, drop.site) if drop and max(inside, path) else (None, 0)
+    levels = (level(inside), level(path)) if drop else (0, 0)
     return ops.feed_forward(
-        x, mean, var, norm.weight, norm.bias, up.weight, up.bias, down.weight, down.bias, norm.eps, training
-    )
+        rows.x, rows.mean, rows.var, rows.gamma, rows.beta, up.weight, up.bias, down.weight, down.bias, seed, rows.eps,
+        rows.kind, activation, post, site, *levels, training, statistics,
+    )  # fmt: skip

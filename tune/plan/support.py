@@ -38,7 +38,7 @@ def resolve_auto_names(config: TrialConfig, device: DeviceFacts, channels: int) 
         raise WrongInput(str(error)) from None
     layers = config.model.layers
     if layers == "auto":
-        layers = "transformers" if _layers_reason(config, device) else "fused"
+        layers = "transformers" if _layers_reason(config, device) or _unproven_reason(config) else "fused"
     return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen, "layers": layers})})
 
 
@@ -48,12 +48,16 @@ def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
     return fused.unsupported_reason(
         d_model=model.d_model,
         ffn_dim=model.ffn_dim,
-        norm_type=model.norm_type,
-        pre_norm=model.pre_norm,
-        dropout=model.dropout,
         precision=config.train.precision,
         device_type=device.device_type,
         capability=device.capability,
+    )
+
+
+def _unproven_reason(config: TrialConfig) -> str | None:
+    model = config.model
+    return fused.unproven_reason(
+        d_model=model.d_model, norm_type=model.norm_type, pre_norm=model.pre_norm, dropout=model.dropout
     )
 
 
