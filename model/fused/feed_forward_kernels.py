@@ -47,34 +47,12 @@ def activated(h: tl.tensor, ACTIVATION: tl.constexpr) -> tl.tensor:
 
 @triton.jit(do_not_specialize=["site"])
 def fused_feed_forward(
-    x: tl.tensor,
-    mean: tl.tensor,
-    var: tl.tensor,
-    gamma: tl.tensor,
-    beta: tl.tensor,
-    w1: tl.tensor,
-    b1: tl.tensor,
-    w2: tl.tensor,
-    b2: tl.tensor,
-    seed: tl.tensor,
-    y: tl.tensor,
-    partial: tl.tensor,
-    eps: tl.tensor,
-    site: tl.tensor,
-    M: tl.tensor,
-    D: tl.constexpr,
-    F: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SLICE: tl.constexpr,
-    NORM: tl.constexpr,
-    POST: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    INSIDE: tl.constexpr,
-    PATH: tl.constexpr,
-    STATISTICS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+    x: tl.tensor, mean: tl.tensor, var: tl.tensor, gamma: tl.tensor, beta: tl.tensor, w1: tl.tensor, b1: tl.tensor,
+    w2: tl.tensor, b2: tl.tensor, seed: tl.tensor, y: tl.tensor, partial: tl.tensor, eps: tl.tensor, site: tl.tensor,
+    M: tl.tensor, D: tl.constexpr, F: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SLICE: tl.constexpr,
+    NORM: tl.constexpr, POST: tl.constexpr, ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, PATH: tl.constexpr,
+    STATISTICS: tl.constexpr, PRECISION: tl.constexpr,
+) -> None:  # fmt: skip
     """y = residual + dropout(w2 dropout(f(w1 norm(x) + b1)) + b2). Grid: ceil(M / ROWS).
 
     The residual is x, or norm(x) with POST. STATISTICS: y's go to partial by blocks.
@@ -94,16 +72,13 @@ def fused_feed_forward(
         up = tl.load(w1 + f[None, :] * D + column[:, None], mask=known, other=0.0).to(x.dtype.element_ty)
         h = tl.dot(xn, up, input_precision=PRECISION) + tl.load(b1 + f, mask=f < F, other=0.0).to(tl.float32)[None, :]
         g, _ = activated(h, ACTIVATION)
-        g = dropped(g, key, site, row, first, SLICE, INSIDE)
+        g = dropped(g, key, site, start, first, ROWS, SLICE, INSIDE)
         known = (f < F)[:, None] & inside[None, :]
         down = tl.load(w2 + column[None, :] * F + f[:, None], mask=known, other=0.0).to(x.dtype.element_ty)
         acc = tl.dot(g.to(x.dtype.element_ty), down, acc=acc, input_precision=PRECISION)
     acc += tl.load(b2 + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    acc = dropped(acc, key, site + 1, row, 0, COLUMNS, PATH)
-    if POST:
-        residual = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, NORM)
-    else:
-        residual = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    acc = dropped(acc, key, site + 1, start, 0, ROWS, COLUMNS, PATH)
+    residual = xn.to(tl.float32) if POST else tl.load(x + at, mask=there, other=0.0).to(tl.float32)
     rounded = (acc + residual).to(y.dtype.element_ty)
     tl.store(y + at, rounded, mask=there)
     if STATISTICS:
@@ -112,37 +87,13 @@ def fused_feed_forward(
 
 @triton.jit(do_not_specialize=["site"])
 def fused_feed_forward_backward(
-    dy: tl.tensor,
-    x: tl.tensor,
-    mean: tl.tensor,
-    var: tl.tensor,
-    gamma: tl.tensor,
-    beta: tl.tensor,
-    w1: tl.tensor,
-    b1: tl.tensor,
-    w2: tl.tensor,
-    seed: tl.tensor,
-    dxn: tl.tensor,
-    xn_out: tl.tensor,
-    dy_out: tl.tensor,
-    g_out: tl.tensor,
-    dh_out: tl.tensor,
-    partial: tl.tensor,
-    eps: tl.tensor,
-    site: tl.tensor,
-    M: tl.tensor,
-    D: tl.constexpr,
-    F: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SLICE: tl.constexpr,
-    NORM: tl.constexpr,
-    POST: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    INSIDE: tl.constexpr,
-    PATH: tl.constexpr,
+    dy: tl.tensor, x: tl.tensor, mean: tl.tensor, var: tl.tensor, gamma: tl.tensor, beta: tl.tensor, w1: tl.tensor,
+    b1: tl.tensor, w2: tl.tensor, seed: tl.tensor, dxn: tl.tensor, xn_out: tl.tensor, dy_out: tl.tensor,
+    g_out: tl.tensor, dh_out: tl.tensor, partial: tl.tensor, eps: tl.tensor, site: tl.tensor, M: tl.tensor,
+    D: tl.constexpr, F: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SLICE: tl.constexpr,
+    NORM: tl.constexpr, POST: tl.constexpr, ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, PATH: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """dxn: gradient of x through layer norm, or of batch norm's output; sums over rows; factors of weights' gradients.
 
     Grid: blocks. partial (blocks, 3 D + F): the norm's sums; of dropout(dy), the gradient of b2; of dh, that of b1. The
@@ -161,7 +112,7 @@ def fused_feed_forward_backward(
     tl.store(xn_out + at, xn, mask=there)
     grad = tl.load(dy + at, mask=there, other=0.0)
     if PATH > 0:
-        grad = dropped(grad.to(tl.float32), key, site + 1, row, 0, COLUMNS, PATH).to(x.dtype.element_ty)
+        grad = dropped(grad.to(tl.float32), key, site + 1, block * ROWS, 0, ROWS, COLUMNS, PATH).to(x.dtype.element_ty)
         tl.store(dy_out + at, grad, mask=there)
     tl.store(base + 2 * D + column, tl.sum(grad.to(tl.float32), 0), mask=inside)
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
@@ -176,7 +127,7 @@ def fused_feed_forward_backward(
         g, slope = activated(h, ACTIVATION)
         dh = slope * tl.dot(grad, down, input_precision=PRECISION)
         if INSIDE > 0:
-            stays = kept(key, site, row, first, SLICE, INSIDE)
+            stays = kept(key, site, block * ROWS, first, ROWS, SLICE, INSIDE)
             g, dh = thinned(g, stays, INSIDE), thinned(dh, stays, INSIDE)
         rounded = dh.to(x.dtype.element_ty)
         wide = row.to(tl.int64)[:, None] * F + f[None, :]

@@ -16,33 +16,12 @@ from model.fused.norm_kernels import load_normalised, norm_gradient, store_stati
 
 @triton.jit(do_not_specialize=["site"])
 def fused_linear_forward(
-    x: tl.tensor,
-    weight: tl.tensor,
-    bias: tl.tensor,
-    mean: tl.tensor,
-    var: tl.tensor,
-    gamma: tl.tensor,
-    beta: tl.tensor,
-    residual: tl.tensor,
-    seed: tl.tensor,
-    y: tl.tensor,
-    xn_out: tl.tensor,
-    partial: tl.tensor,
-    eps: tl.tensor,
-    site: tl.tensor,
-    M: tl.tensor,
-    IN: tl.constexpr,
-    OUT: tl.constexpr,
-    ROWS: tl.constexpr,
-    INNER: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    NORM: tl.constexpr,
-    KEEP: tl.constexpr,
-    LEVEL: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    STATISTICS: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+    x: tl.tensor, weight: tl.tensor, bias: tl.tensor, mean: tl.tensor, var: tl.tensor, gamma: tl.tensor,
+    beta: tl.tensor, residual: tl.tensor, seed: tl.tensor, y: tl.tensor, xn_out: tl.tensor, partial: tl.tensor,
+    eps: tl.tensor, site: tl.tensor, M: tl.tensor, IN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr,
+    INNER: tl.constexpr, COLUMNS: tl.constexpr, NORM: tl.constexpr, KEEP: tl.constexpr, LEVEL: tl.constexpr,
+    RESIDUAL: tl.constexpr, STATISTICS: tl.constexpr, PRECISION: tl.constexpr,
+) -> None:  # fmt: skip
     """y = dropout(norm(x) weight^T + bias) (+ residual). Grid: ceil(M / ROWS), ceil(OUT / COLUMNS).
 
     KEEP: norm(x) goes to xn_out. STATISTICS: y's go to partial, which asks for COLUMNS >= OUT. Layer norm asks for
@@ -67,7 +46,7 @@ def fused_linear_forward(
         factor = tl.load(weight + out[None, :] * IN + inner[:, None], mask=known, other=0.0).to(x.dtype.element_ty)
         acc = tl.dot(tile, factor, acc=acc, input_precision=PRECISION)
     acc += tl.load(bias + out, mask=out < OUT, other=0.0).to(tl.float32)[None, :]
-    acc = dropped(acc, load_key(seed, LEVEL), site, row, first_out, COLUMNS, LEVEL)
+    acc = dropped(acc, load_key(seed, LEVEL), site, start, first_out, ROWS, COLUMNS, LEVEL)
     there = (row < M)[:, None] & (out < OUT)[None, :]
     at = row.to(tl.int64)[:, None] * OUT + out[None, :]
     if RESIDUAL:
@@ -80,34 +59,12 @@ def fused_linear_forward(
 
 @triton.jit(do_not_specialize=["site"])
 def fused_linear_backward(
-    dy: tl.tensor,
-    weight: tl.tensor,
-    x: tl.tensor,
-    mean: tl.tensor,
-    var: tl.tensor,
-    gamma: tl.tensor,
-    beta: tl.tensor,
-    residual: tl.tensor,
-    seed: tl.tensor,
-    dx: tl.tensor,
-    xn_out: tl.tensor,
-    dy_out: tl.tensor,
-    partial: tl.tensor,
-    eps: tl.tensor,
-    site: tl.tensor,
-    M: tl.tensor,
-    IN: tl.constexpr,
-    OUT: tl.constexpr,
-    ROWS: tl.constexpr,
-    INNER: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    NORM: tl.constexpr,
-    KEEP: tl.constexpr,
-    LEVEL: tl.constexpr,
-    BEFORE: tl.constexpr,
-    AFTER: tl.constexpr,
-    PRECISION: tl.constexpr,
-) -> None:
+    dy: tl.tensor, weight: tl.tensor, x: tl.tensor, mean: tl.tensor, var: tl.tensor, gamma: tl.tensor,
+    beta: tl.tensor, residual: tl.tensor, seed: tl.tensor, dx: tl.tensor, xn_out: tl.tensor, dy_out: tl.tensor,
+    partial: tl.tensor, eps: tl.tensor, site: tl.tensor, M: tl.tensor, IN: tl.constexpr, OUT: tl.constexpr,
+    ROWS: tl.constexpr, INNER: tl.constexpr, COLUMNS: tl.constexpr, NORM: tl.constexpr, KEEP: tl.constexpr,
+    LEVEL: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr, PRECISION: tl.constexpr,
+) -> None:  # fmt: skip
     """dx = dropout(dy) weight, through layer norm or before batch norm's own backward pass, and sums over rows.
 
     Grid: ceil(M / ROWS). COLUMNS >= IN. partial (blocks, 2 IN + OUT) with a norm: the norm's sums, then those of
@@ -128,7 +85,9 @@ def fused_linear_backward(
         wide = row.to(tl.int64)[:, None] * OUT + inner[None, :]
         tile = tl.load(dy + wide, mask=known, other=0.0)
         if LEVEL > 0:
-            tile = dropped(tile.to(tl.float32), key, site, row, first, INNER, LEVEL).to(dy.dtype.element_ty)
+            tile = dropped(tile.to(tl.float32), key, site, block * ROWS, first, ROWS, INNER, LEVEL).to(
+                dy.dtype.element_ty
+            )
             tl.store(dy_out + wide, tile, mask=known)
         at = inner[:, None] * IN + column[None, :]
         factor = tl.load(weight + at, mask=(inner < OUT)[:, None] & inside[None, :], other=0.0).to(dy.dtype.element_ty)

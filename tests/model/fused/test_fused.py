@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from model import fused
 from model.fused import INSTEAD, shape_reason, unsupported_reason
 from model.patchtst import build_model, load_model, save_model
 from model.presets import PRESETS
@@ -27,7 +28,7 @@ from tune.plan.plan import make_plan
 ROOT = Path(__file__).resolve().parents[3]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 STUDY = {name.removeprefix("model."): PRESETS["study"][name] for name in PRESETS["study"] if name.startswith("model.")}
-SHAPE = {name: STUDY[name] for name in ("d_model", "ffn_dim", "norm_type", "pre_norm", "dropout")}
+SHAPE = {name: STUDY[name] for name in ("d_model", "ffn_dim")}
 H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100 80GB HBM3", gpus=1, cpus=8, capability=(9, 0), memory_gib=79.0)
 CPU = DeviceFacts(device_type="cpu", name="AMD EPYC", cpus=2)
 
@@ -51,12 +52,10 @@ def test_the_kernels_are_right_in_tritons_interpreter() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"d_model": 256}, "d_model divisible by 16 of at most 128 and got 256"),
-        ({"d_model": 40}, "d_model divisible by 16 of at most 128 and got 40"),
+        ({"d_model": 272}, "d_model divisible by 16 of at most 256 and got 272"),
+        ({"d_model": 40}, "d_model divisible by 16 of at most 256 and got 40"),
         ({"ffn_dim": 100}, "ffn_dim divisible by 16 and got 100"),
-        ({"norm_type": "layernorm"}, "batch norm before each sublayer"),
-        ({"pre_norm": False}, "batch norm before each sublayer"),
-        ({"dropout": 0.2}, "model.dropout is 0.2"),
+        ({"activation": "tanh"}, "the activations gelu and relu and got tanh"),
     ],
     ids=str,
 )
@@ -78,11 +77,28 @@ def test_they_take_the_studys_model_on_a_gpu_in_half_precision_only() -> None:
         assert reason and says in reason
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_they_take_every_preset(preset: str) -> None:
+    layers, reason = _layers(H100, model__preset=preset, model__layers="fused")
+    assert (layers, reason) == ("fused", None)
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_auto_takes_the_models_that_they_carry_newly_once_the_one_switch_is_on(
+    switched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "AUTO_TAKES_EVERY_MODEL", switched)
+    new = "fused" if switched else "transformers"
+    for given in ({"model__preset": "ettm"}, {"model__norm_type": "layernorm"}, {"model__d_model": 256}):
+        assert _layers(H100, **given) == (new, None)
+    assert _layers(H100) == ("fused", None)
+
+
 def test_auto_is_resolved_when_planning_and_does_not_depend_on_the_engine() -> None:
     for engine in ("eager", "compile", "graph"):
         assert _layers(H100, train__engine=engine) == ("fused", None)
     assert _layers(H100, train__precision="fp32") == ("transformers", None)
-    assert _layers(H100, model__preset="ettm", data__context_length=336) == ("transformers", None)
+    assert _layers(H100, model__d_model=272) == ("transformers", None)
     assert _layers(CPU) == ("transformers", None)
     assert _layers(H100, model__layers="transformers") == ("transformers", None)
 
@@ -97,8 +113,8 @@ def test_where_auto_would_give_the_arms_of_a_sweep_different_layers_all_get_tran
 
 
 def test_fused_layers_that_were_asked_for_are_never_replaced() -> None:
-    layers, reason = _layers(H100, model__layers="fused", model__dropout=0.1)
-    assert layers == "fused" and reason and "model.dropout is 0.1" in reason
+    layers, reason = _layers(H100, model__layers="fused", model__ffn_dim=100)
+    assert layers == "fused" and reason and "got 100" in reason
     layers, reason = _layers(CPU, model__layers="fused")
     assert layers == "fused" and reason and "CUDA GPU" in reason
 
@@ -110,8 +126,8 @@ def _model(**changes: Any) -> Any:
 
 def test_asking_the_model_itself_for_what_they_cannot_do_is_an_error() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
-    with pytest.raises(ValueError, match=r"model.dropout is 0.2: set model.layers=transformers"):
-        _model(layers="fused", dropout=0.2)
+    with pytest.raises(ValueError, match=r"got 100: set model.layers=transformers"):
+        _model(layers="fused", ffn_dim=100)
 
 
 def test_saving_and_loading_go_both_ways(tmp_path: Path) -> None:
@@ -163,37 +179,6 @@ def test_on_the_gpu_gradients_are_the_same_to_the_last_bit_every_time() -> None:
     first = gradients()
     torch.manual_seed(0)
     assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
-
-
-def _compiled(kernel: Any, capability: int, fixed: dict[str, Any], warps: int, stages: int) -> Any:
-    """A kernel with bf16 activations compiled for a GPU of that capability; needs no GPU."""
-    triton = pytest.importorskip("triton", reason="triton is not installed")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    single = {"mean", "var", "gamma", "beta", "bias", "b1", "b2", "partial", "sums"}
-    scalars = {"eps": "fp32", "M": "i32"}
-    names = kernel.arg_names
-    types = {
-        name: "constexpr" if name in fixed else scalars.get(name, "*fp32" if name in single else "*bf16")
-        for name in names
-    }
-    aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if types[name].startswith("*")}
-    source = ASTSource(kernel, types, {(names.index(name),): value for name, value in fixed.items()}, aligned)
-    options = {"num_warps": warps, "num_stages": stages}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-
-
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("name", ["fused_feed_forward", "fused_feed_forward_backward"])
-def test_the_feed_forward_kernels_compile_for_ampere_and_hopper(name: str, capability: int) -> None:
-    from model.fused import feed_forward_kernels
-
-    back = name.endswith("backward")
-    fixed = {"D": 128, "F": 512, "ROWS": 64, "COLUMNS": 128, "SLICE": 64 if back else 32, "PRECISION": "ieee"}
-    kernel = _compiled(getattr(feed_forward_kernels, name), capability, fixed, 4, 1 if back else 3)
-    assert kernel.metadata.shared <= (163_000 if capability == 80 else 227_000)  # bytes a program may have
-    assert ("wgmma" if capability == 90 else "mma.sync") in kernel.asm["ptx"]
 
 
 def test_a_device_of_unknown_capability_is_not_refused() -> None:
