@@ -9,3 +9,5 @@ from __future__ import annotations
 PATCH_HALF = False  # model/attention/patch_half_kernels.py; benchmarks/attention.py --variants
 EMBEDDING = False  # model/fused/embedding_kernels.py; benchmarks/ends.py
 HEAD = False  # model/fused/head_kernels.py; benchmarks/ends.py
+# Fused layers by `auto` for norm after the sublayer, layer norm, dropout inside and d_model above 128.
+FUSED_EVERY_MODEL = False  # tests/model/fused/test_fused_gpu.py; benchmarks/step.py --set model.preset=ettm

@@ -5,13 +5,11 @@ Importable without torch.
 
 from __future__ import annotations
 
+from model import unproven
+
 MOST_WIDTH = 256  # of the model: a program holds all columns of its rows
 ACTIVATIONS = ("gelu", "relu")
 INSTEAD = "set model.layers=transformers"
-
-# The one switch: whether `auto` takes the fused layers also for what they have carried since 2026-11-30 (norm after the
-# sublayer, layer norm, dropout inside, d_model above 128). False until these kernels have passed their GPU tests.
-AUTO_TAKES_EVERY_MODEL = False
 
 
 def unsupported_reason(
@@ -44,6 +42,6 @@ def shape_reason(*, d_model: int, ffn_dim: int, activation: str = "gelu") -> str
 
 def unproven_reason(*, d_model: int, norm_type: str, pre_norm: bool, dropout: float) -> str | None:
     """Why `auto` does not take the fused layers for a model that they carry; None where it does."""
-    if AUTO_TAKES_EVERY_MODEL or (d_model <= 128 and norm_type == "batchnorm" and pre_norm and not dropout):
+    if unproven.FUSED_EVERY_MODEL or (d_model <= 128 and norm_type == "batchnorm" and pre_norm and not dropout):
         return None
     return "fused layers for this model have not been measured on a GPU yet: set model.layers=fused to use them"

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-
-from tests.kits.compile_kit import Recorder, compile_call
+from compile_kit import Recorder, compile_call
 
 pytest.importorskip("triton", reason="triton is not installed")
 

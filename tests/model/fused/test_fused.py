@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from model import fused
+from model import unproven
 from model.fused import INSTEAD, shape_reason, unsupported_reason
 from model.patchtst import build_model, load_model, save_model
 from model.presets import PRESETS
@@ -87,7 +87,7 @@ def test_they_take_every_preset(preset: str) -> None:
 def test_auto_takes_the_models_that_they_carry_newly_once_the_one_switch_is_on(
     switched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "AUTO_TAKES_EVERY_MODEL", switched)
+    monkeypatch.setattr(unproven, "FUSED_EVERY_MODEL", switched)
     new = "fused" if switched else "transformers"
     for given in ({"model__preset": "ettm"}, {"model__norm_type": "layernorm"}, {"model__d_model": 256}):
         assert _layers(H100, **given) == (new, None)
