@@ -14,16 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from model.attention.pieces import MAX_FA2_ACCUMULATOR, MostSequences, fa2_limit, in_pieces
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-# CUDA's limit for the second and third dimension of a kernel's grid, where the fused kernels put the sequences
-# (pytorch/pytorch#142228, #146704; CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
-MAX_GRID_YZ = 65_535
-# FlashAttention-2's backward pass indexes its dQ accumulator with a 32-bit product: q_offset() of
-# csrc/flash_attn/src/block_info.h takes the type of its arguments, and flash_bwd_kernel.h passes ints. Past 2^31 it
-# reads out of bounds (measured in PriorLabs/TabPFN#1184). The flash-attn package and PyTorch share this code.
-MAX_FA2_ACCUMULATOR = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +52,8 @@ class Backend(ABC):
     name of at least one kernel. No pattern of one backend matches a kernel of another."""
     function: AttentionFunction
     """(B*C, K, N, E) queries, keys and values -> (B*C, N, K, E), contiguous; no weights. ValueError for a mask."""
+    most_sequences: MostSequences | None = None
+    """How many sequences one launch takes; more are computed in pieces. None: any number."""
     cpu_patterns: tuple[str, ...] = ()
     """As kernel_patterns, for operators that torch.profiler names on CPU in the eager engine; () without a CPU path."""
     module: str | None = None
@@ -85,11 +81,14 @@ class Backend(ABC):
     def register(self) -> str:
         """Installs the function in transformers' AttentionInterface under `transformers_name`, which it returns.
 
-        Calling it again changes nothing.
+        It computes any number of sequences (`pieces`). Calling it again changes nothing.
         """
         from transformers import AttentionInterface
 
-        AttentionInterface.register(self.transformers_name, self.function)
+        most = self.most_sequences
+        AttentionInterface.register(
+            self.transformers_name, self.function if most is None else in_pieces(self.function, most)
+        )
         return self.transformers_name
 
 
@@ -151,16 +150,6 @@ def head_dim_reason(backend: str, work: Workload, *, multiple: int, least: int =
     )
 
 
-def sequences_reason(backend: str, work: Workload) -> str | None:
-    """For kernels that put a batch's sequences on the grid's second or third axis."""
-    if work.sequences <= MAX_GRID_YZ:
-        return None
-    return (
-        f"{backend} trains at most {MAX_GRID_YZ:,} sequences (batch x channels) at once and got {work.sequences:,}: "
-        "lower train.batch_size, or use eager"
-    )
-
-
 def fa2_reason(backend: str, work: Workload) -> str | None:
     """What FlashAttention-2's kernels cannot train, PyTorch's copy and the package's alike, beyond head_dim 256."""
     capability = work.capability
@@ -170,14 +159,10 @@ def fa2_reason(backend: str, work: Workload) -> str | None:
             f"{backend} cannot train with head_dim {work.head_dim} on this GPU generation: "
             "raise model.num_heads so that head_dim is at most 192, or use sdpa_efficient"
         )
-    if work.sequences > MAX_GRID_YZ or work.num_heads is None:
-        return sequences_reason(backend, work)
-    rows, width = -(-work.patches // 128) * 128, -(-work.head_dim // 32) * 32
-    accumulator = work.sequences * work.num_heads * rows * width
-    if accumulator > MAX_FA2_ACCUMULATOR:
+    if work.num_heads is not None and fa2_limit(work.num_heads, work.patches, work.head_dim) < 1:
         return (
-            f"{backend}'s backward pass indexes at most 2^31 elements and {work.sequences:,} sequences of "
-            f"{work.num_heads} heads make {accumulator:,}: lower train.batch_size, or use sdpa_efficient or eager"
+            f"{backend}'s backward pass indexes at most {MAX_FA2_ACCUMULATOR:,} elements and one sequence of "
+            f"{work.patches:,} patches and {work.num_heads} heads has more: raise model.patch_length, or use eager"
         )
     return None
 

@@ -23,6 +23,7 @@ from model.attention.base import (
     no_cpu_reason,
     refuse_mask,
 )
+from model.attention.pieces import MostSequences, fa2_limit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,11 +53,12 @@ class FlashAttention2(Backend):
     # PyTorch's copy is in the namespace pytorch_flash.
     kernel_patterns: tuple[str, ...] = (r"(?<!\w)flash::flash_fwd", r"(?<!\w)flash::flash_bwd")
     function: AttentionFunction = attend
+    most_sequences: MostSequences | None = fa2_limit
     module: str | None = "flash_attn.flash_attn_interface"
     install: str = "pip install --no-build-isolation -r requirements-gpu.txt"
 
     def unsupported_reason(self, work: Workload) -> str | None:
-        """fp16 or bf16, capability 8.0, head_dim at most 256, at most 65,535 sequences in a batch."""
+        """fp16 or bf16, capability 8.0, head_dim at most 256."""
         if work.device_type != "cuda":
             return no_cpu_reason(self.name, "CUDA")
         return (

@@ -21,8 +21,8 @@ from model.attention.base import (
     no_dropout_reason,
     refuse_dropout,
     refuse_mask,
-    sequences_reason,
 )
+from model.attention.pieces import MostSequences, grid_limit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,6 +54,7 @@ class FlashAttention3(Backend):
     # cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<...>>>
     kernel_patterns: tuple[str, ...] = (r"flash::FlashAttnFwdSm", r"flash::FlashAttnBwdSm")
     function: AttentionFunction = attend
+    most_sequences: MostSequences | None = grid_limit
     module: str | None = "flash_attn_interface"
     install: str = (
         'pip install --no-build-isolation "flash_attn_3 @ '
@@ -73,7 +74,6 @@ class FlashAttention3(Backend):
             half_precision_reason(self.name, work)
             or head_dim_reason(self.name, work, multiple=8, most=256)
             or no_dropout_reason(self.name, work)
-            or sequences_reason(self.name, work)
         )
 
     def register(self) -> str:

@@ -23,8 +23,8 @@ from model.attention.base import (
     no_dropout_reason,
     refuse_dropout,
     refuse_mask,
-    sequences_reason,
 )
+from model.attention.pieces import MostSequences, grid_limit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,6 +61,7 @@ class FlashAttention4(Backend):
     # kernel_cutlass_kernel_flash_attncuteflash_fwd_sm90FlashAttentionForwardSm90_object_at__tensor...
     kernel_patterns: tuple[str, ...] = (r"FlashAttentionForwardSm", r"FlashAttentionBackwardSm")
     function: AttentionFunction = attend
+    most_sequences: MostSequences | None = grid_limit
     module: str | None = "flash_attn.cute.interface"
     install: str = 'pip install --pre "flash-attn-4[cu13]"'
 
@@ -78,7 +79,6 @@ class FlashAttention4(Backend):
             half_precision_reason(self.name, work)
             or head_dim_reason(self.name, work, multiple=8, most=widest)
             or no_dropout_reason(self.name, work)
-            or sequences_reason(self.name, work)
         )
 
     def is_installed(self) -> bool:

@@ -20,8 +20,8 @@ from model.attention.base import (
     no_dropout_reason,
     refuse_dropout,
     refuse_mask,
-    sequences_reason,
 )
+from model.attention.pieces import MostSequences, grid_limit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,9 +60,10 @@ class Flex(Backend):
         r"triton_tem_\w*flex_attention_backward",
     )
     function: AttentionFunction = attend
+    most_sequences: MostSequences | None = grid_limit
 
     def unsupported_reason(self, work: Workload) -> str | None:
-        """CUDA, head_dim from 16 to 256, no attention dropout, at most 65,535 sequences in a batch."""
+        """CUDA, head_dim from 16 to 256, no attention dropout."""
         if work.device_type != "cuda":
             return "flex has no backward pass on CPU: use eager or sdpa_flash here, or a CUDA GPU"
         least = (8, 0) if work.precision == "bf16" else (7, 0)
@@ -70,7 +71,6 @@ class Flex(Backend):
             capability_reason(self.name, work, least, "sdpa_efficient or eager")
             or head_dim_reason(self.name, work, multiple=1, least=16, most=256)
             or no_dropout_reason(self.name, work)
-            or sequences_reason(self.name, work)
         )
 
 

@@ -18,9 +18,9 @@ from model.attention.base import (
     head_dim_reason,
     no_cpu_reason,
     refuse_mask,
-    sequences_reason,
     takes_gradient,
 )
+from model.attention.pieces import MostSequences, grid_limit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +50,7 @@ class SdpaCudnn(Backend):
     # cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1_cga1x1x1_kernel0_0
     kernel_patterns: tuple[str, ...] = (r"cudnn\w*_sdpa_\w*fprop", r"cudnn\w*_sdpa_\w*bprop")
     function: AttentionFunction = attend
+    most_sequences: MostSequences | None = grid_limit
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """fp16 or bf16, capability 8.0, head_dim a multiple of 8 up to 128, 2 patches, dropout in sixteenths."""
@@ -59,7 +60,6 @@ class SdpaCudnn(Backend):
             half_precision_reason(self.name, work)
             or capability_reason(self.name, work, (8, 0), "sdpa_efficient or eager")
             or head_dim_reason(self.name, work, multiple=8, most=128)
-            or sequences_reason(self.name, work)
             or _cudnn_reason(work)
         )
 

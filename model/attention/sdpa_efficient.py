@@ -15,9 +15,9 @@ from model.attention.base import (
     Workload,
     no_cpu_reason,
     refuse_mask,
-    sequences_reason,
     takes_gradient,
 )
+from model.attention.pieces import MostSequences, grid_limit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,9 +46,10 @@ class SdpaEfficient(Backend):
     transformers_name: str = "aten_efficient"
     kernel_patterns: tuple[str, ...] = (r"fmha_cutlassF", r"fmha_cutlassB")
     function: AttentionFunction = attend
+    most_sequences: MostSequences | None = grid_limit
 
     def unsupported_reason(self, work: Workload) -> str | None:
-        """CUDA, an aligned head_dim, bf16 only from compute capability 8.0, at most 65,535 sequences in a batch."""
+        """CUDA, an aligned head_dim, bf16 only from compute capability 8.0."""
         if work.device_type != "cuda":
             return no_cpu_reason(self.name, "CUDA")
         capability = work.capability
@@ -63,7 +64,7 @@ class SdpaEfficient(Backend):
                 f"sdpa_efficient needs a head_dim divisible by {alignment} in {work.precision} and got "
                 f"{work.head_dim}: change model.d_model or model.num_heads, or use eager"
             )
-        return sequences_reason(self.name, work)
+        return None
 
 
 def _head_dim_alignment(capability: tuple[int, int] | None, *, half: bool) -> int:

@@ -20,6 +20,7 @@ from model.attention.base import (
     head_dim_reason,
     refuse_mask,
 )
+from model.attention.pieces import MostSequences, fa2_limit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,6 +59,7 @@ class SdpaFlash(Backend):
         r"aten::_scaled_dot_product_flash_attention_for_cpu_backward$",
     )
     function: AttentionFunction = attend
+    most_sequences: MostSequences | None = fa2_limit
 
     def unsupported_reason(self, work: Workload) -> str | None:
         """CPU: no attention dropout. CUDA: fp16 or bf16, capability 8.0, head_dim divisible by 8 and at most 256."""

@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.attention_counts import compiled
 from benchmarks.compiled import counts
 from model.attention import BACKENDS
-from model.attention.base import MAX_GRID_YZ, Workload
+from model.attention.base import Workload
 from model.attention.patch import MAX_HEAD_DIM, MAX_PATCHES, Patch, attend
+from model.attention.pieces import MAX_GRID_YZ
 
 ROOT = Path(__file__).resolve().parents[3]
 pytest.importorskip("triton", reason="triton is not installed")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from model import unproven
-from model.attention.base import MAX_GRID_YZ
 from model.attention.patch import Patch, attend
+from model.attention.pieces import MAX_GRID_YZ
 
 pytest.importorskip("triton", reason="triton is not installed")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
