@@ -10,6 +10,7 @@ from model.attention.base import Backend
 from tune.common.errors import GateFailed
 
 ATTENTION_LIKE = r"(?i)softmax|attention|attn|fmha|flash|sdpa"
+OUR_LAYERS = {"hopper_": "Hopper kernels", "fused_": "plain Triton kernels"}  # beginnings of our layers' kernels
 NAME_LENGTH = 200  # characters kept of a kernel's name
 SHOWN = 4  # kernels named in a reason
 
@@ -33,6 +34,16 @@ def check_kernels(names: Sequence[str], *, attention: str, device_type: str) -> 
         if intruder := next((name for name in names if _matches(name, foreign)), None):
             raise GateFailed(f"a training step of {backend.name} ran a kernel of {other.name}: {short(intruder)}")
     return tuple(name[:NAME_LENGTH] for name in names if _matches(name, own))
+
+
+def layers_path(names: Sequence[str]) -> str:
+    """Which kernels computed the encoder's layers in a step that ran kernels of these names.
+
+    The Hopper ones have plain Triton kernels around them.
+    """
+    return next(
+        (who for start, who in OUR_LAYERS.items() if any(name.startswith(start) for name in names)), "PyTorch's"
+    )
 
 
 def _patterns(backend: Backend, device_type: str) -> tuple[str, ...]:

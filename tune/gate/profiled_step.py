@@ -16,7 +16,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from tune.engine.step import Stepper
-from tune.gate.kernel_names import check_kernels
+from tune.gate.kernel_names import check_kernels, layers_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class ProvenStep:
     """A profiled training step that ran its backend's kernels."""
 
     kernels: tuple[str, ...]  # of attention; on CPU: operators
+    layers: str  # whose kernels computed the encoder's layers
     busy_ms: float | None  # how long any kernel or copy of the step ran on the GPU; None on a CPU
 
 
@@ -39,9 +40,11 @@ def prove(stepper: Stepper, batch: Any, *, attention: str, engine: str) -> Prove
     with stepper.preserved():
         stepper.model.train()
         events = _profiled(lambda: stepper.step(batch), device_type)
-    kernels = check_kernels(_names(events), attention=attention, device_type=device_type)
+    names = _names(events)
+    kernels = check_kernels(names, attention=attention, device_type=device_type)
     spans_us = [(event.time_range.start, event.time_range.end) for event in events]
-    return ProvenStep(kernels=kernels, busy_ms=covered(spans_us) / 1e3 if device_type == "cuda" else None)
+    busy_ms = covered(spans_us) / 1e3 if device_type == "cuda" else None
+    return ProvenStep(kernels=kernels, layers=layers_path(names), busy_ms=busy_ms)
 
 
 def profiled_names(step: Callable[[], None], device_type: str) -> list[str]:

@@ -81,6 +81,8 @@ class Proof:
             raise
         unseen = f"not visible on CPU with engine {engine}"
         self.tags["kernels"] = unseen if proven is None else json.dumps(proven.kernels[:MOST_NAMES])
+        if proven is not None:
+            self.tags["layers_path"] = proven.layers
         self.metrics = {**self.metrics, STEP_BUSY: proven.busy_ms if proven else None}
 
 

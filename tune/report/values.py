@@ -21,7 +21,7 @@ from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 # tags that the JSON holds of a trial
-TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", TAG, REFUSED)
+TRIAL_TAGS = ("arm", "seed", "stage", "timing_valid", "gpu_uuid", "device", "diagnosis", "layers_path", TAG, REFUSED)
 
 
 def parent_metrics(record: SweepRecord) -> dict[str, float | None]:

@@ -45,7 +45,10 @@ TAKEN: dict[str, Any] = {
     ],
     ids=str,
 )
-def test_what_they_were_not_written_for_gets_the_reason(change: dict[str, Any], says: str) -> None:
+def test_what_they_were_not_written_for_gets_the_reason(
+    change: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.fused.hopper.reason.ENABLED", True)
     assert hopper_reason(**TAKEN) is None
     reason = hopper_reason(**TAKEN | change)
     assert reason and says in reason and reason.endswith("plain Triton kernels run instead")

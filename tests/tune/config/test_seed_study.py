@@ -124,7 +124,7 @@ def test_fields_that_an_arm_sets_cannot_be_given_by_hand() -> None:
 def flash_runs_here_fixture(flash_calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa: F811
     """A stand-in computes flash attention, and nobody asks for the kernels of a GPU."""
     monkeypatch.setattr(session, "unsupported_reason", lambda *_: None)
-    proven = proof.profiled_step.ProvenStep(kernels=("flash::flash_fwd_kernel",), busy_ms=None)
+    proven = proof.profiled_step.ProvenStep(kernels=("flash::flash_fwd_kernel",), layers="PyTorch's", busy_ms=None)
     monkeypatch.setattr(proof.profiled_step, "prove", lambda *_, **__: proven)
     return flash_calls
 

@@ -327,3 +327,15 @@ def test_the_dispatcher_under_two_contexts_is_one_graph_and_explicit_operators_a
         for attend in (eager.attend, sdpa_flash.attend)
     ]
     assert explicit[0] != explicit[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "path"),
+    [
+        (["fused_norm_unite", "hopper_qkv", "patch_attention_forward"], "Hopper kernels"),
+        (["fused_norm_unite", "fused_linear_forward"], "plain Triton kernels"),
+        (["triton_poi_fused_add_0", "ampere_bf16_s16816gemm"], "PyTorch's"),
+    ],
+)
+def test_a_steps_kernels_say_who_computed_the_layers(names: list[str], path: str) -> None:
+    assert kernel_names.layers_path(names) == path
