@@ -20,6 +20,7 @@ from model.attention.packed import PACKED
 from model.fused import paths, shape_reason
 from model.fused.dropout import Dropout, Rates, attention_site, dropout_seed, feed_forward_site
 from model.fused.embedding import embed
+from model.fused.hopper.launch import Packed
 from model.fused.ops import norm_unite, normalise
 from model.fused.paths import Normed
 
@@ -55,11 +56,12 @@ class FusedEncoder(PatchTSTEncoder):
         for number, (layer, rate) in enumerate(zip(self.layers, rates, strict=True)):
             drop = None if seed is None else Dropout(seed=seed, site=attention_site(number))
             rows = _normed(layer.norm_sublayer1, x_MD, partials) if pre else rows
-            x_MD, partials = _attention_sublayer(layer, rows, n, drop, rate, batch)
+            packed = paths.packed_weights(layer, x_MD, rate)
+            x_MD, partials = _attention_sublayer(layer, packed, rows, n, drop, rate, batch)
             drop = None if seed is None else Dropout(seed=seed, site=feed_forward_site(number))
             rows = _normed(layer.norm_sublayer3 if pre else layer.norm_sublayer1, x_MD, partials)
             last = pre and layer is self.layers[-1]  # no norm follows
-            x_MD, partials = _feed_forward_sublayer(layer, rows, drop, rate, batch and not last)
+            x_MD, partials = _feed_forward_sublayer(layer, packed, rows, drop, rate, batch and not last)
             rows = rows if pre else _normed(layer.norm_sublayer3, x_MD, partials)
         if not pre:
             norm = rows.mean, rows.var, rows.gamma, rows.beta
@@ -68,17 +70,16 @@ class FusedEncoder(PatchTSTEncoder):
 
 
 def _attention_sublayer(
-    layer: Any, rows: Normed, n: int, drop: Dropout | None, rates: Rates, statistics: bool
+    layer: Any, packed: Packed | None, rows: Normed, n: int, drop: Dropout | None, rates: Rates, statistics: bool
 ) -> tuple[Tensor, Tensor]:
     attention = layer.self_attn
-    projections = attention.q_proj, attention.k_proj, attention.v_proj
-    weight = torch.cat([projection.weight for projection in projections])
-    bias = torch.cat([projection.bias for projection in projections])
-    qkv, residual_MD = paths.attention_projections(rows, weight, bias, post=not layer.pre_norm, training=layer.training)
+    qkv, residual_MD = paths.attention_projections(
+        rows, attention, packed, post=not layer.pre_norm, training=layer.training
+    )
     qkv_SN3KE = qkv.view(-1, n, 3, qkv.shape[1] // (3 * attention.head_dim), attention.head_dim)
     out_MW = _attend(attention, qkv_SN3KE).reshape(len(rows.x), -1)
     return paths.output_projection(
-        out_MW, attention.out_proj, residual_MD, drop=drop, rate=rates.attention, statistics=statistics
+        out_MW, attention.out_proj, packed, residual_MD, drop=drop, rate=rates.attention, statistics=statistics
     )
 
 
@@ -94,13 +95,14 @@ def _attend(attention: Any, qkv_SN3KE: Tensor) -> Tensor:
 
 
 def _feed_forward_sublayer(
-    layer: Any, rows: Normed, drop: Dropout | None, rates: Rates, statistics: bool
+    layer: Any, packed: Packed | None, rows: Normed, drop: Dropout | None, rates: Rates, statistics: bool
 ) -> tuple[Tensor, Tensor]:
     return paths.feed_forward(
         rows,
         layer.ff[0],
         layer.ff[3],
-        activation="relu" if isinstance(layer.ff[1], nn.ReLU) else "gelu",
+        packed,
+        activation=paths.activation(layer),
         post=not layer.pre_norm,
         drop=drop,
         inside=rates.feed_forward,

@@ -2,7 +2,7 @@
 
 Shapes: M rows, D model width, W = heads x head width, F FFN width. Statistics come by blocks of 64 rows from every
 path, so that sublayers of different paths can follow each other. Rates of dropout are those in training; without a
-seed nothing is dropped.
+seed nothing is dropped. `packed` weights are those of a layer that the Hopper kernels compute, None of every other.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from model.fused import ops
-from model.fused.dropout import Dropout, level
+from model.fused.dropout import Dropout, Rates, level
+from model.fused.hopper import path as hopper
+from model.fused.hopper.launch import Packed
 from model.fused.norm_linear import NormLinear
 
 
@@ -33,34 +36,52 @@ class Normed:
     eps: float = 0.0
 
 
-def attention_projections(
-    rows: Normed, weight: Tensor, bias: Tensor, *, post: bool, training: bool
-) -> tuple[Tensor, Tensor]:
-    """q, k and v in one tensor (M, 3 W) by weight (3 W, D) and bias, and the residual (M, D).
+def packed_weights(layer: Any, x: Tensor, rates: Rates) -> Packed | None:
+    """A layer's weights for the Hopper kernels, if they compute it for rows like x (M, D); else None."""
+    dropout = max(rates.attention, rates.feed_forward, rates.feed_forward_path)
+    return hopper.packed_weights(layer, x, activation=activation(layer), dropout=dropout)
 
-    The residual is x, or norm(x) with `post`.
-    """
+
+def activation(layer: Any) -> str:
+    """The name of a PatchTSTEncoderLayer's activation."""
+    return "relu" if isinstance(layer.ff[1], nn.ReLU) else "gelu"
+
+
+def attention_projections(
+    rows: Normed, attention: Any, packed: Packed | None, *, post: bool, training: bool
+) -> tuple[Tensor, Tensor]:
+    """q, k and v of a PatchTSTAttention in one tensor (M, 3 W), and the residual (M, D): x, or norm(x) with `post`."""
+    if packed is not None:
+        return hopper.attention_projections(rows, attention, packed, training=training)
+    projections = attention.q_proj, attention.k_proj, attention.v_proj
+    weight = torch.cat([projection.weight for projection in projections])
+    bias = torch.cat([projection.bias for projection in projections])
     norm = rows.mean, rows.var, rows.gamma, rows.beta
     return NormLinear.apply(rows.x, *norm, weight, bias, rows.eps, rows.kind, post, training)
 
 
 def output_projection(
-    x: Tensor, projection: nn.Linear, residual: Tensor, *, drop: Dropout | None, rate: float, statistics: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, projection: nn.Linear, packed: Packed | None, residual: Tensor, *, drop: Dropout | None, rate: float,
+    statistics: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """residual (M, D) + dropout(projection(x)) for x (M, W), and its statistics by blocks of rows if asked for."""
+    if packed is not None:
+        return hopper.output_projection(x, projection, packed, residual, statistics=statistics)
     seed, site = (drop.seed, drop.site) if drop and rate else (None, 0)
     weight, bias = projection.weight, projection.bias
     return ops.linear_add(x, weight, bias, residual, seed, site, level(rate) if drop else 0, statistics)
 
 
 def feed_forward(
-    rows: Normed, up: Any, down: Any, *, activation: str, post: bool, drop: Dropout | None, inside: float, path: float,
-    training: bool, statistics: bool,
+    rows: Normed, up: Any, down: Any, packed: Packed | None, *, activation: str, post: bool, drop: Dropout | None,
+    inside: float, path: float, training: bool, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """residual + dropout(down(dropout(f(up(norm(x)))))) (M, D), and its statistics by blocks of rows if asked for.
 
     The residual is x, or norm(x) with `post`. inside, path: rates after f and before the residual.
     """
+    if packed is not None:
+        return hopper.feed_forward(rows, up, down, packed, training=training, statistics=statistics)
     seed, site = (drop.seed, drop.site) if drop and max(inside, path) else (None, 0)
     levels = (level(inside), level(path)) if drop else (0, 0)
     return ops.feed_forward(

@@ -1,10 +1,12 @@
-"""The plain kernels around the Hopper ones in Triton's interpreter: run by tests/model/fused/test_hopper.py.
+"""The plain kernels around the Hopper ones, and a model, in Triton's interpreter: run by test_hopper.py.
 
-They are compared with their emulation, which the tests of whole layers use.
+The kernels are compared with their emulation, which the tests of layers use; the model, whose Gluon launches are
+emulated, with transformers' own.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +14,12 @@ import emulated_hopper
 import pytest
 import torch
 
-from model.fused.hopper import launch, launch_backward
+from model.fused.encoder import fuse
+from model.fused.hopper import launch, launch_backward, path, reason
 from model.fused.launch import Norm
+from model.heads import attention_layers
+from model.patchtst import build_model
+from model.pruning.surgery import remove_heads
 
 REAL = launch.run
 
@@ -58,3 +64,57 @@ def test_parts_are_added_up(
         return [*found, turned]
 
     _both(monkeypatch, action)
+
+
+FIELDS: dict[str, Any] = {
+    "num_channels": 3, "context_length": 48, "prediction_length": 8, "patch_length": 12, "patch_stride": 12,
+    "d_model": 128, "num_heads": 16, "num_layers": 2, "ffn_dim": 128, "dropout": 0.0, "head_dropout": 0.0,
+    "attention_dropout": 0.0, "norm_type": "batchnorm", "pre_norm": True, "attention": "eager",
+}  # fmt: skip
+
+
+@pytest.fixture(name="launches")
+def launches_fixture(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the launches of a machine whose CPU is a Hopper GPU and whose fp32 is bf16."""
+    names: list[str] = []
+
+    def run(given: launch.Launch) -> None:
+        names.append(given.kernel.__name__)
+        emulated_hopper.emulate(given)
+
+    monkeypatch.setattr(launch, "run", run)
+    monkeypatch.setattr(reason, "ENABLED", True)
+    monkeypatch.setattr(path, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(path, "DTYPES", {torch.float32: "bf16"})
+    for file in (launch, launch_backward):
+        monkeypatch.setattr(file, "processors", lambda device: 3)
+    return names
+
+
+def _trained(model: Any, function: Callable[..., Any]) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    past, future = torch.randn(6, 48, 3), torch.randn(6, 8, 3)
+    output = function(past_values=past, future_values=future)
+    output.loss.backward()
+    named = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {"forecast": output.prediction_outputs.detach()} | named | dict(model.named_buffers())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_with_pruned_heads_trains_as_transformers_own(launches: list[str], compiled: bool) -> None:
+    torch.manual_seed(0)
+    plain = build_model(**FIELDS)
+    remove_heads(plain, None, {layer: {0, 3, 5, 7, 11} for layer in range(len(attention_layers(plain)))})
+    fused = fuse(copy.deepcopy(plain))
+    exact = _trained(plain, plain)
+    ours = _trained(fused, torch.compile(fused, backend="aot_eager", fullgraph=True) if compiled else fused)
+    for name, value in exact.items():
+        if "k_proj.bias" not in name:
+            error = (ours[name].double() - value.double()).norm() / value.double().norm().clamp_min(1e-6)
+            assert error < 2e-5, (name, error)
+    assert launches.count("hopper_qkv") == launches.count("hopper_feed_forward_backward") == 2
+    fused.eval()
+    with torch.no_grad():
+        forecasts = [model.eval()(past_values=torch.ones(2, 48, 3)).prediction_outputs for model in (plain, fused)]
+    torch.testing.assert_close(*forecasts, atol=1e-5, rtol=1e-5)
+    assert launches.count("hopper_qkv") == 4

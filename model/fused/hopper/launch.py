@@ -146,7 +146,7 @@ def out(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, statistics
     """x (M, W) weight^T + bias + residual (M, D), and its statistics by blocks (empty unless asked for)."""
     (m, w), d = x.shape, residual.shape[1]
     y = torch.empty_like(residual)
-    partial = empty_statistics(residual if statistics else residual[:0], d)
+    partial = empty_statistics(residual, d, statistics)
     tiles, inner = triton.cdiv(m, ROWS), padded(w)
     run(
         Launch(
@@ -169,7 +169,7 @@ def feed_forward(
     """x + down gelu(up norm(x) + up_bias) + b2 from packed weights, its statistics by blocks, and the normalised x."""
     (m, d), f = x.shape, up.shape[0]
     y, xhat = torch.empty_like(x), x.new_empty((m if keep else 0, d))
-    partial = empty_statistics(x if statistics else x[:0], d)
+    partial = empty_statistics(x, d, statistics)
     tiles = triton.cdiv(m, ROWS)
     run(
         Launch(

@@ -109,8 +109,7 @@ def linear_add(
 def _(
     x: Tensor, weight: Tensor, bias: Tensor, packed: Tensor, residual: Tensor, statistics: bool
 ) -> tuple[Tensor, Tensor]:
-    rows = residual if statistics else residual[:0]
-    return torch.empty_like(residual), empty_statistics(rows, residual.shape[1])
+    return torch.empty_like(residual), empty_statistics(residual, residual.shape[1], statistics)
 
 
 @torch.library.custom_op("patchtst_hopper::linear_backward", mutates_args=())
@@ -157,7 +156,7 @@ def _(
     x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
     up: Tensor, up_bias: Tensor, down: Tensor, eps: float, training: bool, keep: bool, statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    blocks = empty_statistics(x if statistics else x[:0], x.shape[1])
+    blocks = empty_statistics(x, x.shape[1], statistics)
     return torch.empty_like(x), blocks, x.new_empty((x.shape[0] if keep else 0, x.shape[1]))
 
 

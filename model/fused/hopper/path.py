@@ -31,7 +31,7 @@ def packed_weights(layer: Any, x: Tensor, *, activation: str, dropout: float) ->
         pre_norm=layer.pre_norm,
         activation=activation,
         dropout=dropout,
-        dtype=DTYPES[x.dtype],
+        dtype=DTYPES.get(x.dtype, str(x.dtype)),
         capability=capability(x.device),
     )
     if reason is not None:
