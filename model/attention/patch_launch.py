@@ -97,20 +97,19 @@ BACKWARD: tuple[Row, ...] = (
         why="fastest of --tune on an H100",
     ),
 )
-# Chosen by instructions counted for 9.0 at 42 patches of 16 heads of 8, until a GPU has measured them.
+# Before the rows above, for half precision: fastest of --variants on an H200 (docs/measurements.md, 2026-11-30).
 FORWARD_HALF: tuple[Row, ...] = (
     Row(
-        holds=lambda n, e, fp32: not fp32 and n <= 64 and e <= 16,
-        choice={"rows": 16, "half": True, "unroll": True},
-        why="1,112 instructions a program (before: 1,911), 20 exchanges a block of queries (36); 86 registers",
+        holds=lambda n, e, fp32: not fp32 and n <= 48 and e <= 16,
+        choice={"rows": 16, "stages": 3, "half": True},
+        why="0.84 to 0.87 of the row above's time; of 64 patches 1.10",
     ),
 )
 BACKWARD_HALF: tuple[Row, ...] = (
     Row(
-        holds=lambda n, e, fp32: not fp32 and n <= 48 and e <= 16,
-        choice={"rows": 16, "stages": 2, "half": True},
-        why="1,834 instructions a program (before: 2,294), 24 exchanges a block of queries (48); a stage less than "
-        "before, since a tile of q and do lies in shared memory once for each head",
+        holds=lambda n, e, fp32: not fp32 and (n <= 48 and e <= 16 or n <= 64 and e <= 8),
+        choice={"rows": 16, "stages": 3, "half": True},
+        why="0.77 to 0.83 of the row above's time, 0.94 with 64 patches, 0.99 with heads of 16; two stages 0.89 to 1.06",
     ),
 )
 

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 RUN = launch.run
 SETS = 4  # of inputs, so that no timed launch finds its own in L2
 ROUNDING = 5e-3  # relative error that bf16 factors and outputs may leave; sums of them are well below
+LEAST_NORM = 0.1  # of one row's normalised values all are 0, and a kernel's are 1e-5
 CASES = [(37_632, 128, 512), (1, 128, 512), (63, 128, 512), (65, 128, 512), (4_097, 128, 512), (4_097, 88, 512)]
 
 
@@ -44,7 +45,7 @@ def _check(given: launch.Launch, errors: dict[str, dict[str, float]]) -> None:
     torch.cuda.synchronize()
     found = errors.setdefault(f"{len(errors):2} {given.kernel.__name__}", {})
     for name, value in wanted.items():
-        scale = value.norm().clamp_min(1e-30)
+        scale = value.norm().clamp_min(LEAST_NORM)
         found[name] = ((_tensors(given)[name].double() - value).norm() / scale).item()
 
 
