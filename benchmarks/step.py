@@ -3,6 +3,10 @@
     python benchmarks/step.py                                       # the study's model, every backend and engine, bf16
     python benchmarks/step.py --engines graph --batches 32,128,512 --patches 12,24,96 --json step.json
     python benchmarks/step.py --engines eager --batches 8 --steps 5 --set model.d_model=16 --set model.num_heads=2
+    python benchmarks/step.py --backends patch --engines graph --set model.preset=ettm   # with its own batch and stride
+
+A preset is measured as it is: its patch length and stride, and its batch where it names one. Another --patches is its
+own stride too.
 
 Each cell trains on generated data of ETT's 7 channels from the device feed, after warm-up and capture. The time of a
 step runs from the end of one step to the end of the next, so that gaps between steps count. `host ms` is how long the
@@ -20,12 +24,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+PRESET = "study"
 
 
 @dataclass(kw_only=True)
@@ -52,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backends", help="comma-separated (default: all)")
     parser.add_argument("--engines", help="comma-separated (default: all)")
-    parser.add_argument("--batches", default="128", help="comma-separated (default 128)")
-    parser.add_argument("--patches", default="12", help="comma-separated patch lengths (default 12)")
+    parser.add_argument("--batches", help="comma-separated (default: the preset's, else 128)")
+    parser.add_argument("--patches", help="comma-separated patch lengths (default: the preset's)")
     parser.add_argument("--precision", help="default bf16 on a GPU, fp32 on a CPU")
     parser.add_argument("--steps", type=int, default=200, help="per cell (default 200)")
     parser.add_argument("--kernels", type=int, default=0, metavar="N", help="profile too, print the N longest kernels")
@@ -61,16 +67,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     from model.attention import BACKENDS
+    from model.presets import PRESETS
     from tune.engine import ENGINES
     from tune.machine.device import has_gpu, node_facts
     from tune.machine.environment import environment
 
     facts = node_facts(use_gpu=has_gpu())
+    given = dict(item.split("=", 1) for item in options.set)
+    preset = PRESETS[given.get("model.preset", PRESET)]
+    batch, patch = (given.get(name, preset.get(name, 128)) for name in ("train.batch_size", "model.patch_length"))
     axes = (
         options.backends.split(",") if options.backends else list(BACKENDS),
         options.engines.split(",") if options.engines else list(ENGINES),
-        [int(batch) for batch in options.batches.split(",")],
-        [int(patch) for patch in options.patches.split(",")],
+        [int(batch) for batch in str(options.batches or batch).split(",")],
+        [int(patch) for patch in str(options.patches or patch).split(",")],
     )
     cells = []
     with tempfile.TemporaryDirectory() as folder:
@@ -92,11 +102,7 @@ def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -
     from tune.config.sweeps import Arm, SweepConfig
     from tune.plan.plan import make_plan
 
-    given = {"data.dataset": "demo", "model.preset": "study", "train.epochs": 10_000}
-    if options.precision:
-        given["train.precision"] = options.precision
-    given |= {"model.attention": cell.attention, "train.engine": cell.engine, "train.batch_size": cell.batch_size}
-    given |= {"model.patch_length": cell.patch_length} | dict(item.split("=", 1) for item in options.set)
+    given = fields(cell, dict(item.split("=", 1) for item in options.set), options.precision)
     sweep = SweepConfig(name="step", question="", baseline="cell", arms=(Arm(label="cell", changes={}),))
     try:
         trial = make_plan(sweep, overrides=given, repeats=1, seed=1, device=facts).trials[0]
@@ -105,6 +111,22 @@ def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -
             run(cell, trial.config, options, facts, folder)
     except Exception as error:  # the reason is shown, and the other cells are still measured
         cell.reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def fields(cell: Cell, given: Mapping[str, str], precision: str | None) -> dict[str, Any]:
+    """The fields of a cell. `given` wins, but for what the cell is. A preset's patches stay the preset's."""
+    from model.presets import PRESETS
+
+    every: dict[str, Any] = {"data.dataset": "demo", "model.preset": PRESET, "train.epochs": 10_000}
+    if precision:
+        every["train.precision"] = precision
+    every |= given
+    every |= {"model.attention": cell.attention, "train.engine": cell.engine, "train.batch_size": cell.batch_size}
+    if cell.patch_length == PRESETS[every["model.preset"]]["model.patch_length"]:
+        every.pop("model.patch_length", None)  # named, it would be its own stride
+    else:
+        every["model.patch_length"] = cell.patch_length
+    return every
 
 
 def run(cell: Cell, config: Any, options: argparse.Namespace, facts: Any, folder: Path) -> None:
