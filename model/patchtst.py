@@ -20,6 +20,7 @@ from model.as_published import use_published_attention
 from model.attention import get_backend
 from model.facts import CONFIG, WEIGHTS
 from model.heads import attention_layers, heads_per_layer
+from model.recompute import recompute_layers
 
 
 def build_model(
@@ -41,6 +42,7 @@ def build_model(
     attention: str,
     layers: str = "transformers",
     as_published: str | None = None,
+    recompute: str = "never",
 ) -> PatchTSTForPrediction:
     """A freshly initialised model, whose weights depend on torch's random state and not on the attention backend.
 
@@ -48,6 +50,7 @@ def build_model(
     channel inside and scaled back. `dropout` is used after the positions, on the residual paths and in the
     feed-forward layers. `layers`: "transformers", or "fused" for an encoder of our own kernels.
     `as_published`: the arm of the replaced study (`model.as_published`) whose attention is used.
+    `recompute`: "always" keeps no activations of a layer but its input, and computes them again in the backward pass.
     Raises ValueError for an unknown attention, and for a model that the fused layers do not support.
     """
     config = PatchTSTConfig(
@@ -73,10 +76,14 @@ def build_model(
         do_mask_input=False,
     )
     config._attn_implementation = get_backend(attention).register()
-    return _with_layers(PatchTSTForPrediction(config), layers, as_published)
+    return _with_layers(PatchTSTForPrediction(config), layers, as_published, recompute)
 
 
-def _with_layers(model: PatchTSTForPrediction, layers: str, as_published: str | None) -> PatchTSTForPrediction:
+def _with_layers(
+    model: PatchTSTForPrediction, layers: str, as_published: str | None, recompute: str
+) -> PatchTSTForPrediction:
+    if recompute == "always":
+        recompute_layers(model)
     if as_published not in (None, "vanilla"):  # vanilla is transformers' own
         use_published_attention(model, as_published)
     if layers == "transformers":
@@ -119,7 +126,11 @@ def save_model(
 
 
 def load_model(
-    folder: Path, attention: str | None = None, layers: str = "transformers", as_published: str | None = None
+    folder: Path,
+    attention: str | None = None,
+    layers: str = "transformers",
+    as_published: str | None = None,
+    recompute: str = "never",
 ) -> PatchTSTForPrediction:
     """The model that `save_model` wrote, pruned or not, in evaluation mode; `attention` defaults to eager."""
     from safetensors.torch import load_file
@@ -129,7 +140,7 @@ def load_model(
     model = PatchTSTForPrediction(config)
     cut_to_kept_heads(model)
     model.load_state_dict(load_file(Path(folder) / WEIGHTS))
-    return _with_layers(model, layers, as_published).eval()
+    return _with_layers(model, layers, as_published, recompute).eval()
 
 
 def cut_to_kept_heads(model: PatchTSTForPrediction) -> None:

@@ -8,6 +8,7 @@ Shapes: B batch, C channels, N patches, D model width, K heads, E head width; S 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from model.fused.embedding import embed
 from model.fused.hopper.launch import Packed
 from model.fused.ops import norm_unite, normalise
 from model.fused.paths import Normed
+from model.recompute import run_layer
+
+Run = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def fuse(model: PatchTSTForPrediction, rates: Rates | None = None) -> PatchTSTForPrediction:
@@ -52,21 +56,33 @@ class FusedEncoder(PatchTSTEncoder):
         rates = [self.rates or Rates.of(layer) for layer in self.layers]
         seed = dropout_seed(patch_input) if self.training and any(rate.any for rate in rates) else None
         x_MD, partials = embed(self, patch_input, statistics=pre and batch)
-        rows = Normed(x=x_MD)
-        for number, (layer, rate) in enumerate(zip(self.layers, rates, strict=True)):
+        for number, rate in enumerate(rates):
+            run = self._layer(number, rate, seed, n, batch)
+            if self.gradient_checkpointing:
+                x_MD, partials = run_layer(self.layers, run, x_MD, partials)
+            else:
+                x_MD, partials = run(x_MD, partials)
+        if not pre:
+            rows = _normed(self.layers[-1].norm_sublayer3, x_MD, partials)
+            x_MD = normalise(x_MD, rows.mean, rows.var, rows.gamma, rows.beta, rows.eps, rows.kind, self.training)
+        return BaseModelOutput(last_hidden_state=x_MD.view(b, c, n, -1))
+
+    def _layer(self, number: int, rate: Rates, seed: Tensor | None, n: int, batch: bool) -> Run:
+        """The function of a layer: what the sublayer before it left, with its statistics, to what it leaves itself."""
+        layer, pre = self.layers[number], self.config.pre_norm
+        last = pre and number == len(self.layers) - 1  # no norm follows
+        before = layer.norm_sublayer1 if pre else self.layers[number - 1].norm_sublayer3
+
+        def run(x_MD: Tensor, partials: Tensor | None) -> tuple[Tensor, Tensor]:
             drop = None if seed is None else Dropout(seed=seed, site=attention_site(number))
-            rows = _normed(layer.norm_sublayer1, x_MD, partials) if pre else rows
+            rows = _normed(before, x_MD, partials) if pre or number else Normed(x=x_MD)
             packed = paths.packed_weights(layer, x_MD, rate)
             x_MD, partials = _attention_sublayer(layer, packed, rows, n, drop, rate, batch)
             drop = None if seed is None else Dropout(seed=seed, site=feed_forward_site(number))
             rows = _normed(layer.norm_sublayer3 if pre else layer.norm_sublayer1, x_MD, partials)
-            last = pre and layer is self.layers[-1]  # no norm follows
-            x_MD, partials = _feed_forward_sublayer(layer, packed, rows, drop, rate, batch and not last)
-            rows = rows if pre else _normed(layer.norm_sublayer3, x_MD, partials)
-        if not pre:
-            norm = rows.mean, rows.var, rows.gamma, rows.beta
-            x_MD = normalise(x_MD, *norm, rows.eps, rows.kind, self.training)
-        return BaseModelOutput(last_hidden_state=x_MD.view(b, c, n, -1))
+            return _feed_forward_sublayer(layer, packed, rows, drop, rate, batch and not last)
+
+        return run
 
 
 def _attention_sublayer(

@@ -22,8 +22,13 @@ from tune.storage.params import from_text
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 # Fields that say how a model is computed, not what it is: the same weights fit, and loading a model takes these anew.
-COMPUTED_BY = ("attention", "layers", "as_published")
-PLAIN_MODEL: Mapping[str, str | None] = {"attention": "eager", "layers": "transformers", "as_published": None}
+COMPUTED_BY = ("attention", "layers", "as_published", "recompute")
+PLAIN_MODEL: Mapping[str, str | None] = {
+    "attention": "eager",
+    "layers": "transformers",
+    "as_published": None,
+    "recompute": "never",
+}
 
 
 class _Frozen(BaseModel):
@@ -64,6 +69,7 @@ class ModelConfig(_Frozen):
     attention: str = "auto"  # a name in model.attention.BACKENDS
     as_published: PublishedModel | None = None  # an arm of the replaced study; only the sweep seed_study sets it
     layers: Literal["auto", "transformers", "fused"] = "auto"  # code of the encoder; auto: fused where it can
+    recompute: Literal["auto", "never", "always"] = "auto"  # layers again in the backward pass; auto: if it must be
     patch_length: int = Field(ge=1)  # time steps in a patch
     patch_stride: int = Field(ge=1)  # time steps between patch starts
     d_model: int = Field(ge=2, le=16_384)  # even

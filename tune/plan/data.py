@@ -39,6 +39,12 @@ class SplitRows:
         """Those of a converted series."""
         return cls(every=series.every_bounds, apart=series.apart)
 
+    @property
+    def total(self) -> int:
+        """Rows of all series."""
+        spans = (zip(*bounds.values(), strict=True) for bounds in self.every)
+        return sum(max(ends) - min(begins) for begins, ends in spans)
+
     def train_windows(self, context_length: int, prediction_length: int) -> int:
         """The number of training windows. Raises DataError if a split holds no window."""
         from data_pipeline.series.windows import window_starts

@@ -197,7 +197,7 @@ def _expected(trial: PlannedTrial, plan: Plan, history: History) -> Expected | N
 
 
 def _kind(params: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(params.get(name) for name in KIND)
+    return (params.get("model.recompute") == "always", *(params.get(name) for name in KIND))
 
 
 def _epoch_flops(trial: PlannedTrial, plan: Plan) -> float | None:

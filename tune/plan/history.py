@@ -62,6 +62,8 @@ class History:
 def work(params: Mapping[str, Any]) -> str:
     """Equal for two trials that do the same work in an epoch."""
     kept = {name: value for name, value in params.items() if name not in NO_WORK and not name.startswith("pruning.")}
+    if kept.get("model.recompute") in ("never", "auto"):  # earlier versions computed nothing again
+        del kept["model.recompute"]
     return json.dumps(kept, sort_keys=True)
 
 

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,11 +31,12 @@ from tune.config.trial_config import DataConfig, TrialConfig, build_trial, check
 from tune.machine.device import DeviceFacts
 from tune.plan import batch
 from tune.plan.data import UNREAD, DataFacts, facts_by_definition, file_fields
+from tune.plan.equal_arms import settled_fields
+from tune.plan.memory import peak_gib
 from tune.plan.placement import USUAL
 from tune.plan.support import resolve_auto_names, unsupported_reason
 
 MOST_TRIALS = 20_000  # of one sweep
-LAYERS = "model.layers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class PlannedTrial:
     unsupported: str | None  # why it cannot run on the planned device; None if it can
     same_as: str | None = None  # an earlier arm with the same computation: its heads leave at the same epochs
     train_windows: int | None = None  # None: not known yet
+    memory_gib: float | None = None  # at the peak of a training step, estimated; None: not known
     batch_named: bool = True  # whether the user, the sweep or a preset names the batch size; else it is the default
 
     @property
@@ -203,20 +205,11 @@ def _in_equal_layers(
     device: DeviceFacts,
     data: DataFacts,
 ) -> list[PlannedTrial]:
-    """Arms differ in one thing: if `auto` became fused layers for some arms only, all arms get transformers' layers."""
-    settled = settled_layers(planned, sweep, overrides)
-    return _plan_block(sweep, {**overrides, **settled}, seed, device, data) if settled else planned
-
-
-def settled_layers(trials: Iterable[PlannedTrial], sweep: SweepConfig, overrides: Mapping[str, Any]) -> dict[str, str]:
-    """The field that gives all trials transformers' layers, if `auto` differs between the trials that can run.
-
-    Empty if it does not, or if the sweep or the user chose the layers.
-    """
-    if LAYERS in sweep.swept | sweep.shared.keys() or overrides.get(LAYERS, "auto") != "auto":
-        return {}
-    kinds = {trial.config.model.layers for trial in trials if trial.unsupported is None}
-    return {LAYERS: "transformers"} if len(kinds) > 1 else {}
+    """The block again, with what `equal_arms` gives all arms."""
+    while settled := settled_fields((each.config for each in planned if each.unsupported is None), sweep, overrides):
+        overrides = {**overrides, **settled}
+        planned = [plan_trial(sweep, arm, overrides, seed, device, data) for arm in sweep.arms]
+    return planned
 
 
 def _check_size(arms: int, repeats: Repeats, seed: int) -> None:
@@ -268,16 +261,17 @@ def plan_trial(
         fields[batch.FIELD] = data.default_batch
     config = build_trial(fields)
     _check_names(config)
-    channels = data.channels or 0
-    config = resolve_auto_names(config, device, channels)
+    channels, rows = data.channels or 0, None if data.rows is None else data.rows.total
+    config = resolve_auto_names(config, device, channels, rows)
     windows, no_window = _train_windows(config, data)
     return PlannedTrial(
         trial_id=f"{sweep.name}-{arm.label}-s{seed}",
         arm=arm.label,
         seed=seed,
         config=config,
-        unsupported=no_window or unsupported_reason(config, device, channels, windows),
+        unsupported=no_window or unsupported_reason(config, device, channels, windows, rows),
         train_windows=windows,
+        memory_gib=peak_gib(config, device, channels, rows),
         batch_named=batch_named,
     )
 
@@ -331,6 +325,7 @@ def plan_rows(trials: Sequence[PlannedTrial]) -> list[dict[str, Any]]:
             "unsupported": trial.unsupported,
             "same_as": trial.same_as,
             "train_windows": trial.train_windows,
+            "memory_gib": trial.memory_gib,
             "params": trial.config.flat(),
         }
         for trial in trials

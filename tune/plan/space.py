@@ -16,7 +16,8 @@ from tune.engine import ENGINES
 from tune.machine.device import DeviceFacts
 from tune.plan.cells import Labels, Space, build_space, counted
 from tune.plan.data import UNREAD, DataFacts
-from tune.plan.plan import Plan, PlannedTrial, computation, make_plan, plan_trial, settled_data, settled_layers
+from tune.plan.equal_arms import settled_fields
+from tune.plan.plan import Plan, PlannedTrial, computation, make_plan, plan_trial, settled_data
 from tune.plan.search_plan import ENGINE_FIELD, SearchPlan
 from tune.plan.shapes import EVERY_BACKEND, FINALISTS, PROBED_FIRST
 
@@ -84,7 +85,7 @@ def _settle(
     Cells are planned one by one, and so are search and final: `auto` layers could differ between them.
     """
     given: dict[str, Any] = {"repeats": repeats, "device": device, "data": data}
-    planned: dict[str, PlannedTrial] = {}  # kind of layers -> a cell that can run
+    planned: dict[tuple[str, str], PlannedTrial] = {}  # what `auto` settled by itself -> a cell that can run
 
     def build(overrides: Mapping[str, Any]) -> tuple[Plan, Space]:
         plan = make_plan(sweep, seed=final_seed(seed, repeats), overrides=overrides, **given)
@@ -92,14 +93,21 @@ def _settle(
         def plan_cell(arm: Arm) -> PlannedTrial:
             trial = plan_trial(sweep, arm, overrides, seed, device, data)
             if trial.unsupported is None:
-                planned.setdefault(trial.config.model.layers, trial)
+                model = trial.config.model
+                planned.setdefault((model.layers, model.recompute), trial)
             return trial
 
         return plan, build_space(sweep, plan_cell=_once_for_all_loaders(plan_cell), seed=seed)
 
     plan, space = build(overrides)
-    settled = settled_layers([*plan.runnable, *planned.values()], sweep, overrides)
-    return (*(build({**overrides, **settled}) if settled else (plan, space)), settled)
+    settled: dict[str, str] = {}
+    while new := settled_fields(
+        (trial.config for trial in (*plan.runnable, *planned.values())), sweep, {**overrides, **settled}
+    ):
+        settled |= new
+        planned.clear()
+        plan, space = build({**overrides, **settled})
+    return plan, space, settled
 
 
 def _once_for_all_loaders(plan_cell: Callable[[Arm], PlannedTrial]) -> Callable[[Arm], PlannedTrial]:

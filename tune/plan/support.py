@@ -13,6 +13,7 @@ from tune.config.trial_config import TrialConfig
 from tune.engine import ENGINES
 from tune.machine.compilers import CPP, C
 from tune.machine.device import DeviceFacts
+from tune.plan import memory
 
 
 def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Workload:
@@ -28,8 +29,11 @@ def _workload(config: TrialConfig, device: DeviceFacts, channels: int) -> Worklo
     )
 
 
-def resolve_auto_names(config: TrialConfig, device: DeviceFacts, channels: int) -> TrialConfig:
-    """Replace aliases and `auto` by the name of one backend, and `auto` layers by who computes them."""
+def resolve_auto_names(config: TrialConfig, device: DeviceFacts, channels: int, rows: int | None = None) -> TrialConfig:
+    """Replace aliases and `auto` by the name of one backend, `auto` layers by who computes them, `auto` recomputing.
+
+    rows: of the whole series; None: not known.
+    """
     name = config.model.attention
     work = _workload(config, device, channels)
     try:
@@ -39,7 +43,8 @@ def resolve_auto_names(config: TrialConfig, device: DeviceFacts, channels: int) 
     layers = config.model.layers
     if layers == "auto":
         layers = "transformers" if _layers_reason(config, device) or _unproven_reason(config) else "fused"
-    return config.model_copy(update={"model": config.model.model_copy(update={"attention": chosen, "layers": layers})})
+    settled = config.model.model_copy(update={"attention": chosen, "layers": layers})
+    return memory.settle(config.model_copy(update={"model": settled}), device, channels, rows)
 
 
 def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
@@ -62,11 +67,11 @@ def _unproven_reason(config: TrialConfig) -> str | None:
 
 
 def unsupported_reason(
-    config: TrialConfig, device: DeviceFacts, channels: int, windows: int | None = None
+    config: TrialConfig, device: DeviceFacts, channels: int, windows: int | None = None, rows: int | None = None
 ) -> str | None:
     """Why `config` cannot run on `device` for a series of `channels`; None if nothing is known to prevent it.
 
-    windows: in the training split; None: not known yet.
+    windows: in the training split; None: not known yet. rows: of the whole series; None: not known.
     """
     if early := _batch_reason(config, channels, windows) or _precision_reason(config, device):
         return early
@@ -75,7 +80,9 @@ def unsupported_reason(
     missing = (device.missing or {}).get(attention)
     layers = _layers_reason(config, device) if config.model.layers == "fused" else None
     engine = ENGINES[config.train.engine].unsupported_reason(device_type=device.device_type)
-    return backend or missing or layers or engine or compiler_reason(config, device.device_type, device.compilers or {})
+    compiler = compiler_reason(config, device.device_type, device.compilers or {})
+    room = memory.recompute_reason(config) or memory.memory_reason(config, device, channels, rows)
+    return backend or missing or layers or engine or compiler or room
 
 
 def compiler_needed(config: TrialConfig, device_type: str) -> str | None:

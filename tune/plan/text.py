@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from data_pipeline.series.protocol import Protocol, protocol_lines
+from model.memory import ERROR
 from tune.config.repeats import AUTO, blocks_text
 from tune.config.trial_config import TrialConfig
 from tune.plan.batch import LARGEST, LEAST_STEPS, RULE
@@ -20,7 +21,8 @@ PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_
 SHOWN = (
     "data.dataset", "data.context_length", "data.prediction_length", "data.feed",
     "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
-    "model.attention", "model.layers", "train.epochs", "train.batch_size", "train.precision", "train.engine",
+    "model.attention", "model.layers", "model.recompute",
+    "train.epochs", "train.batch_size", "train.precision", "train.engine",
 )  # fmt: skip
 ENDS = (LOOKS[0], LOOKS[-1])
 LONG = 40  # a plan of more trials gives each reason once, at its end
@@ -54,7 +56,7 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     yield (
         f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
         f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "
-        f"attention {fields['model.attention']}, layers {fields['model.layers']}"
+        f"attention {fields['model.attention']}, layers {fields['model.layers']}{_recomputing(fields)}"
     )
     by_default = "" if all(trial.batch_named for trial in plan.trials) else " (default)"
     yield (
@@ -63,6 +65,7 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     )
     yield from _batch_lines(plan)
     yield f"  device {plan.device.name}{_how_known(plan)}"
+    yield from _memory_lines(plan)
     yield f"  ratios against the arm {plan.sweep.baseline}"
     if isinstance(plan, SearchPlan):
         yield from describe(plan)
@@ -131,12 +134,31 @@ def _how_known(plan: Plan) -> str:
     return " (assumed: this machine's)"
 
 
+def _memory_lines(plan: Plan) -> Iterator[str]:
+    """What the arms' steps need of the GPU's memory, as far as it is known."""
+    sizes = sorted({trial.memory_gib for trial in plan.runnable if trial.memory_gib is not None})
+    if not sizes:
+        return
+    needed = f"{sizes[0]:.2f}" if len(sizes) == 1 else f"{sizes[0]:.2f} to {sizes[-1]:.2f}"
+    has = "" if plan.device.memory_gib is None else f" of the GPU's {plan.device.memory_gib:.1f}"
+    yield f"  memory {needed} GiB{has} at the peak of a training step (estimated, +-{100 * ERROR:.0f} %)"
+    if any(each.config.model.recompute == "always" for each in plan.runnable):
+        yield "         recompute always: a layer's activations are computed again in the backward pass, to keep less"
+
+
+def _recomputing(fields: Mapping[str, Any]) -> str:
+    value = fields["model.recompute"]
+    return "" if value in ("never", "auto") else f", recompute {value}"
+
+
 def _trial_lines(trials: Sequence[PlannedTrial]) -> Iterator[str]:
     reasons = Counter(trial.unsupported for trial in trials if trial.unsupported)
     marks = {reason: f"UNSUPPORTED [{number}]" for number, reason in enumerate(reasons, 1)}
     long = len(trials) > LONG
+    sizes = {trial.memory_gib for trial in trials if trial.unsupported is None}
     for trial in trials:
-        yield f"    {trial.trial_id}{_remark(trial, marks if long else {})}"
+        size = f"  {trial.memory_gib:.2f} GiB" if len(sizes) > 1 and trial.memory_gib in sizes else ""
+        yield f"    {trial.trial_id}{size}{_remark(trial, marks if long else {})}"
     if long:
         for number, (reason, count) in enumerate(reasons.items(), 1):
             yield f"  [{number}] {count} trials: {reason}"

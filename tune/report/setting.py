@@ -18,18 +18,21 @@ WORDS = {
     "model.num_layers": "{} layers",
     "model.attention": "attention {}",
     "model.layers": "layers {}",
+    "model.recompute": "recompute {}",
     "train.epochs": "{} epochs",
     "train.batch_size": "batch {}",
     "train.precision": "{}",
     "train.engine": "engine {}",
 }
 
+PLAIN = frozenset({None, "never"})  # values that say nothing: unknown, and nothing computed again
+
 
 def setting_note(record: SweepRecord) -> list[str]:
     """One line, without the fields that differ between trials or that MLflow does not hold of all."""
     configured = [trial for trial in record.trials if trial.params]
     values = {name: {trial.params.get(name) for trial in configured} for name in WORDS}
-    shared = [WORDS[name].format(*each) for name, each in values.items() if len(each) == 1 and None not in each]
+    shared = [WORDS[name].format(*each) for name, each in values.items() if len(each) == 1 and not each & PLAIN]
     if not shared:
         return []
     seeds = len({trial.tags["seed"] for trial in configured if "seed" in trial.tags})

@@ -116,8 +116,9 @@ class Session:
         self.facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
         check_gpu(self.job, self.facts)
         lengths = self.config.data.context_length, self.config.data.prediction_length
-        windows = SplitRows.of(self._series).train_windows(*lengths)
-        reason = unsupported_reason(self.config, self.facts, len(self._series.columns), windows)
+        rows = SplitRows.of(self._series)
+        windows = rows.train_windows(*lengths)
+        reason = unsupported_reason(self.config, self.facts, len(self._series.columns), windows, rows.total)
         if reason:
             raise Unsupported(reason)
 
