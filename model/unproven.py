@@ -11,3 +11,4 @@ EMBEDDING = False  # model/fused/embedding_kernels.py; benchmarks/ends.py
 HEAD = False  # model/fused/head_kernels.py; benchmarks/ends.py
 # Fused layers by `auto` for norm after the sublayer, layer norm, dropout inside and d_model above 128.
 FUSED_EVERY_MODEL = False  # tests/model/fused/test_fused_gpu.py; benchmarks/step.py --set model.preset=ettm
+RECOMPUTE = False  # model.recompute=auto may become always (tune/plan/memory.py); tests/model/test_recompute.py

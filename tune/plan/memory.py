@@ -6,14 +6,13 @@ with what happens to be free, so that a plan is the same at every look.
 
 from __future__ import annotations
 
+from model import unproven
 from model.memory import CONTEXT_BYTES, ERROR, Execution, step_memory
 from tune.config.step_shape import step_shape
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import GIB, DeviceFacts
 
 FIELD = "model.recompute"
-# Whether `auto` may compute layers again where a step does not fit. Off: such a step is refused, and says the field.
-AUTO_RECOMPUTES = False
 # PyTorch's operators of these backends read the random state, also without dropout. Computing them again sets it, which
 # a CUDA graph cannot capture (torch 2.11: CUDAGeneratorImpl::current_seed).
 SEEDED = ("sdpa_efficient", "sdpa_flash", "sdpa_cudnn")
@@ -48,7 +47,7 @@ def settle(config: TrialConfig, device: DeviceFacts, channels: int, rows: int | 
     if config.model.recompute != "auto":
         return config
     never, always = (_with(config, value) for value in ("never", "always"))
-    if not AUTO_RECOMPUTES or _fits(never, device, channels, rows, at_worst=True):
+    if not unproven.RECOMPUTE or _fits(never, device, channels, rows, at_worst=True):
         return never
     helps = recompute_reason(always) is None and _fits(always, device, channels, rows, at_worst=False)
     return always if helps else never

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from model import unproven
 from tune.config.sweeps import Arm, SweepConfig
 from tune.machine.device import DeviceFacts
-from tune.plan import memory
 from tune.plan.data import DataFacts
 from tune.plan.plan import Plan, make_plan, plan_rows
 from tune.plan.text import plan_lines
@@ -78,7 +78,7 @@ def test_recomputing_that_is_asked_for_is_said_and_needs_less() -> None:
 
 
 def test_auto_recomputes_in_all_arms_where_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "AUTO_RECOMPUTES", True)
+    monkeypatch.setattr(unproven, "RECOMPUTE", True)
     assert {trial.config.model.recompute for trial in _plan(15.8).trials} == {"always"}
     assert {trial.unsupported for trial in _plan(15.8).trials} == {None}
     assert {trial.config.model.recompute for trial in _plan(79.6).trials} == {"never"}
