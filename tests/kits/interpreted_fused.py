@@ -228,3 +228,18 @@ def test_positions_that_are_learned_get_their_gradient() -> None:
         model.model.encoder.positional_encoder.position_enc.requires_grad_(True)
     name = "model.encoder.positional_encoder.position_enc"
     assert _error(_gradients(fused)[1][name], _gradients(plain)[1][name]) < 1e-5
+
+
+@pytest.mark.parametrize("norm_type", ["batchnorm", "layernorm"])
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_layers_that_are_computed_again_have_the_same_bits(pre_norm: bool, norm_type: str) -> None:
+    """Gradients, and the running statistics, which move once. Dropout draws the same mask again."""
+    found = []
+    for recompute in ("never", "always"):
+        torch.manual_seed(0)
+        model = build_model(
+            **FIELDS | {"pre_norm": pre_norm, "norm_type": norm_type, "dropout": 0.2}, recompute=recompute
+        )
+        _, gradients = _gradients(fuse(model).train())
+        found.append([*gradients.values(), *(buffer.double() for buffer in model.buffers())])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
