@@ -20,6 +20,8 @@ ERROR = 0.12  # of the estimate, each way: the largest found is 0.11
 CONTEXT_BYTES = 1 << 30  # outside the allocator: CUDA's context, kernels, graphs; 0.5 to 0.9 GiB on an H100
 WEIGHT_COPIES = 4  # weight, gradient and Adam's two moments, in fp32
 INPUT_COPIES = 5  # windows as they are gathered, scaled, cut into patches, forecast and compared
+EVAL_ROWS = 1 << 18  # of an evaluation batch: 7 times as many as the study's training batch
+EVAL_SHARE = 0.05  # of the GPU's memory
 HALF = ("bf16", "fp16")
 COMPILED = ("compile", "graph")
 # Bytes that kernels take for their gradients of q, for each sequence and head: FlashAttention-2 sums dQ in fp32, N
@@ -87,6 +89,18 @@ def step_memory(shape: StepShape, how: Execution) -> StepMemory:
         passing=rows * peaks,
         workspace=2 * (32 if how.hopper else 8) << 20,
     )
+
+
+def evaluation_batch(shape: StepShape, how: Execution, memory_bytes: int) -> int:
+    """Windows of an evaluation batch that fills a GPU: a power of two, at least 1.
+
+    It has at most EVAL_ROWS rows, and needs at most EVAL_SHARE of the GPU's memory: a forward pass keeps nothing, so it
+    holds two layers' work at most. It does not depend on the training batch, so that arms evaluate alike.
+    """
+    of_row = 2 * max(sum(parts) for parts in (_saved_by_layer(shape, how, a) for a in shape.attention_widths))
+    rows = min(EVAL_ROWS, int(EVAL_SHARE * memory_bytes) // of_row)
+    windows = max(1, rows // (shape.num_channels * shape.patches))
+    return 1 << (windows.bit_length() - 1)
 
 
 def _activation(how: Execution) -> int:

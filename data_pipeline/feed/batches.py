@@ -48,10 +48,18 @@ class BatchPlan:
     """The first rows of the windows of each batch: one plan for all feeds, so they make the same batches."""
 
     def __init__(
-        self, series: Series, *, context_length: int, prediction_length: int, batch_size: int, seed: int
+        self,
+        series: Series,
+        *,
+        context_length: int,
+        prediction_length: int,
+        batch_size: int,
+        seed: int,
+        eval_batch_size: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}: give at least 1")
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if size is not None and size < 1:
+                raise DataError(f"{name} is {size}: give at least 1")
         self.starts = window_starts(series.every_bounds, context_length, prediction_length, series.apart)
         self.batch_size = batch_size
         self.seed = seed
@@ -61,6 +69,10 @@ class BatchPlan:
                 f"batch_size is {batch_size}, but there are only {train} training windows: give at most that"
             )
         self.steps_per_epoch = train // batch_size
+        most = max(len(self.starts[split]) for split in ("validation", "test"))
+        self.eval_batch_size = max(batch_size, min(eval_batch_size or batch_size, most))
+        """Windows of an evaluation batch: not more than a split has, as the last batch is padded, and not fewer than
+        of a training batch."""
 
     def train(self, epoch: int) -> torch.Tensor:
         """First rows [steps, B] int64 of the epoch's windows."""
@@ -74,16 +86,17 @@ class BatchPlan:
         if split not in self.starts:
             raise DataError(f"unknown split {split!r}: choose one of {', '.join(self.starts)}")
         starts = self.starts[split]
-        steps = -(-len(starts) // self.batch_size)
-        windows = torch.arange(steps * self.batch_size).clamp_(max=len(starts) - 1)
-        valid = [min(self.batch_size, len(starts) - step * self.batch_size) for step in range(steps)]
-        return self._rows(split, windows).view(steps, self.batch_size), valid
+        size = self.eval_batch_size
+        steps = -(-len(starts) // size)
+        windows = torch.arange(steps * size).clamp_(max=len(starts) - 1)
+        valid = [min(size, len(starts) - step * size) for step in range(steps)]
+        return self._rows(split, windows).view(steps, size), valid
 
     def series_of(self, split: str) -> torch.Tensor:
         """The number [steps, B] int64 of the series of each window of `evaluation`."""
-        starts = self.starts[split]
-        windows = torch.arange(-(-len(starts) // self.batch_size) * self.batch_size).clamp_(max=len(starts) - 1)
-        return torch.from_numpy(starts.series_of(windows.numpy())).view(-1, self.batch_size)
+        starts, size = self.starts[split], self.eval_batch_size
+        windows = torch.arange(-(-len(starts) // size) * size).clamp_(max=len(starts) - 1)
+        return torch.from_numpy(starts.series_of(windows.numpy())).view(-1, size)
 
     def _rows(self, split: str, windows: torch.Tensor) -> torch.Tensor:
         """The first rows of these windows, in the same memory: there are as many as rows of the series."""
@@ -108,15 +121,21 @@ class Feed(ABC):
         device: str | torch.device,
         seed: int,
         num_workers: int = 0,
+        eval_batch_size: int | None = None,
     ) -> None:
         """Raises DataError for an impossible length or number of workers, a batch size below 1 or above the number of
-        training windows, and DataUnsupported if this machine lacks the memory."""
+        training windows, and DataUnsupported if this machine lacks the memory.
+
+        eval_batch_size: windows of an evaluation batch where the feed can choose it, as one that gathers on the device
+            can; None: as many as of a training batch. The others have buffers of one size.
+        """
         self._plan = BatchPlan(
             series,
             context_length=context_length,
             prediction_length=prediction_length,
             batch_size=batch_size,
             seed=seed,
+            eval_batch_size=eval_batch_size if self.gathered_on_device else None,
         )
         self._device = torch.device(device)
         self._several = len(series.groups) > 1

@@ -172,11 +172,11 @@ class GraphStepper(CompiledStepper):
                     self._forecast_work()
             self.model.train()
             self._replay_step = self._record(self._work)
+            self.captured_peak_bytes = self.capture.peak_bytes
             self._grads = [parameter.grad for parameter in self._trained]
             self.model.eval()
             with torch.no_grad():
                 self._replay_forecast = self._record(self._forecast_work)
-        self.captured_peak_bytes = self.capture.peak_bytes
 
     def _record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record with an optimizer that knows it is captured; without that it would warn."""

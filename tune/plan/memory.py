@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from model import unproven
 from model.memory import CONTEXT_BYTES, ERROR, Execution, step_memory
+from model.memory import evaluation_batch as fitting_batch
 from tune.config.step_shape import step_shape
 from tune.config.trial_config import TrialConfig
 from tune.machine.device import GIB, DeviceFacts
@@ -26,8 +27,15 @@ def peak_gib(config: TrialConfig, device: DeviceFacts, channels: int, rows: int 
     """
     if device.device_type != "cuda" or not channels:
         return None
+    how = execution(config, device)
+    series = 4 * channels * (rows or 0) if config.data.feed == "device" else 0
+    return (step_memory(step_shape(config, channels=channels), how).total + series) / GIB
+
+
+def execution(config: TrialConfig, device: DeviceFacts) -> Execution:
+    """How a step of `config` is computed on `device`, as far as its memory depends on it."""
     model = config.model
-    how = Execution(
+    return Execution(
         layers="fused" if model.layers == "fused" else "transformers",
         attention=model.attention,
         engine=config.train.engine,
@@ -38,8 +46,14 @@ def peak_gib(config: TrialConfig, device: DeviceFacts, channels: int, rows: int 
         recompute=model.recompute == "always",
         hopper=(device.capability or HOPPER) >= HOPPER,
     )
-    series = 4 * channels * (rows or 0) if config.data.feed == "device" else 0
-    return (step_memory(step_shape(config, channels=channels), how).total + series) / GIB
+
+
+def evaluation_batch(config: TrialConfig, device: DeviceFacts, channels: int) -> int | None:
+    """Windows of an evaluation batch that fills the GPU; None on a CPU and for unknown memory: as in training."""
+    if device.device_type != "cuda" or device.memory_gib is None:
+        return None
+    shape = step_shape(config, channels=channels)
+    return fitting_batch(shape, execution(config, device), int(device.memory_gib * GIB))
 
 
 def settle(config: TrialConfig, device: DeviceFacts, channels: int, rows: int | None) -> TrialConfig:

@@ -1,7 +1,8 @@
-"""A trial's data: the converted series that it was planned with, and the feed of its batches."""
+"""A trial's data: the converted series that it was planned with, the feed of its batches; and whether it can run."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,10 @@ from data_pipeline.feed.batches import Feed
 from data_pipeline.series.store import Series, open_series
 from tune.common.errors import Unsupported
 from tune.config.trial_config import TrialConfig
-from tune.trial.job import TrialJob
+from tune.machine.device import DeviceFacts, missing_packages, node_facts
+from tune.plan.data import SplitRows
+from tune.plan.support import unsupported_reason
+from tune.trial.job import TrialJob, check_gpu
 
 
 def open_data(job: TrialJob) -> Series:
@@ -24,7 +28,24 @@ def open_data(job: TrialJob) -> Series:
     return series
 
 
-def open_feed(series: Series, config: TrialConfig, device: torch.device) -> Feed:
+def check_support(job: TrialJob, series: Series, device: torch.device) -> DeviceFacts:
+    """What the device that the trial got is. The plan rests on a probe; the device itself has the last word.
+
+    Raises Unsupported for a trial that cannot run on it.
+    """
+    config = job.config
+    missing = missing_packages([config.model.attention], importing=True)
+    facts = replace(node_facts(use_gpu=device.type == "cuda"), missing=missing)
+    check_gpu(job, facts)
+    rows = SplitRows.of(series)
+    windows = rows.train_windows(config.data.context_length, config.data.prediction_length)
+    reason = unsupported_reason(config, facts, len(series.columns), windows, rows.total)
+    if reason:
+        raise Unsupported(reason)
+    return facts
+
+
+def open_feed(series: Series, config: TrialConfig, device: torch.device, eval_batch_size: int | None = None) -> Feed:
     """The trial's feed; the caller closes it. Raises Unsupported if this machine cannot hold it."""
     data, train = config.data, config.train
     try:
@@ -37,6 +58,7 @@ def open_feed(series: Series, config: TrialConfig, device: torch.device) -> Feed
             device=device,
             seed=train.seed,
             num_workers=data.num_workers,
+            eval_batch_size=eval_batch_size,
         )
     except DataUnsupported as error:
         raise Unsupported(str(error)) from None

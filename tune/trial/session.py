@@ -10,7 +10,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,14 +20,12 @@ from data_pipeline.series.store import Series
 from model.flops import StepShape
 from model.heads import count_parameters, heads_per_layer
 from model.patchtst import build_model
-from tune.common.errors import Unsupported
 from tune.config.step_shape import step_shape
 from tune.engine import ENGINES
 from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.optimizer import make_optimizer, make_scaler
 from tune.engine.step import Stepper
 from tune.gate.proof import Proof
-from tune.machine.device import missing_packages, node_facts
 from tune.measure.accuracy import ForecastErrors, evaluate, naive_forecasts
 from tune.measure.bottleneck import NEEDED
 from tune.measure.metrics import time_metrics
@@ -36,13 +33,12 @@ from tune.measure.published_timer import PublishedTimer, published_metrics
 from tune.measure.raw_samples import RawSamples
 from tune.measure.recorder import EpochRecorder
 from tune.measure.timer import EpochTimes
-from tune.plan.data import SplitRows
-from tune.plan.support import unsupported_reason
+from tune.plan.memory import evaluation_batch
 from tune.trial import checkpoint, compile_cache
-from tune.trial.data import open_data, open_feed
+from tune.trial.data import check_support, open_data, open_feed
 from tune.trial.forecaster import save_forecaster
 from tune.trial.host_copy import HostCopy
-from tune.trial.job import ALONE, Host, TrialJob, check_gpu
+from tune.trial.job import ALONE, Host, TrialJob
 from tune.trial.pruner import TAYLOR_BATCHES, Pruner
 from tune.trial.saved_forecasts import SavedForecasts
 from tune.trial.state import Timeline, TrialProgress, TrialState
@@ -76,7 +72,7 @@ class Session:
             config.pruning, epochs=config.train.epochs, seed=config.train.seed, zeroing=config.rules.zeroing
         )
         self._series = series = open_data(job)
-        self._check_support()
+        self.facts = check_support(job, series, self.device)
         torch.manual_seed(config.train.seed)
         model = build_model(**config.builder_fields(len(series.columns))).to(self.device)
         self.state = TrialState(
@@ -90,7 +86,8 @@ class Session:
         )
         self.progress.note_gpu(self.meter.uuid)
         self.proof = Proof(job.gate_dir, self.device)
-        self.feed = open_feed(series, config, self.device)  # last: from here on there is something to close
+        # Last: from here on there is something to close
+        self.feed = open_feed(series, config, self.device, evaluation_batch(config, self.facts, len(series.columns)))
 
     def __enter__(self) -> Self:
         self.recorder.open()
@@ -109,18 +106,6 @@ class Session:
     def progress(self) -> TrialProgress:
         """The state's; a restored checkpoint replaces it."""
         return self.state.progress
-
-    def _check_support(self) -> None:
-        """The plan rests on a probe. The device that the trial got has the last word."""
-        missing = missing_packages([self.config.model.attention], importing=True)
-        self.facts = replace(node_facts(use_gpu=self.device.type == "cuda"), missing=missing)
-        check_gpu(self.job, self.facts)
-        lengths = self.config.data.context_length, self.config.data.prediction_length
-        rows = SplitRows.of(self._series)
-        windows = rows.train_windows(*lengths)
-        reason = unsupported_reason(self.config, self.facts, len(self._series.columns), windows, rows.total)
-        if reason:
-            raise Unsupported(reason)
 
     def restore(self, folder: Path) -> None:
         """Continue from a folder that `save` wrote."""
@@ -280,8 +265,8 @@ class Session:
     def _train(self, epoch: int) -> None:
         stepper = self._built_stepper()
         self.time_steps(epoch)
-        peak_gib = self.meter.peak_memory_gib(at_least_bytes=stepper.captured_peak_bytes)
-        self._memory = {"gpu/peak_memory_gib": peak_gib}
+        peak = self.meter.peak_memory_gib(at_least_bytes=stepper.captured_peak_bytes)
+        self._memory = {"gpu/peak_memory_gib": peak}
 
     def _note_neighbours(self) -> None:
         """Once shared, or once unknown, a trial's timings stay so, over interruptions too."""

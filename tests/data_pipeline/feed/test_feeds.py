@@ -231,3 +231,34 @@ def test_the_order_of_an_epoch_does_not_depend_on_the_blocks_in_which_it_is_made
     monkeypatch.setattr(batches, "ROWS_AT_A_TIME", 7)
     parts = plan.train(2), *(plan.evaluation(split)[0] for split in ("validation", "test"))
     assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+
+
+def test_larger_evaluation_batches_hold_the_same_windows_and_training_stays(series):
+    options = dict(context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1)
+    small, large = (open_feed("device", series, eval_batch_size=size, **options) for size in (None, 100))
+    for split in ("validation", "test"):
+        parts = [list(feed.eval_batches(split)) for feed in (small, large)]
+        assert {len(batch.past) for batch in parts[1]} == {100} and len(parts[1]) < len(parts[0])
+        for name in ("past", "future"):
+            one, other = (torch.cat([getattr(batch, name)[: batch.valid] for batch in part]) for part in parts)
+            assert torch.equal(one, other)
+        assert torch.equal(small.first_rows(split), large.first_rows(split))
+    pairs = zip(small.train_batches(1), large.train_batches(1), strict=True)
+    assert all(torch.equal(one.past, other.past) for one, other in pairs)
+
+
+def test_an_evaluation_batch_is_no_larger_than_a_split_and_no_smaller_than_in_training(series):
+    options = dict(context_length=L, prediction_length=H, batch_size=B, seed=1)
+    windows = [len(starts) for name, starts in BatchPlan(series, **options).starts.items() if name != "train"]
+    assert BatchPlan(series, eval_batch_size=10**6, **options).eval_batch_size == max(windows)
+    assert BatchPlan(series, eval_batch_size=1, **options).eval_batch_size == B
+    with pytest.raises(DataError, match="eval_batch_size is 0: give at least 1"):
+        BatchPlan(series, eval_batch_size=0, **options)
+
+
+def test_a_feed_with_buffers_of_one_size_evaluates_in_training_batches(series):
+    feed = open_feed(
+        "mapped", series, context_length=L, prediction_length=H, batch_size=B, device="cpu", seed=1, eval_batch_size=100
+    )
+    assert {len(batch.past) for batch in feed.eval_batches("test")} == {B}
+    feed.close()

@@ -9,6 +9,7 @@ import pytest
 from model import unproven
 from tune.config.sweeps import Arm, SweepConfig
 from tune.machine.device import DeviceFacts
+from tune.plan import memory
 from tune.plan.data import DataFacts
 from tune.plan.plan import Plan, make_plan, plan_rows
 from tune.plan.text import plan_lines
@@ -92,3 +93,14 @@ def test_a_captured_step_that_would_set_the_random_state_is_refused() -> None:
     assert "a captured step cannot: use train.engine=compile" in str(_of(_plan(79.6, **given), "small").unsupported)
     compiled = _plan(79.6, **given, **{"train.engine": "compile"})
     assert _of(compiled, "small").unsupported is None
+
+
+def test_an_evaluation_batch_fills_the_gpu_whatever_the_training_batch_is() -> None:
+    plan = _plan(79.6)
+    sizes = {memory.evaluation_batch(trial.config, plan.device, 862) for trial in plan.trials}
+    assert sizes == {4}  # 4 x 862 x 41 = 141,368 rows
+    few = {memory.evaluation_batch(trial.config, plan.device, 7) for trial in plan.trials}
+    assert few == {512}
+    assert memory.evaluation_batch(plan.trials[0].config, _plan(None).device, 7) is None
+    small = {memory.evaluation_batch(trial.config, _plan(0.5).device, 862) for trial in plan.trials}
+    assert small == {1}
