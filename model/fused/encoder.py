@@ -20,7 +20,7 @@ from transformers.models.patchtst.modeling_patchtst import PatchTSTEncoder, eage
 from model.attention.packed import PACKED
 from model.fused import paths, shape_reason
 from model.fused.dropout import Dropout, Rates, attention_site, dropout_seed, feed_forward_site
-from model.fused.embedding import embed
+from model.fused.embedding import embed, position_rate
 from model.fused.hopper.launch import Packed
 from model.fused.ops import norm_unite, normalise
 from model.fused.paths import Normed
@@ -54,8 +54,9 @@ class FusedEncoder(PatchTSTEncoder):
         b, c, n, _ = patch_input.shape
         pre, batch = self.config.pre_norm, self.training and self.config.norm_type == "batchnorm"
         rates = [self.rates or Rates.of(layer) for layer in self.layers]
-        seed = dropout_seed(patch_input) if self.training and any(rate.any for rate in rates) else None
-        x_MD, partials = embed(self, patch_input, statistics=pre and batch)
+        drops = any(rate.any for rate in rates) or position_rate(self) > 0
+        seed = dropout_seed(patch_input) if self.training and drops else None
+        x_MD, partials = embed(self, patch_input, statistics=pre and batch, seed=seed)
         for number, rate in enumerate(rates):
             run = self._layer(number, rate, seed, n, batch)
             if self.gradient_checkpointing:

@@ -1,0 +1,190 @@
+"""The kernels before and after the layers in Triton's interpreter: run by tests/model/fused/test_ends.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import unproven
+from model.fused import head
+from model.fused.drop import drop
+from model.fused.dropout import HEAD_SITE, POSITION_SITE, dropout_mask, level
+from model.fused.embedding import embed, embed_patches
+from model.fused.head import DroppedLinear
+from model.fused.ops import norm_partials
+from model.patchtst import build_model
+
+# Batch, channels, patches, patch length, width: a slice of P, several, one patch, widths that are no powers of two.
+SHAPES = [(3, 2, 5, 12, 32), (2, 3, 41, 16, 16), (65, 1, 1, 1, 16), (1, 2, 33, 70, 48), (1, 1, 5, 9, 144)]
+
+
+def _error(ours: Tensor, true: Tensor) -> float:
+    return ((ours.double() - true).norm() / true.norm()).item()
+
+
+def _parts(shape: Any, seed: int = 0) -> list[Tensor]:
+    """Patches, weight, bias, positions, and the gradient of the rows."""
+    b, c, n, p, d = shape
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((b, c, n, p), (d, p), (d,), (n, d), (b * c * n, d))
+    return [torch.randn(size, generator=generator) for size in sizes]
+
+
+def _exact(parts: list[Tensor], mask: Tensor | None) -> list[Tensor]:
+    """Rows, and the gradients of weight, bias and positions, in fp64."""
+    patches, weight, bias, positions, grad = (part.double() for part in parts)
+    leaves = [part.requires_grad_() for part in (weight, bias, positions)]
+    rows = (patches @ leaves[0].T + leaves[1] + leaves[2]).flatten(0, 2)
+    rows = rows if mask is None else rows * mask
+    return [rows.detach(), *torch.autograd.grad(rows, leaves, grad)]
+
+
+def _ours(parts: list[Tensor], seed: Tensor | None, rate: float, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    patches, *leaves, grad = [part.clone() for part in parts]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    rows, partials = embed_patches(patches, *leaves, seed, level(rate), dtype, True)
+    assert rows.dtype == dtype
+    return [rows.detach(), *torch.autograd.grad(rows, leaves, grad.to(dtype))], partials
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_statistics_and_gradients_of_the_embedding_are_exact_with_the_mask_given(shape: Any, rate: float) -> None:
+    parts, seed = _parts(shape), torch.tensor([1234567890123]) if rate else None
+    mask = None if seed is None else dropout_mask(seed, POSITION_SITE, rate, len(parts[4]), shape[4]).double()
+    ours, partials = _ours(parts, seed, rate, torch.float32)
+    for mine, true in zip(ours, _exact(parts, mask), strict=True):
+        assert mine.shape == true.shape and _error(mine, true) < 2e-6
+    torch.testing.assert_close(partials, norm_partials(ours[0]), atol=1e-5, rtol=1e-5)
+    again, _ = _ours(parts, seed, rate, torch.float32)
+    assert all(torch.equal(*pair) for pair in zip(ours, again, strict=True))
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
+def test_in_half_precision_the_embedding_is_no_further_from_fp64_than_pytorchs(shape: Any) -> None:
+    parts = _parts(shape)
+    exact, (ours, _) = _exact(parts, None), _ours(parts, None, 0.0, torch.float16)
+    patches, weight, bias, positions, _ = parts
+    plain = (torch.nn.functional.linear(patches.half(), weight.half(), bias.half()) + positions).half().flatten(0, 2)
+    assert _error(ours[0], exact[0]) <= 1.01 * _error(plain, exact[0])
+    assert all(_error(mine, true) < 1e-3 for mine, true in zip(ours[1:], exact[1:], strict=True))
+
+
+def _model(**changes: Any) -> Any:
+    torch.manual_seed(0)
+    fields: dict[str, Any] = {
+        "num_channels": 3, "context_length": 48, "prediction_length": 8, "patch_length": 12, "patch_stride": 6,
+        "d_model": 32, "num_heads": 4, "num_layers": 1, "ffn_dim": 48, "dropout": 0.0, "head_dropout": 0.0,
+        "attention_dropout": 0.0, "norm_type": "batchnorm", "pre_norm": True, "attention": "eager", "layers": "fused",
+    }  # fmt: skip
+    return build_model(**fields | changes)
+
+
+def _step(model: Any) -> list[Tensor]:
+    """Forecasts, and gradients of all parameters that take one; dropout masks are of seed 1."""
+    torch.manual_seed(1)
+    past, future = torch.randn(5, 48, 3), torch.randn(5, 8, 3)
+    output = model(past_values=past, future_values=future)
+    output.loss.backward()
+    gradients = [parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad]
+    model.zero_grad()
+    return [output.prediction_outputs.detach(), *gradients]
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
+def test_a_fused_model_computes_the_same_with_and_without_the_embeddings_kernel(
+    learned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _model()
+    model.model.encoder.positional_encoder.position_enc.requires_grad_(learned)
+    plain = _step(model)
+    monkeypatch.setattr(unproven, "EMBEDDING", True)
+    ours = _step(model)
+    assert len(ours) == len(plain)
+    total = torch.cat([tensor.flatten() for tensor in plain[1:]]).norm()
+    for mine, theirs in zip(ours, plain, strict=True):
+        assert (mine - theirs).norm() <= 1e-5 * theirs.norm() + 1e-6 * total
+
+
+def test_positional_dropout_is_drawn_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unproven, "EMBEDDING", True)
+    model = _model(dropout=0.3)
+    encoder, patches = model.model.encoder, torch.randn(4, 3, 7, 12)
+    seed = torch.tensor([7])
+    rows, _ = embed(encoder, patches, statistics=False, seed=seed)
+    mask = dropout_mask(seed, POSITION_SITE, 0.3, *rows.shape)
+    without, _ = embed(encoder, patches, statistics=False)
+    torch.testing.assert_close(rows, without * mask, atol=1e-5, rtol=1e-5)
+    model.train()
+    past = torch.randn(5, 48, 3)
+    for training in (True, False):
+        model.train(training)
+        assert torch.equal(model(past_values=past)[0], model(past_values=past)[0]) != training
+
+
+def test_the_embeddings_operator_keeps_pytorchs_rules() -> None:
+    patches, weight, bias, positions, _ = _parts((2, 2, 5, 12, 16))
+    leaves = [part.requires_grad_() for part in (weight, bias, positions)]
+    torch.library.opcheck(embed_patches, (patches, *leaves, None, 0, torch.float32, True))
+    torch.library.opcheck(embed_patches, (patches, *leaves, torch.tensor([3]), level(0.2), torch.float32, False))
+
+
+# Sequences, features, forecast steps: several tiles each way, and sizes that are no powers of two.
+HEADS = [(70, 500, 24), (1, 48, 200), (33, 17, 1)]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+@pytest.mark.parametrize("shape", HEADS, ids=str)
+def test_the_heads_product_and_gradients_are_exact_with_the_mask_given(shape: Any, rate: float) -> None:
+    s, i, h = shape
+    generator, seed = torch.Generator().manual_seed(0), torch.tensor([987654321])
+    x, weight, bias, grad = (torch.randn(size, generator=generator) for size in ((s, i), (h, i), (h,), (s, h)))
+    mask = dropout_mask(seed, HEAD_SITE, rate, s, i).double()  # ones at rate 0
+    leaves = [part.double().requires_grad_() for part in (x, weight, bias)]
+    true = (leaves[0] * mask) @ leaves[1].T + leaves[2]
+    exact = [true.detach(), *torch.autograd.grad(true, leaves, grad.double())]
+    twice = []
+    for _ in range(2):
+        own = [part.clone().requires_grad_() for part in (x, weight, bias)]
+        y = DroppedLinear.apply(*own, seed if rate else None, level(rate))
+        twice.append([y.detach(), *torch.autograd.grad(y, own, grad)])
+    assert all(_error(mine, real) < 2e-6 for mine, real in zip(twice[0], exact, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(*twice, strict=True))
+
+
+def test_a_models_head_drops_in_training_by_a_new_mask_each_step_and_not_in_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[Tensor] = []
+
+    def draw(like: Tensor) -> Tensor:
+        seeds.append(torch.randint(2**62, (1,)))
+        return seeds[-1]
+
+    monkeypatch.setattr(head, "dropout_seed", draw)
+    monkeypatch.setattr(unproven, "HEAD", True)
+    model = _model(head_dropout=0.4)
+    assert type(model.head) is head.FusedHead
+    torch.manual_seed(1)
+    past = torch.randn(5, 48, 3)
+    first, second = model(past_values=past), model(past_values=past)
+    assert len(seeds) == 2 and not torch.equal(first[0], second[0])
+    hidden = model.model(past_values=past)
+    features = hidden.last_hidden_state.flatten(2)
+    mask = dropout_mask(seeds[1], HEAD_SITE, 0.4, 15, features.shape[2]).view_as(features)
+    scaled = torch.nn.functional.linear(features * mask, model.head.projection.weight, model.head.projection.bias)
+    torch.testing.assert_close(
+        second.prediction_outputs, scaled.transpose(1, 2) * hidden.scale + hidden.loc, atol=1e-4, rtol=1e-4
+    )
+    model.eval()
+    assert torch.equal(model(past_values=past)[0], model(past_values=past)[0]) and len(seeds) == 2
+    model.load_state_dict(_model().state_dict())
+
+
+def test_the_heads_operators_keep_pytorchs_rules() -> None:
+    x, weight, seed = torch.randn(20, 48), torch.randn(6, 48), torch.tensor([3])
+    torch.library.opcheck(drop, (x, seed, HEAD_SITE, level(0.2)))
+    torch.library.opcheck(head.head_backward, (torch.randn(20, 6), x, weight, seed, level(0.2)))
