@@ -109,7 +109,7 @@ BACKWARD_HALF: tuple[Row, ...] = (
     Row(
         holds=lambda n, e, fp32: not fp32 and (n <= 48 and e <= 16 or n <= 64 and e <= 8),
         choice={"rows": 16, "stages": 3, "half": True},
-        why="0.77 to 0.83 of the row above's time, 0.94 with 64 patches, 0.99 with heads of 16; two stages 0.89 to 1.06",
+        why="0.77 to 0.83 of the row above's time, 0.94 with 64 patches, 0.99 with heads of 16; 2 stages 0.89 to 1.06",
     ),
 )
 
