@@ -23,6 +23,8 @@ from model.fused.launch import Norm, empty_statistics
 
 ROWS = 64  # of a tile
 LINES = 8  # rows of a weight that one program packs or reduces; divides every width
+# Whether the feed-forward's warpgroups take turns (model/fused/hopper/turns.py): False until that has run on a GPU.
+TURNS = False
 # Registers of a thread when the kernel starts; its warpgroups then take from each other what `warp_specialize` says.
 TWO_GROUPS = {"num_warps": 4, "maxnreg": 168}
 THREE_GROUPS = {"num_warps": 4, "maxnreg": 128}
@@ -180,7 +182,9 @@ def feed_forward(
                 "xhat": box(xhat if keep else x, ROWS, d), "x": x, "b1": up_bias, "b2": b2, "mean": norm.mean,
                 "var": norm.var, "partial": partial, "eps": norm.eps, "M": m, "tiles": tiles,
             },
-            constants={"D": d, "F": f, "SLICE": 64, "BUFFERS": 4, "KEEP": keep, "STATISTICS": statistics},
+            constants={
+                "D": d, "F": f, "SLICE": 64, "BUFFERS": 4, "KEEP": keep, "STATISTICS": statistics, "TURNS": TURNS,
+            },
             options=THREE_GROUPS,
         )
     )  # fmt: skip

@@ -62,7 +62,7 @@ def feed_forward_backward(
                 "dh": box(dh, 64, ROWS), "b1": up_bias, "parts1": parts.products[0], "parts2": parts.products[1],
                 "partsb": parts.sums, "tiles": tiles, "chunks": shared.chunks,
             },
-            constants={"D": d, "F": f, "BUFFERS": 4},
+            constants={"D": d, "F": f, "BUFFERS": 4, "TURNS": launches.TURNS},
             options=TWO_GROUPS,
         )
     )  # fmt: skip
@@ -148,7 +148,7 @@ def _reduce(
                 "PROGRAMS": shared.programs, "SLICES": shared.slices, "CHUNKS": shared.chunks,
                 "REST_CHUNKS": shared.rest_chunks, "ROWS": rows, "WEIGHT_ROWS": rows // max(1, len(weights)), "IN": i,
                 "INNER": parts.products.shape[3], "LINES": lines, "COLUMNS": 32, "AT_ONCE": at_once,
-                "NORM": norm is not None,
+                "PADDED": triton.next_power_of_2(max(shared.chunks, shared.rest_chunks)), "NORM": norm is not None,
             },
             options={"num_warps": 8},
         )

@@ -20,7 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from model.fused.hopper.feed_forward import store_statistics
+from model.fused.hopper.statistics import store_statistics
 
 
 @gluon.jit

@@ -7,13 +7,15 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 from gluon_kit import MOST_SHARED, Compiled, a_layer, compiled, recorded
 
+from model.fused.hopper import launch
 from model.fused.hopper.launch_backward import share
 
 
-def _kernels(width: int, ffn: int) -> list[Compiled]:
+def _kernels(width: int, ffn: int, *names: str) -> list[Compiled]:
+    """A layer's kernels in the order of their launches; those of `names` if any are given."""
     with recorded() as launches:
         a_layer(70, width, ffn)
-    return [compiled(launch) for launch in launches]
+    return [compiled(given) for given in launches if not names or given.kernel.__name__ in names]
 
 
 @pytest.mark.parametrize(("width", "ffn"), [(128, 512), (88, 256), (64, 512)])
@@ -25,6 +27,14 @@ def test_every_kernel_of_a_layer_compiles_for_hopper_and_fits(width: int, ffn: i
         assert kernel.registers <= 168 and kernel.stack <= 16, (kernel.name, kernel.registers, kernel.stack)
         if kernel.name.startswith("hopper"):
             assert "wgmma.mma_async" in kernel.ptx and "cp.async.bulk.tensor" in kernel.ptx, kernel.name
+
+
+def test_the_feed_forward_compiles_with_warpgroups_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "TURNS", True)
+    kernels = _kernels(128, 512, "hopper_feed_forward", "hopper_feed_forward_backward")
+    assert len(kernels) == 2
+    for kernel in kernels:
+        assert kernel.shared <= MOST_SHARED and kernel.registers <= 168 and kernel.stack <= 16, kernel.name
 
 
 def test_programs_share_a_gradient_in_proportion_to_what_they_read() -> None:
