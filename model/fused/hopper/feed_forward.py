@@ -19,8 +19,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from model.fused.hopper.barriers import barriers
 from model.fused.hopper.gelu import gelu
-from model.fused.hopper.statistics import store_statistics
+from model.fused.hopper.tile import finish_rows, normalise_rows
 from model.fused.hopper.turns import compute_in_turns
 
 
@@ -67,29 +68,15 @@ def _compute(
     BUFFERS: gl.constexpr, GROUPS: gl.constexpr, KEEP: gl.constexpr, STATISTICS: gl.constexpr,
 ) -> None:  # fmt: skip
     """A warpgroup's tiles, one a round. Without a tile in the last round it still frees the weights."""
-    plain: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
-    columns: gl.constexpr = gl.BlockedLayout([1, 2], [2, 16], [1, 4], [1, 0])
     wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SLICE, 16])
     narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, narrow, 2)
-    c = gl.arange(0, D, layout=gl.SliceLayout(0, plain))
     f = gl.arange(0, SLICE, layout=gl.SliceLayout(0, wide))
-    d = gl.arange(0, D, layout=gl.SliceLayout(0, narrow))
-    row = gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
     zero = gl.zeros([64, SLICE], gl.float32, wide)
     for r in range(rounds):
         tile = (r * GROUPS + group) * step + pid
         if tile < tiles:
-            rstd = 1.0 / gl.sqrt(gl.load(var + c) + eps)
-            shift = -gl.load(mean + c) * rstd
-            mbarrier.wait(rows_full, r & 1)
-            values = rows.load(plain).to(gl.float32)
-            rows.store((values * rstd[None, :] + shift[None, :]).to(gl.bfloat16))
-            fence_async_shared()
-            tma.store_wait(0)  # y of the tile before has left
-            gl.thread_barrier()
-            if KEEP:
-                tma.async_copy_shared_to_global(xhat, [tile * 64, 0], rows)
+            normalise_rows(rows, rows_full, r & 1, mean, var, eps, xhat, tile, D, KEEP)
             acc = gl.zeros([64, D], gl.float32, narrow)
             for s in range(SLICES):
                 k = r * SLICES + s
@@ -103,19 +90,7 @@ def _compute(
                 acc, g = warpgroup_mma_wait(0, deps=[started, g])
                 gl.thread_barrier()
                 mbarrier.arrive(empty.index(slot), count=1)
-            at = (tile * 64 + row).to(gl.int64)[:, None] * D + d[None, :]
-            there = (tile * 64 + row < M)[:, None] & (d < D)[None, :]
-            residual = gl.load(x + at, mask=there, other=0.0).to(gl.float32)
-            bias2 = gl.load(b2 + d)
-            tma.store_wait(0)  # xhat has left
-            gl.thread_barrier()
-            mbarrier.arrive(rows_empty, count=1)
-            out.store((acc + bias2[None, :] + residual).to(gl.bfloat16))
-            fence_async_shared()
-            gl.thread_barrier()
-            tma.async_copy_shared_to_global(y, [tile * 64, 0], out)
-            if STATISTICS:
-                store_statistics(out.load(columns).to(gl.float32), tile, M, partial, D, columns)
+            finish_rows(acc, x, b2, y, out, rows_empty, partial, tile, M, D, STATISTICS)
         else:
             for s in range(SLICES):
                 k = r * SLICES + s
@@ -143,25 +118,15 @@ def hopper_feed_forward(
     out = gl.allocate_shared_memory(gl.bfloat16, [GROUPS, 64, D], y.layout)
     up = gl.allocate_shared_memory(gl.bfloat16, [BUFFERS, SLICE, D], w1.layout)
     down = gl.allocate_shared_memory(gl.bfloat16, [BUFFERS, D, SLICE], w2.layout)
-    full = gl.allocate_shared_memory(gl.int64, [BUFFERS, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [BUFFERS, 1], mbarrier.MBarrierLayout())
-    rfull = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
-    rempty = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
-    for k in gl.static_range(BUFFERS):
-        mbarrier.init(full.index(k), count=1)
-        mbarrier.init(empty.index(k), count=GROUPS)
-    for k in gl.static_range(GROUPS):
-        mbarrier.init(rfull.index(k), count=1)
-        mbarrier.init(rempty.index(k), count=1)
+    full = barriers(BUFFERS, 1)
+    empty = barriers(BUFFERS, GROUPS)
+    rfull = barriers(GROUPS, 1)
+    rempty = barriers(GROUPS, 1)
+    turns = barriers(GROUPS, 1)
     fence_async_shared()
     gl.thread_barrier()
     rounds = (tiles - pid + step * GROUPS - 1) // (step * GROUPS)
     if TURNS:
-        turns = gl.allocate_shared_memory(gl.int64, [GROUPS, 1], mbarrier.MBarrierLayout())
-        for k in gl.static_range(GROUPS):
-            mbarrier.init(turns.index(k), count=1)
-        fence_async_shared()
-        gl.thread_barrier()
         gl.warp_specialize([
             (compute_in_turns, (
                 y, xhat, rows.index(0), out.index(0), up, down, full, empty, rfull.index(0), rempty.index(0), turns, x,

@@ -21,6 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from model.fused.hopper.barriers import barriers
 from model.fused.hopper.gelu import gelu_and_slope
 from model.fused.hopper.turns import own_columns_in_turns
 
@@ -117,13 +118,10 @@ def hopper_feed_forward_backward(
     ys = gl.allocate_shared_memory(gl.bfloat16, [BUFFERS, 64, D], dy.layout)
     out0 = gl.allocate_shared_memory(gl.bfloat16, [2, 64, 64], dh.layout)
     out1 = gl.allocate_shared_memory(gl.bfloat16, [2, 64, 64], dh.layout)
-    full = gl.allocate_shared_memory(gl.int64, [BUFFERS, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [BUFFERS, 1], mbarrier.MBarrierLayout())
-    weights = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    for k in gl.static_range(BUFFERS):
-        mbarrier.init(full.index(k), count=1)
-        mbarrier.init(empty.index(k), count=2)
-    mbarrier.init(weights.index(0), count=1)
+    full = barriers(BUFFERS, 1)
+    empty = barriers(BUFFERS, 2)
+    weights = barriers(1, 1)
+    turns = barriers(2, 1)
     fence_async_shared()
     gl.thread_barrier()
     mbarrier.expect(weights.index(0), 2 * 128 * D * 2)
@@ -131,11 +129,6 @@ def hopper_feed_forward_backward(
         tma.async_copy_global_to_shared(w1, [f0 + k * 64, 0], weights.index(0), up.index(k))
         tma.async_copy_global_to_shared(w2, [0, f0 + k * 64], weights.index(0), down.index(k))
     if TURNS:
-        turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-        for k in gl.static_range(2):
-            mbarrier.init(turns.index(k), count=1)
-        fence_async_shared()
-        gl.thread_barrier()
         gl.warp_specialize([
             (own_columns_in_turns, (dh, xs, ys, full, empty, weights, turns, up.index(0), down.index(0), out0, b1,
                                     parts1, parts2, partsb, f0, 0, first, n, D, F, BUFFERS)),

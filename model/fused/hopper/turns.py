@@ -22,7 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from model.fused.hopper.gelu import gelu, gelu_and_slope
-from model.fused.hopper.statistics import store_statistics
+from model.fused.hopper.tile import finish_rows, normalise_rows
 
 
 @gluon.jit
@@ -51,31 +51,17 @@ def compute_in_turns(
     SLICE: gl.constexpr, BUFFERS: gl.constexpr, GROUPS: gl.constexpr, KEEP: gl.constexpr, STATISTICS: gl.constexpr,
 ) -> None:  # fmt: skip
     """A warpgroup's tiles, one a round, in SLICES + 1 turns each. Without a tile it only passes turns on."""
-    plain: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
-    columns: gl.constexpr = gl.BlockedLayout([1, 2], [2, 16], [1, 4], [1, 0])
     wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SLICE, 16])
     narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, narrow, 2)
-    c = gl.arange(0, D, layout=gl.SliceLayout(0, plain))
     f = gl.arange(0, SLICE, layout=gl.SliceLayout(0, wide))
-    d = gl.arange(0, D, layout=gl.SliceLayout(0, narrow))
-    row = gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
     zero = gl.zeros([64, SLICE], gl.float32, wide)
     for r in range(rounds):
         tile = (r * GROUPS + group) * step + pid
         turn = r * (SLICES + 1)
         first = r * SLICES  # number of the round's first slice
         if tile < tiles:
-            rstd = 1.0 / gl.sqrt(gl.load(var + c) + eps)
-            shift = -gl.load(mean + c) * rstd
-            mbarrier.wait(rows_full, r & 1)
-            values = rows.load(plain).to(gl.float32)
-            rows.store((values * rstd[None, :] + shift[None, :]).to(gl.bfloat16))
-            fence_async_shared()
-            tma.store_wait(0)  # y of the tile before has left
-            gl.thread_barrier()
-            if KEEP:
-                tma.async_copy_shared_to_global(xhat, [tile * 64, 0], rows)
+            normalise_rows(rows, rows_full, r & 1, mean, var, eps, xhat, tile, D, KEEP)
             acc = gl.zeros([64, D], gl.float32, narrow)
             mbarrier.wait(full.index(first % BUFFERS), (first // BUFFERS) & 1)
             _wait_for(turns, group, turn)
@@ -106,19 +92,7 @@ def compute_in_turns(
             acc, g_last = warpgroup_mma_wait(0, deps=[last_started, g_last])
             gl.thread_barrier()
             mbarrier.arrive(empty.index(last % BUFFERS), count=1)
-            at = (tile * 64 + row).to(gl.int64)[:, None] * D + d[None, :]
-            there = (tile * 64 + row < M)[:, None] & (d < D)[None, :]
-            residual = gl.load(x + at, mask=there, other=0.0).to(gl.float32)
-            bias2 = gl.load(b2 + d)
-            tma.store_wait(0)  # xhat has left
-            gl.thread_barrier()
-            mbarrier.arrive(rows_empty, count=1)
-            out.store((acc + bias2[None, :] + residual).to(gl.bfloat16))
-            fence_async_shared()
-            gl.thread_barrier()
-            tma.async_copy_shared_to_global(y, [tile * 64, 0], out)
-            if STATISTICS:
-                store_statistics(out.load(columns).to(gl.float32), tile, M, partial, D, columns)
+            finish_rows(acc, x, b2, y, out, rows_empty, partial, tile, M, D, STATISTICS)
         else:
             for s in range(SLICES):
                 k = first + s

@@ -1,0 +1,54 @@
+"""A warpgroup's 64 rows before and after the feed-forward's products, in Gluon: norm, residual, statistics."""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+
+from model.fused.hopper.statistics import store_statistics
+
+
+@gluon.jit
+def normalise_rows(
+    rows: gl.shared_memory_descriptor, full: gl.shared_memory_descriptor, phase: gl.tensor, mean: gl.tensor,
+    var: gl.tensor, eps: gl.tensor, xhat: tma.tensor_descriptor, tile: gl.tensor, D: gl.constexpr, KEEP: gl.constexpr,
+) -> None:  # fmt: skip
+    """Rows of x become rows of xhat in their place once they have arrived; KEEP: these go out."""
+    plain: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    c = gl.arange(0, D, layout=gl.SliceLayout(0, plain))
+    rstd = 1.0 / gl.sqrt(gl.load(var + c) + eps)
+    shift = -gl.load(mean + c) * rstd
+    mbarrier.wait(full, phase)
+    values = rows.load(plain).to(gl.float32)
+    rows.store((values * rstd[None, :] + shift[None, :]).to(gl.bfloat16))
+    fence_async_shared()
+    tma.store_wait(0)  # y of the tile before has left
+    gl.thread_barrier()
+    if KEEP:
+        tma.async_copy_shared_to_global(xhat, [tile * 64, 0], rows)
+
+
+@gluon.jit
+def finish_rows(
+    acc: gl.tensor, x: gl.tensor, b2: gl.tensor, y: tma.tensor_descriptor, out: gl.shared_memory_descriptor,
+    empty: gl.shared_memory_descriptor, partial: gl.tensor, tile: gl.tensor, M: gl.tensor, D: gl.constexpr,
+    STATISTICS: gl.constexpr,
+) -> None:  # fmt: skip
+    """y = acc + b2 + x goes out, with its statistics; the buffer of xhat is free again."""
+    columns: gl.constexpr = gl.BlockedLayout([1, 2], [2, 16], [1, 4], [1, 0])
+    narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    d = gl.arange(0, D, layout=gl.SliceLayout(0, narrow))
+    row = tile * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
+    there = (row < M)[:, None] & (d < D)[None, :]
+    residual = gl.load(x + row.to(gl.int64)[:, None] * D + d[None, :], mask=there, other=0.0).to(gl.float32)
+    bias = gl.load(b2 + d)
+    tma.store_wait(0)  # xhat has left
+    gl.thread_barrier()
+    mbarrier.arrive(empty, count=1)
+    out.store((acc + bias[None, :] + residual).to(gl.bfloat16))
+    fence_async_shared()
+    gl.thread_barrier()
+    tma.async_copy_shared_to_global(y, [tile * 64, 0], out)
+    if STATISTICS:
+        store_statistics(out.load(columns).to(gl.float32), tile, M, partial, D, columns)
