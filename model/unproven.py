@@ -11,4 +11,10 @@ EMBEDDING = False  # model/fused/embedding_kernels.py; benchmarks/ends.py
 HEAD = False  # model/fused/head_kernels.py; benchmarks/ends.py
 # Fused layers by `auto` for norm after the sublayer, layer norm, dropout inside and d_model above 128.
 FUSED_EVERY_MODEL = False  # tests/model/fused/test_fused_gpu.py; benchmarks/step.py --set model.preset=ettm
+HOPPER = (
+    False  # model/fused/hopper/ by the fused layers; tests/model/fused/test_hopper_gpu.py, test_hopper_model_gpu.py
+)
+HOPPER_TURNS = (
+    False  # model/fused/hopper/turns.py; the tables "in turns" that tests/model/fused/test_hopper_gpu.py prints
+)
 RECOMPUTE = False  # model.recompute=auto may become always (tune/plan/memory.py); tests/model/test_recompute.py

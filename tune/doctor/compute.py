@@ -17,6 +17,7 @@ from tune.doctor.finding import Finding, Place
 from tune.machine.compilers import CPP, C, broken_compilers
 from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_facts
 from tune.plan.plan import make_plan
+from tune.plan.support import hopper_reason
 from tune.storage.check_folder import cache_place
 
 DEFAULT_SWEEP = "pruning"
@@ -142,6 +143,16 @@ def backends(place: Place) -> Iterator[Finding]:
 def engines(place: Place) -> Iterator[Finding]:
     """Whether each engine can run on this device."""
     yield from _arms("engine", _facts(place))
+
+
+def layers(place: Place) -> Iterator[Finding]:
+    """Who computes the encoder's layers at the default model on this device."""
+    facts, given = _facts(place), {"data.dataset": "demo"}
+    trial = make_plan(get_sweep("custom"), overrides=given, repeats=1, seed=1, device=facts).trials[0]
+    found = f"{trial.config.model.layers} layers compute the default model"
+    yield Finding(kind="layers", name="auto", works=True, found=found)
+    why = hopper_reason(trial.config, facts)
+    yield Finding(kind="layers", name="Hopper kernels", works=why is None, found=why or "compute the fused layers")
 
 
 def _arms(sweep: str, facts: DeviceFacts) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from model import fused
 from model.attention import BACKENDS, resolve_auto
 from model.attention.base import Workload
+from model.fused.hopper import reason
 from tune.common.errors import WrongInput
 from tune.config.names import backend_name
 from tune.config.trial_config import TrialConfig
@@ -55,6 +56,22 @@ def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
         ffn_dim=model.ffn_dim,
         precision=config.train.precision,
         device_type=device.device_type,
+        capability=device.capability,
+    )
+
+
+def hopper_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
+    """Why the Hopper kernels do not compute the fused layers of `config` on `device`; None if they do."""
+    model = config.model
+    return _layers_reason(config, device) or reason.hopper_reason(
+        d_model=model.d_model,
+        ffn_dim=model.ffn_dim,
+        head_dim=model.d_model // model.num_heads,
+        norm_type=model.norm_type,
+        pre_norm=model.pre_norm,
+        activation="gelu",
+        dropout=model.dropout,
+        dtype=config.train.precision,
         capability=device.capability,
     )
 

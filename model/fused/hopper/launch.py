@@ -17,14 +17,13 @@ from torch import Tensor
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from model import unproven
 from model.fused.hopper import feed_forward as feed_forward_kernels
 from model.fused.hopper import projections, weights_kernels
 from model.fused.launch import Norm, empty_statistics
 
 ROWS = 64  # of a tile
 LINES = 8  # rows of a weight that one program packs or reduces; divides every width
-# Whether the feed-forward's warpgroups take turns (model/fused/hopper/turns.py): False until that has run on a GPU.
-TURNS = False
 # Registers of a thread when the kernel starts; its warpgroups then take from each other what `warp_specialize` says.
 TWO_GROUPS = {"num_warps": 4, "maxnreg": 168}
 THREE_GROUPS = {"num_warps": 4, "maxnreg": 128}
@@ -183,7 +182,8 @@ def feed_forward(
                 "var": norm.var, "partial": partial, "eps": norm.eps, "M": m, "tiles": tiles,
             },
             constants={
-                "D": d, "F": f, "SLICE": 64, "BUFFERS": 4, "KEEP": keep, "STATISTICS": statistics, "TURNS": TURNS,
+                "D": d, "F": f, "SLICE": 64, "BUFFERS": 4, "KEEP": keep, "STATISTICS": statistics,
+                "TURNS": unproven.HOPPER_TURNS,
             },
             options=THREE_GROUPS,
         )

@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from model import unproven
 from model.fused.hopper import feed_forward_backward as backward_kernels
 from model.fused.hopper import input_gradient, weight_gradient, weights_kernels
 from model.fused.hopper import launch as launches
@@ -62,7 +63,7 @@ def feed_forward_backward(
                 "dh": box(dh, 64, ROWS), "b1": up_bias, "parts1": parts.products[0], "parts2": parts.products[1],
                 "partsb": parts.sums, "tiles": tiles, "chunks": shared.chunks,
             },
-            constants={"D": d, "F": f, "BUFFERS": 4, "TURNS": launches.TURNS},
+            constants={"D": d, "F": f, "BUFFERS": 4, "TURNS": unproven.HOPPER_TURNS},
             options=TWO_GROUPS,
         )
     )  # fmt: skip

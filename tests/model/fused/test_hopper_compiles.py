@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 from gluon_kit import MOST_SHARED, Compiled, a_layer, compiled, recorded
 
-from model.fused.hopper import launch
+from model import unproven
 from model.fused.hopper.launch_backward import share
 
 
@@ -30,7 +30,7 @@ def test_every_kernel_of_a_layer_compiles_for_hopper_and_fits(width: int, ffn: i
 
 
 def test_the_feed_forward_compiles_with_warpgroups_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "TURNS", True)
+    monkeypatch.setattr(unproven, "HOPPER_TURNS", True)
     kernels = _kernels(128, 512, "hopper_feed_forward", "hopper_feed_forward_backward")
     assert len(kernels) == 2
     for kernel in kernels:

@@ -15,6 +15,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 import emulated_hopper  # noqa: E402
 from gluon_kit import a_layer, recorded  # noqa: E402
 
+from model import unproven  # noqa: E402
 from model.fused.hopper import launch  # noqa: E402
 
 HERE = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
@@ -73,7 +74,7 @@ def _microseconds(sets: list[launch.Launch]) -> float:
 def test_each_kernel_computes_what_its_emulation_does(
     rows: int, width: int, ffn: int, turns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "TURNS", turns)
+    monkeypatch.setattr(unproven, "HOPPER_TURNS", turns)
     errors: dict[str, dict[str, float]] = {}
     with recorded(lambda given: _check(given, errors), programs=None):
         a_layer(rows, width, ffn, device="cuda")

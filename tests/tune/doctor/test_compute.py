@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from compiler_kit import BROKEN, path_with_broken
 
+from model import unproven
 from tune.doctor import compute
 from tune.doctor.finding import Place
+from tune.machine.device import DeviceFacts
 
 
 @pytest.fixture
@@ -66,3 +69,23 @@ def test_each_gpu_computes_and_triton_compiles_a_kernel(place: Place, tmp_path: 
     devices, (kernel,) = list(compute.devices(place)), compute.triton(place)
     assert len(devices) == torch.cuda.device_count() and all(finding.works for finding in [*devices, kernel])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_says_who_computes_the_layers_here_and_why_the_hopper_kernels_do_not(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(facts: DeviceFacts) -> list[tuple[bool, str]]:
+        monkeypatch.setattr(compute, "_facts", lambda _: facts)
+        return [(finding.works, finding.found) for finding in compute.layers(place)]
+
+    cpu = DeviceFacts(device_type="cpu", name="AMD EPYC", cpus=2)
+    (_, layers), (works, why) = found(cpu)
+    assert layers == "transformers layers compute the default model"
+    assert not works and "Triton kernels for a CUDA GPU" in why
+    ampere = DeviceFacts(device_type="cuda", name="NVIDIA A100", gpus=1, cpus=8, capability=(8, 0), memory_gib=79.0)
+    (_, layers), (works, why) = found(ampere)
+    assert layers == "fused layers compute the default model"
+    assert not works and "capability 9.0 and this GPU's is 8.0: plain Triton kernels run instead" in why
+    monkeypatch.setattr(unproven, "HOPPER", True)
+    hopper = replace(ampere, name="NVIDIA H200", capability=(9, 0))
+    assert found(hopper)[1] == (True, "compute the fused layers")
