@@ -3,8 +3,9 @@
     python benchmarks/attention_counts.py                         # the rows of the table and the variants, 42x16x8
     python benchmarks/attention_counts.py --shape 64x16x8 --targets 80,90
 
-A shape is N x K x E: patches, heads, head width. "executed": instructions of one warp; "a head": divided by the heads
-of its tile. Fewer instructions and more resident warps are a reason to measure a variant, no proof that it is faster.
+A shape is N x K x E: patches, heads, head width. "executed": instructions of one warp for a sequence; "a head": divided
+by the heads of its tile. Fewer instructions and more resident warps are a reason to measure a variant, no proof that it
+is faster.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.compiled import TARGETS, compile_for, counts
 
-TYPES = {"lse": "*fp32", "scale": "fp32", "scale_log2": "fp32"}
+TYPES = {"lse": "*fp32", "scale": "fp32", "scale_log2": "fp32", "S": "i32"}
 
 
 def variants(n: int, e: int, direction: str) -> list[Any]:
@@ -30,28 +31,28 @@ def variants(n: int, e: int, direction: str) -> list[Any]:
     back = direction == "backward"
     known = [choose_launch(n, e, torch.bfloat16, backward=back, half=half) for half in (False, True)]
     heads = max(1, 16 // e)
-    if n > 64:
-        return list(dict.fromkeys(known))
-    more = [Choice(heads=heads, half=True, stages=stages) for stages in ((2, 3) if back else (3,))]
-    more += [Choice(heads=1, half=True, stages=2)] if back else [Choice(heads=1, half=True, unroll=True)]
-    return list(dict.fromkeys([*known, *more]))
+    if n <= 64:
+        known += [Choice(heads=heads, half=True, stages=3)]
+    if n <= 48:  # written out for more patches, they compile for minutes
+        known += [Choice(heads=heads, half=True, stages=3, sequences=5 if back else 4)]
+        known += [Choice(heads=1, half=True, stages=3, sequences=5 if back else 4)] if heads > 1 else []
+        known += [Choice(heads=heads, half=True, stages=2, sequences=5 if back else 4)]
+    return list(dict.fromkeys(known))
 
 
 def compiled(choice: Any, shape: tuple[int, int, int], direction: str, target: int, dtype: Any = None) -> Any:
     """The kernel of that launch for packed q, k and v of this shape (N, K, E); dtype: bf16 unless given."""
     import torch
 
-    from model.attention import patch_half_kernels, patch_kernels
     from model.attention.patch_launch import constants, options
+    from model.attention.patch_op import kernel_of
 
     dtype = dtype or torch.bfloat16
     n, k, e = shape
     q = torch.empty(1, n, 3, k, e, dtype=dtype, device="meta")[:, :, 0]
-    name = f"patch_attention_{direction}"
-    kernel = getattr(patch_half_kernels, f"{name}_half") if choice.half else getattr(patch_kernels, name)
     element = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
     fixed = constants(q, choice, backward=direction == "backward")
-    return compile_for(kernel, target, fixed, TYPES, options(choice), element)
+    return compile_for(kernel_of(direction, choice), target, fixed, TYPES, options(choice), element)
 
 
 def main() -> None:
@@ -71,11 +72,13 @@ def main() -> None:
         for direction in ("forward", "backward"):
             for choice in variants(n, e, direction):
                 found = counts(compiled(choice, (n, k, e), direction, target))
-                executed = found.executed(-(-n // choice.rows))
+                trips = choice.sequences if choice.sequences > 1 else -(-n // choice.rows)
+                executed = found.executed(trips) / choice.sequences
                 kinds = " ".join(f"{name} {count}" for name, count in list(found.kinds.items())[:10])
+                launch = f"heads {choice.heads} rows {choice.rows} warps {choice.warps} stages {choice.stages}"
+                launch += f" sequences {choice.sequences}{' half' * choice.half}"
                 print(
-                    f"sm_{target} {direction:<8} heads {choice.heads} rows {choice.rows} warps {choice.warps} stages "
-                    f"{choice.stages}{' half' * choice.half}{' unrolled' * choice.unroll}: executed {executed}, a head "
+                    f"sm_{target} {direction:<8} {launch}: executed {executed:.0f}, a head "
                     f"{executed / choice.heads:.0f}, registers {found.registers}, spilled {found.spilled_bytes} bytes, "
                     f"shared {found.shared_bytes}, resident warps {found.resident_warps(target)}\n    {kinds}",
                     flush=True,

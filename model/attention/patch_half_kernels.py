@@ -8,7 +8,6 @@ sm_90 (`benchmarks/attention_counts.py`):
 - Keys past N get minus infinity as the products' first accumulator.
 - Maximum and sums over both pieces of keys are taken together, before threads exchange them.
 - Logarithm and reciprocal are the hardware's (APPROXIMATE), 2^-22 from exact; p is rounded to 2^-9 or 2^-12.
-- UNROLL: the loop over the queries is written out, and a tile is loaded while the one before it is computed.
 
 fp32 keeps `patch_kernels`: there the backward pass takes maximum and sum again.
 """
@@ -40,7 +39,7 @@ def _reciprocal(x: tl.tensor, APPROXIMATE: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def _blank(
+def blank(
     start: tl.constexpr, KEYS: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr, KEY_AXIS: tl.constexpr
 ) -> tl.tensor:
     """Scores before the product: 0, and minus infinity for keys past N; (ROWS, KEYS), or transposed for KEY_AXIS 0."""
@@ -71,7 +70,7 @@ def _softmax(s_a: tl.tensor, s_b: tl.tensor | None, scale_log2: tl.tensor) -> tl
 
 
 @triton.jit
-def _forward_tile(
+def forward_tile(
     q_head: tl.tensor,
     k_a: tl.tensor,
     v_a: tl.tensor,
@@ -115,53 +114,30 @@ def patch_attention_forward_half(
     KEYS_B: tl.constexpr,
     UPCAST: tl.constexpr,
     APPROXIMATE: tl.constexpr,
-    UNROLL: tl.constexpr,
 ) -> None:
     """o = softmax(q k^T scale) v and its log-sum-exp. Grid: S * ceil(K / HEADS)."""
     sequence, first, base, wide, lane, columns, inside = place(N, K, E, ROW, HEADS, COLUMNS)
     _, _, k_a, v_a = load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
-    blank_a = _blank(0, KEYS_A, ROWS, N, 1)
+    blank_a = blank(0, KEYS_A, ROWS, N, 1)
     k_b, v_b, blank_b = None, None, None
     if KEYS_B > 0:
         _, _, k_b, v_b = load_keys(k, v, wide, KEYS_A, KEYS_B, columns, inside, N, ROW, UPCAST)
-        blank_b = _blank(KEYS_A, KEYS_B, ROWS, N, 1)
+        blank_b = blank(KEYS_A, KEYS_B, ROWS, N, 1)
     at_lse = lse + (sequence * K + first) * N
-    if UNROLL:
-        q_next = _load_head(q + wide, 0, 0, columns, inside, lane, N, E, ROW, ROWS, UPCAST)
-        for start in tl.static_range(0, N, ROWS):
-            out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-            rows = start + tl.arange(0, ROWS)
-            for head in tl.static_range(HEADS):
-                q_head = q_next
-                if start + ROWS < N or head + 1 < HEADS:
-                    q_next = _load_head(
-                        q + wide, start + (head + 1) // HEADS * ROWS, (head + 1) % HEADS, columns, inside, lane,
-                        N, E, ROW, ROWS, UPCAST,
-                    )  # fmt: skip
-                part, sums = _forward_tile(
-                    q_head, k_a, v_a, k_b, v_b, blank_a, blank_b, q, scale_log2, UPCAST, APPROXIMATE
-                )
-                out = tl.where((lane // E == head)[None, :], part, out)
-                tl.store(at_lse + head * N + rows, sums, mask=(rows < N) & (first + head < K))
-            at, there = tile(start, ROWS, columns, inside, N, K * E)
-            tl.store(o + base + at, out.to(o.dtype.element_ty), mask=there)
-    else:
-        for start in range(0, N, ROWS):
-            out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-            rows = start + tl.arange(0, ROWS)
-            for head in tl.static_range(HEADS):
-                q_head = _load_head(q + wide, start, head, columns, inside, lane, N, E, ROW, ROWS, UPCAST)
-                part, sums = _forward_tile(
-                    q_head, k_a, v_a, k_b, v_b, blank_a, blank_b, q, scale_log2, UPCAST, APPROXIMATE
-                )
-                out = tl.where((lane // E == head)[None, :], part, out)
-                tl.store(at_lse + head * N + rows, sums, mask=(rows < N) & (first + head < K))
-            at, there = tile(start, ROWS, columns, inside, N, K * E)
-            tl.store(o + base + at, out.to(o.dtype.element_ty), mask=there)
+    for start in range(0, N, ROWS):
+        out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+        rows = start + tl.arange(0, ROWS)
+        for head in tl.static_range(HEADS):
+            q_head = load_head(q + wide, start, head, columns, inside, lane, N, E, ROW, ROWS, UPCAST)
+            part, sums = forward_tile(q_head, k_a, v_a, k_b, v_b, blank_a, blank_b, q, scale_log2, UPCAST, APPROXIMATE)
+            out = tl.where((lane // E == head)[None, :], part, out)
+            tl.store(at_lse + head * N + rows, sums, mask=(rows < N) & (first + head < K))
+        at, there = tile(start, ROWS, columns, inside, N, K * E)
+        tl.store(o + base + at, out.to(o.dtype.element_ty), mask=there)
 
 
 @triton.jit
-def _load_head(
+def load_head(
     x: tl.tensor,
     start: tl.tensor,
     head: tl.constexpr,
@@ -180,7 +156,22 @@ def _load_head(
 
 
 @triton.jit
-def _add_piece(
+def weighted(
+    q_head: tl.tensor,
+    do_head: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    scores: tl.tensor,
+    shift: tl.tensor,
+    scale_log2: tl.tensor,
+) -> tl.tensor:
+    """p and p dp over a piece of the keys, (KEYS, ROWS) each; `scores` are those before the product."""
+    p = tl.exp2(tl.dot(k, tl.trans(q_head), acc=scores) * scale_log2 - shift[None, :])
+    return p, p * tl.dot(v, tl.trans(do_head))
+
+
+@triton.jit
+def add_piece(
     p: tl.tensor,
     ds: tl.tensor,
     q_head: tl.tensor,
@@ -227,12 +218,12 @@ def patch_attention_backward_half(
     """dq, dk, dv from the gradient of o; each is written once, by one program. Grid: S * ceil(K / HEADS)."""
     sequence, first, base, wide, lane, columns, inside = place(N, K, E, ROW, HEADS, COLUMNS)
     at_a, in_a, k_a, v_a = load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
-    blank_a = _blank(0, KEYS_A, ROWS, N, 0)
+    blank_a = blank(0, KEYS_A, ROWS, N, 0)
     dk_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
     dv_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)
     if KEYS_B > 0:
         at_b, in_b, k_b, v_b = load_keys(k, v, wide, KEYS_A, KEYS_B, columns, inside, N, ROW, UPCAST)
-        blank_b = _blank(KEYS_A, KEYS_B, ROWS, N, 0)
+        blank_b = blank(KEYS_A, KEYS_B, ROWS, N, 0)
         dk_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
         dv_b = tl.zeros((KEYS_B, COLUMNS), dtype=tl.float32)
     at_lse = lse + (sequence * K + first) * N
@@ -241,24 +232,22 @@ def patch_attention_backward_half(
         out = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         for head in tl.static_range(HEADS):
             mine = (lane // E == head)[None, :]
-            q_head = _load_head(q + wide, start, head, columns, inside, lane, N, E, ROW, ROWS, UPCAST)
-            do_head = _load_head(grad + base, start, head, columns, inside, lane, N, E, K * E, ROWS, UPCAST)
+            q_head = load_head(q + wide, start, head, columns, inside, lane, N, E, ROW, ROWS, UPCAST)
+            do_head = load_head(grad + base, start, head, columns, inside, lane, N, E, K * E, ROWS, UPCAST)
             known = (rows < N) & (first + head < K)
             shift = tl.load(at_lse + head * N + rows, mask=known, other=0.0)  # 0 for a query past N, whose do is 0
-            p_a = tl.exp2(tl.dot(k_a, tl.trans(q_head), acc=blank_a) * scale_log2 - shift[None, :])
-            t_a = p_a * tl.dot(v_a, tl.trans(do_head))
+            p_a, t_a = weighted(q_head, do_head, k_a, v_a, blank_a, shift, scale_log2)
             if KEYS_B > 0:  # A's rows are folded onto B's: fewer numbers for threads to exchange
-                p_b = tl.exp2(tl.dot(k_b, tl.trans(q_head), acc=blank_b) * scale_log2 - shift[None, :])
-                t_b = p_b * tl.dot(v_b, tl.trans(do_head))
+                p_b, t_b = weighted(q_head, do_head, k_b, v_b, blank_b, shift, scale_log2)
                 delta = tl.sum(tl.sum(tl.reshape(t_a, (KEYS_A // KEYS_B, KEYS_B, ROWS)), 0) + t_b, 0)
             else:
                 delta = tl.sum(t_a, 0)
             dq_head = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
             ds_a = t_a - p_a * delta[None, :]
-            dq_head, dk_a, dv_a = _add_piece(p_a, ds_a, q_head, do_head, k_a, mine, dq_head, dk_a, dv_a, q, UPCAST)
+            dq_head, dk_a, dv_a = add_piece(p_a, ds_a, q_head, do_head, k_a, mine, dq_head, dk_a, dv_a, q, UPCAST)
             if KEYS_B > 0:
                 ds_b = t_b - p_b * delta[None, :]
-                dq_head, dk_b, dv_b = _add_piece(p_b, ds_b, q_head, do_head, k_b, mine, dq_head, dk_b, dv_b, q, UPCAST)
+                dq_head, dk_b, dv_b = add_piece(p_b, ds_b, q_head, do_head, k_b, mine, dq_head, dk_b, dv_b, q, UPCAST)
             out = tl.where(mine, dq_head, out)
         at, there = tile(start, ROWS, columns, inside, N, ROW)
         tl.store(dq + wide + at, (out * scale).to(dq.dtype.element_ty), mask=there)

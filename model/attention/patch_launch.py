@@ -36,7 +36,7 @@ class Choice:
     recompute: bool = False  # backward takes maximum and sum again instead of reading lse
     registers: int | None = None  # most per thread: with fewer, more programs run side by side; None: ptxas chooses
     half: bool = False  # the kernels of patch_half_kernels
-    unroll: bool = False  # half, forward: no loop over the queries
+    sequences: int = 1  # half: of a program; more are the kernels of patch_stream_kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +141,9 @@ def constants(q: Tensor, choice: Choice, *, backward: bool, upcast: bool = False
     fixed = {"N": n, "K": heads, "E": e, "ROW": q.stride(1), "HEADS": per_tile, "COLUMNS": columns}
     fixed |= {"ROWS": choice.rows, "KEYS_A": a, "KEYS_B": b, "UPCAST": upcast}
     if choice.half:
-        approximate = not triton.knobs.runtime.interpret  # the interpreter runs no machine code
-        return fixed | ({} if backward else {"APPROXIMATE": approximate, "UNROLL": choice.unroll})
+        fixed |= {"SEQUENCES": choice.sequences} if choice.sequences > 1 else {}
+        # The interpreter runs no machine code.
+        return fixed | ({} if backward else {"APPROXIMATE": not triton.knobs.runtime.interpret})
     asked = q.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     return fixed | {"PRECISION": "tf32" if asked else "ieee"} | ({"RECOMPUTE": choice.recompute} if backward else {})
 

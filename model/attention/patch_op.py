@@ -16,7 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
-from model.attention import patch_half_kernels, patch_kernels
+from model.attention import patch_half_kernels, patch_kernels, patch_stream_kernels
 from model.attention.patch_launch import MAX_HEAD_DIM, MAX_PATCHES, Choice, choose_launch, constants, options
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -32,9 +32,8 @@ def forward(
     s, n, heads, _ = q.shape
     o = q.new_empty(q.shape)
     lse = torch.empty((s, heads, n), dtype=torch.float32, device=q.device)
-    half, plain = patch_half_kernels.patch_attention_forward_half, patch_kernels.patch_attention_forward
     tensors = (q, k, v, o, lse, scale / math.log(2))
-    _launch(half if choice.half else plain, tensors, q, choice, constants(q, choice, backward=False, upcast=upcast))
+    _launch("forward", tensors, q, choice, constants(q, choice, backward=False, upcast=upcast))
     return o, lse
 
 
@@ -43,17 +42,26 @@ def backward(
     into: tuple[Tensor, Tensor, Tensor], *, upcast: bool = False,
 ) -> None:  # fmt: skip
     """Writes dq, dk and dv to `into`, with the strides of q, k and v. grad, the gradient of o, is contiguous."""
-    half, plain = patch_half_kernels.patch_attention_backward_half, patch_kernels.patch_attention_backward
     tensors = (grad, q, k, v, lse, *into, scale, scale / math.log(2))
-    _launch(half if choice.half else plain, tensors, q, choice, constants(q, choice, backward=True, upcast=upcast))
+    _launch("backward", tensors, q, choice, constants(q, choice, backward=True, upcast=upcast))
 
 
-def _launch(kernel: Any, tensors: tuple[Any, ...], q: Tensor, choice: Choice, fixed: dict[str, Any]) -> None:
+def kernel_of(direction: str, choice: Choice) -> Any:
+    """The kernel that a launch of "forward" or "backward" runs."""
+    name = f"patch_attention_{direction}"
+    if choice.half and choice.sequences > 1:
+        return getattr(patch_stream_kernels, f"{name}_stream")
+    return getattr(patch_half_kernels, f"{name}_half") if choice.half else getattr(patch_kernels, name)
+
+
+def _launch(direction: str, tensors: tuple[Any, ...], q: Tensor, choice: Choice, fixed: dict[str, Any]) -> None:
     s, _, heads, _ = q.shape
     if q.numel() == 0:
         return
+    groups, more = (triton.cdiv(s, choice.sequences), (s,)) if choice.sequences > 1 else (s, ())
     with torch.cuda.device_of(q):
-        kernel[(s * triton.cdiv(heads, fixed["HEADS"]),)](*tensors, **fixed, **options(choice))
+        grid = (groups * triton.cdiv(heads, fixed["HEADS"]),)
+        kernel_of(direction, choice)[grid](*tensors, *more, **fixed, **options(choice))
 
 
 def _same_rows(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,16 +27,20 @@ CHOICES = [
     Choice(heads=2, rows=32),
     Choice(heads=4, rows=64, recompute=True),
     Choice(heads=2, rows=16, half=True),
-    Choice(heads=4, rows=32, half=True, unroll=True),
+    Choice(heads=4, rows=32, half=True, sequences=2),
 ]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # The kernels for half precision are never launched in fp32.
 CASES = [(choice, name) for choice in CHOICES for name in DTYPES if not (choice.half and name == "fp32")]
-over_cases = pytest.mark.parametrize(
-    ("choice", "precision"),
-    CASES,
-    ids=lambda value: value if isinstance(value, str) else f"{value.heads}-{value.rows}{'-half' * value.half}",
-)
+
+
+def _case(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value.heads}-{value.rows}{'-half' * value.half}{'-stream' * (value.sequences > 1)}"
+
+
+over_cases = pytest.mark.parametrize(("choice", "precision"), CASES, ids=_case)
 
 
 def _choices(precision: str) -> st.SearchStrategy[Choice]:
