@@ -18,6 +18,7 @@ from rich.text import Text
 
 from tune.console.eta import duration
 from tune.console.progress import Progress
+from tune.storage.steps_file import Steps
 
 REFRESHES_PER_S = 2.0
 MOST_ROWS = 16  # for running trials; the others are counted below
@@ -42,6 +43,7 @@ class _Row:
     epochs: int
     epoch: int = 0  # done
     metrics: dict[str, Any] = field(default_factory=dict)  # of its last epoch
+    within: Steps | None = None  # how far the next one is, if it takes long
     epochs_s: list[float] = field(default_factory=list)  # duration of each epoch, with validation
 
     def cells(self) -> list[str]:
@@ -49,12 +51,15 @@ class _Row:
         return [
             self.label,
             str(self.seed),
-            f"{self.epoch}/{self.epochs}",
+            f"{self.epoch}/{self.epochs}{self._within()}",
             self._number("loss/val_mse", ".4f"),
             self._number("speed/step_ms", ".2f"),
             self._number("time/train_s", ".2f"),
             "-" if left_s is None else duration(left_s),
         ]
+
+    def _within(self) -> str:
+        return "" if self.within is None else f" +{100 * self.within.done // self.within.steps} %"
 
     def _number(self, name: str, form: str) -> str:
         value = self.metrics.get(name)
@@ -98,10 +103,14 @@ class LiveProgress(Progress):
         self._rows.setdefault(trial_id, _Row(label=label, seed=seed, epochs=epochs))
 
     def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
-        self._count_epoch(trial_id, metrics)
+        self._count_epoch(trial_id, epoch, metrics)
         if row := self._rows.get(trial_id):
-            row.epoch, row.metrics = epoch, metrics
+            row.epoch, row.metrics, row.within = epoch, metrics, None
             row.epochs_s.append(metrics["time/epoch_s"])
+
+    def within_epoch(self, trial_id: str, steps: Steps) -> None:
+        if row := self._rows.get(trial_id):
+            row.within = steps
 
     def ended(self, trial_id: str, status: str, reason: str | None, *, compiled_s: float = 0.0) -> None:
         self._rows.pop(trial_id, None)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from tune.common.statuses import MEASURED
 from tune.console.eta import TimeLeft, duration, makespan
+from tune.storage import steps_file
+from tune.storage.steps_file import Steps
+
+LOOK_S = 2.0  # between looks at how far epochs are
+TELL_S = 30.0  # between lines that say it of one trial
 
 
 @dataclass
@@ -28,6 +35,9 @@ class Progress:
     _running: set[str] = field(default_factory=set)
     _expected_until_s: float | None = None
     _until: str | None = None
+    _epochs_done: dict[str, int] = field(default_factory=dict)  # by trial
+    _looked_s: float = -math.inf
+    _told_s: dict[str, float] = field(default_factory=dict)  # trial -> when a line told how far its epoch is
     clock: Callable[[], float] = field(default=lambda: time.monotonic(), kw_only=True)  # seconds, never going back
 
     def __post_init__(self) -> None:
@@ -83,12 +93,33 @@ class Progress:
         if not self.quiet:
             print(text, file=self.stream, flush=True)
 
+    def look_into_epochs(self, folder: Path) -> None:
+        """Say how far running trials are in long epochs, by the files in `folder`. Most calls do nothing."""
+        now_s = self.clock()
+        if now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+        for trial_id in sorted(self._running):
+            steps = steps_file.read(folder / trial_id)
+            if steps is not None and steps.epoch > self._epochs_done.get(trial_id, 0):
+                self.within_epoch(trial_id, steps)
+
+    def within_epoch(self, trial_id: str, steps: Steps) -> None:
+        """A trial is so far in an epoch that takes long; a line of its own now and then."""
+        if self.clock() - self._told_s.get(trial_id, -math.inf) < TELL_S:
+            return
+        self._told_s[trial_id] = self.clock()
+        self.say(
+            f"[{len(self._ended)}/{self.total} ended] {trial_id} epoch {steps.epoch}: "
+            f"{steps.done:,} of {steps.steps:,} steps"
+        )
+
     def started(self, trial_id: str, *, seed: int, epochs: int) -> None:
         self._began(trial_id)
         self.say(f"[{len(self._ended)}/{self.total} ended] {trial_id} started")
 
     def epoch(self, trial_id: str, epoch: int, metrics: dict[str, Any]) -> None:
-        self._count_epoch(trial_id, metrics)
+        self._count_epoch(trial_id, epoch, metrics)
         self.say(
             f"[{len(self._ended)}/{self.total} ended] {trial_id} epoch {epoch}/{self.epochs}"
             f"  val MSE {metrics['loss/val_mse']:.4f}  train {metrics['time/train_s']:.2f} s"
@@ -107,8 +138,9 @@ class Progress:
         self._running.add(trial_id)
         self._time_left.began(trial_id, self.clock())
 
-    def _count_epoch(self, trial_id: str, metrics: Mapping[str, Any]) -> None:
+    def _count_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         self._running.add(trial_id)
+        self._epochs_done[trial_id] = epoch
         self._time_left.epoch(trial_id, self.clock(), metrics.get("time/epoch_s") or metrics["time/train_s"])
 
     def counts(self) -> str:

@@ -17,6 +17,7 @@ from tune.common.errors import disk_full
 from tune.common.published import stored_rules
 from tune.console.eta import compiled_s
 from tune.console.progress import Progress
+from tune.storage.steps_file import FOLDER as STEPS
 from tune.storage.sweep_dir import KEPT_CHECKPOINTS, SweepDir
 from tune.tracking.tracker import Tracker
 from tune.trial.report import EpochReport, TrialEnd, from_result
@@ -80,6 +81,10 @@ class Collector(ray_tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks beside its state; ours is never read back
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Many times a second: Tune has handled an event, or waited for one."""
+        self._progress.look_into_epochs(self._folder.path / STEPS)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         train = trial.config["job"]["config"]["train"]

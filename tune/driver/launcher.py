@@ -25,6 +25,7 @@ from tune.driver.watchdogs import DriverNodeWatchdog, SignalWatchdog, TrialNodes
 from tune.machine.code_identity import packages_sha256
 from tune.plan.plan import PlannedTrial
 from tune.storage.check_folder import cache_place
+from tune.storage.steps_file import FOLDER as STEPS
 from tune.storage.sweep_dir import SweepDir
 from tune.trial.job import TrialJob
 from tune.worker.node_forkserver import NodeForkServers
@@ -109,6 +110,7 @@ class Launcher:
             gate_dir=None if self.isolate else str(self.caches / "gate"),
             resume_from=self.folder.checkpoints(trial.trial_id),
             sweep_id=self.folder.sweep_id,
+            steps_file=str(self.folder.path / STEPS / trial.trial_id),
             packages_sha256=packages_sha256(),
             gpu_name=self.gpu_name,
             compile_dir=str(self._isolated if self.isolate else self.caches / "compile"),

@@ -16,6 +16,7 @@ No part is a remainder: `train_s` is measured on its own, and `unexplained_pct` 
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,8 @@ class Mark(Protocol):
 
     def ms_until(self, later: Any) -> float: ...
 
+    def passed(self) -> bool: ...
+
 
 class _HostMark:
     def __init__(self) -> None:
@@ -98,6 +101,9 @@ class _HostMark:
 
     def ms_until(self, later: _HostMark) -> float:
         return 1e3 * (later.at_s - self.at_s)
+
+    def passed(self) -> bool:
+        return True
 
 
 class _StreamMark:
@@ -109,6 +115,10 @@ class _StreamMark:
 
     def ms_until(self, later: _StreamMark) -> float:
         return self.event.elapsed_time(later.event)
+
+    def passed(self) -> bool:
+        """Asks the device and does not wait for it."""
+        return bool(self.event.query())
 
 
 class EpochTimer:
@@ -170,6 +180,11 @@ class EpochTimer:
         start = self._pending or self._make_mark()
         yield
         self._steps.append((start, self._make_mark()))
+
+    def finished(self) -> int:
+        """How many steps the device has finished. Any thread may ask; nothing waits."""
+        steps = self._steps
+        return bisect.bisect_left(range(len(steps)), True, key=lambda at: not steps[at][1].passed())
 
     def times(self) -> EpochTimes:
         """The epoch's times. Call it after the epoch has ended."""

@@ -51,6 +51,7 @@ class TrialJob:
     may_hand_over: bool = False  # whether a process that ran the gate or compiled leaves the epochs to a fresh one
     awaits_answer: bool = True  # whether each epoch must be reported before the next begins: the driver may end a trial
     checkpoint_damaged: str | None = None  # why the newest checkpoint was skipped, and where the trial continues
+    steps_file: str | None = None  # where it tells how far an epoch is (tune.storage.steps_file); None: nowhere
     fork_servers: Mapping[str, str] = field(default_factory=dict)  # Ray's node id -> socket of that node's fork server
 
     def as_dict(self) -> dict[str, Any]:

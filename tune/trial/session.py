@@ -42,6 +42,7 @@ from tune.trial.job import ALONE, Host, TrialJob
 from tune.trial.pruner import TAYLOR_BATCHES, Pruner
 from tune.trial.saved_forecasts import SavedForecasts
 from tune.trial.state import Timeline, TrialProgress, TrialState
+from tune.trial.step_watch import StepWatch
 
 
 class Session:
@@ -71,6 +72,7 @@ class Session:
         self.pruner = Pruner(
             config.pruning, epochs=config.train.epochs, seed=config.train.seed, zeroing=config.rules.zeroing
         )
+        self._watch = StepWatch(None if job.steps_file is None else Path(job.steps_file))
         self._series = series = open_data(job)
         self.facts = check_support(job, series, self.device)
         torch.manual_seed(config.train.seed)
@@ -94,6 +96,7 @@ class Session:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._watch.close()
         self.recorder.close()
         self.feed.close()
 
@@ -254,7 +257,8 @@ class Session:
         self._note_neighbours()
         self.state.timeline.epoch_began()
         stepper.next_step = (epoch - 1) * self.feed.steps_per_epoch
-        with self.recorder.epoch(epoch) as timer:
+        count = min(most or self.feed.steps_per_epoch, self.feed.steps_per_epoch)
+        with self.recorder.epoch(epoch) as timer, self._watch.epoch(epoch, count, timer.finished):
             batches = itertools.islice(stepper.batches(self.feed, epoch), most)
             for batch in timer.batches(batches, gathered_on_device=self.feed.gathered_on_device):
                 with timer.step():

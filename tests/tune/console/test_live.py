@@ -18,6 +18,7 @@ from rich.console import Console
 from tune.console import live
 from tune.console.live import LiveProgress, make_progress
 from tune.console.progress import Progress
+from tune.storage.steps_file import Steps
 
 ROOT = Path(__file__).resolve().parents[3]
 METRICS = {
@@ -161,3 +162,11 @@ def test_a_sweep_at_a_terminal_shows_the_table_and_keeps_stdout_for_json(tmp_pat
     assert "ms/step" in text and "custom-base" in text and "1/2" in text
     assert "[1/1 ended] custom-base-s1 done" in text and "1 done, 0 failed, 0 unsupported, 0 left" in text
     assert "custom-base-s1 started" not in text and "windows/s" not in text  # those are the plain lines
+
+
+def test_the_table_says_how_far_a_long_epoch_is(progress: LiveProgress) -> None:
+    progress.started("arm-s1", seed=1, epochs=3)
+    progress.within_epoch("arm-s1", Steps(epoch=1, done=415, steps=1_385))
+    assert "0/3 +29 %" in _shown(progress)
+    progress.epoch("arm-s1", 1, METRICS)
+    assert "1/3 " in _shown(progress) and "%" not in _shown(progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 
 from tune.console.eta import makespan
 from tune.console.progress import Progress
+from tune.storage import steps_file
+from tune.storage.steps_file import Steps
 
 
 @pytest.fixture
@@ -108,3 +112,24 @@ def test_a_new_stage_is_not_judged_by_the_trials_of_the_one_before(clock: list[f
     clock[0] = 110.0
     progress.ended("a-s1", "done", None)
     assert (progress.eta(), progress.total) == ("1:40", 3)
+
+
+def test_a_long_epoch_has_a_line_now_and_then_until_it_is_done(tmp_path: Path) -> None:
+    now, stream = [0.0], io.StringIO()
+    progress = Progress(total=1, epochs=3, stream=stream, clock=lambda: now[0])
+    progress.started("arm-s1", seed=1, epochs=3)
+
+    def lines_at(seconds: float, done: int, epoch: int = 1) -> list[str]:
+        now[0] = seconds
+        steps_file.write(tmp_path / "steps" / "arm-s1", Steps(epoch=epoch, done=done, steps=1_385))
+        before = stream.tell()
+        progress.look_into_epochs(tmp_path / "steps")
+        return stream.getvalue()[before:].splitlines()
+
+    assert lines_at(5, 100) == ["[0/1 ended] arm-s1 epoch 1: 100 of 1,385 steps"]
+    assert lines_at(10, 200) == []
+    assert lines_at(40, 800) == ["[0/1 ended] arm-s1 epoch 1: 800 of 1,385 steps"]
+    metrics = {"loss/val_mse": 0.5, "time/train_s": 60.0, "time/epoch_s": 66.0, "speed/windows_per_s": 9.0}
+    progress.epoch("arm-s1", 1, metrics)
+    assert lines_at(80, 1_385) == []  # of the epoch that is done
+    assert len(lines_at(120, 7, epoch=2)) == 1
