@@ -12,12 +12,14 @@ for each trial and are listed separately.
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 SHAPES = {"ETT": (69_680, 7, 128), "Traffic": (17_544, 862, 24)}
 CONTEXT, HORIZON = 512, 96
 TRIALS = 4
+GATHERS = 30
 
 
 def main() -> None:
@@ -46,6 +49,7 @@ def main() -> None:
             rates = measure(path, shape, options, workers, slots)
             if shape == "ETT":
                 print_ratios(rates, workers)
+        print_gathers(options.device)
         print_memory(path)
         print_slots(slots)
 
@@ -126,6 +130,48 @@ def print_ratios(rates: dict[tuple[str, int], float], workers: list[int]) -> Non
     """How much faster arrow is than tsfm at equal workers."""
     for number in workers:
         print(f"arrow is {rates['arrow', number] / rates['tsfm', number]:.1f} times tsfm with {number} workers each")
+
+
+def print_gathers(device: str) -> None:
+    """How fast the device feed cuts windows, beside a copy of as many bytes: GB/s, read and write counted."""
+    import torch
+
+    from data_pipeline.feed.gather import Windows, bytes_moved
+
+    print(f"\ngather of a batch on {device}, GB/s (read and written), median of {GATHERS}:")
+    for shape, (rows, channels, batch) in SHAPES.items():
+        series = torch.randn(rows, channels, device=device)
+        starts = torch.randint(rows - CONTEXT - HORIZON, (batch,), device=device)
+        moved = bytes_moved(batch, channels, CONTEXT, HORIZON)
+        ways = {"two operators": Windows(series, CONTEXT, HORIZON, kernel=False).gather}
+        if device != "cpu":
+            ways["one kernel"] = Windows(series, CONTEXT, HORIZON, kernel=True).gather
+        source = torch.randn(moved // 8, device=device)
+        target = torch.empty_like(source)
+        rates = {name: moved / _median_s(functools.partial(way, starts), device) / 1e9 for name, way in ways.items()}
+        rates["a copy"] = moved / _median_s(functools.partial(target.copy_, source), device) / 1e9
+        print(f"  {shape:9}" + "  ".join(f"{name} {rate:,.0f}" for name, rate in rates.items()))
+
+
+def _median_s(work: Callable[[], object], device: str) -> float:
+    """Of one call; on a GPU by events around it, with the launches before it done."""
+    import torch
+
+    times = []
+    for _ in range(GATHERS):
+        if device == "cpu":
+            began_s = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began_s)
+            continue
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(200_000)  # the device is busy until both events and what is between them are queued
+        begin.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return statistics.median(times[2:])
 
 
 def print_memory(path: Path) -> None:

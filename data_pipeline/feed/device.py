@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from data_pipeline.feed.batches import Batch, Feed, refuse_workers, shared_tensor, window_view
+from data_pipeline.feed.batches import Batch, Feed, refuse_workers, shared_tensor
+from data_pipeline.feed.gather import Windows
 from data_pipeline.feed.placement import check_device_memory
 from data_pipeline.series.store import Series
 
@@ -31,7 +32,7 @@ class WindowStarts:
 
 
 class DeviceFeed(Feed):
-    """Nothing is copied after the start. On a GPU the gather is one kernel for the past and one for the future."""
+    """Nothing is copied after the start. `data_pipeline.feed.gather` cuts the windows."""
 
     gathered_on_device = True
 
@@ -42,27 +43,19 @@ class DeviceFeed(Feed):
     def train_starts(self, epoch: int) -> Iterator[WindowStarts]:
         """The batches of `train_batches` before their gather."""
         for starts in self._plan.train(epoch).to(self._device):
-            yield WindowStarts(starts=starts, gather=self._windows)
+            yield WindowStarts(starts=starts, gather=self._windows.gather)
 
     def close(self) -> None:
         """Release the series."""
-        del self._past, self._future
+        del self._windows
 
     def _open(self, series: Series, num_workers: int) -> None:
         refuse_workers("device", num_workers)
         check_device_memory(series.scaled.nbytes, self._device)
         rows = shared_tensor(series.scaled).to(self._device)
-        context_length, prediction_length = self._lengths
-        self._past = window_view(rows, 0, context_length)
-        self._future = window_view(rows, context_length, prediction_length)
+        self._windows = Windows(rows, *self._lengths)
 
     def _batches(self, starts: torch.Tensor, valid: Sequence[int]) -> Iterator[Batch]:
         for batch_starts, count in zip(starts.to(self._device), valid, strict=True):
-            past, future = self._windows(batch_starts)
+            past, future = self._windows.gather(batch_starts)
             yield Batch(past=past, future=future, valid=count)
-
-    def _windows(self, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return (
-            self._past.index_select(0, starts).view(len(starts), -1, self.channels),
-            self._future.index_select(0, starts).view(len(starts), -1, self.channels),
-        )
