@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -188,3 +189,12 @@ def test_the_heads_operators_keep_pytorchs_rules() -> None:
     x, weight, seed = torch.randn(20, 48), torch.randn(6, 48), torch.tensor([3])
     torch.library.opcheck(drop, (x, seed, HEAD_SITE, level(0.2)))
     torch.library.opcheck(head.head_backward, (torch.randn(20, 6), x, weight, seed, level(0.2)))
+
+
+def test_a_model_with_both_compiles_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unproven, "EMBEDDING", True)
+    monkeypatch.setattr(unproven, "HEAD", True)
+    model = _model(dropout=0.3, head_dropout=0.4)
+    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager_decomp_partition", fullgraph=True, dynamic=False)
+    for ours, plain in zip(_step(compiled), _step(model), strict=True):  # both draw their masks from seed 1
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
