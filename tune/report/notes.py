@@ -10,6 +10,7 @@ from tune.report.arms import ArmRow, arm_of, has_arm_and_seed, json_or_text, tra
 from tune.report.bottlenecks import time_notes
 from tune.report.comparisons import moved_notes, pairing_notes
 from tune.report.data import data_notes
+from tune.report.errors_on_test import errors_on_test_notes
 from tune.report.looks import look_notes
 from tune.report.pareto import search_notes
 from tune.report.proof import proof_note
@@ -65,6 +66,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
         same_epochs([trial for trial in in_order if REFUSED not in trial.tags], baseline, margin), baseline
     )
     lines += moved_notes(arms, baseline) + _environments_note(record) + search_notes(record)
+    lines += errors_on_test_notes(arms, baseline, by_arm, margin)
     answer = answer_line(record, rows)
     return [*lines, answer] if answer else lines
 
