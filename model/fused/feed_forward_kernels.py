@@ -2,7 +2,8 @@
 
 Tensors: x y dy dxn xn M x D, g dh M x F, w1 F x D, w2 D x F; a slice of F is computed at a time. The forward pass
 writes none of the M x F activations. The backward pass computes them again from x and writes g and dh. From these,
-cuBLAS computes the gradients of the weights, two products over all rows, as fast as memory allows.
+cuBLAS computes the gradients of the weights, two products over all rows, as fast as memory allows. In a narrow model
+the backward pass adds them up by blocks instead, and writes neither.
 
 ACTIVATION: "relu", or "gelu", the exact h Phi(h), as in transformers. Phi comes from Abramowitz and Stegun 7.1.26
 (absolute error of erf at most 1.5e-7), so that one exponential serves Phi and its derivative.
@@ -16,7 +17,7 @@ import triton
 import triton.language as tl
 
 from model.fused.dropout_kernels import dropped, kept, load_key, thinned
-from model.fused.norm_kernels import load_normalised, norm_gradient, store_statistics
+from model.fused.norm_kernels import load_normalised, norm_gradient, store_part, store_statistics
 
 
 @triton.jit
@@ -92,13 +93,14 @@ def fused_feed_forward_backward(
     g_out: tl.tensor, dh_out: tl.tensor, partial: tl.tensor, eps: tl.tensor, site: tl.tensor, M: tl.tensor,
     D: tl.constexpr, F: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SLICE: tl.constexpr,
     NORM: tl.constexpr, POST: tl.constexpr, ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, PATH: tl.constexpr,
-    PRECISION: tl.constexpr,
+    WEIGHTS: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     """dxn: gradient of x through layer norm, or of batch norm's output; sums over rows; factors of weights' gradients.
 
     Grid: blocks. partial (blocks, 3 D + F): the norm's sums; of dropout(dy), the gradient of b2; of dh, that of b1. The
     factors: dh^T xn and dropout(dy)^T g; PATH: dropout(dy) goes to dy_out. dy itself, the residual's gradient, is added
-    before the norm with POST, else after layer norm, or later with batch norm.
+    before the norm with POST, else after layer norm, or later with batch norm. WEIGHTS: no factors are left; parts of
+    the weights' gradients follow in partial, (F, D) and (D, F) a block.
     """
     block = tl.program_id(0)
     key = load_key(seed, INSIDE + PATH)
@@ -107,13 +109,16 @@ def fused_feed_forward_backward(
     inside = column < D
     there = (row < M)[:, None] & inside[None, :]
     at = row.to(tl.int64)[:, None] * D + column[None, :]
-    base = partial + block * (3 * D + F)
+    base = partial + block.to(tl.int64) * (3 * D + F + (2 * D * F if WEIGHTS else 0))
+    parts = base + 3 * D + F
     xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, D, NORM).to(x.dtype.element_ty)
-    tl.store(xn_out + at, xn, mask=there)
+    if not WEIGHTS:
+        tl.store(xn_out + at, xn, mask=there)
     grad = tl.load(dy + at, mask=there, other=0.0)
     if PATH > 0:
         grad = dropped(grad.to(tl.float32), key, site + 1, block * ROWS, 0, ROWS, COLUMNS, PATH).to(x.dtype.element_ty)
-        tl.store(dy_out + at, grad, mask=there)
+        if not WEIGHTS:
+            tl.store(dy_out + at, grad, mask=there)
     tl.store(base + 2 * D + column, tl.sum(grad.to(tl.float32), 0), mask=inside)
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, F, SLICE):
@@ -129,11 +134,15 @@ def fused_feed_forward_backward(
         if INSIDE > 0:
             stays = kept(key, site, block * ROWS, first, ROWS, SLICE, INSIDE)
             g, dh = thinned(g, stays, INSIDE), thinned(dh, stays, INSIDE)
-        rounded = dh.to(x.dtype.element_ty)
+        g, rounded = g.to(x.dtype.element_ty), dh.to(x.dtype.element_ty)
         wide = row.to(tl.int64)[:, None] * F + f[None, :]
         known = (row < M)[:, None] & (f < F)[None, :]
-        tl.store(g_out + wide, g.to(x.dtype.element_ty), mask=known)
-        tl.store(dh_out + wide, rounded, mask=known)
+        if WEIGHTS:
+            store_part(parts, rounded, xn, f, column, F, D, PRECISION)
+            store_part(parts + F * D, grad, g, column, f, D, F, PRECISION)
+        else:
+            tl.store(g_out + wide, g, mask=known)
+            tl.store(dh_out + wide, rounded, mask=known)
         tl.store(base + 3 * D + f, tl.sum(dh, 0), mask=f < F)
         acc = tl.dot(rounded, factor, acc=acc, input_precision=PRECISION)
     if POST:

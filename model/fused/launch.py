@@ -17,6 +17,9 @@ from torch import Tensor
 from model.fused import feed_forward_kernels, linear_kernels, norm_kernels
 from model.fused.tiles import choose
 
+# Up to this width the backward kernels add up the weights' gradients themselves. A block then writes and reads 16 D F
+# bytes of parts, where g and dh take 512 F, and the products of a narrow model leave most of a GPU idle.
+MOST_INSIDE = 32
 STAT_ROWS = 64  # rows of a block of statistics, and so of a program of every kernel that makes them
 
 
@@ -139,27 +142,25 @@ def linear_backward(
     norm, drop = norm or Norm(), drop or Drop()
     weight = _for_tiles(weight, x)
     tile = choose("linear_backward", i, x)
-    blocks, sums = triton.cdiv(m, STAT_ROWS), 2 * i if norm.kind != "none" else 0
-    dx, keep = dy.new_empty((m, i)), xn is None and norm.kind != "none"
+    blocks, sums, inside = triton.cdiv(m, STAT_ROWS), 2 * i if norm.kind != "none" else 0, i <= MOST_INSIDE
+    before, after = (None, residual) if xn is None else (residual, None)
+    dx, keep = dy.new_empty((m, i)), xn is None and norm.kind != "none" and not inside
     if xn is None:
         xn = torch.empty_like(x) if keep else x
-        before, after = None, residual
-    else:
-        before, after = residual, None
-    dropped = torch.empty_like(dy) if drop.levels[0] else dy
-    partial = dy.new_empty((blocks, sums + o), dtype=torch.float32)
+    dropped = torch.empty_like(dy) if drop.levels[0] and not inside else dy
+    partial = dy.new_empty((blocks, sums + o + (o * i if inside else 0)), dtype=torch.float32)
     adds_later = norm.kind == "batch" and after is not None
     linear_kernels.fused_linear_backward[(blocks,)](
         dy, weight, x, *norm.at(weight), dy if residual is None else residual, _seed(drop, x), dx, xn, dropped, partial,
         norm.eps, drop.site, m,
         IN=i, OUT=o, ROWS=STAT_ROWS, INNER=min(tile.step, _pad(o)), COLUMNS=_pad(i), NORM=norm.kind, KEEP=keep,
-        LEVEL=drop.levels[0], BEFORE=before is not None, AFTER=after is not None and not adds_later,
+        WEIGHTS=inside, LEVEL=drop.levels[0], BEFORE=before is not None, AFTER=after is not None and not adds_later,
         PRECISION=precision(dy), **tile.options,
     )  # fmt: skip
-    total = add_up(partial)
+    total, *parts = add_up_into(partial, *([(o, i)] if inside else []))
     if norm.kind == "batch":
         dx = norm_backward(dx, x, after, norm, total, training=training)
-    return dx, total, over_rows(dropped, xn)
+    return dx, total, parts[0] if inside else over_rows(dropped, xn)
 
 
 def over_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -216,31 +217,41 @@ def feed_forward_backward(
     (m, d), f = x.shape, w1.shape[0]
     w1, w2 = _for_tiles(w1, x), _for_tiles(w2, x)
     tile = choose("feed_forward_backward", d, x)
-    blocks = triton.cdiv(m, STAT_ROWS)
-    dxn, xn = torch.empty_like(x), torch.empty_like(x)
-    dropped = torch.empty_like(dy) if drop.levels[1] else dy
-    g, dh = x.new_empty((m, f)), x.new_empty((m, f))
-    partial = x.new_empty((blocks, 3 * d + f), dtype=torch.float32)
+    blocks, inside = triton.cdiv(m, STAT_ROWS), d <= MOST_INSIDE
+    dxn, xn = torch.empty_like(x), x if inside else torch.empty_like(x)
+    dropped = torch.empty_like(dy) if drop.levels[1] and not inside else dy
+    g, dh = (x, x) if inside else (x.new_empty((m, f)), x.new_empty((m, f)))
+    partial = x.new_empty((blocks, 3 * d + f + (2 * d * f if inside else 0)), dtype=torch.float32)
     feed_forward_kernels.fused_feed_forward_backward[(blocks,)](
         dy, x, *norm.at(x), w1, b1, w2, _seed(drop, x), dxn, xn, dropped, g, dh, partial, norm.eps, drop.site, m,
         D=d, F=f, ROWS=STAT_ROWS, COLUMNS=_pad(d), SLICE=min(tile.step, _pad(f)), NORM=norm.kind, POST=post,
-        ACTIVATION=activation, INSIDE=drop.levels[0], PATH=drop.levels[1], PRECISION=precision(x), **tile.options,
+        ACTIVATION=activation, INSIDE=drop.levels[0], PATH=drop.levels[1], WEIGHTS=inside, PRECISION=precision(x),
+        **tile.options,
     )  # fmt: skip
-    sums = add_up(partial)
+    sums, *parts = add_up_into(partial, *([(f, d), (d, f)] if inside else []))
     if norm.kind == "batch":
         dxn = norm_backward(dxn, x, None if post else dy, norm, sums, training=training)
-    return dxn, sums, over_rows(dh, xn), over_rows(dropped, g)
+    dw1, dw2 = parts or (over_rows(dh, xn), over_rows(dropped, g))
+    return dxn, sums, dw1, dw2
 
 
 def add_up(partial: Tensor) -> Tensor:
     """Sum over the first dimension of (parts, size), fp32, always in the same order."""
+    return add_up_into(partial)[0]
+
+
+def add_up_into(partial: Tensor, *shapes: tuple[int, int]) -> list[Tensor]:
+    """The same sum in a vector and, for its end, in up to two tensors of those shapes."""
     parts, size = partial.shape
-    total = partial.new_empty(size)
-    block = min(1024, _pad(parts))
+    sizes = [rows * columns for rows, columns in shapes]
+    first = size - sum(sizes)
+    totals = [partial.new_empty(first), *(partial.new_empty(shape) for shape in shapes)]
+    ends = (first, first + sizes[0] if sizes else size)
     norm_kernels.fused_sum_partials[(triton.cdiv(size, 16),)](
-        partial, total, PARTS=parts, SIZE=size, BLOCK=block, COLUMNS=16, num_warps=8
-    )
-    return total
+        partial, totals[0], totals[min(1, len(shapes))], totals[-1],
+        PARTS=parts, SIZE=size, FIRST=ends[0], SECOND=ends[1], BLOCK=min(1024, _pad(parts)), COLUMNS=16, num_warps=8,
+    )  # fmt: skip
+    return totals
 
 
 def _for_tiles(weight: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from model.fused.dropout_kernels import dropped, load_key
-from model.fused.norm_kernels import load_normalised, norm_gradient, store_statistics
+from model.fused.norm_kernels import load_normalised, norm_gradient, store_part, store_statistics
 
 
 @triton.jit(do_not_specialize=["site"])
@@ -63,21 +63,24 @@ def fused_linear_backward(
     beta: tl.tensor, residual: tl.tensor, seed: tl.tensor, dx: tl.tensor, xn_out: tl.tensor, dy_out: tl.tensor,
     partial: tl.tensor, eps: tl.tensor, site: tl.tensor, M: tl.tensor, IN: tl.constexpr, OUT: tl.constexpr,
     ROWS: tl.constexpr, INNER: tl.constexpr, COLUMNS: tl.constexpr, NORM: tl.constexpr, KEEP: tl.constexpr,
-    LEVEL: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr, PRECISION: tl.constexpr,
+    WEIGHTS: tl.constexpr, LEVEL: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     """dx = dropout(dy) weight, through layer norm or before batch norm's own backward pass, and sums over rows.
 
     Grid: ceil(M / ROWS). COLUMNS >= IN. partial (blocks, 2 IN + OUT) with a norm: the norm's sums, then those of
-    dropout(dy), the gradient of the bias; without (blocks, OUT). For the weight's gradient: KEEP: norm(x) goes to
-    xn_out; LEVEL: dropout(dy) to dy_out. BEFORE and AFTER: residual, the gradient of another use of norm(x) or of x,
-    is added before or after the norm.
+    dropout(dy), the gradient of the bias; without (blocks, OUT). For the weight's gradient, KEEP: norm(x) goes to
+    xn_out; LEVEL: dropout(dy) to dy_out; or WEIGHTS: its parts follow in partial, (OUT, IN) a block. BEFORE and AFTER:
+    residual, the gradient of another use of norm(x) or of x, is added before or after the norm.
     """
     block = tl.program_id(0)
     key = load_key(seed, LEVEL)
     row = block * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = column < IN
-    base = partial + block * (OUT if NORM == "none" else 2 * IN + OUT)
+    sums = OUT if NORM == "none" else 2 * IN + OUT
+    base = partial + block.to(tl.int64) * (sums + OUT * IN if WEIGHTS else sums)
+    if WEIGHTS:
+        xn = load_normalised(x, row, column, mean, var, gamma, beta, eps, M, IN, NORM).to(dy.dtype.element_ty)
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, OUT, INNER):
         inner = first + tl.arange(0, INNER)
@@ -88,11 +91,14 @@ def fused_linear_backward(
             tile = dropped(tile.to(tl.float32), key, site, block * ROWS, first, ROWS, INNER, LEVEL).to(
                 dy.dtype.element_ty
             )
-            tl.store(dy_out + wide, tile, mask=known)
+            if not WEIGHTS:
+                tl.store(dy_out + wide, tile, mask=known)
         at = inner[:, None] * IN + column[None, :]
         factor = tl.load(weight + at, mask=(inner < OUT)[:, None] & inside[None, :], other=0.0).to(dy.dtype.element_ty)
         acc = tl.dot(tile, factor, acc=acc, input_precision=PRECISION)
-        tl.store(base + (0 if NORM == "none" else 2 * IN) + inner, tl.sum(tile.to(tl.float32), 0), mask=inner < OUT)
+        tl.store(base + sums - OUT + inner, tl.sum(tile.to(tl.float32), 0), mask=inner < OUT)
+        if WEIGHTS:
+            store_part(base + sums, tile, xn, inner, column, OUT, IN, PRECISION)
     there = (row < M)[:, None] & inside[None, :]
     at = row.to(tl.int64)[:, None] * IN + column[None, :]
     if BEFORE:

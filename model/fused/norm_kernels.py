@@ -295,19 +295,45 @@ def fused_norm_backward(
 
 
 @triton.jit
+def store_part(
+    base: tl.tensor,
+    left: tl.tensor,
+    right: tl.tensor,
+    out: tl.tensor,
+    column: tl.tensor,
+    OUT: tl.constexpr,
+    IN: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
+    """A block's part of a weight's gradient (OUT, IN) to base: left^T right, at rows `out` and columns `column`."""
+    part = tl.dot(tl.trans(left), right, input_precision=PRECISION)
+    tl.store(base + out[:, None] * IN + column[None, :], part, mask=(out < OUT)[:, None] & (column < IN)[None, :])
+
+
+@triton.jit
 def fused_sum_partials(
     partial: tl.tensor,
     total: tl.tensor,
+    second: tl.tensor,
+    third: tl.tensor,
     PARTS: tl.constexpr,
     SIZE: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    """total (SIZE,) = sum of partial (PARTS, SIZE), in a fixed order. Grid: ceil(SIZE / COLUMNS)."""
+    """Sum of partial (PARTS, SIZE), in a fixed order: to total, from FIRST on to second, from SECOND on to third.
+
+    Grid: ceil(SIZE / COLUMNS).
+    """
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     sums = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
     for first in range(0, PARTS, BLOCK):
         part = first + tl.arange(0, BLOCK)
         there = (part < PARTS)[:, None] & (column < SIZE)[None, :]
         sums += tl.load(partial + part.to(tl.int64)[:, None] * SIZE + column[None, :], mask=there, other=0.0)
-    tl.store(total + column, tl.sum(sums, 0), mask=column < SIZE)
+    result = tl.sum(sums, 0)
+    tl.store(total + column, result, mask=column < FIRST)
+    tl.store(second + column - FIRST, result, mask=(column >= FIRST) & (column < SECOND))
+    tl.store(third + column - SECOND, result, mask=(column >= SECOND) & (column < SIZE))
