@@ -20,6 +20,7 @@ from model.fused.tiles import choose
 # Up to this width the backward kernels add up the weights' gradients themselves. A block then writes and reads 16 D F
 # bytes of parts, where g and dh take 512 F, and the products of a narrow model leave most of a GPU idle.
 MOST_INSIDE = 32
+SUM_COLUMNS = 16  # of a program that adds up: few, so that there are many; the order of the sum does not depend on it
 STAT_ROWS = 64  # rows of a block of statistics, and so of a program of every kernel that makes them
 
 
@@ -247,9 +248,10 @@ def add_up_into(partial: Tensor, *shapes: tuple[int, int]) -> list[Tensor]:
     first = size - sum(sizes)
     totals = [partial.new_empty(first), *(partial.new_empty(shape) for shape in shapes)]
     ends = (first, first + sizes[0] if sizes else size)
-    norm_kernels.fused_sum_partials[(triton.cdiv(size, 16),)](
+    norm_kernels.fused_sum_partials[(triton.cdiv(size, SUM_COLUMNS),)](
         partial, totals[0], totals[min(1, len(shapes))], totals[-1],
-        PARTS=parts, SIZE=size, FIRST=ends[0], SECOND=ends[1], BLOCK=min(1024, _pad(parts)), COLUMNS=16, num_warps=8,
+        PARTS=parts, SIZE=size, FIRST=ends[0], SECOND=ends[1], BLOCK=min(1024, _pad(parts)), COLUMNS=SUM_COLUMNS,
+        num_warps=8,
     )  # fmt: skip
     return totals
 

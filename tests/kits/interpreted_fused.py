@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.fused import encoder
+from model.fused import encoder, launch
 from model.fused.dropout import Rates, attention_site, dropout_mask, dropout_seed, feed_forward_site
 from model.fused.encoder import fuse
 from model.heads import attention_layers
@@ -21,6 +21,12 @@ FIELDS: dict[str, Any] = {
     "d_model": 32, "num_heads": 4, "num_layers": 2, "ffn_dim": 96, "dropout": 0.0, "head_dropout": 0.0,
     "attention_dropout": 0.0, "norm_type": "batchnorm", "pre_norm": True, "attention": "eager",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes its time for each program."""
+    monkeypatch.setattr(launch, "SUM_COLUMNS", 1024)
 
 
 def _pair(activation: str = "gelu", **changes: Any) -> tuple[Any, Any]:

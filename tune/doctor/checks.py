@@ -62,6 +62,7 @@ PARTS: dict[str, tuple[Check, ...]] = {
         Check(kind="Triton", tried="compile and run a kernel", function="tune.doctor.compute:triton", needed=True),
         Check(kind="attention", tried="plan a trial with it", function="tune.doctor.compute:backends"),
         Check(kind="layers", tried="plan the default model", function="tune.doctor.compute:layers"),
+        Check(kind="preset", tried="plan each preset", function="tune.doctor.compute:presets"),
         Check(kind="engine", tried="plan a trial with it", function="tune.doctor.compute:engines"),
         Check(kind="sweep", tried="plan the default sweep", function="tune.doctor.compute:default_sweep", needed=True),
     ),

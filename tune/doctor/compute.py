@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from model.presets import PRESETS
 from tune.common.errors import WrongInput
-from tune.config.sweeps import get_sweep
+from tune.config.sweeps import Arm, SweepConfig, get_sweep
 from tune.doctor.finding import Finding, Place
 from tune.machine.compilers import CPP, C, broken_compilers
 from tune.machine.device import DeviceFacts, has_gpu, missing_packages, node_facts
 from tune.plan.plan import make_plan
-from tune.plan.support import hopper_reason
+from tune.plan.support import hopper_reason, why_not_fused
 from tune.storage.check_folder import cache_place
 
 DEFAULT_SWEEP = "pruning"
@@ -153,6 +154,21 @@ def layers(place: Place) -> Iterator[Finding]:
     yield Finding(kind="layers", name="auto", works=True, found=found)
     why = hopper_reason(trial.config, facts)
     yield Finding(kind="layers", name="Hopper kernels", works=why is None, found=why or "compute the fused layers")
+
+
+def presets(place: Place) -> Iterator[Finding]:
+    """Which presets train through our fused layers on this device, and why others do not."""
+    facts = _facts(place)
+    if facts.device_type == "cpu":
+        yield Finding(kind="preset", name="all", works=None, found="for GPUs; transformers' layers run on a CPU")
+        return
+    arm = Arm(label="arm", changes={})
+    sweep = SweepConfig(name="layers", question="", baseline="arm", arms=(arm,))
+    for preset in PRESETS:
+        overrides = {"data.dataset": "demo", "model.preset": preset}
+        config = make_plan(sweep, overrides=overrides, repeats=1, seed=1, device=facts).trials[0].config
+        reason = why_not_fused(config, facts)
+        yield Finding(kind="preset", name=preset, works=reason is None, found=reason or "auto takes the fused layers")
 
 
 def _arms(sweep: str, facts: DeviceFacts) -> Iterator[Finding]:

@@ -43,7 +43,7 @@ def resolve_auto_names(config: TrialConfig, device: DeviceFacts, channels: int, 
         raise WrongInput(str(error)) from None
     layers = config.model.layers
     if layers == "auto":
-        layers = "transformers" if _layers_reason(config, device) or _unproven_reason(config) else "fused"
+        layers = "transformers" if why_not_fused(config, device) else "fused"
     settled = config.model.model_copy(update={"attention": chosen, "layers": layers})
     return memory.settle(config.model_copy(update={"model": settled}), device, channels, rows)
 
@@ -76,9 +76,10 @@ def hopper_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
     )
 
 
-def _unproven_reason(config: TrialConfig) -> str | None:
+def why_not_fused(config: TrialConfig, device: DeviceFacts) -> str | None:
+    """Why `auto` layers do not become the fused ones for `config` on `device`; None if they do."""
     model = config.model
-    return fused.unproven_reason(
+    return _layers_reason(config, device) or fused.unproven_reason(
         d_model=model.d_model, norm_type=model.norm_type, pre_norm=model.pre_norm, dropout=model.dropout
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from data_pipeline.series.protocol import Protocol, protocol_lines
+from model.fused import INSTEAD
 from model.memory import ERROR
 from tune.config.repeats import AUTO, blocks_text
 from tune.config.trial_config import TrialConfig
@@ -15,6 +16,7 @@ from tune.plan.placement import USUAL
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.search_plan import SearchPlan
 from tune.plan.space import describe
+from tune.plan.support import why_not_fused
 from tune.stats.looks import LOOKS
 
 PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # these decide num_patches
@@ -58,6 +60,7 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
         f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "
         f"attention {fields['model.attention']}, layers {fields['model.layers']}{_recomputing(fields)}"
     )
+    yield from _layers_lines(plan)
     by_default = "" if all(trial.batch_named for trial in plan.trials) else " (default)"
     yield (
         f"  train  {fields['train.epochs']} epochs, batch {fields['train.batch_size']}{by_default}, "
@@ -87,6 +90,15 @@ def _auto_lines(plan: Plan, known: str) -> Iterator[str]:
     )
     yield f"  the first {ENDS[0].blocks} blocks, {sum(trial.unsupported is None for trial in first)} trials can run:"
     yield from _trial_lines(first)
+
+
+def _layers_lines(plan: Plan) -> Iterator[str]:
+    """On a GPU: why trials run through transformers' layers, which are slower than the fused ones."""
+    if plan.device.device_type != "cuda":
+        return
+    configs = [trial.config for trial in plan.trials if trial.config.model.layers == "transformers"]
+    for reason in dict.fromkeys(filter(None, (why_not_fused(config, plan.device) for config in configs))):
+        yield f"         layers transformers: {reason.removesuffix(f': {INSTEAD}')}"
 
 
 def _windows_lines(plan: Plan) -> Iterator[str]:

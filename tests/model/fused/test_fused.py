@@ -24,6 +24,7 @@ from tune.gate.check import check_arm
 from tune.gate.numerics import GatedArm
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import make_plan
+from tune.plan.text import plan_lines
 
 ROOT = Path(__file__).resolve().parents[3]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
@@ -110,6 +111,18 @@ def test_where_auto_would_give_the_arms_of_a_sweep_different_layers_all_get_tran
         trials = make_plan(sweep, overrides={"data.dataset": "demo"}, repeats=2, seed=1, device=H100).trials
         assert {trial.config.model.layers for trial in trials} == {layers}
         assert len(trials) == 2 * len(taken) and all(trial.unsupported is None for trial in trials)
+
+
+def test_the_plan_says_why_trials_on_a_gpu_run_through_transformers_layers() -> None:
+    sweep = SweepConfig(name="one", question="", baseline="arm", arms=(Arm(label="arm", changes={}),))
+    for device, given, says in (
+        (H100, {"model.ffn_dim": 100}, "layers transformers: fused layers take an ffn_dim divisible by 16 and got 100"),
+        (H100, {}, None),
+        (CPU, {}, None),
+    ):
+        fields = {"data.dataset": "demo"} | given
+        lines = list(plan_lines(make_plan(sweep, overrides=fields, repeats=1, seed=1, device=device)))
+        assert [line.strip() for line in lines if "layers transformers:" in line] == ([says] if says else [])
 
 
 def test_fused_layers_that_were_asked_for_are_never_replaced() -> None:

@@ -11,6 +11,7 @@ import torch
 from compiler_kit import BROKEN, path_with_broken
 
 from model import unproven
+from model.presets import PRESETS
 from tune.doctor import compute
 from tune.doctor.finding import Place
 from tune.machine.device import DeviceFacts
@@ -89,3 +90,17 @@ def test_it_says_who_computes_the_layers_here_and_why_the_hopper_kernels_do_not(
     monkeypatch.setattr(unproven, "HOPPER", True)
     hopper = replace(ampere, name="NVIDIA H200", capability=(9, 0))
     assert found(hopper)[1] == (True, "compute the fused layers")
+
+
+def test_each_presets_layers_are_named_with_the_reason_where_a_gpu_cannot_take_the_fused_ones(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = DeviceFacts(device_type="cuda", name="Tesla T4", gpus=1, cpus=8, capability=(7, 5), memory_gib=15.0)
+    monkeypatch.setattr(compute, "_facts", lambda place: gpu)
+    found = {finding.name: finding for finding in compute.presets(place)}
+    assert set(found) == set(PRESETS)
+    assert all("compute capability 8.0" in finding.found and finding.works is False for finding in found.values())
+    monkeypatch.setattr(compute, "_facts", lambda place: replace(gpu, capability=(9, 0)))
+    assert {finding.name: finding for finding in compute.presets(place)}["study"].works
+    monkeypatch.setattr(compute, "_facts", lambda place: replace(gpu, device_type="cpu", capability=None))
+    assert [finding.works for finding in compute.presets(place)] == [None]
