@@ -32,11 +32,10 @@ def variants(n: int, e: int, direction: str) -> list[Any]:
     known = [choose_launch(n, e, torch.bfloat16, backward=back, half=half) for half in (False, True)]
     heads = max(1, 16 // e)
     if n <= 64:
-        known += [Choice(heads=heads, half=True, stages=3)]
+        known += [Choice(heads=heads, half=True, stages=3), Choice(heads=heads, half=True, stages=3, prefetch=True)]
     if n <= 48:  # written out for more patches, they compile for minutes
         known += [Choice(heads=heads, half=True, stages=3, sequences=5 if back else 4)]
         known += [Choice(heads=1, half=True, stages=3, sequences=5 if back else 4)] if heads > 1 else []
-        known += [Choice(heads=heads, half=True, stages=2, sequences=5 if back else 4)]
     return list(dict.fromkeys(known))
 
 
@@ -76,7 +75,7 @@ def main() -> None:
                 executed = found.executed(trips) / choice.sequences
                 kinds = " ".join(f"{name} {count}" for name, count in list(found.kinds.items())[:10])
                 launch = f"heads {choice.heads} rows {choice.rows} warps {choice.warps} stages {choice.stages}"
-                launch += f" sequences {choice.sequences}{' half' * choice.half}"
+                launch += f" sequences {choice.sequences}{' half' * choice.half}{' prefetch' * choice.prefetch}"
                 print(
                     f"sm_{target} {direction:<8} {launch}: executed {executed:.0f}, a head "
                     f"{executed / choice.heads:.0f}, registers {found.registers}, spilled {found.spilled_bytes} bytes, "
