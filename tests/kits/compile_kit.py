@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ptx_kit import miscompiled
 
 TYPES = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64", int: "i32",
@@ -56,6 +57,7 @@ def compile_call(
     aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if types[name].startswith("*")}
     source = ASTSource(kernel, types, {(names.index(name),): value for name, value in fixed.items()}, aligned)
     made = compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=launch)
+    assert not miscompiled(made.asm["ptx"]), (kernel.__name__, miscompiled(made.asm["ptx"]))
     cubin = folder / "kernel.cubin"
     cubin.write_bytes(made.asm["cubin"])
     dump = Path(get_ptxas(capability).path).with_name("cuobjdump")

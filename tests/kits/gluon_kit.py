@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 import triton
+from ptx_kit import miscompiled
 from torch import Tensor
 from triton.backends.compiler import BaseBackend, GPUTarget
 from triton.compiler import ASTSource
@@ -58,6 +59,7 @@ def compiled(given: launch.Launch) -> Compiled:
     source_type = GluonASTSource if isinstance(kernel, GluonJITFunction) else ASTSource
     source = source_type(kernel, types, constants, attributes)
     found = compile_source(source, target=HOPPER, options=dict(given.options))
+    assert not miscompiled(found.asm["ptx"]), (kernel.__name__, miscompiled(found.asm["ptx"]))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(found.asm["cubin"])
         file.flush()

@@ -149,7 +149,7 @@ def _reduce(
                 "PROGRAMS": shared.programs, "SLICES": shared.slices, "CHUNKS": shared.chunks,
                 "REST_CHUNKS": shared.rest_chunks, "ROWS": rows, "WEIGHT_ROWS": rows // max(1, len(weights)), "IN": i,
                 "INNER": parts.products.shape[3], "LINES": lines, "COLUMNS": 32, "AT_ONCE": at_once,
-                "PADDED": triton.next_power_of_2(max(shared.chunks, shared.rest_chunks)), "NORM": norm is not None,
+                "NORM": norm is not None,
             },
             options={"num_warps": 8},
         )

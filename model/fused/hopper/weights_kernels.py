@@ -75,14 +75,13 @@ def fused_reduce_weight_gradients(
     w1: tl.tensor, w2: tl.tensor, gamma: tl.tensor, beta: tl.tensor, sums: tl.tensor, PROGRAMS: tl.constexpr,
     SLICES: tl.constexpr, CHUNKS: tl.constexpr, REST_CHUNKS: tl.constexpr, ROWS: tl.constexpr,
     WEIGHT_ROWS: tl.constexpr, IN: tl.constexpr, INNER: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
-    AT_ONCE: tl.constexpr, PADDED: tl.constexpr, NORM: tl.constexpr,
+    AT_ONCE: tl.constexpr, NORM: tl.constexpr,
 ) -> None:  # fmt: skip
     """Weights' gradients from the parts of all programs, added in a fixed order. LINES divides 128 and WEIGHT_ROWS.
 
     parts (1 or 2, PROGRAMS, 128, INNER), partsb (PROGRAMS, 128): program p holds 128 rows of the gradient, slice p mod
     SLICES of chunk p / SLICES; those after SLICES CHUNKS hold the last rows. Gradients: dw (ROWS, IN), dbias (ROWS,),
-    and the second parts' turned, (IN, ROWS). IN is at most INNER, and no count of chunks above PADDED.
-    Grid: ROWS / LINES, ceil(IN / COLUMNS), 1 or 2.
+    and the second parts' turned, (IN, ROWS). IN is at most INNER. Grid: ROWS / LINES, ceil(IN / COLUMNS), 1 or 2.
 
     NORM: parts are products with xhat, so dw = parts gamma + dbias beta; and sums (ROWS / LINES, 2, IN) are the terms
     of dbeta = w^T dbias and dgamma = colsum(w parts). w is w0, w1 and w2, of WEIGHT_ROWS rows each.
@@ -99,31 +98,30 @@ def fused_reduce_weight_gradients(
     count = tl.where(is_whole, CHUNKS, REST_CHUNKS)
     most: tl.constexpr = CHUNKS if CHUNKS > REST_CHUNKS else REST_CHUNKS
     local = (row % 128)[:, None] * INNER + column[None, :]
-    within = (local >= 0) & inside[None, :]
     base = parts + tl.program_id(2) * (PROGRAMS * 128 * INNER)
     acc = tl.zeros((AT_ONCE, LINES, COLUMNS), dtype=tl.float32)
-    for begin in tl.static_range(0, most, AT_ONCE):  # unrolled, so that many loads are on their way
+    bias = tl.zeros((AT_ONCE, LINES), dtype=tl.float32)
+    # Not tl.static_range, and no mask shared by loads and stores: see tests/kits/ptx_kit.py
+    for begin in range(0, most, AT_ONCE):
         chunk = begin + part
-        place = base + (first + chunk * step)[:, None, None] * (128 * INNER) + local[None, :, :]
-        if REST_CHUNKS == 0 and begin + AT_ONCE <= CHUNKS:
-            acc += tl.load(place, mask=within[None, :, :], other=0.0)
-        else:
-            acc += tl.load(place, mask=(chunk < count)[:, None, None] & within[None, :, :], other=0.0)
+        program = first + chunk * step
+        there = (chunk < count)[:, None, None] & ((local >= 0) & inside[None, :])[None, :, :]
+        acc += tl.load(base + program[:, None, None] * (128 * INNER) + local[None, :, :], mask=there, other=0.0)
+        known = (chunk < count)[:, None] & (row >= 0)[None, :]
+        bias += tl.load(partsb + program[:, None] * 128 + (row % 128)[None, :], mask=known, other=0.0)
     product = tl.sum(acc, 0)
     if tl.program_id(2) == 1:
-        tl.store(dw_turned + column[None, :] * ROWS + row[:, None], product, mask=within)
+        tl.store(dw_turned + column[None, :] * ROWS + row[:, None], product, mask=(row >= 0)[:, None] & inside[None, :])
     else:
-        every = tl.arange(0, PADDED)
-        known = (every < count)[:, None] & (row >= 0)[None, :]
-        biases = partsb + (first + every * step)[:, None] * 128 + (row % 128)[None, :]
-        total = tl.sum(tl.load(biases, mask=known, other=0.0), 0)
+        total = tl.sum(bias, 0)
         if tl.program_id(1) == 0:
             tl.store(dbias + row, total)
         at = row[:, None] * IN + column[None, :]
+        known = (row >= 0)[:, None] & inside[None, :]
         if NORM:
             scale = tl.load(gamma + column, mask=inside, other=0.0)
             shift = tl.load(beta + column, mask=inside, other=0.0)
-            tl.store(dw + at, product * scale[None, :] + total[:, None] * shift[None, :], mask=within)
+            tl.store(dw + at, product * scale[None, :] + total[:, None] * shift[None, :], mask=known)
             of = start // WEIGHT_ROWS
             w = w0
             if of == 1:
@@ -131,9 +129,9 @@ def fused_reduce_weight_gradients(
             elif of == 2:
                 w = w2
             own = (row - of * WEIGHT_ROWS)[:, None] * IN + column[None, :]
-            weight = tl.load(w + own, mask=within, other=0.0)
+            weight = tl.load(w + own, mask=known, other=0.0)
             to = sums + tl.program_id(0) * (2 * IN) + column
             tl.store(to, tl.sum(weight * total[:, None], 0), mask=inside)
             tl.store(to + IN, tl.sum(weight * product, 0), mask=inside)
         else:
-            tl.store(dw + at, product, mask=within)
+            tl.store(dw + at, product, mask=known)

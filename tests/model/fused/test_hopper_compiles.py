@@ -11,10 +11,10 @@ from model import unproven
 from model.fused.hopper.launch_backward import share
 
 
-def _kernels(width: int, ffn: int, *names: str) -> list[Compiled]:
+def _kernels(width: int, ffn: int, *names: str, rows: int = 70) -> list[Compiled]:
     """A layer's kernels in the order of their launches; those of `names` if any are given."""
     with recorded() as launches:
-        a_layer(70, width, ffn)
+        a_layer(rows, width, ffn)
     return [compiled(given) for given in launches if not names or given.kernel.__name__ in names]
 
 
@@ -27,6 +27,12 @@ def test_every_kernel_of_a_layer_compiles_for_hopper_and_fits(width: int, ffn: i
         assert kernel.registers <= 168 and kernel.stack <= 16, (kernel.name, kernel.registers, kernel.stack)
         if kernel.name.startswith("hopper"):
             assert "wgmma.mma_async" in kernel.ptx and "cp.async.bulk.tensor" in kernel.ptx, kernel.name
+
+
+@pytest.mark.parametrize(("rows", "width", "ffn"), [(1, 128, 512), (1, 40, 128), (9_702, 88, 384), (37_632, 120, 512)])
+def test_gradients_are_added_up_by_code_without_the_fault_that_was_seen(rows: int, width: int, ffn: int) -> None:
+    kernels = _kernels(width, ffn, "fused_reduce_weight_gradients", rows=rows)  # which looks for it (ptx_kit.py)
+    assert len(kernels) == 3
 
 
 def test_the_feed_forward_compiles_with_warpgroups_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

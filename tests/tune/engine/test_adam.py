@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from ptx_kit import miscompiled
 from torch import Tensor
 
 from data_pipeline.feed.batches import Batch
@@ -88,7 +89,9 @@ def _compiled(capability: int, *, lr_in_memory: bool, scaled: bool, grad: str) -
         one_launch_adam, types, {(names.index(name),): value for name, value in fixed.items()},
         {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if types[name].startswith("*")},
     )  # fmt: skip
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": WARPS})
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": WARPS})
+    assert not miscompiled(kernel.asm["ptx"])
+    return kernel
 
 
 @pytest.mark.parametrize("grad", ["fp32", "bf16"])
