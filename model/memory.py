@@ -44,6 +44,7 @@ class Execution:
     engine: str  # eager, compile or graph
     precision: str  # fp32 tf32 bf16 fp16
     norm_type: str
+    pre_norm: bool
     dropout: float
     head_dropout: float
     recompute: bool = False  # whether layers are computed again in the backward pass instead of kept
@@ -111,8 +112,8 @@ def _saved_by_layer(shape: StepShape, how: Execution, width: int) -> tuple[int, 
     """Bytes for each row that a layer's attention and its feed-forward keep."""
     a, d, f = _activation(how), shape.d_model, shape.ffn_dim
     scores = _scores(shape, how, width)
-    if how.layers == "fused":  # input of each norm, q k v, attention's output
-        return a * (d + 4 * width) + scores, a * d
+    if how.layers == "fused":  # input of each norm, q k v, attention's output; the residual that follows a norm
+        return a * (d + 4 * width) + scores, a * d * (1 if how.pre_norm else 2)
     masks = (d, f + d) if how.dropout else (0, 0)  # bool: residual path; inside, and residual path
     stream = FP32_BYTES * d  # the input of a norm is kept in fp32
     if how.engine in COMPILED:

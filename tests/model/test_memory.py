@@ -54,7 +54,7 @@ def _modelled(precision: str, *, layers: int, d: int, f: int, norm_type: str, **
         patch_length=LENGTH, patch_stride=LENGTH, d_model=d, num_heads=4, num_layers=layers, ffn_dim=f,
     )  # fmt: skip
     how = Execution(layers="transformers", attention="sdpa_flash", engine="eager", precision=precision,
-                    norm_type=norm_type, dropout=0.0, head_dropout=0.0)  # fmt: skip
+                    norm_type=norm_type, pre_norm=True, dropout=0.0, head_dropout=0.0)  # fmt: skip
     return step_memory(shape, how).saved
 
 
@@ -128,6 +128,7 @@ def _as_trained(params: dict[str, Any], *, channels: int, heads: int) -> tuple[S
     how = Execution(
         layers=params.get("model.layers") or "transformers", attention=params["model.attention"],
         engine=params["train.engine"], precision=params["train.precision"], norm_type=params["model.norm_type"],
+        pre_norm=params["model.pre_norm"],
         dropout=params["model.dropout"], head_dropout=params["model.head_dropout"],
     )  # fmt: skip
     return shape, how

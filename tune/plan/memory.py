@@ -41,6 +41,7 @@ def execution(config: TrialConfig, device: DeviceFacts) -> Execution:
         engine=config.train.engine,
         precision=config.train.precision,
         norm_type=model.norm_type,
+        pre_norm=model.pre_norm,
         dropout=model.dropout,
         head_dropout=model.head_dropout,
         recompute=model.recompute == "always",
