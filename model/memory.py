@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from model.flops import FP32_BYTES, StepShape, parameter_count
 
-ERROR = 0.12  # of the estimate, each way: the largest found is 0.11
+ERROR = 0.10  # of the estimate, each way (docs/measurements.md): the largest found in records is 0.045
 CONTEXT_BYTES = 1 << 30  # outside the allocator: CUDA's context, kernels, graphs; 0.5 to 0.9 GiB on an H100
 WEIGHT_COPIES = 4  # weight, gradient and Adam's two moments, in fp32
 INPUT_COPIES = 5  # windows as they are gathered, scaled, cut into patches, forecast and compared
@@ -152,8 +152,7 @@ def _peaks(shape: StepShape, how: Execution, forward: tuple[int, ...]) -> int:
     if how.layers == "fused":
         feed_forward, attention = a * (2 * f + 3 * d), a * d
     else:
-        inside = 1 if how.engine in COMPILED else 2
-        feed_forward, attention = inside * a * f + (a + FP32_BYTES) * d, FP32_BYTES * d
+        feed_forward, attention = a * f + (a + FP32_BYTES) * d, FP32_BYTES * d
     attention += a * 4 * width + _attention_peak(shape, how, width)
     return max(feed_forward, attention - forward[-1])
 
@@ -163,8 +162,8 @@ def _attention_peak(shape: StepShape, how: Execution, width: int) -> int:
     n, e = shape.patches, shape.d_model // shape.num_heads
     heads = width // e
     if how.attention == "eager":
-        of_weights = _activation(how) + FP32_BYTES * (1 if how.engine in COMPILED else 2)
-        return of_weights * heads * n
+        of_scores = _activation(how) if how.engine in COMPILED else FP32_BYTES  # compiled code casts at once
+        return (_activation(how) + of_scores) * heads * n
     if how.attention not in _ACCUMULATORS:
         return 0
     copies, tile = _ACCUMULATORS[how.attention]
