@@ -14,7 +14,6 @@ FUSED_EVERY_MODEL = False  # tests/model/fused/test_fused_gpu.py; benchmarks/ste
 HOPPER = (
     False  # model/fused/hopper/ by the fused layers; tests/model/fused/test_hopper_gpu.py, test_hopper_model_gpu.py
 )
-HOPPER_TURNS = (
-    False  # model/fused/hopper/turns.py; the tables "in turns" that tests/model/fused/test_hopper_gpu.py prints
-)
+HOPPER_TURNS = False  # model/fused/hopper/turns.py; tables "variants" that tests/model/fused/test_hopper_gpu.py prints
+HOPPER_SHORT_RING = False  # another division of shared memory in hopper_input_gradient; the same tables
 RECOMPUTE = False  # model.recompute=auto may become always (tune/plan/memory.py); tests/model/test_recompute.py

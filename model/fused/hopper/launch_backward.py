@@ -170,6 +170,9 @@ def _input_gradient(
     dgamma, dbeta = terms.new_empty(d), terms.new_empty(d)
     row_sums = terms.new_empty((programs if sums else 0, d))
     rest = pieces.rest or 64
+    ring, buffers = pieces.whole, 2
+    if pieces.whole == 4:  # shared memory holds four pieces and one xhat and r, or two of each
+        ring, buffers = (2, 2) if unproven.HOPPER_SHORT_RING else (4, 1)
     launches.run(
         Launch(
             kernel=input_gradient.hopper_input_gradient,
@@ -183,7 +186,7 @@ def _input_gradient(
                 "row_sums": row_sums, "eps": norm.eps, "M": m, "tiles": tiles,
             },
             constants={
-                "D": d, "PIECES": pieces.whole, "REST": pieces.rest, "BUFFERS": 1 if pieces.whole == 4 else 2,
+                "D": d, "PIECES": pieces.whole, "RING": ring, "REST": pieces.rest, "BUFFERS": buffers,
                 "TILED": tiled, "TRAINING": training, "RESIDUAL": residual is not None, "SUMS": sums,
                 "PARTS": len(terms), "PADDED": triton.next_power_of_2(len(terms)),
             },

@@ -35,10 +35,12 @@ def test_gradients_are_added_up_by_code_without_the_fault_that_was_seen(rows: in
     assert len(kernels) == 3
 
 
-def test_the_feed_forward_compiles_with_warpgroups_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unproven, "HOPPER_TURNS", True)
-    kernels = _kernels(128, 512, "hopper_feed_forward", "hopper_feed_forward_backward")
-    assert len(kernels) == 2
+def test_the_variants_that_wait_for_a_gpu_compile_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for switch in ("HOPPER_TURNS", "HOPPER_SHORT_RING"):
+        monkeypatch.setattr(unproven, switch, True)
+    names = ["hopper_feed_forward", "hopper_feed_forward_backward", "hopper_input_gradient"]
+    kernels = _kernels(128, 512, *names)
+    assert [kernel.name for kernel in kernels[:3]] == names
     for kernel in kernels:
         assert kernel.shared <= MOST_SHARED and kernel.registers <= 168 and kernel.stack <= 16, kernel.name
 
