@@ -1,7 +1,7 @@
 """The feed-forward's warpgroups taking turns at the tensor cores: while one multiplies, the others are at GELU.
 
-Left alone, warpgroups that started together stay together: all multiply, then all compute GELU, and half of the
-multiprocessor idles (docs/measurements.md, 2026-11-30: multiplying and GELU add up). So each waits for its turn before
+Left alone, warpgroups that started together seem to stay together: all multiply, then all compute GELU, so that both
+times add up (docs/measurements.md, 2026-11-30). So each waits for its turn before
 it starts products and passes the turn on as soon as they are started. A turn holds the second product of one slice or
 tile and the first of the next.
 
