@@ -23,8 +23,8 @@ def unsupported_reason(
         return f"fused layers need compute capability 8.0 and this GPU has {capability[0]}.{capability[1]}: {INSTEAD}"
     if precision not in ("bf16", "fp16"):
         return (
-            f"fused layers multiply factors of 16 bits (bf16 or fp16) and got {precision}, whose tiles of 32 bits fit "
-            f"neither registers nor shared memory as well: {INSTEAD}"
+            f"fused layers multiply factors of 16 bits (bf16 or fp16) and got {precision}: with 32 bits their tiles "
+            f"need up to 164 KB of shared memory and spill registers; {INSTEAD}"
         )
     return shape_reason(d_model=d_model, ffn_dim=ffn_dim, activation=activation)
 
