@@ -96,11 +96,14 @@ def evaluation_batch(shape: StepShape, how: Execution, memory_bytes: int) -> int
     """Windows of an evaluation batch that fills a GPU: a power of two, at least 1.
 
     It has at most EVAL_ROWS rows, and needs at most EVAL_SHARE of the GPU's memory: a forward pass keeps nothing, so it
-    holds two layers' work at most. It does not depend on the training batch, so that arms evaluate alike.
+    holds two layers' work at most, beside windows, forecasts and their errors in fp64. It does not depend on the
+    training batch, so that arms evaluate alike.
     """
     of_row = 2 * max(sum(parts) for parts in (_saved_by_layer(shape, how, a) for a in shape.attention_widths))
-    rows = min(EVAL_ROWS, int(EVAL_SHARE * memory_bytes) // of_row)
-    windows = max(1, rows // (shape.num_channels * shape.patches))
+    of_series = INPUT_COPIES * FP32_BYTES * (shape.context_length + shape.prediction_length)
+    of_series += 3 * 8 * shape.prediction_length  # error, its square, its size
+    fitting = int(EVAL_SHARE * memory_bytes) // (shape.patches * of_row + of_series)
+    windows = max(1, min(EVAL_ROWS // shape.patches, fitting) // shape.num_channels)
     return 1 << (windows.bit_length() - 1)
 
 

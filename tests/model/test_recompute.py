@@ -52,11 +52,10 @@ def test_an_eager_step_has_the_same_bits(precision: str, norm_type: str, pre_nor
     assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
 
 
-@pytest.mark.parametrize("pre_norm", [True, False])
-def test_a_partitioned_step_has_the_same_bits(pre_norm: bool) -> None:
+def test_a_partitioned_step_has_the_same_bits() -> None:
     """PyTorch's partitioner without its code generator, which takes half a minute a model on a CPU."""
     plain, again = (
-        _state_after_steps(_model(recompute, pre_norm=pre_norm), "fp32", "aot_eager_decomp_partition")
+        _state_after_steps(_model(recompute, num_layers=2), "fp32", "aot_eager_decomp_partition")
         for recompute in ("never", "always")
     )
     assert all(torch.equal(one, other) for one, other in zip(plain[:-1], again[:-1], strict=True))
