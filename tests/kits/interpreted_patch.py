@@ -83,12 +83,12 @@ def _hold_the_gate(inputs: list[Tensor], there: Choice, back: Choice, slack: flo
 
 
 @over_cases
-@pytest.mark.parametrize("shape", [(1, 42, 3, 8), (3, 21, 2, 8), (2, 5, 16, 8), (1, 64, 2, 8), (1, 42, 2, 32)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 42, 3, 8), (3, 21, 2, 8), (1, 5, 16, 8), (1, 64, 2, 8), (1, 42, 2, 32)], ids=str)
 def test_every_variant_passes_the_gate_at_the_shapes_of_the_study(shape: Any, precision: str, choice: Choice) -> None:
     _hold_the_gate(_inputs(*shape, DTYPES[precision]), choice, choice, 1e-6)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     s=st.integers(1, 3), n=st.integers(2, 40), k=st.integers(1, 5), e=st.integers(4, 64), seed=st.integers(0, 9),
     case=st.sampled_from(CASES), data=st.data(),
@@ -102,14 +102,14 @@ def test_any_shape_is_computed_right(
     _hold_the_gate(_inputs(s, n, k, e, dtype, seed), there, back, max(1e-6, torch.finfo(dtype).eps))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(n=st.integers(41, 128), e=st.integers(4, 64), precision=st.sampled_from(sorted(DTYPES)), data=st.data())
 def test_long_sequences_are_computed_right(n: int, e: int, precision: str, data: st.DataObject) -> None:
     there, back = data.draw(_choices(precision)), data.draw(_choices(precision))
     _hold_the_gate(_inputs(1, n, 2, e, DTYPES[precision]), there, back, max(1e-6, torch.finfo(DTYPES[precision]).eps))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     n=st.integers(2, 128), k=st.integers(1, 3), e=st.integers(4, 64), precision=st.sampled_from(sorted(DTYPES)),
     half=st.booleans(),
