@@ -17,3 +17,4 @@ HOPPER = (
 HOPPER_TURNS = False  # model/fused/hopper/turns.py; tables "variants" that tests/model/fused/test_hopper_gpu.py prints
 HOPPER_SHORT_RING = False  # another division of shared memory in hopper_input_gradient; the same tables
 RECOMPUTE = False  # model.recompute=auto may become always (tune/plan/memory.py); tests/model/test_recompute.py
+EVALUATION = False  # larger evaluation batches on a GPU (tune/plan/memory.py); tests/tune/engine/test_evaluation.py
