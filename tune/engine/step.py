@@ -93,7 +93,7 @@ class Stepper:
     def _backward(self, past_BLC: Tensor, future_BHC: Tensor) -> None:
         loss = self._loss(past_BLC, future_BHC)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        self._loss_sum += loss.detach() * past_BLC.shape[0]
+        self._loss_sum.add_(loss.detach(), alpha=past_BLC.shape[0])  # one kernel; a product first would be two
 
     def _update(self) -> None:
         if self.scaler is None:
