@@ -18,3 +18,4 @@ HOPPER_TURNS = False  # model/fused/hopper/turns.py; tables "variants" that test
 HOPPER_SHORT_RING = False  # another division of shared memory in hopper_input_gradient; the same tables
 RECOMPUTE = False  # model.recompute=auto may become always (tune/plan/memory.py); tests/model/test_recompute.py
 EVALUATION = False  # larger evaluation batches on a GPU (tune/plan/memory.py); tests/tune/engine/test_evaluation.py
+COMPILE_AHEAD = False  # tune/engine/kernel_threads.py; benchmarks/warmup.py

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline.feed.batches import Feed
+from tune.engine import kernel_threads
 from tune.engine.lr import Rates
 from tune.engine.precision import autocast, set_matmul_precision
 
@@ -138,12 +139,28 @@ class Stepper:
     def warm_up(self, batch: Any, eval_past_BLC: Tensor) -> None:
         """Compile and warm up every kernel on real shapes. Training state is restored afterwards."""
         with self.preserved():
+            self._compile_ahead(batch.past, batch.future, eval_past_BLC)
             self.model.train()
             for _ in range(WARM_UP_STEPS):
                 self.step(batch)
             self.model.eval()
             with torch.no_grad():
                 self.predict(eval_past_BLC)
+
+    def _compile_ahead(self, past_BLC: Tensor, future_BHC: Tensor, eval_past_BLC: Tensor) -> None:
+        """Compile the model's own Triton kernels in threads, where that is wanted. Training state is not restored."""
+        if self.device.type != "cuda" or not kernel_threads.wanted():
+            return
+        try:
+            with kernel_threads.compiled_in_threads():
+                self.model.train()
+                self.loss(past_BLC, future_BHC).backward()
+                self.model.eval()
+                with torch.no_grad():
+                    self._predict(eval_past_BLC)
+        except torch.OutOfMemoryError:  # compiled code may need less; the kernels are compiled one after another then
+            torch.cuda.empty_cache()
+        self.optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
     def preserved(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune.engine import timed_choices
+from tune.engine import kernel_threads, timed_choices
 from tune.engine.compiled import compiled_afresh
 from tune.gate.proof import MEASURED
 from tune.trial.compile_cache import ShapeNotes, folder_for
@@ -28,7 +28,7 @@ def warm_up_beside_others(session: Session) -> None:
     as no trial runs them.
     """
     with _turns(session) or nullcontext() as turns:
-        with timed_choices.postponed() as open_choices:
+        with timed_choices.postponed() as open_choices, kernel_threads.compiling_ahead():
             if session.job.warm_up == GATE:
                 session.pass_gate()
                 return
