@@ -169,12 +169,17 @@ def _failure(error: Exception, kills: KernelKills, job: TrialJob) -> TrialEnd:
     if killed or is_out_of_memory(error):
         peaks = peak_memory_gib()
         with_peaks = "; ".join([reason, *(f"{PEAKS[name]} peak {value:.2f} GiB" for name, value in peaks.items())])
-        return TrialEnd(status="oom", reason=f"{with_peaks}; {killed or REMEDY}", metrics=peaks, tags=tags)
+        remedy = REMEDY + (", or model.recompute=always" if _may_recompute(job) else "")
+        return TrialEnd(status="oom", reason=f"{with_peaks}; {killed or remedy}", metrics=peaks, tags=tags)
     if disk_full(error):  # the trial itself is sound: the driver stops the sweep, and a later run repeats the trial
         tags |= {"disk_full": "true"}
     elif reason_here := _no_compiler(job):
         return TrialEnd(status="unsupported", reason=reason_here, tags=tags)
     return TrialEnd(status="failed", reason=reason, tags=tags)
+
+
+def _may_recompute(job: TrialJob) -> bool:
+    return job.device_type == "cuda" and job.config.model.recompute != "always"
 
 
 def _no_compiler(job: TrialJob) -> str | None:
