@@ -6,7 +6,6 @@ switch and what it replaces. Importable without torch. No option of a sweep read
 
 from __future__ import annotations
 
-PATCH_HALF = True  # model/attention/patch_half_kernels.py; benchmarks/attention.py --variants
 EMBEDDING = False  # model/fused/embedding_kernels.py; benchmarks/ends.py
 HEAD = False  # model/fused/head_kernels.py; benchmarks/ends.py
 # Fused layers by `auto` for norm after the sublayer, layer norm, dropout inside and d_model above 128.

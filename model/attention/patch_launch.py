@@ -18,8 +18,6 @@ import torch
 import triton
 from torch import Tensor
 
-from model import unproven
-
 MAX_PATCHES = 128
 MAX_HEAD_DIM = 64
 MOST_SHARED_BYTES = 99 * 1024  # of a program on 8.6 and 8.9; the others have more
@@ -115,14 +113,13 @@ BACKWARD_HALF: tuple[Row, ...] = (
 )
 
 
-def choose_launch(n: int, e: int, dtype: torch.dtype, *, backward: bool, half: bool | None = None) -> Choice:
+def choose_launch(n: int, e: int, dtype: torch.dtype, *, backward: bool, half: bool = True) -> Choice:
     """The launch for N patches of head width E. Fixed, not tuned at run time, so that trials time nothing but training.
 
-    half: whether the kernels for half precision may be taken; None: as `model.unproven` says. The rows of --tune are
-    what `benchmarks/attention.py --tune` measured as fastest (docs/measurements.md).
+    half: whether the kernels for half precision may be taken; benchmarks compare them with those before.
     """
     rows = BACKWARD if backward else FORWARD
-    if unproven.PATCH_HALF if half is None else half:
+    if half:
         rows = (BACKWARD_HALF if backward else FORWARD_HALF) + rows
     row = next(row for row in rows if row.holds(n, e, dtype == torch.float32))
     return Choice(heads=max(1, 16 // e), **row.choice)

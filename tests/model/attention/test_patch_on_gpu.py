@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import unproven
 from model.attention.patch import Patch, attend
 from model.attention.pieces import MAX_GRID_YZ
 
@@ -17,9 +16,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GP
 # The kernel table of benchmarks/attention.py as (N, K, E), pruned heads, and sizes that are no powers of two.
 TABLE = [(42, 16, 8), (21, 16, 8), (5, 16, 8), (64, 16, 8), (42, 8, 16), (42, 4, 32)]
 ODD = [(2, 1, 4), (41, 3, 5), (100, 5, 24), (128, 3, 64), (128, 16, 8), (42, 11, 8), (42, 15, 8), (41, 16, 8)]
-HALF = [
-    (shape, torch.bfloat16) for shape in ((42, 16, 8), (42, 11, 8), (41, 15, 8), (64, 16, 8), (42, 8, 16), (5, 3, 4))
-]
+HALF_SHAPES = [(42, 16, 8), (42, 11, 8), (41, 15, 8), (64, 16, 8), (42, 8, 16), (5, 3, 4)]
+HALF = [*((shape, torch.bfloat16) for shape in HALF_SHAPES), (HALF_SHAPES[0], torch.float16)]
 
 
 def _views(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -60,9 +58,8 @@ def test_on_the_gpu_the_gate_is_passed(shape: tuple[int, int, int], dtype: torch
 @needs_gpu
 @pytest.mark.parametrize(("shape", "dtype"), HALF, ids=str)
 def test_on_the_gpu_the_kernels_for_half_precision_pass_the_gate_with_the_same_bits_each_time(
-    shape: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(unproven, "PATCH_HALF", True)
     _hold_the_gate(shape, dtype)
     first, again = (_pass((64, *shape), dtype, ours=True) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
