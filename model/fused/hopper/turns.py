@@ -1,8 +1,8 @@
 """The feed-forward's warpgroups taking turns at the tensor cores: while one multiplies, the others are at GELU.
 
 Left alone, warpgroups that started together seem to stay together: all multiply, then all compute GELU, so that both
-times add up (docs/measurements.md, 2026-11-30). So each waits for its turn before it starts products and passes the turn
-on as soon as they are started. A turn holds the second product of one slice or tile and the first of the next.
+times add up (docs/measurements.md, 2026-11-30). So each waits for its turn before it starts products and passes the
+turn on as soon as they are started. A turn holds the second product of one slice or tile and the first of the next.
 
 A turn is a barrier for each warpgroup, which the one before it arrives at. All take the same number of turns.
 Arguments are those of `_compute` in feed_forward.py and of `_own_columns` in feed_forward_backward.py.
