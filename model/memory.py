@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from model.attention.pieces import fa2_limit, grid_limit
 from model.flops import FP32_BYTES, StepShape, parameter_count
 
 ERROR = 0.10  # of the estimate, each way (docs/measurements.md): the largest found in records is 0.045
@@ -26,11 +27,10 @@ HALF = ("bf16", "fp16")
 COMPILED = ("compile", "graph")
 # Bytes that kernels take for their gradients of q, for each sequence and head: FlashAttention-2 sums dQ in fp32, N
 # padded to 128 and E to 32 (csrc/flash_attn/flash_api.cpp, dq_accum); CUTLASS' kernel keeps the same at 42 patches as
-# measured, modelled as two such tiles of 64. 0: none that is known.
-_FLASH_2 = (1, 128)
+# measured, modelled as two such tiles of 64. Others: none that is known.
+FLASH_2 = ("sdpa_flash", "flash_attention_2")
 _ACCUMULATORS: Mapping[str, tuple[int, int]] = {  # backend -> (copies, rows of a tile)
-    "sdpa_flash": _FLASH_2,
-    "flash_attention_2": _FLASH_2,
+    **dict.fromkeys(FLASH_2, (1, 128)),
     "sdpa_efficient": (2, 64),
 }
 
@@ -170,7 +170,9 @@ def _attention_peak(shape: StepShape, how: Execution, width: int) -> int:
     if how.attention not in _ACCUMULATORS:
         return 0
     copies, tile = _ACCUMULATORS[how.attention]
-    return copies * FP32_BYTES * heads * _padded(n, tile) * _padded(e, 32) // n
+    limit = fa2_limit if how.attention in FLASH_2 else grid_limit
+    at_once = min(1.0, limit(heads, n, e) / shape.sequences)  # more are computed in pieces
+    return int(at_once * copies * FP32_BYTES * heads * _padded(n, tile) * _padded(e, 32) / n)
 
 
 def _padded(length: int, to: int) -> int:

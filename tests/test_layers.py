@@ -21,7 +21,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "errors", "options", "faults", "split_rule", "demo", "datasets", "source", "pems", "series", "feed",
     ),
     "model": (
-        "facts", "unproven", "presets", "flops", "memory", "heads", "attention", "recompute", "fused", "as_published",
+        "facts", "unproven", "presets", "flops", "heads", "attention", "memory", "recompute", "fused", "as_published",
         "patchtst", "pruning", "forecaster",
     ),
     "launcher": ("lint", "listener", "mlflow_server"),
