@@ -115,7 +115,7 @@ def linear(
     """
     (m, i), o = x.shape, weight.shape[0]
     norm, drop = norm or Norm(), drop or Drop()
-    weight = _for_tiles(weight, x)
+    weight = rounded(weight, x)
     y, xn = x.new_empty((m, o)), x.new_empty((m if keep else 0, i))
     parts = empty_statistics(x, o, statistics)
     columns = _pad(o) if statistics else min(128, _pad(o))
@@ -141,7 +141,7 @@ def linear_backward(
     """
     (m, o), i = dy.shape, weight.shape[1]
     norm, drop = norm or Norm(), drop or Drop()
-    weight = _for_tiles(weight, x)
+    weight = rounded(weight, x)
     tile = choose("linear_backward", i, x)
     blocks, sums, inside = triton.cdiv(m, STAT_ROWS), 2 * i if norm.kind != "none" else 0, i <= MOST_INSIDE
     before, after = (None, residual) if xn is None else (residual, None)
@@ -197,7 +197,7 @@ def feed_forward(
     The residual is x, or norm(x) if `post`.
     """
     (m, d), f = x.shape, w1.shape[0]
-    w1, w2 = _for_tiles(w1, x), _for_tiles(w2, x)
+    w1, w2 = rounded(w1, x), rounded(w2, x)
     tile = choose("feed_forward", d, x)
     y = torch.empty_like(x)
     parts = empty_statistics(x, d, statistics)
@@ -216,7 +216,7 @@ def feed_forward_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dx (M, D); sums over rows: the norm's (2 D), db2 (D,), db1 (F,); then dw1 and dw2."""
     (m, d), f = x.shape, w1.shape[0]
-    w1, w2 = _for_tiles(w1, x), _for_tiles(w2, x)
+    w1, w2 = rounded(w1, x), rounded(w2, x)
     tile = choose("feed_forward_backward", d, x)
     blocks, inside = triton.cdiv(m, STAT_ROWS), d <= MOST_INSIDE
     dxn, xn = torch.empty_like(x), x if inside else torch.empty_like(x)
@@ -256,12 +256,12 @@ def add_up_into(partial: Tensor, *shapes: tuple[int, int]) -> list[Tensor]:
     return totals
 
 
-def _for_tiles(weight: Tensor, x: Tensor) -> Tensor:
-    """A small weight as it is, which a program rounds as it reads it; a larger one in the type of x.
+def rounded(weight: Tensor, x: Tensor) -> Tensor:
+    """A small weight as it is, which a program rounds as it reads it; a larger one in the type of x. Without gradient.
 
     For a small model the launch of a cast costs more than reading 4 bytes instead of 2.
     """
-    return weight if weight.numel() <= 64 * 64 else weight.to(x.dtype)
+    return weight.detach() if weight.numel() <= 64 * 64 else weight.detach().to(x.dtype)
 
 
 def _seed(drop: Drop, unread: Tensor) -> Any:

@@ -55,7 +55,7 @@ def _(
     gamma: Tensor | None, beta: Tensor | None, weight: Tensor, eps: float, norm: str, training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     sums = (2 * x.shape[1] if norm != "none" else 0) + weight.shape[0]
-    return torch.empty_like(x), torch.empty_like(weight), weight.new_empty(sums)
+    return torch.empty_like(x), *(weight.new_empty(size, dtype=torch.float32) for size in (weight.shape, sums))
 
 
 class NormLinear(torch.autograd.Function):
@@ -70,8 +70,9 @@ class NormLinear(torch.autograd.Function):
         weight: Tensor, bias: Tensor, eps: float, norm: str, post: bool, training: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         keep = post and norm != "none"
-        y, xn = forward_op(x, mean, var, gamma, beta, weight, bias, eps, norm, keep)
-        ctx.save_for_backward(x, xn if keep else None, mean, var, gamma, beta, weight)
+        rounded = launch.rounded(weight, x)  # once for both passes
+        y, xn = forward_op(x, mean, var, gamma, beta, rounded, bias, eps, norm, keep)
+        ctx.save_for_backward(x, xn if keep else None, mean, var, gamma, beta, rounded)
         ctx.rest = eps, norm, training
         return y, xn if keep else x.view_as(x)
 

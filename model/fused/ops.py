@@ -1,7 +1,8 @@
 """The fused kernels as operators with autograd, most of them under torch.ops.patchtst.
 
 Shapes: M rows, D model width, I and O inputs and outputs of a linear layer, F FFN width. x and y are contiguous, of the
-autocast type; weights, biases, gamma and beta are fp32, as the model has them, and so are their gradients.
+autocast type; weights, biases, gamma and beta are fp32, as the model has them, and so are their gradients. What the
+kernels read of the weights comes beside them, as `launch.rounded` gives it: rounded, or up and down for w1 and w2.
 
 norm: "batch" takes mean and var (D,), with `training` those of x itself; "layer" and "none" take none. Rates of dropout
 come as levels (`model.fused.dropout.level`), with the seed (1,) of the step; level 0 drops nothing and needs no seed.
@@ -98,19 +99,19 @@ normalise.register_autograd(_normalise_gradient, setup_context=_normalise_contex
 
 @torch.library.custom_op("patchtst::linear_add", mutates_args=())
 def linear_add(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, seed: Tensor | None, site: int, level: int,
-    statistics: bool,
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, rounded: Tensor, seed: Tensor | None, site: int,
+    level: int, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """dropout(x weight^T + bias) + residual (M, O) for x (M, I), and its statistics by blocks; empty if unasked."""
     drop = Drop(seed=seed, site=site, levels=(level, 0))
-    y, _, partials = launch.linear(x.contiguous(), weight, bias, residual=residual, drop=drop, statistics=statistics)
+    y, _, partials = launch.linear(x.contiguous(), rounded, bias, residual=residual, drop=drop, statistics=statistics)
     return y, partials
 
 
 @linear_add.register_fake
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, seed: Tensor | None, site: int, level: int,
-    statistics: bool,
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, rounded: Tensor, seed: Tensor | None, site: int,
+    level: int, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return torch.empty_like(residual), launch.empty_statistics(x, weight.shape[0], statistics)
 
@@ -129,17 +130,18 @@ def linear_backward(
 def _(
     dy: Tensor, x: Tensor, weight: Tensor, seed: Tensor | None, site: int, level: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), torch.empty_like(weight), weight.new_empty(weight.shape[0])
+    fp32 = {"dtype": torch.float32}
+    return x.new_empty(x.shape), torch.empty_like(weight, **fp32), weight.new_empty(weight.shape[0], **fp32)
 
 
 def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, _, _, seed, ctx.site, ctx.level, _ = inputs
-    ctx.save_for_backward(x, weight, seed)
+    x, _, _, _, rounded, seed, ctx.site, ctx.level, _ = inputs
+    ctx.save_for_backward(x, rounded, seed)
     ctx.mark_non_differentiable(output[1])
 
 
 def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *linear_backward(dy, *ctx.saved_tensors, ctx.site, ctx.level), dy, None, None, None, None
+    return *linear_backward(dy, *ctx.saved_tensors, ctx.site, ctx.level), dy, *[None] * 5
 
 
 linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_context)
@@ -148,8 +150,8 @@ linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_con
 @torch.library.custom_op("patchtst::feed_forward", mutates_args=())
 def feed_forward(
     x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor,
-    w2: Tensor, b2: Tensor, seed: Tensor | None, eps: float, norm: str, activation: str, post: bool, site: int,
-    inside: int, path: int, training: bool, statistics: bool,
+    w2: Tensor, b2: Tensor, up: Tensor, down: Tensor, seed: Tensor | None, eps: float, norm: str, activation: str,
+    post: bool, site: int, inside: int, path: int, training: bool, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """residual + dropout(w2 dropout(f(w1 norm(x) + b1)) + b2) for x (M, D), and its statistics by blocks of rows.
 
@@ -157,14 +159,14 @@ def feed_forward(
     """
     kind = Norm(kind=norm, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
     drop = Drop(seed=seed, site=site, levels=(inside, path))
-    return launch.feed_forward(x, kind, w1, b1, w2, b2, drop, activation=activation, post=post, statistics=statistics)
+    return launch.feed_forward(x, kind, up, b1, down, b2, drop, activation=activation, post=post, statistics=statistics)
 
 
 @feed_forward.register_fake
 def _(
     x: Tensor, mean: Tensor | None, var: Tensor | None, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor,
-    w2: Tensor, b2: Tensor, seed: Tensor | None, eps: float, norm: str, activation: str, post: bool, site: int,
-    inside: int, path: int, training: bool, statistics: bool,
+    w2: Tensor, b2: Tensor, up: Tensor, down: Tensor, seed: Tensor | None, eps: float, norm: str, activation: str,
+    post: bool, site: int, inside: int, path: int, training: bool, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return torch.empty_like(x), launch.empty_statistics(x, x.shape[1], statistics)
 
@@ -191,13 +193,12 @@ def _(
     inside: int, path: int, training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     f, d = w1.shape
-    return torch.empty_like(x), torch.empty_like(w1), torch.empty_like(w2), w1.new_empty(3 * d + f)
+    return torch.empty_like(x), *(w1.new_empty(size, dtype=torch.float32) for size in ((f, d), (d, f), 3 * d + f))
 
 
 def _feed_forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, _, seed = inputs[:10]
-    ctx.save_for_backward(*tensors, seed)
-    *ctx.rest, _ = inputs[10:]
+    x, mean, var, gamma, beta, _, b1, _, _, up, down, seed, *ctx.rest, _ = inputs
+    ctx.save_for_backward(x, mean, var, gamma, beta, up, b1, down, seed)
     ctx.mark_non_differentiable(output[1])
 
 
@@ -205,7 +206,7 @@ def _feed_forward_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tens
     dx, dw1, dw2, sums = feed_forward_backward(dy, *ctx.saved_tensors, *ctx.rest)
     f, d = dw1.shape
     dbeta, dgamma, db2, db1 = sums.split([d, d, d, f])
-    return dx, None, None, dgamma, dbeta, dw1, db1, dw2, db2, *[None] * 10
+    return dx, None, None, dgamma, dbeta, dw1, db1, dw2, db2, *[None] * 12
 
 
 feed_forward.register_autograd(_feed_forward_gradient, setup_context=_feed_forward_context)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.fused import ops
+from model.fused import launch, ops
 from model.fused.dropout import Dropout, Rates, level
 from model.fused.hopper import path as hopper
 from model.fused.hopper.launch import Packed
@@ -69,7 +69,8 @@ def output_projection(
         return hopper.output_projection(x, projection, packed, residual, statistics=statistics)
     seed, site = (drop.seed, drop.site) if drop and rate else (None, 0)
     weight, bias = projection.weight, projection.bias
-    return ops.linear_add(x, weight, bias, residual, seed, site, level(rate) if drop else 0, statistics)
+    rounded = launch.rounded(weight, x)
+    return ops.linear_add(x, weight, bias, residual, rounded, seed, site, level(rate) if drop else 0, statistics)
 
 
 def feed_forward(
@@ -85,6 +86,7 @@ def feed_forward(
     seed, site = (drop.seed, drop.site) if drop and max(inside, path) else (None, 0)
     levels = (level(inside), level(path)) if drop else (0, 0)
     return ops.feed_forward(
-        rows.x, rows.mean, rows.var, rows.gamma, rows.beta, up.weight, up.bias, down.weight, down.bias, seed, rows.eps,
-        rows.kind, activation, post, site, *levels, training, statistics,
+        rows.x, rows.mean, rows.var, rows.gamma, rows.beta, up.weight, up.bias, down.weight, down.bias,
+        *(launch.rounded(weight, rows.x) for weight in (up.weight, down.weight)), seed, rows.eps, rows.kind, activation,
+        post, site, *levels, training, statistics,
     )  # fmt: skip
