@@ -36,6 +36,7 @@ def parser() -> Parser:
     parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, to this file")
     text = "price of one GPU for one hour, with a currency if you like (2.50 or '2.50 EUR'): adds the sweep's cost"
     parser.add_argument("--price-per-gpu-hour", metavar="PRICE", help=text)
+    parser.add_argument("--verbose", action="store_true", help="print all columns and notes")
     add_margin(parser)
     add_shared(parser)
     return parser
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     text = sys.stderr if arguments.json == "-" else sys.stdout
     margin, given = margin_of(arguments.margin_pct), arguments.price_per_gpu_hour
     price = None if given is None else parse_price(given)
-    record = show_report(arguments.sweep_id, tracking_uri(arguments), arguments.json, text, margin=margin, price=price)
+    store, verbose = tracking_uri(arguments), arguments.verbose
+    record = show_report(arguments.sweep_id, store, arguments.json, text, margin=margin, price=price, verbose=verbose)
     if arguments.out is not None:
         from tune.report.render.files import report_files
 
@@ -71,6 +73,7 @@ def show_report(
     *,
     margin: float = MARGIN,
     price: Price | None = None,
+    verbose: bool = False,
 ) -> SweepRecord:
     """Read a sweep from the MLflow store at the address `store`, print its report to `text`, write its JSON."""
     from tune.report.render.terminal import print_report
@@ -78,6 +81,6 @@ def show_report(
     from tune.tracking.reader import read_sweep
 
     record = read_sweep(store, PROJECT, sweep_id)
-    print_report(record, text, margin=margin, price=price)
+    print_report(record, text, margin=margin, price=price, verbose=verbose)
     write_json(json_target, as_json(record, margin=margin, price=price))
     return record

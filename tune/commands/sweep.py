@@ -97,6 +97,7 @@ def parser() -> Parser:
     how.add_argument("--max-concurrent", type=whole_number, metavar="N", help=text)
     text = "longest wait for a cluster's workers to start and join (default 600; 0: none)"
     how.add_argument("--wait-for-gpus", type=float, default=WAIT_FOR_GPUS_S, metavar="SECONDS", help=text)
+    how.add_argument("--verbose", action="store_true", help="print all columns and notes of the report")
     how.add_argument("--fresh", action="store_true", help="start a new sweep even if the same sweep is unfinished")
     how.add_argument("--resume", metavar="SWEEP_ID", help="resume this sweep, also after a change of code")
     text = "give each trial a new process and empty caches of compiled code and gate results: slower"
@@ -256,13 +257,13 @@ def _run_sweep(
         print(what_was_refused(outcome.sweep_id, path, outcome.refused), file=sys.stderr)
     if outcome.pending:
         if not outcome.unsent and signals.received() in (None, signal.SIGINT):
-            show_report(outcome.sweep_id, store, arguments.json, text)
+            show_report(outcome.sweep_id, store, arguments.json, text, verbose=arguments.verbose)
         print(how_to_flush(outcome.sweep_id, path, store, outcome.pending, outcome.blocked), file=sys.stderr)
         if outcome.interrupted:
             print(_goes_on(outcome.sweep_id), file=sys.stderr)
         return INTERRUPTED
     if signals.received() in (None, signal.SIGINT):  # who sends another one does not wait for a table
-        show_report(outcome.sweep_id, store, arguments.json, text)
+        show_report(outcome.sweep_id, store, arguments.json, text, verbose=arguments.verbose)
         print(f"MLflow UI: {_ui(store)}", file=text)
     if outcome.stopped:
         print(f"{outcome.sweep_id}: {outcome.stopped}; the same command again goes on from here", file=sys.stderr)

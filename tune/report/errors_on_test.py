@@ -18,7 +18,7 @@ from tune.tracking.reader import TrialRecord
 def errors_on_test_notes(
     arms: TrialsByArm, baseline: str | None, by_arm: Mapping[str, Comparison], margin: float
 ) -> list[str]:
-    """One line for each arm that is faster and not worse on validation data, and worse by more than the margin on test.
+    """One line on the arms that are faster, not worse on validation data, and worse by more than the margin on test.
 
     arms: trained trials by arm. by_arm: their comparisons with the baseline. margin: 0.01 is 1 %.
     """
@@ -26,16 +26,15 @@ def errors_on_test_notes(
     if baseline is None or not good or baseline not in arms:
         return []
     sides = {arm: _by_test_error(arms[arm]) for arm in good if arm in arms}
-    lines = []
-    for arm, found in compare_arms(_by_test_error(arms[baseline]), sides, margin=margin).items():
-        accuracy = found.accuracy
-        if accuracy is not None and accuracy.difference > margin:
-            lines.append(
-                f"Careful with {arm}: its validation MSE is not worse than {baseline}'s, but its test MSE is "
-                f"{accuracy_text(accuracy)}. The verdict goes by validation data, and no choice is made on test data: "
-                "look at both spans of time, or validate on a longer one, before you use it."
-            )
-    return lines
+    found = compare_arms(_by_test_error(arms[baseline]), sides, margin=margin)
+    errors = {arm: each.accuracy for arm, each in found.items() if each.accuracy and each.accuracy.difference > margin}
+    if not errors:
+        return []
+    texts = "; ".join(f"{arm} {accuracy_text(accuracy)}" for arm, accuracy in errors.items())
+    return [
+        f"Careful: not worse than {baseline} in validation MSE, but in test MSE {texts}. Verdicts go by validation "
+        "data, and no choice is made on test data: look at both spans of time, or validate on a longer one."
+    ]
 
 
 def _is_not_worse(comparison: Comparison) -> bool:

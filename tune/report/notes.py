@@ -12,12 +12,14 @@ from tune.report.comparisons import moved_notes, pairing_notes
 from tune.report.data import data_notes
 from tune.report.errors_on_test import errors_on_test_notes
 from tune.report.looks import look_notes
+from tune.report.naive import naive_note
 from tune.report.pareto import search_notes
 from tune.report.proof import proof_note
 from tune.report.published import published_notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
 from tune.report.series import left_out_note
 from tune.report.setting import batch_note, setting_note
+from tune.report.stalls import stall_note
 from tune.report.work import REFUSED
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
@@ -30,7 +32,6 @@ TIME_NOTE = (
     "the training part of an epoch, without validation, times all training windows over those trained; 'train total s' "
     "likewise. For a pruned arm, only epochs after the last removal count."
 )
-NAIVE = {"repeating the last value": "final/naive_last_value_mse", "repeating the last day": "final/naive_last_day_mse"}
 
 
 def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN) -> list[str]:
@@ -39,8 +40,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     The lines say what all trials share, what naive forecasts reach, what did not run or is missing, what bounds each
     arm and what the ratios are of. `rows` and `margin` are those of `arm_rows`.
     """
-    lines = setting_note(record) + batch_note(record) + data_notes(record) + _naive_note(record)
-    lines += left_out_note(record)
+    lines = setting_note(record) + batch_note(record) + data_notes(record) + naive_note(record)
+    lines += left_out_note(record) + stall_note(trained_by_arm(record))
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
     if record.status == "interrupted" and (stopped := record.tags.get(STOPPED)):
         lines.append(f"{stopped[0].upper()}{stopped[1:]}. The same command goes on from here.")
@@ -75,21 +76,6 @@ def _refused_note(record: SweepRecord) -> list[str]:
     refused = record.tags.get(REFUSED_RECORDS, "0")
     kept = "outbox.jsonl.rejected in the sweep's folder keeps them"
     return [] if refused == "0" else [f"MLflow refused {refused} records, whose values are missing here; {kept}."]
-
-
-def _naive_note(record: SweepRecord) -> list[str]:
-    finished = [trial for trial in record.trials if trial.status == "done" and has_arm_and_seed(trial)]
-    baseline = next((trial for trial in finished if arm_of(trial) == record.tags.get("baseline")), None)
-    if baseline is None or "final/test_mse" not in baseline.metrics:
-        return []
-    test_mse = baseline.metrics["final/test_mse"]
-    naive = {name: baseline.metrics[key] for name, key in NAIVE.items() if key in baseline.metrics}
-    if not naive:
-        return []
-    text = ", ".join(f"{name} {mse:.4f}" for name, mse in naive.items())
-    verb = "beats" if all(test_mse < mse for mse in naive.values()) else "does not beat all of"
-    who = f"'{baseline.tags['arm']}' with seed {baseline.tags['seed']}"
-    return [f"Test MSE of {who}, {test_mse:.4f}, {verb} the naive forecasts: {text}."]
 
 
 def _environments_note(record: SweepRecord) -> list[str]:

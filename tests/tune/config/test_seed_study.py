@@ -252,7 +252,7 @@ def _lines(record: SweepRecord) -> list[str]:
 def test_a_published_arm_is_never_faster_however_fast() -> None:
     record = _sweep()
     stream = io.StringIO()
-    print_report(record, stream)
+    print_report(record, stream, verbose=True)
     row = next(line for line in stream.getvalue().splitlines() if "│ flash-published" in line)
     assert "as published" in row and "x" not in row.split("│")[8]
     assert {row.arm for row in arm_rows(record) if row.comparison} == {"flash"}

@@ -46,7 +46,7 @@ def _notes(record: SweepRecord) -> list[str]:
 
 def _table(record: SweepRecord) -> str:
     stream = io.StringIO()
-    print_report(record, stream)
+    print_report(record, stream, verbose=True)
     return stream.getvalue()
 
 

@@ -28,7 +28,7 @@ def _record(fast: str = "fast") -> SweepRecord:
 
 
 def _shown(stream: io.StringIO, record: SweepRecord) -> list[str]:
-    print_report(record, stream)
+    print_report(record, stream, verbose=True)
     return re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
 
 
