@@ -165,7 +165,7 @@ def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_
 ) -> None:
     outcome = Outcome(sweep_id="custom-1", statuses={}, failures=(), interrupted=False, pending=0, unsent=0)
     monkeypatch.setattr("tune.driver.run.run_sweep", lambda *_, **__: outcome)
-    monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_: None)
+    monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_, **__: None)
     assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE
     assert capsys.readouterr().out == f"MLflow UI: {said}\n"
 

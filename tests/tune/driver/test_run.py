@@ -268,7 +268,7 @@ def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_nu
     )  # fmt: skip
     shown: list[str] = []
     monkeypatch.setattr(runner, "run_sweep", lambda *_, **__: outcome)
-    monkeypatch.setattr(commands, "show_report", lambda sweep_id, *_: shown.append(sweep_id))
+    monkeypatch.setattr(commands, "show_report", lambda sweep_id, *_, **__: shown.append(sweep_id))
     arguments = SimpleNamespace(
         storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None,
         gpu_model=None, wait_for_gpus=0.0, save_config=None, fresh=False, resume=None, isolate=False, quiet=True,

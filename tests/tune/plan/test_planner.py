@@ -187,7 +187,7 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch, facts: DeviceFacts) -> None:
     monkeypatch.setattr(driver_open, "check_nodes", lambda *_, **__: None)
     monkeypatch.setattr(driver_open, "open_tracker", tracker)
     monkeypatch.setattr(driver_run._Run, "run", lambda *_: outcome)
-    monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_: None)
+    monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("address", [[], ["--address", "auto"]], ids=["on this machine", "on a cluster"])
