@@ -35,7 +35,6 @@ from tune.report.values import as_json
 from tune.storage.trial_log import TrialLog
 from tune.tracking import find_model
 from tune.tracking.reader import SweepRecord, TrialRecord
-from tune.trial import session
 
 CPU = DeviceFacts(device_type="cpu", name="some CPU")
 H100 = DeviceFacts(device_type="cuda", name="NVIDIA H100 80GB HBM3", capability=(9, 0), memory_gib=80.0, gpus=1)
@@ -123,7 +122,7 @@ def test_fields_that_an_arm_sets_cannot_be_given_by_hand() -> None:
 @pytest.fixture(name="flash_runs_here")
 def flash_runs_here_fixture(flash_calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa: F811
     """A stand-in computes flash attention, and nobody asks for the kernels of a GPU."""
-    monkeypatch.setattr(session, "unsupported_reason", lambda *_: None)
+    monkeypatch.setattr("tune.trial.data.unsupported_reason", lambda *_: None)
     proven = proof.profiled_step.ProvenStep(kernels=("flash::flash_fwd_kernel",), layers="PyTorch's", busy_ms=None)
     monkeypatch.setattr(proof.profiled_step, "prove", lambda *_, **__: proven)
     return flash_calls
