@@ -134,6 +134,7 @@ def test_on_the_gpu_it_compiles_whole_and_no_copy_is_made_around_it() -> None:
 
 
 @needs_gpu
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream")  # of leaves that were made before the capture
 def test_on_the_gpu_a_graph_replays_forward_and_backward() -> None:
     leaves = _views((64, 42, 16, 8), torch.bfloat16, "cuda")
     gradient = torch.randn(64, 42, 16, 8, device="cuda", dtype=torch.bfloat16)
