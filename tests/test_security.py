@@ -18,7 +18,7 @@ from tune.common.errors import WrongInput
 from tune.common.files import make_private
 from tune.config.axes import lay_over
 from tune.config.sweeps import get_sweep
-from tune.storage.open_sweep import check_known
+from tune.storage.open_sweep import find_known
 from tune.tracking.store import TrackingError, check_no_password, check_store
 from tune.tracking.tracker import Tracker
 
@@ -123,7 +123,7 @@ NAMES = ["../../up", "/etc/passwd", "..", ".", "a/b", "a\x00b", "a\nb", "\x1b[31
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_no_id_of_a_sweep_or_trial_leaves_its_folder(tmp_path: Path, new_store: str, name: str) -> None:
     with pytest.raises(WrongInput, match="no such sweep"):
-        check_known(tmp_path, name, given=f"--resume {name}")
+        find_known(tmp_path, name, given=f"--resume {name}")
     outbox = tmp_path / "o" / "outbox.jsonl"
     tracker = Tracker(outbox_path=outbox, tracking_uri=new_store, experiment="x", artifact_root=tmp_path.as_uri())
     try:

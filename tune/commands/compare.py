@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from tune.commands.parser import Parser, add_margin, add_shared, tracking_uri
+from tune.commands.parser import SWEEP_HELP, Parser, add_margin, add_shared, tracking_uri
 from tune.common.errors import DONE, REGRESSED, WrongInput
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
@@ -35,7 +35,7 @@ TASK = ("data.dataset", "data.context_length", "data.prediction_length", "train.
 def parser() -> Parser:
     text = "Did an arm get slower or worse in error? Exit code 1 if one did from A to B, 0 if not."
     parser = Parser(prog="experiments.py compare", description=text, allow_abbrev=False)
-    text = "a sweep id, or a file as --json writes it"
+    text = f"{SWEEP_HELP}; or a file as --json writes it"
     parser.add_argument("before", metavar="A", help=f"the reference: {text}")
     parser.add_argument("after", metavar="B", help=text)
     add_margin(parser)

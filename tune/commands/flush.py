@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from tune.commands.parser import Parser, given_tracking_uri
+from tune.commands.parser import SWEEP_HELP, Parser, given_tracking_uri
 from tune.common.address import has_password, redacted, settled_uri
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.driver.finish import (
@@ -23,7 +23,7 @@ from tune.driver.finish import (
 from tune.storage import sweep_dir
 from tune.storage.leftovers import clear_leftovers
 from tune.storage.moved import own_store
-from tune.storage.open_sweep import check_known
+from tune.storage.open_sweep import find_known
 from tune.storage.sweep_dir import SweepDir
 from tune.tracking.access import check_access
 from tune.tracking.artifact_place import settle_artifacts
@@ -36,7 +36,7 @@ STALLED_S = 60.0  # flush gives up when MLflow takes no record for this long
 def parser() -> Parser:
     text = "Send the records of a sweep that MLflow lacks: it did not answer, was slow, or could not store files."
     parser = Parser(prog="experiments.py flush", description=text, allow_abbrev=False)
-    parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    parser.add_argument("sweep_id", metavar="SWEEP_ID", help=SWEEP_HELP)
     text = "folder of the sweep's folder (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
     text = "the sweep's MLflow store (default MLFLOW_TRACKING_URI, else the one it was started with)"
@@ -55,8 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     INTERRUPTED where MLflow has not taken everything, TRIAL_FAILED where it refuses a record for good.
     """
     storage = arguments.storage_path
-    check_known(storage, arguments.sweep_id, given=f"flush {arguments.sweep_id}")
-    folder = SweepDir(storage / arguments.sweep_id)
+    folder = SweepDir(storage / find_known(storage, arguments.sweep_id, given=f"flush {arguments.sweep_id}"))
     uri = _store(folder, given_tracking_uri(arguments)) if arguments.to is None else _other_store(arguments)
     check_store(uri, timeout_s=STORE_ANSWERS_WITHIN_S)
 

@@ -82,6 +82,9 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+SWEEP_HELP = "a sweep's id or its beginning, its name for the newest of that name, or last"
+
+
 def add_folders(parser: Parser | argparse._ArgumentGroup) -> None:
     text = "folder with NAME.csv[.gz], which is downloaded if missing (default data)"
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tune.commands.parser import Parser, add_margin, add_shared, tracking_uri
+from tune.commands.parser import SWEEP_HELP, Parser, add_margin, add_shared, tracking_uri
 from tune.common.errors import DONE
 from tune.console.output import (
     check_html_target,
@@ -30,7 +30,7 @@ def parser() -> Parser:
     parser = Parser(
         prog="experiments.py report", description="Print the table of a sweep, from MLflow.", allow_abbrev=False
     )
-    parser.add_argument("sweep_id", metavar="SWEEP_ID")
+    parser.add_argument("sweep_id", metavar="SWEEP_ID", help=SWEEP_HELP)
     text = "also write the report into this folder: report.md, report.html (one page that works offline), png/CHART.png"
     parser.add_argument("--out", metavar="DIR", help=text)
     parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, to this file")
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         from tune.report.render.page import html_page
 
         write_page(arguments.html, html_page(record, margin=margin, price=price))
-    if line := waiting(Path("runs"), arguments.sweep_id):
+    if line := waiting(Path("runs"), record.sweep_id):
         print(line, file=sys.stderr)
     return DONE
 

@@ -32,7 +32,7 @@ from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
 from tune.plan.text import print_plan
 from tune.storage.check_folder import cache_note, check_storage
-from tune.storage.open_sweep import check_idle, check_known, running
+from tune.storage.open_sweep import check_idle, find_known, running
 from tune.tracking.store import STORE_ANSWERS_WITHIN_S, check_store
 
 WAIT_FOR_GPUS_S = 600.0
@@ -148,7 +148,8 @@ def _check_options(request: Request, arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         if arguments.fresh:
             raise WrongInput(f"--fresh and --resume {arguments.resume}: one starts anew, one goes on; give one")
-        check_known(arguments.storage_path, arguments.resume, given=f"--resume {arguments.resume}")
+        given = f"--resume {arguments.resume}"
+        arguments.resume = find_known(arguments.storage_path, arguments.resume, given=given)
     check_json_target(arguments.json)
     if arguments.save_config is not None:
         _check_new_config(request, arguments)

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from tune.common.errors import WrongInput, did_you_mean
 from tune.common.files import write_atomically
+from tune.common.ids import sweep_meant
 from tune.machine.environment import changes
 from tune.storage.check_folder import LOCKS, unwritable
 from tune.storage.moved import Command
@@ -169,21 +170,25 @@ def running(storage: Path) -> list[SweepDir]:
     return [sweep for sweep in every(storage) if in_use_by(sweep.outbox)]
 
 
-def check_known(storage: Path, sweep_id: str, *, given: str) -> None:
-    """Raises WrongInput if `storage` has no sweep of this id (the error names the latest ones), or if it is running.
+def find_known(storage: Path, meant: str, *, given: str) -> str:
+    """The id of the sweep in `storage` that is meant, as `tune.common.ids` says.
 
     given: the words of the command line, such as `--resume ID`.
+
+    Raises WrongInput if there is none (the error names the latest ones), if it could be several, or if it is running.
     """
     known = [sweep.sweep_id for sweep in every(storage)]
-    if sweep_id not in known:
+    sweep_id = sweep_meant(meant, known[::-1])
+    if sweep_id is None:
         latest = ", ".join(known[-3:]) or "none"
-        near = did_you_mean(sweep_id, known)
+        near = did_you_mean(meant, known)
         raise WrongInput(f"{given}: no such sweep in {storage}; the latest are: {latest}.{near}")
     check_idle(SweepDir(storage / sweep_id))
+    return sweep_id
 
 
 def _named(storage: Path, sweep_id: str, command: Command) -> SweepDir:
-    check_known(storage, sweep_id, given=f"--resume {sweep_id}")
+    sweep_id = find_known(storage, sweep_id, given=f"--resume {sweep_id}")
     chosen = SweepDir(storage / sweep_id)
     if not command.plans(chosen):
         raise WrongInput(f"--resume {sweep_id}: it has another plan or data than this command; run its own command")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from model.facts import FACTS
 from tune.common.errors import WrongInput
+from tune.common.ids import sweep_meant
 from tune.common.published import stored_rules
 from tune.tracking.artifact_place import artifact_roots
 from tune.tracking.model_package import FILES_PATH, ModelIsGone, NotAModel, download_model
@@ -113,6 +114,8 @@ def _find_run(client: MlflowClient, name: str) -> tuple[Run, str]:
     for sweep_id in sweeps:
         if sweep_id in by_sweep:
             return by_sweep[sweep_id], ", the newest sweep that has it" if len(by_sweep) > 1 else ""
+    if meant := sweep_meant(name, sweeps):
+        return _winner(meant, _trials(client, f"tags.sweep_id = '{meant}'"))
     raise WrongInput(_unknown(client, name, sweeps))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tune.common.address import one_line, redacted, settled_uri
 from tune.common.errors import WrongInput, did_you_mean
+from tune.common.ids import sweep_meant
 from tune.storage.params import format_of
 from tune.tracking.runs import find_runs
 from tune.tracking.schema import is_empty
@@ -205,6 +206,9 @@ def _sweep(client: MlflowClient, experiment: str, sweep_id: str) -> SweepRecord:
     parents = [run for run in runs if run.data.tags.get("role") == "sweep"]
     if not parents:
         known = [summary.sweep_id for summary in summaries(client, experiment)]
+        meant = sweep_meant(sweep_id, known)
+        if meant is not None and meant != sweep_id:
+            return _sweep(client, experiment, meant)
         latest = f"the latest are {', '.join(known[:_LATEST_SHOWN])}" if known else "it holds no sweep yet"
         near = did_you_mean(sweep_id, known)
         raise TrackingError(f"no sweep {sweep_id!r} in experiment {experiment!r}; {latest}.{near}")

@@ -133,7 +133,13 @@ def test_an_unknown_sweep_of_the_store_names_the_nearest(tmp_path: Path) -> None
     with pytest.raises(WrongInput, match="Did you mean 'custom-1'"):
         sweep = open_sweep.create(tmp_path, "custom", {"key": "k", "created_s": 1.0, "code": {}})
         sweep.path.rename(tmp_path / "custom-1")
-        open_sweep.check_known(tmp_path, "custm-1", given="--resume custm-1")
+        open_sweep.find_known(tmp_path, "custm-1", given="--resume custm-1")
+
+
+@pytest.mark.parametrize("meant", ["last", "custom", "custom-2"])
+def test_a_sweep_of_a_folder_is_found_by_more_than_its_id(tmp_path: Path, meant: str) -> None:
+    sweep = open_sweep.create(tmp_path, "custom", {"key": "k", "state": "ended", "created_s": 1.0, "code": {}})
+    assert open_sweep.find_known(tmp_path, meant, given=f"flush {meant}") == sweep.sweep_id
 
 
 def _stop(*_: object, **__: object) -> None:

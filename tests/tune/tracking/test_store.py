@@ -23,6 +23,8 @@ REPO_ROOT = Path(__file__).resolve().parents[3]
 
 def test_an_unknown_sweep_names_the_latest_ones(opened: MakeTracker, shared_store: str, sweep_id: str) -> None:
     settle(opened())
+    for meant in ("last", sweep_id[:-1]):
+        assert read_sweep(shared_store, EXPERIMENT, meant).sweep_id == sweep_id
     with pytest.raises(TrackingError, match=rf"no sweep 'nope' in experiment 'patchtst'; the latest are {sweep_id}"):
         read_sweep(shared_store, EXPERIMENT, "nope")
     with pytest.raises(TrackingError, match="there is no experiment 'other'.*'patchtst'"):
