@@ -77,7 +77,7 @@ def test_every_command_with_the_option_refuses_a_password(
 ) -> None:
     parser = load_command(words).parser()
     if "--tracking-uri" not in parser._option_string_actions:
-        assert words in {("list",), ("gc",), ("data", "show"), ("data", "import-pems")}
+        assert words in {("list",), ("gc",), ("version",), ("data", "show"), ("data", "import-pems")}
         return
     asked = [action for action in parser._actions if action.required]
     given = [word for action in asked for word in (*action.option_strings[:1], "x")]

@@ -36,6 +36,8 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("gc",): "gc",
     ("compare",): "compare",
     ("predict",): "predict",
+    ("ui",): "ui",
+    ("version",): "version",
     ("data", "show"): "data",
     ("data", "import-pems"): "import_pems",
     (): "sweep",
@@ -115,8 +117,19 @@ def _runs_a_sweep(argv: Sequence[str]) -> bool:
     return "--plan" not in argv and not any(word in argv[:1] for word, *_ in filter(None, COMMANDS))
 
 
+def _sweep_meant(word: str) -> str:
+    """What to write for a first word that is a sweep's name, or that other programs run things with; "" for others."""
+    from tune.config.sweeps import SWEEPS
+
+    if word in SWEEPS:
+        return f"did you mean --sweep {word}?"
+    return "a sweep runs with --sweep NAME, as `list` names them" if word in ("run", "sweep", "start") else ""
+
+
 def split_command(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """The key in COMMANDS that the arguments begin with, and the rest; WrongInput with the nearest for other words."""
+    if list(argv) == ["--version"]:
+        return ("version",), []
     given = tuple(itertools.takewhile(lambda word: not word.startswith("-"), argv))
     longer = [words for words in COMMANDS if len(words) > 1 and words[:1] == given[:1]]
     for words in COMMANDS:
@@ -126,5 +139,7 @@ def split_command(argv: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
             return words, list(argv[len(words) :])
     if longer and argv[1:2] in (["--help"], ["-h"]):
         return longer[0], list(argv[1:])
+    if given and (meant := _sweep_meant(given[0])):
+        raise WrongInput(f"{given[0]!r} is no command: {meant}")
     shown = " ".join(given[: 2 if longer else 1])
     raise unknown_name("command", shown, (" ".join(words) for words in COMMANDS if words))

@@ -113,18 +113,24 @@ def read_sweep(tracking_uri: str, experiment: str, sweep_id: str, *, timeout_s: 
     return ask_store(tracking_uri, timeout_s, lambda client: _sweep(client, experiment, sweep_id))
 
 
-def ask_store(tracking_uri: str, timeout_s: float, question: Callable[[MlflowClient], T]) -> T:
-    """The answer to `question`, with every error of the store as one line. A missing store is not created.
-
-    Raises:
-        TrackingError: the store cannot be reached, or `question` raised an error.
-    """
+def check_is_there(tracking_uri: str, timeout_s: float = 5.0) -> str:
+    """The settled address of a store that answers. Raises TrackingError for others, and for a file that is missing."""
     check_store(tracking_uri, timeout_s)
     uri = settled_uri(tracking_uri)
     if uri.startswith("sqlite") and is_empty(uri):
         raise TrackingError(
             f"there is no MLflow store at {redacted(uri)} yet: run a sweep, or correct the tracking URI"
         )
+    return uri
+
+
+def ask_store(tracking_uri: str, timeout_s: float, question: Callable[[MlflowClient], T]) -> T:
+    """The answer to `question`, with every error of the store as one line. A missing store is not created.
+
+    Raises:
+        TrackingError: the store cannot be reached, or `question` raised an error.
+    """
+    uri = check_is_there(tracking_uri, timeout_s)
     try:
         return question(open_client(uri))
     except (TrackingError, WrongInput):

@@ -105,6 +105,29 @@ def test_the_help_of_a_command_of_two_words_needs_the_first_only(capsys: pytest.
     assert "usage: experiments.py data show" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("patch_size", "'patch_size' is no command: did you mean --sweep patch_size?"),
+        ("run", "'run' is no command: a sweep runs with --sweep NAME, as `list` names them"),
+        ("reprot", "unknown command 'reprot'; allowed: "),
+    ],
+)
+def test_a_first_word_that_is_no_command_is_told_what_to_write(
+    word: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {says}")
+
+
+@pytest.mark.parametrize("words", [["version"], ["--version"]])
+def test_the_version_names_the_project_and_its_commit(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert re.match(
+        r"patchtst-sweeps \d+\.\d+\.\d+( \(commit [0-9a-f]{10}(, changed since)?\))?$", capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_is_a_module_that_holds_its_parser_and_what_it_runs(words: tuple[str, ...]) -> None:
     command = load_command(words)
