@@ -38,7 +38,7 @@ def test_the_sweep_ends_well_with_a_table_of_all_arms(swept: Ran) -> None:
     assert swept.code == 0, swept.err
     for trial in swept.record().trials:
         assert trial.tags["arm"] in swept.out
-    assert "test MSE" in swept.out and "all windows s/epoch" in swept.out
+    assert "s/epoch" in swept.out and "verdict" in swept.out
     assert "mlflow ui --backend-store-uri" in swept.out
 
 
@@ -52,10 +52,13 @@ def test_mlflow_holds_one_parent_and_one_child_per_trial_and_every_epoch_once(sw
 
 
 def test_the_numbers_of_the_table_are_mlflows(swept: Ran) -> None:
+    every = run(swept.folder, "report", swept.sweep_ids[0], "--verbose")
     for trial in swept.record().trials:
-        row = next(line for line in swept.out.splitlines() if f" {trial.tags['arm']} " in line)
+        row = next(line for line in every.out.splitlines() if line.startswith(f"│ {trial.tags['arm']} "))
         assert f"{trial.metrics['final/test_mse']:.4f}" in row
         assert f"{trial.metrics['final/parameters']:,.0f}" in row
+        seconds = f" {trial.metrics['final/epoch_all_windows_s']:.3f} "
+        assert seconds in next(line for line in swept.out.splitlines() if line.startswith(f"{trial.tags['arm']} "))
 
 
 def test_the_parent_run_carries_each_arms_summary(swept: Ran) -> None:
@@ -140,8 +143,9 @@ def test_the_parts_of_the_wall_time_sum_to_it_and_stand_in_the_report_in_json_an
 def test_report_prints_the_same_table_again(swept: Ran) -> None:
     again = run(swept.folder, "report", swept.sweep_ids[0])
     assert again.code == 0, again.err
-    table = [line for line in swept.out.splitlines() if line.startswith("│")]
-    assert table and all(line in again.out for line in table)
+    arms = tuple(f"{trial.tags['arm']} " for trial in swept.record().trials)
+    table = [line for line in swept.out.splitlines() if line.startswith(arms)]
+    assert len(table) == ARMS and all(line in again.out for line in table)
 
 
 def test_each_trial_has_a_process_of_its_own(swept: Ran) -> None:

@@ -204,9 +204,11 @@ class TrialConfig(_Frozen):
     def identity(self) -> dict[str, Any]:
         """What two configurations must share to be the same one; options of the data count where they are given.
 
-        So a sweep of an earlier version, which had no such options, is the same sweep today.
+        So a sweep of an earlier version, which had none of them and computed no layer again, is the same sweep today.
         """
         values = self.model_dump(mode="json")
+        if values["model"]["recompute"] == UNSAID["model.recompute"]:
+            del values["model"]["recompute"]
         unsaid = set(OPTION_NAMES) - {"timestamp_column"} - self.data.options.given().keys()
         return values | {"data": {name: value for name, value in values["data"].items() if name not in unsaid}}
 
@@ -226,11 +228,11 @@ GROUPS: dict[str, type[_Frozen]] = {
     "pruning": PruningConfig,
 }
 FIELDS = tuple(f"{group}.{field}" for group, config in GROUPS.items() for field in config.model_fields)
-UNSAID: Mapping[str, Any] = {  # what sweeps of earlier versions did with their data, as `flat` says it
+UNSAID: Mapping[str, Any] = {  # what sweeps of earlier versions did without saying it, as `flat` says it
     f"data.{name}": value
     for name, value in DataConfig().model_dump(mode="json").items()
     if name in OPTION_NAMES and name != "timestamp_column"
-}
+} | {"model.recompute": "never"}
 SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_published"))
 
 
@@ -274,8 +276,8 @@ def data_options(values: Mapping[str, Any]) -> DataOptions | None:
 def parse_params(texts: Mapping[str, str], version: int) -> dict[str, Any]:
     """`TrialConfig.flat()` from a tracking store's texts in format `version` (tune.storage.params).
 
-    A missing field is None, which the store leaves out, or an option of the data at its default, which earlier versions
-    did not have. Nothing is validated, so that old sweeps can be read: a text
+    A missing field is None, which the store leaves out, or one that earlier versions did not have, with what they did
+    (UNSAID). Nothing is validated, so that old sweeps can be read: a text
     that cannot be parsed, or whose field no longer exists, stays a text.
     """
     parse = _parsed_as_literal if version == 1 else _parsed_as_json
