@@ -22,6 +22,7 @@ from model.fused import paths, shape_reason
 from model.fused.dropout import Dropout, Rates, attention_site, dropout_seed, feed_forward_site
 from model.fused.embedding import embed, position_rate
 from model.fused.hopper.launch import Packed
+from model.fused.lowering import register_operators
 from model.fused.ops import norm_unite, normalise
 from model.fused.paths import Normed
 from model.recompute import run_layer
@@ -39,6 +40,7 @@ def fuse(model: PatchTSTForPrediction, rates: Rates | None = None) -> PatchTSTFo
     reason = shape_reason(d_model=config.d_model, ffn_dim=config.ffn_dim, activation=config.activation_function)
     if reason:
         raise ValueError(reason)
+    register_operators()
     model.model.encoder.__class__ = FusedEncoder
     model.model.encoder.rates = rates
     return model
