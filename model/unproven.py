@@ -10,10 +10,6 @@ EMBEDDING = False  # model/fused/embedding_kernels.py; benchmarks/ends.py
 HEAD = False  # model/fused/head_kernels.py; benchmarks/ends.py
 # Fused layers by `auto` for norm after the sublayer, layer norm, dropout inside and d_model above 128.
 FUSED_EVERY_MODEL = False  # tests/model/fused/test_fused_gpu.py; benchmarks/step.py --set model.preset=ettm
-# The fused layers take model/fused/hopper/; tests/model/fused/test_hopper_gpu.py and test_hopper_model_gpu.py.
-HOPPER = False
-HOPPER_TURNS = False  # model/fused/hopper/turns.py; tables "variants" that tests/model/fused/test_hopper_gpu.py prints
-HOPPER_SHORT_RING = False  # another division of shared memory in hopper_input_gradient; the same tables
 RECOMPUTE = False  # model.recompute=auto may become always (tune/plan/memory.py); tests/model/test_recompute.py
 EVALUATION = False  # larger evaluation batches on a GPU (tune/plan/memory.py); tests/tune/engine/test_evaluation.py
 COMPILE_AHEAD = False  # tune/engine/kernel_threads.py; benchmarks/warmup.py

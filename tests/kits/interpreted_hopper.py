@@ -14,7 +14,6 @@ import emulated_hopper
 import pytest
 import torch
 
-from model import unproven
 from model.fused.encoder import fuse
 from model.fused.hopper import launch, launch_backward, path
 from model.fused.launch import Norm
@@ -84,7 +83,6 @@ def launches_fixture(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         emulated_hopper.emulate(given)
 
     monkeypatch.setattr(launch, "run", run)
-    monkeypatch.setattr(unproven, "HOPPER", True)
     monkeypatch.setattr(path, "capability", lambda device: (9, 0))
     monkeypatch.setattr(path, "DTYPES", {torch.float32: "bf16"})
     for file in (launch, launch_backward):

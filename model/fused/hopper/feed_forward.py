@@ -22,7 +22,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from model.fused.hopper.barriers import barriers
 from model.fused.hopper.gelu import gelu
 from model.fused.hopper.tile import finish_rows, normalise_rows
-from model.fused.hopper.turns import compute_in_turns
 
 
 @gluon.jit
@@ -104,12 +103,9 @@ def hopper_feed_forward(
     x_rows: tma.tensor_descriptor, w1: tma.tensor_descriptor, w2: tma.tensor_descriptor, y: tma.tensor_descriptor,
     xhat: tma.tensor_descriptor, x: gl.tensor, b1: gl.tensor, b2: gl.tensor, mean: gl.tensor, var: gl.tensor,
     partial: gl.tensor, eps: gl.tensor, M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, F: gl.constexpr,
-    SLICE: gl.constexpr, BUFFERS: gl.constexpr, KEEP: gl.constexpr, STATISTICS: gl.constexpr, TURNS: gl.constexpr,
+    SLICE: gl.constexpr, BUFFERS: gl.constexpr, KEEP: gl.constexpr, STATISTICS: gl.constexpr,
 ) -> None:  # fmt: skip
-    """KEEP: xhat is stored for the backward pass. STATISTICS: those of y by blocks of 64 rows. Grid: any number.
-
-    TURNS: the warpgroups take turns at the tensor cores.
-    """
+    """KEEP: xhat is stored for the backward pass. STATISTICS: those of y by blocks of 64 rows. Grid: any number."""
     GROUPS: gl.constexpr = 3
     SLICES: gl.constexpr = F // SLICE
     pid = gl.program_id(0)
@@ -122,47 +118,25 @@ def hopper_feed_forward(
     empty = barriers(BUFFERS, GROUPS)
     rfull = barriers(GROUPS, 1)
     rempty = barriers(GROUPS, 1)
-    turns = barriers(GROUPS, 1)
     fence_async_shared()
     gl.thread_barrier()
     rounds = (tiles - pid + step * GROUPS - 1) // (step * GROUPS)
-    if TURNS:
-        gl.warp_specialize([
-            (compute_in_turns, (
-                y, xhat, rows.index(0), out.index(0), up, down, full, empty, rfull.index(0), rempty.index(0), turns, x,
-                b1, b2, mean, var, partial, eps, M, tiles, rounds, 0, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-                KEEP, STATISTICS,
-            )),
-            (compute_in_turns, (
-                y, xhat, rows.index(1), out.index(1), up, down, full, empty, rfull.index(1), rempty.index(1), turns, x,
-                b1, b2, mean, var, partial, eps, M, tiles, rounds, 1, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-                KEEP, STATISTICS,
-            )),
-            (compute_in_turns, (
-                y, xhat, rows.index(2), out.index(2), up, down, full, empty, rfull.index(2), rempty.index(2), turns, x,
-                b1, b2, mean, var, partial, eps, M, tiles, rounds, 2, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-                KEEP, STATISTICS,
-            )),
-            (_load_weights, (w1, w2, up, down, full, empty, rounds, SLICES, SLICE, D, BUFFERS)),
-            (_load_rows, (x_rows, rows, rfull, rempty, rounds, pid, step, tiles, D, GROUPS)),
-        ], [4, 4, 1, 1], [160, 160, 24, 24])  # fmt: skip
-    else:
-        gl.warp_specialize([
-            (_compute, (
-                y, xhat, rows.index(0), out.index(0), up, down, full, empty, rfull.index(0), rempty.index(0), x, b1, b2,
-                mean, var, partial, eps, M, tiles, rounds, 0, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-                KEEP, STATISTICS,
-            )),
-            (_compute, (
-                y, xhat, rows.index(1), out.index(1), up, down, full, empty, rfull.index(1), rempty.index(1), x, b1, b2,
-                mean, var, partial, eps, M, tiles, rounds, 1, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-                KEEP, STATISTICS,
-            )),
-            (_compute, (
-                y, xhat, rows.index(2), out.index(2), up, down, full, empty, rfull.index(2), rempty.index(2), x, b1, b2,
-                mean, var, partial, eps, M, tiles, rounds, 2, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-                KEEP, STATISTICS,
-            )),
-            (_load_weights, (w1, w2, up, down, full, empty, rounds, SLICES, SLICE, D, BUFFERS)),
-            (_load_rows, (x_rows, rows, rfull, rempty, rounds, pid, step, tiles, D, GROUPS)),
-        ], [4, 4, 1, 1], [160, 160, 24, 24])  # fmt: skip
+    gl.warp_specialize([
+        (_compute, (
+            y, xhat, rows.index(0), out.index(0), up, down, full, empty, rfull.index(0), rempty.index(0), x, b1, b2,
+            mean, var, partial, eps, M, tiles, rounds, 0, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
+            KEEP, STATISTICS,
+        )),
+        (_compute, (
+            y, xhat, rows.index(1), out.index(1), up, down, full, empty, rfull.index(1), rempty.index(1), x, b1, b2,
+            mean, var, partial, eps, M, tiles, rounds, 1, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
+            KEEP, STATISTICS,
+        )),
+        (_compute, (
+            y, xhat, rows.index(2), out.index(2), up, down, full, empty, rfull.index(2), rempty.index(2), x, b1, b2,
+            mean, var, partial, eps, M, tiles, rounds, 2, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
+            KEEP, STATISTICS,
+        )),
+        (_load_weights, (w1, w2, up, down, full, empty, rounds, SLICES, SLICE, D, BUFFERS)),
+        (_load_rows, (x_rows, rows, rfull, rempty, rounds, pid, step, tiles, D, GROUPS)),
+    ], [4, 4, 1, 1], [160, 160, 24, 24])  # fmt: skip

@@ -23,7 +23,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from model.fused.hopper.barriers import barriers
 from model.fused.hopper.gelu import gelu_and_slope
-from model.fused.hopper.turns import own_columns_in_turns
 
 
 @gluon.jit
@@ -99,12 +98,10 @@ def hopper_feed_forward_backward(
     xhat: tma.tensor_descriptor, dy: tma.tensor_descriptor, w1: tma.tensor_descriptor, w2: tma.tensor_descriptor,
     dh: tma.tensor_descriptor, b1: gl.tensor, parts1: gl.tensor, parts2: gl.tensor, partsb: gl.tensor,
     tiles: gl.tensor, chunks: gl.tensor, D: gl.constexpr, F: gl.constexpr, BUFFERS: gl.constexpr,
-    TURNS: gl.constexpr,
 ) -> None:  # fmt: skip
     """parts1 and parts2 (programs, 128, D): dh^T xhat and g^T dy; partsb (programs, 128): sums of dh.
 
     Grid: chunks times F / 128; program p takes columns 128 (p mod F / 128) and on of chunk p / (F / 128).
-    TURNS: the warpgroups take turns at the tensor cores.
     """
     SLICES: gl.constexpr = F // 128
     pid = gl.program_id(0)
@@ -121,30 +118,20 @@ def hopper_feed_forward_backward(
     full = barriers(BUFFERS, 1)
     empty = barriers(BUFFERS, 2)
     weights = barriers(1, 1)
-    turns = barriers(2, 1)
     fence_async_shared()
     gl.thread_barrier()
     mbarrier.expect(weights.index(0), 2 * 128 * D * 2)
     for k in gl.static_range(2):
         tma.async_copy_global_to_shared(w1, [f0 + k * 64, 0], weights.index(0), up.index(k))
         tma.async_copy_global_to_shared(w2, [0, f0 + k * 64], weights.index(0), down.index(k))
-    if TURNS:
-        gl.warp_specialize([
-            (own_columns_in_turns, (dh, xs, ys, full, empty, weights, turns, up.index(0), down.index(0), out0, b1,
-                                    parts1, parts2, partsb, f0, 0, first, n, D, F, BUFFERS)),
-            (own_columns_in_turns, (dh, xs, ys, full, empty, weights, turns, up.index(1), down.index(1), out1, b1,
-                                    parts1, parts2, partsb, f0 + 64, 1, first, n, D, F, BUFFERS)),
-            (_load_tiles, (xhat, dy, xs, ys, full, empty, first, n, D, BUFFERS)),
-        ], [4, 1], [240, 24])  # fmt: skip
-    else:
-        gl.warp_specialize([
-            (_own_columns, (
-                dh, xs, ys, full, empty, weights, up.index(0), down.index(0), out0, b1, parts1, parts2, partsb, f0,
-                0, first, n, D, F, BUFFERS,
-            )),
-            (_own_columns, (
-                dh, xs, ys, full, empty, weights, up.index(1), down.index(1), out1, b1, parts1, parts2, partsb, f0 + 64,
-                64, first, n, D, F, BUFFERS,
-            )),
-            (_load_tiles, (xhat, dy, xs, ys, full, empty, first, n, D, BUFFERS)),
-        ], [4, 1], [240, 24])  # fmt: skip
+    gl.warp_specialize([
+        (_own_columns, (
+            dh, xs, ys, full, empty, weights, up.index(0), down.index(0), out0, b1, parts1, parts2, partsb, f0,
+            0, first, n, D, F, BUFFERS,
+        )),
+        (_own_columns, (
+            dh, xs, ys, full, empty, weights, up.index(1), down.index(1), out1, b1, parts1, parts2, partsb, f0 + 64,
+            64, first, n, D, F, BUFFERS,
+        )),
+        (_load_tiles, (xhat, dy, xs, ys, full, empty, first, n, D, BUFFERS)),
+    ], [4, 1], [240, 24])  # fmt: skip

@@ -24,39 +24,29 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 
 @gluon.jit
-def _place(t: gl.tensor, j: gl.constexpr, PIECES: gl.constexpr, RING: gl.constexpr) -> gl.tensor:
-    """The buffer of piece j of tile t, and how often the ring has gone round before it."""
-    if RING == PIECES:
-        return j, t
-    else:
-        return (t * PIECES + j) % RING, (t * PIECES + j) // RING
-
-
-@gluon.jit
 def _load(
     a: tma.tensor_descriptor, a_rest: tma.tensor_descriptor, xhat: tma.tensor_descriptor, r: tma.tensor_descriptor,
     pieces: gl.shared_memory_descriptor, rest: gl.shared_memory_descriptor, xs: gl.shared_memory_descriptor,
     rs: gl.shared_memory_descriptor, full: gl.shared_memory_descriptor, empty: gl.shared_memory_descriptor,
-    n: gl.tensor, pid: gl.tensor, step: gl.tensor, PIECES: gl.constexpr, RING: gl.constexpr, REST: gl.constexpr,
+    n: gl.tensor, pid: gl.tensor, step: gl.tensor, PIECES: gl.constexpr, REST: gl.constexpr,
     BUFFERS: gl.constexpr, TILED: gl.constexpr, RESIDUAL: gl.constexpr,
 ) -> None:  # fmt: skip
-    """Of every tile the pieces of a, which have RING buffers in turn, then xhat and r, which have BUFFERS."""
-    ALL: gl.constexpr = RING + (1 if REST else 0)
+    """Of every tile the pieces of a, which have a buffer each, then xhat and r, which have BUFFERS."""
+    ALL: gl.constexpr = PIECES + (1 if REST else 0)
     for t in range(n):
         row = (pid + t * step) * 64
         for j in gl.static_range(PIECES):
-            slot, lap = _place(t, j, PIECES, RING)
-            mbarrier.wait(empty.index(slot), (lap & 1) ^ 1)
-            mbarrier.expect(full.index(slot), 64 * 128 * 2)
+            mbarrier.wait(empty.index(j), (t & 1) ^ 1)
+            mbarrier.expect(full.index(j), 64 * 128 * 2)
             if TILED:
                 at = row * (2 * PIECES) + j * 128
-                tma.async_copy_global_to_shared(a, [at, 0], full.index(slot), pieces.index(slot))
+                tma.async_copy_global_to_shared(a, [at, 0], full.index(j), pieces.index(j))
             else:
-                tma.async_copy_global_to_shared(a, [row, j * 128], full.index(slot), pieces.index(slot))
+                tma.async_copy_global_to_shared(a, [row, j * 128], full.index(j), pieces.index(j))
         if REST:
-            mbarrier.wait(empty.index(RING), (t & 1) ^ 1)
-            mbarrier.expect(full.index(RING), 64 * REST * 2)
-            tma.async_copy_global_to_shared(a_rest, [row, PIECES * 128], full.index(RING), rest)
+            mbarrier.wait(empty.index(PIECES), (t & 1) ^ 1)
+            mbarrier.expect(full.index(PIECES), 64 * REST * 2)
+            tma.async_copy_global_to_shared(a_rest, [row, PIECES * 128], full.index(PIECES), rest)
         q = t % BUFFERS
         mbarrier.wait(empty.index(ALL + q), ((t // BUFFERS) & 1) ^ 1)
         mbarrier.expect(full.index(ALL + q), (4 if RESIDUAL else 2) * 64 * 64 * 2)
@@ -92,12 +82,12 @@ def _compute(
     rs: gl.shared_memory_descriptor, full: gl.shared_memory_descriptor, empty: gl.shared_memory_descriptor,
     weights: gl.shared_memory_descriptor, var: gl.tensor, gamma: gl.tensor, sums: gl.tensor, dgamma: gl.tensor,
     dbeta: gl.tensor, row_sums: gl.tensor, eps: gl.tensor, M: gl.tensor, n: gl.tensor, group: gl.tensor,
-    pid: gl.tensor, step: gl.tensor, D: gl.constexpr, PIECES: gl.constexpr, RING: gl.constexpr, REST: gl.constexpr,
+    pid: gl.tensor, step: gl.tensor, D: gl.constexpr, PIECES: gl.constexpr, REST: gl.constexpr,
     BUFFERS: gl.constexpr, TILED: gl.constexpr, TRAINING: gl.constexpr, RESIDUAL: gl.constexpr, SUMS: gl.constexpr,
     PARTS: gl.constexpr, PADDED: gl.constexpr,
 ) -> None:  # fmt: skip
     """Columns 64 group to 64 group + 63 of every tile of the program."""
-    ALL: gl.constexpr = RING + (1 if REST else 0)
+    ALL: gl.constexpr = PIECES + (1 if REST else 0)
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     column: gl.constexpr = gl.SliceLayout(0, layout)
     c = group * 64 + gl.arange(0, 64, layout=column)
@@ -112,21 +102,20 @@ def _compute(
         q = t % BUFFERS
         acc = gl.zeros([64, 64], gl.float32, layout)
         for j in gl.static_range(PIECES):
-            slot, lap = _place(t, j, PIECES, RING)
-            mbarrier.wait(full.index(slot), lap & 1)
-            piece = pieces.index(slot)
+            mbarrier.wait(full.index(j), t & 1)
+            piece = pieces.index(j)
             if TILED:
                 piece = piece.permute([1, 0])
             started = warpgroup_mma(piece, w.index(2 * j + group), acc, use_acc=j > 0, is_async=True)
             acc = warpgroup_mma_wait(0, deps=[started])
             gl.thread_barrier()
-            mbarrier.arrive(empty.index(slot), count=1)
+            mbarrier.arrive(empty.index(j), count=1)
         if REST:
-            mbarrier.wait(full.index(RING), t & 1)
+            mbarrier.wait(full.index(PIECES), t & 1)
             started = warpgroup_mma(rest, w_rest.index(group), acc, use_acc=PIECES > 0, is_async=True)
             acc = warpgroup_mma_wait(0, deps=[started])
             gl.thread_barrier()
-            mbarrier.arrive(empty.index(RING), count=1)
+            mbarrier.arrive(empty.index(PIECES), count=1)
         mbarrier.wait(full.index(ALL + q), (t // BUFFERS) & 1)
         xt = xs.index(q * 2 + group)
         rt = rs.index(q * 2 + group)
@@ -155,7 +144,7 @@ def hopper_input_gradient(
     a: tma.tensor_descriptor, a_rest: tma.tensor_descriptor, w_piece: tma.tensor_descriptor,
     w_rest: tma.tensor_descriptor, xhat: tma.tensor_descriptor, r: tma.tensor_descriptor, dx: tma.tensor_descriptor,
     var: gl.tensor, gamma: gl.tensor, sums: gl.tensor, dgamma: gl.tensor, dbeta: gl.tensor, row_sums: gl.tensor,
-    eps: gl.tensor, M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, PIECES: gl.constexpr, RING: gl.constexpr,
+    eps: gl.tensor, M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, PIECES: gl.constexpr,
     REST: gl.constexpr, BUFFERS: gl.constexpr, TILED: gl.constexpr, TRAINING: gl.constexpr, RESIDUAL: gl.constexpr,
     SUMS: gl.constexpr, PARTS: gl.constexpr, PADDED: gl.constexpr,
 ) -> None:  # fmt: skip
@@ -163,14 +152,14 @@ def hopper_input_gradient(
 
     Not TRAINING: the statistics were constants. Without RESIDUAL r is not read. Grid: any number of programs.
     """
-    ALL: gl.constexpr = RING + (1 if REST else 0)
+    ALL: gl.constexpr = PIECES + (1 if REST else 0)
     pid = gl.program_id(0)
     step = gl.num_programs(0)
     w = gl.allocate_shared_memory(gl.bfloat16, [2 * max(PIECES, 1), 128, 64], w_piece.layout)
     if TILED:
-        pieces = gl.allocate_shared_memory(gl.bfloat16, [RING, 128, 64], a.layout)
+        pieces = gl.allocate_shared_memory(gl.bfloat16, [PIECES, 128, 64], a.layout)
     else:
-        pieces = gl.allocate_shared_memory(gl.bfloat16, [max(RING, 1), 64, 128], a.layout)
+        pieces = gl.allocate_shared_memory(gl.bfloat16, [max(PIECES, 1), 64, 128], a.layout)
     xs = gl.allocate_shared_memory(gl.bfloat16, [2 * BUFFERS, 64, 64], xhat.layout)
     rs = gl.allocate_shared_memory(gl.bfloat16, [2 * BUFFERS, 64, 64], r.layout)
     full = gl.allocate_shared_memory(gl.int64, [ALL + BUFFERS, 1], mbarrier.MBarrierLayout())
@@ -197,11 +186,11 @@ def hopper_input_gradient(
     n = (tiles - pid + step - 1) // step
     gl.warp_specialize([
         (_compute, (dx, pieces, rest, w, w_left, xs, rs, full, empty, weights, var, gamma, sums, dgamma, dbeta,
-                    row_sums, eps, M, n, 0, pid, step, D, PIECES, RING, REST, BUFFERS, TILED, TRAINING, RESIDUAL, SUMS,
+                    row_sums, eps, M, n, 0, pid, step, D, PIECES, REST, BUFFERS, TILED, TRAINING, RESIDUAL, SUMS,
                     PARTS, PADDED)),
         (_compute, (dx, pieces, rest, w, w_left, xs, rs, full, empty, weights, var, gamma, sums, dgamma, dbeta,
-                    row_sums, eps, M, n, 1, pid, step, D, PIECES, RING, REST, BUFFERS, TILED, TRAINING, RESIDUAL, SUMS,
+                    row_sums, eps, M, n, 1, pid, step, D, PIECES, REST, BUFFERS, TILED, TRAINING, RESIDUAL, SUMS,
                     PARTS, PADDED)),
-        (_load, (a, a_rest, xhat, r, pieces, rest, xs, rs, full, empty, n, pid, step, PIECES, RING, REST, BUFFERS,
+        (_load, (a, a_rest, xhat, r, pieces, rest, xs, rs, full, empty, n, pid, step, PIECES, REST, BUFFERS,
                  TILED, RESIDUAL)),
     ], [4, 1], [240, 24])  # fmt: skip

@@ -17,7 +17,6 @@ from torch import Tensor
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from model import unproven
 from model.fused.hopper import feed_forward as feed_forward_kernels
 from model.fused.hopper import projections, weights_kernels
 from model.fused.launch import Norm, empty_statistics
@@ -183,7 +182,6 @@ def feed_forward(
             },
             constants={
                 "D": d, "F": f, "SLICE": 64, "BUFFERS": 4, "KEEP": keep, "STATISTICS": statistics,
-                "TURNS": unproven.HOPPER_TURNS,
             },
             options=THREE_GROUPS,
         )

@@ -8,7 +8,6 @@ import torch
 import triton
 from torch import Tensor
 
-from model import unproven
 from model.fused.hopper import feed_forward_backward as backward_kernels
 from model.fused.hopper import input_gradient, weight_gradient, weights_kernels
 from model.fused.hopper import launch as launches
@@ -63,7 +62,7 @@ def feed_forward_backward(
                 "dh": box(dh, 64, ROWS), "b1": up_bias, "parts1": parts.products[0], "parts2": parts.products[1],
                 "partsb": parts.sums, "tiles": tiles, "chunks": shared.chunks,
             },
-            constants={"D": d, "F": f, "BUFFERS": 4, "TURNS": unproven.HOPPER_TURNS},
+            constants={"D": d, "F": f, "BUFFERS": 4},
             options=TWO_GROUPS,
         )
     )  # fmt: skip
@@ -170,9 +169,7 @@ def _input_gradient(
     dgamma, dbeta = terms.new_empty(d), terms.new_empty(d)
     row_sums = terms.new_empty((programs if sums else 0, d))
     rest = pieces.rest or 64
-    ring, buffers = pieces.whole, 2
-    if pieces.whole == 4:  # shared memory holds four pieces and one xhat and r, or two of each
-        ring, buffers = (2, 2) if unproven.HOPPER_SHORT_RING else (4, 1)
+    buffers = 1 if pieces.whole == 4 else 2  # shared memory holds four pieces and one xhat and r
     launches.run(
         Launch(
             kernel=input_gradient.hopper_input_gradient,
@@ -186,7 +183,7 @@ def _input_gradient(
                 "row_sums": row_sums, "eps": norm.eps, "M": m, "tiles": tiles,
             },
             constants={
-                "D": d, "PIECES": pieces.whole, "RING": ring, "REST": pieces.rest, "BUFFERS": buffers,
+                "D": d, "PIECES": pieces.whole, "REST": pieces.rest, "BUFFERS": buffers,
                 "TILED": tiled, "TRAINING": training, "RESIDUAL": residual is not None, "SUMS": sums,
                 "PARTS": len(terms), "PADDED": triton.next_power_of_2(len(terms)),
             },

@@ -111,7 +111,7 @@ def _embedding_parts(shape: tuple[int, ...]) -> list[Tensor]:
 
 @needs_gpu
 @pytest.mark.parametrize("rate", [0.0, 0.2])
-@pytest.mark.parametrize("shape", [STUDY, ETTH, (3, 1, 21, 100, 144, 1)], ids=str)
+@pytest.mark.parametrize("shape", [STUDY, ETTH, (7, 1, 21, 100, 144, 1)], ids=str)
 def test_on_the_gpu_the_embedding_is_exact_with_the_mask_given(shape: tuple[int, ...], rate: float) -> None:
     patches, weight, bias, positions, grad = _embedding_parts(shape[:5])
     seed, dtype = (torch.tensor([12345678901], device="cuda") if rate else None), torch.bfloat16

@@ -7,7 +7,6 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 from gluon_kit import MOST_SHARED, Compiled, a_layer, compiled, recorded
 
-from model import unproven
 from model.fused.hopper.launch_backward import share
 
 
@@ -33,16 +32,6 @@ def test_every_kernel_of_a_layer_compiles_for_hopper_and_fits(width: int, ffn: i
 def test_gradients_are_added_up_by_code_without_the_fault_that_was_seen(rows: int, width: int, ffn: int) -> None:
     kernels = _kernels(width, ffn, "fused_reduce_weight_gradients", rows=rows)  # which looks for it (ptx_kit.py)
     assert len(kernels) == 3
-
-
-def test_the_variants_that_wait_for_a_gpu_compile_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    for switch in ("HOPPER_TURNS", "HOPPER_SHORT_RING"):
-        monkeypatch.setattr(unproven, switch, True)
-    names = ["hopper_feed_forward", "hopper_feed_forward_backward", "hopper_input_gradient"]
-    kernels = _kernels(128, 512, *names)
-    assert [kernel.name for kernel in kernels[:3]] == names
-    for kernel in kernels:
-        assert kernel.shared <= MOST_SHARED and kernel.registers <= 168 and kernel.stack <= 16, kernel.name
 
 
 def test_programs_share_a_gradient_in_proportion_to_what_they_read() -> None:

@@ -1,7 +1,6 @@
 """Models whose layers the Hopper kernels compute, on a Hopper GPU: the gate, and whole passes timed by both paths.
 
 Run alone: .venv/bin/python -m pytest tests/model/fused/test_hopper_model_gpu.py -q -s -n0
-If this and test_hopper_gpu.py pass, HOPPER in model/unproven.py may become True.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
-from model import unproven  # noqa: E402
-from model.fused.hopper import launch  # noqa: E402
+from model.fused.hopper import launch, path  # noqa: E402
 from model.patchtst import build_model  # noqa: E402
 from model.presets import PRESETS  # noqa: E402
 from model.pruning.surgery import remove_heads  # noqa: E402
@@ -30,7 +28,6 @@ STUDY |= {"patch_stride": 12, "num_channels": 7, "context_length": 512, "predict
 
 @pytest.mark.parametrize(("heads", "engine"), [(16, "graph"), (11, "graph"), (15, "eager"), (8, "compile")])
 def test_a_model_passes_the_gate(heads: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unproven, "HOPPER", True)
     model = STUDY | {"attention": "patch", "layers": "fused"}
     arm = GatedArm(model=model, heads=heads, engine=engine, precision="bf16", batch_size=33)
     names: list[str] = []
@@ -46,7 +43,7 @@ def test_a_model_passes_the_gate(heads: int, engine: str, monkeypatch: pytest.Mo
 def test_the_time_of_forward_and_backward_by_both_paths(missing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     times = {}
     for enabled in (False, True):
-        monkeypatch.setattr(unproven, "HOPPER", enabled)
+        monkeypatch.setattr(path, "capability", lambda _, enabled=enabled: HERE if enabled else (8, 0))
         torch.manual_seed(0)
         model = build_model(**STUDY | {"attention": "patch", "layers": "fused"})
         if missing:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from compiler_kit import BROKEN, path_with_broken
 
-from model import unproven
 from model.presets import PRESETS
 from tune.doctor import compute
 from tune.doctor.finding import Place
@@ -87,7 +86,6 @@ def test_it_says_who_computes_the_layers_here_and_why_the_hopper_kernels_do_not(
     (_, layers), (works, why) = found(ampere)
     assert layers == "fused layers compute the default model"
     assert not works and "capability 9.0 and this GPU's is 8.0: plain Triton kernels run instead" in why
-    monkeypatch.setattr(unproven, "HOPPER", True)
     hopper = replace(ampere, name="NVIDIA H200", capability=(9, 0))
     assert found(hopper)[1] == (True, "compute the fused layers")
 
