@@ -32,13 +32,15 @@ class Forecast:
     """Of each series its id ("" for the only one), the rows that are known, and those that follow."""
 
 
-def forecast_file(arguments: argparse.Namespace, forecaster: Forecaster, horizon: int) -> Forecast:
-    """Forecast the rows after the last of --input, each series of a long format for itself.
+def forecast_file(path: Path, options: DataOptions, forecaster: Forecaster, horizon: int) -> Forecast:
+    """Forecast the rows after the last of a file, each series of a long format for itself.
+
+    options: how the file is read, as `options_for` makes them.
 
     Raises DataError for a file that cannot be forecast from, and for a series that the model does not know.
     """
-    facts, path = forecaster.facts, arguments.input.expanduser()
-    options, step, rows = input_options(arguments, facts), step_of(facts), facts.context_length
+    facts = forecaster.facts
+    step, rows = step_of(facts), facts.context_length
     if facts.series is not None:
         options = _with_id_column(options, facts)
         known = read_long_tails(path, columns=facts.columns, known=facts.series, rows=rows, step=step, options=options)
@@ -85,7 +87,11 @@ def _with_id_column(options: DataOptions, facts: Facts) -> DataOptions:
 
 def input_options(arguments: argparse.Namespace, facts: Facts) -> DataOptions:
     """How --input is read: as the command line says, otherwise with the training file's time column and step `row`."""
-    options = given_options(arguments)
+    return options_for(facts, given_options(arguments))
+
+
+def options_for(facts: Facts, options: DataOptions) -> DataOptions:
+    """`options` with what the model knows of the file that it was trained on, where they do not say it."""
     if options.timestamp_column is None:
         options = replace(options, timestamp_column=facts.dataset.get("timestamp_column"))
     return replace(options, step="row") if isinstance(step_of(facts), RowStep) else options

@@ -106,7 +106,12 @@ def add_tracking_uri(parser: Parser) -> None:
 
 def tracking_uri(arguments: argparse.Namespace) -> str:
     """The MLflow store of a command: --tracking-uri, else MLFLOW_TRACKING_URI, else a file in the current folder."""
-    return given_tracking_uri(arguments) or f"sqlite:///{Path('mlflow.db').absolute()}"
+    return store_address(arguments.tracking_uri)
+
+
+def store_address(given: str | None) -> str:
+    """The MLflow store where `given` is what was asked for, as `tracking_uri` finds it."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 
 def given_tracking_uri(arguments: argparse.Namespace) -> str | None:

@@ -20,7 +20,7 @@ from data_pipeline.series.tail import (
     write_table,
 )
 from tune.commands.data_options import add_data_options
-from tune.commands.model_input import Forecast, forecast_file
+from tune.commands.model_input import Forecast, forecast_file, input_options
 from tune.commands.parser import Parser, add_folders, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
 from tune.common.files import write_atomically
@@ -69,14 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="model-") as scratch:
         uri, storage = tracking_uri(arguments), arguments.storage_path
         model = find_model(arguments.run, tracking_uri=uri, storage=storage, scratch=Path(scratch))
-        forecaster = _load(model.folder, arguments.device)
+        forecaster = load_forecaster(model.folder, arguments.device)
     facts = forecaster.facts
     horizon = arguments.horizon or facts.prediction_length
     if rolled := _rolled(horizon, facts):
         print(f"--horizon {horizon}: {rolled}", file=sys.stderr)
     forecast = result = picture = None
     if arguments.output is not None or not arguments.backtest:
-        forecast = forecast_file(arguments, forecaster, horizon)
+        options = input_options(arguments, facts)
+        forecast = forecast_file(arguments.input.expanduser(), options, forecaster, horizon)
         picture = _picture(forecast, facts, f"{horizon} rows forecast by {model.words}")
     if arguments.backtest:  # before anything is written: it may refuse the file
         from tune.commands.backtest import backtest
@@ -137,7 +138,8 @@ def check_target(option: str, target: Path, source: Path | None, *, force: bool)
         raise WrongInput(f"{option} {target}: it exists; name another file, or give --force to replace it")
 
 
-def _load(folder: Path, device: str) -> Forecaster:
+def load_forecaster(folder: Path, device: str) -> Forecaster:
+    """The model saved in `folder`, on a device: cpu or cuda. WrongInput where there is no such device or model."""
     import torch
 
     from model.forecaster import Forecaster

@@ -29,13 +29,18 @@ _FOREIGN = ("RAY_RUNTIME_ENV_HOOK", "RAY_TUNE_CALLBACKS")
 def prepare_process() -> None:
     """Set up this process; call it once, before anything heavy is imported."""
     no_core_dumps()
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    keep_libraries_quiet()
     for name in _FOREIGN:
         os.environ.pop(name, None)
     os.environ.update(_OVERRULED)
     keep_to_absolute_paths(os.environ)
     complete_surroundings()
+
+
+def keep_libraries_quiet() -> None:
+    """The defaults alone: all that may be set in a process that is not ours."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
 
 def keep_to_absolute_paths(variables: MutableMapping[str, str]) -> None:
