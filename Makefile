@@ -3,7 +3,7 @@ BIN := .venv/bin
 STORE := sqlite:///mlflow.db
 PORT := 5000
 
-.PHONY: setup demo check test soak audit ui mlflow-server cluster-token lint-cluster
+.PHONY: setup demo check test docs soak audit ui mlflow-server cluster-token lint-cluster
 
 setup: .venv/.installed  ## create .venv with everything that running, checking and testing needs
 
@@ -22,6 +22,9 @@ TEST_PROCESSES ?= 2
 test: setup  ## in two processes; TEST_PROCESSES=0 runs one test after another
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
+docs: setup  ## the site of docs/ in site/, built strictly and without network: open site/index.html
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
+
 RUNS := 1
 FIRST_SEED := 1
 soak: setup  ## the fault tests RUNS times, each run with another seed, and what was lost (docs/reliability.md)
@@ -35,7 +38,7 @@ ui: setup  ## the MLflow UI over the local store; STORE=sqlite:////other/mlflow.
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	$(BIN)/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port $(PORT) --workers 1
 
-# BACKEND_STORE_URI HOST PORT SERVER_DIR ARTIFACTS_DESTINATION MLFLOW_SERVER_ALLOWED_HOSTS WORKERS: see the README
+# BACKEND_STORE_URI HOST PORT SERVER_DIR ARTIFACTS_DESTINATION MLFLOW_SERVER_ALLOWED_HOSTS WORKERS: see docs/tracking.md
 mlflow-server: setup  ## an MLflow server with accounts, over SQLite or PostgreSQL
 	@$(BIN)/python -m launcher.mlflow_server
 

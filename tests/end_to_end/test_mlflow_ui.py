@@ -152,8 +152,8 @@ def test_the_report_draws_its_charts_in_the_artifact_view(page: Any, record: Swe
         report.locator(f"#chart-{chart} .main-svg").first.wait_for()
 
 
-def test_the_searches_of_the_readme_find_what_they_say(record: SweepRecord, folder: Path) -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_searches_of_the_documents_find_what_they_say(record: SweepRecord, folder: Path) -> None:
+    text = (ROOT / "docs" / "tracking.md").read_text()
     searches = re.findall(r"^    ((?:tags|params)\..*?)\s+# (\w+)", text, re.MULTILINE)
     client = open_client(store(folder))
     experiment = client.get_run(record.run_id).info.experiment_id

@@ -13,7 +13,7 @@ set:
 over:
   model.patch_length: [12, 24]
 
-A relative path of a data file starts at the configuration's folder. docs/config.md says what a file may hold.
+A relative path of a data file starts at the configuration's folder. docs/configuration.md says what a file may hold.
 """
 
 from __future__ import annotations

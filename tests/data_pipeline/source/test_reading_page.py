@@ -1,4 +1,4 @@
-"""Every sample of the page on reading, and of the README, is read as the page says."""
+"""Every sample of the page on reading, of the README and of the page on own data is read as the page says."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from data_pipeline.options import DataOptions
 from data_pipeline.source.readers import open_source
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE, README = ROOT / "docs" / "data" / "reading.md", ROOT / "README.md"
+PAGES = [ROOT / "docs" / "data" / "reading.md", ROOT / "docs" / "own-data.md", ROOT / "README.md"]
 SAMPLE = re.compile(
     r"<!-- read (?P<file>\S+) as (?P<encoding>\S+)(?: with data\.(?P<field>\w+)=(?P<value>\S+))? -->\n\n"
     r"(?P<lines>(?: {4}.*\n)+)\n?(?P<said>(?:- .*\n)*)"
 )
-SAMPLES = [match.groupdict() for page in (PAGE, README) for match in SAMPLE.finditer(page.read_text())]
+SAMPLES = [match.groupdict() for page in PAGES for match in SAMPLE.finditer(page.read_text())]
 TIMES = np.arange("2024-01-10", "2024-01-17", dtype="datetime64[D]").astype("datetime64[us]")
 VALUES = [[10.5, 3], [11.25, 2], [12, 5], [13.5, 6], [14, 7], [15.5, 6], [16, 9]]
 
 
-def test_the_page_and_the_readme_have_samples():
-    assert len(SAMPLES) == (PAGE.read_text() + README.read_text()).count("<!-- read ") > 10
+def test_every_page_has_samples():
+    assert len(SAMPLES) == sum(page.read_text().count("<!-- read ") for page in PAGES) > 10
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample["lines"].strip().split("\n")[0])

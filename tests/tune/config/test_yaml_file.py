@@ -192,7 +192,7 @@ def test_a_file_that_holds_nothing_leaves_all_to_the_command_line(
 def test_the_file_that_the_documents_show_holds_every_key_and_can_be_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).resolve().parents[3] / "docs" / "config.md").read_text()
+    page = (Path(__file__).resolve().parents[3] / "docs" / "configuration.md").read_text()
     (tmp_path / "x.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
     assert read_config(tmp_path / "x.yaml").content.keys() == KINDS.keys()
     assert main(["--config", str(tmp_path / "x.yaml"), "--plan"]) == DONE

@@ -1,0 +1,96 @@
+"""The site of docs/ builds strictly, and what pages promise to list in full they do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune.commands.main import COMMANDS, load_command
+from tune.config.trial_config import FIELDS, SEED_STUDY_ONLY
+from tune.report.arms import COLUMNS
+from tune.stats.verdicts import ACCURACY_WORDS, SPEED_WORDS, STOP_WORDS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+
+def tool(name: str) -> Any:
+    """A module of docs/tools."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it, which fails at a broken link, heading or page without a place."""
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target)]
+    built = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return target
+
+
+def test_the_site_builds_strictly_with_the_readme_as_its_first_page(site: Path) -> None:
+    assert "On my GPUs and my data" in (site / "index.html").read_text()
+
+
+def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+    pages = {page.name: page.read_text() for page in site.glob("*.html")}
+    loads = ('<script src="http', '<link rel="stylesheet" href="http', '<img src="http', "fonts.googleapis")
+    assert {name for name, text in pages.items() if any(load in text for load in loads)} == set()
+
+
+def test_the_site_has_files_outside_of_docs_that_pages_link_to(site: Path) -> None:
+    assert (site / "source" / "launcher" / "slurm-job.sh").exists() and (site / "source" / "LICENSE").exists()
+
+
+def test_the_page_of_commands_has_every_command_and_option() -> None:
+    text = tool("generated").commands()
+    for words in COMMANDS:
+        for action in load_command(words).parser()._actions:
+            assert all(option in text for option in action.option_strings if option not in ("-h", "--help"))
+        assert not words or f"## {' '.join(words)}\n" in text
+
+
+def test_the_page_of_fields_has_every_field_with_its_meaning() -> None:
+    generated = tool("generated")
+    text, meanings = generated.fields(), generated.meanings()
+    ours = [name for name in FIELDS if name not in SEED_STUDY_ONLY]
+    assert [name for name in ours if f"| `{name}` |" not in text] == []
+    assert len([name for name in ours if not meanings.get(name)]) <= 7  # names that say it: model.num_heads, ...
+
+
+def test_a_name_of_a_generated_part_that_is_unknown_fails_the_build() -> None:
+    with pytest.raises(KeyError):
+        tool("generated").fill("<!-- generated: nothing -->")
+
+
+def test_the_page_on_the_report_has_every_column_verdict_and_status() -> None:
+    text = (DOCS / "reading-the-report.md").read_text() + (DOCS / "repeats.md").read_text()
+    rows = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
+    statuses = {"done", "stopped", "unsupported", "failed", "oom", "nan", "failed_gate"}
+    words = {*SPEED_WORDS.values(), *ACCURACY_WORDS.values(), *(name for name, _ in COLUMNS), *statuses}
+    assert words - rows == set()
+    assert [why for why in STOP_WORDS.values() if why not in text] == []
+
+
+def test_the_charts_picture_is_that_of_the_recorded_result() -> None:
+    chart = tool("chart")
+    assert chart.TARGET.read_text() == chart.chart(json.loads(chart.RESULT.read_text()))
