@@ -73,14 +73,14 @@ class ModelConfig(_Frozen):
     patch_length: int = Field(ge=1)  # time steps in a patch
     patch_stride: int = Field(ge=1)  # time steps between patch starts
     d_model: int = Field(ge=2, le=16_384)  # even
-    num_heads: int = Field(ge=1, le=1_024)
-    num_layers: int = Field(ge=1, le=256)
-    ffn_dim: int = Field(ge=1, le=65_536)
+    num_heads: int = Field(ge=1, le=1_024)  # of each layer; divides d_model
+    num_layers: int = Field(ge=1, le=256)  # of the encoder
+    ffn_dim: int = Field(ge=1, le=65_536)  # width inside a feed-forward layer
     dropout: float = Field(ge=0, lt=1)  # after positions, in the residual path and in the feed-forward layers
     head_dropout: float = Field(ge=0, lt=1)  # before the forecasting head
-    attention_dropout: float = Field(ge=0, lt=1)
-    norm_type: Literal["batchnorm", "layernorm"]
-    pre_norm: bool
+    attention_dropout: float = Field(ge=0, lt=1)  # of attention's weights
+    norm_type: Literal["batchnorm", "layernorm"]  # of the encoder's layers
+    pre_norm: bool  # whether a layer norms its input, not its output
 
     @property
     def computed_by(self) -> dict[str, Any]:
@@ -105,8 +105,8 @@ class TrainConfig(_Frozen):
     """The optimizer and the training loop: Adam on the mean squared error of standardised values."""
 
     batch_size: int = Field(128, ge=1, le=1_048_576)  # windows in a step
-    epochs: int = Field(10, ge=1, le=100_000)
-    learning_rate: float = Field(1e-4, gt=0, le=10)
+    epochs: int = Field(10, ge=1, le=100_000)  # passes over the training windows
+    learning_rate: float = Field(1e-4, gt=0, le=10)  # of Adam, before the schedule
     schedule: str = "constant"  # a name in tune.engine.lr.LR_SCHEDULES
     pct_start: float = Field(0.3, ge=0, le=1)  # one_cycle: share of the steps in which the rate rises
     patience: int | None = Field(None, ge=1)  # epochs without a better validation MSE; None: never stop early
