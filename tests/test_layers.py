@@ -21,8 +21,8 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "errors", "options", "faults", "split_rule", "demo", "datasets", "source", "pems", "series", "feed",
     ),
     "model": (
-        "facts", "unproven", "presets", "flops", "heads", "attention", "memory", "recompute", "fused", "as_published",
-        "patchtst", "pruning", "forecaster",
+        "facts", "unproven", "presets", "flops", "heads", "attention", "memory", "recompute", "guard", "fused",
+        "as_published", "patchtst", "swap", "pruning", "forecaster",
     ),
     "launcher": ("lint", "listener", "mlflow_server"),
     "patchtst_sweeps": ("location", "command"),

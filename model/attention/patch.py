@@ -25,13 +25,15 @@ SMALL_SHARED_MEMORY = ((8, 6), (8, 9))  # and 12.0 and later
 
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
-    scaling: float | None = None, **_: Any,
+    scaling: float | None = None, output_attentions: bool | None = None, **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention over N patches: (B*C, K, N, E) -> (B*C, N, K, E), contiguous; no weights.
 
-    ValueError for a mask, for dropout, and for what patch_op.patch_attention refuses.
+    ValueError for a mask, for dropout, for weights asked for, and for what patch_op.patch_attention refuses.
     """
     refuse_mask("patch", attention_mask)
+    if output_attentions:
+        raise ValueError("patch has no attention weights to return: leave output_attentions out, or use eager")
     if dropout > 0:
         raise ValueError(f"patch has no attention dropout and got {dropout}: use eager")
     from model.attention.patch_op import patch_attention
@@ -48,7 +50,7 @@ class Patch(Backend):
 
     name: str = "patch"
     description: str = "our own Triton kernels for up to 128 patches of narrow heads; CUDA only"
-    transformers_name: str = "triton_patch"
+    transformers_name: str = "patch"
     kernel_patterns: tuple[str, ...] = (r"^patch_attention_forward", r"^patch_attention_backward")
     function: AttentionFunction = attend
     module: str | None = "triton.language"  # comes with torch's builds for CUDA on Linux

@@ -58,6 +58,8 @@ def _launch(direction: str, tensors: tuple[Any, ...], q: Tensor, choice: Choice,
     s, _, heads, _ = q.shape
     if q.numel() == 0:
         return
+    if not (q.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(f"patch needs a CUDA GPU and got tensors on {q.device}: use eager or sdpa")
     groups, more = (triton.cdiv(s, choice.sequences), (s,)) if choice.sequences > 1 else (s, ())
     with torch.cuda.device_of(q):
         grid = (groups * triton.cdiv(heads, fixed["HEADS"]),)

@@ -25,6 +25,7 @@ from model.fused.hopper.launch import Packed
 from model.fused.lowering import register_operators
 from model.fused.ops import norm_unite, normalise
 from model.fused.paths import Normed
+from model.guard import Guard
 from model.recompute import run_layer
 
 Run = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -86,6 +87,12 @@ class FusedEncoder(PatchTSTEncoder):
             return _feed_forward_sublayer(layer, packed, rows, drop, rate, batch and not last)
 
         return run
+
+
+class GuardedFusedEncoder(Guard, FusedEncoder):
+    """A fused encoder that computes only what was checked."""
+
+    keeps_states = False
 
 
 def _attention_sublayer(

@@ -70,14 +70,11 @@ class GateResult:
     @property
     def problem(self) -> str | None:
         """Why the arm does not pass, in one line; None if it passes."""
-        arm, eager = self.measured.arm, self.measured.eager
-        problems = {name: _problem(text, getattr(arm, name), getattr(eager, name)) for name, text in WHAT.items()}
-        if problems["predictions"]:
-            del problems["worst_series"]  # it adds nothing
-        if not any(problems.values()):
+        problem = problem_of(self.measured)
+        if problem is None:
             return None
         source = f" (from the cache, key {self.key}: delete {self.file} to measure again)" if self.cached else ""
-        return "; ".join(text for text in problems.values() if text) + self._shape_note() + source
+        return problem + self._shape_note() + source
 
     def _shape_note(self) -> str:
         arm, batch_size = self.arm, self.measured.batch_size
@@ -107,6 +104,15 @@ class GateResult:
             "gate/attention_eager_error": alone.eager if alone else None,
             "gate/batch": self.measured.batch_size,
         }
+
+
+def problem_of(measured: Measurement) -> str | None:
+    """What of the arm is further from fp64 than the rule allows, in one line; None if nothing is."""
+    arm, eager = measured.arm, measured.eager
+    problems = {name: _problem(text, getattr(arm, name), getattr(eager, name)) for name, text in WHAT.items()}
+    if problems["predictions"]:
+        del problems["worst_series"]  # it adds nothing
+    return "; ".join(text for text in problems.values() if text) or None
 
 
 def _problem(what: str, error: float, eager: float) -> str | None:

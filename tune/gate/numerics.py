@@ -10,6 +10,7 @@ Shapes: B batch, C channels, L context, H horizon, N patches, D model width, K h
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import sys
@@ -89,22 +90,52 @@ def measure(gated: GatedArm, device: torch.device) -> Measurement:
 
 def _measure(gated: GatedArm, device: torch.device) -> Measurement:
     plain = {**gated.model, **PLAIN_MODEL}
-    weights = _fixed_weights(_build(plain, gated.heads))
+    weights = fixed_weights(_build(plain, gated.heads))
     reference = _RunningArm(_build(plain, gated.heads), weights, device, "eager", "fp64")
     eager = _RunningArm(_build(plain, gated.heads), weights, device, "eager", gated.precision)
     rate = MOVING if gated.beta1_moves else None
     arm = _RunningArm(_build(gated.model, gated.heads), weights, device, gated.engine, gated.precision, rate)
+    batch_size = batch_that_fits(gated.model, gated.heads, gated.batch_size, device)
+    of_arm, of_eager = _compare(reference, eager, arm, _batches(gated.model, batch_size, device))
+    attention = _attention_alone(gated, batch_size, device)
+    return Measurement(arm=of_arm, eager=of_eager, batch_size=batch_size, attention=attention)
+
+
+def measure_models(
+    plain: nn.Module,
+    arm: nn.Module,
+    weights: dict[str, Tensor],
+    *,
+    fields: Mapping[str, Any],
+    precision: str,
+    batch_size: int,
+    device: torch.device,
+) -> Measurement:
+    """The errors of `arm` and of `plain`, two models without dropout that exist already, both with these weights.
+
+    Both are changed: give copies. plain: attention and layers of transformers. fields: arguments of build_model that
+    say the shape. Random state and settings are restored afterwards. Raises whatever a model raises.
+    """
+    with _restoring_state(device):
+        reference = _RunningArm(copy.deepcopy(plain), weights, device, "eager", "fp64")
+        eager, mine = (_RunningArm(model, weights, device, "eager", precision) for model in (plain, arm))
+        of_arm, of_eager = _compare(reference, eager, mine, _batches(fields, batch_size, device))
+    return Measurement(arm=of_arm, eager=of_eager, batch_size=batch_size, attention=None)
+
+
+def _compare(
+    reference: _RunningArm, eager: _RunningArm, arm: _RunningArm, batches: Iterator[Batch]
+) -> tuple[NumericErrors, NumericErrors]:
+    """The errors of the arm and of the plain arm."""
     of_eager, of_arm = _Sums(), _Sums()
-    batch_size = _batch_that_fits(gated, device)
     try:
-        for batch in _batches(gated, batch_size, device):
+        for batch in batches:
             true = reference.run(batch)
             of_eager.add(eager.run(batch), true)
             of_arm.add(arm.run(batch), true)
     finally:
         arm.close()
-    attention = _attention_alone(gated, batch_size, device)
-    return Measurement(arm=of_arm.errors(), eager=of_eager.errors(), batch_size=batch_size, attention=attention)
+    return of_arm.errors(), of_eager.errors()
 
 
 def _attention_alone(gated: GatedArm, batch_size: int, device: torch.device) -> AttentionErrors | None:
@@ -120,13 +151,16 @@ def _attention_alone(gated: GatedArm, batch_size: int, device: torch.device) -> 
         return None
 
 
-def _batch_that_fits(gated: GatedArm, device: torch.device) -> int:
-    """The trial's batch size, or the largest whose fp64 step is estimated to fit into the allowed memory."""
+def batch_that_fits(model: Mapping[str, Any], heads: int, batch_size: int, device: torch.device) -> int:
+    """The trial's batch size, or the largest whose fp64 step is estimated to fit into the allowed memory.
+
+    model: arguments of build_model.
+    """
     if device.type == "cuda":
         allowed = MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory
     else:
         allowed = CPU_MEMORY
-    return max(1, min(gated.batch_size, int(allowed // bytes_of_a_window(gated.model, gated.heads))))
+    return max(1, min(batch_size, int(allowed // bytes_of_a_window(model, heads))))
 
 
 @contextmanager
@@ -156,7 +190,7 @@ def _build(fields: Mapping[str, Any], heads: int) -> nn.Module:
     return model
 
 
-def _fixed_weights(model: nn.Module) -> dict[str, Tensor]:
+def fixed_weights(model: nn.Module) -> dict[str, Tensor]:
     """Weights that keep every activation near standard deviation 1, as in a trained model.
 
     At PatchTST's own initialisation (deviation 0.02) all scores are near zero: softmax is flat and no error shows.
@@ -175,10 +209,10 @@ def _fixed_weights(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _batches(gated: GatedArm, batch_size: int, device: torch.device) -> Iterator[Batch]:
+def _batches(model: Mapping[str, Any], batch_size: int, device: torch.device) -> Iterator[Batch]:
     """Windows of a standardised series with a day, a week, a random walk and noise."""
-    context, horizon = gated.model["context_length"], gated.model["prediction_length"]
-    channels, generator = gated.model["num_channels"], torch.Generator().manual_seed(SEED)
+    context, horizon = model["context_length"], model["prediction_length"]
+    channels, generator = model["num_channels"], torch.Generator().manual_seed(SEED)
     length = context + horizon + 1024
     hours_T1 = torch.arange(length, dtype=torch.float64)[:, None]
     phases_2C = 2 * math.pi * torch.rand(2, channels, generator=generator, dtype=torch.float64)
