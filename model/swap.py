@@ -18,7 +18,6 @@ from transformers.models.patchtst.modeling_patchtst import (
     PatchTSTAttention,
     PatchTSTEncoder,
     PatchTSTEncoderLayer,
-    PatchTSTPredictionHead,
 )
 
 from model import fused
@@ -148,9 +147,7 @@ def swap(model: Any, *, attention: bool, layers: bool, checked: Checked | None) 
     guarded: type[nn.Module] = GuardedEncoder
     if layers:
         from model.fused.encoder import GuardedFusedEncoder, fuse  # imports triton
-        from model.fused.head import fuse_head
 
-        fuse_head(model)
         fuse(model)
         guarded = GuardedFusedEncoder
     if checked is not None:
@@ -164,5 +161,4 @@ def unswap(model: Any, attention: str) -> None:
     encoder.__class__ = PatchTSTEncoder
     for name in ("checked", "rates"):
         vars(encoder).pop(name, None)
-    model.head.__class__ = PatchTSTPredictionHead
     use_attention(model, attention)

@@ -4,8 +4,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from transformers import PatchTSTForPrediction
 
-__all__ = ["run", "load", "forecast", "Sweep", "WrongInput", "TrialsFailed", "Unfinished", "SweepError"]
+__all__ = [
+    "run",
+    "load",
+    "forecast",
+    "Sweep",
+    "accelerate",
+    "restore",
+    "register_attention",
+    "Acceleration",
+    "CannotAccelerate",
+    "PartlyAccelerated",
+    "WrongInput",
+    "TrialsFailed",
+    "Unfinished",
+    "SweepError",
+]
 
 def run(
     sweep: str | None = None,
@@ -45,6 +61,15 @@ def forecast(
     storage_path: str | Path = "runs",
     tracking_uri: str | None = None,
 ) -> pd.DataFrame: ...
+def accelerate(
+    model: PatchTSTForPrediction,
+    *,
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
+    layers: Literal["auto", "fused", "transformers"] = "auto",
+    batch_size: int = 128,
+) -> PatchTSTForPrediction: ...
+def restore(model: PatchTSTForPrediction) -> PatchTSTForPrediction: ...
+def register_attention() -> str: ...
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sweep:
@@ -72,3 +97,20 @@ class TrialsFailed(RuntimeError):
 
 class Unfinished(RuntimeError): ...
 class SweepError(RuntimeError): ...
+
+class CannotAccelerate(WrongInput):
+    reasons: dict[str, str]
+    def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None: ...
+
+class PartlyAccelerated(UserWarning): ...
+
+@dataclass(frozen=True, kw_only=True)
+class Acceleration:
+    attention: bool
+    layers: bool
+    reasons: Mapping[str, str]
+    precision: str
+    device: str
+    batch_size: int
+    checks: Mapping[str, Any]
+    former_attention: str

@@ -18,7 +18,7 @@ from model import unproven
 from model.fused import ends_launch
 from model.fused.drop import drop
 from model.fused.dropout import HEAD_SITE, dropout_seed, level
-from model.guard import compute_type
+from model.fused.embedding import compute_type
 
 
 def fuse_head(model: PatchTSTForPrediction) -> None:
