@@ -28,7 +28,7 @@ def _command(words: tuple[str, ...]) -> str:
     parser = load_command(words).parser()
     name = " ".join(words) or "a sweep (no command)"
     parts = [f"## {name}", parser.description or "", f"`{_usage(parser)}`"]
-    for group in parser._action_groups:
+    for group in sorted(parser._action_groups, key=lambda each: each.title == "options"):  # the usual ones last
         shown = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
         if shown:
             title = TITLES.get(group.title or "", group.title or "")
@@ -82,6 +82,7 @@ def meanings() -> dict[str, str]:
         for group, config in GROUPS.items()
         for name, text in re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(config), re.MULTILINE)
     }
+    found = {name: re.sub(r"^a name in [\w.]+[,;]? ?(?:or )?", "", text) or "see below" for name, text in found.items()}
     options = re.findall(r'^    (\w+): .*\n    """(.*)"""$', inspect.getsource(DataOptions), re.MULTILINE)
     return found | {f"data.{name}": text for name, text in options}
 

@@ -90,7 +90,7 @@ def _field(name: str) -> str:
 def _allowed(kind: Mapping[str, Any]) -> str:
     """A type of JSON Schema in words, with its bounds."""
     if "enum" in kind:
-        return ", ".join(kind["enum"])
+        return ", ".join(value if value[0].isalnum() else repr(value) for value in kind["enum"])
     if kind["type"] == "null":
         return "none"
     if kind["type"] == "array":

@@ -36,7 +36,7 @@ class _Frozen(BaseModel):
 
 
 class DataConfig(_Frozen):
-    """Which series, cut into which windows, read in which way. `options` are described in data_pipeline.options."""
+    """Which series, cut into which windows, read in which way (data_pipeline.options)."""
 
     dataset: str = "ETTh1"  # a name in data_pipeline.datasets.DATASETS, or the path of a text or Parquet file
     timestamp_column: str | None = None  # this field and those to `split` are for files
