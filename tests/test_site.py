@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -94,3 +96,15 @@ def test_the_page_on_the_report_has_every_column_verdict_and_status() -> None:
 def test_the_charts_picture_is_that_of_the_recorded_result() -> None:
     chart = tool("chart")
     assert chart.TARGET.read_text() == chart.chart(json.loads(chart.RESULT.read_text()))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "results.md"], ids=lambda page: page.name)
+def test_the_figures_of_the_attention_sweep_are_those_of_its_result(page: Path) -> None:
+    result, text = json.loads(tool("chart").RESULT.read_text()), page.read_text()
+    for arm, compared in result["comparisons"].items():
+        done = [trial["metrics"] for trial in result["trials"] if trial["arm"] == arm and trial["status"] == "done"]
+        if done:
+            low, high = compared["interval"]
+            epoch_s = fmean(each["final/epoch_all_windows_s"] for each in done)
+            row = rf"{arm}\b.* {epoch_s:.3f} .* {compared['ratio']:.2f}x? \(?{low:.2f}-{high:.2f}"
+            assert re.search(row, text), row

@@ -82,7 +82,10 @@ def meanings() -> dict[str, str]:
         for group, config in GROUPS.items()
         for name, text in re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(config), re.MULTILINE)
     }
-    found = {name: re.sub(r"^a name in [\w.]+[,;]? ?(?:or )?", "", text) or "see below" for name, text in found.items()}
+    found = {
+        name: re.sub(r"^(?:none \| static \| )?a name in [\w.]+[,;]? ?(?:or )?", "", text) or "one of the names below"
+        for name, text in found.items()
+    }
     options = re.findall(r'^    (\w+): .*\n    """(.*)"""$', inspect.getsource(DataOptions), re.MULTILINE)
     return found | {f"data.{name}": text for name, text in options}
 
