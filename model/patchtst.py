@@ -89,9 +89,7 @@ def _with_layers(
     if layers == "transformers":
         return model
     from model.fused.encoder import fuse  # imports triton
-    from model.fused.head import fuse_head
 
-    fuse_head(model)
     return fuse(model)
 
 

@@ -6,10 +6,5 @@ switch and what it replaces. Importable without torch. No option of a sweep read
 
 from __future__ import annotations
 
-EMBEDDING = False  # model/fused/embedding_kernels.py; benchmarks/ends.py
-HEAD = False  # model/fused/head_kernels.py; benchmarks/ends.py
-# Fused layers by `auto` for norm after the sublayer, layer norm, dropout inside and d_model above 128.
-FUSED_EVERY_MODEL = False  # tests/model/fused/test_fused_gpu.py; benchmarks/step.py --set model.preset=ettm
 RECOMPUTE = False  # model.recompute=auto may become always (tune/plan/memory.py); tests/model/test_recompute.py
-EVALUATION = False  # larger evaluation batches on a GPU (tune/plan/memory.py); tests/tune/engine/test_evaluation.py
 COMPILE_AHEAD = False  # tune/engine/kernel_threads.py; benchmarks/warmup.py

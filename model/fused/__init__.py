@@ -5,8 +5,6 @@ Importable without torch.
 
 from __future__ import annotations
 
-from model import unproven
-
 MOST_WIDTH = 256  # of the model: a program holds all columns of its rows
 ACTIVATIONS = ("gelu", "relu")
 INSTEAD = "set model.layers=transformers"
@@ -38,10 +36,3 @@ def shape_reason(*, d_model: int, ffn_dim: int, activation: str = "gelu") -> str
     if activation not in ACTIVATIONS:
         return f"fused layers know the activations {' and '.join(ACTIVATIONS)} and got {activation}: {INSTEAD}"
     return None
-
-
-def unproven_reason(*, d_model: int, norm_type: str, pre_norm: bool, dropout: float) -> str | None:
-    """Why `auto` does not take the fused layers for a model that they carry; None where it does."""
-    if unproven.FUSED_EVERY_MODEL or (d_model <= 128 and norm_type == "batchnorm" and pre_norm and not dropout):
-        return None
-    return "fused layers for this model have not been measured on a GPU yet: set model.layers=fused to use them"

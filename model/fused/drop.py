@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.fused import ends_launch
+from model.fused import embedding_launch
 
 
 @torch.library.custom_op("patchtst::drop", mutates_args=())
 def drop(x: Tensor, seed: Tensor, site: int, drop_level: int) -> Tensor:
     """dropout(x) for x (M, D), by the mask of that seed (1,) and site (`dropout.dropout_mask`)."""
-    return ends_launch.drop(x.contiguous(), seed, site, drop_level)
+    return embedding_launch.drop(x.contiguous(), seed, site, drop_level)
 
 
 @drop.register_fake

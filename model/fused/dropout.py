@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 LEVELS = 65536  # rates are rounded to multiples of 1 / LEVELS, as 16 random bits decide about an element
-POSITION_SITE, HEAD_SITE = 0, 1
-FIRST_LAYER_SITE, SITES_OF_A_LAYER = 2, 3
+POSITION_SITE = 0
+FIRST_LAYER_SITE, SITES_OF_A_LAYER = 1, 3
 
 
 @dataclass(frozen=True, kw_only=True)

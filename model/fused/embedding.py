@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import unproven
-from model.fused import ends_launch, launch
+from model.fused import embedding_launch, launch
 from model.fused.drop import drop
 from model.fused.dropout import POSITION_SITE, level
 from model.fused.ops import norm_partials
@@ -25,7 +24,7 @@ def embed(
     encoder: a PatchTSTEncoder, whose `embedder` and `positional_encoder` are used. statistics: whether they are asked
     for; else None. seed: of this step's dropout, as `dropout_seed` draws it; without one our own kernel drops nothing.
     """
-    if unproven.EMBEDDING and embedding_reason(encoder, patch_input) is None:
+    if embedding_reason(encoder) is None and not patch_input.requires_grad:  # the kernel gives them no gradient
         linear, positions = encoder.embedder.input_embedding, encoder.positional_encoder.position_enc
         drop_level = 0 if seed is None else level(position_rate(encoder))
         x_MD, partials = embed_patches(
@@ -40,21 +39,21 @@ def embed(
     return x_MD, partials
 
 
-def embedding_reason(encoder: Any, patch_input: Tensor) -> str | None:
-    """Why our own kernel cannot embed these patches, and PyTorch's operators do; None where it can."""
+def embedding_reason(encoder: Any) -> str | None:
+    """Why PyTorch's operators embed this encoder's patches and not our kernel; None where the kernel does."""
+    if not (encoder.config.pre_norm and encoder.config.norm_type == "batchnorm"):
+        return "no batch norm reads the rows first, and it is its statistics that the kernel saves a pass for"
     if not isinstance(encoder.embedder.input_embedding, nn.Linear):
         return "every channel has an embedding of its own"
     if encoder.positional_encoder.use_cls_token:
         return "a class token lies before the patches"
-    if patch_input.requires_grad:
-        return "the patches take a gradient"
     return None
 
 
 def position_rate(encoder: Any) -> float:
     """The rate of positional dropout that needs a seed of ours; 0 where PyTorch's operators embed."""
     dropout = encoder.positional_encoder.positional_dropout
-    return dropout.p if unproven.EMBEDDING and isinstance(dropout, nn.Dropout) else 0.0
+    return dropout.p if isinstance(dropout, nn.Dropout) and embedding_reason(encoder) is None else 0.0
 
 
 def compute_type(x: Tensor) -> torch.dtype:
@@ -72,7 +71,7 @@ def embed_patches(
 
     patches (B, C, N, P), contiguous, takes no gradient; weight (D, P), bias (D,) and positions (N, D) are fp32.
     """
-    return ends_launch.embedding(patches, weight, bias, positions, seed, drop_level, dtype, statistics=statistics)
+    return embedding_launch.embedding(patches, weight, bias, positions, seed, drop_level, dtype, statistics=statistics)
 
 
 @embed_patches.register_fake
@@ -87,7 +86,7 @@ def _(
 @torch.library.custom_op("patchtst::embed_patches_backward", mutates_args=())
 def embed_patches_backward(dy: Tensor, patches: Tensor) -> Tensor:
     """Gradients of weight (D, P) and bias (D,), one after the other (D P + D,), fp32. dy: (M, D), after dropout."""
-    return ends_launch.embedding_backward(dy.contiguous(), patches)
+    return embedding_launch.embedding_backward(dy.contiguous(), patches)
 
 
 @embed_patches_backward.register_fake

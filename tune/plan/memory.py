@@ -51,7 +51,7 @@ def execution(config: TrialConfig, device: DeviceFacts) -> Execution:
 
 def evaluation_batch(config: TrialConfig, device: DeviceFacts, channels: int) -> int | None:
     """Windows of an evaluation batch that fills the GPU; None on a CPU and for unknown memory: as in training."""
-    if not unproven.EVALUATION or device.device_type != "cuda" or device.memory_gib is None:
+    if device.device_type != "cuda" or device.memory_gib is None:
         return None
     shape = step_shape(config, channels=channels)
     return fitting_batch(shape, execution(config, device), int(device.memory_gib * GIB))

@@ -78,10 +78,7 @@ def hopper_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
 
 def why_not_fused(config: TrialConfig, device: DeviceFacts) -> str | None:
     """Why `auto` layers do not become the fused ones for `config` on `device`; None if they do."""
-    model = config.model
-    return _layers_reason(config, device) or fused.unproven_reason(
-        d_model=model.d_model, norm_type=model.norm_type, pre_norm=model.pre_norm, dropout=model.dropout
-    )
+    return _layers_reason(config, device)
 
 
 def unsupported_reason(

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from model import unproven
 from model.fused import INSTEAD, shape_reason, unsupported_reason
 from model.patchtst import build_model, load_model, save_model
 from model.presets import PRESETS
@@ -84,15 +83,11 @@ def test_they_take_every_preset(preset: str) -> None:
     assert (layers, reason) == ("fused", None)
 
 
-@pytest.mark.parametrize("switched", [False, True])
-def test_auto_takes_the_models_that_they_carry_newly_once_the_one_switch_is_on(
-    switched: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unproven, "FUSED_EVERY_MODEL", switched)
-    new = "fused" if switched else "transformers"
-    for given in ({"model__preset": "ettm"}, {"model__norm_type": "layernorm"}, {"model__d_model": 256}):
-        assert _layers(H100, **given) == (new, None)
-    assert _layers(H100) == ("fused", None)
+@pytest.mark.parametrize(
+    "given", [{}, {"model__preset": "ettm"}, {"model__norm_type": "layernorm"}, {"model__d_model": 256}], ids=str
+)
+def test_auto_takes_every_model_that_they_carry(given: dict[str, Any]) -> None:
+    assert _layers(H100, **given) == ("fused", None)
 
 
 def test_auto_is_resolved_when_planning_and_does_not_depend_on_the_engine() -> None:

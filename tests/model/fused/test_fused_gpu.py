@@ -128,7 +128,7 @@ def test_a_captured_step_draws_other_masks_at_each_replay_and_the_same_ones_from
         step()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):  # on the stream of the first pass, which autograd remembers
         step()
     state = torch.cuda.get_rng_state()
     found = []

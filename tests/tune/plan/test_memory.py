@@ -95,8 +95,7 @@ def test_a_captured_step_that_would_set_the_random_state_is_refused() -> None:
     assert _of(compiled, "small").unsupported is None
 
 
-def test_an_evaluation_batch_fills_the_gpu_whatever_the_training_batch_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unproven, "EVALUATION", True)
+def test_an_evaluation_batch_fills_the_gpu_whatever_the_training_batch_is() -> None:
     plan = _plan(79.6)
     sizes = {memory.evaluation_batch(trial.config, plan.device, 862) for trial in plan.trials}
     assert sizes == {4}  # 4 x 862 x 41 = 141,368 rows

@@ -1,12 +1,12 @@
-"""Embedding, head and loss of a step without its layers: PyTorch's operators beside our kernels. Needs a GPU.
+"""Embedding, head and loss of a step without its layers: PyTorch's embedding beside ours. Needs a GPU.
 
-    python benchmarks/ends.py                           # the study's model at batch 128, bf16
-    python benchmarks/ends.py --presets study,ettm --json ends.json
+    python benchmarks/embedding.py                           # the study's model at batch 128, bf16
+    python benchmarks/embedding.py --presets study,ettm --json embedding.json
 
 Patches are embedded, with the statistics that batch norm takes; the result goes straight to the head; the loss is mean
 squared error of forecasts scaled back; then the backward pass. All of it is compiled by torch.compile and captured in a
-CUDA graph, as the graph engine runs it, once for each combination of the switches in model/unproven.py. Samples of the
-four take turns; inputs rotate, so that none is in the cache. Below each row: its kernels, longest first.
+CUDA graph, as the graph engine runs it, once with PyTorch's embedding and once with ours. Samples take turns; inputs
+rotate, so that none is in the cache. Below each row: its kernels, longest first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 CHANNELS, HORIZON = 7, 96
 SAMPLES = 21
-SWITCHES = ((False, False), (True, False), (False, True), (True, True))  # embedding, head
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        print("benchmarks/ends.py needs a CUDA GPU and finds none: run it on a machine with a GPU", file=sys.stderr)
+        print("benchmarks/embedding.py needs a CUDA GPU and finds none: run it where there is one", file=sys.stderr)
         sys.exit(2)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, batch {options.batch}, bf16")
     results = {preset: measure(preset, options.batch) for preset in presets}
@@ -50,14 +49,14 @@ def main() -> None:
 
 
 def measure(preset: str, batch: int) -> list[dict[str, Any]]:
-    """One row for each combination of switches, printed as they are done."""
+    """A row with PyTorch's embedding and one with ours, printed as they are done."""
     from benchmarks.graph_timing import capture, elapsed_ms, repeats_of, time_in_graph
 
     rows: list[dict[str, Any]] = []
     graphs = []
-    for embedding, head in SWITCHES:
-        calls = steps(preset, batch, embedding=embedding, head=head)
-        rows.append({"embedding": embedding, "head": head, "times_us": []})
+    for ours in (False, True):
+        calls = steps(preset, batch, ours=ours)
+        rows.append({"embedding": "ours" if ours else "PyTorch's", "times_us": []})
         rows[-1]["kernels"] = time_in_graph(calls[:1], samples=1, kernels=True).kernels
         graphs.append((capture(calls), len(calls)))
     repeats = max(repeats_of(graph) for graph, _ in graphs)
@@ -67,24 +66,23 @@ def measure(preset: str, batch: int) -> list[dict[str, Any]]:
             row["times_us"].append(1e3 * elapsed_ms(graph, repeats) / count)
     for row in rows:
         row["median_us"] = statistics.median(row["times_us"])
-        ours = ", ".join(name for name in ("embedding", "head") if row[name]) or "none"
-        print(f"{preset:<8} ours: {ours:<16} {row['median_us']:8.2f} us in {len(row['kernels'])} kernels", flush=True)
+        kernels = len(row["kernels"])
+        print(f"{preset:<8} {row['embedding']:<9} {row['median_us']:8.2f} us in {kernels} kernels", flush=True)
         for name, ms in row["kernels"].items():
             print(f"    {1e3 * ms:7.2f}  {name[:110]}")
     return rows
 
 
-def steps(preset: str, batch: int, *, embedding: bool, head: bool) -> list[Callable[[], Any]]:
+def steps(preset: str, batch: int, *, ours: bool) -> list[Callable[[], Any]]:
     """Forward and backward pass of embedding, head and loss, on four sets of inputs."""
     import torch
 
-    from model import unproven
+    from model.fused import embedding
     from model.fused.dropout import dropout_seed
-    from model.fused.embedding import embed, position_rate
     from model.patchtst import build_model
     from model.presets import build_fields
 
-    unproven.EMBEDDING, unproven.HEAD = embedding, head
+    embedding.embedding_reason = lambda encoder: None if ours else "PyTorch's is asked for"
     torch._dynamo.reset()
     torch.manual_seed(0)
     fields = build_fields(preset) | {"num_channels": CHANNELS, "prediction_length": HORIZON, "attention": "patch"}
@@ -95,8 +93,8 @@ def steps(preset: str, batch: int, *, embedding: bool, head: bool) -> list[Calla
 
     def loss(patches: Any, scale: Any, loc: Any, future: Any) -> Any:
         with torch.autocast("cuda", torch.bfloat16):
-            seed = dropout_seed(patches) if position_rate(encoder) else None
-            rows, partials = embed(encoder, patches, statistics=statistics_wanted, seed=seed)
+            seed = dropout_seed(patches) if embedding.position_rate(encoder) else None
+            rows, partials = embedding.embed(encoder, patches, statistics=statistics_wanted, seed=seed)
             forecast = model.head(rows.view(*patches.shape[:3], -1)) * scale + loc
             return torch.nn.functional.mse_loss(forecast, future), partials
 

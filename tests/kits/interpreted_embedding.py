@@ -1,4 +1,4 @@
-"""The kernels before and after the layers in Triton's interpreter: run by tests/model/fused/test_ends.py."""
+"""The embedding's kernels in Triton's interpreter: run by tests/model/fused/test_embedding.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import unproven
-from model.fused import head
+from model.fused import embedding
 from model.fused.drop import drop
-from model.fused.dropout import HEAD_SITE, POSITION_SITE, dropout_mask, level
+from model.fused.dropout import POSITION_SITE, dropout_mask, level
 from model.fused.embedding import embed, embed_patches
-from model.fused.head import DroppedLinear
 from model.fused.ops import norm_partials
 from model.patchtst import build_model
 
@@ -99,17 +97,16 @@ def test_a_fused_model_with_learned_positions_computes_the_same_with_and_without
 ) -> None:
     model = _model()
     model.model.encoder.positional_encoder.position_enc.requires_grad_()
-    plain = _step(model)
-    monkeypatch.setattr(unproven, "EMBEDDING", True)
     ours = _step(model)
+    monkeypatch.setattr(embedding, "embedding_reason", lambda encoder: "PyTorch's is asked for")
+    plain = _step(model)
     assert len(ours) == len(plain)
     total = torch.cat([tensor.flatten() for tensor in plain[1:]]).norm()
     for mine, theirs in zip(ours, plain, strict=True):
         assert (mine - theirs).norm() <= 1e-5 * theirs.norm() + 1e-6 * total
 
 
-def test_positional_dropout_is_drawn_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unproven, "EMBEDDING", True)
+def test_positional_dropout_is_drawn_in_training_only() -> None:
     model = _model(dropout=0.3)
     encoder, patches = model.model.encoder, torch.randn(4, 3, 7, 12)
     seed = torch.tensor([7])
@@ -131,68 +128,12 @@ def test_the_embeddings_operator_keeps_pytorchs_rules() -> None:
     torch.library.opcheck(embed_patches, (patches, *leaves, torch.tensor([3]), level(0.2), torch.float32, False))
 
 
-# Sequences, features, forecast steps: several tiles each way, and sizes that are no powers of two.
-HEADS = [(70, 500, 24), (1, 48, 200), (33, 17, 1)]
+def test_dropout_keeps_pytorchs_rules() -> None:
+    torch.library.opcheck(drop, (torch.randn(20, 48), torch.tensor([3]), POSITION_SITE, level(0.2)))
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.2])
-@pytest.mark.parametrize("shape", HEADS, ids=str)
-def test_the_heads_product_and_gradients_are_exact_with_the_mask_given(shape: Any, rate: float) -> None:
-    s, i, h = shape
-    generator, seed = torch.Generator().manual_seed(0), torch.tensor([987654321])
-    x, weight, bias, grad = (torch.randn(size, generator=generator) for size in ((s, i), (h, i), (h,), (s, h)))
-    mask = dropout_mask(seed, HEAD_SITE, rate, s, i).double()  # ones at rate 0
-    leaves = [part.double().requires_grad_() for part in (x, weight, bias)]
-    true = (leaves[0] * mask) @ leaves[1].T + leaves[2]
-    exact = [true.detach(), *torch.autograd.grad(true, leaves, grad.double())]
-    twice = []
-    for _ in range(2):
-        own = [part.clone().requires_grad_() for part in (x, weight, bias)]
-        y = DroppedLinear.apply(*own, seed if rate else None, level(rate))
-        twice.append([y.detach(), *torch.autograd.grad(y, own, grad)])
-    assert all(_error(mine, real) < 2e-6 for mine, real in zip(twice[0], exact, strict=True))
-    assert all(torch.equal(*pair) for pair in zip(*twice, strict=True))
-
-
-def test_a_models_head_drops_in_training_by_a_new_mask_each_step_and_not_in_evaluation(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seeds: list[Tensor] = []
-
-    def draw(like: Tensor) -> Tensor:
-        seeds.append(torch.randint(2**62, (1,)))
-        return seeds[-1]
-
-    monkeypatch.setattr(head, "dropout_seed", draw)
-    monkeypatch.setattr(unproven, "HEAD", True)
-    model = _model(head_dropout=0.4)
-    assert type(model.head) is head.FusedHead
-    torch.manual_seed(1)
-    past = torch.randn(5, 48, 3)
-    first, second = model(past_values=past), model(past_values=past)
-    assert len(seeds) == 2 and not torch.equal(first[0], second[0])
-    hidden = model.model(past_values=past)
-    features = hidden.last_hidden_state.flatten(2)
-    mask = dropout_mask(seeds[1], HEAD_SITE, 0.4, 15, features.shape[2]).view_as(features)
-    scaled = torch.nn.functional.linear(features * mask, model.head.projection.weight, model.head.projection.bias)
-    torch.testing.assert_close(
-        second.prediction_outputs, scaled.transpose(1, 2) * hidden.scale + hidden.loc, atol=1e-4, rtol=1e-4
-    )
-    model.eval()
-    assert torch.equal(model(past_values=past)[0], model(past_values=past)[0]) and len(seeds) == 2
-    model.load_state_dict(_model().state_dict())
-
-
-def test_the_heads_operators_keep_pytorchs_rules() -> None:
-    x, weight, seed = torch.randn(20, 48), torch.randn(6, 48), torch.tensor([3])
-    torch.library.opcheck(drop, (x, seed, HEAD_SITE, level(0.2)))
-    torch.library.opcheck(head.head_backward, (torch.randn(20, 6), x, weight, seed, level(0.2)))
-
-
-def test_a_model_with_both_compiles_without_a_graph_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unproven, "EMBEDDING", True)
-    monkeypatch.setattr(unproven, "HEAD", True)
-    model = _model(dropout=0.3, head_dropout=0.4)
+def test_a_model_with_it_compiles_without_a_graph_break() -> None:
+    model = _model(dropout=0.3)
     compiled = torch.compile(copy.deepcopy(model), backend="aot_eager_decomp_partition", fullgraph=True, dynamic=False)
     for ours, plain in zip(_step(compiled), _step(model), strict=True):  # both draw their masks from seed 1
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The kernels before and after the layers: in the interpreter, compiled for GPUs that are absent, and on a GPU."""
+"""The kernels of the embedding: in the interpreter, compiled for GPUs that are absent, and on a GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,26 +14,25 @@ import torch
 from compile_kit import Recorder, compile_call
 from torch import Tensor, nn
 
-from model import unproven
 from model.patchtst import build_model
 from model.presets import build_fields
 
 pytest.importorskip("triton", reason="triton is not installed")
-from model.fused import drop_kernels, embedding_kernels, ends_launch, head_kernels, launch
-from model.fused.dropout import HEAD_SITE, POSITION_SITE, dropout_mask, level
+from model.fused import drop_kernels, embedding, embedding_kernels, embedding_launch, launch
+from model.fused.dropout import POSITION_SITE, dropout_mask, level
 from model.fused.embedding import embed_patches, embedding_reason
-from model.fused.head import DroppedLinear, FusedHead, head_reason
 
 ROOT = Path(__file__).resolve().parents[3]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
-# B, C, N, P, D and forecast steps: study, ettm, etth, Traffic's channels, the longest patches, the widest model.
-STUDY, ETTM, ETTH = (128, 7, 42, 12, 128, 96), (128, 7, 41, 16, 128, 96), (128, 7, 41, 16, 16, 96)
-WIDE = (2, 862, 5, 192, 256, 720)
+# B, C, N, P and D: study, etth, Traffic's channels, the longest patches, the widest model.
+STUDY, ETTH = (128, 7, 42, 12, 128), (128, 7, 41, 16, 16)
+WIDE = (2, 862, 5, 192, 256)
 
 
 def test_the_kernels_are_right_in_tritons_interpreter() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/kits/interpreted_ends.py"]
+    file = "tests/kits/interpreted_embedding.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(r"\d{2,} passed", done.stdout)
@@ -45,26 +43,24 @@ def test_every_launch_fits_into_its_gpu(
     target: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recorders = []
-    for module in (embedding_kernels, drop_kernels, head_kernels):
+    for module in (embedding_kernels, drop_kernels):
         for name in [name for name in vars(module) if name.startswith("fused_")]:
             recorders.append(Recorder(getattr(module, name)))
             monkeypatch.setattr(module, name, recorders[-1])
     monkeypatch.setattr(launch, "add_up", lambda partial: partial[0])
-    b, c, n, p, d, h = shape
+    b, c, n, p, d = shape
 
     def empty(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(size, dtype=dtype, device="meta")
 
     patches, seed, rate = empty(b, c, n, p), empty(1, dtype=torch.int64), level(0.2)
     for drop_level in (0, rate):
-        y, _ = ends_launch.embedding(
+        y, _ = embedding_launch.embedding(
             patches, empty(d, p), empty(d), empty(n, d), seed, drop_level, torch.bfloat16, statistics=True
         )
-        dy, features = empty(b * c, h, dtype=torch.bfloat16), y.view(b * c, n * d)
-        ends_launch.head_backward(dy, features, empty(h, n * d, dtype=torch.bfloat16), seed, drop_level)
-    ends_launch.embedding_backward(y, patches)
-    ends_launch.drop(features, seed, HEAD_SITE, rate)
-    assert [len(recorder.calls) for recorder in recorders] == [2, 1, 1, 2]
+    embedding_launch.embedding_backward(y, patches)
+    embedding_launch.drop(y, seed, POSITION_SITE, rate)
+    assert [len(recorder.calls) for recorder in recorders] == [2, 1, 1]
     for recorder in recorders:
         for arguments, options in recorder.calls:
             made = compile_call(recorder.kernel, arguments, options, target, tmp_path)
@@ -78,24 +74,14 @@ def _model(**changes: Any) -> Any:
 
 
 def test_what_the_kernels_were_not_written_for_is_computed_by_pytorch_and_says_why() -> None:
-    model = _model()
-    encoder, patches = model.model.encoder, torch.empty(2, 7, 42, 12)
-    assert embedding_reason(encoder, patches) is None and head_reason(model.head) is None
-    assert "take a gradient" in str(embedding_reason(encoder, patches.clone().requires_grad_()))
+    encoder = _model().model.encoder
+    assert embedding_reason(encoder) is None
     encoder.positional_encoder.use_cls_token = True
-    assert "class token" in str(embedding_reason(encoder, patches))
+    assert "class token" in str(embedding_reason(encoder))
     encoder.embedder.input_embedding = nn.ModuleList()
-    assert "every channel" in str(embedding_reason(encoder, patches))
-    plain: dict[str, Any] = {"share_projection": True, "use_cls_token": False, "pooling_type": None}
-    for change, says in (
-        ({"share_projection": False}, "every channel"), ({"pooling_type": "mean"}, "one vector"),
-        ({"projection": nn.Identity()}, "distribution"),
-    ):  # fmt: skip
-        assert says in str(head_reason(SimpleNamespace(**plain | {"projection": model.head.projection} | change)))
-
-
-def test_switched_off_the_model_keeps_transformers_head() -> None:
-    assert type(_model().head) is not FusedHead or unproven.HEAD
+    assert "every channel" in str(embedding_reason(encoder))
+    for change in ({"pre_norm": False}, {"norm_type": "layernorm"}):
+        assert "no batch norm reads the rows first" in str(embedding_reason(_model(**change).model.encoder))
 
 
 def _error(ours: Tensor, true: Tensor) -> float:
@@ -111,9 +97,9 @@ def _embedding_parts(shape: tuple[int, ...]) -> list[Tensor]:
 
 @needs_gpu
 @pytest.mark.parametrize("rate", [0.0, 0.2])
-@pytest.mark.parametrize("shape", [STUDY, ETTH, (7, 1, 21, 100, 144, 1)], ids=str)
+@pytest.mark.parametrize("shape", [STUDY, ETTH, (7, 1, 21, 100, 144)], ids=str)
 def test_on_the_gpu_the_embedding_is_exact_with_the_mask_given(shape: tuple[int, ...], rate: float) -> None:
-    patches, weight, bias, positions, grad = _embedding_parts(shape[:5])
+    patches, weight, bias, positions, grad = _embedding_parts(shape)
     seed, dtype = (torch.tensor([12345678901], device="cuda") if rate else None), torch.bfloat16
     mask = 1.0 if seed is None else dropout_mask(seed, POSITION_SITE, rate, len(grad), shape[4]).double()
     leaves = [part.double().requires_grad_() for part in (weight, bias, positions)]
@@ -132,37 +118,13 @@ def test_on_the_gpu_the_embedding_is_exact_with_the_mask_given(shape: tuple[int,
 
 
 @needs_gpu
-@pytest.mark.parametrize("rate", [0.0, 0.2])
-@pytest.mark.parametrize("shape", [(896, 5376, 96), (33, 656, 720)], ids=str)
-def test_on_the_gpu_the_head_is_exact_with_the_mask_given(shape: tuple[int, int, int], rate: float) -> None:
-    s, i, h = shape
-    generator, seed = torch.Generator("cuda").manual_seed(0), torch.tensor([987654321], device="cuda")
-    x, weight, bias, grad = (
-        torch.randn(size, generator=generator, device="cuda") for size in ((s, i), (h, i), (h,), (s, h))
-    )
-    mask = dropout_mask(seed, HEAD_SITE, rate, s, i).double()
-    leaves = [part.double().requires_grad_() for part in (x, weight, bias)]
-    true = (leaves[0] * mask) @ leaves[1].T + leaves[2]
-    exact = [true.detach(), *torch.autograd.grad(true, leaves, grad.double())]
-    runs = []
-    for _ in range(2):
-        own = [x.bfloat16().requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
-        y = DroppedLinear.apply(*own, seed if rate else None, level(rate))
-        runs.append([y.detach(), *torch.autograd.grad(y, own, grad.bfloat16())])
-    errors = [_error(mine, real) for mine, real in zip(runs[0], exact, strict=True)]
-    assert max(errors) < 1e-2, f"relative errors of output and gradients of x, weight and bias: {errors}"
-    assert all(torch.equal(*pair) for pair in zip(*runs, strict=True)), "two runs differ"
-
-
-@needs_gpu
 @pytest.mark.parametrize("preset", ["study", "etth"])
-def test_on_the_gpu_a_compiled_model_trains_with_both_and_draws_a_new_mask_each_step(
+def test_on_the_gpu_a_compiled_model_trains_with_it_and_draws_a_new_mask_each_step(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = {}
-    for on in (False, True):
-        monkeypatch.setattr(unproven, "EMBEDDING", on)
-        monkeypatch.setattr(unproven, "HEAD", on)
+    for ours in (False, True):
+        monkeypatch.setattr(embedding, "embedding_reason", lambda _, ours=ours: None if ours else "PyTorch's")
         torch.manual_seed(0)
         fields = build_fields(preset) | {"head_dropout": 0.2, "attention": "patch", "context_length": 512}
         model = _model(**fields).cuda()
@@ -175,5 +137,5 @@ def test_on_the_gpu_a_compiled_model_trains_with_both_and_draws_a_new_mask_each_
         assert steps[0].item() != steps[1].item(), "two steps drew one mask"
         found = [p.grad for name, p in model.named_parameters() if p.requires_grad and "k_proj.bias" not in name]
         assert all(grad is not None and grad.isfinite().all() for grad in found)
-        losses[on] = steps[0].item()
+        losses[ours] = steps[0].item()
     assert abs(losses[True] - losses[False]) < 0.1 * losses[False], losses

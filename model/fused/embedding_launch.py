@@ -1,9 +1,9 @@
-"""Launches of the kernels before and after the layers: tile sizes with reasons, grids, scratch memory. No autograd.
+"""Launches of the kernels before the layers: tile sizes with reasons, grids, scratch memory. No autograd.
 
 One choice serves compute capability 8.0 to 9.0: by compiling, none spills more than 64 bytes a thread or needs more
-than 99 KiB of shared memory, the most on 8.6 and 8.9 (tests/model/fused/test_ends.py). Nothing was measured yet.
+than 99 KiB of shared memory, the most on 8.6 and 8.9 (tests/model/fused/test_embedding.py).
 
-Shapes: M rows, N patches, P patch length, D model width; S sequences, I features of the head, H forecast steps.
+Shapes: M rows, N patches, P patch length, D model width.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ import torch
 import triton
 from torch import Tensor
 
-from model.fused import drop_kernels, embedding_kernels, head_kernels, launch
-from model.fused.dropout import HEAD_SITE, POSITION_SITE
+from model.fused import drop_kernels, embedding_kernels, launch
+from model.fused.dropout import POSITION_SITE
 
 PROGRAMS = 256  # of the embedding's backward kernel, at most: about two for each SM of a large GPU
 MOST_PARTIAL = 2**22  # numbers that they leave to be added up, together: 16 MiB
 # 32 elements a thread: 14 instructions each on 9.0, so memory is the limit; 39 registers.
 DROP_ROWS, DROP_COLUMNS = 64, 64
-# 588 programs for 896 sequences of 42 x 128 features, four for each SM of an H200. 32 forecast steps at a time: 96 need
-# no padding, and three stages of both tiles take 36 KiB.
-HEAD_ROWS, HEAD_COLUMNS, HEAD_STEPS = 64, 128, 32
 
 
 def embedding(
@@ -63,18 +60,6 @@ def drop(x: Tensor, seed: Tensor, site: int, level: int) -> Tensor:
         x, seed, site, y, m, D=d, ROWS=DROP_ROWS, COLUMNS=DROP_COLUMNS, LEVEL=level, num_warps=4
     )
     return y
-
-
-def head_backward(dy: Tensor, kept: Tensor, weight: Tensor, seed: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
-    """Gradients of x (S, I), in its type, and of weight (H, I), in fp32, from dy (S, H). kept: dropout(x)."""
-    (s, i), h = kept.shape, weight.shape[0]
-    dx, columns = torch.empty_like(kept), min(HEAD_COLUMNS, _pad(i))
-    head_kernels.fused_head_backward[(triton.cdiv(s, HEAD_ROWS), triton.cdiv(i, columns))](
-        dy, weight, dy if seed is None else seed, dx, s,
-        I=i, H=h, ROWS=HEAD_ROWS, INNER=HEAD_STEPS, COLUMNS=columns, SITE=HEAD_SITE, LEVEL=level,
-        PRECISION=launch.precision(dy), num_warps=4, num_stages=3,
-    )  # fmt: skip
-    return dx, launch.over_rows(dy, kept)
 
 
 def _slice(d: int, p: int) -> int:
