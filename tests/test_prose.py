@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = ["getting-started", "faq", "limits", "own-data", "sweeps", "statistics", "reading-the-report", "results", "gpu"]
-PAGES += ["cluster", "cli", "configuration", "tracking", "running", "repeats", "search", "costs"]
-FILES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in PAGES)]
+LOG = DOCS / "measurements.md"
+FILES = [ROOT / "README.md", *sorted({*DOCS.glob("*.md"), *(DOCS / "data").glob("*.md")} - {LOG})]
+DEFINED = ("arm", "trial", "block", "pair", "verdict", "gate")
 MOST_WORDS, MEDIAN, LONGEST = 900, 18, 40  # of README; of a page's sentences; of any sentence
 MARKUP = re.compile(r"(?s:<!--.*?-->|^```.*?^```$)|^(?: {4}|#|\|).*$|!\[[^\]]*\]\([^)]*\)", re.MULTILINE)
 
@@ -35,3 +35,8 @@ def test_sentences_are_short(file: Path) -> None:
 
 def test_readme_has_at_most_900_words() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("word", DEFINED)
+def test_readme_defines_a_word_in_one_sentence(word: str) -> None:
+    assert re.search(rf"^- (?:An?|The) \*\*{word}\*\* is ", (ROOT / "README.md").read_text(), re.MULTILINE)

@@ -1,0 +1,58 @@
+"""Record the sweep of `make demo` as text into docs/getting-started.md.
+
+    python docs/tools/record_demo.py        # two quiet cores, a few minutes
+
+The sweep runs in an empty folder, as in a fresh checkout, and prints to a pipe: a line an event, no live
+table.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "getting-started.md"
+PLACE = re.compile(r"<!-- demo -->.*<!-- end of demo -->", re.DOTALL)
+HOME = "~/patchtst-sweeps"  # stands for the folder that the sweep ran in
+
+
+def demo() -> list[str]:
+    """The words of the sweep that `make demo` runs, behind experiments.py."""
+    (line,) = re.findall(r"^demo:.*\n\t\S+ experiments\.py (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return line.split()
+
+
+def record(words: list[str], folder: Path) -> tuple[str, float]:
+    """What the sweep prints, and its seconds from command to exit."""
+    command = [sys.executable, str(ROOT / "experiments.py"), *words]
+    surroundings = {**os.environ, "COLUMNS": "80"}
+    began = time.monotonic()
+    done = subprocess.run(
+        command, cwd=folder, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    )
+    return done.stdout.replace(str(folder), HOME).replace(str(ROOT), HOME), time.monotonic() - began
+
+
+def page_part(words: list[str], text: str, seconds: float) -> str:
+    """The part of the page between its two marks."""
+    cores, load = os.cpu_count(), os.getloadavg()[2]
+    lines = "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+    where = f"{date.today()}, {cores} CPU cores, no GPU, mean load of the last 15 minutes {load:.1f}"
+    said = f"The sweep, recorded on {where}: {seconds:.0f} s from command to answer."
+    session = f"```text\n$ python experiments.py {' '.join(words)}\n{lines}\n```"
+    return f"<!-- demo -->\n{said}\n\n{session}\n<!-- end of demo -->"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        part = page_part(demo(), *record(demo(), Path(made)))
+    page, places = PLACE.subn(lambda _: part, PAGE.read_text())
+    assert places == 1, f"{PAGE} lacks its marks"
+    PAGE.write_text(page)
