@@ -190,6 +190,7 @@ def _warm_up(
 ) -> None:
     import torch
 
+    from tune.engine.kernel_threads import compiling_ahead
     from tune.trial import compile_cache
     from tune.trial.cache_warmup import must_hand_over
     from tune.trial.job import TrialJob
@@ -210,7 +211,7 @@ def _warm_up(
     with compile_cache.use(Path(job.compile_dir or ""), job.config, torch.device(device_type), isolated=False):
         with stages.stage("open data, build model"):
             session = Session(job, began_s)
-        with session:
+        with session, compiling_ahead():  # as a sweep's common warm-up does
             session.pass_gate()
             session.prepare_epoch()
             afresh = must_hand_over(session)
