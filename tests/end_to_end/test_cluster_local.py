@@ -114,7 +114,7 @@ def test_what_is_missing_skips_with_its_reason_and_fails_where_it_is_required(mo
 @pytest.mark.timeout(1200)
 def test_ray_up_then_a_sweep_on_its_workers_whose_results_are_in_its_mlflow_then_ray_down(machines: Machines) -> None:
     file = as_filled_in(machines)
-    token = machines.run("make", "-o", ".venv/.installed", "cluster-token", f"BIN={Path(sys.executable).parent}")
+    token = machines.run("make", "-o", ".venv/.runtime", "cluster-token", f"BIN={Path(sys.executable).parent}")
     assert token.returncode == 0, token.stderr
     lint = machines.run("python", "-m", "launcher.lint", str(file))
     assert (lint.returncode, lint.stdout) == (0, ""), lint.stderr

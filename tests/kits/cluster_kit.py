@@ -156,4 +156,4 @@ def _share_packages(environment: Path) -> None:
         (environment / name).symlink_to(Path(sys.prefix) / name)
     if (settings := Path(sys.prefix) / "pyvenv.cfg").exists():
         shutil.copy(settings, environment)
-    (environment / ".installed").touch()
+    (environment / ".runtime").touch()

@@ -22,9 +22,11 @@ from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.common.process import started_ms
 from tune.common.temporary import temporary_folder
 from tune.config.request import Request, build_request
+from tune.config.trial_config import DataConfig
 from tune.config.yaml_file import check_new_config, write_config
 from tune.console.output import check_file_target, check_json_target, write_json
 from tune.driver.budget import Budget
+from tune.driver.options import Options, Outcome
 from tune.machine.code_identity import REPO_ROOT
 from tune.machine.gpu_models import gpu_facts
 from tune.plan.estimate import fits_line, time_line
@@ -224,8 +226,10 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
 def _run_sweep(
     request: Request, planner: Planner, arguments: argparse.Namespace, store: str, text: IO[str], budget: Budget
 ) -> int:
+    if not arguments.quiet:  # before anything slow is imported
+        ray = "starting Ray" if arguments.address is None else f"joining Ray at {arguments.address}"
+        print(f"{ray} ...", file=sys.stderr, flush=True)
     from tune.driver.finish import how_to_flush, what_was_refused
-    from tune.driver.options import Options
     from tune.driver.run import run_sweep
 
     options = Options(
@@ -266,12 +270,24 @@ def _run_sweep(
     if signals.received() in (None, signal.SIGINT):  # who sends another one does not wait for a table
         show_report(outcome.sweep_id, store, arguments.json, text, verbose=arguments.verbose)
         print(f"MLflow UI: {_ui(store)}", file=text)
+        if not (outcome.interrupted or outcome.stopped or arguments.verbose or arguments.json == "-"):
+            _print_next_steps(outcome, request, arguments, text)
     if outcome.stopped:
         print(f"{outcome.sweep_id}: {outcome.stopped}; the same command again goes on from here", file=sys.stderr)
     elif outcome.interrupted:
         print(_goes_on(outcome.sweep_id), file=sys.stderr)
         return INTERRUPTED
     return TRIAL_FAILED if outcome.failures or outcome.refused else DONE
+
+
+def _print_next_steps(outcome: Outcome, request: Request, arguments: argparse.Namespace, text: IO[str]) -> None:
+    """Commands to copy, where a trial's result is there to look at."""
+    from tune.commands.next_steps import next_steps
+
+    if "done" in outcome.statuses.values():
+        several = "data.dataset" in request.axes
+        dataset = None if several else request.overrides.get("data.dataset", DataConfig().dataset)
+        print(*next_steps(outcome.sweep_id, arguments.words, dataset), sep="\n", file=text)
 
 
 def _goes_on(sweep_id: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -117,7 +118,7 @@ class LiveProgress(Progress):
         super().ended(trial_id, status, reason, compiled_s=compiled_s)
 
     def table(self) -> Group:
-        """The running trials, and a line for the sweep. A thread of rich calls this."""
+        """The running trials, counts, and a bar with the time left. A thread of rich calls this."""
         rows = list(self._rows.values())
         table = Table(box=None, pad_edge=False)
         for index, name in enumerate(COLUMNS):
@@ -125,4 +126,14 @@ class LiveProgress(Progress):
         for row in rows[:MOST_ROWS]:
             table.add_row(*map(Text, row.cells()))
         more = [Text(f"and {len(rows) - MOST_ROWS} more")] if len(rows) > MOST_ROWS else []
-        return Group(*([table] if rows else []), *more, Text(f"{self.counts()}  ETA {self.eta()}"))
+        bar = ProgressBar(total=max(1, self.total), completed=self._share() * self.total)
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(ratio=1)
+        line.add_column(no_wrap=True)
+        line.add_row(bar, Text(f"{100 * self._share():.0f} %  ETA {self.eta()}"))
+        return Group(*([table] if rows else []), *more, Text(self.counts()), line)
+
+    def _share(self) -> float:
+        """How much of the trials is done, by their epochs: 0 to 1."""
+        begun = sum(row.epoch / row.epochs for row in list(self._rows.values()) if row.epochs)
+        return min(1.0, (len(self._ended) + begun) / self.total) if self.total else 0.0

@@ -59,7 +59,7 @@ def test_a_trial_that_starts_again_keeps_what_it_had_shown(progress: LiveProgres
     for _ in range(2):
         progress.started("a-s1", seed=1, epochs=3)
         progress.epoch("a-s1", 1, METRICS)
-    assert [line[:3] for line in _lines(progress)[1:-1]] == [["a", "1", "1/3"]]
+    assert [line[:3] for line in _lines(progress)[1:-2]] == [["a", "1", "1/3"]]
 
 
 def test_the_sweep_stands_below_with_all_that_ended_in_earlier_sessions_too(progress: LiveProgress) -> None:
@@ -67,9 +67,22 @@ def test_the_sweep_stands_below_with_all_that_ended_in_earlier_sessions_too(prog
     progress.expect(3, before)
     progress.ended("e", "done", None)
     progress.ended("f", "failed_gate", "too far")
-    assert _shown(progress).startswith("3 done, 2 failed, 1 unsupported, 1 left  ETA ")
+    assert _shown(progress).startswith("3 done, 2 failed, 1 unsupported, 1 left\n")
     progress.expect(1, {**before, "e": "done", "f": "failed_gate"})  # nothing counts twice
     assert progress.counts() == "3 done, 2 failed, 1 unsupported, 1 left"
+
+
+def test_a_bar_is_filled_by_epochs_and_never_overfilled(progress: LiveProgress) -> None:
+    progress.expect(2)
+    assert _lines(progress)[-1][-4:] == ["0", "%", "ETA", "unknown"]
+    progress.started("a-s1", seed=1, epochs=4)
+    progress.epoch("a-s1", 1, METRICS)
+    (bar, *numbers) = _lines(progress)[-1]
+    assert numbers[:2] == ["12", "%"] and set(bar) <= set("━╸╺")
+    for trial in ("a-s1", "b-s1", "c-s1"):
+        progress.ended(trial, "done", None)
+    full, *numbers = _lines(progress)[-1]
+    assert numbers[:2] == ["100", "%"] and len(full) > 5 * len(bar)
 
 
 def test_more_trials_than_fit_are_counted(progress: LiveProgress) -> None:
@@ -169,4 +182,4 @@ def test_the_table_says_how_far_a_long_epoch_is(progress: LiveProgress) -> None:
     progress.within_epoch("arm-s1", Steps(epoch=1, done=415, steps=1_385))
     assert "0/3 +29 %" in _shown(progress)
     progress.epoch("arm-s1", 1, METRICS)
-    assert "1/3 " in _shown(progress) and "%" not in _shown(progress)
+    assert "1/3 " in _shown(progress) and "1/3 +" not in _shown(progress)

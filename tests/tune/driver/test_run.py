@@ -71,6 +71,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(finish, "parent_metrics", lambda record: {"test_mse/none": 0.5})
     monkeypatch.setattr(finish, "parent_tags", lambda record: {})
     monkeypatch.setattr(finish, "markdown", lambda record: "table")
+    monkeypatch.setattr(finish, "html_page", lambda record: "page")
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
     folder = open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
@@ -94,13 +95,13 @@ def test_a_sweep_is_finished_once_mlflow_has_its_trials_and_its_summary(run: Any
 def test_a_page_that_cannot_be_made_leaves_no_sweep_open(
     run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse() -> None:
-        raise WrongInput("no matplotlib")
+    def refuse(record: object) -> str:
+        raise WrongInput("no plotly")
 
-    monkeypatch.setattr(finish, "check_can_draw", refuse)
+    monkeypatch.setattr(finish, "html_page", refuse)
     _, tracker = _close(run, [0, 0])
     assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["report.md"])]
-    assert "has no report.html: no matplotlib" in capsys.readouterr().err
+    assert "has no report.html: no plotly" in capsys.readouterr().err
 
 
 def test_while_mlflow_lacks_trials_the_sweep_stays_open_without_a_summary(run: Any) -> None:
@@ -272,7 +273,7 @@ def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_nu
         storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None,
         gpu_model=None, wait_for_gpus=0.0, save_config=None, fresh=False, resume=None, isolate=False, quiet=True,
         save_forecasts=False,
-        json=None, verbose=False,
+        json=None, verbose=False, words=[],
     )  # fmt: skip
     request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
     returned = commands._run_sweep(
