@@ -14,6 +14,7 @@ from tune.common.errors import WrongInput
 from tune.common.statuses import NO_FAILURE
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
+from tune.report.render.picture import check_can_draw
 from tune.report.values import parent_metrics, parent_tags
 from tune.storage import sweep_dir
 from tune.storage.leftovers import clear_leftovers
@@ -113,8 +114,8 @@ def end_with_summary(folder: SweepDir, tracker: Tracker, tracking_uri: str) -> N
     record = read_sweep(tracking_uri, PROJECT, folder.sweep_id)
     files: dict[str, str | None] = {"report.md": markdown(record)}
     try:
-        html_page(record)
-        files[PAGE] = None  # megabytes: made once more where it is stored
+        check_can_draw()
+        files[PAGE] = None  # made where it is stored
     except WrongInput as error:  # the sweep ends without a page
         print(f"{folder.sweep_id} has no report.html: {error}", file=sys.stderr)
     status, metrics = "failed" if failures(tracker) else "done", parent_metrics(record)

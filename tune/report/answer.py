@@ -50,21 +50,52 @@ class _Finalist:
 
 def answer_line(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
     """The answer of a search, or of arms that were compared; None where no arm was."""
-    return search_answer(record, rows) or sweep_answer(record, rows)
+    return " ".join(answer_sentences(record, rows)) or None
+
+
+def answer_sentences(record: SweepRecord, rows: Sequence[ArmRow]) -> list[str]:
+    """The same by sentence: the first one is the answer, the others say more of it. Empty where no arm was compared."""
+    of_search = search_answer(record, rows)
+    return [of_search] if of_search else _sweep_sentences(record, rows)
+
+
+def headline(record: SweepRecord, rows: Sequence[ArmRow]) -> str:
+    """The answer in one short sentence, for the head of a page; `answer_sentences` says more."""
+    baseline = record.tags.get("baseline")
+    searched = any("stage" in trial.tags for trial in record.trials)
+    final = {trial.tags.get("arm") for trial in record.trials if trial.tags.get("stage") == "final"}
+    fit = [row for row in rows if row.arm in final] if searched else rows
+    compared = {row.arm: row.comparison for row in fit if row.comparison and row.comparison.count}
+    if not compared:
+        return NO_ANSWER
+    if early := _too_early(compared.values()):
+        return f"No answer yet: {early}."
+    faster = {arm: each for arm, each in compared.items() if each.verdict == FASTER}
+    usable = {arm: each for arm, each in faster.items() if each.accuracy and each.accuracy.verdict == NOT_WORSE}
+    if not usable:
+        kept = " without a worse validation error" if faster else ""
+        return f"Stay with {baseline}: no arm is shown to be faster{kept}."
+    best = max(usable, key=lambda arm: usable[arm].ratio or 0.0)
+    return f"{best} trains an epoch {usable[best].ratio:.2f}x as fast as {baseline}, and its error is not worse."
 
 
 def sweep_answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
+    """The answer of a sweep that is no search, in one line; None where there is none."""
+    return " ".join(_sweep_sentences(record, rows)) or None
+
+
+def _sweep_sentences(record: SweepRecord, rows: Sequence[ArmRow]) -> list[str]:
     """The arm with the largest gain over the baseline, of those that are faster and not worse.
 
-    None where no arm has a pair, and for a search without its final. Arms are compared with the baseline only, so the
+    Empty where no arm has a pair, and for a search without its final. Arms are compared with the baseline only, so the
     answer does not say which of two arms is faster.
     """
     baseline = record.tags.get("baseline")
     compared = {row.arm: row.comparison for row in rows if row.comparison and row.comparison.count}
     if not compared or any("stage" in trial.tags for trial in record.trials):
-        return None
+        return []
     if early := _too_early(compared.values()):
-        return f"Answer: none yet, {early}."
+        return [f"Answer: none yet, {early}."]
     faster = {arm: comparison for arm, comparison in compared.items() if comparison.verdict == FASTER}
     usable = {arm: each for arm, each in faster.items() if each.accuracy and each.accuracy.verdict == NOT_WORSE}
     by_gain = sorted(faster, key=lambda arm: faster[arm].ratio or 0.0, reverse=True)
@@ -76,11 +107,12 @@ def sweep_answer(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
     else:
         kept = " without a worse validation error" if faster else ""
         line = f"Answer: the baseline, {baseline}: no arm is shown to be faster{kept}."
+    lines = [line]
     if others := [f"{arm} {ratio_text(usable[arm])}" for arm in good[1:]]:
-        line += f" Faster than {baseline}, too: {'; '.join(others)}."
+        lines.append(f"Faster than {baseline}, too: {'; '.join(others)}.")
     errors = _error_texts(record, baseline, faster)
     costly = [f"{arm} {ratio_text(faster[arm])}, {errors[arm]}" for arm in by_gain if arm not in usable]
-    return line + (f" Faster, but not shown to keep the error: {'; '.join(costly)}." if costly else "")
+    return lines + ([f"Faster, but not shown to keep the error: {'; '.join(costly)}."] if costly else [])
 
 
 def _too_early(compared: Iterable[Comparison]) -> str:

@@ -1,154 +1,131 @@
-"""The report's charts as plain data in plotly's form: dicts, lists, strings and finite numbers.
-
-plotly.js interprets some HTML in texts, so every text from the store is escaped here too.
-"""
+"""The report's charts: which values of a sweep each one holds, and what its caption says."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from tune.measure.bottleneck import PARTS, mean_of, settled
 from tune.report.arms import ArmRow
 from tune.report.bottlenecks import epochs_of
-from tune.report.comparisons import TrialsByArm, ratio_text
-from tune.stats.pairs import MARGIN, Comparison
+from tune.report.comparisons import TrialsByArm, is_of_search
+from tune.report.marks import COLOURS, Answer, Answers, Bars, Line, Lines, Look, Marks, Part, Point, Points, look
+from tune.report.row_verdict import error_kind, row_verdict
+from tune.report.work import REFUSED
+from tune.stats.intervals import Bounds
+from tune.stats.pairs import MARGIN
 from tune.tracking.reader import TrialRecord
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow (jfly.uni-koeln.de/color)
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-DASHES = ("solid", "dot", "dashdot", "longdash")  # the next one each time the colours repeat
-SHAPES = ("circle", "square", "triangle-up", "pentagon")  # of points, likewise
 PART_NAMES = ("training steps", "copies to the device", "waiting for data", "launching kernels", "other")  # of PARTS
-POINT_PX, FRONT_PX = 10, 15  # a point of the scatter, and a point on the front
-ROW_PX, FRAME_PX = 34, 130  # height of a bar, and of everything around the bars
+MOST_NAMES = 12  # points of a scatter that all have their names; of more, only those on the front or compared
+MOST_BANDS = 3  # lines that may have bands around them
+VALIDATION, TRAINING = "loss/val_mse", "loss/train_mse"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One figure and a caption that says what it shows. Without data there is nothing to show."""
+    """One figure and a caption that says what it shows."""
 
     key: str
     title: str
     caption: str
-    data: list[dict[str, Any]]
-    layout: dict[str, Any]
+    marks: Marks
+
+    @property
+    def has_data(self) -> bool:
+        return bool(self.marks.items)
 
 
-def charts(rows: Sequence[ArmRow], arms: TrialsByArm) -> list[Chart]:
+def charts(rows: Sequence[ArmRow], arms: TrialsByArm, *, margin: float = MARGIN) -> list[Chart]:
     """All charts of a sweep, from `arm_rows` and `trained_by_arm`."""
     return [
-        speed_chart(rows),
-        total_chart(rows),
+        answer_chart(rows, margin),
         pareto_chart(rows),
-        curve_chart(arms, "validation"),
-        curve_chart(arms, "training"),
+        difference_chart(rows, arms, margin),
+        curve_chart(arms, VALIDATION),
+        curve_chart(arms, TRAINING),
         time_chart(arms),
     ]
 
 
-def speed_chart(rows: Sequence[ArmRow]) -> Chart:
-    """The baseline's time per trained window over each arm's, with its interval where it has one."""
-    what = "Geometric mean of the pairs' training time of an epoch of all training windows"
-    return _ratios("speed", "Speed-up of an epoch", what, [(row, row.comparison) for row in rows])
-
-
-def total_chart(rows: Sequence[ArmRow]) -> Chart:
-    """As `speed_chart`, for the whole training."""
-    what = "The same for all training epochs together; for a pruned arm, with those before its heads left"
-    return _ratios("total", "Speed-up of the whole training", what, [(row, row.total_comparison) for row in rows])
-
-
-def _ratios(key: str, title: str, what: str, pairs: Sequence[tuple[ArmRow, Comparison | None]]) -> Chart:
-    data: list[dict[str, Any]] = []
-    names: list[str] = []
-    ends = [1.0]  # of every point and interval
-    looks = _styled([row for row, _ in pairs])
-    for (row, (colour, _, _)), (_, comparison) in zip(looks, pairs, strict=True):
-        ratio = comparison.ratio if comparison else None
-        if ratio is None or not math.isfinite(ratio):
-            continue
-        names.append(_text(row.arm))
-        point: dict[str, Any] = {"type": "scatter", "x": [ratio], "y": names[-1:], "name": names[-1]}
-        point |= {
-            "mode": "markers+text",
-            "text": [ratio_text(comparison)],
-            "textposition": "top center",
-            "cliponaxis": False,
-        }
-        low, high = (comparison and comparison.interval) or (math.nan, math.nan)
-        ends += [end for end in (low, ratio, high) if math.isfinite(end)]
-        if math.isfinite(low) and math.isfinite(high):
-            reach = {"array": [high - ratio], "arrayminus": [ratio - low]}
-            point["error_x"] = {"type": "data", "symmetric": False, "thickness": 2, "width": 6, **reach}
-        data.append(
-            point | {"marker": {"color": colour, "size": 10}, "hovertemplate": "%{y}: %{x:.3f}x<extra></extra>"}
-        )
-    equal = {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dash", "width": 1}}
+def answer_chart(rows: Sequence[ArmRow], margin: float) -> Chart:
+    """Each compared arm's speed-up beside its error, as the table has them."""
+    baseline = next((row.arm for row in rows if row.is_baseline), "the baseline")
+    items = [answer for row in rows if (answer := _answer(row)) is not None]
     return Chart(
-        key=key,
-        title=title,
-        caption=f"{what}, baseline's over arm's: above 1 the arm is faster. Bars are the table's intervals; a point "
-        "hides an interval that is narrower than itself. An arm without numbers in brackets has too few pairs.",
-        data=data,
-        layout={
-            "xaxis": _axis("x baseline", range=_with_room(min(ends), max(ends))),
-            "yaxis": _names_axis(names),
-            "shapes": [equal],
-            "showlegend": False,
-            "height": FRAME_PX + ROW_PX * len(names),
-        },
+        key="answer",
+        title="Speed and error beside the baseline",
+        caption=f"Left: the time of {baseline} over the arm's, for an epoch of all training windows; right of 1x the "
+        f"arm is faster. Right: the arm's validation error relative to {baseline}'s; the dashed line is the limit, "
+        f"{100 * margin:+g} %. Lines are the intervals of the table. A dot hides an interval narrower than itself. "
+        "An arm without a line has too few pairs for one.",
+        marks=Answers(items=items, baseline=baseline, margin=margin),
     )
 
 
-def _with_room(low: float, high: float) -> list[float]:
-    """A range that keeps the text over an outermost point within the axes."""
-    room = 0.12 * (high - low) or 0.1
-    return [low - room, high + room]
+def _answer(row: ArmRow) -> Answer | None:
+    """None where there is no ratio to draw."""
+    comparison = row.comparison
+    if comparison is None or comparison.ratio is None or not 0 < comparison.ratio < math.inf:
+        return None
+    accuracy = comparison.accuracy
+    return Answer(
+        arm=row.arm,
+        ratio=comparison.ratio,
+        interval=_finite(comparison.interval),
+        error=accuracy.difference if accuracy and math.isfinite(accuracy.difference) else None,
+        error_bounds=_finite(accuracy.bounds) if accuracy else None,
+        error_kind=error_kind(accuracy),
+        verdict=row_verdict(row),
+    )
+
+
+def _finite(bounds: Bounds | None) -> Bounds | None:
+    return bounds if bounds is not None and all(map(math.isfinite, bounds)) else None
 
 
 def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
     """Time against error, one point an arm; smaller is better in both."""
     points = {row.arm: both for row in rows if (both := _time_and_error(row))}
     front = pareto_front({row.arm: points[row.arm] for row in rows if row.arm in points and not row.shown_as})
-    data: list[dict[str, Any]] = []
-    for row, (colour, _, shape) in _styled(rows):
-        if row.arm not in points:
-            continue
-        x, y = points[row.arm]
-        symbol = shape + ("" if row.timing_valid == "true" else "-open")
-        marker = {"color": colour, "size": FRONT_PX if row.arm in front else POINT_PX, "symbol": symbol}
-        hover = "%{fullData.name}: %{x:.4g} s, %{y:.4f}<extra></extra>"
-        point = {"type": "scatter", "mode": "markers", "x": [x], "y": [y], "name": _text(row.arm)}
-        data.append(point | {"marker": marker, "hovertemplate": hover})
-    if front:
-        x_front, y_front = zip(*(points[arm] for arm in front), strict=True)
-        line = {"type": "scatter", "mode": "lines", "x": list(x_front), "y": list(y_front), "name": "Pareto front"}
-        look = {"shape": "hv", "dash": "dot", "width": 1, "color": "#888888"}
-        data.append(line | {"line": look, "hoverinfo": "skip"})
+    looks = _looks([row.status == "unsupported" for row in rows])
+    items = [
+        Point(
+            name=row.arm,
+            x=points[row.arm][0],
+            y=points[row.arm][1],
+            look=own,
+            on_front=row.arm in front,
+            named=row.arm in front or len(points) <= MOST_NAMES or row.comparison is not None or row.is_baseline,
+            alone=row.timing_valid == "true",
+        )
+        for row, own in zip(rows, looks, strict=True)
+        if row.arm in points
+    ]
     return Chart(
         key="pareto",
-        title="Time and accuracy",
+        title="Time and error",
         caption="Mean of each arm; down and left is better. Large points are on the Pareto front: no other arm's mean "
         "is better in one and at least as good in the other. The table says whether two errors really differ. Arms of "
         "the replaced study are never on the front. A hollow point is not known to have been alone on its device, so "
         f"its time may be too long. The axis of errors spans at least {200 * MARGIN:g} % of them.",
-        data=data,
-        layout={
-            "xaxis": _axis("training time of an epoch of all training windows, s"),
-            "yaxis": _axis("validation MSE", **_wide_enough([y for _, y in points.values()])),
-        },
+        marks=Points(
+            items=items,
+            front=[points[arm] for arm in front],
+            x_title="seconds of training an epoch of all training windows",
+            y_title="validation MSE",
+            y_range=_wide_enough([y for _, y in points.values()]),
+        ),
     )
 
 
-def _wide_enough(errors: Sequence[float]) -> dict[str, Any]:
-    """A range, where plotly's own would make errors that count as equal look far apart."""
+def _wide_enough(errors: Sequence[float]) -> Bounds | None:
+    """A range, where their own would make errors that count as equal look far apart."""
     low, high = min(errors, default=0.0), max(errors, default=0.0)
     middle = (low + high) / 2
-    return {"range": [middle * (1 - MARGIN), middle * (1 + MARGIN)]} if high - low < 2 * MARGIN * middle else {}
+    return (middle * (1 - MARGIN), middle * (1 + MARGIN)) if high - low < 2 * MARGIN * middle else None
 
 
 def _time_and_error(row: ArmRow) -> tuple[float, float] | None:
@@ -168,57 +145,84 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return front
 
 
-def curve_chart(arms: TrialsByArm, split: str) -> Chart:
-    """Errors by epoch, one line a trial. `split`: validation or training."""
-    metric = {"validation": "loss/val_mse", "training": "loss/train_mse"}[split]
-    data: list[dict[str, Any]] = []
-    places = _colour_order([all(trial.status == "unsupported" for trial in trials) for trials in arms.values()])
-    for index, (arm, trials) in zip(places, arms.items(), strict=True):
-        colour, dash, _ = _style(index)
-        curves = [line for trial in trials if (line := _curve(trial, metric))]
-        for number, line in enumerate(curves):
-            look = {"name": _text(arm), "legendgroup": f"arm {index}", "line": {"color": colour, "dash": dash}}
-            data.append(line | look | {"showlegend": number == 0})
-    how = "" if split == "validation" else " It is measured while the weights change, with dropout on."
+def difference_chart(rows: Sequence[ArmRow], arms: TrialsByArm, margin: float) -> Chart:
+    """Each compared arm's validation error relative to the baseline's, epoch by epoch, from pairs of one seed."""
+    baseline = next((row.arm for row in rows if row.is_baseline), "")
+    compared = {row.arm for row in rows if row.comparison is not None and row.comparison.count}
+    own = dict(zip(arms, _looks_of(arms), strict=True))
+    base = arms.get(baseline, ())
+    items = [line for arm in arms if arm in compared and (line := _difference(arm, base, arms[arm], own[arm]))]
+    few = len(items) <= MOST_BANDS
+    items = items if few else [replace(line, band=()) for line in items]
+    bands = " The band reaches from the lowest seed to the highest." if few else ""
     return Chart(
-        key="curves" if split == "validation" else "training",
-        title=f"{split.capitalize()} error by epoch",
-        caption=f"{split.capitalize()} MSE, one line a trial, coloured by arm.{how} A click on a name in the legend "
-        "hides or shows the arm.",
-        data=data,
-        layout={"xaxis": _epochs_axis(data), "yaxis": _axis(f"{split} MSE")},
+        key="difference",
+        title="Error beside the baseline, by epoch",
+        caption="Validation MSE relative to the baseline's after the same epoch with the same seed, mean over the "
+        f"seeds.{bands} Below 0 the arm's error is lower. Dashed: the limit for 'not worse', {100 * margin:g} %. The "
+        "verdict itself compares best epochs.",
+        marks=Lines(items=items, y_title="difference in validation MSE", margin=margin),
     )
 
 
-def _curve(trial: TrialRecord, metric: str) -> dict[str, Any]:
-    """Empty where the trial has no epoch. An error that is no finite number leaves a gap."""
-    points = {epoch: value for epoch, value in trial.history.get(metric, []) if epoch > 0}
-    if not points:
-        return {}
-    values = [value if math.isfinite(value) else None for value in points.values()]
-    kind = {"type": "scatter", "mode": "lines+markers", "marker": {"size": 4}, "text": _text(trial.trial_id)}
-    return kind | {
-        "x": list(points),
-        "y": values,
-        "hovertemplate": "%{text}<br>epoch %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
+def _difference(arm: str, base: Sequence[TrialRecord], trials: Sequence[TrialRecord], own: Look) -> Line | None:
+    """None without a common seed, or without an epoch that all common seeds have."""
+    sides = [_curves_by_seed(side) for side in (base, trials)]
+    seeds = [seed for seed in sides[1] if seed in sides[0]]
+    epochs = [set(sides[0][seed]) & set(sides[1][seed]) for seed in seeds]
+    common = sorted(set.intersection(*epochs)) if epochs else []
+    if not common:
+        return None
+    each = {epoch: [sides[1][seed][epoch] / sides[0][seed][epoch] - 1 for seed in seeds] for epoch in common}
+    band = [(min(values), max(values)) for values in each.values()] if len(seeds) > 1 else []
+    return Line(name=arm, x=common, y=[fmean(values) for values in each.values()], band=band, look=own)
+
+
+def _curves_by_seed(trials: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:
+    """Seed -> epoch -> validation MSE above 0, of done trials that are in comparisons."""
+    fit = [trial for trial in trials if trial.status == "done" and "seed" in trial.tags and REFUSED not in trial.tags]
+    return {
+        trial.tags["seed"]: {epoch: mse for epoch, mse in _points(trial, VALIDATION).items() if 0 < mse < math.inf}
+        for trial in fit
+        if not is_of_search(trial)
     }
+
+
+def curve_chart(arms: TrialsByArm, metric: str) -> Chart:
+    """Errors by epoch, one line an arm: the mean over its trials. `metric`: VALIDATION or TRAINING."""
+    split = "Validation" if metric == VALIDATION else "Training"
+    items = [
+        _mean_curve(arm, curves, own)
+        for (arm, trials), own in zip(arms.items(), _looks_of(arms), strict=True)
+        if (curves := [points for trial in trials if not is_of_search(trial) and (points := _points(trial, metric))])
+    ]
+    how = "" if metric == VALIDATION else " It is measured while the weights change, with dropout on."
+    return Chart(
+        key="validation" if metric == VALIDATION else "training",
+        title=f"{split} error by epoch",
+        caption=f"{split} MSE of each arm, mean over its trials.{how}",
+        marks=Lines(items=items, y_title=f"{split.lower()} MSE"),
+    )
+
+
+def _mean_curve(arm: str, curves: Sequence[Mapping[int, float]], own: Look) -> Line:
+    """An epoch in which a trial's error is no finite number is a gap."""
+    epochs = sorted({epoch for curve in curves for epoch in curve})
+    means = [fmean(curve[epoch] for curve in curves if epoch in curve) for epoch in epochs]
+    return Line(name=arm, x=epochs, y=[mean if math.isfinite(mean) else None for mean in means], look=own)
+
+
+def _points(trial: TrialRecord, metric: str) -> dict[int, float]:
+    return {epoch: value for epoch, value in trial.history.get(metric, []) if epoch > 0}
 
 
 def time_chart(arms: TrialsByArm) -> Chart:
     """The parts of an epoch's training time, stacked."""
-    measured = {arm: times for arm, trials in arms.items() if (times := _parts(trials))}
-    names = [_text(arm) for arm in measured]
-    data = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": label,
-            "x": [times[part] for times in measured.values()],
-            "y": names,
-            "marker": {"color": COLOURS[index]},
-            "hovertemplate": "%{y}: %{x:.4g} s<extra>%{fullData.name}</extra>",
-        }
-        for index, (part, label) in enumerate(zip(PARTS, PART_NAMES, strict=True))
+    timed = {arm: trials for arm, trials in arms.items() if not is_of_search(trials[0])} or arms
+    measured = {arm: times for arm, trials in timed.items() if (times := _parts(trials))}
+    items = [
+        Part(name=name, values=[times[part] for times in measured.values()], colour=colour)
+        for part, name, colour in zip(PARTS, PART_NAMES, COLOURS, strict=False)
     ]
     return Chart(
         key="times",
@@ -226,14 +230,7 @@ def time_chart(arms: TrialsByArm) -> Chart:
         caption="Mean over the arm's done trials and their epochs, without each trial's first epoch and without "
         "validation. For a pruned arm, only epochs after the last head left count. The table has the median, with the "
         "first epoch, for all training windows.",
-        data=data if names else [],
-        layout={
-            "barmode": "relative",
-            "xaxis": _axis("s"),
-            "yaxis": _names_axis(names),
-            "height": FRAME_PX + 30 + ROW_PX * len(names),
-            "legend": {"traceorder": "normal"},
-        },
+        marks=Bars(items=items if measured else [], names=list(measured), x_title="seconds"),
     )
 
 
@@ -246,37 +243,11 @@ def _parts(trials: Sequence[TrialRecord]) -> dict[str, float]:
     return {part: mean for part, mean in means.items() if mean is not None} if None not in means.values() else {}
 
 
-def _styled(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, tuple[str, str, str]]]:
-    places = _colour_order([row.status == "unsupported" for row in rows])
-    return [(row, _style(place)) for row, place in zip(rows, places, strict=True)]
+def _looks_of(arms: TrialsByArm) -> list[Look]:
+    return _looks([all(trial.status == "unsupported" for trial in trials) for trials in arms.values()])
 
 
-def _colour_order(unsupported: Sequence[bool]) -> list[int]:
-    """Each arm's place in the order of colours. Arms that never run come last: they take no colour from the others."""
+def _looks(unsupported: Sequence[bool]) -> list[Look]:
+    """Each arm's look. Arms that never run come last: they take no colour from the others."""
     order = sorted(range(len(unsupported)), key=lambda index: unsupported[index])
-    return [order.index(index) for index in range(len(unsupported))]
-
-
-def _style(index: int) -> tuple[str, str, str]:
-    """Colour, dash and shape of the arm at this place. An arm looks the same in all charts."""
-    turn = index // len(COLOURS)
-    return COLOURS[index % len(COLOURS)], DASHES[turn % len(DASHES)], SHAPES[turn % len(SHAPES)]
-
-
-def _axis(title: str, **more: Any) -> dict[str, Any]:
-    return {"title": {"text": title}, "automargin": True, **more}
-
-
-def _epochs_axis(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A tick for each epoch where they are few: plotly would put ticks between epochs."""
-    longest = max((len(curve["x"]) for curve in curves), default=0)
-    return _axis("epoch", tickformat="d") | ({"dtick": 1} if longest <= 10 else {})
-
-
-def _names_axis(names: Sequence[str]) -> dict[str, Any]:
-    """The first name is on top. A name that looks like a number or a date stays a name."""
-    return {"type": "category", "categoryorder": "array", "categoryarray": list(names[::-1]), "automargin": True}
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
+    return [look(order.index(index)) for index in range(len(unsupported))]

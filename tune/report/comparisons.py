@@ -162,15 +162,15 @@ def accuracy_text(accuracy: Accuracy | None) -> str:
     """not worse (+0.1 %, at most +0.4 %); too few pairs (+0.1 %)"""
     if accuracy is None:
         return "-"
-    difference, verdict = _percent(accuracy.difference), accuracy.verdict
+    difference, verdict = percent_text(accuracy.difference), accuracy.verdict
     if accuracy.bounds is None or verdict is None:
         return f"{too_few(accuracy.unit)} ({difference})"
     low, high = accuracy.bounds
-    limit = f"least {_percent(low)}" if verdict == WORSE else f"most {_percent(high)}"
+    limit = f"least {percent_text(low)}" if verdict == WORSE else f"most {percent_text(high)}"
     return f"{ACCURACY_WORDS[verdict]} ({difference}, at {limit})"
 
 
-def _percent(value: float) -> str:
+def percent_text(value: float) -> str:
     """Two digits, but none beyond a thousandth of a percent, which would say nothing."""
     percent = 100 * value
     if abs(percent) < 0.01:

@@ -12,7 +12,7 @@ from tune.report.comparisons import moved_notes, pairing_notes
 from tune.report.data import data_notes
 from tune.report.errors_on_test import errors_on_test_notes
 from tune.report.looks import look_notes
-from tune.report.naive import naive_note
+from tune.report.naive import is_beaten_by_naive, naive_note
 from tune.report.pareto import search_notes
 from tune.report.proof import proof_note
 from tune.report.published import published_notes
@@ -70,6 +70,14 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     lines += errors_on_test_notes(arms, baseline, by_arm, margin)
     answer = answer_line(record, rows)
     return [*lines, answer] if answer else lines
+
+
+def warnings(record: SweepRecord, rows: Sequence[ArmRow], margin: float) -> list[str]:
+    """What a reader must know before the numbers: a model of no use, timings or errors that are not to be trusted."""
+    arms, baseline = trained_by_arm(record), record.tags.get("baseline")
+    compared = {row.arm: row.comparison for row in rows if row.comparison}
+    naive = naive_note(record) if is_beaten_by_naive(record) else []
+    return [*naive, *stall_note(arms), *errors_on_test_notes(arms, baseline, compared, margin)]
 
 
 def _refused_note(record: SweepRecord) -> list[str]:

@@ -175,8 +175,9 @@ def environment_table(record: SweepRecord) -> Table:
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Without what is not known or empty, which says nothing."""
     for name, value in content.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
-        else:
+        elif value is not None and value not in ([], ""):
             yield prefix + name, value if isinstance(value, str) else json.dumps(value)

@@ -71,7 +71,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(finish, "parent_metrics", lambda record: {"test_mse/none": 0.5})
     monkeypatch.setattr(finish, "parent_tags", lambda record: {})
     monkeypatch.setattr(finish, "markdown", lambda record: "table")
-    monkeypatch.setattr(finish, "html_page", lambda record: "page")
     plan = make_plan(get_sweep("pruning"), overrides={"data.dataset": "demo"}, repeats=1, seed=1, device=CPU)
     folder = open_sweep.create(tmp_path, "pruning", {"key": "k", "created_s": 1.0})
     options = Options(storage_path=tmp_path, tracking_uri="sqlite:///m.db", data_dir=tmp_path)
@@ -95,13 +94,13 @@ def test_a_sweep_is_finished_once_mlflow_has_its_trials_and_its_summary(run: Any
 def test_a_page_that_cannot_be_made_leaves_no_sweep_open(
     run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(record: object) -> str:
-        raise WrongInput("no plotly")
+    def refuse() -> None:
+        raise WrongInput("no matplotlib")
 
-    monkeypatch.setattr(finish, "html_page", refuse)
+    monkeypatch.setattr(finish, "check_can_draw", refuse)
     _, tracker = _close(run, [0, 0])
     assert tracker.ends == [("done", {"test_mse/none": 0.5}, ["report.md"])]
-    assert "has no report.html: no plotly" in capsys.readouterr().err
+    assert "has no report.html: no matplotlib" in capsys.readouterr().err
 
 
 def test_while_mlflow_lacks_trials_the_sweep_stays_open_without_a_summary(run: Any) -> None:

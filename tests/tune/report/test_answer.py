@@ -8,7 +8,7 @@ import pytest
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
-from tune.report.answer import answer_line
+from tune.report.answer import answer_line, headline
 from tune.report.arms import arm_rows
 from tune.report.notes import notes
 from tune.report.render.markdown import markdown
@@ -71,5 +71,24 @@ def test_page_and_markdown_begin_with_the_answer_and_the_terminal_ends_with_it()
     answer = answer_line(record, arm_rows(record))
     assert answer is not None and notes(record, arm_rows(record))[-1] == answer
     assert f"**{answer}**" in markdown(record).split("| arm", 1)[0]
-    assert "<strong>Answer: fast, an epoch 2.00x" in html_page(record).split("<table", 1)[0]
-    assert "<strong>No answer: no arm has a pair" in html_page(_sweep(*_arm("none", 2.0)))
+    page = html_page(record).split("<table", 1)[0]
+    assert '<p class="answer">fast trains an epoch 2.00x as fast as none, and its error is not worse.</p>' in page
+    assert '<p class="more">fast, an epoch 2.00x (2.00-2.00) as fast as none' in page
+    assert '<p class="answer">No answer: no arm has a pair' in html_page(_sweep(*_arm("none", 2.0)))
+
+
+@pytest.mark.parametrize(
+    ("trials", "line"),
+    [
+        ([*_arm("none", 2.0), *_arm("slow", 3.0)], "Stay with none: no arm is shown to be faster."),
+        (
+            [*_arm("none", 2.0), *_arm("fast", 1.0, val_mse=0.4)],
+            "Stay with none: no arm is shown to be faster without a worse validation error.",
+        ),
+        ([_trial("none", 1), _trial("fast", 1)], "No answer yet: too few pairs (1, 3 needed): --repeats 3 or more."),
+        ([_trial("none", 1)], "No answer: no arm has a pair with the baseline."),
+    ],
+)
+def test_the_headline_says_in_one_sentence_what_to_take(trials: list[Any], line: str) -> None:
+    record = _sweep(*trials)
+    assert headline(record, arm_rows(record)) == line

@@ -12,6 +12,7 @@ from tune.measure.bottleneck import diagnose_epochs
 from tune.report.arms import arm_rows
 from tune.report.bottlenecks import WARN_PCT, diagnoses, time_notes
 from tune.report.charts import time_chart
+from tune.report.marks import Bars
 from tune.report.notes import notes
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
@@ -81,7 +82,8 @@ def test_the_bars_of_an_epochs_time_count_epochs_after_the_last_head_left_only()
     history["time/step_s"] = list(enumerate(steps_s, 1))
     history["model/heads"] = list(enumerate([16.0, 16.0, 12.0, 8.0, 8.0], 1))
     chart = time_chart({"gradual": [replace(_trial("gradual", epochs=0), history=history)]})
-    bars = {trace["name"]: trace["x"] for trace in chart.data}
+    assert isinstance(chart.marks, Bars)
+    bars = {part.name: part.values for part in chart.marks.items}
     assert bars["training steps"] == [3.0] and bars["other"] == [0.0]
     assert "epochs after the last head left" in chart.caption
 

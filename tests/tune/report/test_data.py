@@ -47,7 +47,7 @@ def test_every_form_of_the_report_has_a_section_on_the_data() -> None:
     assert closing_tables(record, None)[0].title == "Data"
     assert as_json(record)["data"] == protocol()
     for text in (markdown(record), html_page(record)):
-        assert "Data</h2>" in text or "## Data" in text
+        assert "<summary>Data</summary>" in text or "## Data" in text
         for said in ("8,640", "2020-01-03 23:00:00", "windows of 24 + 6", "constant: a"):
             assert said in text
 

@@ -7,7 +7,7 @@ from tune.report.charts import charts
 from tune.report.cost import Price
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
-from tune.report.render.png import png
+from tune.report.render.picture import png
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
 
@@ -18,13 +18,15 @@ def report_files(
     """Path in the report's folder -> content. None: the chart has no data, and its picture must not be there.
 
     Raises:
-        WrongInput: plotly or matplotlib is not installed.
+        WrongInput: matplotlib is not installed.
     """
-    figures = charts(arm_rows(record, margin=margin), trained_by_arm(record))
-    paths = {f"png/{figure.key}.png": figure for figure in figures}
-    pictures = {path: figure.title for path, figure in paths.items() if figure.data}
+    paths = {
+        f"png/{chart.key}.png": chart
+        for chart in charts(arm_rows(record, margin=margin), trained_by_arm(record), margin=margin)
+    }
+    pictures = {path: chart.title for path, chart in paths.items() if chart.has_data}
     return {
         "report.md": markdown(record, margin=margin, price=price, pictures=pictures),
         "report.html": html_page(record, margin=margin, price=price),
-        **{path: png(figure) if figure.data else None for path, figure in paths.items()},
+        **{path: png(chart) if chart.has_data else None for path, chart in paths.items()},
     }

@@ -1,128 +1,152 @@
-"""A sweep as one HTML page that needs no network and no other file. Every number is the table's or MLflow's.
+"""A sweep as one HTML page that a person forwards: it needs no network, no script and no other file.
 
-The page's Content-Security-Policy forbids it to load anything.
+The answer and its chart come first, then the table, the other charts, and what only some readers want, folded. Every
+number is the table's or MLflow's. The page's Content-Security-Policy forbids it to load or to run anything.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
-from tune.common.errors import WrongInput
 from tune.report.accounts import accounts, accounts_line
-from tune.report.answer import NO_ANSWER, answer_line
-from tune.report.arms import arm_rows, tag_text, trained_by_arm
+from tune.report.answer import answer_sentences, headline
+from tune.report.arms import ArmRow, arm_rows, environment_of, tag_text, trained_by_arm
 from tune.report.charts import Chart, charts
+from tune.report.comparisons import OF_SEARCH
 from tune.report.cost import Price
 from tune.report.dimensions import dimension_tables
-from tune.report.notes import notes
-from tune.report.tables import Table, arm_table, closing_tables
+from tune.report.facts import facts
+from tune.report.marks import Answers
+from tune.report.notes import notes, warnings
+from tune.report.render.arms_table import arms_table
+from tune.report.render.picture import svg
+from tune.report.render.style import POLICY, STYLE
+from tune.report.setting import setting_note
+from tune.report.tables import Table, arm_table, closing_tables, search_tables
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --page: #ffffff; --line: #d0d7de; --soft: #59636e; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6edf3; --page: #0d1117; --line: #3d444d; --soft: #9198a1; }
-}
-body { margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: var(--text); background: var(--page);
-       font: 16px/1.5 system-ui, sans-serif; }
-h1, h2 { line-height: 1.25; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; }
-.wide { overflow-x: auto; } .soft, .none { color: var(--soft); } .chart { min-height: 1rem; }
-table { border-collapse: collapse; font-size: .875rem; }
-th, td { border-bottom: 1px solid var(--line); padding: .35rem .4rem; text-align: left; vertical-align: top; }
-td, li { overflow-wrap: break-word; }
-th, td { min-width: 4.5rem; } th:first-child, td:first-child { min-width: 8rem; } td.long { min-width: 13rem; }
-.number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; } td.number { white-space: nowrap; }
-"""
 LONG = 25  # characters; a column with a longer text gets room
-# The charts take the page's colours, also when the reader switches between light and dark.
-DRAW = """
-const charts = JSON.parse(document.getElementById("charts").textContent);
-const dark = matchMedia("(prefers-color-scheme: dark)");
-function draw() {
-  const style = getComputedStyle(document.documentElement);
-  const text = style.getPropertyValue("--text").trim(), line = style.getPropertyValue("--line").trim();
-  for (const { key, data, layout } of charts) {
-    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
-    Plotly.react("chart-" + key, data, { ...layout, uirevision: "kept",
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family: "system-ui" },
-      xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
-      shapes: (layout.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: text } })),
-    }, { displaylogo: false, responsive: true });
-  }
-}
-draw();
-dark.addEventListener("change", draw);
-"""
+NAV = {"answer": "Answer", "arms": "Arms", "trade": "Time and error", "epochs": "By epoch", "time": "Time",
+       "details": "Details"}  # fmt: skip
 
 
 def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> str:
-    """The page: table and notes, tables by dimension, charts, cost, what did not run, environment.
+    """The page.
 
     Raises:
-        WrongInput: plotly is not installed.
+        WrongInput: matplotlib is not installed.
     """
-    rows, arms = arm_rows(record, margin=margin), trained_by_arm(record)
-    figures = charts(rows, arms)
-    body = [
-        f"<h1>{escape(record.sweep_id)}</h1>",
-        f"<p>{escape(tag_text(record, 'question'))}</p>",
-        f"<p><strong>{escape(answer_line(record, rows) or NO_ANSWER)}</strong></p>",
-        f'<p class="soft">Device: {escape(tag_text(record, "device"))}</p>',
-        f'<p class="soft">{_kept(escape(accounts_line(accounts(record))))}</p>',
-        _table(arm_table(rows)),
-        _list(notes(record, rows, margin=margin)),
-        *(_table(table) for table in dimension_tables(record, margin=margin)),
-        *(_section(figure) for figure in figures),
-        *map(_table, closing_tables(record, price)),
+    rows = arm_rows(record, margin=margin)
+    drawn = {chart.key: chart for chart in charts(rows, trained_by_arm(record), margin=margin)}
+    parts = [
+        _head(record, rows, margin, price),
+        _figure(drawn["answer"]),
+        *_arms(record, rows, drawn["answer"], margin),
+        _section("trade", "Time and error", _figure(drawn["pareto"])),
+        _section("epochs", "Error by epoch", _titled(drawn["difference"]), _titled(drawn["validation"])),
+        _section("time", "Where the time goes", _figure(drawn["times"]), _soft(accounts_line(accounts(record)))),
+        *_details(record, rows, drawn["training"], margin, price),
     ]
-    return _document(record.sweep_id, "\n".join(body), [figure for figure in figures if figure.data])
+    return _document(tag_text(record, "question"), "\n".join(parts), _made_by(record))
 
 
-def _document(title: str, body: str, figures: Sequence[Chart]) -> str:
-    drawn = [{"key": figure.key, "data": figure.data, "layout": _framed(figure.layout)} for figure in figures]
-    scripts = [_plotly_js(), DRAW] if drawn else []
+def _document(title: str, body: str, foot: str) -> str:
+    links = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name in NAV.items())
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+            f"<nav><ul>{links}</ul></nav>\n<main>",
             body,
-            f'<script type="application/json" id="charts">{script_json(drawn)}</script>',
-            *(f"<script>{script}</script>" for script in scripts),
-            "</body>\n</html>\n",
+            f"</main>\n<footer>{foot}</footer>\n</body>\n</html>\n",
         ]
     )
 
 
-def script_json(content: Any) -> str:
-    """JSON in which an HTML parser finds no tag, comment or entity, so nothing in it can end the script element."""
-    text = json.dumps(content, allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+def _head(record: SweepRecord, rows: Sequence[ArmRow], margin: float, price: Price | None) -> str:
+    answer, named = headline(record, rows), facts(record, price)
+    more = "" if answer.startswith("No answer") else " ".join(answer_sentences(record, rows)).removeprefix("Answer: ")
+    return "\n".join(
+        [
+            f'<section id="answer">\n<h1>{escape(tag_text(record, "question"))}</h1>',
+            f'<p class="answer">{_kept(escape(answer))}</p>',
+            f'<p class="more">{_kept(escape(more))}</p>' if more else "",
+            *(f'<p class="warning">⚠ {_kept(escape(line))}</p>' for line in warnings(record, rows, margin)),
+            "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in named) + "</dl>",
+            "</section>",
+        ]
+    )
 
 
-def _plotly_js() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise WrongInput(
-            "the HTML report needs the package plotly, which is not installed: pip install -r requirements.txt"
-        ) from None
-    return str(get_plotlyjs())
+def _arms(record: SweepRecord, rows: Sequence[ArmRow], answer: Chart, margin: float) -> Iterable[str]:
+    """The table of the arms that ran, and tables by dimension where several vary; both after what a search found."""
+    assert isinstance(answer.marks, Answers)
+    of_search = {trial.tags.get("arm") for trial in record.trials if trial.tags.get("stage") in OF_SEARCH}
+    shown = [row for row in rows if row.status != "unsupported" and row.arm not in of_search]
+    unsupported = [row.arm for row in rows if row.status == "unsupported"]
+    cannot = [_soft(f"Cannot run here: {', '.join(unsupported)}. The details say why.")] if unsupported else []
+    tables = dimension_tables(record, margin=margin)
+    yield _section(
+        "arms",
+        "The arms",
+        *(_soft(line) for line in setting_note(record)),
+        arms_table(shown, answer.marks),
+        *cannot,
+        *(_table(table, "h3") for table in [*search_tables(record), *(tables if len(tables) > 1 else [])]),
+    )
 
 
-def _framed(layout: dict[str, Any]) -> dict[str, Any]:
-    return {"margin": {"t": 36, "r": 20, "b": 60, "l": 60}, "height": 460, "hovermode": "closest"} | layout
+def _details(
+    record: SweepRecord, rows: Sequence[ArmRow], training: Chart, margin: float, price: Price | None
+) -> Iterable[str]:
+    yield '<h2 id="details">Details</h2>'
+    yield _folded("Notes: what was assumed, what the numbers mean", _list(notes(record, rows, margin=margin)))
+    tables = dimension_tables(record, margin=margin)
+    yield _folded("All columns", _table(arm_table(rows), ""))
+    yield _folded(training.title, _figure(training))
+    found = {table.title for table in search_tables(record)}
+    for table in [*(tables if len(tables) == 1 else []), *closing_tables(record, price)]:
+        if table.title not in found:
+            yield _folded(table.title, _table(table, ""))
 
 
-def _section(chart: Chart) -> str:
-    shown = f'<div class="chart" id="chart-{chart.key}"></div>' if chart.data else '<p class="none">No data yet.</p>'
-    return f'<h2>{escape(chart.title)}</h2>\n<p class="soft">{escape(chart.caption)}</p>\n{shown}'
+def _section(key: str, title: str, *parts: str) -> str:
+    return "\n".join([f'<section id="{key}">\n<h2>{escape(title)}</h2>', *parts, "</section>"])
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details>\n<summary>{escape(title)}</summary>\n{content}\n</details>"
+
+
+def _titled(chart: Chart) -> str:
+    return f"<h3>{escape(chart.title)}</h3>\n{_figure(chart)}"
+
+
+def _figure(chart: Chart) -> str:
+    """The chart for a wide and for a narrow window, of which the style sheet shows one."""
+    if not chart.has_data:
+        return f'<p class="soft">{escape(chart.title)}: no data yet.</p>'
+    drawn = "\n".join(
+        f'<div class="{kind}">{svg(chart, narrow=narrow)}</div>' for kind, narrow in (("wide", False), ("narrow", True))
+    )
+    label = f'role="img" aria-label="{escape(chart.title)}"'
+    caption = f"<figcaption>{escape(chart.caption)}</figcaption>"
+    return f'<figure id="chart-{chart.key}">\n<div {label}>\n{drawn}\n</div>\n{caption}\n</figure>'
+
+
+def _made_by(record: SweepRecord) -> str:
+    environment = environment_of(record)
+    commit = environment.get("git_commit") if isinstance(environment, dict) else None
+    code = f", code {str(commit)[:10]}" if commit else ""
+    return escape(f"Sweep {record.sweep_id}{code}. Every number comes from its records in MLflow.")
+
+
+def _soft(text: str) -> str:
+    return f'<p class="soft">{_kept(escape(text))}</p>'
 
 
 def _kind(right: bool, longest: int) -> str:
@@ -141,7 +165,9 @@ def _list(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, heading: str) -> str:
+    """`heading`: the element of its title; "" where the title stands elsewhere."""
+
     def line(tag: str, cells: Sequence[str]) -> str:
         shown = (f"<{tag}{kind}>{_kept(escape(cell))}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return f"<tr>{''.join(shown)}</tr>"
@@ -149,10 +175,10 @@ def _table(table: Table) -> str:
     longest = [max((len(row[index]) for row in table.rows), default=0) for index in range(len(table.head))]
     kinds = [_kind(right, length) for right, length in zip(table.numeric, longest, strict=True)]
 
-    title = f"<h2>{escape(table.title)}</h2>\n" if table.title else ""
+    title = f"<{heading}>{escape(table.title)}</{heading}>\n" if heading and table.title else ""
     if not table.rows:
-        return f'{title}<p class="none">{escape(table.empty)}</p>'
-    caption = f'<p class="soft">{escape(table.caption)}</p>\n' if table.caption else ""
+        return f"{title}{_soft(table.empty)}"
+    caption = f"{_soft(table.caption)}\n" if table.caption else ""
     body = "\n".join(line("td", cells) for cells in table.rows)
     head = f"<thead>{line('th', table.head)}</thead>"
-    return f'{title}{caption}<div class="wide"><table>\n{head}\n<tbody>{body}</tbody>\n</table></div>'
+    return f'{title}{caption}<div class="wide-table"><table>\n{head}\n<tbody>{body}</tbody>\n</table></div>'

@@ -6,6 +6,8 @@ import io
 import re
 import subprocess
 import sys
+from html import escape
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,13 +23,14 @@ from tune.measure.bottleneck import PARTS
 from tune.report.arms import arm_rows, trials_by_arm
 from tune.report.charts import Chart, charts
 from tune.report.render.files import report_files
-from tune.report.render.png import png
+from tune.report.render.picture import png, svg
+from tune.report.render.scales import TICK_PX, cut, ratio_scale
 from tune.tracking.reader import SweepRecord
 
 ROOT = Path(__file__).resolve().parents[4]
 EPOCHS = 10
 MOST_BYTES = 60_000
-KEYS = ("speed", "total", "pareto", "curves", "training", "times")
+KEYS = ("answer", "pareto", "difference", "validation", "training", "times")
 
 
 def _record(arms: int = 3, seeds: int = 3) -> SweepRecord:
@@ -70,65 +73,45 @@ def test_there_is_a_picture_of_each_chart_and_the_markdown_shows_it(files: dict[
 def test_a_picture_is_a_small_png_in_the_colours_of_the_chart(files: dict[str, Any], key: str) -> None:
     picture = files[f"png/{key}.png"]
     assert picture.startswith(b"\x89PNG") and len(picture) < MOST_BYTES
-    wanted = (0, 0x9E, 0x73)  # of the third arm, or the third part of an epoch
+    # of a faster arm with an undecided error, or of the third arm, or the first part of an epoch
+    wanted = {"answer": (0x9A, 0x4F, 0x86), "times": (0, 0x72, 0xB2)}.get(key, (0, 0x9E, 0x73))
     assert min(sum(abs(a - b) for a, b in zip(wanted, colours, strict=True)) for colours in _colours(picture)) < 12
 
 
 def test_the_picture_with_most_lines_of_a_large_sweep_is_small_too() -> None:
-    assert len(png(_charts(_record(arms=24, seeds=5))["curves"])) < MOST_BYTES
+    assert len(png(_charts(_record(arms=24, seeds=5))["validation"])) < 2 * MOST_BYTES
 
 
-def test_a_picture_has_its_points_and_error_bars_where_the_chart_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_page_and_the_picture_say_the_same_words(narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
-    drawn: list[tuple[Any, Any, Any]] = []
-    real = Axes.errorbar
+    drawn: list[str] = []
+    real = Axes.text
 
-    def errorbar(self: Axes, x: Any, y: Any, **look: Any) -> Any:
-        drawn.append((x, y, look["xerr"]))
-        return real(self, x, y, **look)
+    def text(self: Axes, x: float, y: float, s: str, **look: Any) -> Any:
+        drawn.append(s)
+        return real(self, x, y, s, **look)
 
-    monkeypatch.setattr(Axes, "errorbar", errorbar)
-    chart = _charts(_record())["total"]
+    monkeypatch.setattr(Axes, "text", text)
+    chart = _charts(_record())["answer"]
     png(chart)
-    errors = [trace["error_x"] for trace in chart.data]
-    assert [x for x, _, _ in drawn] == [trace["x"] for trace in chart.data]
-    assert [y for _, y, _ in drawn] == [[1], [0]]  # the first name on top
-    assert [reach for _, _, reach in drawn] == [[error["arrayminus"], error["array"]] for error in errors]
+    of_png, drawn[:] = set(drawn), []
+    shown = svg(chart, narrow=narrow)
+    assert {"1.97x", "2.94x", "▲ faster, error undecided"} & of_png and all(escape(words) in shown for words in drawn)
+    assert re.search(r"arm-1 \$x_1\$ &lt;b&gt;&amp;", shown) and shown.startswith("<svg viewBox=")
 
 
-def test_a_picture_of_ratios_has_each_with_its_interval_in_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.axes import Axes
-
-    written: list[tuple[str, Any]] = []
-    monkeypatch.setattr(Axes, "annotate", lambda self, text, point, *_, **__: written.append((text, tuple(point))))
-    chart = _charts(_record())["speed"]
-    png(chart)
-    assert written == [(trace["text"][0], (trace["x"][0], row)) for trace, row in zip(chart.data, (1, 0), strict=True)]
-    assert re.fullmatch(r"1\.9\dx \(1\.\d\d-\d\.\d\d\)", written[0][0])
+def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
+    assert cut("patch-192-batch-128-none", 11) == "patch…-none" and cut("short", 11) == "short"
 
 
-def test_the_axis_of_ratios_leaves_room_for_the_text_over_its_outermost_points() -> None:
-    chart = _charts(_record())["speed"]
-    low, high = chart.layout["xaxis"]["range"]
-    last = chart.data[-1]
-    reach = last["x"][0] + last["error_x"]["array"][0]
-    assert low == pytest.approx(1 - 0.12 * (reach - 1)) and high == pytest.approx(reach + 0.12 * (reach - 1))
-
-
-@pytest.mark.parametrize(("errors", "axis"), [((0.3, 0.3003), [0.2971485, 0.3031515]), ((0.3, 0.4), None)])
-def test_errors_that_count_as_equal_do_not_look_far_apart(errors: tuple[float, float], axis: Any) -> None:
-    arms = zip(("none", "fast"), errors, strict=True)
-    chart = _charts(sweep(*(trial(arm, metrics={"final/val_mse": mse}) for arm, mse in arms)))["pareto"]
-    assert chart.layout["yaxis"].get("range") == (axis and pytest.approx(axis))
-    assert png(chart)
-
-
-def test_no_two_arms_of_the_scatter_look_alike() -> None:
-    chart = _charts(_record(arms=14, seeds=1))["pareto"]
-    looks = [(trace["marker"]["color"], trace["marker"]["symbol"]) for trace in chart.data if "marker" in trace]
-    assert len(looks) == len(set(looks)) == 14
-    assert png(chart)
+@pytest.mark.parametrize("ratios", [(0.5, 2.0), (1.001, 1.002), (0.02, 90.0), (1.0, 1.0)])
+def test_a_scale_of_ratios_holds_all_of_them_and_1_and_has_ticks_with_room_between(ratios: tuple[float, float]) -> None:
+    scale = ratio_scale(ratios, 10, 410, before=50, after=50)
+    assert all(10 <= scale(value) <= 410 for value in (*ratios, 1.0)) and 1.0 in scale.ticks
+    places = [scale(value) for value in scale.ticks]
+    assert all(after - before >= TICK_PX for before, after in pairwise(places))
 
 
 def test_without_matplotlib_the_pictures_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +122,7 @@ def test_without_matplotlib_the_pictures_say_what_to_install(monkeypatch: pytest
 
 def test_a_chart_without_data_leaves_no_picture_and_no_link_also_not_of_an_earlier_report(tmp_path: Path) -> None:
     output.write_folder(str(tmp_path), report_files(_record()))
-    assert (tmp_path / "png" / "speed.png").exists()
+    assert (tmp_path / "png" / "answer.png").exists()
     files = report_files(sweep(trial("none", status="oom", reason="no memory")))
     output.write_folder(str(tmp_path), files)
     assert list((tmp_path / "png").iterdir()) == []

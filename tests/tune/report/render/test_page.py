@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_kit import timed
+from report_kit import sweep, timed, trial
 from tracking_kit import EXPERIMENT, MakeTracker, end, opened_fixture, settle, shared_store_fixture, sweep_id_fixture
 
 from tune.commands import report
@@ -22,9 +22,8 @@ from tune.common.errors import WrongInput
 from tune.console import output
 from tune.measure.bottleneck import PARTS
 from tune.report.arms import COLUMNS, arm_rows
-from tune.report.charts import FRONT_PX, POINT_PX, pareto_front
-from tune.report.render import page as report_html
-from tune.report.render.page import html_page, script_json
+from tune.report.render.page import html_page
+from tune.report.render.theme import THEME
 from tune.tracking.reader import SweepRecord, read_sweep
 from tune.tracking.tracker import Tracker
 
@@ -74,48 +73,73 @@ def record_fixture(opened: MakeTracker, shared_store: str, sweep_id: str) -> Swe
     return read_sweep(shared_store, EXPERIMENT, sweep_id)
 
 
-@pytest.fixture(name="page")
-def page_fixture(record: SweepRecord) -> str:
-    return html_page(record)
+@pytest.fixture(scope="module", name="page")
+def page_fixture() -> str:
+    """The page of the same sweep, made by hand."""
+    seeds = (1, 2, 3)
+    trials = [trial("none", seed, s=2 + seed / 100, metrics={"final/val_mse": 0.3}) for seed in seeds]
+    trials += [trial("fast", seed, s=1 + seed / 50, metrics={"final/val_mse": 0.4}) for seed in seeds]
+    trials += [trial(EVIL, 1, s=3.0), trial(EVIL, 2, status="failed", reason=f"it said {EVIL}")]
+    trials += [trial("flash", 1, status="unsupported", reason="needs the package 'flash_attn' & a GPU")]
+    tags = {"question": "How <b>fast</b>?", "arms": "none,fast", "environment": json.dumps(ENVIRONMENT)}
+    return html_page(sweep(*trials, **tags))
 
 
 class _Elements(HTMLParser):
-    """What a browser sees: the elements, and the text inside each script."""
+    """What a browser sees: the elements and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
         self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
 
     def handle_data(self, data: str) -> None:
-        if self.cdata_elem == "script":
-            self.scripts[-1] += data
-        else:
-            self.text += data
+        self.text += data
 
 
-def _charts(page: str) -> dict[str, dict[str, Any]]:
-    return {chart["key"]: chart for chart in json.loads(_Elements(page).scripts[0])}
-
-
-def test_the_page_holds_every_cell_of_the_table_each_reason_and_the_environment(record: SweepRecord, page: str) -> None:
+def test_the_page_holds_every_cell_of_the_table_each_reason_and_the_environment(record: SweepRecord) -> None:
+    page = html_page(record)
     for row in arm_rows(record):
         for _, cell in COLUMNS:
             assert f">{escape(cell(row))}</td>".replace(" %", "\u00a0%") in page
     text = _Elements(page).text
-    for trial in record.trials:
-        assert trial.reason in text
-        if trial.status != "done":
-            assert trial.trial_id in text
+    for each in record.trials:
+        assert each.reason in text
+        if each.status != "done":
+            assert each.trial_id in text
     for text_shown in ("How <b>fast</b>?", "versions.torch", "2.11.0", "host_cpus", f"GPU {EVIL}"):
         assert text_shown in text
+
+
+def test_question_answer_and_facts_stand_before_the_chart_that_is_the_answer(page: str) -> None:
+    head = page.split('<figure id="chart-answer">')[0]
+    assert re.findall(r"<h1>(.*?)</h1>", head) == ["How &lt;b&gt;fast&lt;/b&gt;?"]
+    assert '<p class="answer">Stay with none: no arm is shown to be faster without a worse validation error.' in head
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", head) == [
+        ("Device", "NVIDIA H100"),
+        ("Trials", "8 (3 seeds), 7 done"),
+    ]
+    assert page.index("chart-answer") < page.index('<table class="arms">') < page.index("<details>")
+
+
+def test_each_link_of_the_navigation_leads_to_a_part_of_the_page(page: str) -> None:
+    elements = _Elements(page).elements
+    links = [given["href"] for tag, given in elements if tag == "a"]
+    assert len(links) == 6 and {f"#{given['id']}" for _, given in elements if "id" in given} >= set(links)
+
+
+def test_the_table_says_a_verdict_in_words_with_a_sign_and_draws_its_interval(page: str) -> None:
+    table = page.split('<table class="arms">')[1].split("</table>")[0]
+    (fast,) = [row for row in table.split("<tr") if ">fast</td>" in row]
+    assert '<span class="verdict costly">△ faster, error worse</span>' in fast
+    assert fast.count("<svg") == 2 and 'stroke="var(--costly)"' in fast and 'stroke="var(--slow)"' in fast
+    (few,) = [row for row in table.split("<tr") if "alert" in row]
+    assert "too few pairs (1, 3 needed)" in few and 'fill="var(--page)"' in few  # a ring: no interval
+    assert "flash" not in table and "Cannot run here: flash." in page
 
 
 def test_numbers_are_aligned_right(page: str) -> None:
@@ -128,85 +152,47 @@ def test_a_column_of_long_texts_gets_room_and_a_number_keeps_its_percent_sign(pa
     assert "td.long { min-width: 13rem; }" in page and '<td class="long">done</td>' not in page
 
 
-def test_every_text_of_the_store_is_escaped_in_the_page(page: str) -> None:
-    assert EVIL not in page and "alert(1)</script" not in page and "<b>" not in page.replace(_plotly(), "")
-    assert len(_Elements(page).scripts) == 3  # the data, plotly.js, what draws
+def test_every_text_of_the_store_is_escaped_in_the_page_and_in_its_charts(page: str) -> None:
+    assert EVIL not in page and "alert(1)</script" not in page and "<b>" not in page
+    assert page.count(escape(EVIL)) > 10  # arm, reason, environment, and the words of the charts
 
 
-def test_what_plotly_would_read_as_html_is_escaped_once_more(page: str) -> None:
-    names = {trace["name"] for chart in _charts(page).values() for trace in chart["data"]}
-    assert escape(EVIL) in names and not any("<" in name for name in names)
-
-
-def test_json_in_a_script_holds_no_character_that_ends_it() -> None:
-    content = {"name": f"{EVIL}<!--&lt;", "x": [1.5, None]}
-    assert not set("<>&") & set(script_json(content))
-    assert json.loads(script_json(content)) == content
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
-
-
-def test_the_page_is_self_contained_and_may_load_nothing(page: str) -> None:
-    assert page.count(_plotly()) == 1
+def test_the_page_runs_nothing_and_may_load_nothing(page: str) -> None:
     elements = _Elements(page).elements
-    assert not [(tag, given) for tag, given in elements if {"src", "href"} & given.keys() or tag == "link"]
-    assert not re.search(r"https?:|@import|url\(", page.replace(_plotly(), ""))
-    policy = next(given["content"] for tag, given in elements if "http-equiv" in given)
-    assert policy is not None and policy.startswith("default-src 'none';") and "http" not in policy
+    assert not [tag for tag, given in elements if tag in ("script", "link", "img", "iframe") or "src" in given]
+    assert all(str(given["href"]).startswith("#") for _, given in elements if "href" in given)
+    assert not [name for _, given in elements for name in given if name.startswith("on")]
+    assert not re.search(r"https?:|@import|javascript:", page)
+    policy = next(given["content"] for _, given in elements if "http-equiv" in given)
+    assert policy is not None and policy.startswith("default-src 'none';") and "script" not in policy
 
 
-def test_plotly_accepts_every_chart(page: str) -> None:
-    import plotly.graph_objects as go
-
-    for chart in _charts(page).values():
-        go.Figure({"data": chart["data"], "layout": chart["layout"]})  # raises for a property that it does not know
-
-
-@pytest.mark.parametrize(("key", "first"), [("curves", 1.3), ("training", 1.0)])
-def test_a_curve_has_a_point_an_epoch(page: str, key: str, first: float) -> None:
-    data = _charts(page)[key]["data"]
-    assert len(data) == 7 and data[0]["y"][0] == pytest.approx(first)
-    assert all(trace["x"] == list(range(1, EPOCHS + 1)) and len(trace["y"]) == EPOCHS for trace in data)
-    assert [trace["name"] for trace in data if trace["showlegend"]] == ["none", "fast", escape(EVIL)]
-    assert len({trace["line"]["color"] for trace in data if trace["name"] == "fast"}) == 1
+def test_a_reference_within_a_chart_leads_to_that_chart_alone(page: str) -> None:
+    ids = [given["id"] for _, given in _Elements(page).elements if "id" in given]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', page))
+    assert used and used <= set(ids)
 
 
-def test_a_speed_up_has_the_tables_interval_and_none_under_three_pairs(record: SweepRecord, page: str) -> None:
-    traces = {trace["name"]: trace for trace in _charts(page)["speed"]["data"]}
-    assert traces.keys() == {"fast", escape(EVIL)}
-    compared = next(row.comparison for row in arm_rows(record) if row.arm == "fast")
-    assert compared is not None and compared.interval is not None
-    (ratio,), error = traces["fast"]["x"], traces["fast"]["error_x"]
-    assert ratio == compared.ratio
-    assert (ratio - error["arrayminus"][0], ratio + error["array"][0]) == pytest.approx(compared.interval)
-    assert "error_x" not in traces[escape(EVIL)]
+def test_the_charts_take_their_colours_from_the_page_so_they_follow_its_dark_mode(page: str) -> None:
+    charts = "".join(re.findall(r"<figure.*?</figure>", page, re.DOTALL))
+    assert "var(--text)" in charts and "var(--costly)" in charts
+    assert not any(light in charts for name, (light, _) in THEME.items() if name != "page")
+    for name, (light, dark) in THEME.items():
+        assert f"--{name}: {light};" in page and f"--{name}: {dark};" in page
 
 
-def test_the_front_is_marked_and_no_axis_of_the_scatter_is_reversed(page: str) -> None:
-    chart = _charts(page)["pareto"]
-    sizes = {trace["name"]: trace["marker"]["size"] for trace in chart["data"] if "marker" in trace}
-    assert sizes == {"none": FRONT_PX, "fast": FRONT_PX, escape(EVIL): POINT_PX} and FRONT_PX > POINT_PX
-    line = next(trace for trace in chart["data"] if trace["name"] == "Pareto front")
-    assert [*line["x"], *line["y"]] == pytest.approx([1.04, 2.02, 0.4, 0.3])
-    assert all("autorange" not in chart["layout"][axis] for axis in ("xaxis", "yaxis"))
+def test_nothing_unknown_is_shown_as_null(record: SweepRecord) -> None:
+    environment = ENVIRONMENT | {"git_commit": None, "versions": {"flash_attn_3": None, "torch": "2.11.0"}}
+    page = html_page(replace(record, tags=record.tags | {"environment": json.dumps(environment)}))
+    assert "flash_attn_3" not in page and not re.search(r">\s*(null|None|nan)\s*<", page)
 
 
-def test_the_front_keeps_equal_points_and_drops_what_is_only_as_good_in_one() -> None:
-    points = {"a": (1.0, 0.5), "same": (1.0, 0.5), "slower": (2.0, 0.5), "worse": (1.0, 0.6), "b": (3.0, 0.1)}
-    assert pareto_front(points) == ["a", "same", "b"]
-    assert pareto_front({}) == []
-
-
-def test_an_epochs_time_is_the_mean_without_the_first_epoch(page: str) -> None:
-    data = _charts(page)["times"]["data"]
-    assert len(data) == len(PARTS) and all(trace["y"] == ["none", "fast", escape(EVIL)] for trace in data)
-    assert [sum(values) for values in zip(*(trace["x"] for trace in data), strict=True)] == pytest.approx(
-        [2.02, 1.04, 3]
-    )
+def test_the_page_of_a_large_sweep_stays_under_a_megabyte() -> None:
+    curve = {"loss/val_mse": [1 / epoch for epoch in range(1, 61)], "loss/train_mse": [0.5] * 60}
+    arms = [f"arm-with-a-long-name-{number}" for number in range(24)]
+    trials = [trial(arm, seed, s=1 + seed / 100, history=curve) for arm in arms for seed in range(1, 4)]
+    assert len(html_page(sweep(*trials, baseline=arms[0])).encode()) < 1_000_000
 
 
 def test_a_sweep_without_a_done_trial_still_gives_a_page(opened: MakeTracker, shared_store: str, sweep_id: str) -> None:
@@ -215,20 +201,14 @@ def test_a_sweep_without_a_done_trial_still_gives_a_page(opened: MakeTracker, sh
     end(tracker, _plan(tracker, "none", 1), "oom", reason="no memory left")
     settle(tracker)
     page = html_page(read_sweep(shared_store, EXPERIMENT, sweep_id))
-    assert "no memory left" in page and page.count("No data yet.") == 6
-    assert _charts(page) == {} and "plotly" not in page
+    assert "no memory left" in page and page.count("no data yet.") == 6
+    assert "<figure" not in page and "No answer: no arm has a pair" in page
 
 
-def test_an_error_that_is_no_number_is_a_gap(opened: MakeTracker, shared_store: str, sweep_id: str) -> None:
-    tracker = opened(begin=False)
-    _begin(tracker, sweep_id)
-    trial_id = _plan(tracker, "none", 1)
-    for epoch, mse in ((1, 0.5), (2, math.nan), (3, math.inf)):
-        tracker.log_epoch(trial_id=trial_id, epoch=epoch, metrics={"loss/val_mse": mse}, timestamp_ms=epoch)
-    end(tracker, trial_id, "nan", reason="the loss is not finite")
-    settle(tracker)
-    (curve,) = _charts(html_page(read_sweep(shared_store, EXPERIMENT, sweep_id)))["curves"]["data"]
-    assert (curve["x"], curve["y"]) == ([1, 2, 3], [0.5, None, None])
+def test_a_model_that_a_naive_forecast_beats_is_said_before_the_numbers() -> None:
+    naive = {"final/naive_last_value_mse": 0.1}
+    page = html_page(sweep(*(trial(arm, seed, metrics=naive) for arm in ("none", "fast") for seed in (1, 2, 3))))
+    assert "does not beat all of the naive forecasts" in page.split("<dl>")[0]
 
 
 def test_the_page_as_a_file_of_the_sweep_reaches_the_store_unchanged(
@@ -248,10 +228,10 @@ def test_the_page_as_a_file_of_the_sweep_reaches_the_store_unchanged(
     assert Path(stored).read_text(encoding="utf-8") == page
 
 
-def test_without_plotly_the_page_says_what_to_install(record: SweepRecord, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(WrongInput, match="plotly, which is not installed: pip install -r requirements.txt"):
-        report_html.html_page(record)
+def test_without_matplotlib_the_page_says_what_to_install(record: SweepRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(WrongInput, match="matplotlib, which is not installed: pip install -r requirements.txt"):
+        html_page(record)
 
 
 def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
