@@ -14,6 +14,7 @@ from model.fused import embedding_launch, launch
 from model.fused.drop import drop
 from model.fused.dropout import POSITION_SITE, level
 from model.fused.ops import norm_partials
+from model.guard import compute_type
 
 
 def embed(
@@ -54,12 +55,6 @@ def position_rate(encoder: Any) -> float:
     """The rate of positional dropout that needs a seed of ours; 0 where PyTorch's operators embed."""
     dropout = encoder.positional_encoder.positional_dropout
     return dropout.p if isinstance(dropout, nn.Dropout) and embedding_reason(encoder) is None else 0.0
-
-
-def compute_type(x: Tensor) -> torch.dtype:
-    """The type in which the layers compute: autocast's, or that of x."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 @torch.library.custom_op("patchtst::embed_patches", mutates_args=())

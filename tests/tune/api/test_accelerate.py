@@ -274,3 +274,14 @@ def test_transformers_takes_attn_implementation_patch_after_one_call(tmp_path: P
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="patch needs a CUDA GPU and got tensors on cpu"):
             forecasts(model)
+
+
+def test_the_first_sample_of_the_page_runs(on_cpu: None) -> None:
+    sample = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "accelerate.md").read_text(), re.DOTALL)[0]
+    found: dict[str, Any] = {}
+    with pytest.warns(PartlyAccelerated):
+        exec(
+            sample.replace('"cuda"', '"cpu"').replace("num_input_channels=7, context", "num_hidden_layers=1, context"),
+            found,
+        )
+    _assert_plain(found["restore"](found["model"]))
