@@ -21,7 +21,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "errors", "options", "faults", "split_rule", "demo", "datasets", "source", "pems", "series", "feed",
     ),
     "model": (
-        "facts", "unproven", "presets", "flops", "heads", "attention", "memory", "recompute", "guard", "fused",
+        "facts", "presets", "flops", "heads", "attention", "memory", "recompute", "guard", "fused",
         "as_published", "patchtst", "swap", "pruning", "forecaster",
     ),
     "launcher": ("lint", "listener", "mlflow_server"),

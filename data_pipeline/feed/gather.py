@@ -13,18 +13,17 @@ from torch import Tensor
 
 from data_pipeline.feed.batches import window_view
 
-KERNEL = False  # on CUDA: the kernel, once it has passed tests/data_pipeline/feed/test_gather.py on a GPU
 BLOCK, WARPS = 4_096, 8  # numbers of a program, 16 of a thread: enough loads on their way to fill the memory's queue
 
 
 class Windows:
-    """A series [T, C] on its device, and how windows are gathered from it: by the kernel on CUDA, if that is on."""
+    """A series [T, C] on its device, and how windows are gathered from it: by the kernel on CUDA."""
 
     def __init__(
         self, rows: Tensor, context_length: int, prediction_length: int, *, kernel: bool | None = None
     ) -> None:
         self._rows, self._lengths = rows, (context_length, prediction_length)
-        self._kernel = rows.is_cuda and KERNEL if kernel is None else kernel
+        self._kernel = rows.is_cuda if kernel is None else kernel
         self._past = window_view(rows, 0, context_length)
         self._future = window_view(rows, context_length, prediction_length)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
-from model import unproven  # noqa: E402
 from model.fused import norm_kernels  # noqa: E402
 from tune.engine import kernel_threads  # noqa: E402
 from tune.engine.kernel_threads import compiled_in_threads, compiling_ahead  # noqa: E402
@@ -68,16 +67,13 @@ def test_afterwards_a_launch_is_a_launch_again() -> None:
     assert triton.runtime.jit.JITFunction.run is run
 
 
-def test_it_is_wanted_only_inside_and_only_once_a_gpu_has_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for proven in (False, True):
-        monkeypatch.setattr(unproven, "COMPILE_AHEAD", proven)
-        with compiling_ahead():
-            assert kernel_threads.wanted() is proven
-        assert not kernel_threads.wanted()
+def test_it_is_wanted_only_inside() -> None:
+    with compiling_ahead():
+        assert kernel_threads.wanted()
+    assert not kernel_threads.wanted()
 
 
-def test_a_stepper_on_a_cpu_has_nothing_to_compile_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unproven, "COMPILE_AHEAD", True)
+def test_a_stepper_on_a_cpu_has_nothing_to_compile_ahead() -> None:
     model = torch.nn.Linear(2, 2)
     stepper = Stepper(model, torch.optim.SGD(model.parameters()), precision="fp32")
     with compiling_ahead():

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from model import unproven
 from tune.config.sweeps import Arm, SweepConfig
 from tune.machine.device import DeviceFacts
 from tune.plan import memory
@@ -48,7 +45,7 @@ def test_the_plan_says_each_arms_memory() -> None:
 
 
 def test_a_step_that_cannot_fit_is_refused_with_what_to_do() -> None:
-    plan = _plan(15.8)
+    plan = _plan(15.8, **{"model.recompute": "never"})
     assert _of(plan, "small").unsupported is None
     reason = _of(plan, "large").unsupported
     assert reason is not None and "A GPU has 15.8: give a smaller train.batch_size than 48" in reason
@@ -56,9 +53,10 @@ def test_a_step_that_cannot_fit_is_refused_with_what_to_do() -> None:
 
 
 def test_a_step_within_the_error_is_not_refused() -> None:
+    never = {"model.recompute": "never"}
     needed = _of(_plan(79.6), "large").memory_gib
-    assert _of(_plan(needed), "large").unsupported is None
-    assert _of(_plan(0.85 * needed), "large").unsupported is not None
+    assert _of(_plan(needed, **never), "large").unsupported is None
+    assert _of(_plan(0.85 * needed, **never), "large").unsupported is not None
 
 
 def test_unknown_memory_refuses_nothing_and_a_cpu_has_none() -> None:
@@ -78,8 +76,7 @@ def test_recomputing_that_is_asked_for_is_said_and_needs_less() -> None:
     assert plan_rows(plan.trials)[0]["params"]["model.recompute"] == "always"
 
 
-def test_auto_recomputes_in_all_arms_where_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unproven, "RECOMPUTE", True)
+def test_auto_recomputes_in_all_arms_where_one_does_not_fit() -> None:
     assert {trial.config.model.recompute for trial in _plan(15.8).trials} == {"always"}
     assert {trial.unsupported for trial in _plan(15.8).trials} == {None}
     assert {trial.config.model.recompute for trial in _plan(79.6).trials} == {"never"}
@@ -93,6 +90,16 @@ def test_a_captured_step_that_would_set_the_random_state_is_refused() -> None:
     assert "a captured step cannot: use train.engine=compile" in str(_of(_plan(79.6, **given), "small").unsupported)
     compiled = _plan(79.6, **given, **{"train.engine": "compile"})
     assert _of(compiled, "small").unsupported is None
+
+
+def test_fused_layers_are_computed_again_in_eager_steps_only() -> None:
+    given = {"model.recompute": "always", "model.layers": "fused"}
+    for engine in ("graph", "compile"):
+        reason = _of(_plan(79.6, **given, **{"train.engine": engine}), "small").unsupported
+        assert "keeps no less memory with fused layers in a compiled step" in str(reason)
+    assert _of(_plan(79.6, **given, **{"train.engine": "eager"}), "small").unsupported is None
+    auto = _plan(5.0, **{"model.layers": "fused"})
+    assert {trial.config.model.recompute for trial in auto.trials} == {"never"}
 
 
 def test_an_evaluation_batch_fills_the_gpu_whatever_the_training_batch_is() -> None:
