@@ -58,8 +58,7 @@ audit: setup-dev  ## bandit over our code; pip-audit over the pinned packages, w
 	$(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip
 
 ui: setup  ## the MLflow UI over the local store; STORE=sqlite:////other/mlflow.db PORT=5001 for another
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-	$(BIN)/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port $(PORT) --workers 1
+	$(BIN)/python experiments.py ui --tracking-uri $(STORE) --port $(PORT)
 
 # BACKEND_STORE_URI HOST PORT SERVER_DIR ARTIFACTS_DESTINATION MLFLOW_SERVER_ALLOWED_HOSTS WORKERS: see docs/tracking.md
 mlflow-server: setup  ## an MLflow server with accounts, over SQLite or PostgreSQL

@@ -100,8 +100,26 @@ def test_the_list_has_the_sweep_with_its_trials_below_and_charts_at_once(
     lines(page.locator(CHARTS).filter(has_text="loss/val_mse")).first.wait_for(state="attached")
 
 
+def test_the_printed_link_opens_the_sweeps_view_of_model_training_for_a_new_reader(
+    browser: Any, ui: Ui, record: SweepRecord
+) -> None:
+    every, newest = (line.split(": ", 1)[1] for line in ui.said() if "/#/" in line)
+    context = browser.new_context(viewport={"width": 1280, "height": 800})  # a fresh profile, without CHOSEN
+    context.set_default_timeout(WAIT_MS)
+    for link, wanted in ((every, record.name), (newest, f"{ARMS[0]}-s1")):
+        page = context.new_page()
+        page.goto(link)
+        page.get_by_role("link", name=wanted, exact=True).first.wait_for()
+        assert "workflowType=machine_learning" in page.url
+        assert page.get_by_role("link", name="Models", exact=True).count() == 1  # the side bar of model training
+        assert page.get_by_role("link", name="Judges", exact=True).count() == 0  # and not of GenAI
+    page.get_by_text("Group by: arm").wait_for()
+    context.close()
+
+
 def test_the_sweeps_description_leads_to_its_arms_side_by_side(page: Any, record: SweepRecord, list_url: str) -> None:
     page.goto(f"{list_url}/{record.run_id}")
+    page.get_by_text("Answer: ").first.wait_for()  # it leads, so nobody has to unfold anything
     page.get_by_text("Show more").click()
     for said in ("How much faster is training with longer patches", "tick them and press", "arm_speedup/ARM"):
         page.get_by_text(said).first.wait_for()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ def test_the_sweep_ends_well_with_a_table_of_all_arms(swept: Ran) -> None:
     for trial in swept.record().trials:
         assert trial.tags["arm"] in swept.out
     assert "s/epoch" in swept.out and "verdict" in swept.out
-    assert "mlflow ui --backend-store-uri" in swept.out
+    view = rf"runs\?workflowType=machine_learning&viewStateShareKey={swept.sweep_ids[0]}"
+    assert re.search(rf"MLflow UI: http://127\.0\.0\.1:5000/#/experiments/\d+/{view} after .* ui", swept.out)
 
 
 def test_mlflow_holds_one_parent_and_one_child_per_trial_and_every_epoch_once(swept: Ran) -> None:

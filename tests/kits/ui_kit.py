@@ -146,6 +146,10 @@ class Ui:
         self.__exit__()
         raise TimeoutError(self._log.read_text())
 
+    def said(self) -> list[str]:
+        """The lines that the command printed."""
+        return self._log.read_text().splitlines()
+
     def __exit__(self, *_: object) -> None:
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(30)

@@ -27,7 +27,6 @@ from tune.config.yaml_file import check_new_config, write_config
 from tune.console.output import check_file_target, check_json_target, write_json
 from tune.driver.budget import Budget
 from tune.driver.options import Options, Outcome
-from tune.machine.code_identity import REPO_ROOT
 from tune.machine.gpu_models import gpu_facts
 from tune.plan.estimate import fits_line, time_line
 from tune.plan.plan import Plan, plan_rows
@@ -269,7 +268,7 @@ def _run_sweep(
         return INTERRUPTED
     if signals.received() in (None, signal.SIGINT):  # who sends another one does not wait for a table
         show_report(outcome.sweep_id, store, arguments.json, text, verbose=arguments.verbose)
-        print(f"MLflow UI: {_ui(store)}", file=text)
+        print(f"MLflow UI: {_ui(store, outcome.sweep_id)}", file=text)
         if not (outcome.interrupted or outcome.stopped or arguments.verbose or arguments.json == "-"):
             _print_next_steps(outcome, request, arguments, text)
     if outcome.stopped:
@@ -295,10 +294,14 @@ def _goes_on(sweep_id: str) -> str:
     return f"{sweep_id} is not finished{stopped}; the same command again goes on from here"
 
 
-def _ui(tracking_uri: str) -> str:
-    """How to open the MLflow UI, without the password of the store."""
-    shown = redacted(tracking_uri)
+def _ui(tracking_uri: str, sweep_id: str) -> str:
+    """The sweep's view in the MLflow UI, and how to start the UI of a store that is no server; without passwords."""
+    from tune.commands.next_steps import program_words
+    from tune.tracking.ui_links import ui_link
+
+    link = ui_link(tracking_uri, sweep_id)
     if is_server(tracking_uri):
-        return shown
-    ours = shown.startswith("sqlite") and sqlite_file(tracking_uri) == REPO_ROOT / "mlflow.db"  # as the Makefile has it
-    return f"mlflow ui --backend-store-uri {shlex.quote(shown)}" + ("   (or: make ui)" if ours else "")
+        return link
+    usual = tracking_uri.startswith("sqlite") and sqlite_file(tracking_uri) == Path("mlflow.db").absolute()
+    option = "" if usual else f" --tracking-uri {shlex.quote(redacted(tracking_uri))}"
+    return f"{link} after {program_words()} ui{option}"

@@ -27,15 +27,25 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve the store until Ctrl-C; of a server, say its address. WrongInput without a store, and for a taken port."""
     uri = tracking_uri(arguments)
     if is_server(uri):
-        print(f"{redacted(uri)} is a server and has its own UI: open this address")
+        print(f"{redacted(uri)} is a server and has its own UI. {_links(uri)}")
         return DONE
     uri = check_is_there(uri)
     check_port(arguments.port)
-    print(f"MLflow UI of {redacted(uri)}: http://{HOST}:{arguments.port} (Ctrl-C ends it)", flush=True)
+    address = f"http://{HOST}:{arguments.port}"
+    print(f"MLflow UI of {redacted(uri)} at {address} (Ctrl-C ends it). {_links(uri, address)}", flush=True)
     options = ["--host", HOST, "--port", str(arguments.port), "--workers", "1"]
     # in place of this process, so that signals reach MLflow; the address may hold a password, so no option has it
     environment = os.environ | QUIET | {"MLFLOW_BACKEND_STORE_URI": uri}
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options], environment)  # nosec B606
+
+
+def _links(uri: str, address: str = "") -> str:
+    """Two lines to open: all sweeps, and the newest one."""
+    from tune.tracking.ui_links import latest_sweep, ui_link
+
+    latest = latest_sweep(uri)
+    newest = [] if latest is None else [f"  {latest}: {ui_link(uri, latest, address)}"]
+    return "\n".join(["Open", f"  all sweeps: {ui_link(uri, None, address)}", *newest])
 
 
 def check_port(port: int) -> None:

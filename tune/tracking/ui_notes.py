@@ -6,12 +6,15 @@ A saved view is an experiment tag that the UI's menu `Views` lists: columns, sea
 from __future__ import annotations
 
 import json
-from urllib.parse import urlencode
 
 from tune.storage.outbox import Record
+from tune.tracking.ui_links import runs_path, sweep_path
 
 NOTE = "mlflow.note.content"  # the UI renders it as Markdown
+LINKS = "[Arms side by side, mean over seeds]("  # begins the line of links in a sweep's note
 RESULT = "\n\n## Result\n\n"  # heads the table in a sweep's note
+KIND = ("mlflow.experimentKind", "custom_model_development")  # so that the UI shows training, and no GenAI page
+_BLANK_LINE, _NEXT_HEADING = "\n\n", "\n\n## "
 _VIEW = "mlflow.sharedViewState."
 _RESULTS = ("metrics.`final/val_mse`", "metrics.`final/test_mse`", "metrics.`final/epoch_all_windows_s`")
 EXPERIMENT_NOTE = """\
@@ -24,13 +27,11 @@ def sweep_note(record: Record, experiment_id: str, run_id: str) -> str:
     """The Markdown description of the sweep that a `begin_sweep` record opens. Links stay within the UI."""
     tags = record["tags"]
     swept = ", ".join(f"`{name}`" for name in tags.get("swept", "").split(",") if name)
-    experiment = f"#/experiments/{experiment_id}/runs"
-    view = urlencode({"viewStateShareKey": record["sweep_id"]})
+    chart, table = (sweep_path(experiment_id, record["sweep_id"], compareRunsMode=mode) for mode in ("CHART", "TABLE"))
+    report = runs_path(experiment_id).replace("/runs?", f"/runs/{run_id}/artifacts/report.html?")
     lines = [
         # First, and in one line: the UI folds a description after about four lines.
-        f"[Arms side by side, mean over seeds]({experiment}?{view}&compareRunsMode=CHART) · "
-        f"[Trials as a table]({experiment}?{view}&compareRunsMode=TABLE) · "
-        f"[Report]({experiment}/{run_id}/artifacts/report.html) (once the sweep has ended)\n",
+        f"{LINKS}{chart}) · [Trials as a table]({table}) · [Report]({report}) (once the sweep has ended)\n",
         f"**{tags['question']}**\n" if "question" in tags else "",
         f"Arms differ in {swept}." if swept else "",
         f"They are compared with the baseline `{tags['baseline']}`, trial by trial of equal `train.seed` and device."
@@ -44,6 +45,21 @@ def sweep_note(record: Record, experiment_id: str, run_id: str) -> str:
         "| `arm_val_mse/ARM`, `arm_test_mse/ARM` | errors at the best epoch, mean over seeds |",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def with_result(note: str, report: str) -> str:
+    """A sweep's note with the answer of `report.md` before the links, and its table below; an earlier one is replaced.
+
+    A note without the line of links was rewritten by a person: the answer stands below it.
+    """
+    note = note.partition(RESULT)[0]
+    found = note.find(LINKS)
+    parts = report.split(_BLANK_LINE, 3)  # title, question, answer, rest
+    if found < 0 or len(parts) < 4:
+        result = report.split(_BLANK_LINE, 2)[-1]
+        return f"{note}{RESULT}{result.partition(_NEXT_HEADING)[0]}"
+    _, _, answer, rest = parts
+    return f"{answer}{_BLANK_LINE}{note[found:]}{RESULT}{rest.partition(_NEXT_HEADING)[0]}"
 
 
 def _data_line(tag: str | None) -> str:

@@ -11,7 +11,7 @@ from tune.storage.params import param_texts
 from tune.tracking.refusals import classify
 from tune.tracking.runs import RunIndex
 from tune.tracking.store import REFUSED, SPANS
-from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, RESULT, sweep_note, sweep_view
+from tune.tracking.ui_notes import EXPERIMENT_NOTE, KIND, NOTE, sweep_note, sweep_view, with_result
 
 TRIAL_STATUSES = {  # our status tag -> MLflow's status of the ended run
     "done": "FINISHED",
@@ -29,7 +29,6 @@ _METRICS_PER_CALL = 1000
 _TEXTS_PER_CALL = 100
 _TEXT_LIMIT = 5000
 _LEAD = "loss/val_mse"
-_BLANK_LINE, _NEXT_HEADING = "\n\n", "\n\n## "
 
 
 class Item(NamedTuple):
@@ -97,7 +96,7 @@ class MlflowWriter:
         self._log(run_id, _items(record, tags=tags, params=param_texts(record)))
         self.run_index.set_status(run_id, OPEN_STATUSES["running"])
         self.run_index.tag_experiment(
-            dict([(NOTE, EXPERIMENT_NOTE), sweep_view(record)])
+            dict([KIND, (NOTE, EXPERIMENT_NOTE), sweep_view(record)])
         )  # last: a sweep works without it
 
     def _plan(self, record: Record) -> None:
@@ -151,12 +150,11 @@ class MlflowWriter:
         self.run_index.set_status(run_id, SWEEP_STATUSES[status], end_time_ms=record["time_ms"])
 
     def _result_note(self, run_id: str, record: Record) -> dict[str, str]:
-        """The sweep's present note with its table below; nothing if that is too long for a tag."""
-        note = self.run_index.client.get_run(run_id).data.tags.get(NOTE, "").partition(RESULT)[0]
+        """The sweep's present note with its answer and its table; nothing if that is too long for a tag."""
+        note = self.run_index.client.get_run(run_id).data.tags.get(NOTE, "")
         report = record["files"].get("report.md", "")
-        table = report.split(_BLANK_LINE, 2)[-1]  # without title and question
-        with_table = f"{note}{RESULT}{table.partition(_NEXT_HEADING)[0]}"
-        return {NOTE: with_table} if report and len(with_table) <= _TEXT_LIMIT else {}
+        told = with_result(note, report)
+        return {NOTE: told} if report and len(told) <= _TEXT_LIMIT else {}
 
     def _log(self, run_id: str, items: list[Item]) -> None:
         size = _METRICS_PER_CALL if all(item.part == "metrics" for item in items) else _TEXTS_PER_CALL

@@ -184,17 +184,19 @@ def test_only_a_sweep_that_is_interrupted_goes_on_later(
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
-        ("sqlite:///a b.db", "mlflow ui --backend-store-uri 'sqlite:///a b.db'"),
-        (f"sqlite:///{ROOT}/mlflow.db", f"mlflow ui --backend-store-uri sqlite:///{ROOT}/mlflow.db   (or: make ui)"),
+        ("sqlite:///mlflow.db", "http://127.0.0.1:5000 after PROGRAM ui"),
+        ("sqlite:///a b.db", "http://127.0.0.1:5000 after PROGRAM ui --tracking-uri 'sqlite:///a b.db'"),
+        ("http://127.0.0.1:9/mlflow/", "http://127.0.0.1:9/mlflow"),
     ],
 )
-def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_make_only_for_its_own_store(
+def test_the_way_to_the_mlflow_ui_can_be_pasted_and_names_a_store_that_is_not_the_usual_one(
     uri: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = Outcome(sweep_id="custom-1", statuses={}, failures=(), interrupted=False, pending=0, unsent=0)
     monkeypatch.setattr("tune.driver.run.run_sweep", lambda *_, **__: outcome)
     monkeypatch.setattr("tune.commands.sweep.show_report", lambda *_, **__: None)
+    monkeypatch.setattr("tune.commands.sweep.check_store", lambda *_, **__: None)
+    monkeypatch.setattr("tune.commands.next_steps.program_words", lambda: "PROGRAM")
     assert main([*CUSTOM, "--quiet", "--tracking-uri", uri]) == DONE
     assert capsys.readouterr().out == f"MLflow UI: {said}\n"
 

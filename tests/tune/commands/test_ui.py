@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,7 +39,9 @@ def test_it_serves_the_ui_until_it_is_ended(store: str, tmp_path: Path) -> None:
     )
     assert running.stdout is not None
     try:
-        assert f"http://{HOST}:{port} (Ctrl-C ends it)" in running.stdout.readline()
+        assert f" at http://{HOST}:{port} (Ctrl-C ends it). Open\n" in running.stdout.readline()
+        link = running.stdout.readline().removeprefix("  all sweeps: ").strip()
+        assert re.fullmatch(rf"http://{HOST}:{port}/#/experiments/\d+/runs\?workflowType=machine_learning", link)
         assert "MLflow" in _page(f"http://{HOST}:{port}/")
     finally:
         os.killpg(running.pid, signal.SIGKILL)
@@ -80,5 +83,6 @@ def test_without_a_store_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_of_a_server_it_says_the_address(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ui", "--tracking-uri", "http://mlflow.example:5000"]) == 0
-    assert capsys.readouterr().out.startswith("http://mlflow.example:5000 is a server and has its own UI")
+    assert main(["ui", "--tracking-uri", "http://127.0.0.1:9/"]) == 0  # it is away: no experiment to open
+    said = "http://127.0.0.1:9/ is a server and has its own UI. Open\n  all sweeps: http://127.0.0.1:9\n"
+    assert capsys.readouterr().out == said

@@ -12,7 +12,6 @@ from report_kit import GPU_A, ON_A
 from report_kit import sweep as _sweep
 from report_kit import trial as _trial
 
-from tune.commands import sweep as commands
 from tune.report.arms import ArmRow, arm_rows
 from tune.report.notes import notes
 from tune.report.render.markdown import markdown
@@ -338,15 +337,3 @@ def test_no_text_of_the_store_is_markup_in_markdown() -> None:
     text = markdown(record)
     assert "<img" not in text and "![p](" not in text and "\nd" not in text
     assert "a \\| b &lt;img src=x&gt; !\\[p\\](http://x) \\`c\\` d |" in text
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://ann:secret@host:5000", "http://host:5000"),
-        ("postgresql://ann:secret@host/db", "mlflow ui --backend-store-uri postgresql://host/db"),
-        ("sqlite:////tmp/mlflow.db", "mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db"),
-    ],
-)
-def test_the_address_of_the_ui_is_shown_without_credentials(uri: str, shown: str) -> None:
-    assert commands._ui(uri) == shown

@@ -18,13 +18,14 @@ from tracking_kit import (  # noqa: F401 (fixtures)
 )
 
 from tune.tracking.tracker import Tracker
-from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, sweep_note, sweep_view
+from tune.tracking.ui_notes import EXPERIMENT_NOTE, NOTE, sweep_note, sweep_view, with_result
 
 # SQLAlchemy 2.1 warns about MLflow 3.17's imports.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 TAGS = {"question": "How fast?", "baseline": "none", "swept": "model.attention,train.engine"}
-SUMMARY = "# id\n\nHow fast?\n\nDevice: a GPU\n\n| arm |\n|---|\n| none |\n"
+TRAINING = "workflowType=machine_learning"  # the view that a link opens
+SUMMARY = "# id\n\nHow fast?\n\n**Answer: fast.**\n\nDevice: a GPU\n\n| arm |\n|---|\n| none |\n"
 
 
 def begin(tracker: Tracker, sweep_id: str) -> None:
@@ -50,13 +51,13 @@ def test_a_sweeps_note_is_there_from_the_start_and_links_to_its_own_runs(
     settle(tracker)
     run = parent(shared_store, sweep_id)
     note = run.data.tags[NOTE]
-    assert f"(#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report.html)" in note
-    assert f"(#/experiments/{run.info.experiment_id}/runs?viewStateShareKey={sweep_id}&" in note
+    assert f"(#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report.html?{TRAINING})" in note
+    assert f"(#/experiments/{run.info.experiment_id}/runs?{TRAINING}&viewStateShareKey={sweep_id}&" in note
     for said in ("**How fast?**", "`model.attention`, `train.engine`", "the baseline `none`"):
         assert said in note
 
 
-def test_the_table_joins_the_note_once_however_often_the_sweep_ends(
+def test_the_answer_leads_the_note_and_the_table_ends_it_once_however_often_the_sweep_ends(
     opened: MakeTracker, shared_store: str, sweep_id: str
 ) -> None:
     tracker = opened(begin=False)
@@ -67,7 +68,7 @@ def test_the_table_joins_the_note_once_however_often_the_sweep_ends(
         tracker.end_sweep(status="done", metrics={}, files={"report.md": f"{SUMMARY}\n\n## Cost\n"})
     settle(tracker)
     after = parent(shared_store, sweep_id).data.tags[NOTE]
-    assert after == f"{before}\n\n## Result\n\nDevice: a GPU\n\n| arm |\n|---|\n| none |\n"
+    assert after == f"**Answer: fast.**\n\n{before}\n\n## Result\n\nDevice: a GPU\n\n| arm |\n|---|\n| none |\n"
 
 
 def test_a_table_too_long_for_a_tag_leaves_the_note_unchanged(
@@ -92,6 +93,7 @@ def test_what_a_person_changed_of_the_experiment_stays(opened: MakeTracker, shar
     view = f"mlflow.sharedViewState.{sweep_id}"
     assert experiment(shared_store).tags[NOTE] == EXPERIMENT_NOTE and view in experiment(shared_store).tags
     client = MlflowClient(tracking_uri=shared_store)
+    assert experiment(shared_store).tags["mlflow.experimentKind"] == "custom_model_development"
     for key in (NOTE, view):
         client.set_experiment_tag(experiment(shared_store).experiment_id, key, "mine")
     begin(tracker, sweep_id)  # as on resume
@@ -108,6 +110,12 @@ def test_a_view_shows_one_sweeps_trials_by_arm_with_what_they_differ_in_first() 
     assert state["searchFilter"] == "tags.sweep_id = 's-1' and tags.role = 'trial'"
     assert state["selectedColumns"][:2] == ["params.`model.attention`", "params.`train.engine`"]
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "arm"}]
+
+
+def test_a_note_that_a_person_rewrote_stays_and_the_result_stands_below_it() -> None:
+    told = with_result("mine", SUMMARY)
+    assert told.startswith("mine\n\n## Result\n\n**Answer: fast.**\n\nDevice: a GPU")
+    assert with_result(told, SUMMARY) == told
 
 
 def test_a_note_leaves_out_what_the_sweep_does_not_tell() -> None:
