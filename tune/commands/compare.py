@@ -47,7 +47,7 @@ def parser() -> Parser:
 class Side:
     """One of the two sweeps."""
 
-    name: str  # as given
+    name: str  # a file as given, or the sweep's id
     device: str
     arms: Mapping[str, list[TrialResult]]
     fields: Mapping[str, Fields]  # arm -> the configuration of its trials, without the seed
@@ -121,7 +121,8 @@ def read_side(given: str, tracking_uri: str) -> Side:
     from tune.report.values import as_json
     from tune.tracking.reader import read_sweep
 
-    return _side(given, as_json(read_sweep(tracking_uri, PROJECT, given)))
+    record = read_sweep(tracking_uri, PROJECT, given)
+    return _side(record.sweep_id, as_json(record))
 
 
 def _refusals(side: Side) -> list[str]:

@@ -34,6 +34,7 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("report",): "report",
     ("flush",): "flush",
     ("gc",): "gc",
+    ("delete",): "delete",
     ("compare",): "compare",
     ("predict",): "predict",
     ("ui",): "ui",

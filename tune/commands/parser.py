@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   python experiments.py --sweep pruning --submit http://HEAD:8265 --storage-path /shared/runs    on a cluster
   python experiments.py status|logs|stop --cluster http://HEAD:8265
   python experiments.py gc                                            what earlier sweeps left on the disk
+  python experiments.py delete SWEEP_ID                               remove a sweep; it asks before
   python experiments.py ui                                            the MLflow UI over your sweeps
   python experiments.py doctor                                        what works here, and how to mend the rest
 The same command again resumes a sweep that did not finish.

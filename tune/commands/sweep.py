@@ -165,7 +165,7 @@ def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
     if arguments.json not in (None, "-") and os.path.abspath(arguments.json) == os.path.abspath(target):
         raise WrongInput(f"--save-config {target} and --json {arguments.json}: the same file; name two")
     if arguments.config is None or os.path.abspath(arguments.config) != os.path.abspath(target):
-        check_new_config(target, request.as_config())
+        check_new_config(target, request.as_config(target.parent))
 
 
 def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace, text: IO[str]) -> int:
@@ -219,7 +219,7 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
     for note in request.notes:
         print(note, file=sys.stderr)
     if arguments.save_config is not None:
-        write_config(arguments.save_config, request.as_config())
+        write_config(arguments.save_config, request.as_config(arguments.save_config.parent))
 
 
 def _run_sweep(

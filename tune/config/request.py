@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.datasets import is_path
 from data_pipeline.errors import DataError
 from data_pipeline.split_rule import with_absolute_files
 from tune.common.errors import WrongInput
 from tune.config.axes import check_axis, lay_over, split_values
+from tune.config.portable import DATASET, absolute, in_full, names_file, portable
 from tune.config.repeats import AUTO, Repeats
 from tune.config.sweeps import SweepConfig, get_sweep
 from tune.config.trial_config import SEED_STUDY_ONLY, check_field
@@ -42,10 +41,12 @@ class Request:
     minutes: float | None = None  # after which nothing begins any more; None: no limit. Not of the sweep: of a command
     target_val_mse: float | None = None  # a validation error that ends a search
     notes: tuple[str, ...] = ()  # what the user should know about the merge, a line each
+    # absolute path of a data file -> as given, if in full
+    written: Mapping[str, str] = field(default_factory=dict, compare=False)
 
-    def as_config(self) -> dict[str, Any]:
-        """The same request in the form of a configuration file."""
-        fields = dict(self.overrides)
+    def as_config(self, folder: Path | None = None) -> dict[str, Any]:
+        """The same request in the form of a configuration file in `folder`; None: with absolute paths."""
+        fields = dict(self.overrides) if folder is None else portable(self.overrides, folder, self.written)
         given: dict[str, Any] = {"sweep": self.sweep.name}
         given |= {key: fields.pop(name) for key, name in SHORT.items() if name in fields}
         given |= {"seed": self.seed, "repeats": self.repeats}
@@ -69,6 +70,7 @@ class _Given:
     options: dict[str, Any] = field(default_factory=dict)  # by the names in OPTIONS
     fields: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)  # as in Request
 
 
 def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None) -> Request:
@@ -124,6 +126,7 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
         minutes=options["minutes"],
         target_val_mse=options["target_val_mse"],
         notes=(note,) if replaced else (),
+        written={**from_file.written, **from_arguments.written},
     )
 
 
@@ -152,9 +155,11 @@ def _read_arguments(arguments: argparse.Namespace) -> _Given:
     }
     for _, message in _faults(fields, axes):
         raise WrongInput(message)
-    fields = _with_absolute_paths(fields, Path())
     return _Given(
-        options={name: value for name, value in options.items() if value is not None}, fields=fields, axes=axes
+        options={name: value for name, value in options.items() if value is not None},
+        fields=_with_absolute_paths(fields, Path()),
+        axes=axes,
+        written=in_full(fields, Path()),
     )
 
 
@@ -171,8 +176,12 @@ def _from_file(file: ConfigFile) -> _Given:
     axes = {name: tuple(values) for name, values in content.get("over", {}).items()}
     for name, message in _faults(fields, axes):
         raise file.fault(name, message)
-    fields = _with_absolute_paths(fields, folder)
-    return _Given(options={name: content[name] for name in OPTIONS if name in content}, fields=fields, axes=axes)
+    return _Given(
+        options={name: content[name] for name in OPTIONS if name in content},
+        fields=_with_absolute_paths(fields, folder),
+        axes=axes,
+        written=in_full(fields, folder),
+    )
 
 
 def _faults(fields: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -187,9 +196,8 @@ def _faults(fields: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[tupl
 
 def _with_absolute_paths(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     """`fields` with paths of data files from `folder`: a trial has another current directory."""
-    dataset = fields.get("data.dataset")
-    if isinstance(dataset, str) and is_path(dataset):
-        fields = fields | {"data.dataset": str(folder.absolute() / os.path.expanduser(dataset))}
+    if names_file(fields.get(DATASET), folder):
+        fields = fields | {DATASET: absolute(fields[DATASET], folder)}
     return _with_absolute_split(fields, folder)
 
 

@@ -106,12 +106,12 @@ def data_paths(content: Mapping[str, Any]) -> Mapping[str, str]:
     return {name: path for name in ("dataset", "split") if isinstance(path := params.get(f"data.{name}"), str)}
 
 
-def own_store(sweep: SweepDir) -> str:
+def own_store(sweep: SweepDir, content: Mapping[str, Any] | None = None) -> str:
     """The address of the sweep's MLflow store. A SQLite file that lies now where it lay relative to the storage is it.
 
-    If neither that file nor the recorded one exists, the recorded address.
+    If neither that file nor the recorded one exists, the recorded address. `content`: of sweep.json, if it was read.
     """
-    content, storage = sweep.read(), sweep.path.parent.absolute()
+    content, storage = content or sweep.read(), sweep.path.parent.absolute()
     recorded = str(content["tracking_uri"])
     if not _is_file(recorded):
         return recorded

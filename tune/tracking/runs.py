@@ -120,12 +120,15 @@ class RunIndex:
         return self.artifact_root if "://" in self.artifact_root else Path(self.artifact_root).absolute().as_uri()
 
 
-def find_runs(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
-    """Every active run that a search finds, latest first, over all pages."""
+def find_runs(client: MlflowClient, experiment_id: str, query: str, *, deleted_too: bool = False) -> list[Run]:
+    """Every run that a search finds, latest first, over all pages: active ones, and on request deleted ones."""
+    from mlflow.entities import ViewType
+
     runs: list[Run] = []
     token: str | None = None
+    view = ViewType.ALL if deleted_too else ViewType.ACTIVE_ONLY
     while True:
-        page = client.search_runs([experiment_id], query, max_results=1000, page_token=token)
+        page = client.search_runs([experiment_id], query, view, max_results=1000, page_token=token)
         runs.extend(page)
         token = page.token
         if not token:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_kit import sweep
+from report_kit import trial as trial_record
 
 from tune.commands import compare
 from tune.commands.main import main
@@ -266,3 +268,9 @@ def test_a_sweep_with_looks_says_where_they_ended_its_arms(capsys: pytest.Captur
     assert json.loads(Path("c.json").read_text())["stopped"] == {
         "a.json": {}, "b.json": {"flex": "after 3 blocks: both decided"}
     }  # fmt: skip
+
+
+def test_a_sweep_that_was_named_by_last_is_shown_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = sweep(trial_record("none", 1, s=1.0))
+    monkeypatch.setattr("tune.tracking.reader.read_sweep", lambda *_, **__: record)
+    assert compare.read_side("last", "sqlite:///none.db").name == record.sweep_id == "pruning-1"
