@@ -19,7 +19,8 @@ DATASET, SPLIT = "data.dataset", "data.split"
 
 def names_file(dataset: Any, folder: Path) -> bool:
     """Whether a data set, as given in `folder`, is a file or a folder of files, and no data set with a name."""
-    return isinstance(dataset, str) and dataset not in DATASETS and is_path(absolute(dataset, folder))
+    known = not isinstance(dataset, str) or dataset in ("", *DATASETS)
+    return not known and is_path(absolute(dataset, folder))
 
 
 def absolute(path: str, folder: Path) -> str:
