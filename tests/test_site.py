@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tune.commands.main import COMMANDS, load_command
+from tune.config.sweeps import SWEEPS
 from tune.config.trial_config import FIELDS, SEED_STUDY_ONLY
 from tune.report.arms import COLUMNS
 from tune.stats.verdicts import ACCURACY_WORDS, SPEED_WORDS, STOP_WORDS
@@ -91,6 +92,11 @@ def test_the_page_on_the_report_has_every_column_verdict_and_status() -> None:
     words = {*SPEED_WORDS.values(), *ACCURACY_WORDS.values(), *(name for name, _ in COLUMNS), *statuses}
     assert words - rows == set()
     assert [why for why in STOP_WORDS.values() if why not in text] == []
+
+
+def test_the_page_on_sweeps_has_every_sweep() -> None:
+    text = (DOCS / "sweeps.md").read_text()
+    assert [name for name in SWEEPS if f"| `{name}` |" not in text] == []
 
 
 def test_the_charts_picture_is_that_of_the_recorded_result() -> None:
