@@ -114,7 +114,7 @@ def pareto_chart(rows: Sequence[ArmRow]) -> Chart:
         marks=Points(
             items=items,
             front=[points[arm] for arm in front],
-            x_title="seconds of training an epoch of all training windows",
+            x_title="seconds to train an epoch of all windows",
             y_title="validation MSE",
             y_range=_wide_enough([y for _, y in points.values()]),
         ),

@@ -6,6 +6,7 @@ number is the table's or MLflow's. The page's Content-Security-Policy forbids it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -41,8 +42,7 @@ def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | Non
     rows = arm_rows(record, margin=margin)
     drawn = {chart.key: chart for chart in charts(rows, trained_by_arm(record), margin=margin)}
     parts = [
-        _head(record, rows, margin, price),
-        _figure(drawn["answer"]),
+        _head(record, rows, margin, price, drawn["answer"]),
         *_arms(record, rows, drawn["answer"], margin),
         _section("trade", "Time and error", _figure(drawn["pareto"])),
         _section("epochs", "Error by epoch", _titled(drawn["difference"]), _titled(drawn["validation"])),
@@ -67,17 +67,18 @@ def _document(title: str, body: str, foot: str) -> str:
     )
 
 
-def _head(record: SweepRecord, rows: Sequence[ArmRow], margin: float, price: Price | None) -> str:
+def _head(record: SweepRecord, rows: Sequence[ArmRow], margin: float, price: Price | None, chart: Chart) -> str:
     answer, named = headline(record, rows), facts(record, price)
     more = "" if answer.startswith("No answer") else " ".join(answer_sentences(record, rows)).removeprefix("Answer: ")
+    more = more.replace("use this", "Use this", 1) if more.startswith("use this") else more
     return "\n".join(
         [
             f'<section id="answer">\n<h1>{escape(tag_text(record, "question"))}</h1>',
             f'<p class="answer">{_kept(escape(answer))}</p>',
-            f'<p class="more">{_kept(escape(more))}</p>' if more else "",
+            f'<p class="more">{_with_code(_kept(escape(more)))}</p>' if more else "",
             *(f'<p class="warning">⚠ {_kept(escape(line))}</p>' for line in warnings(record, rows, margin)),
             "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in named) + "</dl>",
-            "</section>",
+            f"{_figure(chart)}\n</section>",
         ]
     )
 
@@ -159,6 +160,11 @@ def _kind(right: bool, longest: int) -> str:
 def _kept(text: str) -> str:
     """Keeps a number and its percent sign on one line."""
     return text.replace(" %", "\u00a0%")
+
+
+def _with_code(text: str) -> str:
+    """Keeps a setting on one line, such as --set model.attention=patch."""
+    return re.sub(r"--set [^\s<>]+", r"<code>\g<0></code>", text)
 
 
 def _list(lines: Sequence[str]) -> str:

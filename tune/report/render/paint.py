@@ -108,7 +108,7 @@ def _points(marks: Points, width: int) -> Figure:
     axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
     axes.set_xlabel(marks.x_title)
     _title_y(figure, frame, marks.y_title)
-    place_labels(axes, marks.items, width=frame.width, height=frame.height)
+    place_labels(axes, marks.items, width=frame.width)
     return figure
 
 
@@ -118,7 +118,7 @@ def _title_y(figure: Figure, frame: Frame, text: str) -> None:
 
 
 def _lines(marks: Lines, width: int) -> Figure:
-    names = [line.name for line in marks.items]
+    names = [cut(line.name, int((width - 60) / LETTER_PX)) for line in marks.items]
     rows = _legend_rows(names, width)
     top = 34 + 20 * len(rows)
     frame = Frame(width=width, height=top + (300 if width == WIDE_PX else 240) + 48, left=66, top=top)
@@ -144,7 +144,7 @@ def _lines(marks: Lines, width: int) -> Figure:
     axes.set_xlabel("epoch")
     axes.locator_params(axis="x", integer=True, nbins=10 if width == WIDE_PX else 6)
     _title_y(figure, frame, marks.y_title)
-    _legend(figure, frame, marks, rows)
+    _legend(figure, frame, marks, names, rows)
     return figure
 
 
@@ -162,19 +162,19 @@ def _legend_rows(names: Sequence[str], width: int) -> list[list[int]]:
     return rows
 
 
-def _legend(figure: Figure, frame: Frame, marks: Lines, rows: Sequence[Sequence[int]]) -> None:
+def _legend(figure: Figure, frame: Frame, marks: Lines, names: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
     from matplotlib.lines import Line2D
 
     for number, places in enumerate(rows):
         x, y = 8.0, 1 - (34 + 20 * number) / frame.height
-        for line in (marks.items[place] for place in places):
+        for line, name in ((marks.items[place], names[place]) for place in places):
             key = Line2D(
                 [x / frame.width, (x + 22) / frame.width], [y, y], color=line.look.colour, linewidth=2.2,
                 linestyle=line.look.dash,
             )  # fmt: skip
             figure.add_artist(key)
-            figure.text((x + 28) / frame.width, y, line.name, va="center_baseline", ha="left", color=TEXT)
-            x += 42 + LETTER_PX * len(line.name)
+            figure.text((x + 28) / frame.width, y, name, va="center_baseline", ha="left", color=TEXT)
+            x += 42 + LETTER_PX * len(name)
 
 
 def _bars(marks: Bars, width: int, *, narrow: bool) -> Figure:

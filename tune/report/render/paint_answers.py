@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 LETTER_PX = 6.8
 TOP_PX, BOTTOM_PX = 36, 40
 LABEL_PX = 52  # room for a ratio beside its interval
-WORDS_PX = 30  # height of a narrow row's words, above its intervals
+NARROW_WORDS_PX = 30  # height of a narrow row's words in one line, above its intervals
+NARROW_LETTERS = 44  # of a name and a verdict that fit beside each other
 NAME_LETTERS = 30  # of a line of a name; a longer name takes two
 
 
@@ -31,6 +32,7 @@ class _Places:
 
     width: int
     pitch: int  # of a row
+    words: int  # height of a row's words, if they stand above its intervals
     middle: int  # of a row's intervals, from its top
     speed: tuple[float, float]
     error: tuple[float, float]
@@ -40,10 +42,21 @@ class _Places:
 
 def _places(marks: Answers, *, narrow: bool) -> _Places:
     if narrow:
-        return _Places(width=358, pitch=66, middle=46, speed=(8, 222), error=(242, 350), number=None, verdict=350)
+        words = NARROW_WORDS_PX if all(_beside(answer) for answer in marks.items) else 2 * NARROW_WORDS_PX - 10
+        return _Places(
+            width=358, pitch=36 + words, words=words, middle=16 + words, speed=(8, 222), error=(242, 350),
+            number=None, verdict=350,
+        )  # fmt: skip
     longest = max(len(line) for answer in marks.items for line in _name_lines(answer.arm))
     left = 24 + LETTER_PX * longest
-    return _Places(width=1040, pitch=38, middle=19, speed=(left, 560), error=(592, 722), number=784, verdict=806)
+    return _Places(
+        width=1040, pitch=38, words=0, middle=19, speed=(left, 560), error=(592, 722), number=784, verdict=806
+    )
+
+
+def _beside(answer: Answer) -> bool:
+    """Whether the arm's name and its verdict fit into one line of a narrow chart."""
+    return len(answer.arm) + len(answer.verdict.text) + 2 <= NARROW_LETTERS
 
 
 def _name_lines(name: str) -> list[str]:
@@ -91,8 +104,11 @@ def _frame(axes: Axes, marks: Answers, places: _Places, speed: Scale, error: Sca
     """The two scales: upright lines behind the intervals, which leave out the words of a narrow chart's rows."""
     head: dict[str, Any] = {"color": SOFT, "va": "center_baseline", "fontsize": 11.5}
     floor = TOP_PX + places.pitch * len(marks.items)
-    words = WORDS_PX if narrow else 0
-    spans = [(y + words, y + places.pitch) for y in range(TOP_PX, floor, places.pitch)] if narrow else [(TOP_PX, floor)]
+    spans = (
+        [(y + places.words, y + places.pitch) for y in range(TOP_PX, floor, places.pitch)]
+        if narrow
+        else [(TOP_PX, floor)]
+    )
 
     def upright(x: float, **look: Any) -> None:
         for span in spans:
@@ -127,11 +143,12 @@ def _words(axes: Axes, answer: Answer, places: _Places, top: float, *, narrow: b
     verdict: dict[str, Any] = {"color": colour, "va": "center_baseline", "fontsize": 12, "weight": "bold"}
     text = f"{answer.verdict.sign} {answer.verdict.text}"
     if narrow:
-        room = int((places.width - 20) / LETTER_PX) - len(text)
-        axes.text(
-            8, top + 18, cut(answer.arm, max(8, room)), ha="left", va="center_baseline", weight="bold", color=TEXT
-        )
-        axes.text(places.verdict, top + 18, text, ha="right", **verdict)
+        name = cut(answer.arm, NARROW_LETTERS)
+        axes.text(8, top + 18, name, ha="left", va="center_baseline", weight="bold", color=TEXT)
+        if places.words == NARROW_WORDS_PX:
+            axes.text(places.verdict, top + 18, text, ha="right", **verdict)
+        else:
+            axes.text(8, top + 37, cut(text, NARROW_LETTERS), ha="left", **verdict)
         return
     lines = _name_lines(answer.arm)
     for number, line in enumerate(lines):

@@ -17,9 +17,10 @@ LETTER_PX, LINE_PX, POINT_PX = 6.8, 14.0, 9.0
 MOST_LETTERS = 34
 
 
-def place_labels(axes: Axes, points: Sequence[Point], *, width: int, height: int) -> None:
+def place_labels(axes: Axes, points: Sequence[Point], *, width: int) -> None:
     """Name the points, those on the front first. A name without room is left out: the table has all of them."""
     centres = {id(point): tuple(axes.transData.transform((point.x, point.y))) for point in points}
+    frame = axes.get_window_extent()
     taken: list[Box] = [_around(x, y) for x, y in centres.values()]
     for point in sorted((point for point in points if point.named), key=lambda point: not point.on_front):
         x, y = centres[id(point)]
@@ -27,7 +28,7 @@ def place_labels(axes: Axes, points: Sequence[Point], *, width: int, height: int
         for align, dx, dy in (("left", 12, 0), ("right", -12, 0), ("center", 0, 17), ("center", 0, -17),
                               ("left", 8, 15), ("right", -8, 15), ("left", 8, -15), ("right", -8, -15)):  # fmt: skip
             box = _box(name, align, x + dx, y + dy)
-            inside = box[0] >= 2 and box[2] <= width - 2 and box[1] >= 46 and box[3] <= height - 24
+            inside = box[0] >= frame.x0 and box[2] <= width - 2 and box[1] >= frame.y0 and box[3] <= frame.y1 + LINE_PX
             if inside and not any(_meet(box, other) for other in taken):
                 axes.annotate(
                     name, (point.x, point.y), (dx, dy), textcoords="offset points", ha=align, va="center_baseline",

@@ -19,10 +19,11 @@ nav ul {{ display: flex; gap: 1.25rem; list-style: none; overflow-x: auto; white
 nav a {{ display: block; padding: .55rem 0; color: var(--soft); text-decoration: none; }}
 nav a:hover, nav a:focus {{ color: var(--text); text-decoration: underline; }}
 h1 {{ margin: 1.1rem 0 .4rem; font-size: 1.15rem; font-weight: 600; color: var(--soft); }}
-h1, h2, h3, p, li, td {{ overflow-wrap: anywhere; }}
+h1, h2, h3, p, li, .arms td {{ overflow-wrap: anywhere; }} td {{ overflow-wrap: break-word; }}
 h2 {{ margin: 2.6rem 0 .5rem; font-size: 1.3rem; line-height: 1.25; }}
 h3 {{ margin: 1.6rem 0 .3rem; font-size: 1rem; }}
 .answer {{ margin: 0 0 .5rem; font-size: 1.5rem; line-height: 1.3; font-weight: 650; }}
+code {{ font-size: .9em; white-space: nowrap; }}
 .more {{ margin: 0 0 .5rem; max-width: 52rem; }}
 .soft, figcaption {{ color: var(--soft); font-size: .875rem; }}
 .soft, figcaption, details li {{ max-width: 56rem; }}
@@ -52,6 +53,7 @@ summary {{ padding: .45rem 0; cursor: pointer; font-weight: 600; }}
 footer {{ padding-bottom: 2rem; color: var(--soft); font-size: .8rem; }}
 @media {NARROW} {{
   main, nav ul, footer {{ padding: 0 1rem; }} .answer {{ font-size: 1.2rem; }}
+  #answer {{ display: flex; flex-direction: column; }} #answer dl {{ order: 1; }} #answer figure {{ margin: 0; }}
   .wide, .arms .less {{ display: none; }} .narrow {{ display: block; }} dl {{ grid-template-columns: 1fr 1fr; }}
   .arms thead {{ display: none; }} .arms, .arms tbody {{ display: block; }}
   .arms tr {{ display: grid; grid-template-columns: 1fr 1fr; border-bottom: 1px solid var(--line); padding: .4rem 0; }}
@@ -61,6 +63,7 @@ footer {{ padding-bottom: 2rem; color: var(--soft); font-size: .8rem; }}
 }}
 @media print {{
   nav {{ display: none; }} body {{ font-size: 11pt; }} .wide-table {{ overflow: visible; }}
+  details table {{ font-size: 7pt; }} details th, details td {{ padding: .2rem .25rem; min-width: 0; }}
   details::details-content {{ content-visibility: visible; display: block; height: auto; }}
   details:not([open]) > :not(summary) {{ display: revert; }}
   figure, tr, dl {{ break-inside: avoid; }} h2, h3, summary {{ break-after: avoid; }}
