@@ -14,6 +14,9 @@ _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # stderr has our own progress
 }
+# The same, of processes that are ours alone. Threads of a CPU's step sleep while they wait for each other: threads that
+# spin take the core from the one that they wait for as soon as anything else runs (docs/decisions/common.md)
+_OURS = {"OMP_WAIT_POLICY": "PASSIVE"}
 # Settings that a sweep does not work without, or not as it says, whatever the user has set
 _OVERRULED = {
     "MPLBACKEND": "agg",  # a notebook's own draws into the notebook, and its package is not installed here
@@ -30,6 +33,8 @@ def prepare_process() -> None:
     """Set up this process; call it once, before anything heavy is imported."""
     no_core_dumps()
     keep_libraries_quiet()
+    for name, value in _OURS.items():
+        os.environ.setdefault(name, value)
     for name in _FOREIGN:
         os.environ.pop(name, None)
     os.environ.update(_OVERRULED)

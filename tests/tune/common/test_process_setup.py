@@ -73,6 +73,7 @@ def test_the_drawing_backend_of_a_notebook_is_overruled(tmp_path: Path, backend:
         ("RAY_RUNTIME_ENV_HOOK", "nowhere.hook", None),
         ("RAY_TUNE_CALLBACKS", "nowhere.Callback", None),
         ("MLFLOW_DISABLE_TELEMETRY", "false", "false"),  # the user's own choice
+        ("OMP_WAIT_POLICY", "ACTIVE", "ACTIVE"),
         ("PYTHONPATH", ":/a::b:./c:/d:", "/a:/d"),
         ("PYTHONPATH", ":", None),
         ("PYTHONPATH", "src", None),
@@ -150,3 +151,10 @@ def test_a_command_imports_nothing_from_the_current_folder(tmp_path: Path, how: 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert not executed.exists(), executed.read_text()
+
+
+def test_threads_of_a_step_wait_asleep_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    said = _python(
+        tmp_path, f"import os; os.environ.pop('OMP_WAIT_POLICY', None); {PREPARED} print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    assert said.stdout == "PASSIVE\n"
