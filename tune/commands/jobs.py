@@ -22,6 +22,11 @@ def add_job(parser: Parser, which: str) -> None:
     parser.add_argument("--cluster", metavar="URL", help=text)
 
 
+def has_cluster(arguments: argparse.Namespace) -> bool:
+    """Whether the command line or the environment names a job server."""
+    return bool(arguments.cluster or os.environ.get("RAY_API_SERVER_ADDRESS"))
+
+
 def job_server(arguments: argparse.Namespace) -> JobServer:
     url = arguments.cluster or os.environ.get("RAY_API_SERVER_ADDRESS")
     if url is None:

@@ -203,7 +203,7 @@ def test_without_a_cluster_and_without_an_id_the_line_says_what_to_give(
     server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "give --cluster http://HOST:8265" in _error(["status"], capsys)
+    assert "give --cluster http://HOST:8265" in _error(["logs"], capsys)
     server.add("theirs", metadata={"user": "somebody else", "sweep": "custom"})
     assert "which job? your running jobs: none" in _error(["stop", "--cluster", server.url], capsys)
     server.add("custom-1")
