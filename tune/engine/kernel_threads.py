@@ -19,7 +19,7 @@ _ahead = contextvars.ContextVar("compile kernels ahead", default=False)
 
 @contextmanager
 def compiling_ahead() -> Iterator[None]:
-    """Inside, steppers compile their kernels ahead (`Stepper.warm_up`): for a process that will run no trial."""
+    """Inside, steppers compile their kernels ahead (`Stepper.warm_up`): for a process that times no epoch."""
     token = _ahead.set(True)
     try:
         yield

@@ -61,7 +61,7 @@ def run_trial(job: TrialJob, report: Reporter, checkpoint: Path | None = None, h
 
 def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Timeline, host: Host, tmp: Path) -> None:
     started_s = time.perf_counter() - host.waited_s
-    from tune.engine import timed_choices
+    from tune.engine import kernel_threads, timed_choices
     from tune.trial import compile_cache
     from tune.trial.cache_warmup import must_hand_over, warm_up_beside_others
     from tune.trial.probe import probe
@@ -75,6 +75,7 @@ def _run(job: TrialJob, report: Reporter, checkpoint: Path | None, timeline: Tim
         )
     with (
         timed_choices.postponed() if _compiles_beside_others(job) else nullcontext(),
+        kernel_threads.compiling_ahead() if job.error_only else nullcontext(),
         _compiled_code(job) as tags,
         Session(job, started_s, replace(host, tags={**host.tags, **tags}), timeline) as session,
     ):
