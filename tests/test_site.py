@@ -114,3 +114,11 @@ def test_the_figures_of_the_attention_sweep_are_those_of_its_result(page: Path) 
             epoch_s = fmean(each["final/epoch_all_windows_s"] for each in done)
             row = rf"{arm}\b.* {epoch_s:.3f} .* {compared['ratio']:.2f}x? \(?{low:.2f}-{high:.2f}"
             assert re.search(row, text), row
+
+
+def test_the_recorded_session_is_of_the_sweep_that_make_demo_runs() -> None:
+    words = " ".join(tool("record_demo").demo())
+    session = (
+        (DOCS / "getting-started.md").read_text().partition("<!-- demo -->")[2].partition("<!-- end of demo -->")[0]
+    )
+    assert f"experiments.py {words}\n" in session and "Answer: " in session
