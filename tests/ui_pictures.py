@@ -1,4 +1,4 @@
-"""Takes the pictures of the MLflow UI in docs/images/ from a real sweep: the run list, a comparison, the report.
+"""Takes the pictures of the MLflow UI in docs/images/ from a real sweep: run list, view, comparison, report.
 
     PYTHONPATH=. python tests/ui_pictures.py FOLDER SWEEP_ID docs/images
 
@@ -20,6 +20,7 @@ from ui_kit import CHARTS, CHOSEN, EXPANDER, FLAGS, Ui, lines, store
 from tune.report.arms import arm_rows
 from tune.tracking.reader import read_sweep
 from tune.tracking.store import PROJECT, open_client
+from tune.tracking.ui_links import sweep_path
 
 COLOURS = 128  # few, so that a picture is a small file
 SHOWN = 4  # arms in the comparison
@@ -27,7 +28,7 @@ WAIT_MS = 120_000
 
 
 def main() -> None:
-    """Start the UI, open three pages, write a picture of each."""
+    """Start the UI, open four pages, write a picture of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("sweep_id")
@@ -48,6 +49,10 @@ def main() -> None:
         _write(page, options.out / "ui-experiment.png")
         _compared(page, [f"{arm}-s1" for _, arm in timed[:SHOWN]])
         _write(page, options.out / "ui-compare.png")
+        page.goto(f"{ui.url}/{sweep_path(experiment, record.sweep_id)}")  # as the end of a sweep prints it
+        page.get_by_text("Group by: arm").wait_for()
+        page.get_by_role("link", name=re.compile(r"-s1$")).first.wait_for()
+        _write(page, options.out / "ui-view.png")
         _report(page, f"{url}/{record.run_id}/artifacts/report.html")
         _write(page, options.out / "ui-report.png")
         browser.close()
