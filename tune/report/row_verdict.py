@@ -11,13 +11,6 @@ from tune.stats.verdicts import ACCURACY_WORDS, FASTER, NOT_WORSE, SLOWER, WITHI
 
 GOOD, COSTLY, SLOW, EVEN, UNSURE = "good", "costly", "slow", "even", "unsure"
 SIGNS = {GOOD: "▲", COSTLY: "△", SLOW: "▼", EVEN: "●", UNSURE: "○"}
-MEANINGS = {
-    GOOD: "faster, error not worse",
-    COSTLY: "faster, but the error is worse or undecided",
-    SLOW: "slower",
-    EVEN: "as fast as the baseline, within 1 %",
-    UNSURE: "no verdict",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
