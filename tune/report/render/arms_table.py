@@ -12,8 +12,9 @@ from tune.report.render.scales import Scale, error_scale, ratio_scale
 from tune.report.row_verdict import SIGNS, row_verdict
 from tune.stats.intervals import Bounds
 
-HEAD = ("arm", "s/epoch", "speed", "error", "test MSE", "whole training, s", "verdict")
-LESS = ("test MSE", "whole training, s", "s/epoch")  # columns without which a narrow page does; all are in the details
+TOTAL = "whole training,\u00a0s"
+HEAD = ("arm", "s/epoch", "speed", "error", "test MSE", TOTAL, "verdict")
+LESS = ("test MSE", TOTAL, "s/epoch")  # columns without which a narrow page does; all are in the details
 EDGE = 3.0  # percent of a drawing that stays free at its two ends
 WHOLE = 100.0
 
@@ -46,7 +47,7 @@ def _row(row: ArmRow, answer: Answer | None, speed: Scale, error: Scale, margin:
         "speed": _speed(answer, speed),
         "error": _error(answer, error, margin),
         "test MSE": "-" if row.test_mse is None else f"{row.test_mse:.4f}",
-        "whole training, s": escape(total_text(row)),
+        TOTAL: escape(total_text(row)),
         "verdict": f'<span class="verdict {verdict.kind}">{sign}{escape(verdict.text)}</span>',
     }
     shown = "".join(f"<td{_kind(name)}>{cells[name]}</td>" for name in HEAD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 RATIOS = (
@@ -38,7 +38,7 @@ RATIOS = (
     0.99,
 )  # the first that fit are ticks
 LEAST_RATIO = 1.04  # the scale reaches at least so far on both sides of 1, so that small differences look small
-TICK_PX = 46  # least distance of two ticks
+TICK_PX = 38  # least distance of two ticks
 
 
 def cut(text: str, most: int) -> str:
@@ -68,11 +68,9 @@ class Scale:
 
     @property
     def ticks(self) -> list[float]:
-        """Of ratios: round ones, 1 first. Of errors: 0, and what is left of a few."""
-        if not self.log:
-            return _linear_ticks(self.low, self.high, abs(self.end - self.begin))
+        """Round values with room between them; 1 is there of ratios, 0 of errors."""
         kept: list[float] = []
-        for value in RATIOS:
+        for value in RATIOS if self.log else _linear_ticks(self.low, self.high):
             inside = self.low <= value <= self.high
             if inside and all(abs(self(value) - self(other)) >= TICK_PX for other in kept):
                 kept.append(value)
@@ -94,10 +92,9 @@ def error_scale(values: Iterable[float], margin: float, begin: float, end: float
     return Scale(low=min(ends), high=max(ends), begin=begin, end=end)
 
 
-def _linear_ticks(low: float, high: float, length: float) -> list[float]:
+def _linear_ticks(low: float, high: float) -> list[float]:
+    """Round values, 0 first, then outwards."""
     from matplotlib.ticker import MaxNLocator
 
-    found: Sequence[float] = MaxNLocator(nbins=max(1, int(length / TICK_PX)), steps=[1, 2, 5, 10]).tick_values(
-        low, high
-    )
-    return [float(value) for value in found if low <= value <= high]
+    found = MaxNLocator(nbins=4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return sorted(map(float, found), key=abs)

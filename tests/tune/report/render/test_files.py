@@ -24,7 +24,7 @@ from tune.report.arms import arm_rows, trials_by_arm
 from tune.report.charts import Chart, charts
 from tune.report.render.files import report_files
 from tune.report.render.picture import png, svg
-from tune.report.render.scales import TICK_PX, cut, ratio_scale
+from tune.report.render.scales import TICK_PX, cut, error_scale, ratio_scale
 from tune.tracking.reader import SweepRecord
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -110,6 +110,14 @@ def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
 def test_a_scale_of_ratios_holds_all_of_them_and_1_and_has_ticks_with_room_between(ratios: tuple[float, float]) -> None:
     scale = ratio_scale(ratios, 10, 410, before=50, after=50)
     assert all(10 <= scale(value) <= 410 for value in (*ratios, 1.0)) and 1.0 in scale.ticks
+    places = [scale(value) for value in scale.ticks]
+    assert all(after - before >= TICK_PX for before, after in pairwise(places))
+
+
+@pytest.mark.parametrize("errors", [(0.0,), (-0.04, 0.045), (0.0001, 3.0)])
+def test_a_scale_of_errors_holds_all_of_them_the_margin_and_0_with_room_between_ticks(errors: Any) -> None:
+    scale = error_scale(errors, 0.01, 592, 722)
+    assert all(592 <= scale(value) <= 722 for value in (*errors, 0.01)) and 0.0 in scale.ticks
     places = [scale(value) for value in scale.ticks]
     assert all(after - before >= TICK_PX for before, after in pairwise(places))
 
