@@ -36,9 +36,8 @@ def leave_on_signals() -> None:
     import signal
 
     words = sys.argv[1:]
-    hint = (
-        "; the same command again goes on from here" if words and words[0][0:1] == "-" and "--plan" not in words else ""
-    )
+    runs = words and (words[0][0:1] == "-" or words[0] == "train") and "--plan" not in words
+    hint = "; the same command again goes on from here" if runs else ""
 
     def leave(number, frame):
         try:

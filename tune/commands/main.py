@@ -37,6 +37,7 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("delete",): "delete",
     ("compare",): "compare",
     ("predict",): "predict",
+    ("train",): "train",
     ("ui",): "ui",
     ("version",): "version",
     ("data", "show"): "data",
@@ -115,7 +116,8 @@ def _hint(argv: Sequence[str]) -> str:
 
 def _runs_a_sweep(argv: Sequence[str]) -> bool:
     """Whether the command runs a sweep, which the same command resumes."""
-    return "--plan" not in argv and not any(word in argv[:1] for word, *_ in filter(None, COMMANDS))
+    others = {words[0] for words in COMMANDS if words} - {"train"}
+    return "--plan" not in argv and not others & set(argv[:1])
 
 
 def _sweep_meant(word: str) -> str:

@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   python experiments.py compare SWEEP_ID other.json                   did an arm get slower or less accurate?
   python experiments.py flush SWEEP_ID                                send its records that MLflow lacks
   python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
+  python experiments.py train --dataset my.csv --from SWEEP_ID --seeds 3            a model like the winner
   python experiments.py data show ETTh1                               what is in a data set
   python experiments.py data import-pems FOLDER --out flow.parquet    Caltrans PeMS files -> one series
   python experiments.py list                                          sweeps, backends, engines, data sets, ...

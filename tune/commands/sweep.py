@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -36,6 +37,7 @@ from tune.storage.check_folder import cache_note, check_storage
 from tune.storage.open_sweep import check_idle, find_known, running
 from tune.tracking.store import STORE_ANSWERS_WITHIN_S, check_store
 
+Show = Callable[[str], None]
 WAIT_FOR_GPUS_S = 600.0
 MOST_WAITED_S = 7 * 24 * 3600.0
 
@@ -81,13 +83,21 @@ def parser() -> Parser:
     what.add_argument("--config", type=Path, metavar="FILE", help=text)
     what.add_argument("--save-config", type=Path, metavar="FILE", help="write this sweep as such a file")
     how = parser.add_argument_group("how to run it")
+    add_how(how)
+    text = "send the sweep to a cluster's job server, http://HOST:8265, and follow it; Ctrl-C only stops following"
+    how.add_argument("--submit", metavar="URL", help=text)
+    how.add_argument("--verbose", action="store_true", help="print all columns and notes of the report")
+    add_shared(parser)
+    return parser
+
+
+def add_how(how: argparse._ArgumentGroup) -> None:
+    """Add the options of how a sweep is run on a machine or a running cluster."""
     how.add_argument("--plan", action="store_true", help="print the trials and run nothing")
     add_folders(how)
     how.add_argument(
         "--address", metavar="ADDR", help="a running Ray cluster, or auto (default: start Ray on this machine)"
     )
-    text = "send the sweep to a cluster's job server, http://HOST:8265, and follow it; Ctrl-C only stops following"
-    how.add_argument("--submit", metavar="URL", help=text)
     how.add_argument(
         "--gpu-model",
         metavar="NAME",
@@ -98,15 +108,12 @@ def parser() -> Parser:
     how.add_argument("--max-concurrent", type=whole_number, metavar="N", help=text)
     text = "longest wait for a cluster's workers to start and join (default 600; 0: none)"
     how.add_argument("--wait-for-gpus", type=float, default=WAIT_FOR_GPUS_S, metavar="SECONDS", help=text)
-    how.add_argument("--verbose", action="store_true", help="print all columns and notes of the report")
     how.add_argument("--fresh", action="store_true", help="start a new sweep even if the same sweep is unfinished")
     how.add_argument("--resume", metavar="SWEEP_ID", help="resume this sweep, also after a change of code")
     text = "give each trial a new process and empty caches of compiled code and gate results: slower"
     how.add_argument("--isolate", action="store_true", help=text)
     text = "keep each trial's forecasts of the test set with truth and times: forecasts/test.parquet of its MLflow run"
     how.add_argument("--save-forecasts", action="store_true", help=text)
-    add_shared(parser)
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -115,7 +122,14 @@ def run(arguments: argparse.Namespace) -> int:
         from tune.commands.submit import submit
 
         return submit(arguments)
-    request = build_request(arguments)
+    return run_request(build_request(arguments), arguments)
+
+
+def run_request(request: Request, arguments: argparse.Namespace, show: Show | None = None) -> int:
+    """Plan a sweep, run it unless --plan is given, show its results. The exit code of the command.
+
+    arguments: those of "how to run it". show: prints the results of a sweep, by its id; None: the report.
+    """
     budget = Budget(request.minutes)
     _check_options(request, arguments)
     planner = Planner.of(request)
@@ -130,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_store(store, timeout_s=STORE_ANSWERS_WITHIN_S)
     if arguments.address is None:
         _check_here(planner, arguments, store)
-    return _run_sweep(request, planner, arguments, store, text, budget)
+    return _run_sweep(request, planner, arguments, store, text, budget, show)
 
 
 def _check_options(request: Request, arguments: argparse.Namespace) -> None:
@@ -223,7 +237,13 @@ def _settle(request: Request, arguments: argparse.Namespace) -> None:
 
 
 def _run_sweep(
-    request: Request, planner: Planner, arguments: argparse.Namespace, store: str, text: IO[str], budget: Budget
+    request: Request,
+    planner: Planner,
+    arguments: argparse.Namespace,
+    store: str,
+    text: IO[str],
+    budget: Budget,
+    show: Show | None,
 ) -> int:
     if not arguments.quiet:  # before anything slow is imported
         ray = "starting Ray" if arguments.address is None else f"joining Ray at {arguments.address}"
@@ -255,21 +275,26 @@ def _run_sweep(
             folders = {"data_dir": options.data_dir, "storage_path": options.storage_path}
             print_plan(plan, sys.stderr, planner.protocol(plan, **folders))
 
+    def report(sweep_id: str) -> None:
+        show_report(sweep_id, store, arguments.json, text, verbose=arguments.verbose)
+
+    show = show or report
     outcome = run_sweep(planner, options=options, show_plan=show_plan)
     path = arguments.storage_path
     if outcome.refused:
         print(what_was_refused(outcome.sweep_id, path, outcome.refused), file=sys.stderr)
     if outcome.pending:
         if not outcome.unsent and signals.received() in (None, signal.SIGINT):
-            show_report(outcome.sweep_id, store, arguments.json, text, verbose=arguments.verbose)
+            show(outcome.sweep_id)
         print(how_to_flush(outcome.sweep_id, path, store, outcome.pending, outcome.blocked), file=sys.stderr)
         if outcome.interrupted:
             print(_goes_on(outcome.sweep_id), file=sys.stderr)
         return INTERRUPTED
     if signals.received() in (None, signal.SIGINT):  # who sends another one does not wait for a table
-        show_report(outcome.sweep_id, store, arguments.json, text, verbose=arguments.verbose)
+        show(outcome.sweep_id)
         print(f"MLflow UI: {_ui(store, outcome.sweep_id)}", file=text)
-        if not (outcome.interrupted or outcome.stopped or arguments.verbose or arguments.json == "-"):
+        plain = show is report and not arguments.verbose and arguments.json != "-"
+        if plain and not (outcome.interrupted or outcome.stopped):
             _print_next_steps(outcome, request, arguments, text)
     if outcome.stopped:
         print(f"{outcome.sweep_id}: {outcome.stopped}; the same command again goes on from here", file=sys.stderr)

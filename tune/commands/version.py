@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from importlib import metadata
 
 from tune.commands.parser import Parser
 from tune.common.errors import DONE
 from tune.machine.code_identity import REPO_ROOT, code_identity
+
+NAME = "patchtst-sweeps"
 
 
 def parser() -> Parser:
@@ -16,8 +19,16 @@ def parser() -> Parser:
 
 def run(_: argparse.Namespace) -> int:
     """Print name, version and commit."""
-    project, code = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"], code_identity()
+    code = code_identity()
     commit = code["git_commit"]
     changed = ", changed since" if code["git_dirty"] else ""
-    print(f"{project['name']} {project['version']}" + (f" (commit {commit[:10]}{changed})" if commit else ""))
+    print(f"{NAME} {_version()}" + (f" (commit {commit[:10]}{changed})" if commit else ""))
     return DONE
+
+
+def _version() -> str:
+    """Of the checkout that this is; otherwise of the installed package."""
+    project = REPO_ROOT / "pyproject.toml"
+    if project.is_file():
+        return str(tomllib.loads(project.read_text())["project"]["version"])
+    return metadata.version(NAME)

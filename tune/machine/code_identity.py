@@ -43,7 +43,17 @@ def tracked_files(entries: Iterable[str], *, others: bool = False) -> list[str] 
     return None if listed is None else [name for name in listed.split("\0") if name]
 
 
+@functools.cache
+def _is_checkout() -> bool:
+    """Whether git tracks this program: an installed copy may lie in the folder of another project's repository."""
+    return bool(_git_output("ls-files", "--", CODE[0]))
+
+
 def _git(*arguments: str) -> str | None:
+    return _git_output(*arguments) if _is_checkout() else None
+
+
+def _git_output(*arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(REPO_ROOT), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -24,7 +24,7 @@ SHOWN = (
     "data.dataset", "data.context_length", "data.prediction_length", "data.feed",
     "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
     "model.attention", "model.layers", "model.recompute",
-    "train.epochs", "train.batch_size", "train.precision", "train.engine",
+    "train.epochs", "train.patience", "train.batch_size", "train.precision", "train.engine",
 )  # fmt: skip
 ENDS = (LOOKS[0], LOOKS[-1])
 LONG = 40  # a plan of more trials gives each reason once, at its end
@@ -63,13 +63,14 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     yield from _layers_lines(plan)
     by_default = "" if all(trial.batch_named for trial in plan.trials) else " (default)"
     yield (
-        f"  train  {fields['train.epochs']} epochs, batch {fields['train.batch_size']}{by_default}, "
+        f"  train  {fields['train.epochs']} epochs{_patience(fields)}, batch {fields['train.batch_size']}{by_default}, "
         f"{fields['train.precision']}, engine {fields['train.engine']}"
     )
     yield from _batch_lines(plan)
     yield f"  device {plan.device.name}{_how_known(plan)}"
     yield from _memory_lines(plan)
-    yield f"  ratios against the arm {plan.sweep.baseline}"
+    if isinstance(plan, SearchPlan) or len(plan.sweep.arms) > 1:
+        yield f"  ratios against the arm {plan.sweep.baseline}"
     if isinstance(plan, SearchPlan):
         yield from describe(plan)
     known = "known before the search: " if isinstance(plan, SearchPlan) else ""
@@ -78,6 +79,12 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
         return
     yield f"  {known}{len(plan.trials)} trials, {len(plan.runnable)} can run:"
     yield from _trial_lines(plan.trials)
+
+
+def _patience(fields: Mapping[str, Any]) -> str:
+    """at most (patience 10); "" where no training stops early."""
+    patience = fields["train.patience"]
+    return "" if patience in (None, "None", "null", "") else f" at most (patience {patience})"
 
 
 def _auto_lines(plan: Plan, known: str) -> Iterator[str]:
