@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import IO, Any
 
+from tune.commands.next_steps import program_words
 from tune.commands.parser import SWEEP_HELP, Parser, add_shared, number, tracking_uri, whole_number
 from tune.commands.sweep import add_how, run_request
 from tune.commands.train_request import EPOCHS, PATIENCE, train_request
@@ -83,7 +84,7 @@ def _show(arguments: argparse.Namespace, store: str, sweep_id: str, dataset: str
 
 def _predict(arguments: argparse.Namespace, sweep_id: str) -> str:
     """The command that forecasts with the model, with the folder and the store that this one was given."""
-    words = ["python", "experiments.py", "predict", sweep_id]
+    words = ["predict", sweep_id]
     words += ["--tracking-uri", arguments.tracking_uri] if arguments.tracking_uri else []
     words += ["--storage-path", str(arguments.storage_path)] if str(arguments.storage_path) != "runs" else []
-    return shlex.join(words)
+    return f"{program_words()} {shlex.join(words)}"
