@@ -47,6 +47,7 @@ test: setup-dev  ## in two processes; TEST_PROCESSES=0 runs one test after anoth
 
 docs: setup-dev  ## the site of docs/ in site/, built strictly and without network: open site/index.html
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
+	PYTHONPATH=$(CURDIR) $(BIN)/jupyter-execute docs/from_sweep_to_plot.ipynb
 
 RUNS := 1
 FIRST_SEED := 1
