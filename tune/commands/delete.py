@@ -11,7 +11,7 @@ from typing import Any
 from tune.commands.parser import SWEEP_HELP, Parser, given_tracking_uri
 from tune.common.address import is_server, redacted, settled_uri, sqlite_file
 from tune.common.errors import DONE, WrongInput
-from tune.stats.verdicts import counted
+from tune.common.words import counted
 from tune.storage.deletion import MARK, begin, find_deletable, finish
 from tune.storage.leftovers import remove, size_bytes
 from tune.storage.moved import EARLIER_STORES, own_store

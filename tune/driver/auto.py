@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from tune.common.words import counted
 from tune.config.repeats import AUTO
 from tune.driver.collector import Collector
 from tune.driver.launcher import Launcher
@@ -15,7 +16,7 @@ from tune.plan.plan import Plan, PlannedTrial
 from tune.report.comparisons import TrialsByArm, standings
 from tune.report.work import with_work
 from tune.stats.looks import FIRST_BLOCKS, LOOKS, MOST_BLOCKS, Standing
-from tune.stats.verdicts import SPEED_WORDS, STOP_WORDS, counted
+from tune.stats.verdicts import SPEED_WORDS, STOP_WORDS
 from tune.storage.trial_log import TrialLog
 from tune.tracking.reader import TrialRecord
 from tune.tracking.tracker import Tracker

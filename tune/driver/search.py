@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tune.common import signals
+from tune.common.words import counted
 from tune.console.progress import Progress
 from tune.driver import error_trials, probes
 from tune.driver.asha import Asha, make_asha
@@ -23,7 +24,7 @@ from tune.driver.finalists import reached, summary
 from tune.driver.launcher import Launcher
 from tune.driver.search_history import POLISH, PROBE, SEARCH, History, Trained
 from tune.driver.search_steps import Final, Probe, Step, Train, able_shapes, limit_of, next_step
-from tune.plan.cells import Labels, counted
+from tune.plan.cells import Labels
 from tune.plan.plan import PlannedTrial, make_plan
 from tune.plan.search_plan import SearchPlan
 from tune.plan.shapes import FINALISTS

@@ -14,6 +14,7 @@ from math import prod
 from typing import Any
 
 from tune.common.errors import WrongInput
+from tune.common.words import counted
 from tune.config.sweeps import Arm, SweepConfig
 from tune.plan.plan import PlannedTrial
 
@@ -178,11 +179,6 @@ def _refusal(
     reason, _ = Counter(refused[cell][0] for cell in examples).most_common(1)[0]
     example = next(refused[cell][1] for cell in examples if refused[cell][0] == reason)
     return Refusal(choices=choices, reason=reason, cells=cells, example=example)
-
-
-def counted(number: int, noun: str) -> str:
-    """1 cell; 1,000 cells"""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def project(space: Space, dimensions: Sequence[str]) -> Space:

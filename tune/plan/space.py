@@ -10,11 +10,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from tune.common.errors import WrongInput
+from tune.common.words import counted
 from tune.config.repeats import Repeats, blocks_text, most_blocks
 from tune.config.sweeps import Arm, SweepConfig
 from tune.engine import ENGINES
 from tune.machine.device import DeviceFacts
-from tune.plan.cells import Labels, Space, build_space, counted
+from tune.plan.cells import Labels, Space, build_space
 from tune.plan.data import UNREAD, DataFacts
 from tune.plan.equal_arms import settled_fields
 from tune.plan.plan import Plan, PlannedTrial, computation, make_plan, plan_trial, settled_data

@@ -9,6 +9,7 @@ from typing import IO, Any
 from data_pipeline.series.protocol import Protocol, protocol_lines
 from model.fused import INSTEAD
 from model.memory import ERROR
+from tune.common.words import counted
 from tune.config.repeats import AUTO, blocks_text
 from tune.config.trial_config import TrialConfig
 from tune.plan.batch import LARGEST, LEAST_STEPS, RULE
@@ -57,14 +58,15 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     yield from _windows_lines(plan)
     yield (
         f"  model  preset {fields['model.preset']}, patch {fields['model.patch_length']}{patches}, "
-        f"d_model {fields['model.d_model']}, {fields['model.num_heads']} heads, {fields['model.num_layers']} layers, "
+        f"d_model {fields['model.d_model']}, {counted(fields['model.num_heads'], 'head')}, "
+        f"{counted(fields['model.num_layers'], 'layer')}, "
         f"attention {fields['model.attention']}, layers {fields['model.layers']}{_recomputing(fields)}"
     )
     yield from _layers_lines(plan)
     by_default = "" if all(trial.batch_named for trial in plan.trials) else " (default)"
     yield (
-        f"  train  {fields['train.epochs']} epochs{_patience(fields)}, batch {fields['train.batch_size']}{by_default}, "
-        f"{fields['train.precision']}, engine {fields['train.engine']}"
+        f"  train  {counted(fields['train.epochs'], 'epoch')}{_patience(fields)}, "
+        f"batch {fields['train.batch_size']}{by_default}, {fields['train.precision']}, engine {fields['train.engine']}"
     )
     yield from _batch_lines(plan)
     yield f"  device {plan.device.name}{_how_known(plan)}"
@@ -77,7 +79,7 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     if plan.repeats == AUTO:
         yield from _auto_lines(plan, known)
         return
-    yield f"  {known}{len(plan.trials)} trials, {len(plan.runnable)} can run:"
+    yield f"  {known}{counted(len(plan.trials), 'trial')}, {len(plan.runnable)} can run:"
     yield from _trial_lines(plan.trials)
 
 
@@ -180,7 +182,7 @@ def _trial_lines(trials: Sequence[PlannedTrial]) -> Iterator[str]:
         yield f"    {trial.trial_id}{size}{_remark(trial, marks if long else {})}"
     if long:
         for number, (reason, count) in enumerate(reasons.items(), 1):
-            yield f"  [{number}] {count} trials: {reason}"
+            yield f"  [{number}] {counted(count, 'trial')}: {reason}"
 
 
 def _remark(trial: PlannedTrial, marks: dict[str, str]) -> str:
@@ -189,5 +191,5 @@ def _remark(trial: PlannedTrial, marks: dict[str, str]) -> str:
     if not trial.config.rules.compared:
         return f"  ({trial.config.rules.shown_as}: gate not enforced, in no comparison with the baseline)"
     if trial.same_as and trial.config.pruning.heads_to_remove:
-        return f"  (same removals as {trial.same_as} at {trial.config.train.epochs} epochs)"
+        return f"  (same removals as {trial.same_as} at {counted(trial.config.train.epochs, 'epoch')})"
     return f"  (the same computation as {trial.same_as})" if trial.same_as else ""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tune.common.words import counted
 from tune.report.arms import ArmRow
 from tune.report.comparisons import NO_LOOK, accuracy_text, ratio_text, speed_text
 from tune.report.pareto import account_of
 from tune.report.same_epochs import same_epochs
 from tune.stats.intervals import MIN_PAIRS
 from tune.stats.pairs import Accuracy, Comparison
-from tune.stats.verdicts import FASTER, NOT_WORSE, counted, too_few_text
+from tune.stats.verdicts import FASTER, NOT_WORSE, too_few_text
 from tune.tracking.reader import SweepRecord
 
 NO_ANSWER = "No answer: no arm has a pair with the baseline."

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tune.common.published import stored_rules
+from tune.common.words import counted
 from tune.report.work import EPOCH, REFUSED, TOTAL, total_s
 from tune.stats.auto import compare_at_looks, look_at
 from tune.stats.intervals import BOOTSTRAP_MIN_PAIRS, MIN_PAIRS, Bounds
@@ -20,7 +21,6 @@ from tune.stats.verdicts import (
     STOP_WORDS,
     UNDECIDED,
     WORSE,
-    counted,
     too_few,
     too_few_text,
 )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tune.common.errors import WrongInput
+from tune.common.words import counted
 from tune.report.comparisons import TrialsByArm
 from tune.tracking.reader import SweepRecord, TrialRecord
 
@@ -156,7 +157,7 @@ def cost_line(by_arm: Mapping[str, Cost], price: Price | None) -> str:
         return "Cost: GPU-hours are not known."
     kwh = f", {energy_text(cost)} kWh in training epochs" if cost.energy_kwh is not None else ", energy not known"
     paid = f", {money_text(cost, price)} {price.currency}".rstrip() if price else ""
-    return f"Cost: {hours_text(cost)} GPU-hours{kwh}{paid} ({cost.trials} trials)."
+    return f"Cost: {hours_text(cost)} GPU-hours{kwh}{paid} ({counted(cost.trials, 'trial')})."
 
 
 def cost_json(by_arm: Mapping[str, Cost], price: Price | None) -> dict[str, object]:

@@ -6,11 +6,11 @@ import json
 from datetime import UTC, datetime
 
 from data_pipeline.series.protocol import shape_text
+from tune.common.words import counted
 from tune.report.accounts import accounts, duration_words
 from tune.report.arms import trials_by_arm
 from tune.report.cost import Cost, Price, costs, hours_text, money_text, total
 from tune.report.data import protocol_of_sweep
-from tune.stats.verdicts import counted
 from tune.storage.trial_log import DRIVER
 from tune.tracking.reader import SweepRecord
 

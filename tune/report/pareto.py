@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tune.common.words import counted
 from tune.report.work import EPOCH
-from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 TAG = "search"  # of the sweep's run: what the search did, as the driver's `account` writes it

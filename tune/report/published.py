@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 
 from tune.common.published import NOT_ENFORCED, stored_rules
+from tune.common.words import counted
 from tune.report.comparisons import TrialsByArm, left_out_text, ratio_text, trial_results
 from tune.stats.intervals import MIN_PAIRS
 from tune.stats.pairs import compare_arms
-from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 ABLATION_TAG = "ladder"  # of the sweep's run: its ablation steps as JSON

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tune.common.words import counted
 from tune.plan.batch import RULE
-from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord
 
 WORDS = {
@@ -14,12 +14,12 @@ WORDS = {
     "model.preset": "preset {}",
     "model.patch_length": "patch {}",
     "model.d_model": "d_model {}",
-    "model.num_heads": "{} heads",
-    "model.num_layers": "{} layers",
+    "model.num_heads": "head",
+    "model.num_layers": "layer",
     "model.attention": "attention {}",
     "model.layers": "layers {}",
     "model.recompute": "recompute {}",
-    "train.epochs": "{} epochs",
+    "train.epochs": "epoch",
     "train.batch_size": "batch {}",
     "train.precision": "{}",
     "train.engine": "engine {}",
@@ -28,11 +28,16 @@ WORDS = {
 PLAIN = frozenset({None, "never"})  # values that say nothing: unknown, and nothing computed again
 
 
+def _said(name: str, value: str | None) -> str:
+    words = WORDS[name]
+    return words.format(value) if "{}" in words else counted(str(value), words)
+
+
 def setting_note(record: SweepRecord) -> list[str]:
     """One line, without the fields that differ between trials or that MLflow does not hold of all."""
     configured = [trial for trial in record.trials if trial.params]
     values = {name: {trial.params.get(name) for trial in configured} for name in WORDS}
-    shared = [WORDS[name].format(*each) for name, each in values.items() if len(each) == 1 and not each & PLAIN]
+    shared = [_said(name, *each) for name, each in values.items() if len(each) == 1 and not each & PLAIN]
     if not shared:
         return []
     seeds = len({trial.tags["seed"] for trial in configured if "seed" in trial.tags})

@@ -30,11 +30,6 @@ EARLIER_WORDS = {"no difference shown": UNDECIDED, "not shown": UNDECIDED, "not 
 EARLIER_TOO_FEW = "no verdict"  # began the text that earlier versions stored where pairs were too few
 
 
-def counted(count: int, unit: str) -> str:
-    """1 pair, 2 pairs"""
-    return f"{count} {unit}{'' if count == 1 else 's'}"
-
-
 def too_few(unit: str) -> str:
     """The words where there is no verdict. `unit`: pair, or trial where nothing pairs them."""
     return f"too few {unit}s"

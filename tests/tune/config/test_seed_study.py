@@ -27,7 +27,8 @@ from tune.gate.check import GateResult
 from tune.machine.device import DeviceFacts
 from tune.plan.plan import Plan, make_plan
 from tune.report.arms import arm_rows
-from tune.report.charts import FRONT_PX, POINT_PX, pareto_chart
+from tune.report.charts import pareto_chart
+from tune.report.marks import Points
 from tune.report.notes import notes
 from tune.report.published import published_notes
 from tune.report.render.terminal import print_report
@@ -263,11 +264,11 @@ def test_a_published_arm_is_never_faster_however_fast() -> None:
 
 
 def test_a_published_arm_is_not_on_the_pareto_front() -> None:
-    chart = pareto_chart(arm_rows(_sweep()))
-    sizes = {point["name"]: point["marker"]["size"] for point in chart.data if "marker" in point}
-    assert sizes["eager"] == FRONT_PX and sizes["flash-published"] == POINT_PX
-    (front,) = [line for line in chart.data if line["name"] == "Pareto front"]
-    assert front["y"] == [0.3]
+    marks = pareto_chart(arm_rows(_sweep())).marks
+    assert isinstance(marks, Points)
+    on_front = {point.name: point.on_front for point in marks.items}
+    assert on_front["eager"] and not on_front["flash-published"]
+    assert [error for _, error in marks.front] == [0.3]
 
 
 def test_the_studys_figure_its_gate_and_our_times_stand_side_by_side() -> None:

@@ -204,7 +204,7 @@ def test_a_command_plans_once_prepares_its_data_once_and_shows_the_plan_that_it_
     assert main(["--sweep", "custom", "--dataset", "demo", "--gpus-per-trial", "0", *address]) == DONE
     assert calls == ["plan_sweep", "prepare_data"]
     said = capsys.readouterr().err
-    assert said.count("1 trials, 1 can run") == 1 and "assumed" not in said
+    assert said.count("1 trial, 1 can run") == 1 and "assumed" not in said
 
 
 def test_a_command_plans_again_where_the_probe_finds_another_device_than_was_assumed(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
+from tune.common.words import counted
 from tune.report.arms import tag_text, trained_by_arm
 from tune.report.naive import NAIVE, TRY
 from tune.report.render.terminal import PIPE
-from tune.stats.verdicts import counted
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 if TYPE_CHECKING:
