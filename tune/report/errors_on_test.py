@@ -30,7 +30,7 @@ def errors_on_test_notes(
     errors = {arm: each.accuracy for arm, each in found.items() if each.accuracy and each.accuracy.difference > margin}
     if not errors:
         return []
-    texts = "; ".join(f"{arm} {accuracy_text(accuracy)}" for arm, accuracy in errors.items())
+    texts = "; ".join(f"{arm} is {accuracy_text(accuracy)}" for arm, accuracy in errors.items())
     return [
         f"Careful: not worse than {baseline} in validation MSE, but in test MSE {texts}. Verdicts go by validation "
         "data, and no choice is made on test data: look at both spans of time, or validate on a longer one."
