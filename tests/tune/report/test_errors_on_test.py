@@ -25,8 +25,10 @@ def _warnings(*arms: list[TrialRecord]) -> list[str]:
 
 def test_an_arm_that_is_worse_on_the_test_set_is_warned_of_with_the_difference_and_its_bound() -> None:
     (line,) = _warnings(_trials("fast", 1.0, 0.42), _trials("other", 1.5, 0.44))
-    assert line.startswith("Careful: not worse than none in validation MSE, but in test MSE fast is worse (+5 %, at least")
-    assert "; other worse (+10 %" in line and "no choice is made on test data" in line
+    assert line.startswith(
+        "Careful: not worse than none in validation MSE, but in test MSE fast is worse (+5 %, at least"
+    )
+    assert "; other is worse (+10 %" in line and "no choice is made on test data" in line
 
 
 def test_the_answer_stays_the_last_line_and_the_choice_of_validation_data() -> None:
