@@ -55,7 +55,7 @@ soak: setup-dev  ## the fault tests RUNS times, each run with another seed, and 
 	$(BIN)/python tests/soak.py --runs $(RUNS) --first-seed $(FIRST_SEED)
 
 audit: setup-dev  ## bandit over our code; pip-audit over the pinned packages, which asks pypi.org about known faults
-	$(BIN)/bandit -q -c pyproject.toml -r experiments.py tune model data_pipeline benchmarks launcher
+	$(BIN)/bandit -q -c pyproject.toml -r experiments.py tune model data_pipeline benchmarks launcher patchtst_sweeps
 	$(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip
 
 ui: setup  ## the MLflow UI over the local store; STORE=sqlite:////other/mlflow.db PORT=5001 for another

@@ -95,6 +95,26 @@ def test_a_package_that_hides_ours_is_named(installed: Installed, tmp_path: Path
     assert f"ImportError: patchtst_sweeps needs its own package 'model', and {tmp_path / 'model.py'} hides it" in said
 
 
+@pytest.mark.soak
+@pytest.mark.soak_only
+@pytest.mark.timeout(3600)
+def test_in_an_empty_environment_pip_installs_all_that_a_sweep_needs(installed: Installed, tmp_path: Path) -> None:
+    """Downloads some GB."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    (wheel,) = (installed.folder / "wheels").glob("*.whl")
+    places = tmp_path / "venv" / "bin"
+    subprocess.run([places / "pip", "install", "-q", "--disable-pip-version-check", wheel], check=True, timeout=3000)
+    words = ["--sweep", "quick", "--dataset", "demo", "--epochs", "1", "--repeats", "1"]
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")
+    }
+    ended = subprocess.run(
+        [places / "patchtst-sweeps", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "patch-48" in ended.stdout
+
+
 def test_the_command_says_the_version_of_the_installation(installed: Installed) -> None:
     assert installed.command("--version").stdout.startswith("patchtst-sweeps 0.")
 

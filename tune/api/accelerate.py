@@ -91,6 +91,9 @@ def accelerate(
     Weights, their names and the optimizer's parameters stay the same objects. So the model may be in training, and
     `save_pretrained` writes a plain checkpoint. `restore(model)` undoes it.
 
+    It saves work of the GPU and costs work of the host. So small models that train in eager PyTorch, where the host is
+    the limit, get slower (docs/accelerate.md, "The gain").
+
     precision: in which the model will run: fp32, tf32, bf16 or fp16, the latter two by torch.autocast, as
     `TrainingArguments(bf16=True)` does. None: that of the moment; fp32 outside torch.autocast. The model then refuses
     to run in another. layers: "auto" takes our layers if they can compute the model, "fused" insists on them, and
