@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import shutil
@@ -56,6 +57,20 @@ def _own_resources(config: dict[str, Any]) -> Any:
     from ray import tune as ray_tune
 
     return ray_tune.PlacementGroupFactory([config["resources"]])
+
+
+def _give_back() -> None:
+    """Let Ray's objects give back what the run that has ended held, before another thread's garbage collection does.
+
+    After a signal Ray may be gone. They would wait for it, and with them the thread that collects them: MLflow's sender
+    did. So they keep all then, and the end of the driver's job gives it back.
+    """
+    from ray.air.execution.resources.placement_group import PlacementGroupResourceManager
+
+    if signals.received() is None:
+        gc.collect()
+    else:
+        PlacementGroupResourceManager.__del__ = lambda _: None
 
 
 def _trial_name(trial: Any) -> str:
@@ -262,4 +277,5 @@ class Launcher:
             with signals.calls_into_library():
                 tuner.fit()
         finally:
+            _give_back()
             shutil.rmtree(self._isolated, ignore_errors=True)

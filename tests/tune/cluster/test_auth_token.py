@@ -111,7 +111,8 @@ def test_the_command_answers_in_one_line(cluster: LocalCluster, tmp_path: Path, 
         env=left | ({} if address == "its own" else {"RAY_ADDRESS": cluster.address}),
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
+    joining, line = done.stderr.splitlines()
+    assert joining == f"joining Ray at {given} ..."
     assert line.startswith(f"error: --address {given}") and f": {ASKS}: RAY_AUTH_MODE=token (and RAY_AUTH_TOK" in line
 
 

@@ -248,7 +248,8 @@ def test_the_command_answers_in_one_line_where_no_cluster_listens(closed_port: i
         env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
+    joining, line = done.stderr.splitlines()
+    assert joining == f"joining Ray at 127.0.0.1:{closed_port} ..."
     assert line.startswith(f"error: --address 127.0.0.1:{closed_port}: nothing answers there")
 
 

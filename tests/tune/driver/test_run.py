@@ -276,7 +276,7 @@ def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_nu
     )  # fmt: skip
     request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
     returned = commands._run_sweep(
-        request, Planner.of(request), arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None), Budget()
+        request, Planner.of(request), arguments, "sqlite:///m.db", SimpleNamespace(write=lambda _: None), Budget(), None
     )
     assert returned == code
     assert shown == ([] if unsent else ["s"])
