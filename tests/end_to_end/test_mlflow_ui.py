@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from system_kit import system_program
-from ui_kit import CHARTS, CHOSEN, EXPANDER, FLAGS, ROOT, SEEDS, Ui, lines, record_sweep, store
+from ui_kit import CHARTS, CHOSEN, EXPANDER, ROOT, SEEDS, Ui, chromium, lines, record_sweep, store
 
 from tune.tracking.reader import SweepRecord, read_sweep
 from tune.tracking.store import PROJECT, open_client
@@ -42,13 +41,8 @@ def ui_fixture(folder: Path, record: SweepRecord) -> Iterator[Ui]:
 
 @pytest.fixture(scope="module", name="browser")
 def browser_fixture() -> Iterator[Any]:
-    program = system_program("chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS.split())
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(name="page")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from report_kit import sweep, trial
-from system_kit import system_program
-from ui_kit import FLAGS
+from ui_kit import chromium
 
 from tune.report.render.page import html_page
 
@@ -21,13 +20,8 @@ TIMES = {"none": 2.0, "fast": 1.0, LONG: 3.0}
 
 @pytest.fixture(scope="module", name="browser")
 def browser_fixture() -> Iterator[Any]:
-    program = system_program("chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS.split())
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", name="html")

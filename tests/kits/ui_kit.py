@@ -5,6 +5,7 @@ Nothing is trained. The driver's own code records made-up numbers, so the runs l
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -12,13 +13,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from port_kit import free_port
 from report_kit import timed
+from system_kit import system_program
 
 from tune.cluster.share import Share
 from tune.config.sweeps import get_sweep
@@ -44,6 +46,18 @@ localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");""
 CHARTS = "[data-testid='experiment-view-compare-runs-card']"
 EXPANDER = "button[data-component-id*='runnamecellrenderer']"
 DEVICE = DeviceFacts(device_type="cpu", name="no device: made-up numbers")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """The system's Chromium, driven by Playwright, with an empty profile. Skips the test where it is not installed."""
+    program = system_program("chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS.split())
+        yield browser
+        browser.close()
 
 
 class Recorded:
