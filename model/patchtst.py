@@ -21,6 +21,7 @@ from model.attention import get_backend
 from model.facts import CONFIG, WEIGHTS
 from model.heads import attention_layers, heads_per_layer
 from model.recompute import recompute_layers
+from model.variants import construct, initialise, joint_rate
 
 
 def build_model(
@@ -43,16 +44,30 @@ def build_model(
     layers: str = "transformers",
     as_published: str | None = None,
     recompute: str = "never",
+    init: str = "transformers",
+    positions: str = "sincos",
+    position_dropout: float | None = None,
+    attention_output_dropout: float = 0.0,
+    attention_residual_dropout: float | None = None,
+    ffn_dropout: float | None = None,
+    ffn_residual_dropout: float | None = None,
 ) -> PatchTSTForPrediction:
     """A freshly initialised model, whose weights depend on torch's random state and not on the attention backend.
 
     Forecasts future [B, H, C] from past [B, L, C] in the units of its input: windows are scaled to mean 0, std 1 per
     channel inside and scaled back. `dropout` is used after the positions, on the residual paths and in the
-    feed-forward layers. `layers`: "transformers", or "fused" for an encoder of our own kernels.
+    feed-forward layers, where they have no rate of their own. `layers`: "transformers", or "fused" for an encoder of
+    our own kernels. `init`, `positions`: how weights are drawn, and whether positions are trained (`model.variants`).
+    `attention_output_dropout`: after attention's output projection, right before `attention_residual_dropout`. Both
+    are computed as one dropout (`variants.joint_rate`).
     `as_published`: the arm of the replaced study (`model.as_published`) whose attention is used.
     `recompute`: "always" keeps no activations of a layer but its input, and computes them again in the backward pass.
-    Raises ValueError for an unknown attention, and for a model that the fused layers do not support.
+    Raises ValueError for an unknown name, and for a model that the fused layers do not support.
     """
+
+    def rate(own: float | None) -> float:
+        return dropout if own is None else own
+
     config = PatchTSTConfig(
         num_input_channels=num_channels,
         context_length=context_length,
@@ -63,9 +78,9 @@ def build_model(
         num_attention_heads=num_heads,
         num_hidden_layers=num_layers,
         ffn_dim=ffn_dim,
-        positional_dropout=dropout,
-        path_dropout=dropout,
-        ff_dropout=dropout,
+        positional_dropout=rate(position_dropout),
+        path_dropout=rate(ffn_residual_dropout),
+        ff_dropout=rate(ffn_dropout),
         head_dropout=head_dropout,
         attention_dropout=attention_dropout,
         norm_type=norm_type,
@@ -75,8 +90,13 @@ def build_model(
         scaling="std",
         do_mask_input=False,
     )
+    before_residual = joint_rate(attention_output_dropout, rate(attention_residual_dropout))
+    if before_residual != config.path_dropout:  # transformers has one rate for both residual paths
+        config.attention_path_dropout = before_residual
     config._attn_implementation = get_backend(attention).register()
-    return _with_layers(PatchTSTForPrediction(config), layers, as_published, recompute)
+    model = construct(config)
+    initialise(model, init=init, positions=positions)
+    return _with_layers(model, layers, as_published, recompute)
 
 
 def _with_layers(
@@ -137,7 +157,7 @@ def load_model(
 
     config = PatchTSTConfig.from_pretrained(folder)  # a local folder  # nosec B615
     config._attn_implementation = get_backend(attention or "eager").register()
-    model = PatchTSTForPrediction(config)
+    model = construct(config)
     cut_to_kept_heads(model)
     model.load_state_dict(load_file(Path(folder) / WEIGHTS))
     return _with_layers(model, layers, as_published, recompute).eval()

@@ -46,7 +46,8 @@ def _stock(*folders: Path, past: torch.Tensor) -> subprocess.CompletedProcess[st
 def stock_forecasts_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model saved from each backend, and what stock transformers forecasts with it, all in one process."""
     root = tmp_path_factory.mktemp("stock")
-    done = _stock(*(save_small(root / attention, attention) for attention in BACKENDS), past=_past())
+    save_model(small_model(**OFFICIAL), root / "official")
+    done = _stock(root / "official", *(save_small(root / attention, attention) for attention in BACKENDS), past=_past())
     assert done.returncode == 0, done.stderr
     return root
 
@@ -55,7 +56,11 @@ def _past() -> torch.Tensor:
     return torch.randn(3, L, len(COLUMNS), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("attention", BACKENDS)
+# Of the official model what stock transformers knows, too.
+OFFICIAL = {"init": "torch", "positions": "learned", "dropout": 0.2, "attention_output_dropout": 0.2}
+
+
+@pytest.mark.parametrize("attention", [*BACKENDS, "official"])
 def test_stock_transformers_loads_an_unpruned_model_whatever_trained_it_and_forecasts_bit_by_bit_the_same(
     attention: str, stock_forecasts: Path
 ) -> None:

@@ -12,30 +12,20 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from data_pipeline.options import OPTION_NAMES, DataOptions, Missing, StepRule
 from tune.common.errors import WrongInput, did_you_mean, shortened, unknown_name
-from tune.common.published import ArmRules, PublishedModel, PublishedPruning, rules_for
+from tune.common.published import ArmRules, PublishedPruning, rules_for
+from tune.config.base import Frozen
 from tune.config.data_fields import Names, Split
+from tune.config.model_config import UNSAID_OF_A_MODEL, ModelConfig
 from tune.storage.params import from_text
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-# Fields that say how a model is computed, not what it is: the same weights fit, and loading a model takes these anew.
-COMPUTED_BY = ("attention", "layers", "as_published", "recompute")
-PLAIN_MODEL: Mapping[str, str | None] = {
-    "attention": "eager",
-    "layers": "transformers",
-    "as_published": None,
-    "recompute": "never",
-}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-
-class DataConfig(_Frozen):
+class DataConfig(Frozen):
     """Which series, cut into which windows, read in which way (data_pipeline.options)."""
 
     dataset: str = "ETTh1"  # a name in data_pipeline.datasets.DATASETS, or the path of a text or Parquet file
@@ -62,46 +52,7 @@ class DataConfig(_Frozen):
         return DataOptions(**{name: getattr(self, name) for name in OPTION_NAMES})
 
 
-class ModelConfig(_Frozen):
-    """The network: transformers' PatchTSTForPrediction at these widths."""
-
-    preset: str  # a name in model.presets.PRESETS; fills the fields that are not given
-    attention: str = "auto"  # a name in model.attention.BACKENDS
-    as_published: PublishedModel | None = None  # an arm of the replaced study; only the sweep seed_study sets it
-    layers: Literal["auto", "transformers", "fused"] = "auto"  # code of the encoder; auto: fused where it can
-    recompute: Literal["auto", "never", "always"] = "auto"  # layers again in the backward pass; auto: if it must be
-    patch_length: int = Field(ge=1)  # time steps in a patch
-    patch_stride: int = Field(ge=1)  # time steps between patch starts
-    d_model: int = Field(ge=2, le=16_384)  # even
-    num_heads: int = Field(ge=1, le=1_024)  # of each layer; divides d_model
-    num_layers: int = Field(ge=1, le=256)  # of the encoder
-    ffn_dim: int = Field(ge=1, le=65_536)  # width inside a feed-forward layer
-    dropout: float = Field(ge=0, lt=1)  # after positions, in the residual path and in the feed-forward layers
-    head_dropout: float = Field(ge=0, lt=1)  # before the forecasting head
-    attention_dropout: float = Field(ge=0, lt=1)  # of attention's weights
-    norm_type: Literal["batchnorm", "layernorm"]  # of the encoder's layers
-    pre_norm: bool  # whether a layer norms its input, not its output
-
-    @property
-    def computed_by(self) -> dict[str, Any]:
-        """Arguments of `model.patchtst.load_model` besides the folder."""
-        return {name: getattr(self, name) for name in COMPUTED_BY}
-
-    @model_validator(mode="after")
-    def _width_fits(self) -> Self:
-        if self.d_model % 2:
-            raise ValueError(
-                f"model.d_model={self.d_model} must be even: the position table has a sine and a cosine for each "
-                "pair of columns"
-            )
-        if self.d_model % self.num_heads:
-            raise ValueError(
-                f"model.num_heads={self.num_heads} does not divide model.d_model={self.d_model}; choose a divisor"
-            )
-        return self
-
-
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """The optimizer and the training loop: Adam on the mean squared error of standardised values."""
 
     batch_size: int = Field(128, ge=1, le=1_048_576)  # windows in a step
@@ -115,7 +66,7 @@ class TrainConfig(_Frozen):
     seed: int = Field(1, ge=0, lt=2**31)  # of weights, data order, dropout and random scores
 
 
-class PruningConfig(_Frozen):
+class PruningConfig(Frozen):
     """Which attention heads are removed, when, and chosen by what."""
 
     score: str = "none"  # none | static | a name in model.pruning.SCORES
@@ -149,7 +100,7 @@ class PruningConfig(_Frozen):
         return 0 if self.as_published else len(self.heads) or self.heads_per_layer
 
 
-class TrialConfig(_Frozen):
+class TrialConfig(Frozen):
     """One trial. `model_dump(mode="json")` is what travels to the worker."""
 
     data: DataConfig
@@ -204,11 +155,9 @@ class TrialConfig(_Frozen):
     def identity(self) -> dict[str, Any]:
         """What two configurations must share to be the same one; options of the data count where they are given.
 
-        So a sweep of an earlier version, which had none of them and computed no layer again, is the same sweep today.
+        So a sweep of an earlier version, which had fewer fields, is the same sweep today.
         """
-        values = self.model_dump(mode="json")
-        if values["model"]["recompute"] == UNSAID["model.recompute"]:
-            del values["model"]["recompute"]
+        values = self.model_dump(mode="json") | {"model": self.model.said}
         unsaid = set(OPTION_NAMES) - {"timestamp_column"} - self.data.options.given().keys()
         return values | {"data": {name: value for name, value in values["data"].items() if name not in unsaid}}
 
@@ -221,7 +170,7 @@ class TrialConfig(_Frozen):
         }
 
 
-GROUPS: dict[str, type[_Frozen]] = {
+GROUPS: dict[str, type[Frozen]] = {
     "data": DataConfig,
     "model": ModelConfig,
     "train": TrainConfig,
@@ -232,7 +181,7 @@ UNSAID: Mapping[str, Any] = {  # what sweeps of earlier versions did without say
     f"data.{name}": value
     for name, value in DataConfig().model_dump(mode="json").items()
     if name in OPTION_NAMES and name != "timestamp_column"
-} | {"model.recompute": "never"}
+} | {f"model.{name}": value for name, value in UNSAID_OF_A_MODEL.items()}
 SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_published"))
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from data_pipeline.feed.batches import Batch
 from model.as_published import unread_parameters
 from model.patchtst import build_model, cut_to_kept_heads
-from tune.config.trial_config import PLAIN_MODEL
+from tune.config.model_config import PLAIN_MODEL
 from tune.engine import ENGINES
 from tune.engine.lr import Rates, ScheduleSpan
 from tune.engine.precision import set_matmul_precision
@@ -37,7 +37,10 @@ BATCHES = 3
 SEED = 20_260_101
 # A constant added to all keys does not change softmax: the true gradient is zero, and what is measured is rounding.
 NO_TRUE_GRADIENT = "k_proj.bias"
-DROPOUTS = ("dropout", "head_dropout", "attention_dropout")
+DROPOUTS = (
+    "dropout", "head_dropout", "attention_dropout", "position_dropout", "attention_output_dropout",
+    "attention_residual_dropout", "ffn_dropout", "ffn_residual_dropout",
+)  # fmt: skip
 SHARPNESS = 1.5  # of queries and keys: scores with a deviation of about 2, so that a wrong softmax shows
 MEMORY_SHARE = 0.25  # of a GPU's memory that the fp64 reference may need
 CPU_MEMORY = 2 * 2**30  # bytes

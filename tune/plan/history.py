@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from data_pipeline.options import OPTION_NAMES
+from tune.config.trial_config import UNSAID
 from tune.console.eta import compiled_s
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
@@ -25,7 +26,7 @@ MOST_SWEEPS = 20  # the latest ones on this device
 ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial outside its epochs
 # Fields that change neither the amount nor the kind of an epoch's work.
 NO_WORK = frozenset(
-    {"model.preset", "train.epochs", "train.learning_rate", "train.schedule",
+    {"model.preset", "model.init", "train.epochs", "train.learning_rate", "train.schedule",
      "train.pct_start", "train.patience", "train.seed", *(f"data.{name}" for name in OPTION_NAMES)}
 )  # fmt: skip
 # Only trials that agree in these are compared with each other where the work differs.
@@ -62,8 +63,9 @@ class History:
 def work(params: Mapping[str, Any]) -> str:
     """Equal for two trials that do the same work in an epoch."""
     kept = {name: value for name, value in params.items() if name not in NO_WORK and not name.startswith("pruning.")}
-    if kept.get("model.recompute") in ("never", "auto"):  # earlier versions computed nothing again
+    if kept.get("model.recompute") == "auto":  # earlier versions computed nothing again
         del kept["model.recompute"]
+    kept = {name: value for name, value in kept.items() if UNSAID.get(name, ...) != value}
     return json.dumps(kept, sort_keys=True)
 
 

@@ -41,7 +41,7 @@ def execution(config: TrialConfig, device: DeviceFacts) -> Execution:
         precision=config.train.precision,
         norm_type=model.norm_type,
         pre_norm=model.pre_norm,
-        dropout=model.dropout,
+        dropout=max(model.layer_dropout, model.dropout if model.position_dropout is None else model.position_dropout),
         head_dropout=model.head_dropout,
         recompute=model.recompute == "always",
         hopper=(device.capability or HOPPER) >= HOPPER,

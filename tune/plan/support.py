@@ -70,7 +70,7 @@ def hopper_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
         norm_type=model.norm_type,
         pre_norm=model.pre_norm,
         activation="gelu",
-        dropout=model.dropout,
+        dropout=model.layer_dropout,
         dtype=config.train.precision,
         capability=device.capability,
     )

@@ -10,6 +10,7 @@ from data_pipeline.series.protocol import Protocol, protocol_lines
 from model.fused import INSTEAD
 from model.memory import ERROR
 from tune.common.words import counted
+from tune.config.model_config import UNSAID_OF_A_MODEL
 from tune.config.repeats import AUTO, blocks_text
 from tune.config.trial_config import TrialConfig
 from tune.plan.batch import LARGEST, LEAST_STEPS, RULE
@@ -62,6 +63,7 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
         f"{counted(fields['model.num_layers'], 'layer')}, "
         f"attention {fields['model.attention']}, layers {fields['model.layers']}{_recomputing(fields)}"
     )
+    yield from _variant_lines(plan)
     yield from _layers_lines(plan)
     by_default = "" if all(trial.batch_named for trial in plan.trials) else " (default)"
     yield (
@@ -165,6 +167,17 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
     yield f"  memory {needed} GiB{has} at the peak of a training step (estimated, +-{100 * ERROR:.0f} %)"
     if any(each.config.model.recompute == "always" for each in plan.runnable):
         yield "         recompute always: a layer's activations are computed again in the backward pass, to keep less"
+
+
+def _variant_lines(plan: Plan) -> Iterator[str]:
+    """What the arms' models are otherwise than transformers builds them."""
+    said = []
+    for name, usual in UNSAID_OF_A_MODEL.items():
+        values = {getattr(trial.config.model, name) for trial in plan.trials}
+        if f"model.{name}" not in SHOWN and values != {usual}:
+            said.append(f"{name.replace('_', ' ')} {'(swept)' if len(values) > 1 else values.pop()}")
+    if said:
+        yield f"         {', '.join(said)}"
 
 
 def _recomputing(fields: Mapping[str, Any]) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from tune.common.words import counted
+from tune.config.model_config import UNSAID_OF_A_MODEL
+from tune.config.trial_config import UNSAID
 from tune.plan.batch import RULE
+from tune.storage.params import to_text
 from tune.tracking.reader import SweepRecord
 
 WORDS = {
@@ -18,14 +21,12 @@ WORDS = {
     "model.num_layers": "layer",
     "model.attention": "attention {}",
     "model.layers": "layers {}",
-    "model.recompute": "recompute {}",
+    **{f"model.{name}": f"{name.replace('_', ' ')} {{}}" for name in UNSAID_OF_A_MODEL},
     "train.epochs": "epoch",
     "train.batch_size": "batch {}",
     "train.precision": "{}",
     "train.engine": "engine {}",
 }
-
-PLAIN = frozenset({None, "never"})  # values that say nothing: unknown, and nothing computed again
 
 
 def _said(name: str, value: str | None) -> str:
@@ -33,11 +34,16 @@ def _said(name: str, value: str | None) -> str:
     return words.format(value) if "{}" in words else counted(str(value), words)
 
 
+def _plain(name: str) -> set[str | None]:
+    """The texts that say nothing: unknown, and as earlier versions did it."""
+    return {None, to_text(UNSAID[name])} if name in UNSAID else {None}
+
+
 def setting_note(record: SweepRecord) -> list[str]:
     """One line, without the fields that differ between trials or that MLflow does not hold of all."""
     configured = [trial for trial in record.trials if trial.params]
     values = {name: {trial.params.get(name) for trial in configured} for name in WORDS}
-    shared = [_said(name, *each) for name, each in values.items() if len(each) == 1 and not each & PLAIN]
+    shared = [_said(name, *each) for name, each in values.items() if len(each) == 1 and not each & _plain(name)]
     if not shared:
         return []
     seeds = len({trial.tags["seed"] for trial in configured if "seed" in trial.tags})

@@ -95,6 +95,7 @@ def test_every_field_is_known_by_its_name(name: str) -> None:
         {},
         {"pruning.score": "static", "pruning.heads": [4, 8]},
         {"train.patience": 3, "train.learning_rate": 1e-5, "model.pre_norm": False},
+        {"model.init": "torch", "model.dropout": 0.3, "model.attention_output_dropout": None, "model.ffn_dropout": 0.1},
         {"data.dataset": "/data/12.csv", "data.timestamp_column": "2024"},
     ],
     ids=str,
@@ -132,6 +133,21 @@ def test_an_option_of_the_data_at_its_default_is_not_part_of_a_configurations_id
     }  # fmt: skip
     named = build_trial(GOOD | {"data.separator": ";"})
     assert named.identity()["data"]["separator"] == ";"
+
+
+def test_a_model_as_earlier_versions_built_it_has_the_identity_that_it_had() -> None:
+    plain = build_trial(GOOD | {"model.recompute": "never"}).identity()["model"]
+    assert plain.keys() == {name.removeprefix("model.") for name in GOOD if name.startswith("model.")} | {
+        "as_published", "layers",
+    }  # fmt: skip
+    other = build_trial(GOOD | {"model.init": "torch", "model.ffn_dropout": 0.0}).identity()["model"]
+    assert other.keys() - plain.keys() == {"recompute", "init", "ffn_dropout"}
+
+
+def test_a_second_dropout_after_attention_without_a_rate_has_the_models() -> None:
+    config = build_trial(GOOD | {"model.dropout": 0.3, "model.attention_output_dropout": None})
+    assert config.flat()["model.attention_output_dropout"] == 0.3
+    assert build_trial(GOOD | {"model.dropout": 0.3}).flat()["model.attention_output_dropout"] == 0.0
 
 
 WORDS = {

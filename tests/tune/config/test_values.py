@@ -155,6 +155,7 @@ def _values(name: str) -> st.SearchStrategy[Any]:
     words += [word for word in get_args(kind) if isinstance(word, str)]
     values: st.SearchStrategy[Any] = st.sampled_from(words) if words else st.text(_LETTERS, max_size=8)
     values = st.integers(1, 99) if int in get_args(kind) else values
+    values = st.floats(1e-300, 0.99) if float in get_args(kind) else values
     return values | st.none() if type(None) in get_args(kind) else values
 
 
