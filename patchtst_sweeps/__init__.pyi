@@ -35,6 +35,7 @@ def run(
     trials: int | None = None,
     minutes: float | None = None,
     target_val_mse: float | None = None,
+    no_test: bool = False,
     config: str | Path | None = None,
     data_dir: str | Path | None = None,
     storage_path: str | Path | None = None,
@@ -79,6 +80,7 @@ class Sweep:
     question: str | None
     answer: str | None
     device: str | None
+    test_set: str
     tracking_uri: str
     trials: pd.DataFrame
     epochs: pd.DataFrame

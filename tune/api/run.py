@@ -48,6 +48,7 @@ def run(
     trials: int | None = None,
     minutes: float | None = None,
     target_val_mse: float | None = None,
+    no_test: bool = False,
     config: str | Path | None = None,
     data_dir: str | Path | None = None,
     storage_path: str | Path | None = None,
@@ -79,6 +80,7 @@ def run(
         trials: shapes that the full sweep's search trains.
         minutes: begin nothing after this time; the same call goes on later.
         target_val_mse: end the full sweep's search once a shape's validation MSE is at most this.
+        no_test: do not read the test set; no trial has test errors.
         config: a YAML file with these; arguments win.
         data_dir: the folder with NAME.csv[.gz]. None: `data` in the current folder.
         storage_path: the folder for sweeps and converted data. None: `runs` in the current folder.

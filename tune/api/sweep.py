@@ -32,6 +32,8 @@ class Sweep:
     answer: str | None
     """The report's answer in a line; None where no arm was compared."""
     device: str | None
+    test_set: str
+    """`read`, or `not read` for a sweep with --no-test, whose trials have no test errors."""
     tracking_uri: str
     trials: pd.DataFrame
     """One row a trial: who it is, the fields of its configuration, its `final/` metrics."""
@@ -91,6 +93,7 @@ def as_sweep(record: SweepRecord, tracking_uri: str, margin: float = MARGIN) -> 
     """The frames of a record."""
     from tune.report.answer import answer_line
     from tune.report.arms import arm_rows
+    from tune.report.setting import whether_tested
 
     return Sweep(
         sweep_id=record.sweep_id,
@@ -99,6 +102,7 @@ def as_sweep(record: SweepRecord, tracking_uri: str, margin: float = MARGIN) -> 
         question=record.tags.get("question"),
         answer=answer_line(record, arm_rows(record, margin=margin)),
         device=record.tags.get("device"),
+        test_set=whether_tested(record),
         tracking_uri=tracking_uri,
         trials=trials_frame(record),
         epochs=epochs_frame(record),

@@ -23,7 +23,7 @@ from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.common.process import started_ms
 from tune.common.temporary import temporary_folder
 from tune.config.request import Request, build_request
-from tune.config.trial_config import DataConfig
+from tune.config.trial_config import READ_TEST, DataConfig
 from tune.config.yaml_file import check_new_config, write_config
 from tune.console.output import check_file_target, check_json_target, write_json
 from tune.driver.budget import Budget
@@ -79,6 +79,8 @@ def parser() -> Parser:
     what.add_argument("--minutes", type=number, metavar="M", help=text)
     text = "end the full sweep's search once a shape's validation MSE is at most this"
     what.add_argument("--target-val-mse", type=number, metavar="X", help=text)
+    text = "do not read the test set: no trial has test errors, choices go by the validation set as ever"
+    what.add_argument("--no-test", action="store_true", help=text)
     text = "all of these as YAML, the path of a data file relative to it; the command line wins"
     what.add_argument("--config", type=Path, metavar="FILE", help=text)
     what.add_argument("--save-config", type=Path, metavar="FILE", help="write this sweep as such a file")
@@ -165,6 +167,8 @@ def _check_options(request: Request, arguments: argparse.Namespace) -> None:
             raise WrongInput(f"--fresh and --resume {arguments.resume}: one starts anew, one goes on; give one")
         given = f"--resume {arguments.resume}"
         arguments.resume = find_known(arguments.storage_path, arguments.resume, given=given)
+    if arguments.save_forecasts and request.overrides.get(READ_TEST) is False:
+        raise WrongInput("--save-forecasts and --no-test: forecasts of the test set need it to be read; give one")
     check_json_target(arguments.json)
     if arguments.save_config is not None:
         _check_new_config(request, arguments)

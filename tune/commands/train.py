@@ -44,6 +44,8 @@ def parser() -> Parser:
     what.add_argument("--seeds", dest="repeats", type=whole_number, default=1, metavar="N", help=text)
     what.add_argument("--seed", type=whole_number, metavar="N", help="the first seed (default 1)")
     what.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field, repeatable")
+    text = "do not read the test set: the epoch and the seed are chosen by the validation set as ever"
+    what.add_argument("--no-test", action="store_true", help=text)
     text = "begin nothing after this time, and nothing that would not be done by then; the same command goes on later"
     what.add_argument("--minutes", type=number, metavar="M", help=text)
     add_how(parser.add_argument_group("how to run it"))

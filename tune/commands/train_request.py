@@ -15,7 +15,7 @@ from tune.common.ids import sweep_meant
 from tune.common.published import stored_rules
 from tune.config.request import Request, build_request
 from tune.config.sweeps import Arm, SweepConfig
-from tune.config.trial_config import SEED_STUDY_ONLY, data_options, parse_params
+from tune.config.trial_config import READ_TEST, SEED_STUDY_ONLY, data_options, parse_params
 from tune.plan.data import channels_of, facts_by_definition
 from tune.report.answer import NO_ANSWER, answer_line
 from tune.report.arms import ArmRow, arm_of, arm_rows
@@ -29,7 +29,7 @@ EPOCHS, PATIENCE = 100, 10  # at most, where neither the command line nor a pres
 DATASET, PRESET = "data.dataset", "model.preset"
 OF_A_FILE = frozenset(f"data.{name}" for name in OPTION_NAMES)
 BY_MACHINE = frozenset(("data.feed", "data.num_workers"))  # chosen by what is free, where the sweep did not vary them
-NOT_TAKEN = frozenset(("train.seed", "train.epochs", "train.patience")) | SEED_STUDY_ONLY
+NOT_TAKEN = frozenset(("train.seed", "train.epochs", "train.patience", READ_TEST)) | SEED_STUDY_ONLY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from tune.config.axes import check_axis, lay_over, split_values
 from tune.config.portable import DATASET, absolute, in_full, names_file, portable
 from tune.config.repeats import AUTO, Repeats
 from tune.config.sweeps import SweepConfig, get_sweep
-from tune.config.trial_config import SEED_STUDY_ONLY, check_field
+from tune.config.trial_config import READ_TEST, SEED_STUDY_ONLY, check_field
 from tune.config.values import checked, parse_value
 from tune.config.yaml_file import SHORT, ConfigFile, read_config
 
@@ -134,6 +134,8 @@ def _read_arguments(arguments: argparse.Namespace) -> _Given:
     options = {name: getattr(arguments, name) for name in OPTIONS}
     fields = {name: getattr(arguments, key) for key, name in SHORT.items() if getattr(arguments, key) is not None}
     fields = {name: checked(name, value) for name, value in fields.items()}
+    if arguments.no_test:
+        fields[READ_TEST] = False
     texts: dict[str, str] = {}
     for item in arguments.set:
         name, text = _split("--set", item, "FIELD=VALUE, for example --set model.d_model=64")
@@ -189,6 +191,8 @@ def _faults(fields: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[tupl
     only = "which only arms of the seed_study sweep have, as their tag says; leave it out, or use --sweep seed_study"
     for name in sorted(SEED_STUDY_ONLY & (fields.keys() | axes.keys())):
         yield name, f"{name} is given, {only}"
+    if READ_TEST in axes:
+        yield READ_TEST, f"{READ_TEST} is an axis of --over, but no arm differs by it; give --no-test, or leave it out"
     for name in axes:
         if name in fields:
             yield name, f"{name} is both set and an axis of --over; leave one of the two out"

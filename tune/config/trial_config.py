@@ -22,6 +22,7 @@ from tune.config.data_fields import Names, Split
 from tune.config.model_config import UNSAID_OF_A_MODEL, ModelConfig
 from tune.storage.params import from_text
 
+READ_TEST = "train.read_test"
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
@@ -64,6 +65,7 @@ class TrainConfig(Frozen):
     precision: Precision  # bf16 and fp16: autocast over fp32 weights; fp32: no tf32
     engine: str  # a name in tune.engine.ENGINES
     seed: int = Field(1, ge=0, lt=2**31)  # of weights, data order, dropout and random scores
+    read_test: bool = True  # whether the trained model's errors on the test set are computed; --no-test: they are not
 
 
 class PruningConfig(Frozen):
@@ -158,6 +160,8 @@ class TrialConfig(Frozen):
         So a sweep of an earlier version, which had fewer fields, is the same sweep today.
         """
         values = self.model_dump(mode="json") | {"model": self.model.said}
+        if values["train"]["read_test"] == UNSAID[READ_TEST]:
+            del values["train"]["read_test"]
         unsaid = set(OPTION_NAMES) - {"timestamp_column"} - self.data.options.given().keys()
         return values | {"data": {name: value for name, value in values["data"].items() if name not in unsaid}}
 
@@ -181,7 +185,7 @@ UNSAID: Mapping[str, Any] = {  # what sweeps of earlier versions did without say
     f"data.{name}": value
     for name, value in DataConfig().model_dump(mode="json").items()
     if name in OPTION_NAMES and name != "timestamp_column"
-} | {f"model.{name}": value for name, value in UNSAID_OF_A_MODEL.items()}
+} | {f"model.{name}": value for name, value in UNSAID_OF_A_MODEL.items()} | {READ_TEST: True}
 SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_published"))
 
 

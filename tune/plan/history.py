@@ -26,8 +26,8 @@ MOST_SWEEPS = 20  # the latest ones on this device
 ONCE = ("final/startup_s", "final/gate_s", "final/compile_s", "final/prune_s")  # seconds of a trial outside its epochs
 # Fields that change neither the amount nor the kind of an epoch's work.
 NO_WORK = frozenset(
-    {"model.preset", "model.init", "train.epochs", "train.learning_rate", "train.schedule",
-     "train.pct_start", "train.patience", "train.seed", *(f"data.{name}" for name in OPTION_NAMES)}
+    {"model.preset", "model.init", "train.epochs", "train.learning_rate", "train.schedule", "train.pct_start",
+     "train.patience", "train.seed", "train.read_test", *(f"data.{name}" for name in OPTION_NAMES)}
 )  # fmt: skip
 # Only trials that agree in these are compared with each other where the work differs.
 KIND = ("train.engine", "train.precision", "data.feed", "data.num_workers", "model.layers")

@@ -71,6 +71,8 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
         f"batch {fields['train.batch_size']}{by_default}, {fields['train.precision']}, engine {fields['train.engine']}"
     )
     yield from _batch_lines(plan)
+    if not first.train.read_test:
+        yield "         test set not read (--no-test)"
     yield f"  device {plan.device.name}{_how_known(plan)}"
     yield from _memory_lines(plan)
     if isinstance(plan, SearchPlan) or len(plan.sweep.arms) > 1:

@@ -18,7 +18,7 @@ from tune.report.proof import proof_note
 from tune.report.published import published_notes
 from tune.report.same_epochs import same_epochs, same_epochs_note
 from tune.report.series import left_out_note
-from tune.report.setting import batch_note, setting_note
+from tune.report.setting import batch_note, setting_note, untested_note
 from tune.report.stalls import stall_note
 from tune.report.work import REFUSED
 from tune.stats.pairs import MARGIN
@@ -40,7 +40,7 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     The lines say what all trials share, what naive forecasts reach, what did not run or is missing, what bounds each
     arm and what the ratios are of. `rows` and `margin` are those of `arm_rows`.
     """
-    lines = setting_note(record) + batch_note(record) + data_notes(record) + naive_note(record)
+    lines = setting_note(record) + batch_note(record) + untested_note(record) + data_notes(record) + naive_note(record)
     lines += left_out_note(record) + stall_note(trained_by_arm(record))
     lines += [f"{row.arm}: {row.status}: {row.reason}" for row in rows if row.reason]
     if record.status == "interrupted" and (stopped := record.tags.get(STOPPED)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tune.common.words import counted
 from tune.config.model_config import UNSAID_OF_A_MODEL
-from tune.config.trial_config import UNSAID
+from tune.config.trial_config import READ_TEST, UNSAID
 from tune.plan.batch import RULE
 from tune.storage.params import to_text
 from tune.tracking.reader import SweepRecord
@@ -28,6 +28,8 @@ WORDS = {
     "train.engine": "engine {}",
 }
 
+READ, NOT_READ = "read", "not read"
+
 
 def _said(name: str, value: str | None) -> str:
     words = WORDS[name]
@@ -48,6 +50,16 @@ def setting_note(record: SweepRecord) -> list[str]:
         return []
     seeds = len({trial.tags["seed"] for trial in configured if "seed" in trial.tags})
     return [f"All trials: {', '.join(shared)}; {counted(seeds, 'seed')}."]
+
+
+def whether_tested(record: SweepRecord) -> str:
+    """Whether the trials of the sweep read the test set: READ or NOT_READ."""
+    return NOT_READ if any(trial.params.get(READ_TEST) == "false" for trial in record.trials) else READ
+
+
+def untested_note(record: SweepRecord) -> list[str]:
+    """One line where the trials did not read the test set."""
+    return ["Test set not read (--no-test): there are no test errors."] if whether_tested(record) == NOT_READ else []
 
 
 def batch_note(record: SweepRecord) -> list[str]:

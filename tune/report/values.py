@@ -16,6 +16,7 @@ from tune.report.cost import Price, cost_json, costs
 from tune.report.data import protocol_of_sweep
 from tune.report.looks import look_tags
 from tune.report.proof import kernel_list
+from tune.report.setting import whether_tested
 from tune.report.work import REFUSED, with_work
 from tune.stats.pairs import MARGIN, Comparison
 from tune.tracking.reader import SweepRecord, TrialRecord
@@ -73,6 +74,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "baseline": record.tags.get("baseline"),
         "repeats": record.tags.get(REPEATS),
         "device": record.tags.get("device"),
+        "test_set": whether_tested(record),
         "default_batch": record.tags.get("default_batch"),
         "environment": environment_of(record),
         "data": protocol_of_sweep(record),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def final_metrics(session: Session) -> dict[str, float | None]:
-    """Test the best epoch's model, once, and sum up the times. By MLflow name."""
-    errors = session.test()
+    """Test the best epoch's model, once, unless the test set is not to be read; sum up the times. By MLflow name."""
+    errors = session.test() if session.config.train.read_test else {}
     progress, feed = session.progress, session.feed
     median_s = median_after(progress.epoch_train_s, session.pruner.final_from_epoch)
     windows = feed.num_windows("train")
@@ -30,9 +30,7 @@ def final_metrics(session: Session) -> dict[str, float | None]:
     return (
         naive
         | {
-            "final/test_mse": errors["model"].mse,
-            "final/test_mae": errors["model"].mae,
-            **_left_out(session, errors["model"]),
+            **_test_errors(session, errors.get("model")),
             "final/val_mse": progress.best_val_mse,
             "final/best_epoch": progress.best_epoch,
             "final/median_epoch_s": median_s,
@@ -52,9 +50,12 @@ def final_metrics(session: Session) -> dict[str, float | None]:
     )
 
 
-def _left_out(session: Session, errors: ForecastErrors) -> dict[str, float | None]:
-    """How many targets the test errors leave out; nothing of a series without filled cells."""
-    return {"final/filled_targets_left_out": errors.filled_left_out} if session.series.filled is not None else {}
+def _test_errors(session: Session, errors: ForecastErrors | None) -> dict[str, float | None]:
+    """The model's, None where the test set was not read; and how many targets they leave out, of a filled series."""
+    if errors is None:
+        return {"final/test_mse": None, "final/test_mae": None}
+    filled = {"final/filled_targets_left_out": errors.filled_left_out} if session.series.filled is not None else {}
+    return {"final/test_mse": errors.mse, "final/test_mae": errors.mae, **filled}
 
 
 def save_series_errors(session: Session, folder: Path) -> None:

@@ -258,6 +258,21 @@ def test_minutes_are_of_the_command_and_saved_with_it() -> None:
     assert "minutes" not in _request("--sweep", "pruning").as_config()
 
 
+def test_no_test_is_a_field_of_the_sweep_that_every_source_can_give(tmp_path: Path) -> None:
+    once = _request("--sweep", "pruning", "--no-test")
+    assert once.overrides == {"train.read_test": False}
+    write_config(tmp_path / "a.yaml", once.as_config())
+    assert _request("--config", str(tmp_path / "a.yaml")).overrides == once.overrides
+    assert _key(once) != _key(_request("--sweep", "pruning"))
+    assert "read_test" not in json.dumps(_plan(_request(*CUSTOM)).trials[0].config.identity())  # as before it existed
+    with pytest.raises(WrongInput, match="train.read_test is given twice"):
+        _request("--sweep", "pruning", "--no-test", "--set", "train.read_test=true")
+    with pytest.raises(WrongInput, match="axis of --over"):
+        _request("--sweep", "pruning", "--over", "train.read_test=true,false")
+    words = ["--sweep", "pruning", "--dataset", "demo", "--no-test", "--save-forecasts", "--plan"]
+    assert main(words) == WRONG_INPUT
+
+
 @pytest.mark.parametrize("given", ["0", "-3", "inf", "nan"])
 def test_minutes_that_are_no_time_are_refused_in_one_line(given: str) -> None:
     with pytest.raises(WrongInput, match=r"^--minutes (0|-3|inf|nan): give a number above 0, for example 30$"):

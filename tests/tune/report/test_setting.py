@@ -9,7 +9,8 @@ from report_kit import trial as _trial
 
 from tune.report.arms import arm_rows
 from tune.report.notes import notes
-from tune.report.setting import batch_note
+from tune.report.setting import batch_note, untested_note, whether_tested
+from tune.report.values import as_json
 from tune.tracking.reader import SweepRecord
 
 
@@ -31,3 +32,12 @@ def test_a_line_says_the_batch_of_arms_that_name_none_and_none_where_every_arm_n
         "Batch 16 is the default, in every arm that names none: the largest power of two, at most 128"
     )
     assert batch_note(_sweep(_trial())) == []
+
+
+def test_a_sweep_with_no_test_says_that_the_test_set_was_not_read() -> None:
+    unread = replace(_trial(), params={"train.read_test": "false"}, metrics={"final/val_mse": 0.3})
+    assert as_json(_sweep(unread))["test_set"] == whether_tested(_sweep(unread)) == "not read"
+    assert "Test set not read (--no-test): there are no test errors." in _notes(_sweep(unread))
+    assert not [note for note in _notes(_sweep(unread)) if "Test MSE" in note]
+    for known in (_sweep(_trial()), _sweep(_trial(params={"train.read_test": "true"}))):  # earlier versions read it
+        assert whether_tested(known) == "read" and untested_note(known) == []

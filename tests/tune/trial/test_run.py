@@ -18,6 +18,8 @@ from trial_kit import GRADUAL, ONE_CYCLE, Recorder, small_job
 from trial_kit import run_small as _run
 
 from model.patchtst import load_model
+from tune.commands.main import main
+from tune.common.errors import DONE
 from tune.machine.code_identity import packages_sha256
 from tune.machine.device import node_facts
 from tune.trial import session
@@ -38,6 +40,31 @@ def test_a_trial_reports_every_epoch_and_then_its_end(tmp_path: Path) -> None:
     assert done.final["tags"]["timing_valid"] == "true"
     for name in ("gpu/peak_memory_gib", "gpu/energy_j"):
         assert done.epochs[0]["metrics"][name] is None
+
+
+def test_a_trial_that_is_not_to_read_the_test_set_reads_none_and_saves_a_model_that_can_be_backtested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits: list[str] = []
+    evaluated = session.Session._evaluate
+
+    def evaluate(self: session.Session, split: str, **how: Any) -> dict[str, Any]:
+        splits.append(split)
+        return evaluated(self, split, **how)
+
+    monkeypatch.setattr(session.Session, "_evaluate", evaluate)
+    done = _run(tmp_path / "a", train__epochs=1, train__read_test=False)
+    assert splits == ["validation"]
+    metrics = done.final["metrics"]
+    assert done.final["status"] == "done" and metrics["final/val_mse"] > 0
+    assert metrics["final/test_mse"] is metrics["final/test_mae"] is None
+    assert not [name for name in metrics if "naive" in name]
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", str(tmp_path / "a" / "report-2" / "model"), "--backtest", "--json", "out.json"]
+    assert main(words) == DONE
+    read = _run(tmp_path / "b", train__epochs=1).final["metrics"]
+    errors = json.loads((tmp_path / "out.json").read_text())["backtest"]["errors"]
+    assert errors["model"]["standardised_mse"] == pytest.approx(read["final/test_mse"], rel=1e-5)
 
 
 def test_a_checkpoint_leaves_the_trials_scratch_folder_once_it_is_reported(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tune.report.notes import notes, warnings
 from tune.report.render.arms_table import arms_table
 from tune.report.render.picture import svg
 from tune.report.render.style import POLICY, STYLE
-from tune.report.setting import setting_note
+from tune.report.setting import setting_note, untested_note
 from tune.report.tables import Table, arm_table, closing_tables, search_tables
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
@@ -94,7 +94,7 @@ def _arms(record: SweepRecord, rows: Sequence[ArmRow], answer: Chart, margin: fl
     yield _section(
         "arms",
         "The arms",
-        *(_soft(line) for line in setting_note(record)),
+        *(_soft(line) for line in setting_note(record) + untested_note(record)),
         arms_table(shown, answer.marks),
         *cannot,
         *(_table(table, "h3") for table in [*search_tables(record), *(tables if len(tables) > 1 else [])]),

@@ -16,7 +16,7 @@ from tune.report.cost import Price, cost_line, costs
 from tune.report.errors_on_test import errors_on_test_notes
 from tune.report.naive import is_beaten_by_naive, naive_note
 from tune.report.pareto import search_notes
-from tune.report.setting import setting_note
+from tune.report.setting import setting_note, untested_note
 from tune.report.stalls import stall_note
 from tune.stats.intervals import MIN_PAIRS, Bounds
 from tune.stats.verdicts import ACCURACY_WORDS, FASTER, NOT_WORSE, SLOWER, WORSE
@@ -69,6 +69,7 @@ def _below(record: SweepRecord, rows: Sequence[ArmRow], shown: Sequence[ArmRow],
     yield from (f"{row.arm}: {row.status}: {row.reason}" for row in shown if row.reason)
     yield from (f"{row.arm} is refused, so it is in no comparison: {row.refused}." for row in shown if row.refused)
     yield from setting_note(record)
+    yield from untested_note(record)
     yield from search_notes(record)[:1]
     yield cost_line(costs(record, trials_by_arm(record)), price)
     yield accounts_line(accounts(record))

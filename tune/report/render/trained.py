@@ -9,6 +9,7 @@ from tune.common.words import counted
 from tune.report.arms import tag_text, trained_by_arm
 from tune.report.naive import NAIVE, TRY
 from tune.report.render.terminal import PIPE
+from tune.report.setting import untested_note
 from tune.tracking.reader import SweepRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def print_trained(record: SweepRecord, stream: IO[str]) -> None:
         console.print(text, style="red", markup=False)
     console.print(_kept(best, trials), style="bold", markup=False)
     console.print(_table(best, trials))
+    for line in untested_note(record):
+        console.print(line, markup=False)
     console.print("MSE and MAE of standardised values. The choice of epoch and seed went by validation MSE alone.")
 
 
