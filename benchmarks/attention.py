@@ -20,19 +20,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
-import json
-import platform
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.attention_against import compare, kernel_file
-from benchmarks.attention_inputs import ALLOWED_ERRORS, Shape, exact, make_inputs, relative_error
+from benchmarks.attention_inputs import BYTES, Shape, exact, make_inputs
+from benchmarks.attention_passes import backends, environment, errors_of, function_of, one_pass, unsupported, write
 
 # The study's model at batch 128, and at batch 512 (3,584), with other patch lengths, and with fewer and wider heads.
 SHAPES: tuple[Shape, ...] = (
@@ -45,7 +41,6 @@ CARD, CARD_BANDWIDTH_TBS = "NVIDIA H100 80GB HBM3", 3.0
 NAIVE_MS = dict(zip(SHAPES, (0.167, 0.062, 0.027, 0.325, 1.039, 0.085, 0.063), strict=True))
 PASSES = (11, 15)
 AGAINST_SHAPES = 4
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "tf32": 4}
 
 
 def main() -> None:
@@ -116,36 +111,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def backends() -> dict[str, Any]:
-    """All of BACKENDS, and patch where it is not among them."""
-    from model.attention import BACKENDS
-    from model.attention.patch import Patch
-
-    return {"patch": Patch()} | BACKENDS
-
-
 def floor_ms(shape: Shape, passes: int, precision: str, bandwidth_tbs: float) -> float:
     """Time to move `passes` tensors of this shape."""
     s, n, k, e = shape
     return passes * s * n * k * e * BYTES[precision] / (bandwidth_tbs * 1e9)
-
-
-def environment() -> dict[str, Any]:
-    """Versions and the GPU."""
-    import torch
-
-    versions = {}
-    for name in ("torch", "triton", "transformers", "flash-attn"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return {
-        "gpu": gpu.name, "capability": [gpu.major, gpu.minor], "multiprocessors": gpu.multi_processor_count,
-        "l2_bytes": gpu.L2_cache_size, "cuda": torch.version.cuda, "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d %H:%M:%S"), "versions": versions,
-    }  # fmt: skip
 
 
 def measure_all(shapes: tuple[Shape, ...], options: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -166,28 +135,11 @@ def measure_all(shapes: tuple[Shape, ...], options: argparse.Namespace, results:
             print(f"{'x'.join(map(str, shape))} {name}: {_short(cell)}", file=sys.stderr)
 
 
-def unsupported(backend: Any, shape: Shape, precision: str) -> str | None:
-    """The backend's own reason."""
-    import torch
-
-    from model.attention.base import Workload
-
-    s, n, k, e = shape
-    work = Workload(
-        device_type="cuda", capability=torch.cuda.get_device_capability(), precision=precision, head_dim=e,
-        attention_dropout=0.0, sequences=s, patches=n, num_heads=k,
-    )  # fmt: skip
-    return backend.unsupported_reason(work) or backend.missing_package(importing=True)
-
-
 def measure(backend: Any, shape: Shape, options: argparse.Namespace) -> dict[str, Any]:
     """Errors and times of one backend at one shape."""
-    from transformers import AttentionInterface
-    from transformers.models.patchtst.modeling_patchtst import eager_attention_forward
-
     from benchmarks.graph_timing import sets_to_flush, time_in_graph
 
-    attend = AttentionInterface().get_interface(backend.register(), eager_attention_forward)
+    attend = function_of(backend)
     bytes_of_a_set = 4 * shape[0] * shape[1] * shape[2] * shape[3] * BYTES[options.precision]
     errors = check(attend, shape, options.precision)
     inputs = [make_inputs(shape, options.precision, seed) for seed in range(sets_to_flush(bytes_of_a_set))]
@@ -197,28 +149,10 @@ def measure(backend: Any, shape: Shape, options: argparse.Namespace) -> dict[str
     return {"errors": errors, "warm": dataclasses.asdict(warm), "cold": dataclasses.asdict(cold), "sets": len(inputs)}
 
 
-def one_pass(attend: Any, leaves: list[Any], gradient: Any) -> Callable[[], Any]:
-    """Forward and backward as a function without arguments; it returns the output and the gradients."""
-    import torch
-
-    module = torch.nn.Module().train()
-
-    def call() -> tuple[Any, ...]:
-        output, _ = attend(module, *leaves, None, dropout=0.0, scaling=leaves[0].shape[-1] ** -0.5)
-        return output, *torch.autograd.grad(output, leaves, gradient.view_as(output))
-
-    return call
-
-
 def check(attend: Any, shape: Shape, precision: str) -> dict[str, float]:
     """Relative errors of output and gradients against eager in fp64, at up to 64 sequences; ValueError if wrong."""
     leaves, gradient = make_inputs((min(64, shape[0]), *shape[1:]), precision, 0)
-    computed, true = one_pass(attend, leaves, gradient)(), exact(leaves, gradient)
-    errors = dict(zip(("output", "dq", "dk", "dv"), map(relative_error, computed, true), strict=True))
-    limit = ALLOWED_ERRORS[precision]
-    if not max(errors.values()) <= limit:
-        raise ValueError(f"the result is wrong: relative errors {errors}, allowed {limit}")
-    return errors
+    return errors_of(one_pass(attend, leaves, gradient)(), exact(leaves, gradient), precision)
 
 
 def print_table(cells: list[dict[str, Any]], shapes: tuple[Shape, ...], options: argparse.Namespace, gpu: str) -> None:
@@ -246,12 +180,6 @@ def _short(cell: dict[str, Any]) -> str:
     if "warm" in cell:
         return f"{cell['warm']['median_ms']:.3f} / {cell['cold']['median_ms']:.3f}"
     return "-" if "unsupported" in cell else f"failed: {cell['error'][:60]}"
-
-
-def write(path: Path | None, results: dict[str, Any]) -> None:
-    """The JSON so far, if one was asked for."""
-    if path is not None:
-        path.write_text(json.dumps(results, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int, int]
 # Relative Frobenius error of the output and of each gradient, by precision.
 ALLOWED_ERRORS = {"bf16": 2e-2, "fp16": 3e-3, "tf32": 5e-3, "fp32": 1e-5}
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "tf32": 4}
 
 
 def dtype_of(precision: str) -> torch.dtype:

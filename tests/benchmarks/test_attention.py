@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.attention import CARD, NAIVE_MS, SHAPES, backends, floor_ms, one_pass, parse, print_table
+from benchmarks.attention import CARD, NAIVE_MS, SHAPES, floor_ms, parse, print_table
 from benchmarks.attention_inputs import Shape, exact, relative_error
+from benchmarks.attention_passes import backends, one_pass
 from model.attention import BACKENDS, eager
 
 ROOT = Path(__file__).resolve().parents[2]
