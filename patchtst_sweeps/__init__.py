@@ -7,7 +7,8 @@
     sweep.verdicts
     forecast(sweep, frame)
 
-Nothing heavy is imported before a name is used. The signatures, with their types, are in `__init__.pyi`.
+Nothing heavy is imported before a name is used. The signatures, with their types, are in `__init__.pyi`. From this
+import on, transformers knows our attention: `attn_implementation="patch"`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from patchtst_sweeps.attention import register_when_imported
 from patchtst_sweeps.location import put_on_path
 
 put_on_path()
+register_when_imported()
 
 # name -> the module that has it
 _NAMES = {

@@ -25,7 +25,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "as_published", "variants", "patchtst", "swap", "pruning", "forecaster",
     ),
     "launcher": ("lint", "listener", "mlflow_server"),
-    "patchtst_sweeps": ("location", "command"),
+    "patchtst_sweeps": ("location", "attention", "command"),
 }  # fmt: skip
 # What a top-level package may import of the others.
 MAY_IMPORT = {

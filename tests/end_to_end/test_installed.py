@@ -119,6 +119,16 @@ def test_the_command_says_the_version_of_the_installation(installed: Installed) 
     assert installed.command("--version").stdout.startswith("patchtst-sweeps 0.")
 
 
+def test_help_errors_and_next_steps_name_the_command_and_no_file_of_a_checkout(
+    installed: Installed, trained: subprocess.CompletedProcess[str]
+) -> None:
+    shown, refused = installed.command("--help"), installed.command("report", "--nothing")
+    assert "usage: patchtst-sweeps " in shown.stdout and "  patchtst-sweeps report SWEEP_ID  " in shown.stdout
+    assert "patchtst-sweeps report" in refused.stderr and refused.returncode == 2
+    for ended in (shown, refused, trained):
+        assert "experiments.py" not in ended.stdout + ended.stderr
+
+
 def test_train_ends_with_errors_beside_naive_ones_and_the_command_to_forecast(
     trained: subprocess.CompletedProcess[str], sweep: Sweep
 ) -> None:

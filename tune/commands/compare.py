@@ -18,6 +18,7 @@ from typing import Any
 
 from tune.commands.parser import SWEEP_HELP, Parser, add_margin, add_shared, tracking_uri
 from tune.common.errors import DONE, REGRESSED, WrongInput
+from tune.common.program import PROGRAM
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
 from tune.report.comparisons import OF_SEARCH, accuracy_text, comparison_json, ratio_text, speed_text, trial_result
@@ -34,7 +35,7 @@ TASK = ("data.dataset", "data.context_length", "data.prediction_length", "train.
 
 def parser() -> Parser:
     text = "Did an arm get slower or worse in error? Exit code 1 if one did from A to B, 0 if not."
-    parser = Parser(prog="experiments.py compare", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} compare", description=text, allow_abbrev=False)
     text = f"{SWEEP_HELP}; or a file as --json writes it"
     parser.add_argument("before", metavar="A", help=f"the reference: {text}")
     parser.add_argument("after", metavar="B", help=text)

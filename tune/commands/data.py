@@ -7,13 +7,14 @@ import argparse
 from tune.commands.data_options import add_data_options, given_options
 from tune.commands.parser import Parser, add_folders
 from tune.common.errors import DONE
+from tune.common.program import PROGRAM
 from tune.config.values import check_value
 from tune.plan.data import cache_dir, fetch_if_missing
 from tune.storage.check_folder import check_storage
 
 
 def parser() -> Parser:
-    parser = Parser(prog="experiments.py data show", description="What is in a series.", allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} data show", description="What is in a series.", allow_abbrev=False)
     parser.add_argument("name", metavar="NAME", help="a data set, or the path of a text or Parquet file")
     parser.add_argument("--context-length", type=int, default=512, metavar="N", help="time steps in (default 512)")
     parser.add_argument("--prediction-length", type=int, default=96, metavar="N", help="time steps out (default 96)")

@@ -11,6 +11,7 @@ from typing import Any
 from tune.commands.parser import SWEEP_HELP, Parser, given_tracking_uri
 from tune.common.address import is_server, redacted, settled_uri, sqlite_file
 from tune.common.errors import DONE, WrongInput
+from tune.common.program import PROGRAM
 from tune.common.words import counted
 from tune.storage.deletion import MARK, begin, find_deletable, finish
 from tune.storage.leftovers import remove, size_bytes
@@ -25,7 +26,7 @@ MIB = 2**20
 
 def parser() -> Parser:
     text = "Remove a sweep: its folder, its runs in MLflow and their files. Shows what goes and asks before."
-    parser = Parser(prog="experiments.py delete", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} delete", description=text, allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID", help=SWEEP_HELP)
     text = "folder of the sweep's folder (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tune.commands.parser import Parser, add_folders, add_shared, tracking_uri
 from tune.common.address import settled_uri
 from tune.common.errors import DONE, WRONG_INPUT
+from tune.common.program import PROGRAM
 from tune.config.trial_config import DataConfig
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
@@ -22,7 +23,7 @@ from tune.doctor.runner import run_parts
 
 
 def parser() -> Parser:
-    parser = Parser(prog="experiments.py doctor", description="Show what works on this machine.", allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} doctor", description="Show what works on this machine.", allow_abbrev=False)
     add_folders(parser)
     add_shared(parser)
     return parser

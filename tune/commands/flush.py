@@ -10,6 +10,7 @@ from pathlib import Path
 from tune.commands.parser import SWEEP_HELP, Parser, given_tracking_uri
 from tune.common.address import has_password, redacted, settled_uri
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
+from tune.common.program import COMMAND, PROGRAM
 from tune.driver.finish import (
     Say,
     end_with_summary,
@@ -35,7 +36,7 @@ STALLED_S = 60.0  # flush gives up when MLflow takes no record for this long
 
 def parser() -> Parser:
     text = "Send the records of a sweep that MLflow lacks: it did not answer, was slow, or could not store files."
-    parser = Parser(prog="experiments.py flush", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} flush", description=text, allow_abbrev=False)
     parser.add_argument("sweep_id", metavar="SWEEP_ID", help=SWEEP_HELP)
     text = "folder of the sweep's folder (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
@@ -101,7 +102,7 @@ def _send(folder: SweepDir, tracker: Tracker, uri: str, say: Say) -> int:
 
 def _next(folder: SweepDir) -> str:
     if folder.read()["state"] == sweep_dir.FINISHED:
-        return f"its table: python experiments.py report {folder.sweep_id}"
+        return f"its table: {COMMAND} report {folder.sweep_id}"
     return "not all of its trials have ended: the command that started it runs the others"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tune.cluster.old_sessions import dead_sessions
 from tune.commands.parser import Parser
 from tune.common.errors import DONE, WrongInput
+from tune.common.program import PROGRAM
 from tune.common.temporary import own_folder
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
@@ -31,7 +32,7 @@ def parser() -> Parser:
     text = "Show what earlier sweeps have left and nobody needs any more, and how large it is: checkpoints of finished "
     text += "sweeps, Ray sessions of ended processes, code compiled by other versions, unfinished files. Results and "
     text += "models stay, and so does what an unfinished or running sweep needs."
-    parser = Parser(prog="experiments.py gc", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} gc", description=text, allow_abbrev=False)
     text = "folder of the sweeps (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)
     parser.add_argument("--dry-run", action="store_true", help="only show it (the default)")

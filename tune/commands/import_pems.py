@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tune.commands.parser import Parser
 from tune.common.errors import DONE
+from tune.common.program import PROGRAM
 from tune.console.eta import duration
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -17,7 +18,7 @@ SECONDS_BETWEEN_LINES = 2.0
 
 def parser() -> Parser:
     parser = Parser(
-        prog="experiments.py data import-pems",
+        prog=f"{PROGRAM} data import-pems",
         description="Import station files of the Caltrans PeMS Data Clearinghouse: one district, 5-minute or hourly.",
         allow_abbrev=False,
     )

@@ -12,6 +12,7 @@ from tune.cluster.job_server import ENDED, Job, JobServer
 from tune.commands.parser import Parser
 from tune.common.errors import INTERRUPTED, WrongInput, printable
 from tune.common.process import user_name
+from tune.common.program import PROGRAM
 from tune.tracking.reader import JobProgress, progress_of_jobs
 from tune.tracking.store import PROJECT, TrackingError
 
@@ -46,7 +47,7 @@ def find_job(server: JobServer, jobs: Sequence[Job], wanted: str | None, store: 
     mine = [job for job in jobs if job.sweep is not None and job.user == user_name() and job.state not in ENDED]
     if len(mine) != 1:
         names = ", ".join(job.job_id for job in mine) or "none"
-        raise WrongInput(f"which job? your running jobs: {names}; give the id of one, see `experiments.py status`")
+        raise WrongInput(f"which job? your running jobs: {names}; give the id of one, see `{PROGRAM} status`")
     return mine[0]
 
 
@@ -72,13 +73,13 @@ def follow(server: JobServer, job_id: str) -> int:
     except KeyboardInterrupt:
         where = f"{shlex.quote(shown)} --cluster {shlex.quote(server.url)}"
         print(
-            f"\n{shown} goes on; follow it: experiments.py logs -f {where}; its progress: experiments.py status "
-            f"{where}; stop it: experiments.py stop {where}",
+            f"\n{shown} goes on; follow it: {PROGRAM} logs -f {where}; its progress: {PROGRAM} status "
+            f"{where}; stop it: {PROGRAM} stop {where}",
             file=sys.stderr,
         )
         return INTERRUPTED
     if job.state not in ENDED:
-        raise WrongInput(f"{server.url} ended the log of {job_id}, which is {job.state}; see `experiments.py status`")
+        raise WrongInput(f"{server.url} ended the log of {job_id}, which is {job.state}; see `{PROGRAM} status`")
     code = job.shell_code
     end = job.state if job.exit_code is None else f"{job.state} with exit code {code}"
     print(f"{shown} is {end}", file=sys.stderr)

@@ -18,6 +18,7 @@ from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.commands.parser import Parser
 from tune.common.errors import DONE
+from tune.common.program import PROGRAM
 from tune.config.sweeps import SWEEPS
 from tune.config.trial_config import FIELDS, GROUPS, SEED_STUDY_ONLY
 from tune.console.output import check_json_target, write_json
@@ -29,7 +30,7 @@ from tune.plan import batch
 
 def parser() -> Parser:
     parser = Parser(
-        prog="experiments.py list", description="List what a command line can name, one line each.", allow_abbrev=False
+        prog=f"{PROGRAM} list", description="List what a command line can name, one line each.", allow_abbrev=False
     )
     parser.add_argument("--json", metavar="FILE", help="also as JSON; - for stdout")
     return parser

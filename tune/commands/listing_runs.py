@@ -10,6 +10,7 @@ from typing import Any
 from tune.commands.parser import Parser, add_shared, tracking_uri
 from tune.common.errors import DONE, WrongInput
 from tune.common.process import PROCESS_TAG, ProcessInfo
+from tune.common.program import COMMAND, PROGRAM
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
 from tune.tracking.reader import SweepSummary, list_sweeps
@@ -20,9 +21,7 @@ COLUMNS = ["sweep_id", "status", "trials", "device", "started", "process"]
 
 
 def parser() -> Parser:
-    parser = Parser(
-        prog="experiments.py list runs", description="List the latest sweeps in MLflow.", allow_abbrev=False
-    )
+    parser = Parser(prog=f"{PROGRAM} list runs", description="List the latest sweeps in MLflow.", allow_abbrev=False)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
     add_shared(parser)
     return parser
@@ -42,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{INTERRUPTED}, or {DEAD} (killed): the same command again goes on from there", file=text)
     for row in rows:
         if row["refused"]:
-            again = f"python experiments.py flush {row['sweep_id']} tries them again"
+            again = f"{COMMAND} flush {row['sweep_id']} tries them again"
             print(f"{row['sweep_id']}: MLflow refused {row['refused']} of its records; {again}", file=text)
     write_json(arguments.json, {"sweeps": rows})
     return DONE

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline.datasets import DATASETS
+from tune.common.program import INSTALLED, PROGRAM
 
 STORES = ("--tracking-uri", "--storage-path", "--data-dir")  # options that a later command needs, too
 NOT_AGAIN = ("--fresh", "--resume", "--save-config", "--json")  # options that are for one command only
@@ -43,9 +44,9 @@ def next_steps(sweep_id: str, words: Sequence[str], dataset: str | None) -> list
 
 def program_words() -> str:
     """How to start this program from the current folder, as its user has: a Python that a shell finds has no path."""
+    if PROGRAM == INSTALLED:
+        return INSTALLED
     script = Path(sys.argv[0]).absolute()
-    if script.parent.name == "_code":  # an installed package (patchtst_sweeps/location.py)
-        return "patchtst-sweeps"
     here = os.path.relpath(script)
     return shlex.join([_python(), str(script) if here.startswith("..") else here])
 

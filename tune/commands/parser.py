@@ -8,31 +8,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tune.common.errors import WrongInput, did_you_mean
+from tune.common.program import COMMAND
 from tune.config.repeats import Repeats, read_repeats
 from tune.config.written_numbers import number as read_number
 from tune.config.written_numbers import whole_number as read_whole_number
 
-EXAMPLES = """examples:
-  python experiments.py --sweep pruning --dataset demo --epochs 2 --repeats 1    offline, on a laptop
-  python experiments.py --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
-  python experiments.py --sweep pruning --plan                        show the trials, run nothing
-  python experiments.py --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100
-  python experiments.py --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
-  python experiments.py report SWEEP_ID                               the table of an earlier sweep
-  python experiments.py report SWEEP_ID --out DIR                     the same with charts: Markdown, HTML and PNG
-  python experiments.py compare SWEEP_ID other.json                   did an arm get slower or less accurate?
-  python experiments.py flush SWEEP_ID                                send its records that MLflow lacks
-  python experiments.py predict SWEEP_ID --input my.csv --output forecast.csv
-  python experiments.py train --dataset my.csv --from SWEEP_ID --seeds 3            a model like the winner
-  python experiments.py data show ETTh1                               what is in a data set
-  python experiments.py data import-pems FOLDER --out flow.parquet    Caltrans PeMS files -> one series
-  python experiments.py list                                          sweeps, backends, engines, data sets, ...
-  python experiments.py --sweep pruning --submit http://HEAD:8265 --storage-path /shared/runs    on a cluster
-  python experiments.py status|logs|stop --cluster http://HEAD:8265
-  python experiments.py gc                                            what earlier sweeps left on the disk
-  python experiments.py delete SWEEP_ID                               remove a sweep; it asks before
-  python experiments.py ui                                            the MLflow UI over your sweeps
-  python experiments.py doctor                                        what works here, and how to mend the rest
+EXAMPLES = f"""examples:
+  {COMMAND} --sweep pruning --dataset demo --epochs 2 --repeats 1    offline, on a laptop
+  {COMMAND} --sweep pruning --data-dir DIR                ETTh1 from DIR/ETTh1.csv[.gz]
+  {COMMAND} --sweep pruning --plan                        show the trials, run nothing
+  {COMMAND} --sweep attention --over model.patch_length=12,24 --plan --gpu-model H100
+  {COMMAND} --sweep custom --over train.learning_rate=1e-4,1e-3 --repeats 3
+  {COMMAND} report SWEEP_ID                               the table of an earlier sweep
+  {COMMAND} report SWEEP_ID --out DIR                     the same with charts: Markdown, HTML and PNG
+  {COMMAND} compare SWEEP_ID other.json                   did an arm get slower or less accurate?
+  {COMMAND} flush SWEEP_ID                                send its records that MLflow lacks
+  {COMMAND} predict SWEEP_ID --input my.csv --output forecast.csv
+  {COMMAND} train --dataset my.csv --from SWEEP_ID --seeds 3            a model like the winner
+  {COMMAND} data show ETTh1                               what is in a data set
+  {COMMAND} data import-pems FOLDER --out flow.parquet    Caltrans PeMS files -> one series
+  {COMMAND} list                                          sweeps, backends, engines, data sets, ...
+  {COMMAND} --sweep pruning --submit http://HEAD:8265 --storage-path /shared/runs    on a cluster
+  {COMMAND} status|logs|stop --cluster http://HEAD:8265
+  {COMMAND} gc                                            what earlier sweeps left on the disk
+  {COMMAND} delete SWEEP_ID                               remove a sweep; it asks before
+  {COMMAND} ui                                            the MLflow UI over your sweeps
+  {COMMAND} doctor                                        what works here, and how to mend the rest
 The same command again resumes a sweep that did not finish.
 """
 

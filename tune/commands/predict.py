@@ -24,6 +24,7 @@ from tune.commands.model_input import Forecast, forecast_file, input_options
 from tune.commands.parser import Parser, add_folders, add_tracking_uri, tracking_uri
 from tune.common.errors import DONE, WrongInput
 from tune.common.files import write_atomically
+from tune.common.program import PROGRAM
 from tune.console.output import check_json_target, write_json
 from tune.tracking.find_model import FoundModel, find_model
 
@@ -38,7 +39,7 @@ MOST_ROWS = 1_000_000  # of a forecast
 def parser() -> Parser:
     text = "Forecast the rows after the last row of a file, in its units, with a model that a sweep has saved; or "
     text += "measure the model's errors where the truth is known (--backtest)."
-    parser = Parser(prog="experiments.py predict", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} predict", description=text, allow_abbrev=False)
     text = "a sweep id (its best trial), a trial id (of the newest sweep that has it), an MLflow run (its id, or "
     text += "runs:/ID/model), or a folder"
     parser.add_argument("run", metavar="RUN", help=text)

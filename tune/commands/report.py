@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from tune.commands.parser import SWEEP_HELP, Parser, add_margin, add_shared, tracking_uri
 from tune.common.errors import DONE
+from tune.common.program import PROGRAM
 from tune.console.output import (
     check_html_target,
     check_json_target,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def parser() -> Parser:
     parser = Parser(
-        prog="experiments.py report", description="Print the table of a sweep, from MLflow.", allow_abbrev=False
+        prog=f"{PROGRAM} report", description="Print the table of a sweep, from MLflow.", allow_abbrev=False
     )
     parser.add_argument("sweep_id", metavar="SWEEP_ID", help=SWEEP_HELP)
     text = "also write the report into this folder: report.md, report.html (one page that works offline), png/CHART.png"

@@ -14,6 +14,7 @@ from tune.commands.jobs import add_job, find_job, has_cluster, job_progress, job
 from tune.commands.parser import Parser, add_shared, tracking_uri
 from tune.common.errors import DONE, WrongInput, did_you_mean
 from tune.common.ids import sweep_meant
+from tune.common.program import PROGRAM
 from tune.console.output import check_json_target, write_json
 from tune.console.text import table
 from tune.storage.open_sweep import every
@@ -25,7 +26,7 @@ MOST_SHOWN = 20  # of this machine's sweeps: the outbox of each is read
 
 def parser() -> Parser:
     text = "List the latest sweeps of this machine; with --cluster, the sweeps sent to that cluster."
-    parser = Parser(prog="experiments.py status", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} status", description=text, allow_abbrev=False)
     add_job(parser, "show only this one")
     text = "folder of this machine's sweeps (default runs)"
     parser.add_argument("--storage-path", type=Path, default=Path("runs"), metavar="DIR", help=text)

@@ -19,6 +19,7 @@ from tune.common import signals
 from tune.common.address import has_password, redacted, sqlite_file
 from tune.common.errors import WrongInput
 from tune.common.process import user_name
+from tune.common.program import PROGRAM
 from tune.config.request import build_request
 from tune.config.yaml_file import ConfigFile, read_config
 
@@ -47,7 +48,7 @@ def command_there(arguments: argparse.Namespace) -> list[str]:
     for name in HERE_ONLY:
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
-            hint = "; `experiments.py report SWEEP_ID --json FILE` writes it" if name == "json" else ""
+            hint = f"; `{PROGRAM} report SWEEP_ID --json FILE` writes it" if name == "json" else ""
             raise WrongInput(f"--submit and {option}: {option} is for a sweep run from here; leave one out{hint}")
     changes: dict[str, list[str]] = {"--submit": []}
     storage = _shared_path("--storage-path", arguments.storage_path)

@@ -21,6 +21,7 @@ from tune.common import signals
 from tune.common.address import is_server, redacted, sqlite_file
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
 from tune.common.process import started_ms
+from tune.common.program import PROGRAM
 from tune.common.temporary import temporary_folder
 from tune.config.request import Request, build_request
 from tune.config.trial_config import READ_TEST, DataConfig
@@ -44,14 +45,14 @@ MOST_WAITED_S = 7 * 24 * 3600.0
 
 def parser() -> Parser:
     parser = Parser(
-        prog="experiments.py",
+        prog=PROGRAM,
         description="Fast and fair sweeps over PatchTST training.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to run")
-    what.add_argument("--sweep", metavar="NAME", help="the sweep, for example: pruning (see `experiments.py list`)")
+    what.add_argument("--sweep", metavar="NAME", help=f"the sweep, for example: pruning (see `{PROGRAM} list`)")
     what.add_argument(
         "--dataset",
         metavar="NAME",

@@ -12,6 +12,7 @@ from tune.commands.parser import SWEEP_HELP, Parser, add_shared, number, trackin
 from tune.commands.sweep import add_how, run_request
 from tune.commands.train_request import EPOCHS, PATIENCE, train_request
 from tune.common.errors import WrongInput
+from tune.common.program import PROGRAM
 from tune.config.yaml_file import SHORT
 from tune.console.output import write_json
 from tune.tracking.store import PROJECT
@@ -30,7 +31,7 @@ def parser() -> Parser:
     )
     text += "keeps the weights of the epoch with the smallest validation error, and prints the errors beside those of "
     text += "naive forecasts. The same command again goes on after an interruption."
-    parser = Parser(prog="experiments.py train", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} train", description=text, allow_abbrev=False)
     what = parser.add_argument_group("what to train")
     text = "a name, or the path of a text or Parquet file (default with --from: the sweep's)"
     what.add_argument("--dataset", metavar="NAME", help=text)

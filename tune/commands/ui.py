@@ -10,6 +10,7 @@ import sys
 from tune.commands.parser import Parser, add_tracking_uri, tracking_uri, whole_number
 from tune.common.address import is_server, redacted
 from tune.common.errors import DONE, WrongInput
+from tune.common.program import PROGRAM
 from tune.tracking.reader import check_is_there
 
 HOST, PORT = "127.0.0.1", 5000  # of this machine only: the UI has no password
@@ -17,7 +18,7 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION
 
 
 def parser() -> Parser:
-    parser = Parser(prog="experiments.py ui", description="Open the MLflow UI over your sweeps.", allow_abbrev=False)
+    parser = Parser(prog=f"{PROGRAM} ui", description="Open the MLflow UI over your sweeps.", allow_abbrev=False)
     parser.add_argument("--port", type=whole_number, default=PORT, metavar="N", help=f"(default {PORT})")
     add_tracking_uri(parser)
     return parser

@@ -8,13 +8,14 @@ from importlib import metadata
 
 from tune.commands.parser import Parser
 from tune.common.errors import DONE
+from tune.common.program import PROGRAM
 from tune.machine.code_identity import REPO_ROOT, code_identity
 
 NAME = "patchtst-sweeps"
 
 
 def parser() -> Parser:
-    return Parser(prog="experiments.py version", description="Print the version.", allow_abbrev=False)
+    return Parser(prog=f"{PROGRAM} version", description="Print the version.", allow_abbrev=False)
 
 
 def run(_: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from tune.common import signals
 from tune.common.clock import SteadyClock
 from tune.common.errors import DiskFull
 from tune.common.process import PROCESS_TAG, this_process
+from tune.common.program import PROGRAM
 from tune.common.statuses import NO_FAILURE
 from tune.config.repeats import AUTO
 from tune.config.sweeps import SweepConfig
@@ -266,7 +267,7 @@ class _Run:
         pending = close_sweep(self.folder, tracker, uri, interrupted=interrupted, say=say)
         if not interrupted and not pending:
             sweep_id = self.folder.sweep_id
-            signals.then(f"; {sweep_id} is finished: `experiments.py report {sweep_id}` shows its table")
+            signals.then(f"; {sweep_id} is finished: `{PROGRAM} report {sweep_id}` shows its table")
         for problem in tracker.problems:
             print(f"tracking: {problem}", file=sys.stderr)
         return Outcome(

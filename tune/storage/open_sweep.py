@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from tune.common.errors import WrongInput, did_you_mean
 from tune.common.files import write_atomically
 from tune.common.ids import sweep_meant
+from tune.common.program import PROGRAM
 from tune.machine.environment import changes
 from tune.storage.check_folder import LOCKS, unwritable
 from tune.storage.moved import Command
@@ -193,7 +194,7 @@ def _named(storage: Path, sweep_id: str, command: Command) -> SweepDir:
     if not command.plans(chosen):
         raise WrongInput(f"--resume {sweep_id}: it has another plan or data than this command; run its own command")
     if chosen.read()["state"] == FINISHED:
-        raise WrongInput(f"--resume {sweep_id}: it is finished; use `experiments.py report {sweep_id}`")
+        raise WrongInput(f"--resume {sweep_id}: it is finished; use `{PROGRAM} report {sweep_id}`")
     return chosen
 
 

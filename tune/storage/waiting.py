@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from tune.common.program import COMMAND
 from tune.storage.outbox import beside, in_use_by
 from tune.storage.sweep_dir import ENDED, SweepDir
 
 
 def flush_command(sweep_id: str, storage_path: Path, *options: str) -> str:
     """The command that sends a sweep's records."""
-    command = ["python", "experiments.py", "flush", sweep_id]
+    command = [*COMMAND.split(), "flush", sweep_id]
     if storage_path.absolute() != Path("runs").absolute():
         command += ["--storage-path", str(storage_path)]
     return shlex.join([*command, *options])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import re
 import subprocess
@@ -17,9 +18,10 @@ import torch
 from accelerate_kit import forecasts, plain_model, trainer_losses
 from gate_kit import NotANumber, OnePercentOff
 from torch import nn
-from transformers import PatchTSTForClassification, PatchTSTForPrediction
+from transformers import AttentionInterface, PatchTSTForClassification, PatchTSTForPrediction
 from transformers.models.patchtst.modeling_patchtst import PatchTSTEncoder
 
+import patchtst_sweeps
 from model import swap
 from model.attention import BACKENDS
 from model.attention.eager import Eager
@@ -264,11 +266,30 @@ def test_a_copy_of_an_accelerated_model_is_accelerated_and_restored_by_itself(on
     assert model.acceleration.attention and model.config._attn_implementation != "sdpa"
 
 
-def test_transformers_takes_attn_implementation_patch_after_one_call(tmp_path: Path) -> None:
-    assert register_attention() == "patch"
+def test_transformers_that_is_imported_after_the_package_takes_attn_implementation_patch(tmp_path: Path) -> None:
     plain_model().save_pretrained(tmp_path)
+    code = (
+        "import sys, transformers, patchtst_sweeps\n"
+        "assert 'torch' not in sys.modules\n"
+        "from transformers import PatchTSTForPrediction\n"
+        "model = PatchTSTForPrediction.from_pretrained(sys.argv[1], attn_implementation='patch')\n"
+        "print(model.config._attn_implementation)\n"
+        "model.set_attn_implementation('eager')\n"
+        "model.set_attn_implementation('patch')\n"
+        "print(model.config._attn_implementation)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "patch\npatch\n", done.stderr
+
+
+def test_transformers_that_is_there_before_the_package_takes_attn_implementation_patch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_model().save_pretrained(tmp_path)
+    monkeypatch.delitem(AttentionInterface._global_mapping, "patch", raising=False)
+    importlib.reload(patchtst_sweeps)
     model: Any = PatchTSTForPrediction.from_pretrained(tmp_path, attn_implementation="patch")
-    assert model.config._attn_implementation == "patch"
+    assert model.config._attn_implementation == register_attention() == "patch"
     with pytest.raises(ValueError, match="no attention weights to return"):
         model(past_values=torch.zeros(1, 24, 2), output_attentions=True)
     if not torch.cuda.is_available():

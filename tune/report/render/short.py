@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tune.common.program import PROGRAM
 from tune.report.accounts import accounts, accounts_line
 from tune.report.answer import NO_ANSWER, answer_line
 from tune.report.arms import ArmRow, tag_text, trained_by_arm, trials_by_arm
@@ -73,7 +74,7 @@ def _below(record: SweepRecord, rows: Sequence[ArmRow], shown: Sequence[ArmRow],
     yield from search_notes(record)[:1]
     yield cost_line(costs(record, trials_by_arm(record)), price)
     yield accounts_line(accounts(record))
-    yield f"More: experiments.py report {record.sweep_id} --verbose (all columns and notes), or --html FILE (a page)."
+    yield f"More: {PROGRAM} report {record.sweep_id} --verbose (all columns and notes), or --html FILE (a page)."
 
 
 def _table(rows: Sequence[ArmRow], *, bars: bool) -> Table:
