@@ -12,8 +12,7 @@ import io
 import re
 from pathlib import Path
 
-from system_kit import system_program
-from ui_kit import FLAGS
+from ui_kit import chromium
 
 from tune.report.arms import arm_rows
 from tune.report.render.page import html_page
@@ -42,17 +41,14 @@ def main() -> None:
 
 def _pages(page: str, out: Path) -> None:
     from PIL import Image
-    from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=system_program("chromium"), args=FLAGS.split())
+    with chromium() as browser:
         for name, (width, height, scheme) in PAGES.items():
             shown = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             shown.set_content(page)
             picture = Image.open(io.BytesIO(shown.screenshot(animations="disabled"))).convert("RGB")
             few = picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
             few.save(out / f"{name}.png", optimize=True)
-        browser.close()
 
 
 def _terminal(record: SweepRecord, columns: int) -> str:

@@ -14,8 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from system_kit import system_program
-from ui_kit import CHARTS, CHOSEN, EXPANDER, FLAGS, Ui, lines, store
+from ui_kit import CHARTS, CHOSEN, EXPANDER, Ui, chromium, lines, store
 
 from tune.report.arms import arm_rows
 from tune.tracking.reader import read_sweep
@@ -34,12 +33,9 @@ def main() -> None:
     parser.add_argument("sweep_id")
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
     record = read_sweep(store(options.folder), PROJECT, options.sweep_id)
     experiment = open_client(store(options.folder)).get_run(record.run_id).info.experiment_id
-    with Ui(options.folder) as ui, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=system_program("chromium"), args=FLAGS.split())
+    with Ui(options.folder) as ui, chromium() as browser:
         page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
         page.set_default_timeout(WAIT_MS)
         page.add_init_script(CHOSEN)
@@ -55,7 +51,6 @@ def main() -> None:
         _write(page, options.out / "ui-view.png")
         _report(page, f"{url}/{record.run_id}/artifacts/report.html")
         _write(page, options.out / "ui-report.png")
-        browser.close()
 
 
 def _runs(page: Any, url: str) -> None:
