@@ -3,6 +3,9 @@
     python benchmarks/accelerated.py                # study and ettm, bf16, batch 128, ETTm1's 33,953 windows an epoch
     python benchmarks/accelerated.py --compile      # each model under torch.compile, which takes minutes more
 
+Rows: `plain`; `attention`, our attention and CUDA graphs; `accelerated`, our layers too, which is what `accelerate(model)`
+does; `no graph`, attention and layers with `cuda_graph=False`. Under torch.compile no row has graphs.
+
 Shapes are ETTm1's: 7 channels, windows of 512 + 96. The training is what a user of transformers writes: autocast, fused
 AdamW, eager PyTorch. Windows come from a series on the GPU, so that no loader is timed. `plain` is transformers'
 default, with PyTorch's scaled dot product attention. All models run in one process, in turns, each epoch between two
@@ -87,19 +90,21 @@ class _Run:
         return loss.detach()
 
 
-def _accelerated(preset: str, options: argparse.Namespace, layers: str) -> tuple[Any, float]:
+def _accelerated(
+    preset: str, options: argparse.Namespace, layers: str, *, cuda_graph: bool = True
+) -> tuple[Any, float]:
     """The model, and the seconds that accelerating it took."""
     from tune.api.accelerate import PartlyAccelerated, accelerate
 
     model, begin = _model(preset), time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("always", PartlyAccelerated)  # shown: the figures are then of a part
-        accelerate(model, precision=options.precision, layers=layers, batch_size=options.batch)
+        accelerate(model, precision=options.precision, layers=layers, batch_size=options.batch, cuda_graph=cuda_graph)
     return model, time.perf_counter() - begin
 
 
 def _runs(preset: str, series: Any, options: argparse.Namespace) -> tuple[list[_Run], dict[str, Any]]:
-    """Plain, with our attention, with our attention and layers; and what is told of the latter's check."""
+    """The rows; and what is told of the check of `accelerated`."""
 
     def training(name: str, model: Any) -> _Run:
         return _Run(name, model, series, options.batch, options.precision, options.compile)
@@ -107,8 +112,9 @@ def _runs(preset: str, series: Any, options: argparse.Namespace) -> tuple[list[_
     attention, _ = _accelerated(preset, options, "transformers")
     everything, seconds = _accelerated(preset, options, "auto")
     print(f"{preset}: accelerated in {seconds:.1f} s: {everything.acceleration}", flush=True)
-    names = ("plain", "attention", "accelerated")
-    runs = [training(*pair) for pair in zip(names, (_model(preset), attention, everything), strict=True)]
+    models = {"plain": _model(preset), "attention": attention, "accelerated": everything}
+    models["no graph"], _ = _accelerated(preset, options, "auto", cuda_graph=False)
+    runs = [training(name, model) for name, model in models.items()]
     return runs, {"accelerate_s": seconds, "acceleration": str(everything.acceleration)}
 
 

@@ -32,10 +32,8 @@ def variants(n: int, e: int, direction: str) -> list[Any]:
     known = [choose_launch(n, e, torch.bfloat16, backward=back, half=half) for half in (False, True)]
     heads = max(1, 16 // e)
     if n <= 64:
-        known += [Choice(heads=heads, half=True, stages=3), Choice(heads=heads, half=True, stages=3, prefetch=True)]
-    if n <= 48:  # written out for more patches, they compile for minutes
-        known += [Choice(heads=heads, half=True, stages=3, sequences=5 if back else 4)]
-        known += [Choice(heads=1, half=True, stages=3, sequences=5 if back else 4)] if heads > 1 else []
+        known += [Choice(heads=heads, half=True, stages=3)]
+        known += [Choice(heads=1, half=True, stages=3)] if heads > 1 else []
     return list(dict.fromkeys(known))
 
 
@@ -71,11 +69,10 @@ def main() -> None:
         for direction in ("forward", "backward"):
             for choice in variants(n, e, direction):
                 found = counts(compiled(choice, (n, k, e), direction, target))
-                trips = choice.sequences if choice.sequences > 1 else -(-n // choice.rows)
-                executed = found.executed(trips) / choice.sequences
+                executed = found.executed(-(-n // choice.rows))
                 kinds = " ".join(f"{name} {count}" for name, count in list(found.kinds.items())[:10])
                 launch = f"heads {choice.heads} rows {choice.rows} warps {choice.warps} stages {choice.stages}"
-                launch += f" sequences {choice.sequences}{' half' * choice.half}{' prefetch' * choice.prefetch}"
+                launch += " half" * choice.half
                 print(
                     f"sm_{target} {direction:<8} {launch}: executed {executed:.0f}, a head "
                     f"{executed / choice.heads:.0f}, registers {found.registers}, spilled {found.spilled_bytes} bytes, "

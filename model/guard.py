@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.patchtst.modeling_patchtst import PatchTSTEncoder
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,6 +25,8 @@ class Guard:
     """The first base of a guarded encoder."""
 
     checked: Checked
+    captures: Any = None
+    """What may run a pass as a CUDA graph (`tune.api.captured`); None: every pass runs kernel by kernel."""
     keeps_states = True
     """Whether it can return the hidden states of each layer."""
 
@@ -46,7 +49,11 @@ class Guard:
                 f"{str(kind).removeprefix('torch.')} on {device}: call it as it was checked (bf16 and fp16 inside "
                 "torch.autocast), or call restore(model) and accelerate(model, precision=...)"
             )
-        return super().forward(patch_input, output_hidden_states=output_hidden_states, **options)  # type: ignore[misc]
+        forward: Any = super().forward  # type: ignore[misc]
+        if self.captures is None or output_hidden_states or torch.compiler.is_compiling():
+            return forward(patch_input, output_hidden_states=output_hidden_states, **options)
+        found = self.captures.run(self, lambda x: forward(x, **options).last_hidden_state, patch_input)
+        return BaseModelOutput(last_hidden_state=found)
 
 
 class GuardedEncoder(Guard, PatchTSTEncoder):

@@ -159,6 +159,6 @@ def unswap(model: Any, attention: str) -> None:
     """Give the model transformers' own parts back, and the attention of this name."""
     encoder = model.model.encoder
     encoder.__class__ = PatchTSTEncoder
-    for name in ("checked", "rates"):
+    for name in ("checked", "rates", "captures"):
         vars(encoder).pop(name, None)
     use_attention(model, attention)

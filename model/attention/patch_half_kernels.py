@@ -8,7 +8,6 @@ sm_90 (`benchmarks/attention_counts.py`):
 - Keys past N get minus infinity as the products' first accumulator.
 - Maximum and sums over both pieces of keys are taken together, before threads exchange them.
 - Logarithm and reciprocal are the hardware's (APPROXIMATE), 2^-22 from exact; p is rounded to 2^-9 or 2^-12.
-- PREFETCH: without it the first tile of queries is asked for once the keys have arrived, a second wait for memory.
 
 fp32 keeps `patch_kernels`: there the backward pass takes maximum and sum again.
 """
@@ -37,15 +36,6 @@ def _reciprocal(x: tl.tensor, APPROXIMATE: tl.constexpr) -> tl.tensor:
     else:
         y = 1.0 / x
     return y
-
-
-@triton.jit
-def _prefetch(x: tl.tensor, N: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr) -> None:
-    """Asks the L2 cache for the N patches of one sequence at x: what the loop reads arrives while the keys do."""
-    rows = tl.minimum(tl.arange(0, ROWS), N - 1)
-    tl.inline_asm_elementwise(
-        "{ prefetch.global.L2 [$1]; mov.b32 $0, 0; }", "=r,l", [x + rows * WIDTH], dtype=tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit
@@ -124,12 +114,9 @@ def patch_attention_forward_half(
     KEYS_B: tl.constexpr,
     UPCAST: tl.constexpr,
     APPROXIMATE: tl.constexpr,
-    PREFETCH: tl.constexpr,
 ) -> None:
     """o = softmax(q k^T scale) v and its log-sum-exp. Grid: S * ceil(K / HEADS)."""
     sequence, first, base, wide, lane, columns, inside = place(N, K, E, ROW, HEADS, COLUMNS)
-    if PREFETCH:
-        _prefetch(q + wide + first * E, N, ROW, KEYS_A if KEYS_B == 0 else 2 * KEYS_A)
     _, _, k_a, v_a = load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
     blank_a = blank(0, KEYS_A, ROWS, N, 1)
     k_b, v_b, blank_b = None, None, None
@@ -227,13 +214,9 @@ def patch_attention_backward_half(
     KEYS_A: tl.constexpr,
     KEYS_B: tl.constexpr,
     UPCAST: tl.constexpr,
-    PREFETCH: tl.constexpr,
 ) -> None:
     """dq, dk, dv from the gradient of o; each is written once, by one program. Grid: S * ceil(K / HEADS)."""
     sequence, first, base, wide, lane, columns, inside = place(N, K, E, ROW, HEADS, COLUMNS)
-    if PREFETCH:
-        _prefetch(q + wide + first * E, N, ROW, KEYS_A if KEYS_B == 0 else 2 * KEYS_A)
-        _prefetch(grad + base + first * E, N, K * E, KEYS_A if KEYS_B == 0 else 2 * KEYS_A)
     at_a, in_a, k_a, v_a = load_keys(k, v, wide, 0, KEYS_A, columns, inside, N, ROW, UPCAST)
     blank_a = blank(0, KEYS_A, ROWS, N, 0)
     dk_a = tl.zeros((KEYS_A, COLUMNS), dtype=tl.float32)

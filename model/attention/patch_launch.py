@@ -34,8 +34,6 @@ class Choice:
     recompute: bool = False  # backward takes maximum and sum again instead of reading lse
     registers: int | None = None  # most per thread: with fewer, more programs run side by side; None: ptxas chooses
     half: bool = False  # the kernels of patch_half_kernels
-    sequences: int = 1  # half: of a program; more are the kernels of patch_stream_kernels
-    prefetch: bool = False  # half, one sequence: ask for the queries before the keys have arrived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +138,6 @@ def constants(q: Tensor, choice: Choice, *, backward: bool, upcast: bool = False
     fixed |= {"ROWS": choice.rows, "KEYS_A": a, "KEYS_B": b, "UPCAST": upcast}
     if choice.half:
         compiled = not triton.knobs.runtime.interpret  # the interpreter runs no machine code
-        if choice.sequences > 1:
-            fixed |= {"SEQUENCES": choice.sequences}
-        else:
-            fixed |= {"PREFETCH": choice.prefetch and compiled}
         return fixed | ({} if backward else {"APPROXIMATE": compiled})
     asked = q.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     return fixed | {"PRECISION": "tf32" if asked else "ieee"} | ({"RECOMPUTE": choice.recompute} if backward else {})

@@ -16,7 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
-from model.attention import patch_half_kernels, patch_kernels, patch_stream_kernels
+from model.attention import patch_half_kernels, patch_kernels
 from model.attention.patch_launch import MAX_HEAD_DIM, MAX_PATCHES, Choice, choose_launch, constants, options
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -49,8 +49,6 @@ def backward(
 def kernel_of(direction: str, choice: Choice) -> Any:
     """The kernel that a launch of "forward" or "backward" runs."""
     name = f"patch_attention_{direction}"
-    if choice.half and choice.sequences > 1:
-        return getattr(patch_stream_kernels, f"{name}_stream")
     return getattr(patch_half_kernels, f"{name}_half") if choice.half else getattr(patch_kernels, name)
 
 
@@ -60,10 +58,9 @@ def _launch(direction: str, tensors: tuple[Any, ...], q: Tensor, choice: Choice,
         return
     if not (q.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f"patch needs a CUDA GPU and got tensors on {q.device}: use eager or sdpa")
-    groups, more = (triton.cdiv(s, choice.sequences), (s,)) if choice.sequences > 1 else (s, ())
     with torch.cuda.device_of(q):
-        grid = (groups * triton.cdiv(heads, fixed["HEADS"]),)
-        kernel_of(direction, choice)[grid](*tensors, *more, **fixed, **options(choice))
+        grid = (s * triton.cdiv(heads, fixed["HEADS"]),)
+        kernel_of(direction, choice)[grid](*tensors, **fixed, **options(choice))
 
 
 def _same_rows(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

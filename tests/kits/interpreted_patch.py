@@ -27,7 +27,7 @@ CHOICES = [
     Choice(heads=2, rows=32),
     Choice(heads=4, rows=64, recompute=True),
     Choice(heads=2, rows=16, half=True),
-    Choice(heads=4, rows=32, half=True, sequences=2),
+    Choice(heads=4, rows=32, half=True),
 ]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # The kernels for half precision are never launched in fp32.
@@ -37,7 +37,7 @@ CASES = [(choice, name) for choice in CHOICES for name in DTYPES if not (choice.
 def _case(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return f"{value.heads}-{value.rows}{'-half' * value.half}{'-stream' * (value.sequences > 1)}"
+    return f"{value.heads}-{value.rows}{'-half' * value.half}"
 
 
 over_cases = pytest.mark.parametrize(("choice", "precision"), CASES, ids=_case)

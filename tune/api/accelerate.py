@@ -22,6 +22,7 @@ from model import swap
 from model.attention import BACKENDS
 from model.guard import DTYPES, Checked
 from model.heads import attention_layers, heads_per_layer
+from tune.api.captured import Captures
 from tune.common.errors import WrongInput, first_line, unknown_name
 from tune.gate.check import FACTOR, SLACK, problem_of
 from tune.gate.numerics import Measurement, batch_that_fits, fixed_weights, measure_models
@@ -64,6 +65,8 @@ class Acceleration:
 
     Each has `predictions`, `gradients` and `worst_series`: relative Frobenius norms of the difference from fp64.
     """
+    cuda_graph: bool
+    """Whether passes of the encoder run as CUDA graphs."""
     former_attention: str
     """The `attn_implementation` that `restore` gives back."""
 
@@ -71,7 +74,7 @@ class Acceleration:
         parts = [
             f"{name} {'yes' if done else f'no: {self.reasons[name]}'}"
             for name, done in (("attention", self.attention), ("layers", self.layers))
-        ]
+        ] + [f"CUDA graph {'yes' if self.cuda_graph else 'no'}"]
         figures = [
             f"with {name}, forecasts {found.arm.predictions:.1e} (transformers {found.eager.predictions:.1e}), "
             f"gradients {found.arm.gradients:.1e} ({found.eager.gradients:.1e})"
@@ -84,20 +87,20 @@ class Acceleration:
 
 
 def accelerate(
-    model: PatchTSTForPrediction, *, precision: str | None = None, layers: str = "auto", batch_size: int = 128
-) -> PatchTSTForPrediction:
+    model: PatchTSTForPrediction, *, precision: str | None = None, layers: str = "auto", batch_size: int = 128,
+    cuda_graph: bool = True,
+) -> PatchTSTForPrediction:  # fmt: skip
     """Give `model` our attention and layers, in place, and return it; `model.acceleration` says what was done.
 
     Weights, their names and the optimizer's parameters stay the same objects. So the model may be in training, and
     `save_pretrained` writes a plain checkpoint. `restore(model)` undoes it.
 
-    It saves work of the GPU and costs work of the host. So small models that train in eager PyTorch, where the host is
-    the limit, get slower (docs/accelerate.md, "The gain").
-
     precision: in which the model will run: fp32, tf32, bf16 or fp16, the latter two by torch.autocast, as
     `TrainingArguments(bf16=True)` does. None: that of the moment; fp32 outside torch.autocast. The model then refuses
     to run in another. layers: "auto" takes our layers if they can compute the model, "fused" insists on them, and
     "transformers" leaves them out. batch_size: windows in a batch of the check; fewer if fp64 needs much.
+    cuda_graph: on a GPU, the encoder's passes run as CUDA graphs, from the second batch of a shape on. Without it the
+    host starts each kernel, and small models get slower (docs/accelerate.md, "The gain").
 
     Raises CannotAccelerate, with the model unchanged, if neither part or not all that was asked for can be
     accelerated, or if the check does not pass. Warns with PartlyAccelerated if one part cannot.
@@ -115,6 +118,8 @@ def accelerate(
     checks = _check(model, reasons, precision, batch_size, device)
     checked = Checked(precision=precision, device_type=device.type)
     swap.swap(model, attention="attention" not in reasons, layers="layers" not in reasons, checked=checked)
+    if cuda_graph and device.type == "cuda":
+        model.model.encoder.captures = Captures()
     done = Acceleration(
         attention="attention" not in reasons,
         layers="layers" not in reasons,
@@ -123,6 +128,7 @@ def accelerate(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         batch_size=checks[OWN].batch_size,
         checks=checks,
+        cuda_graph=model.model.encoder.captures is not None,
         former_attention=former,
     )
     model.acceleration = done

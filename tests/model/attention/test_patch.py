@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.attention_counts import compiled, variants
+from benchmarks.attention_counts import compiled
 from benchmarks.compiled import counts
 from model.attention import BACKENDS
 from model.attention.base import Workload
@@ -89,9 +89,9 @@ def test_the_limits_that_planning_knows_are_the_kernels() -> None:
 
 
 def test_the_patterns_tell_our_kernels_from_all_others() -> None:
-    from model.attention import patch_half_kernels, patch_kernels, patch_stream_kernels
+    from model.attention import patch_half_kernels, patch_kernels
 
-    for module, ending in ((patch_kernels, ""), (patch_half_kernels, "_half"), (patch_stream_kernels, "_stream")):
+    for module, ending in ((patch_kernels, ""), (patch_half_kernels, "_half")):
         kernels = [getattr(module, f"patch_attention_{direction}{ending}") for direction in ("forward", "backward")]
         names = [kernel.__name__ for kernel in kernels]
         for other in (backend for name, backend in BACKENDS.items() if name != "patch"):
@@ -182,16 +182,6 @@ def test_the_chosen_kernels_compile_for_every_generation(
         reads = re.findall(r"ld\.global\S*\.(v\d)\.", kernel.asm["ptx"])
         assert "v4" in reads and "mma" in kernel.asm["ptx"], "no 16-byte reads or no tensor cores"
         assert counts(kernel).spilled_bytes <= 64, "a loop's numbers do not fit into registers"
-
-
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_variants_that_no_row_chooses_yet_compile_for_hopper(direction: str) -> None:
-    others = [choice for choice in variants(42, 8, direction) if choice.sequences > 1 or choice.prefetch]
-    assert len(others) == 3
-    for choice in others:
-        kernel = compiled(choice, TABLE[0], direction, 90)
-        assert kernel.metadata.shared <= MOST_SHARED_BYTES and counts(kernel).spilled_bytes <= 128
-        assert ("prefetch.global.L2" in kernel.asm["ptx"]) == choice.prefetch
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

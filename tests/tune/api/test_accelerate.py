@@ -246,7 +246,7 @@ def test_what_was_done_stands_on_the_model_and_restore_takes_it_away(on_cpu: Non
     model, other = _accelerated(), forecasts(plain_model())
     text = str(model.acceleration)
     assert text.startswith(
-        "attention yes; layers no: fused layers are Triton kernels for a CUDA GPU. Checked in fp32 on"
+        "attention yes; layers no: fused layers are Triton kernels for a CUDA GPU; CUDA graph no. Checked in fp32 on"
     )
     assert "with own weights" in text and "with sharp weights" in text
     torch.testing.assert_close(forecasts(model), other, rtol=1e-5, atol=1e-6)

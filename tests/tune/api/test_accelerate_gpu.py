@@ -81,6 +81,29 @@ def test_thirty_steps_have_the_loss_curve_of_plain_transformers(preset: str, lay
     assert exact[-1] < exact[0] and errors["ours"] <= FACTOR * errors["plain"] + CURVE_SLACK
 
 
+@pytest.mark.parametrize("layers", ["fused", "transformers"])
+def test_passes_by_cuda_graphs_have_the_losses_and_gradients_of_passes_without(layers: str) -> None:
+    models = {
+        graph: accelerate(_preset("study"), precision="bf16", layers=layers, cuda_graph=graph).train()
+        for graph in (False, True)
+    }
+    for step in range(6):
+        losses = {graph: _step(model, step, torch.bfloat16) for graph, model in models.items()}
+        assert torch.equal(losses[True], losses[False]), f"step {step}"
+        if step % 2:  # gradients of two steps add up
+            for one, other in zip(*(model.parameters() for model in models.values()), strict=True):
+                assert torch.equal(one.grad, other.grad), f"step {step}"
+                one.grad = other.grad = None
+    states = [model.state_dict() for model in models.values()]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_dropout_by_a_cuda_graph_differs_from_step_to_step() -> None:
+    model: Any = accelerate(_preset("ettm", dropout=0.2), precision="bf16", layers="fused").train()
+    losses = [_step(model, 0, torch.bfloat16).item() for _ in range(6)]
+    assert len(set(losses)) == 6
+
+
 @pytest.mark.parametrize(("layers", "who"), [("fused", "kernels"), ("transformers", "PyTorch's")])
 def test_a_step_runs_our_kernels_and_after_restore_none(layers: str, who: str) -> None:
     model = accelerate(_preset("study"), precision="bf16", layers=layers).train()
