@@ -3,8 +3,8 @@
     python benchmarks/accelerated.py                # study and ettm, bf16, batch 128, ETTm1's 33,953 windows an epoch
     python benchmarks/accelerated.py --compile      # each model under torch.compile, which takes minutes more
 
-Rows: `plain`; `attention`, our attention and CUDA graphs; `accelerated`, our layers too, which is what `accelerate(model)`
-does; `no graph`, attention and layers with `cuda_graph=False`. Under torch.compile no row has graphs.
+Rows: `plain`; `attention`, our attention and CUDA graphs; `accelerated`, our layers too, as `accelerate(model)` does;
+`no graph`, attention and layers with `cuda_graph=False`. Under torch.compile no row has graphs.
 
 Shapes are ETTm1's: 7 channels, windows of 512 + 96. The training is what a user of transformers writes: autocast, fused
 AdamW, eager PyTorch. Windows come from a series on the GPU, so that no loader is timed. `plain` is transformers'
