@@ -41,6 +41,8 @@ class Facts:
     step: Mapping[str, Any] | None = None
     """What lies between two rows, as data_pipeline/series/steps.py writes it. None in models that were saved without it
     and have `step_minutes`."""
+    not_stock: tuple[str, ...] = ()
+    """What of the model stock transformers does not have (model.variants.not_stock). It refuses the folder then."""
     series: Mapping[str, Mapping[str, Any]] | None = None
     """Of a model of several series: id -> its own `mean` and `std`. `mean` and `std` are empty then."""
 
@@ -79,6 +81,7 @@ def read_facts(folder: Path) -> Facts:
         }
         for name in ("columns", "mean", "std"):
             fields[name] = tuple(fields[name])
+        fields["not_stock"] = tuple(fields.get("not_stock", ()))
         return Facts(**fields)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file} lacks a field that a forecast needs ({error}): fetch the model again") from None

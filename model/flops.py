@@ -15,6 +15,14 @@ from dataclasses import dataclass
 FP32_BYTES = 4
 
 
+def count_patches(*, context_length: int, patch_length: int, patch_stride: int, end_padding: bool = False) -> int:
+    """N: the complete patches in a context, as transformers' PatchTSTPatchify counts them, and one with `end_padding`.
+
+    Lengths are in time steps.
+    """
+    return (context_length - patch_length) // patch_stride + 1 + end_padding
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepShape:
     """What the cost of a training step depends on."""
@@ -30,6 +38,7 @@ class StepShape:
     num_layers: int
     ffn_dim: int  # F
     heads_kept: Sequence[int] | None = None  # heads left in each layer; None: all
+    end_padding: bool = False  # one patch more
     projections: int = 4  # of a layer's attention: q, k, v, out; 3 where an arm as published skips the last
 
     @property
@@ -39,8 +48,13 @@ class StepShape:
 
     @property
     def patches(self) -> int:
-        """N, as transformers' PatchTSTPatchify counts them."""
-        return (self.context_length - self.patch_length) // self.patch_stride + 1
+        """N."""
+        return count_patches(
+            context_length=self.context_length,
+            patch_length=self.patch_length,
+            patch_stride=self.patch_stride,
+            end_padding=self.end_padding,
+        )
 
     @property
     def attention_widths(self) -> tuple[int, ...]:

@@ -47,6 +47,7 @@ class Execution:
     pre_norm: bool
     dropout: float
     head_dropout: float
+    residual_attention: bool = False  # whether scores are handed from layer to layer
     recompute: bool = False  # whether layers are computed again in the backward pass instead of kept
     hopper: bool = True  # cuBLAS takes 32 MiB for a stream there, 8 MiB elsewhere
 
@@ -166,7 +167,8 @@ def _attention_peak(shape: StepShape, how: Execution, width: int) -> int:
     heads = width // e
     if how.attention == "eager":
         of_scores = _activation(how) if how.engine in COMPILED else FP32_BYTES  # compiled code casts at once
-        return (_activation(how) + of_scores) * heads * n
+        handed_on = _activation(how) if how.residual_attention else 0  # the gradient of the scores, to the layer before
+        return (_activation(how) + of_scores + handed_on) * heads * n
     if how.attention not in _ACCUMULATORS:
         return 0
     copies, tile = _ACCUMULATORS[how.attention]

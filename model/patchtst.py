@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from transformers import PatchTSTConfig, PatchTSTForPrediction
 
 from model.as_published import use_published_attention
-from model.attention import get_backend
+from model.attention import ALIASES, get_backend
 from model.facts import CONFIG, WEIGHTS
 from model.heads import attention_layers, heads_per_layer
 from model.recompute import recompute_layers
-from model.variants import construct, initialise, joint_rate
+from model.residual.reason import residual_reason
+from model.variants import as_stored, construct, initialise, joint_rate, read_config
 
 
 def build_model(
@@ -51,6 +52,8 @@ def build_model(
     attention_residual_dropout: float | None = None,
     ffn_dropout: float | None = None,
     ffn_residual_dropout: float | None = None,
+    end_padding: bool = False,
+    residual_attention: bool = False,
 ) -> PatchTSTForPrediction:
     """A freshly initialised model, whose weights depend on torch's random state and not on the attention backend.
 
@@ -59,15 +62,14 @@ def build_model(
     feed-forward layers, where they have no rate of their own. `layers`: "transformers", or "fused" for an encoder of
     our own kernels. `init`, `positions`: how weights are drawn, and whether positions are trained (`model.variants`).
     `attention_output_dropout`: after attention's output projection, right before `attention_residual_dropout`. Both
-    are computed as one dropout (`variants.joint_rate`).
+    are computed as one dropout (`variants.joint_rate`). `end_padding`: one patch more (`variants.EndPaddedPatchify`).
     `as_published`: the arm of the replaced study (`model.as_published`) whose attention is used.
     `recompute`: "always" keeps no activations of a layer but its input, and computes them again in the backward pass.
-    Raises ValueError for an unknown name, and for a model that the fused layers do not support.
+    `residual_attention`: scores are added up over the layers (`model.residual.reason`).
+    Raises ValueError for an unknown name, and for a model that cannot be computed so.
     """
-
-    def rate(own: float | None) -> float:
-        return dropout if own is None else own
-
+    rates = (position_dropout, attention_residual_dropout, ffn_dropout, ffn_residual_dropout)
+    positional, after_attention, in_ffn, after_ffn = (dropout if own is None else own for own in rates)
     config = PatchTSTConfig(
         num_input_channels=num_channels,
         context_length=context_length,
@@ -78,9 +80,9 @@ def build_model(
         num_attention_heads=num_heads,
         num_hidden_layers=num_layers,
         ffn_dim=ffn_dim,
-        positional_dropout=rate(position_dropout),
-        path_dropout=rate(ffn_residual_dropout),
-        ff_dropout=rate(ffn_dropout),
+        positional_dropout=positional,
+        path_dropout=after_ffn,
+        ff_dropout=in_ffn,
         head_dropout=head_dropout,
         attention_dropout=attention_dropout,
         norm_type=norm_type,
@@ -90,13 +92,25 @@ def build_model(
         scaling="std",
         do_mask_input=False,
     )
-    before_residual = joint_rate(attention_output_dropout, rate(attention_residual_dropout))
+    before_residual = joint_rate(attention_output_dropout, after_attention)
     if before_residual != config.path_dropout:  # transformers has one rate for both residual paths
         config.attention_path_dropout = before_residual
+    for name, value in (("end_padding", end_padding), ("residual_attention", residual_attention)):
+        if value:
+            setattr(config, name, True)
+    _check_residual(config, attention, layers, as_published, recompute)
     config._attn_implementation = get_backend(attention).register()
     model = construct(config)
     initialise(model, init=init, positions=positions)
     return _with_layers(model, layers, as_published, recompute)
+
+
+def _check_residual(
+    config: PatchTSTConfig, attention: str, layers: str, as_published: str | None, recompute: str
+) -> None:
+    how = {"attention": ALIASES.get(attention, attention), "layers": layers, "recompute": recompute}
+    if getattr(config, "residual_attention", False) and (reason := residual_reason(**how, as_published=as_published)):
+        raise ValueError(reason)
 
 
 def _with_layers(
@@ -121,8 +135,9 @@ def save_model(
 ) -> None:
     """Write config.json, model.safetensors and `files` (name -> text) to the new folder `folder`, in one rename.
 
-    weights: the model's state, contiguous, if it is on the host already. Stock transformers loads an unpruned model
-    from the folder. Folder and files get the modes that the umask gives.
+    weights: the model's state, contiguous, if it is on the host already. Stock transformers loads the model from the
+    folder, and refuses one that is pruned, or has end padding or residual attention. Folder and files get the modes
+    that the umask gives.
     """
     from safetensors.torch import save_file
 
@@ -132,7 +147,7 @@ def save_model(
     temporary.mkdir()  # not mkdtemp, whose folders only their owner may read
     try:
         model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(temporary)
+        as_stored(model.config).save_pretrained(temporary)
         if weights is None:
             weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
         save_file(dict(weights), temporary / WEIGHTS, metadata={"format": "pt"})
@@ -152,10 +167,14 @@ def load_model(
     as_published: str | None = None,
     recompute: str = "never",
 ) -> PatchTSTForPrediction:
-    """The model that `save_model` wrote, pruned or not, in evaluation mode; `attention` defaults to eager."""
+    """The model that `save_model` wrote, pruned or not, in evaluation mode; `attention` defaults to eager.
+
+    Raises ValueError for a model with residual attention that is to be computed otherwise than it can be.
+    """
     from safetensors.torch import load_file
 
-    config = PatchTSTConfig.from_pretrained(folder)  # a local folder  # nosec B615
+    config = read_config(folder)
+    _check_residual(config, attention or "eager", layers, as_published, recompute)
     config._attn_implementation = get_backend(attention or "eager").register()
     model = construct(config)
     cut_to_kept_heads(model)

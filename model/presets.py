@@ -6,9 +6,8 @@ from typing import Any
 
 # github.com/yuqinie98/PatchTST, PatchTST_supervised/scripts/PatchTST/{etth1,ettm1,weather}.sh and
 # scripts/EXP-LongForecasting/PatchTST/{traffic,electricity,illness}.sh (context 336, "PatchTST/42"; illness 104), what
-# they leave out from run_longExp.py; norms and dropouts from layers/PatchTST_backbone.py. Not taken over: attention
-# scores added up over the layers (res_attention, which no fused backend can express), learned positions, the 42nd patch
-# of end padding (here 41).
+# they leave out from run_longExp.py; norms and dropouts from layers/PatchTST_backbone.py. Not taken over, as what they
+# are worth has not been measured: docs/official-model.md lists them with their fields.
 _OFFICIAL: dict[str, Any] = {
     "data.context_length": 336,
     "model.patch_length": 16,

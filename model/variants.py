@@ -6,25 +6,87 @@ construction. Other changes are kept in the model's config under names of ours, 
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PatchTSTConfig, PatchTSTForPrediction
+from transformers.models.patchtst.modeling_patchtst import PatchTSTPatchify
+
+from model.residual.encoder import use_residual_attention
 
 INITS = ("transformers", "torch")
 POSITIONS = ("sincos", "learned")
+RESIDUAL_MARK = " with residual attention (load it with MLflow or model.patchtst.load_model)"
+NOT_STOCK = ("end_padding", "residual_attention", "kept_heads")  # names of ours in a config
 LEARNED_POSITION = 0.02  # the official PatchTST_layers.py draws from U(-.02, .02); transformers from N(0, 1)
 
 
 def construct(config: PatchTSTConfig) -> PatchTSTForPrediction:
     """The model of a config that may hold names of ours, with random weights."""
-    model = PatchTSTForPrediction(config)
+    model = _with_end_padding(config) if getattr(config, "end_padding", False) else PatchTSTForPrediction(config)
     rate = getattr(config, "attention_path_dropout", None)
     if rate is not None:
         for layer in model.model.encoder.layers:
             layer.dropout_path1 = nn.Dropout(rate) if rate > 0 else nn.Identity()
+    if getattr(config, "residual_attention", False):
+        use_residual_attention(model)
     return model
+
+
+def not_stock(config: PatchTSTConfig) -> tuple[str, ...]:
+    """What a model has that stock transformers does not: end_padding, residual_attention, kept_heads (if pruned)."""
+    return tuple(name for name in NOT_STOCK if getattr(config, name, None))
+
+
+def as_stored(config: PatchTSTConfig) -> PatchTSTConfig:
+    """The config for a file. Stock transformers would compute no residual attention, so it must refuse the file."""
+    stored: Any = copy.deepcopy(config)
+    if getattr(stored, "residual_attention", False):
+        stored.norm_type += RESIDUAL_MARK
+    return stored
+
+
+def read_config(folder: Path) -> PatchTSTConfig:
+    """What `as_stored` gave, as it was."""
+    config: Any = PatchTSTConfig.from_pretrained(folder)  # a local folder  # nosec B615
+    config.norm_type = config.norm_type.removesuffix(RESIDUAL_MARK)
+    return config
+
+
+def _with_end_padding(config: Any) -> PatchTSTForPrediction:
+    """transformers builds positions and head for the patches of a context that is one stride longer."""
+    context_length = config.context_length
+    try:
+        config.context_length += config.patch_stride
+        model = PatchTSTForPrediction(config)
+    finally:
+        config.context_length = context_length
+    model.model.patchifier = EndPaddedPatchify(config)
+    return model
+
+
+class EndPaddedPatchify(PatchTSTPatchify):
+    """Cuts a context that is lengthened by a stride of its last value, as the official ReplicationPad1d((0, stride)).
+
+    N = (L - P) // stride + 2 patches that begin at steps 0, stride, 2 stride, ... So every value is in a patch, also
+    where the stride does not divide L - P: transformers' own drops the oldest steps then.
+    """
+
+    def __init__(self, config: PatchTSTConfig) -> None:
+        super().__init__(config)
+        self.num_patches += 1
+        self.sequence_start = 0
+
+    def forward(self, past_values: Tensor) -> Tensor:
+        """[B, L, C] -> [B, C, N, P], contiguous. ValueError for another L."""
+        if past_values.shape[1] != self.sequence_length:
+            raise ValueError(f"a context of {past_values.shape[1]} steps: this model takes {self.sequence_length}")
+        last = past_values[:, -1:].expand(-1, self.patch_stride, -1)
+        patches_BNCP = torch.cat((past_values, last), dim=1).unfold(1, self.patch_length, self.patch_stride)
+        return patches_BNCP.transpose(1, 2).contiguous()
 
 
 def initialise(model: PatchTSTForPrediction, *, init: str, positions: str) -> None:

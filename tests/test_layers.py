@@ -22,7 +22,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
     ),
     "model": (
         "facts", "presets", "flops", "heads", "attention", "memory", "recompute", "guard", "fused",
-        "as_published", "variants", "patchtst", "swap", "pruning", "forecaster",
+        "as_published", "residual", "variants", "patchtst", "swap", "pruning", "forecaster",
     ),
     "launcher": ("lint", "listener", "mlflow_server"),
     "patchtst_sweeps": ("location", "attention", "command"),

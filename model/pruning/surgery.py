@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.heads import attention_layers, heads_per_layer
+from model.residual.reason import PRUNED
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
@@ -35,10 +36,12 @@ def remove_heads(model: nn.Module, optimizer: torch.optim.Optimizer | None, head
     """Remove `heads` (layer -> original head numbers) from weights, biases, config and the optimizer's moments.
 
     Smaller parameters replace the old ones, in the optimizer too. Moments of what stays are kept bit for bit, gradients
-    are dropped. Raises ValueError, with nothing changed, for a layer or head that is not there, and if a layer would be
-    left without a head.
+    are dropped. Raises ValueError, with nothing changed, for a layer or head that is not there, if a layer would be
+    left without a head, and for residual attention.
     """
     kept = heads_per_layer(model)
+    if getattr(model.config, "residual_attention", False):
+        raise ValueError(PRUNED)
     for layer, gone in heads.items():
         if not 0 <= layer < len(kept):
             raise ValueError(f"there is no layer {layer}: the model has layers 0 to {len(kept) - 1}")

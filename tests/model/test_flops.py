@@ -34,7 +34,9 @@ SMALL = StepShape(
 )  # fmt: skip
 OVERLAPPING = dataclasses.replace(SMALL, context_length=50, patch_length=8, patch_stride=3, num_heads=2, ffn_dim=16)
 ONE_LAYER = dataclasses.replace(SMALL, num_layers=1, num_heads=1, batch_size=1)
+PADDED = dataclasses.replace(OVERLAPPING, end_padding=True)
 PRUNED = dataclasses.replace(SMALL, heads_kept=(4, 1))
+SHAPES = {"small": SMALL, "overlap": OVERLAPPING, "padded": PADDED, "one": ONE_LAYER, "pruned": PRUNED}
 
 
 def _model(shape: StepShape) -> Any:
@@ -51,7 +53,7 @@ def _model(shape: StepShape) -> Any:
     return model
 
 
-@pytest.mark.parametrize("shape", [SMALL, OVERLAPPING, ONE_LAYER, PRUNED], ids=["small", "overlap", "one", "pruned"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_flops_are_those_that_pytorch_counts(shape: StepShape) -> None:
     model = _model(shape)
     past = torch.randn(shape.batch_size, shape.context_length, shape.num_channels)
@@ -64,7 +66,7 @@ def test_flops_are_those_that_pytorch_counts(shape: StepShape) -> None:
     assert train_step_flops(shape) == forward.get_total_flops() + backward.get_total_flops()
 
 
-@pytest.mark.parametrize("shape", [SMALL, OVERLAPPING, ONE_LAYER, PRUNED], ids=["small", "overlap", "one", "pruned"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_parameters_are_those_of_the_model(shape: StepShape) -> None:
     assert parameter_count(shape) == count_parameters(_model(shape))
 

@@ -1,4 +1,4 @@
-"""A forecast needs only a saved folder; stock transformers loads an unpruned model and refuses a pruned one."""
+"""A forecast needs only a saved folder; stock transformers loads a model that it knows and refuses every other."""
 
 from __future__ import annotations
 
@@ -33,12 +33,26 @@ for folder in sys.argv[2:]:
 """
 
 
-def _stock(*folders: Path, past: torch.Tensor) -> subprocess.CompletedProcess[str]:
+REFUSED = """
+import contextlib, json, sys
+from transformers import PatchTSTForPrediction
+found = []
+with contextlib.redirect_stdout(sys.stderr):
+    for folder in sys.argv[2:]:
+        try:
+            PatchTSTForPrediction.from_pretrained(folder, attn_implementation="eager")
+        except (RuntimeError, ValueError) as error:
+            found.append(str(error))
+print(json.dumps(found))
+"""
+
+
+def _stock(*folders: Path, past: torch.Tensor, script: str = STOCK) -> subprocess.CompletedProcess[str]:
     """Stock transformers in a process of its own that finds nothing of ours; its forecasts as FOLDER.pt."""
     elsewhere = folders[0].parent / "elsewhere"
     elsewhere.mkdir()
     torch.save(past, elsewhere / "past.pt")
-    command = [sys.executable, "-I", "-c", STOCK, elsewhere / "past.pt", *folders]
+    command = [sys.executable, "-I", "-c", script, elsewhere / "past.pt", *folders]
     return subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
 
 
@@ -69,12 +83,17 @@ def test_stock_transformers_loads_an_unpruned_model_whatever_trained_it_and_fore
     assert torch.equal(torch.load(stock_forecasts / f"{attention}.pt"), ours)
 
 
-def test_stock_transformers_refuses_a_pruned_model_and_names_the_layers(tmp_path: Path) -> None:
-    folder = save_small(tmp_path / "saved", pruned=True)
-    done = _stock(folder, past=torch.zeros(1, L, len(COLUMNS)))
-    assert done.returncode != 0 and not (tmp_path / "saved.pt").exists()
-    assert "RuntimeError" in done.stderr
-    assert "layers.0.self_attn.q_proj.weight" in done.stderr and "torch.Size([8, 16])" in done.stderr
+def test_stock_transformers_refuses_what_it_would_compute_otherwise_and_names_the_reason(tmp_path: Path) -> None:
+    folders = [save_small(tmp_path / "pruned", pruned=True), tmp_path / "padded", tmp_path / "residual"]
+    save_model(small_model(end_padding=True), folders[1])
+    save_model(small_model(residual_attention=True), folders[2])
+    done = _stock(*folders, past=torch.zeros(1, L, len(COLUMNS)), script=REFUSED)
+    assert done.returncode == 0, done.stderr
+    *mismatched, residual = json.loads(done.stdout)
+    assert ["mismatched_sizes" in error for error in mismatched] == [True, True]
+    for name, shape in (("layers.0.self_attn.q_proj.weight", [8, 16]), ("position_enc", [5, 16])):
+        assert name in done.stderr and f"torch.Size({shape})" in done.stderr
+    assert "with residual attention (load it with MLflow" in residual
 
 
 @pytest.mark.parametrize("attention", BACKENDS)

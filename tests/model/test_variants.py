@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_kit import small_model
+from model_kit import COLUMNS, L, small_model
 from torch import nn
 
 from model.attention import BACKENDS
@@ -81,3 +81,30 @@ def test_a_place_without_a_rate_of_its_own_has_the_models() -> None:
 def test_an_unknown_name_is_a_value_error_that_lists_the_known_ones(fields: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="give one of"):
         small_model(**fields)
+
+
+@pytest.mark.parametrize(("length", "stride", "count"), [(48, 12, 5), (49, 3, 15)], ids=["divides", "does not"])
+def test_end_padding_adds_one_patch_and_leaves_no_value_out(length: int, stride: int, count: int) -> None:
+    model = small_model(
+        end_padding=True, context_length=length, patch_length=8 if stride == 3 else 12, patch_stride=stride
+    )
+    patchifier, past = model.model.patchifier, torch.randn(2, length, len(COLUMNS))
+    patches = patchifier(past)
+    lengthened = nn.ReplicationPad1d((0, stride))(past.mT)  # as the official code does it
+    assert torch.equal(patches, lengthened.unfold(-1, patchifier.patch_length, stride))
+    assert patches.shape[2] == patchifier.num_patches == count == len(_positions(model))
+    numbers = patchifier(torch.arange(float(length))[None, :, None].expand(1, -1, len(COLUMNS)))
+    assert set(numbers.flatten().int().tolist()) == set(range(length))
+    assert model.config.context_length == length
+    with pytest.raises(ValueError, match="this model takes"):
+        patchifier(past[:, 1:])
+
+
+def test_a_model_with_end_padding_comes_back_from_its_folder(tmp_path: Path) -> None:
+    model = small_model(end_padding=True).eval()
+    save_model(model, tmp_path / "saved")
+    past = torch.randn(2, L, len(COLUMNS))
+    with torch.no_grad():
+        assert torch.equal(
+            *(each(past_values=past).prediction_outputs for each in (model, load_model(tmp_path / "saved")))
+        )

@@ -214,6 +214,7 @@ def _fields(model: Any) -> dict[str, Any]:
         "num_channels": config.num_input_channels,
         "num_layers": config.num_hidden_layers,
         "num_heads": max(map(len, heads_per_layer(model))),
+        "end_padding": getattr(config, "end_padding", False),
     }
 
 

@@ -28,6 +28,8 @@ UNSAID_OF_A_MODEL: Mapping[str, Any] = {
     "attention_residual_dropout": None,
     "ffn_dropout": None,
     "ffn_residual_dropout": None,
+    "end_padding": False,
+    "residual_attention": False,
 }
 
 
@@ -61,6 +63,8 @@ class ModelConfig(Frozen):
     )  # before attention's residual; none: model.dropout
     ffn_dropout: float | None = Field(None, ge=0, lt=1)  # after the activation inside; none: model.dropout
     ffn_residual_dropout: float | None = Field(None, ge=0, lt=1)  # before that layer's residual; none: model.dropout
+    end_padding: bool = False  # one patch more at the end, of the last value; patches then begin at the first step
+    residual_attention: bool = False  # scores are added to those of the layer before; eager, transformers' layers only
 
     @property
     def computed_by(self) -> dict[str, Any]:

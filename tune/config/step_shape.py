@@ -18,6 +18,7 @@ def step_shape(config: TrialConfig, *, channels: int, heads: Sequence[int] | Non
         prediction_length=data.prediction_length,
         patch_length=model.patch_length,
         patch_stride=model.patch_stride,
+        end_padding=model.end_padding,
         d_model=model.d_model,
         num_heads=model.num_heads,
         num_layers=model.num_layers,

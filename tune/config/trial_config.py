@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 from pydantic import Field, ValidationError, model_validator
 
 from data_pipeline.options import OPTION_NAMES, DataOptions, Missing, StepRule
+from model.flops import count_patches
 from tune.common.errors import WrongInput, did_you_mean, shortened, unknown_name
 from tune.common.published import ArmRules, PublishedPruning, rules_for
 from tune.config.base import Frozen
@@ -128,8 +129,14 @@ class TrialConfig(Frozen):
 
     @property
     def num_patches(self) -> int:
-        """Tokens in a sequence: the complete patches that fit into the context, counted from its end."""
-        return (self.data.context_length - self.model.patch_length) // self.model.patch_stride + 1
+        """Tokens in a sequence."""
+        model = self.model
+        return count_patches(
+            context_length=self.data.context_length,
+            patch_length=model.patch_length,
+            patch_stride=model.patch_stride,
+            end_padding=model.end_padding,
+        )
 
     @property
     def rules(self) -> ArmRules:
@@ -181,11 +188,15 @@ GROUPS: dict[str, type[Frozen]] = {
     "pruning": PruningConfig,
 }
 FIELDS = tuple(f"{group}.{field}" for group, config in GROUPS.items() for field in config.model_fields)
-UNSAID: Mapping[str, Any] = {  # what sweeps of earlier versions did without saying it, as `flat` says it
-    f"data.{name}": value
-    for name, value in DataConfig().model_dump(mode="json").items()
-    if name in OPTION_NAMES and name != "timestamp_column"
-} | {f"model.{name}": value for name, value in UNSAID_OF_A_MODEL.items()} | {READ_TEST: True}
+UNSAID: Mapping[str, Any] = (
+    {  # what sweeps of earlier versions did without saying it, as `flat` says it
+        f"data.{name}": value
+        for name, value in DataConfig().model_dump(mode="json").items()
+        if name in OPTION_NAMES and name != "timestamp_column"
+    }
+    | {f"model.{name}": value for name, value in UNSAID_OF_A_MODEL.items()}
+    | {READ_TEST: True}
+)
 SEED_STUDY_ONLY = frozenset(name for name in FIELDS if name.endswith(".as_published"))
 
 

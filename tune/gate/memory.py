@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from model.flops import count_patches
+
 
 def patches(model: Mapping[str, Any]) -> int:
     """N of a model with these arguments of build_model."""
-    number: int = (model["context_length"] - model["patch_length"]) // model["patch_stride"] + 1
-    return number
+    names = ("context_length", "patch_length", "patch_stride")
+    return count_patches(**{name: model[name] for name in names}, end_padding=model.get("end_padding", False))
 
 
 def bytes_of_a_window(model: Mapping[str, Any], heads: int) -> int:

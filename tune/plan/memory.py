@@ -43,6 +43,7 @@ def execution(config: TrialConfig, device: DeviceFacts) -> Execution:
         pre_norm=model.pre_norm,
         dropout=max(model.layer_dropout, model.dropout if model.position_dropout is None else model.position_dropout),
         head_dropout=model.head_dropout,
+        residual_attention=model.residual_attention,
         recompute=model.recompute == "always",
         hopper=(device.capability or HOPPER) >= HOPPER,
     )
@@ -86,6 +87,8 @@ def memory_reason(config: TrialConfig, device: DeviceFacts, channels: int, rows:
 def recompute_reason(config: TrialConfig) -> str | None:
     """Why the layers of `config` cannot be computed again; None if they can, or if they are not."""
     name, engine = config.model.attention, config.train.engine
+    if config.model.recompute == "always" and config.model.residual_attention:
+        return f"{FIELD}=always keeps no scores, which model.residual_attention hands on: use {FIELD}=never"
     if config.model.recompute != "always" or engine == "eager":
         return None
     if config.model.layers == "fused":  # docs/measurements.md, 2026-12-01: one shape on one H200

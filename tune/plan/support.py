@@ -8,6 +8,7 @@ from model import fused
 from model.attention import BACKENDS, resolve_auto
 from model.attention.base import Workload
 from model.fused.hopper import reason
+from model.residual.reason import COMPUTED, PRUNED, residual_reason
 from tune.common.errors import WrongInput
 from tune.config.names import backend_name
 from tune.config.trial_config import TrialConfig
@@ -38,7 +39,10 @@ def resolve_auto_names(config: TrialConfig, device: DeviceFacts, channels: int, 
     name = config.model.attention
     work = _workload(config, device, channels)
     try:
-        chosen = resolve_auto(work, device.missing or {}) if name == "auto" else backend_name(name)
+        if name == "auto" and config.model.residual_attention:
+            chosen = COMPUTED["attention"] or name
+        else:
+            chosen = resolve_auto(work, device.missing or {}) if name == "auto" else backend_name(name)
     except ValueError as error:  # no backend of AUTO_ORDER can do it
         raise WrongInput(str(error)) from None
     layers = config.model.layers
@@ -51,6 +55,8 @@ def resolve_auto_names(config: TrialConfig, device: DeviceFacts, channels: int, 
 def _layers_reason(config: TrialConfig, device: DeviceFacts) -> str | None:
     """Why `config` cannot use the fused layers on `device`; None if it can."""
     model = config.model
+    if model.residual_attention and device.device_type == "cuda":
+        return f"fused layers hand no scores from layer to layer, as model.residual_attention asks for: {fused.INSTEAD}"
     return fused.unsupported_reason(
         d_model=model.d_model,
         ffn_dim=model.ffn_dim,
@@ -88,7 +94,8 @@ def unsupported_reason(
 
     windows: in the training split; None: not known yet. rows: of the whole series; None: not known.
     """
-    if early := _batch_reason(config, channels, windows) or _precision_reason(config, device):
+    early = _batch_reason(config, channels, windows) or _precision_reason(config, device) or _residual_reason(config)
+    if early:
         return early
     attention = config.model.attention
     backend = BACKENDS[attention].unsupported_reason(_workload(config, device, channels))
@@ -98,6 +105,17 @@ def unsupported_reason(
     compiler = compiler_reason(config, device.device_type, device.compilers or {})
     room = memory.recompute_reason(config) or memory.memory_reason(config, device, channels, rows)
     return backend or missing or layers or engine or compiler or room
+
+
+def _residual_reason(config: TrialConfig) -> str | None:
+    """Why the model of `config` cannot add up its scores; None if it can, or does not have to."""
+    model = config.model
+    if not model.residual_attention:
+        return None
+    if config.pruning.heads_to_remove:
+        return PRUNED
+    how = {"attention": model.attention, "layers": model.layers, "recompute": model.recompute}
+    return residual_reason(**how, as_published=model.as_published or config.pruning.as_published)
 
 
 def compiler_needed(config: TrialConfig, device_type: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -21,7 +22,8 @@ from tune.plan.space import describe
 from tune.plan.support import why_not_fused
 from tune.stats.looks import LOOKS
 
-PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride"})  # these decide num_patches
+# These decide num_patches
+PATCHING = frozenset({"data.context_length", "model.patch_length", "model.patch_stride", "model.end_padding"})
 SHOWN = (
     "data.dataset", "data.context_length", "data.prediction_length", "data.feed",
     "model.preset", "model.patch_length", "model.patch_stride", "model.d_model", "model.num_heads", "model.num_layers",
@@ -46,7 +48,7 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     first = plan.trials[0].config
     varying = _varying(plan)
     fields = {name: _value(first, name) for name in SHOWN} | dict.fromkeys(varying, "(swept)")
-    patches = "" if PATCHING & varying else f" ({first.num_patches} patches)"
+    patches = "" if PATCHING & (varying | plan.sweep.swept) else f" ({first.num_patches} patches)"
     yield f"{plan.sweep.name}: {plan.sweep.question}"
     yield (
         f"  data   {fields['data.dataset']}, {fields['data.context_length']} -> {fields['data.prediction_length']} "
@@ -178,8 +180,7 @@ def _variant_lines(plan: Plan) -> Iterator[str]:
         values = {getattr(trial.config.model, name) for trial in plan.trials}
         if f"model.{name}" not in SHOWN and values != {usual}:
             said.append(f"{name.replace('_', ' ')} {'(swept)' if len(values) > 1 else values.pop()}")
-    if said:
-        yield f"         {', '.join(said)}"
+    yield from (f"         {line}" for line in textwrap.wrap(", ".join(said), 100))
 
 
 def _recomputing(fields: Mapping[str, Any]) -> str:

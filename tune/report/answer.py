@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tune.common.words import counted
+from tune.report.ablation import error_sentences
 from tune.report.arms import ArmRow
 from tune.report.comparisons import NO_LOOK, accuracy_text, ratio_text, speed_text
 from tune.report.pareto import account_of
@@ -57,11 +58,13 @@ def answer_line(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
 def answer_sentences(record: SweepRecord, rows: Sequence[ArmRow]) -> list[str]:
     """The same by sentence: the first one is the answer, the others say more of it. Empty where no arm was compared."""
     of_search = search_answer(record, rows)
-    return [of_search] if of_search else _sweep_sentences(record, rows)
+    return [of_search] if of_search else error_sentences(record) or _sweep_sentences(record, rows)
 
 
 def headline(record: SweepRecord, rows: Sequence[ArmRow]) -> str:
     """The answer in one short sentence, for the head of a page; `answer_sentences` says more."""
+    if of_errors := error_sentences(record):
+        return of_errors[0].removeprefix("Answer: ").capitalize()
     baseline = record.tags.get("baseline")
     searched = any("stage" in trial.tags for trial in record.trials)
     final = {trial.tags.get("arm") for trial in record.trials if trial.tags.get("stage") == "final"}

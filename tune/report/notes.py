@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tune.machine.environment import mixture
+from tune.report.ablation import ablation_notes
 from tune.report.answer import answer_line
 from tune.report.arms import ArmRow, arm_of, has_arm_and_seed, json_or_text, trained_by_arm
 from tune.report.bottlenecks import time_notes
@@ -58,7 +59,8 @@ def notes(record: SweepRecord, rows: Sequence[ArmRow], *, margin: float = MARGIN
     ]
     arms = trained_by_arm(record)
     lines += [f"{row.arm} is refused, so it is in no comparison: {row.refused}." for row in rows if row.refused]
-    lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(record, arms, margin=margin)]
+    lines += [*proof_note(arms), *time_notes(arms), TIME_NOTE, *published_notes(arms)]
+    lines += ablation_notes(record, arms, margin=margin)
     by_arm = {row.arm: row.comparison for row in rows if row.comparison}
     lines += pairing_notes(by_arm, margin) + look_notes(by_arm)
     baseline = record.tags.get("baseline")

@@ -8,6 +8,7 @@ from tune.common.published import TAG
 from tune.config.trial_config import parse_params
 from tune.measure import series_errors
 from tune.report import pareto
+from tune.report.ablation import ablation_json
 from tune.report.accounts import accounts, accounts_json, accounts_metrics
 from tune.report.arms import REPEATS, arm_rows, environment_of, trained_by_arm, trials_by_arm
 from tune.report.bottlenecks import diagnoses
@@ -81,6 +82,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "diagnoses": diagnoses(trained_by_arm(record)),
         "comparisons": {row.arm: comparison_json(row.comparison) for row in rows if row.comparison},
         "total_comparisons": {row.arm: comparison_json(row.total_comparison) for row in rows if row.total_comparison},
+        "changes": ablation_json(record),
         "accounts": accounts_json(accounts(record)),
         "search": pareto.as_json(record),
         "cost": cost_json(costs(record, arms), price),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tune.report.ablation import error_steps
 from tune.report.arms import ArmRow
 from tune.stats.verdicts import FASTER, NOT_WORSE
 from tune.tracking.reader import SweepRecord
@@ -12,11 +13,13 @@ from tune.tracking.reader import SweepRecord
 def winner(record: SweepRecord, rows: Sequence[ArmRow]) -> str | None:
     """The arm of the largest gain among those that are faster and not worse; the baseline if no arm is both.
 
-    None where no verdict is reached, as the report says then. A sweep of one arm has that arm. Of a search, its final
-    counts.
+    None where no verdict is reached, as the report says then, and in a sweep that asks what changes do to the error.
+    A sweep of one arm has that arm. Of a search, its final counts.
 
     rows: those of `tune.report.arms.arm_rows`.
     """
+    if error_steps(record):
+        return None
     if len(rows) == 1:
         return rows[0].arm if rows[0].trials else None
     searched = any("stage" in trial.tags for trial in record.trials)

@@ -9,6 +9,7 @@ from data_pipeline.series.protocol import protocol_of
 from data_pipeline.series.store import Series
 from model.facts import FACTS, Facts
 from model.patchtst import save_model
+from model.variants import not_stock
 from tune.machine.environment import versions
 from tune.trial.job import TrialJob
 from tune.trial.state import TrialState
@@ -47,6 +48,7 @@ def facts_of(state: TrialState, job: TrialJob, series: Series) -> Facts:
             "val_mse": val_mse if math.isfinite(val_mse) else None,
             "config": job.config.model_dump(mode="json"),
         },
+        not_stock=not_stock(state.model.config),
         versions={name: version for name, version in versions().items() if version is not None},
     )
 
