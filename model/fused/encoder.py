@@ -76,14 +76,15 @@ class FusedEncoder(PatchTSTEncoder):
         layer, pre = self.layers[number], self.config.pre_norm
         last = pre and number == len(self.layers) - 1  # no norm follows
         before = layer.norm_sublayer1 if pre else self.layers[number - 1].norm_sublayer3
+        after = layer.norm_sublayer3 if pre else layer.norm_sublayer1
 
         def run(x_MD: Tensor, partials: Tensor | None) -> tuple[Tensor, Tensor]:
             drop = None if seed is None else Dropout(seed=seed, site=attention_site(number))
             rows = _normed(before, x_MD, partials) if pre or number else Normed(x=x_MD)
-            packed = paths.packed_weights(layer, x_MD, rate)
+            packed = paths.packed_weights(layer, x_MD, rate, (before if pre or number else None, after))
             x_MD, partials = _attention_sublayer(layer, packed, rows, n, drop, rate, batch)
             drop = None if seed is None else Dropout(seed=seed, site=feed_forward_site(number))
-            rows = _normed(layer.norm_sublayer3 if pre else layer.norm_sublayer1, x_MD, partials)
+            rows = _normed(after, x_MD, partials)
             return _feed_forward_sublayer(layer, packed, rows, drop, rate, batch and not last)
 
         return run
@@ -99,13 +100,13 @@ def _attention_sublayer(
     layer: Any, packed: Packed | None, rows: Normed, n: int, drop: Dropout | None, rates: Rates, statistics: bool
 ) -> tuple[Tensor, Tensor]:
     attention = layer.self_attn
-    qkv, residual_MD = paths.attention_projections(
+    qkv, residual = paths.attention_projections(
         rows, attention, packed, post=not layer.pre_norm, training=layer.training
     )
     qkv_SN3KE = qkv.view(-1, n, 3, qkv.shape[1] // (3 * attention.head_dim), attention.head_dim)
     out_MW = _attend(attention, qkv_SN3KE).reshape(len(rows.x), -1)
     return paths.output_projection(
-        out_MW, attention.out_proj, packed, residual_MD, drop=drop, rate=rates.attention, statistics=statistics
+        out_MW, attention.out_proj, packed, residual, drop=drop, rate=rates.attention, statistics=statistics
     )
 
 

@@ -17,6 +17,7 @@ from model.fused import launch, ops
 from model.fused.dropout import Dropout, Rates, level
 from model.fused.hopper import path as hopper
 from model.fused.hopper.launch import Packed
+from model.fused.hopper.path import Residual
 from model.fused.norm_linear import NormLinear
 
 
@@ -36,10 +37,13 @@ class Normed:
     eps: float = 0.0
 
 
-def packed_weights(layer: Any, x: Tensor, rates: Rates) -> Packed | None:
-    """A layer's weights for the Hopper kernels, if they compute it for rows like x (M, D); else None."""
+def packed_weights(layer: Any, x: Tensor, rates: Rates, norms: tuple[Any, Any]) -> Packed | None:
+    """A layer's weights for the Hopper kernels, if they compute it for rows like x (M, D); else None.
+
+    norms: those that its attention and its feed-forward read through; the first one None if there is none.
+    """
     dropout = max(rates.attention, rates.feed_forward, rates.feed_forward_path)
-    return hopper.packed_weights(layer, x, activation=activation(layer), dropout=dropout)
+    return hopper.packed_weights(layer, x, norms, activation=activation(layer), dropout=dropout)
 
 
 def activation(layer: Any) -> str:
@@ -49,10 +53,13 @@ def activation(layer: Any) -> str:
 
 def attention_projections(
     rows: Normed, attention: Any, packed: Packed | None, *, post: bool, training: bool
-) -> tuple[Tensor, Tensor]:
-    """q, k and v of a PatchTSTAttention in one tensor (M, 3 W), and the residual (M, D): x, or norm(x) with `post`."""
+) -> tuple[Tensor, Tensor | Residual]:
+    """q, k and v of a PatchTSTAttention in one tensor (M, 3 W), and the residual (M, D): x, or norm(x) with `post`.
+
+    The residual is for `output_projection` by the same path.
+    """
     if packed is not None:
-        return hopper.attention_projections(rows, attention, packed, training=training)
+        return hopper.attention_projections(rows, attention, packed, post=post, training=training)
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     weight = torch.cat([projection.weight for projection in projections])
     bias = torch.cat([projection.bias for projection in projections])
@@ -61,12 +68,12 @@ def attention_projections(
 
 
 def output_projection(
-    x: Tensor, projection: nn.Linear, packed: Packed | None, residual: Tensor, *, drop: Dropout | None, rate: float,
-    statistics: bool,
+    x: Tensor, projection: nn.Linear, packed: Packed | None, residual: Tensor | Residual, *, drop: Dropout | None,
+    rate: float, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """residual (M, D) + dropout(projection(x)) for x (M, W), and its statistics by blocks of rows if asked for."""
     if packed is not None:
-        return hopper.output_projection(x, projection, packed, residual, statistics=statistics)
+        return hopper.output_projection(x, projection, packed, residual, drop=drop, rate=rate, statistics=statistics)
     seed, site = (drop.seed, drop.site) if drop and rate else (None, 0)
     weight, bias = projection.weight, projection.bias
     rounded = launch.rounded(weight, x)
@@ -82,7 +89,10 @@ def feed_forward(
     The residual is x, or norm(x) with `post`. inside, path: rates after f and before the residual.
     """
     if packed is not None:
-        return hopper.feed_forward(rows, up, down, packed, training=training, statistics=statistics)
+        return hopper.feed_forward(
+            rows, up, down, packed, post=post, drop=drop, inside=inside, path=path, training=training,
+            statistics=statistics,
+        )  # fmt: skip
     seed, site = (drop.seed, drop.site) if drop and max(inside, path) else (None, 0)
     levels = (level(inside), level(path)) if drop else (0, 0)
     return ops.feed_forward(

@@ -50,6 +50,28 @@ def _gelu(h: Tensor) -> tuple[Tensor, Tensor]:
     return h * phi, phi + h * torch.exp(-h * h / 2) / math.sqrt(2 * math.pi)
 
 
+def keeps(seed: Tensor, site: int, row: int, rows: int, columns: int, level: int, column: int = 0) -> Tensor:
+    """Which elements stay of a tile at (row, column): the bits of `model/fused/dropout_kernels.py`, in 64 bits."""
+    low = 0xFFFF_FFFF
+    key = int(seed.item())
+    k0, k1 = key & low, key >> 32 & low
+    i = torch.arange(row, row + rows, device=seed.device)[:, None]
+    j = torch.arange(column, column + columns, device=seed.device)[None, :]
+    nothing = torch.zeros_like(i + j)
+    c0, c1, c2, c3 = (i >> 4 << 3 | i & 7) + nothing, (j >> 4 << 2 | (j & 7) >> 1) + nothing, nothing + site, nothing
+    for _ in range(7):
+        b, a = c2 * 0xCD9E8D57, c0 * 0xD2511F53  # what runs over in 64 bits leaves both halves as they are
+        c0, c1, c2, c3 = (b >> 32 & low) ^ c1 ^ k0, b & low, (a >> 32 & low) ^ c3 ^ k1, a & low
+        k0, k1 = k0 + 0x9E3779B9 & low, k1 + 0xBB67AE85 & low
+    word = torch.where((j & 8) > 0, torch.where((i & 8) > 0, c3, c1), torch.where((i & 8) > 0, c2, c0))
+    return (word >> (j & 1) * 16 & 0xFFFF) >= level
+
+
+def mask(seed: Tensor, site: int, row: int, rows: int, columns: int, level: int, column: int = 0) -> Any:
+    """What dropout multiplies a tile by; 1 for level 0."""
+    return keeps(seed, site, row, rows, columns, level, column) * (65536 / (65536 - level)) if level else 1.0
+
+
 def _statistics(y: Tensor, tile: int, m: int, partial: Tensor) -> None:
     valid = y[: min(64, m - tile * 64)]
     partial[tile, 0] = valid.mean(0)
@@ -72,8 +94,10 @@ def _feed_forward(pid: int, step: int, **a: Any) -> None:
         acc = torch.zeros_like(x)
         for first in range(0, a["F"], a["SLICE"]):
             h = xhat @ load(a["w1"], first, 0).T + a["b1"][first : first + a["SLICE"]]
-            acc += rounded(_gelu(h)[0], a["y"]) @ load(a["w2"], 0, first).T
-        y = rounded(acc + a["b2"] + x, a["y"])
+            g = _gelu(h)[0] * mask(a["seed"], a["site"], tile * 64, 64, a["SLICE"], a["INSIDE"], first)
+            acc += rounded(g, a["y"]) @ load(a["w2"], 0, first).T
+        thin = (acc + a["b2"]) * mask(a["seed"], a["site"] + 1, tile * 64, 64, a["D"], a["PATH"])
+        y = rounded(thin + (xhat * a["gamma"] + a["beta"] if a["POST"] else x), a["y"])
         store(a["y"], tile * 64, 0, y)
         if a["STATISTICS"]:
             _statistics(y, tile, a["M"], a["partial"])
@@ -89,7 +113,8 @@ def _feed_forward_backward(pid: int, _: int, **a: Any) -> None:
         db1 = up.new_zeros(64)
         for tile in range(chunk * a["tiles"] // a["chunks"], (chunk + 1) * a["tiles"] // a["chunks"]):
             xt, yt = load(a["xhat"], tile * 64, 0), load(a["dy"], tile * 64, 0)
-            g, slope = _gelu(up @ xt.T + b1[:, None])
+            thins = mask(a["seed"], a["site"], tile * 64, 64, 64, a["INSIDE"], f)
+            g, slope = (value * (thins.T if a["INSIDE"] else thins) for value in _gelu(up @ xt.T + b1[:, None]))
             dh = slope * (down.T @ yt.T)
             db1 += dh.sum(1)
             dw1 += rounded(dh, a["dh"]) @ xt
@@ -103,6 +128,8 @@ def _feed_forward_backward(pid: int, _: int, **a: Any) -> None:
 def _input_gradient(pid: int, step: int, **a: Any) -> None:
     m, pieces = a["M"], a["PIECES"]
     dbeta, dgamma = a["sums"][: a["PARTS"]].double().sum(0)
+    if a["POST"]:
+        dbeta, dgamma = dbeta + a["r_sums"][: a["D"]], dgamma + a["r_sums"][a["D"] : 2 * a["D"]]
     if pid == 0:
         a["dbeta"].copy_(dbeta)
         a["dgamma"].copy_(dgamma)
@@ -119,10 +146,12 @@ def _input_gradient(pid: int, step: int, **a: Any) -> None:
                 acc += left @ load(a["w_piece"], j * 128, half.start)
             if a["REST"]:
                 acc += load(a["a_rest"], tile * 64, pieces * 128) @ load(a["w_rest"], pieces * 128, half.start)
+            if a["POST"]:
+                acc += load(a["r"], tile * 64, half.start) * a["gamma"][half]
             dx = acc * rstd[half]
             if a["TRAINING"]:
                 dx = dx - (load(a["xhat"], tile * 64, half.start) * (dgamma * scale)[half] + (dbeta * scale)[half])
-            if a["RESIDUAL"]:
+            if a["RESIDUAL"] and not a["POST"]:
                 r = load(a["r"], tile * 64, half.start)
                 dx = dx + r
                 total[half] += r.sum(0)
@@ -147,8 +176,11 @@ def _qkv(pid: int, step: int, **a: Any) -> None:
 
 def _out(pid: int, step: int, **a: Any) -> None:
     for tile in range(pid, a["tiles"], step):
-        product = load(a["x"], tile * 64, 0) @ load(a["w"], 0, 0).T
-        y = rounded(product + a["bias"] + load(a["r"], tile * 64, 0), a["y"])
+        product = load(a["x"], tile * 64, 0) @ load(a["w"], 0, 0).T + a["bias"]
+        residual = load(a["r"], tile * 64, 0)
+        residual = residual * a["gamma"] + a["beta"] if a["POST"] else residual
+        thin = product * mask(a["seed"], a["site"], tile * 64, 64, a["D"], a["LEVEL"])
+        y = rounded(thin + residual, a["y"])
         store(a["y"], tile * 64, 0, y)
         if a["STATISTICS"]:
             _statistics(y, tile, a["M"], a["partial"])
@@ -173,6 +205,19 @@ def _weight_gradient(pid: int, _: int, **a: Any) -> None:
             store(a["dx"], tile * 64, first, dy @ w)
     a["parts"][0, pid] = dw
     a["partsb"][pid] = sums
+
+
+def _residual_gradient(**a: Any) -> None:
+    m, d, dy, partial = a["M"], a["D"], a["dy"].double(), a["partial"].view(-1, 3, a["D"])
+    thin = dy
+    if a["LEVEL"]:
+        a["out"].copy_(dy * mask(a["seed"], a["site"], 0, m, d, a["LEVEL"]))
+        thin = a["out"].double()
+    nothing = torch.zeros_like(dy)
+    for pid in range(len(partial)):
+        own = torch.arange(m, device=dy.device) // a["ROWS"] % len(partial) == pid
+        for at, values in enumerate((dy, dy * a["xhat"].double(), thin)):
+            partial[pid, at] = (values if a["POST"] or at == 2 else nothing)[own].sum(0)
 
 
 def _pack(**a: Any) -> None:
@@ -207,7 +252,11 @@ def _reduce(**a: Any) -> None:
     a["sums"][:, 1] = (weight * product).view(-1, a["LINES"], i).sum(1)
 
 
-WHOLE = {"fused_pack_weights": _pack, "fused_reduce_weight_gradients": _reduce}
+WHOLE = {
+    "fused_pack_weights": _pack,
+    "fused_reduce_weight_gradients": _reduce,
+    "fused_residual_gradient": _residual_gradient,
+}
 PROGRAMS = {
     "hopper_feed_forward": _feed_forward,
     "hopper_feed_forward_backward": _feed_forward_backward,

@@ -22,8 +22,9 @@ from triton.compiler.compiler import compile as compile_source
 from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 from triton.runtime.jit import native_specialize_impl
 
+from model.fused.dropout import level
 from model.fused.hopper import launch, launch_backward
-from model.fused.launch import Norm
+from model.fused.launch import Drop, Norm
 
 HOPPER = GPUTarget("cuda", 90, 32)
 MOST_SHARED = 232_448  # bytes that one program may have on compute capability 9.0
@@ -91,8 +92,14 @@ def recorded(run: Callable[[launch.Launch], None] | None = None, programs: int |
             yield found
 
 
-def a_layer(rows: int, width: int, ffn: int, device: str = "cpu", seed: int = 0, dtype: Any = torch.bfloat16) -> None:
-    """Every launch of a layer, forward and backward, on random numbers. width: of all heads."""
+def a_layer(
+    rows: int, width: int, ffn: int, device: str = "cpu", seed: int = 0, dtype: Any = torch.bfloat16, *,
+    post: bool = False, rate: float = 0.0,
+) -> None:  # fmt: skip
+    """Every launch of a layer, forward and backward, on random numbers. width: of all heads.
+
+    post: norms come after the sublayers. rate: of dropout inside and before both residuals.
+    """
     generator = torch.Generator(device).manual_seed(seed)
 
     def random(*shape: int, scale: float = 1.0, mean: float = 0.0) -> Tensor:
@@ -109,12 +116,17 @@ def a_layer(rows: int, width: int, ffn: int, device: str = "cpu", seed: int = 0,
     affine1, affine2 = ((random(D, scale=0.2, mean=1.0), random(D, scale=0.2)) for _ in range(2))
     packed = launch.pack(attention, affine1, wo, up, affine2, w2, dtype)
     norm1 = norm_of(x, *affine1)
+    key = torch.tensor([2**40 + seed], device=device) if rate else None
+    drop1, drop2 = (Drop(seed=key, site=site, levels=(level(rate), more)) for site, more in ((1, 0), (2, level(rate))))
     _, xhat = launch.qkv(x, norm1, packed.qkv, packed.qkv_bias, keep=True)
-    y, _ = launch.out(attended, packed.out, bo, x, statistics=True)
+    residual, affine = (xhat, affine1) if post else (x, None)
+    y, _ = launch.out(attended, packed.out, bo, residual, statistics=True, affine=affine, drop=drop1)
     norm2, held = norm_of(y, *affine2), (packed.up, packed.up_bias, packed.down)
-    _, _, yhat = launch.feed_forward(y, norm2, *held, b2, keep=True, statistics=True)
-    dy = launch_backward.feed_forward_backward(dz, yhat, norm2, held, up[0], training=True)[0]
-    launch_backward.out_backward(dy, attended, packed.out)
+    _, _, yhat = launch.feed_forward(y, norm2, *held, b2, keep=True, statistics=True, post=post, drop=drop2)
+    dy = launch_backward.feed_forward_backward(dz, yhat, norm2, held, up[0], training=True, post=post, drop=drop2)[0]
+    r_sums = launch_backward.out_backward(dy, attended, packed.out, xhat=xhat if post else None, drop=drop1)[3]
     dqkv = random(rows, 3 * width).to(dtype)
     weights = tuple(weight for weight, _ in attention)
-    launch_backward.qkv_backward(dqkv, xhat, dy, norm1, packed.qkv, weights, training=True)
+    launch_backward.qkv_backward(
+        dqkv, xhat, dy, norm1, packed.qkv, weights, training=True, r_sums=r_sums if post else None
+    )

@@ -1,4 +1,7 @@
-"""The feed-forward sublayer's forward pass for Hopper: y = x + w2 gelu(w1 xhat + b1) + b2, warp-specialised.
+"""The feed-forward sublayer's forward pass for Hopper: y = r + w2 gelu(w1 xhat + b1) + b2, warp-specialised.
+
+The residual r is x or, with POST, gamma xhat + beta. INSIDE and PATH are dropout's levels after gelu and before the
+residual, 0 for none; their sites are `site` and `site` + 1.
 
 Tensors: x y xhat M x D, w1 F x D with the norm's gamma folded in, b1 (F,) with its beta, w2 D x F; bf16, biases fp32.
 
@@ -20,6 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from model.fused.hopper.barriers import barriers
+from model.fused.hopper.dropout import kept, share_over, silenced
 from model.fused.hopper.gelu import gelu
 from model.fused.hopper.tile import finish_rows, normalise_rows
 
@@ -62,15 +66,18 @@ def _compute(
     out: gl.shared_memory_descriptor, up: gl.shared_memory_descriptor, down: gl.shared_memory_descriptor,
     full: gl.shared_memory_descriptor, empty: gl.shared_memory_descriptor, rows_full: gl.shared_memory_descriptor,
     rows_empty: gl.shared_memory_descriptor, x: gl.tensor, b1: gl.tensor, b2: gl.tensor, mean: gl.tensor,
-    var: gl.tensor, partial: gl.tensor, eps: gl.tensor, M: gl.tensor, tiles: gl.tensor, rounds: gl.tensor,
-    group: gl.tensor, pid: gl.tensor, step: gl.tensor, D: gl.constexpr, SLICES: gl.constexpr, SLICE: gl.constexpr,
-    BUFFERS: gl.constexpr, GROUPS: gl.constexpr, KEEP: gl.constexpr, STATISTICS: gl.constexpr,
+    var: gl.tensor, gamma: gl.tensor, beta: gl.tensor, seed: gl.tensor, partial: gl.tensor, eps: gl.tensor,
+    site: gl.tensor, M: gl.tensor, tiles: gl.tensor, rounds: gl.tensor, group: gl.tensor, pid: gl.tensor,
+    step: gl.tensor, D: gl.constexpr, SLICES: gl.constexpr, SLICE: gl.constexpr, BUFFERS: gl.constexpr,
+    GROUPS: gl.constexpr, POST: gl.constexpr, INSIDE: gl.constexpr, PATH: gl.constexpr, KEEP: gl.constexpr,
+    STATISTICS: gl.constexpr,
 ) -> None:  # fmt: skip
     """A warpgroup's tiles, one a round. Without a tile in the last round it still frees the weights."""
     wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SLICE, 16])
     narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, narrow, 2)
     f = gl.arange(0, SLICE, layout=gl.SliceLayout(0, wide))
+    row = gl.arange(0, 64, layout=gl.SliceLayout(1, wide))
     zero = gl.zeros([64, SLICE], gl.float32, wide)
     for r in range(rounds):
         tile = (r * GROUPS + group) * step + pid
@@ -84,12 +91,21 @@ def _compute(
                 mbarrier.wait(full.index(slot), (k // BUFFERS) & 1)
                 started = warpgroup_mma(rows, up.index(slot).permute([1, 0]), zero, use_acc=False, is_async=True)
                 h = warpgroup_mma_wait(0, deps=[started])
-                g = gl.convert_layout(gelu(h + bias[None, :]).to(gl.bfloat16), left)
-                started = warpgroup_mma(g, down.index(slot).permute([1, 0]), acc, is_async=True)
-                acc, g = warpgroup_mma_wait(0, deps=[started, g])
+                h += bias[None, :]
+                if INSIDE > 0:
+                    h = silenced(h, kept(seed, site, tile * 64, row[:, None], (s * SLICE + f)[None, :], INSIDE))
+                    g = gelu(h) * share_over(INSIDE)
+                else:
+                    g = gelu(h)
+                g_left = gl.convert_layout(g.to(gl.bfloat16), left)
+                started = warpgroup_mma(g_left, down.index(slot).permute([1, 0]), acc, is_async=True)
+                acc, g_left = warpgroup_mma_wait(0, deps=[started, g_left])
                 gl.thread_barrier()
                 mbarrier.arrive(empty.index(slot), count=1)
-            finish_rows(acc, x, b2, y, out, rows_empty, partial, tile, M, D, STATISTICS)
+            finish_rows(
+                acc, x, gamma, beta, b2, seed, site + 1, y, rows, out, rows_empty, partial, tile, M, D, POST, PATH,
+                STATISTICS,
+            )  # fmt: skip
         else:
             for s in range(SLICES):
                 k = r * SLICES + s
@@ -98,12 +114,13 @@ def _compute(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["M", "tiles"])
+@gluon.jit(do_not_specialize=["site", "M", "tiles"])
 def hopper_feed_forward(
     x_rows: tma.tensor_descriptor, w1: tma.tensor_descriptor, w2: tma.tensor_descriptor, y: tma.tensor_descriptor,
     xhat: tma.tensor_descriptor, x: gl.tensor, b1: gl.tensor, b2: gl.tensor, mean: gl.tensor, var: gl.tensor,
-    partial: gl.tensor, eps: gl.tensor, M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, F: gl.constexpr,
-    SLICE: gl.constexpr, BUFFERS: gl.constexpr, KEEP: gl.constexpr, STATISTICS: gl.constexpr,
+    gamma: gl.tensor, beta: gl.tensor, seed: gl.tensor, partial: gl.tensor, eps: gl.tensor, site: gl.tensor,
+    M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, F: gl.constexpr, SLICE: gl.constexpr, BUFFERS: gl.constexpr,
+    POST: gl.constexpr, INSIDE: gl.constexpr, PATH: gl.constexpr, KEEP: gl.constexpr, STATISTICS: gl.constexpr,
 ) -> None:  # fmt: skip
     """KEEP: xhat is stored for the backward pass. STATISTICS: those of y by blocks of 64 rows. Grid: any number."""
     GROUPS: gl.constexpr = 3
@@ -124,18 +141,18 @@ def hopper_feed_forward(
     gl.warp_specialize([
         (_compute, (
             y, xhat, rows.index(0), out.index(0), up, down, full, empty, rfull.index(0), rempty.index(0), x, b1, b2,
-            mean, var, partial, eps, M, tiles, rounds, 0, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-            KEEP, STATISTICS,
+            mean, var, gamma, beta, seed, partial, eps, site, M, tiles, rounds, 0, pid, step, D, SLICES, SLICE, BUFFERS,
+            GROUPS, POST, INSIDE, PATH, KEEP, STATISTICS,
         )),
         (_compute, (
             y, xhat, rows.index(1), out.index(1), up, down, full, empty, rfull.index(1), rempty.index(1), x, b1, b2,
-            mean, var, partial, eps, M, tiles, rounds, 1, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-            KEEP, STATISTICS,
+            mean, var, gamma, beta, seed, partial, eps, site, M, tiles, rounds, 1, pid, step, D, SLICES, SLICE, BUFFERS,
+            GROUPS, POST, INSIDE, PATH, KEEP, STATISTICS,
         )),
         (_compute, (
             y, xhat, rows.index(2), out.index(2), up, down, full, empty, rfull.index(2), rempty.index(2), x, b1, b2,
-            mean, var, partial, eps, M, tiles, rounds, 2, pid, step, D, SLICES, SLICE, BUFFERS, GROUPS,
-            KEEP, STATISTICS,
+            mean, var, gamma, beta, seed, partial, eps, site, M, tiles, rounds, 2, pid, step, D, SLICES, SLICE, BUFFERS,
+            GROUPS, POST, INSIDE, PATH, KEEP, STATISTICS,
         )),
         (_load_weights, (w1, w2, up, down, full, empty, rounds, SLICES, SLICE, D, BUFFERS)),
         (_load_rows, (x_rows, rows, rfull, rempty, rounds, pid, step, tiles, D, GROUPS)),

@@ -5,6 +5,7 @@ Tensors: xhat dy M x D, w1 F x D with the norm's gamma folded in, w2 D x F, b1 (
 in registers as left factors of g^T dy (the gradient of w2, transposed) and dh^T xhat.
 
 A program owns 128 columns of F, 64 for each of two warpgroups, and a chunk of the tiles of rows; a warp loads tiles.
+With INSIDE, gelu's dropout, g and dh are thinned by the forward pass' mask; dy is then that after the path's dropout.
 The parts of chunks are added up in a fixed order by `fused_reduce_weight_gradients`. Rows past M are read as zeros and
 add nothing: dy is zero there, and so is dh.
 """
@@ -22,6 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from model.fused.hopper.barriers import barriers
+from model.fused.hopper.dropout import kept, share_over, silenced
 from model.fused.hopper.gelu import gelu_and_slope
 
 
@@ -44,14 +46,16 @@ def _own_columns(
     dh: tma.tensor_descriptor, xs: gl.shared_memory_descriptor, ys: gl.shared_memory_descriptor,
     full: gl.shared_memory_descriptor, empty: gl.shared_memory_descriptor, weights: gl.shared_memory_descriptor,
     up: gl.shared_memory_descriptor, down: gl.shared_memory_descriptor, out: gl.shared_memory_descriptor,
-    b1: gl.tensor, parts1: gl.tensor, parts2: gl.tensor, partsb: gl.tensor, f0: gl.tensor, local: gl.tensor,
-    first: gl.tensor, n: gl.tensor, D: gl.constexpr, F: gl.constexpr, BUFFERS: gl.constexpr,
+    b1: gl.tensor, seed: gl.tensor, parts1: gl.tensor, parts2: gl.tensor, partsb: gl.tensor, site: gl.tensor,
+    f0: gl.tensor, local: gl.tensor, first: gl.tensor, n: gl.tensor, D: gl.constexpr, F: gl.constexpr,
+    BUFFERS: gl.constexpr, INSIDE: gl.constexpr,
 ) -> None:  # fmt: skip
     """Columns f0 to f0 + 63 of F, which are rows `local` and on of the program's part."""
     wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     grads: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, grads, 2)
     f = gl.arange(0, 64, layout=gl.SliceLayout(1, wide))
+    row = gl.arange(0, 64, layout=gl.SliceLayout(0, wide))
     bias = gl.load(b1 + f0 + f)
     db1 = gl.zeros([64], gl.float32, gl.SliceLayout(1, wide))
     dw1 = gl.zeros([64, D], gl.float32, grads)
@@ -66,7 +70,13 @@ def _own_columns(
         h_started = warpgroup_mma(up, xt.permute([1, 0]), zero, use_acc=False, is_async=True)
         dg_started = warpgroup_mma(down.permute([1, 0]), yt.permute([1, 0]), zero, use_acc=False, is_async=True)
         h = warpgroup_mma_wait(1, deps=[h_started])
-        g, slope = gelu_and_slope(h + bias[:, None])
+        h += bias[:, None]
+        if INSIDE > 0:
+            h = silenced(h, kept(seed, site, (first + i) * 64, row[None, :], (f0 + f)[:, None], INSIDE))
+        g, slope = gelu_and_slope(h)
+        if INSIDE > 0:
+            g *= share_over(INSIDE)
+            slope *= share_over(INSIDE)
         g_left = gl.convert_layout(g.to(gl.bfloat16), left)
         dg = warpgroup_mma_wait(0, deps=[dg_started])
         dh_exact = slope * dg
@@ -85,19 +95,20 @@ def _own_columns(
         mbarrier.arrive(empty.index(slot), count=1)
     tma.store_wait(0)
     part = gl.program_id(0) * 128 + local
-    row = part + gl.arange(0, 64, layout=gl.SliceLayout(1, grads))
+    own = part + gl.arange(0, 64, layout=gl.SliceLayout(1, grads))
     column = gl.arange(0, D, layout=gl.SliceLayout(0, grads))
-    at = row[:, None] * D + column[None, :]
+    at = own[:, None] * D + column[None, :]
     gl.store(parts1 + at, dw1)
     gl.store(parts2 + at, dw2)
     gl.store(partsb + part + f, db1)
 
 
-@gluon.jit(do_not_specialize=["tiles", "chunks"])
+@gluon.jit(do_not_specialize=["site", "tiles", "chunks"])
 def hopper_feed_forward_backward(
     xhat: tma.tensor_descriptor, dy: tma.tensor_descriptor, w1: tma.tensor_descriptor, w2: tma.tensor_descriptor,
-    dh: tma.tensor_descriptor, b1: gl.tensor, parts1: gl.tensor, parts2: gl.tensor, partsb: gl.tensor,
-    tiles: gl.tensor, chunks: gl.tensor, D: gl.constexpr, F: gl.constexpr, BUFFERS: gl.constexpr,
+    dh: tma.tensor_descriptor, b1: gl.tensor, seed: gl.tensor, parts1: gl.tensor, parts2: gl.tensor, partsb: gl.tensor,
+    site: gl.tensor, tiles: gl.tensor, chunks: gl.tensor, D: gl.constexpr, F: gl.constexpr, BUFFERS: gl.constexpr,
+    INSIDE: gl.constexpr,
 ) -> None:  # fmt: skip
     """parts1 and parts2 (programs, 128, D): dh^T xhat and g^T dy; partsb (programs, 128): sums of dh.
 
@@ -126,12 +137,12 @@ def hopper_feed_forward_backward(
         tma.async_copy_global_to_shared(w2, [0, f0 + k * 64], weights.index(0), down.index(k))
     gl.warp_specialize([
         (_own_columns, (
-            dh, xs, ys, full, empty, weights, up.index(0), down.index(0), out0, b1, parts1, parts2, partsb, f0,
-            0, first, n, D, F, BUFFERS,
+            dh, xs, ys, full, empty, weights, up.index(0), down.index(0), out0, b1, seed, parts1, parts2, partsb, site,
+            f0, 0, first, n, D, F, BUFFERS, INSIDE,
         )),
         (_own_columns, (
-            dh, xs, ys, full, empty, weights, up.index(1), down.index(1), out1, b1, parts1, parts2, partsb, f0 + 64,
-            64, first, n, D, F, BUFFERS,
+            dh, xs, ys, full, empty, weights, up.index(1), down.index(1), out1, b1, seed, parts1, parts2, partsb, site,
+            f0 + 64, 64, first, n, D, F, BUFFERS, INSIDE,
         )),
         (_load_tiles, (xhat, dy, xs, ys, full, empty, first, n, D, BUFFERS)),
     ], [4, 1], [240, 24])  # fmt: skip

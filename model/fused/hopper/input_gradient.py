@@ -1,9 +1,11 @@
 """Last kernel of a sublayer's backward pass for Hopper: dx of a linear layer behind a batch norm, and of the residual.
 
     dx = rstd (a w - mean(a w) - xhat mean(a w xhat)) + r
+    dx = rstd (z - mean(z) - xhat mean(z xhat)), z = a w + gamma r, with POST: the residual is the norm's output
 
 a is the gradient of the linear layer's output, w its weight with gamma folded in, r the residual's gradient. Both means
-come from the weight's gradient, so that one pass suffices: they are gamma dbeta / M and gamma dgamma / M.
+come from the weight's gradient, so that one pass suffices: they are gamma dbeta / M and gamma dgamma / M. With POST
+also from `r_sums`: those of r and of r xhat.
 
 Tensors: xhat r dx M x D, w K x D. a is M x K or, TILED, M / 64 x K x 64 transposed in tiles of rows. K is divided into
 pieces of 128, the last of which may be narrower, REST: TMA reads zeros past K. A program has two warpgroups, each with
@@ -58,10 +60,13 @@ def _load(
 
 @gluon.jit
 def _norm_sums(
-    sums: gl.tensor, dgamma: gl.tensor, dbeta: gl.tensor, group: gl.tensor, pid: gl.tensor, D: gl.constexpr,
-    PARTS: gl.constexpr, PADDED: gl.constexpr, TARGET: gl.constexpr,
+    sums: gl.tensor, r_sums: gl.tensor, dgamma: gl.tensor, dbeta: gl.tensor, group: gl.tensor, pid: gl.tensor,
+    D: gl.constexpr, POST: gl.constexpr, PARTS: gl.constexpr, PADDED: gl.constexpr, TARGET: gl.constexpr,
 ) -> gl.tensor:  # fmt: skip
-    """dbeta and dgamma of this group's 64 columns: sums over (PARTS, 2, D). The first program stores them."""
+    """dbeta and dgamma of this group's 64 columns: sums over (PARTS, 2, D), and r_sums (2, D) with POST.
+
+    The first program stores them.
+    """
     layout: gl.constexpr = gl.BlockedLayout([1, 4], [2, 16], [4, 1], [1, 0])
     part = gl.arange(0, PADDED, layout=gl.SliceLayout(1, layout))
     column = group * 64 + gl.arange(0, 64, layout=gl.SliceLayout(0, layout))
@@ -69,6 +74,9 @@ def _norm_sums(
     there = (part < PARTS)[:, None] & (column < D)[None, :]
     beta = gl.sum(gl.load(at, mask=there, other=0.0), 0)
     gamma = gl.sum(gl.load(at + D, mask=there, other=0.0), 0)
+    if POST:
+        beta += gl.load(r_sums + column)
+        gamma += gl.load(r_sums + D + column)
     if pid == 0:
         gl.store(dbeta + column, beta)
         gl.store(dgamma + column, gamma)
@@ -80,11 +88,11 @@ def _compute(
     dx: tma.tensor_descriptor, pieces: gl.shared_memory_descriptor, rest: gl.shared_memory_descriptor,
     w: gl.shared_memory_descriptor, w_rest: gl.shared_memory_descriptor, xs: gl.shared_memory_descriptor,
     rs: gl.shared_memory_descriptor, full: gl.shared_memory_descriptor, empty: gl.shared_memory_descriptor,
-    weights: gl.shared_memory_descriptor, var: gl.tensor, gamma: gl.tensor, sums: gl.tensor, dgamma: gl.tensor,
-    dbeta: gl.tensor, row_sums: gl.tensor, eps: gl.tensor, M: gl.tensor, n: gl.tensor, group: gl.tensor,
-    pid: gl.tensor, step: gl.tensor, D: gl.constexpr, PIECES: gl.constexpr, REST: gl.constexpr,
-    BUFFERS: gl.constexpr, TILED: gl.constexpr, TRAINING: gl.constexpr, RESIDUAL: gl.constexpr, SUMS: gl.constexpr,
-    PARTS: gl.constexpr, PADDED: gl.constexpr,
+    weights: gl.shared_memory_descriptor, var: gl.tensor, gamma: gl.tensor, sums: gl.tensor, r_sums: gl.tensor,
+    dgamma: gl.tensor, dbeta: gl.tensor, row_sums: gl.tensor, eps: gl.tensor, M: gl.tensor, n: gl.tensor,
+    group: gl.tensor, pid: gl.tensor, step: gl.tensor, D: gl.constexpr, PIECES: gl.constexpr, REST: gl.constexpr,
+    BUFFERS: gl.constexpr, TILED: gl.constexpr, TRAINING: gl.constexpr, RESIDUAL: gl.constexpr, POST: gl.constexpr,
+    SUMS: gl.constexpr, PARTS: gl.constexpr, PADDED: gl.constexpr,
 ) -> None:  # fmt: skip
     """Columns 64 group to 64 group + 63 of every tile of the program."""
     ALL: gl.constexpr = PIECES + (1 if REST else 0)
@@ -92,8 +100,9 @@ def _compute(
     column: gl.constexpr = gl.SliceLayout(0, layout)
     c = group * 64 + gl.arange(0, 64, layout=column)
     rstd = 1.0 / gl.sqrt(gl.load(var + c) + eps)
-    beta_sum, gamma_sum = _norm_sums(sums, dgamma, dbeta, group, pid, D, PARTS, PADDED, column)
-    scale = rstd * gl.load(gamma + c) / M
+    beta_sum, gamma_sum = _norm_sums(sums, r_sums, dgamma, dbeta, group, pid, D, POST, PARTS, PADDED, column)
+    gamma_c = gl.load(gamma + c)
+    scale = rstd * gamma_c / M
     first = beta_sum * scale
     second = gamma_sum * scale
     total = gl.zeros([64, 64], gl.float32, layout)
@@ -119,10 +128,12 @@ def _compute(
         mbarrier.wait(full.index(ALL + q), (t // BUFFERS) & 1)
         xt = xs.index(q * 2 + group)
         rt = rs.index(q * 2 + group)
+        if POST:
+            acc += rt.load(layout).to(gl.float32) * gamma_c[None, :]
         found = acc * rstd[None, :]
         if TRAINING:
             found = found - (xt.load(layout).to(gl.float32) * second[None, :] + first[None, :])
-        if RESIDUAL:
+        if RESIDUAL and not POST:
             residual = rt.load(layout).to(gl.float32)
             found = found + residual
             if SUMS:
@@ -143,10 +154,10 @@ def _compute(
 def hopper_input_gradient(
     a: tma.tensor_descriptor, a_rest: tma.tensor_descriptor, w_piece: tma.tensor_descriptor,
     w_rest: tma.tensor_descriptor, xhat: tma.tensor_descriptor, r: tma.tensor_descriptor, dx: tma.tensor_descriptor,
-    var: gl.tensor, gamma: gl.tensor, sums: gl.tensor, dgamma: gl.tensor, dbeta: gl.tensor, row_sums: gl.tensor,
-    eps: gl.tensor, M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, PIECES: gl.constexpr,
+    var: gl.tensor, gamma: gl.tensor, sums: gl.tensor, r_sums: gl.tensor, dgamma: gl.tensor, dbeta: gl.tensor,
+    row_sums: gl.tensor, eps: gl.tensor, M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, PIECES: gl.constexpr,
     REST: gl.constexpr, BUFFERS: gl.constexpr, TILED: gl.constexpr, TRAINING: gl.constexpr, RESIDUAL: gl.constexpr,
-    SUMS: gl.constexpr, PARTS: gl.constexpr, PADDED: gl.constexpr,
+    POST: gl.constexpr, SUMS: gl.constexpr, PARTS: gl.constexpr, PADDED: gl.constexpr,
 ) -> None:  # fmt: skip
     """dx; dbeta and dgamma (D,) from sums (PARTS, 2, D); with SUMS also row_sums (programs, D), those of r.
 
@@ -185,12 +196,12 @@ def hopper_input_gradient(
         rest = pieces
     n = (tiles - pid + step - 1) // step
     gl.warp_specialize([
-        (_compute, (dx, pieces, rest, w, w_left, xs, rs, full, empty, weights, var, gamma, sums, dgamma, dbeta,
-                    row_sums, eps, M, n, 0, pid, step, D, PIECES, REST, BUFFERS, TILED, TRAINING, RESIDUAL, SUMS,
-                    PARTS, PADDED)),
-        (_compute, (dx, pieces, rest, w, w_left, xs, rs, full, empty, weights, var, gamma, sums, dgamma, dbeta,
-                    row_sums, eps, M, n, 1, pid, step, D, PIECES, REST, BUFFERS, TILED, TRAINING, RESIDUAL, SUMS,
-                    PARTS, PADDED)),
+        (_compute, (dx, pieces, rest, w, w_left, xs, rs, full, empty, weights, var, gamma, sums, r_sums, dgamma,
+                    dbeta, row_sums, eps, M, n, 0, pid, step, D, PIECES, REST, BUFFERS, TILED, TRAINING, RESIDUAL, POST,
+                    SUMS, PARTS, PADDED)),
+        (_compute, (dx, pieces, rest, w, w_left, xs, rs, full, empty, weights, var, gamma, sums, r_sums, dgamma,
+                    dbeta, row_sums, eps, M, n, 1, pid, step, D, PIECES, REST, BUFFERS, TILED, TRAINING, RESIDUAL, POST,
+                    SUMS, PARTS, PADDED)),
         (_load, (a, a_rest, xhat, r, pieces, rest, xs, rs, full, empty, n, pid, step, PIECES, REST, BUFFERS,
                  TILED, RESIDUAL)),
     ], [4, 1], [240, 24])  # fmt: skip

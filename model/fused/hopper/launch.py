@@ -19,7 +19,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from model.fused.hopper import feed_forward as feed_forward_kernels
 from model.fused.hopper import projections, weights_kernels
-from model.fused.launch import Norm, empty_statistics
+from model.fused.launch import Drop, Norm, empty_statistics
 
 ROWS = 64  # of a tile
 LINES = 8  # rows of a weight that one program packs or reduces; divides every width
@@ -142,9 +142,16 @@ def qkv(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor, *, keep: bool) -> t
     return y, xhat
 
 
-def out(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, statistics: bool) -> tuple[Tensor, Tensor]:
-    """x (M, W) weight^T + bias + residual (M, D), and its statistics by blocks (empty unless asked for)."""
-    (m, w), d = x.shape, residual.shape[1]
+def out(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, statistics: bool,
+    affine: tuple[Tensor, Tensor] | None = None, drop: Drop | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """dropout(x (M, W) weight^T + bias) + residual (M, D), and its statistics by blocks (empty unless asked for).
+
+    affine: a norm's gamma and beta, which are applied to the residual.
+    """
+    (m, w), d, drop = x.shape, residual.shape[1], drop or Drop()
+    gamma, beta = affine or (bias, bias)
     y = torch.empty_like(residual)
     partial = empty_statistics(residual, d, statistics)
     tiles, inner = triton.cdiv(m, ROWS), padded(w)
@@ -154,9 +161,13 @@ def out(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, statistics
             grid=(min(processors(x.device), tiles),),
             arguments={
                 "x": box(x, ROWS, inner), "r": box(residual, ROWS, d), "w": box(weight, d, inner), "y": box(y, ROWS, d),
-                "bias": bias, "partial": partial, "M": m, "tiles": tiles,
+                "bias": bias, "gamma": gamma, "beta": beta, "seed": seed_of(drop, bias), "partial": partial,
+                "site": drop.site, "M": m, "tiles": tiles,
             },
-            constants={"D": d, "INNER": inner, "SLOTS": 4, "STATISTICS": statistics},
+            constants={
+                "D": d, "INNER": inner, "SLOTS": 4, "POST": affine is not None, "LEVEL": drop.levels[0],
+                "STATISTICS": statistics,
+            },
             options=TWO_GROUPS,
         )
     )  # fmt: skip
@@ -164,10 +175,14 @@ def out(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, *, statistics
 
 
 def feed_forward(
-    x: Tensor, norm: Norm, up: Tensor, up_bias: Tensor, down: Tensor, b2: Tensor, *, keep: bool, statistics: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x + down gelu(up norm(x) + up_bias) + b2 from packed weights, its statistics by blocks, and the normalised x."""
-    (m, d), f = x.shape, up.shape[0]
+    x: Tensor, norm: Norm, up: Tensor, up_bias: Tensor, down: Tensor, b2: Tensor, *, keep: bool, statistics: bool,
+    post: bool = False, drop: Drop | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """residual + dropout(down dropout(gelu(up norm(x) + up_bias)) + b2), its statistics by blocks, and x normalised.
+
+    Weights are packed. The residual is x, or norm(x) if `post`.
+    """
+    (m, d), f, drop = x.shape, up.shape[0], drop or Drop()
     y, xhat = torch.empty_like(x), x.new_empty((m if keep else 0, d))
     partial = empty_statistics(x, d, statistics)
     tiles = triton.cdiv(m, ROWS)
@@ -178,15 +193,22 @@ def feed_forward(
             arguments={
                 "x_rows": box(x, ROWS, d), "w1": box(up, 64, d), "w2": box(down, d, 64), "y": box(y, ROWS, d),
                 "xhat": box(xhat if keep else x, ROWS, d), "x": x, "b1": up_bias, "b2": b2, "mean": norm.mean,
-                "var": norm.var, "partial": partial, "eps": norm.eps, "M": m, "tiles": tiles,
+                "var": norm.var, "gamma": norm.gamma, "beta": norm.beta, "seed": seed_of(drop, b2), "partial": partial,
+                "eps": norm.eps, "site": drop.site, "M": m, "tiles": tiles,
             },
             constants={
-                "D": d, "F": f, "SLICE": 64, "BUFFERS": 4, "KEEP": keep, "STATISTICS": statistics,
+                "D": d, "F": f, "SLICE": 64, "BUFFERS": 4, "POST": post, "INSIDE": drop.levels[0],
+                "PATH": drop.levels[1], "KEEP": keep, "STATISTICS": statistics,
             },
             options=THREE_GROUPS,
         )
     )  # fmt: skip
     return y, partial, xhat
+
+
+def seed_of(drop: Drop, unread: Tensor) -> Tensor:
+    """The seed, or a tensor that a kernel without dropout does not read."""
+    return unread if drop.seed is None else drop.seed
 
 
 def padded(width: int) -> int:

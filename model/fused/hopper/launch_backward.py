@@ -9,10 +9,12 @@ import triton
 from torch import Tensor
 
 from model.fused.hopper import feed_forward_backward as backward_kernels
-from model.fused.hopper import input_gradient, weight_gradient, weights_kernels
+from model.fused.hopper import input_gradient, residual_kernels, weight_gradient, weights_kernels
 from model.fused.hopper import launch as launches
-from model.fused.hopper.launch import LINES, ROWS, TWO_GROUPS, Launch, Pieces, box, divide, padded, processors
-from model.fused.launch import Norm, add_up
+from model.fused.hopper.launch import LINES, ROWS, TWO_GROUPS, Launch, Pieces, box, divide, padded, processors, seed_of
+from model.fused.launch import Drop, Norm, add_up
+
+RESIDUAL_ROWS = 16  # of a tile of the pass over dy: a thread then holds 16 elements
 
 
 class Chunks(NamedTuple):
@@ -45,10 +47,16 @@ def share(width: int, tiles: int, programs: int) -> Chunks:
 
 
 def feed_forward_backward(
-    dy: Tensor, xhat: Tensor, norm: Norm, packed: tuple[Tensor, Tensor, Tensor], w1: Tensor, *, training: bool
-) -> tuple[Tensor, ...]:
+    dy: Tensor, xhat: Tensor, norm: Norm, packed: tuple[Tensor, Tensor, Tensor], w1: Tensor, *, training: bool,
+    post: bool = False, drop: Drop | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of x (with the residual's), w1, w2, b1, b2, gamma and beta. packed: up, its bias and down."""
-    (m, d), (up, up_bias, down) = dy.shape, packed
+    (m, d), (up, up_bias, down), drop = dy.shape, packed, drop or Drop()
+    first = post or drop.levels[1] > 0  # a pass over dy comes before
+    grad, sums = dy, None
+    if first:
+        path = Drop(seed=drop.seed, site=drop.site + 1, levels=(drop.levels[1], 0))
+        grad, sums = residual_gradient(dy, xhat if post else None, path)
     f, tiles = up.shape[0], triton.cdiv(m, ROWS)
     shared = share(f, tiles, processors(dy.device))
     dh = dy.new_empty((tiles * f, ROWS))
@@ -58,40 +66,79 @@ def feed_forward_backward(
             kernel=backward_kernels.hopper_feed_forward_backward,
             grid=(shared.programs,),
             arguments={
-                "xhat": box(xhat, ROWS, d), "dy": box(dy, ROWS, d), "w1": box(up, 64, d), "w2": box(down, d, 64),
-                "dh": box(dh, 64, ROWS), "b1": up_bias, "parts1": parts.products[0], "parts2": parts.products[1],
-                "partsb": parts.sums, "tiles": tiles, "chunks": shared.chunks,
+                "xhat": box(xhat, ROWS, d), "dy": box(grad, ROWS, d), "w1": box(up, 64, d), "w2": box(down, d, 64),
+                "dh": box(dh, 64, ROWS), "b1": up_bias, "seed": seed_of(drop, up_bias), "parts1": parts.products[0],
+                "parts2": parts.products[1], "partsb": parts.sums, "site": drop.site, "tiles": tiles,
+                "chunks": shared.chunks,
             },
-            constants={"D": d, "F": f, "BUFFERS": 4},
+            constants={"D": d, "F": f, "BUFFERS": 4, "INSIDE": drop.levels[0]},
             options=TWO_GROUPS,
         )
     )  # fmt: skip
     dw2 = w1.new_empty((d, f))
     dw1, db1, terms = _reduce(parts, shared, (f, d), lines=16, at_once=8, weights=(w1,), norm=norm, turned=dw2)
-    dx, dgamma, dbeta, db2 = _input_gradient(dh, up, xhat, dy, norm, terms, training=training, tiled=True, sums=True)
-    return dx, dw1, dw2, db1, db2, dgamma, dbeta
+    dx, dgamma, dbeta, db2 = _input_gradient(
+        dh, up, xhat, dy, norm, terms, training=training, r_sums=sums if post else None, tiled=True, sums=not first
+    )
+    return dx, dw1, dw2, db1, db2 if sums is None else sums[2 * d :], dgamma, dbeta
 
 
 def qkv_backward(
     dy: Tensor, xhat: Tensor, residual: Tensor | None, norm: Norm, packed: Tensor, weights: tuple[Tensor, ...], *,
-    training: bool,
+    training: bool, r_sums: Tensor | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Gradients of x (with the residual's), the weight (O, D), the bias (O,), gamma and beta. weights: q, k and v."""
+    """Gradients of x (with the residual's), the weight (O, D), the bias (O,), gamma and beta. weights: q, k and v.
+
+    r_sums: given if the residual is norm(x), not x: sums of its gradient and of that times xhat (2 D and on).
+    """
     (m, o), d = dy.shape, xhat.shape[1]
     shared = share(o, triton.cdiv(m, ROWS), processors(dy.device))
     parts = _weight_gradient(dy, xhat, shared, None, buffers=6)[0]
     dw, dbias, terms = _reduce(parts, shared, (o, d), lines=LINES, at_once=16, weights=weights, norm=norm)
-    dx, dgamma, dbeta, _ = _input_gradient(dy, packed, xhat, residual, norm, terms, training=training)
+    dx, dgamma, dbeta, _ = _input_gradient(dy, packed, xhat, residual, norm, terms, training=training, r_sums=r_sums)
     return dx, dw, dbias, dgamma, dbeta
 
 
-def out_backward(dy: Tensor, x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (M, W), the weight (D, W) and the bias (D,)."""
-    (m, d), w = dy.shape, x.shape[1]
+def out_backward(
+    dy: Tensor, x: Tensor, packed: Tensor, *, xhat: Tensor | None = None, drop: Drop | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x (M, W), the weight (D, W) and the bias (D,), and the residual's sums (3 D,).
+
+    xhat: given if the residual is a norm of it; only then are the sums known (`residual_gradient`).
+    """
+    (m, d), w, drop = dy.shape, x.shape[1], drop or Drop()
+    sums = dy.new_empty(0, dtype=torch.float32)
+    if xhat is not None or drop.levels[0]:
+        dy, sums = residual_gradient(dy, xhat, drop)
     shared = share(d, triton.cdiv(m, ROWS), processors(dy.device))
     parts, dx = _weight_gradient(dy, x, shared, packed, buffers=5)
     dw, dbias, _ = _reduce(parts, shared, (d, w), lines=4, at_once=32)
-    return dx, dw, dbias
+    return dx, dw, dbias, sums
+
+
+def residual_gradient(dy: Tensor, xhat: Tensor | None, drop: Drop) -> tuple[Tensor, Tensor]:
+    """dropout(dy) (M, D), and sums over rows (3 D,): of dy and dy xhat, both 0 without xhat, and of dropout(dy)."""
+    (m, d), level = dy.shape, drop.levels[0]
+    tiles = triton.cdiv(m, RESIDUAL_ROWS)
+    programs = min(4 * processors(dy.device), tiles)
+    out = torch.empty_like(dy) if level else dy
+    partial = dy.new_empty((programs, 3 * d), dtype=torch.float32)
+    launches.run(
+        Launch(
+            kernel=residual_kernels.fused_residual_gradient,
+            grid=(programs,),
+            arguments={
+                "dy": dy, "xhat": dy if xhat is None else xhat, "seed": seed_of(drop, dy), "out": out,
+                "partial": partial, "site": drop.site, "M": m,
+            },
+            constants={
+                "D": d, "COLUMNS": triton.next_power_of_2(d), "ROWS": RESIDUAL_ROWS,
+                "STEPS": triton.cdiv(tiles, programs), "LEVEL": level, "POST": xhat is not None,
+            },
+            options={"num_warps": 4},
+        )
+    )  # fmt: skip
+    return out, add_up(partial)
 
 
 def _empty_parts(like: Tensor, products: int, shared: Chunks, inner: int) -> Parts:
@@ -158,7 +205,7 @@ def _reduce(
 
 def _input_gradient(
     a: Tensor, packed: Tensor, xhat: Tensor, residual: Tensor | None, norm: Norm, terms: Tensor, *, training: bool,
-    tiled: bool = False, sums: bool = False,
+    r_sums: Tensor | None = None, tiled: bool = False, sums: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """dx, dgamma, dbeta and, with `sums`, those of the residual's gradient over all rows (else empty)."""
     (m, d), k = xhat.shape, packed.shape[0]
@@ -179,12 +226,14 @@ def _input_gradient(
                 "a_rest": box(a, ROWS, 64 if tiled else rest),
                 "w_piece": box(packed, 128, 64), "w_rest": box(packed, rest, 64), "xhat": box(xhat, ROWS, 64),
                 "r": box(residual if residual is not None else xhat, ROWS, 64), "dx": box(dx, ROWS, 64),
-                "var": norm.var, "gamma": norm.gamma, "sums": terms, "dgamma": dgamma, "dbeta": dbeta,
+                "var": norm.var, "gamma": norm.gamma, "sums": terms,
+                "r_sums": terms if r_sums is None else r_sums, "dgamma": dgamma, "dbeta": dbeta,
                 "row_sums": row_sums, "eps": norm.eps, "M": m, "tiles": tiles,
             },
             constants={
                 "D": d, "PIECES": pieces.whole, "REST": pieces.rest, "BUFFERS": buffers,
-                "TILED": tiled, "TRAINING": training, "RESIDUAL": residual is not None, "SUMS": sums,
+                "TILED": tiled, "TRAINING": training, "RESIDUAL": residual is not None,
+                "POST": r_sums is not None, "SUMS": sums,
                 "PARTS": len(terms), "PADDED": triton.next_power_of_2(len(terms)),
             },
             options=TWO_GROUPS,

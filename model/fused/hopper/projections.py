@@ -3,7 +3,7 @@
 Tensors: x xhat y M x D; qkv M x O, its weight O x D with the norm's gamma folded in, its bias with beta; attention's
 output M x W, the out-projection's weight D x W. O and W are any multiple of 8, as pruned heads leave them: O is divided
 into pieces of 128, the last of which may be narrower, REST; W is padded to INNER, a power of two. TMA reads zeros
-past O, W and M and drops what is stored there, so that memory moves only what exists.
+past O, W and M and drops what is stored there, so that memory moves only what exists. LEVEL: of dropout, 0 for none.
 
 The weights stay in a program's shared memory. Each of two warpgroups takes its own tiles of 64 rows; a warp loads them.
 """
@@ -20,6 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from model.fused.hopper.dropout import kept, thinned
 from model.fused.hopper.statistics import store_statistics
 
 
@@ -176,13 +177,16 @@ def _load_both(
 def _compute_out(
     y: tma.tensor_descriptor, xs: gl.shared_memory_descriptor, rs: gl.shared_memory_descriptor,
     w: gl.shared_memory_descriptor, full: gl.shared_memory_descriptor, empty: gl.shared_memory_descriptor,
-    weights: gl.shared_memory_descriptor, bias: gl.tensor, partial: gl.tensor, M: gl.tensor, n: gl.tensor,
-    group: gl.tensor, pid: gl.tensor, step: gl.tensor, D: gl.constexpr, SLOTS: gl.constexpr, STATISTICS: gl.constexpr,
+    weights: gl.shared_memory_descriptor, bias: gl.tensor, gamma: gl.tensor, beta: gl.tensor, seed: gl.tensor,
+    partial: gl.tensor, site: gl.tensor, M: gl.tensor, n: gl.tensor, group: gl.tensor, pid: gl.tensor, step: gl.tensor,
+    D: gl.constexpr, SLOTS: gl.constexpr, POST: gl.constexpr, LEVEL: gl.constexpr, STATISTICS: gl.constexpr,
 ) -> None:  # fmt: skip
     narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     columns: gl.constexpr = gl.BlockedLayout([1, 2], [2, 16], [1, 4], [1, 0])
     zero = gl.zeros([64, D], gl.float32, narrow)
-    held_bias = gl.load(bias + gl.arange(0, D, layout=gl.SliceLayout(0, narrow)))
+    d = gl.arange(0, D, layout=gl.SliceLayout(0, narrow))
+    r = gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
+    held_bias = gl.load(bias + d)
     mbarrier.wait(weights.index(0), 0)
     for j in range((n - group + 1) // 2):
         k = j * 2 + group
@@ -192,9 +196,13 @@ def _compute_out(
         out = rs.index(slot)  # y takes the residual's place
         started = warpgroup_mma(xs.index(slot), w.permute([1, 0]), zero, use_acc=False, is_async=True)
         residual = out.load(narrow).to(gl.float32)
-        found = warpgroup_mma_wait(0, deps=[started])
+        if POST:
+            residual = residual * gl.load(gamma + d)[None, :] + gl.load(beta + d)[None, :]
+        found = warpgroup_mma_wait(0, deps=[started]) + held_bias[None, :]
+        if LEVEL > 0:
+            found = thinned(found, kept(seed, site, tile * 64, r[:, None], d[None, :], LEVEL), LEVEL)
         gl.thread_barrier()
-        out.store((found + held_bias[None, :] + residual).to(gl.bfloat16))
+        out.store((found + residual).to(gl.bfloat16))
         fence_async_shared()
         gl.thread_barrier()
         tma.async_copy_shared_to_global(y, [tile * 64, 0], out)
@@ -205,13 +213,17 @@ def _compute_out(
         mbarrier.arrive(empty.index(slot), count=1)
 
 
-@gluon.jit(do_not_specialize=["M", "tiles"])
+@gluon.jit(do_not_specialize=["site", "M", "tiles"])
 def hopper_out(
     x: tma.tensor_descriptor, r: tma.tensor_descriptor, w: tma.tensor_descriptor, y: tma.tensor_descriptor,
-    bias: gl.tensor, partial: gl.tensor, M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, INNER: gl.constexpr,
-    SLOTS: gl.constexpr, STATISTICS: gl.constexpr,
+    bias: gl.tensor, gamma: gl.tensor, beta: gl.tensor, seed: gl.tensor, partial: gl.tensor, site: gl.tensor,
+    M: gl.tensor, tiles: gl.tensor, D: gl.constexpr, INNER: gl.constexpr, SLOTS: gl.constexpr, POST: gl.constexpr,
+    LEVEL: gl.constexpr, STATISTICS: gl.constexpr,
 ) -> None:  # fmt: skip
-    """y (M, D) = x w^T + bias + r for x (M, W) and, with STATISTICS, those of y by blocks. Grid: any number."""
+    """y (M, D) = dropout(x w^T + bias) + residual for x (M, W) and, with STATISTICS, those of y by blocks.
+
+    The residual is r or, with POST, gamma r + beta. Grid: any number of programs.
+    """
     pid = gl.program_id(0)
     step = gl.num_programs(0)
     held = gl.allocate_shared_memory(gl.bfloat16, [D, INNER], w.layout)
@@ -230,9 +242,9 @@ def hopper_out(
     tma.async_copy_global_to_shared(w, [0, 0], weights.index(0), held)
     n = (tiles - pid + step - 1) // step
     gl.warp_specialize([
-        (_compute_out, (y, xs, rs, held, full, empty, weights, bias, partial, M, n, 0, pid, step, D, SLOTS,
-                        STATISTICS)),
-        (_compute_out, (y, xs, rs, held, full, empty, weights, bias, partial, M, n, 1, pid, step, D, SLOTS,
-                        STATISTICS)),
+        (_compute_out, (y, xs, rs, held, full, empty, weights, bias, gamma, beta, seed, partial, site, M, n, 0, pid,
+                        step, D, SLOTS, POST, LEVEL, STATISTICS)),
+        (_compute_out, (y, xs, rs, held, full, empty, weights, bias, gamma, beta, seed, partial, site, M, n, 1, pid,
+                        step, D, SLOTS, POST, LEVEL, STATISTICS)),
         (_load_both, (x, r, xs, rs, full, empty, n, pid, step, D, INNER, SLOTS)),
     ], [4, 1], [240, 24])  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WIDTH = 128  # of the model
 FFN_WIDTHS = (128, 256, 384, 512)  # all of w1 lies in a program's shared memory beside its rows
+EVERYWHERE = False  # whether a GPU has shown norms after the sublayers and dropout inside to be right and faster
 INSTEAD = "plain Triton kernels run instead"
 
 
@@ -27,10 +28,12 @@ def hopper_reason(
         return f"Hopper kernels take an ffn_dim of {widths} and got {ffn_dim}: {INSTEAD}"
     if head_dim % 8:
         return f"Hopper kernels take heads of a width divisible by 8 and got {head_dim}: {INSTEAD}"
-    if norm_type != "batchnorm" or not pre_norm:
+    if norm_type != "batchnorm":
+        return f"Hopper kernels normalise by batch norm and got {norm_type}: {INSTEAD}"
+    if not pre_norm and not EVERYWHERE:
         return f"Hopper kernels normalise by batch norm before each sublayer (pre_norm): {INSTEAD}"
     if activation != "gelu":
         return f"Hopper kernels compute GELU and got {activation}: {INSTEAD}"
-    if dropout > 0:
+    if dropout > 0 and not EVERYWHERE:
         return f"Hopper kernels have no dropout inside and got {dropout:g}: {INSTEAD}"
     return None

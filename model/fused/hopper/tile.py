@@ -6,6 +6,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
+from model.fused.hopper.dropout import kept, thinned
 from model.fused.hopper.statistics import store_statistics
 
 
@@ -31,22 +32,35 @@ def normalise_rows(
 
 @gluon.jit
 def finish_rows(
-    acc: gl.tensor, x: gl.tensor, b2: gl.tensor, y: tma.tensor_descriptor, out: gl.shared_memory_descriptor,
+    acc: gl.tensor, x: gl.tensor, gamma: gl.tensor, beta: gl.tensor, b2: gl.tensor, seed: gl.tensor, site: gl.tensor,
+    y: tma.tensor_descriptor, rows: gl.shared_memory_descriptor, out: gl.shared_memory_descriptor,
     empty: gl.shared_memory_descriptor, partial: gl.tensor, tile: gl.tensor, M: gl.tensor, D: gl.constexpr,
-    STATISTICS: gl.constexpr,
+    POST: gl.constexpr, PATH: gl.constexpr, STATISTICS: gl.constexpr,
 ) -> None:  # fmt: skip
-    """y = acc + b2 + x goes out, with its statistics; the buffer of xhat is free again."""
+    """y = dropout(acc + b2) + residual goes out, with its statistics; the buffer of xhat, `rows`, is free again.
+
+    The residual is x or, with POST, gamma xhat + beta.
+    """
     columns: gl.constexpr = gl.BlockedLayout([1, 2], [2, 16], [1, 4], [1, 0])
     narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     d = gl.arange(0, D, layout=gl.SliceLayout(0, narrow))
-    row = tile * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
-    there = (row < M)[:, None] & (d < D)[None, :]
-    residual = gl.load(x + row.to(gl.int64)[:, None] * D + d[None, :], mask=there, other=0.0).to(gl.float32)
     bias = gl.load(b2 + d)
+    if PATH > 0:
+        r = gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
+        acc = thinned(acc + bias[None, :], kept(seed, site, tile * 64, r[:, None], d[None, :], PATH), PATH)
+    if POST:
+        residual = rows.load(narrow).to(gl.float32) * gl.load(gamma + d)[None, :] + gl.load(beta + d)[None, :]
+    else:
+        row = tile * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
+        there = (row < M)[:, None] & (d < D)[None, :]
+        residual = gl.load(x + row.to(gl.int64)[:, None] * D + d[None, :], mask=there, other=0.0).to(gl.float32)
     tma.store_wait(0)  # xhat has left
     gl.thread_barrier()
     mbarrier.arrive(empty, count=1)
-    out.store((acc + bias[None, :] + residual).to(gl.bfloat16))
+    if PATH > 0:
+        out.store((acc + residual).to(gl.bfloat16))
+    else:
+        out.store((acc + bias[None, :] + residual).to(gl.bfloat16))
     fence_async_shared()
     gl.thread_barrier()
     tma.async_copy_shared_to_global(y, [tile * 64, 0], out)

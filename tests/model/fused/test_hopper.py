@@ -17,6 +17,7 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="triton is not installed")
 import emulated_hopper  # noqa: E402
 
+from model.fused.dropout import level  # noqa: E402
 from model.fused.hopper import launch, launch_backward, ops  # noqa: E402
 from model.fused.hopper.reason import hopper_reason  # noqa: E402
 
@@ -38,7 +39,7 @@ TAKEN: dict[str, Any] = {
         ({"d_model": 64}, "d_model of 128 and got 64"),
         ({"ffn_dim": 1024}, "ffn_dim of 128, 256, 384, 512 and got 1024"),
         ({"head_dim": 4}, "width divisible by 8 and got 4"),
-        ({"norm_type": "layernorm"}, "batch norm before each sublayer"),
+        ({"norm_type": "layernorm"}, "batch norm and got layernorm"),
         ({"pre_norm": False}, "batch norm before each sublayer"),
         ({"activation": "relu"}, "compute GELU and got relu"),
         ({"dropout": 0.2}, "no dropout inside and got 0.2"),
@@ -71,11 +72,19 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 PROCESSORS = 5  # so that programs have several tiles, and some less than others
 
 
-class Layer(nn.Module):
-    """A pre-norm encoder layer without its attention, which `middle` stands for; W = width of q, k and v."""
+RATE = 0.2
+SEED = torch.tensor([3 << 40 | 12_345])
 
-    def __init__(self, width: int, ffn: int) -> None:
+
+class Layer(nn.Module):
+    """An encoder layer without its attention, which `middle` stands for; W = width of q, k and v.
+
+    post: norms come after the sublayers, as the next ones read. rate: of dropout, by the masks of SEED.
+    """
+
+    def __init__(self, width: int, ffn: int, *, post: bool = False, rate: float = 0.0) -> None:
         super().__init__()
+        self.post, self.level = post, level(rate)
         torch.manual_seed(width + ffn)
         self.norm1, self.norm2 = nn.BatchNorm1d(D), nn.BatchNorm1d(D)
         self.q, self.k, self.v = (nn.Linear(D, width) for _ in range(3))
@@ -91,10 +100,16 @@ class Layer(nn.Module):
         q, k, v = qkv.chunk(3, 1)
         return q * torch.sigmoid(k) + v
 
+    def drop(self, x: Tensor, site: int) -> Tensor:
+        return x * emulated_hopper.mask(SEED, site, 0, *x.shape, self.level)
+
     def forward(self, x: Tensor) -> Tensor:
         xn = self.norm1(x)
-        x = x + self.out(self.middle(torch.cat([self.q(xn), self.k(xn), self.v(xn)], 1)))
-        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+        middle = self.middle(torch.cat([self.q(xn), self.k(xn), self.v(xn)], 1))
+        x = (xn if self.post else x) + self.drop(self.out(middle), 4)
+        xn = self.norm2(x)
+        wide = self.drop(nn.functional.gelu(self.up(xn)), 5)
+        return (xn if self.post else x) + self.drop(self.down(wide), 6)
 
 
 def hopper_layer(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,14 +124,18 @@ def hopper_layer(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 n2.bias, layer.down.weight, x.dtype,
             )
         )  # fmt: skip
-    qkv, residual = ops.NormLinear.apply(
+    post, seed, level = layer.post, SEED if layer.level else None, layer.level
+    qkv, residual, sums = ops.NormLinear.apply(
         x, *_statistics(n1, x), n1.weight, n1.bias, *weights, *biases, packed.qkv, packed.qkv_bias, n1.eps, training,
-        True,
+        True, post,
     )  # fmt: skip
-    y, first = ops.linear_add(layer.middle(qkv), layer.out.weight, layer.out.bias, packed.out, residual, training)
+    affine = (n1.weight, n1.bias, sums) if post else (None, None, None)
+    y, first = ops.linear_add(
+        layer.middle(qkv), layer.out.weight, layer.out.bias, packed.out, residual, *affine, seed, 4, level, training
+    )
     z, second, _ = ops.feed_forward(
         y, *_statistics(n2, y), n2.weight, n2.bias, layer.up.weight, layer.up.bias, layer.down.weight, layer.down.bias,
-        packed.up, packed.up_bias, packed.down, n2.eps, training, True, training,
+        packed.up, packed.up_bias, packed.down, seed, n2.eps, post, 5, level, level, training, True, training,
     )  # fmt: skip
     return z, first, second
 
@@ -134,10 +153,11 @@ def _error(ours: Tensor, true: Tensor) -> float:
 
 
 def _compare(
-    rows: int, width: int, ffn: int, *, training: bool = True, dtype: Any = torch.float32, far: float = 0.0
-) -> Any:
+    rows: int, width: int, ffn: int, *, training: bool = True, dtype: Any = torch.float32, far: float = 0.0,
+    post: bool = False, rate: float = 0.0,
+) -> Any:  # fmt: skip
     """Errors by name: of y, dx and every gradient."""
-    layer = Layer(width, ffn).train(training)
+    layer = Layer(width, ffn, post=post, rate=rate).train(training)
     x = (torch.randn(rows, D) * torch.linspace(0.5, 2.0, D) + far).to(dtype)
     seed = torch.randn(rows, D).to(dtype)
     found: list[dict[str, Tensor]] = []
@@ -156,8 +176,16 @@ def _compare(
 @pytest.mark.parametrize("rows", [64, 63, 65, 700])
 @pytest.mark.parametrize(("width", "ffn"), [(128, 512), (88, 256)])
 def test_forward_and_every_gradient_are_autograds(rows: int, width: int, ffn: int) -> None:
-    errors = _compare(rows, width, ffn)
-    assert max(errors.values()) < 2e-5, errors
+    for post, rate in ((False, 0.0), (True, RATE)):
+        errors = _compare(rows, width, ffn, post=post, rate=rate)
+        assert max(errors.values()) < 2e-5, errors
+
+
+@pytest.mark.parametrize(("post", "rate"), [(False, RATE), (True, 0.0)])
+def test_norms_after_the_sublayers_and_dropout_do_not_need_each_other(post: bool, rate: float) -> None:
+    for training in (True, False):
+        errors = _compare(70, 128, 128, post=post, rate=rate, training=training)
+        assert max(errors.values()) < 2e-5, errors
 
 
 @pytest.mark.parametrize("width", [120, 104, 64, 40, 8])
@@ -178,8 +206,9 @@ def test_nothing_cancels_where_the_mean_is_a_thousand_standard_deviations() -> N
 
 
 def test_in_half_precision_the_errors_are_those_of_rounding() -> None:
-    errors = _compare(700, 128, 512, dtype=torch.bfloat16)
-    assert max(errors.values()) < 1.2e-2, errors
+    for post, rate in ((False, 0.0), (True, RATE)):
+        errors = _compare(700, 128, 512, dtype=torch.bfloat16, post=post, rate=rate)
+        assert max(errors.values()) < 1.2e-2, errors
 
 
 def test_statistics_come_by_blocks_of_64_rows() -> None:
@@ -194,7 +223,8 @@ def test_statistics_come_by_blocks_of_64_rows() -> None:
 def test_a_layers_shapes_are_known_without_running_it() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    real = hopper_layer(Layer(88, 256), torch.randn(70, D))
-    with FakeTensorMode():
-        fake = hopper_layer(Layer(88, 256), torch.randn(70, D))
-    assert [tuple(tensor.shape) for tensor in real] == [tuple(tensor.shape) for tensor in fake]
+    for given in ({}, {"post": True}):
+        real = hopper_layer(Layer(88, 256, **given), torch.randn(70, D))
+        with FakeTensorMode():
+            fake = hopper_layer(Layer(88, 256, **given), torch.randn(70, D))
+        assert [tuple(tensor.shape) for tensor in real] == [tuple(tensor.shape) for tensor in fake]
