@@ -122,7 +122,7 @@ def _feed_forward_backward(pid: int, _: int, **a: Any) -> None:
             store(a["dh"], tile * a["F"] + f, 0, rounded(dh, a["dh"]))
         a["parts1"][pid, local : local + 64] = dw1
         a["parts2"][pid, local : local + 64] = dw2
-        a["partsb"][pid, local : local + 64] = db1
+        a["partsb"][0, pid, local : local + 64] = db1
 
 
 def _input_gradient(pid: int, step: int, **a: Any) -> None:
@@ -194,17 +194,23 @@ def _weight_gradient(pid: int, _: int, **a: Any) -> None:
     else:
         of, chunk, column = a["rest_chunks"], pid - whole, slices * 128
     dw = a["parts"].new_zeros(128, inner, dtype=torch.float64)
-    sums = dw.new_zeros(128)
+    sums = dw.new_zeros(3, 128)
     for tile in range(chunk * a["tiles"] // of, (chunk + 1) * a["tiles"] // of):
         dy = torch.cat([load(a["dy"], tile * 64, column + half * 64) for half in range(2)], 1)
+        if a["POST"]:
+            xhat = torch.cat([load(a["xhat"], tile * 64, half * 64) for half in range(2)], 1)
+            sums[1] += dy.sum(0)
+            sums[2] += (dy * xhat).sum(0)
+        if a["LEVEL"]:
+            dy = rounded(dy * mask(a["seed"], a["site"], tile * 64, 64, 128, a["LEVEL"]), a["dy"])
         dw += dy.T @ load(a["x"], tile * 64, 0)
-        sums += dy.sum(0)
+        sums[0] += dy.sum(0)
         for half in range(2 if a["DX"] else 0):
             first = half * (inner // 2)
             w = torch.cat([load(a["w"], rows, first) for rows in (0, 64)])
             store(a["dx"], tile * 64, first, dy @ w)
     a["parts"][0, pid] = dw
-    a["partsb"][pid] = sums
+    a["partsb"][:, pid] = sums[: len(a["partsb"])]
 
 
 def _residual_gradient(**a: Any) -> None:
@@ -239,8 +245,9 @@ def _reduce(**a: Any) -> None:
     def added(parts: Tensor) -> Tensor:
         return torch.cat([parts[block].double().sum(0) for block in blocks])[:rows]
 
-    product, bias = added(a["parts"][0])[:, :i], added(a["partsb"])
-    a["dbias"].copy_(bias)
+    product, biases = added(a["parts"][0])[:, :i], [added(sums) for sums in a["partsb"]]
+    a["dbias"].copy_(torch.cat(biases))
+    bias = biases[0]
     if len(a["parts"]) == 2:
         a["dw_turned"].copy_(added(a["parts"][1])[:, :i].T)
     if not a["NORM"]:

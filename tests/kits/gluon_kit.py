@@ -124,7 +124,7 @@ def a_layer(
     norm2, held = norm_of(y, *affine2), (packed.up, packed.up_bias, packed.down)
     _, _, yhat = launch.feed_forward(y, norm2, *held, b2, keep=True, statistics=True, post=post, drop=drop2)
     dy = launch_backward.feed_forward_backward(dz, yhat, norm2, held, up[0], training=True, post=post, drop=drop2)[0]
-    r_sums = launch_backward.out_backward(dy, attended, packed.out, xhat=xhat if post else None, drop=drop1)[3]
+    r_sums = launch_backward.out_backward(dy, attended, packed.out, xhat=xhat if post else None, drop=drop1)[2][D:]
     dqkv = random(rows, 3 * width).to(dtype)
     weights = tuple(weight for weight, _ in attention)
     launch_backward.qkv_backward(

@@ -33,7 +33,7 @@ class Parts(NamedTuple):
     """What each program leaves to be added up."""
 
     products: Tensor  # (1 or 2, programs, 128, I padded)
-    sums: Tensor  # (programs, 128)
+    sums: Tensor  # (1 or 3, programs, 128)
 
 
 def share(width: int, tiles: int, programs: int) -> Chunks:
@@ -101,19 +101,17 @@ def qkv_backward(
 
 def out_backward(
     dy: Tensor, x: Tensor, packed: Tensor, *, xhat: Tensor | None = None, drop: Drop | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x (M, W), the weight (D, W) and the bias (D,), and the residual's sums (3 D,).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x (M, W) and the weight (D, W), and that of the bias (D,).
 
-    xhat: given if the residual is a norm of it; only then are the sums known (`residual_gradient`).
+    xhat: given if the residual is a norm of it; then the last is longer by the sums over rows of dy and dy xhat (3 D,).
     """
-    (m, d), w, drop = dy.shape, x.shape[1], drop or Drop()
-    sums = dy.new_empty(0, dtype=torch.float32)
-    if xhat is not None or drop.levels[0]:
-        dy, sums = residual_gradient(dy, xhat, drop)
+    (m, d), w = dy.shape, x.shape[1]
     shared = share(d, triton.cdiv(m, ROWS), processors(dy.device))
-    parts, dx = _weight_gradient(dy, x, shared, packed, buffers=5)
-    dw, dbias, _ = _reduce(parts, shared, (d, w), lines=4, at_once=32)
-    return dx, dw, dbias, sums
+    buffers = 5 if xhat is None else 3
+    parts, dx = _weight_gradient(dy, x, shared, packed, buffers=buffers, xhat=xhat, drop=drop)
+    dw, sums, _ = _reduce(parts, shared, (d, w), lines=4, at_once=32)
+    return dx, dw, sums
 
 
 def residual_gradient(dy: Tensor, xhat: Tensor | None, drop: Drop) -> tuple[Tensor, Tensor]:
@@ -141,19 +139,20 @@ def residual_gradient(dy: Tensor, xhat: Tensor | None, drop: Drop) -> tuple[Tens
     return out, add_up(partial)
 
 
-def _empty_parts(like: Tensor, products: int, shared: Chunks, inner: int) -> Parts:
+def _empty_parts(like: Tensor, products: int, shared: Chunks, inner: int, sums: int = 1) -> Parts:
     return Parts(
         like.new_empty((products, shared.programs, 128, inner), dtype=torch.float32),
-        like.new_empty((shared.programs, 128), dtype=torch.float32),
+        like.new_empty((sums, shared.programs, 128), dtype=torch.float32),
     )
 
 
 def _weight_gradient(
-    dy: Tensor, x: Tensor, shared: Chunks, weight: Tensor | None, *, buffers: int
-) -> tuple[Parts, Tensor]:
-    """Parts of dy^T x and, given the weight, dx = dy weight."""
-    inner = padded(x.shape[1])
-    parts = _empty_parts(dy, 1, shared, inner)
+    dy: Tensor, x: Tensor, shared: Chunks, weight: Tensor | None, *, buffers: int, xhat: Tensor | None = None,
+    drop: Drop | None = None,
+) -> tuple[Parts, Tensor]:  # fmt: skip
+    """Parts of dropout(dy)^T x and, given the weight, dx = dropout(dy) weight. xhat: as for `out_backward`."""
+    inner, drop, post = padded(x.shape[1]), drop or Drop(), xhat is not None
+    parts = _empty_parts(dy, 1, shared, inner, 3 if post else 1)
     dx = torch.empty_like(x) if weight is not None else x
     launches.run(
         Launch(
@@ -162,10 +161,14 @@ def _weight_gradient(
             arguments={
                 "dy": box(dy, ROWS, 64), "x": box(x, ROWS, inner),
                 "w": box(weight if weight is not None else x, 64, inner // 2), "dx": box(dx, ROWS, inner // 2),
-                "parts": parts.products, "partsb": parts.sums, "tiles": triton.cdiv(len(dy), ROWS),
+                "xhat": box(xhat if xhat is not None else dy, ROWS, 64), "seed": seed_of(drop, parts.sums),
+                "parts": parts.products, "partsb": parts.sums, "site": drop.site, "tiles": triton.cdiv(len(dy), ROWS),
                 "chunks": shared.chunks, "rest_chunks": shared.rest_chunks,
             },
-            constants={"SLICES": shared.slices, "INNER": inner, "BUFFERS": buffers, "DX": weight is not None},
+            constants={
+                "SLICES": shared.slices, "INNER": inner, "BUFFERS": buffers, "DX": weight is not None,
+                "POST": post, "LEVEL": drop.levels[0],
+            },
             options=TWO_GROUPS,
         )
     )  # fmt: skip
@@ -176,9 +179,9 @@ def _reduce(
     parts: Parts, shared: Chunks, shape: tuple[int, int], *, lines: int, at_once: int,
     weights: tuple[Tensor, ...] = (), norm: Norm | None = None, turned: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradient of `shape` (rows, I), the bias' (rows,) and, with a norm, the terms of its sums (blocks, 2, I)."""
+    """The gradient of `shape` (rows, I), sums (1 or 3 rows,) and, with a norm, the terms of its own (blocks, 2, I)."""
     rows, i = shape
-    dw, dbias = parts.sums.new_empty(shape), parts.sums.new_empty(rows)
+    dw, dbias = parts.sums.new_empty(shape), parts.sums.new_empty(len(parts.sums) * rows)
     terms = parts.sums.new_empty((rows // lines if norm is not None else 0, 2, i))
     w = (*weights, *[parts.sums] * 3)[:3]  # what stands for a weight that there is not is never read
     launches.run(
@@ -195,7 +198,7 @@ def _reduce(
                 "PROGRAMS": shared.programs, "SLICES": shared.slices, "CHUNKS": shared.chunks,
                 "REST_CHUNKS": shared.rest_chunks, "ROWS": rows, "WEIGHT_ROWS": rows // max(1, len(weights)), "IN": i,
                 "INNER": parts.products.shape[3], "LINES": lines, "COLUMNS": 32, "AT_ONCE": at_once,
-                "NORM": norm is not None,
+                "NORM": norm is not None, "BIASES": len(parts.sums),
             },
             options={"num_warps": 8},
         )

@@ -82,7 +82,7 @@ class NormLinear(torch.autograd.Function):
 
     The residual is x again or, with `post`, x normalised, which `linear_add` scales and shifts. The gradients of both
     uses of x meet in the kernel of dx. With `post` it also takes the sums of the residual's gradient, which come as the
-    gradient of the last output (3 D,). `training`: mean and var are those of x. `keep`: a gradient will be asked for.
+    gradient of the last output (2 D,). `training`: mean and var are those of x. `keep`: a gradient will be asked for.
     Without mean and var x is normalised. Not an operator, as an operator cannot return what it takes.
     """
 
@@ -102,7 +102,7 @@ class NormLinear(torch.autograd.Function):
             ctx.save_for_backward(xhat, var, gamma, beta, wq, wk, wv, packed)
         ctx.rest = eps, training
         ctx.post = post
-        sums = x.new_empty(3 * x.shape[1] if post else 0, dtype=torch.float32)
+        sums = x.new_empty(2 * x.shape[1] if post else 0, dtype=torch.float32)
         return qkv, xhat.view_as(xhat) if post else x.view_as(x), sums
 
     @staticmethod
@@ -122,7 +122,7 @@ def linear_add(
     """dropout(x (M, W) weight^T + bias) + residual, and its statistics by blocks of rows (empty unless asked for).
 
     residual (M, D); with gamma and beta it is what `NormLinear` normalised, and they are applied to it. Their gradients
-    are that of `sums` (3 D,), which holds no values: sums over rows of dy, dy residual and dropout(dy).
+    are that of `sums` (2 D,), which holds no values: sums over rows of dy and of dy residual.
     """
     affine = (gamma, beta) if gamma is not None and beta is not None else None
     drop = Drop(seed=seed, site=site, levels=(level, 0))
@@ -140,8 +140,8 @@ def _(
 @torch.library.custom_op("patchtst_hopper::linear_backward", mutates_args=())
 def linear_backward(
     dy: Tensor, x: Tensor, packed: Tensor, xhat: Tensor | None, seed: Tensor | None, site: int, level: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias; with xhat or a level also the sums of `launch_backward.residual_gradient`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x and weight, and that of bias (D,); with xhat sums over rows of dy and dy xhat follow it (3 D,)."""
     drop = Drop(seed=seed, site=site, levels=(level, 0))
     return launch_backward.out_backward(dy.contiguous(), x.contiguous(), packed, xhat=xhat, drop=drop)
 
@@ -149,13 +149,10 @@ def linear_backward(
 @linear_backward.register_fake
 def _(
     dy: Tensor, x: Tensor, packed: Tensor, xhat: Tensor | None, seed: Tensor | None, site: int, level: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (d, w), sums = packed.shape, xhat is not None or level > 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    d, w = packed.shape
     fp32 = {"dtype": torch.float32}
-    return (
-        x.new_empty(x.shape), dy.new_empty((d, w), **fp32), dy.new_empty(d, **fp32),
-        dy.new_empty(3 * d if sums else 0, **fp32),
-    )  # fmt: skip
+    return x.new_empty(x.shape), dy.new_empty((d, w), **fp32), dy.new_empty(d if xhat is None else 3 * d, **fp32)
 
 
 def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -166,8 +163,9 @@ def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    dx, dw, dbias, sums = linear_backward(dy, *ctx.saved_tensors, ctx.site, ctx.level)
-    return dx, dw, dbias, None, dy, None, None, sums if ctx.post else None, *[None] * 4
+    dx, dw, sums = linear_backward(dy, *ctx.saved_tensors, ctx.site, ctx.level)
+    d = dw.shape[0]
+    return dx, dw, sums[:d], None, dy, None, None, sums[d:] if ctx.post else None, *[None] * 4
 
 
 linear_add.register_autograd(_linear_add_gradient, setup_context=_linear_add_context)

@@ -75,13 +75,14 @@ def fused_reduce_weight_gradients(
     w1: tl.tensor, w2: tl.tensor, gamma: tl.tensor, beta: tl.tensor, sums: tl.tensor, PROGRAMS: tl.constexpr,
     SLICES: tl.constexpr, CHUNKS: tl.constexpr, REST_CHUNKS: tl.constexpr, ROWS: tl.constexpr,
     WEIGHT_ROWS: tl.constexpr, IN: tl.constexpr, INNER: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
-    AT_ONCE: tl.constexpr, NORM: tl.constexpr,
+    AT_ONCE: tl.constexpr, NORM: tl.constexpr, BIASES: tl.constexpr,
 ) -> None:  # fmt: skip
     """Weights' gradients from the parts of all programs, added in a fixed order. LINES divides 128 and WEIGHT_ROWS.
 
-    parts (1 or 2, PROGRAMS, 128, INNER), partsb (PROGRAMS, 128): program p holds 128 rows of the gradient, slice p mod
-    SLICES of chunk p / SLICES; those after SLICES CHUNKS hold the last rows. Gradients: dw (ROWS, IN), dbias (ROWS,),
-    and the second parts' turned, (IN, ROWS). IN is at most INNER. Grid: ROWS / LINES, ceil(IN / COLUMNS), 1 or 2.
+    parts (1 or 2, PROGRAMS, 128, INNER), partsb (BIASES, PROGRAMS, 128): program p holds 128 rows of the gradient,
+    slice p mod SLICES of chunk p / SLICES; those after SLICES CHUNKS hold the last rows. Gradients: dw (ROWS, IN),
+    dbias (BIASES, ROWS), of which the first is the bias', BIASES is 1 or 3, and the second parts' turned, (IN, ROWS).
+    IN is at most INNER. Grid: ROWS / LINES, ceil(IN / COLUMNS), 1 or 2.
 
     NORM: parts are products with xhat, so dw = parts gamma + dbias beta; and sums (ROWS / LINES, 2, IN) are the terms
     of dbeta = w^T dbias and dgamma = colsum(w parts). w is w0, w1 and w2, of WEIGHT_ROWS rows each.
@@ -101,6 +102,7 @@ def fused_reduce_weight_gradients(
     base = parts + tl.program_id(2) * (PROGRAMS * 128 * INNER)
     acc = tl.zeros((AT_ONCE, LINES, COLUMNS), dtype=tl.float32)
     bias = tl.zeros((AT_ONCE, LINES), dtype=tl.float32)
+    bias1, bias2 = bias, bias
     # Not tl.static_range, and no mask shared by loads and stores: see tests/kits/ptx_kit.py
     for begin in range(0, most, AT_ONCE):
         chunk = begin + part
@@ -108,7 +110,11 @@ def fused_reduce_weight_gradients(
         there = (chunk < count)[:, None, None] & ((local >= 0) & inside[None, :])[None, :, :]
         acc += tl.load(base + program[:, None, None] * (128 * INNER) + local[None, :, :], mask=there, other=0.0)
         known = (chunk < count)[:, None] & (row >= 0)[None, :]
-        bias += tl.load(partsb + program[:, None] * 128 + (row % 128)[None, :], mask=known, other=0.0)
+        at = partsb + program[:, None] * 128 + (row % 128)[None, :]
+        bias += tl.load(at, mask=known, other=0.0)
+        if BIASES == 3:
+            bias1 += tl.load(at + PROGRAMS * 128, mask=known, other=0.0)
+            bias2 += tl.load(at + PROGRAMS * 256, mask=known, other=0.0)
     product = tl.sum(acc, 0)
     if tl.program_id(2) == 1:
         tl.store(dw_turned + column[None, :] * ROWS + row[:, None], product, mask=(row >= 0)[:, None] & inside[None, :])
@@ -116,6 +122,9 @@ def fused_reduce_weight_gradients(
         total = tl.sum(bias, 0)
         if tl.program_id(1) == 0:
             tl.store(dbias + row, total)
+            if BIASES == 3:
+                tl.store(dbias + ROWS + row, tl.sum(bias1, 0))
+                tl.store(dbias + 2 * ROWS + row, tl.sum(bias2, 0))
         at = row[:, None] * IN + column[None, :]
         known = (row >= 0)[:, None] & inside[None, :]
         if NORM:
