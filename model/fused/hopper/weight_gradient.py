@@ -44,6 +44,12 @@ def _load_tiles(
 
 
 @gluon.jit
+def _folded(values: gl.tensor) -> gl.tensor:
+    """Half as many numbers for sums over rows (64, 64): a thread's rows r and r + 8 added."""
+    return gl.sum(gl.reshape(values, [4, 2, 8, 64]), 1)
+
+
+@gluon.jit
 def _drop(
     tile: gl.shared_memory_descriptor, values: gl.tensor, seed: gl.tensor, site: gl.tensor, start: gl.tensor,
     half: gl.constexpr, ready: gl.shared_memory_descriptor, phase: gl.tensor, LEVEL: gl.constexpr,
@@ -80,8 +86,9 @@ def _compute(
     dw = gl.zeros([64, INNER], gl.float32, grads)
     sums = gl.zeros([64, 64], gl.float32, plain)
     if POST:
-        r_sums = gl.zeros([64, 64], gl.float32, plain)
-        rx_sums = gl.zeros([64, 64], gl.float32, plain)
+        sums = _folded(sums)
+        r_sums = sums
+        rx_sums = sums
     if DX:
         zero = gl.zeros([64, INNER // 2], gl.float32, inputs)
         mbarrier.wait(weights.index(0), 0)
@@ -92,12 +99,12 @@ def _compute(
         if POST or LEVEL > 0:
             values = mine.load(plain).to(gl.float32)
             if POST:
-                r_sums += values
-                rx_sums += values * ns.index(2 * slot + half).load(plain).to(gl.float32)
+                r_sums += _folded(values)
+                rx_sums += _folded(values * ns.index(2 * slot + half).load(plain).to(gl.float32))
             if LEVEL > 0:
                 phase = (i // BUFFERS) & 1
                 values = _drop(mine, values, seed, site, (first + i) * 64, half, ready.index(slot), phase, LEVEL, plain)
-            sums += values
+            sums += _folded(values) if POST else values
         if DX:
             dx_started = warpgroup_mma(ys.index(2 * slot), w.index(half), zero, use_acc=False, is_async=True)
             dx_started = warpgroup_mma(ys.index(2 * slot + 1), w.index(2 + half), dx_started, is_async=True)
@@ -121,10 +128,13 @@ def _compute(
     column = gl.arange(0, INNER, layout=gl.SliceLayout(0, grads))
     gl.store(parts + row[:, None] * INNER + column[None, :], dw)
     to = partsb + part + gl.arange(0, 64, layout=gl.SliceLayout(0, plain))
-    gl.store(to, gl.sum(sums, 0))
     if POST:
-        gl.store(to + gl.num_programs(0) * 128, gl.sum(r_sums, 0))
-        gl.store(to + gl.num_programs(0) * 256, gl.sum(rx_sums, 0))
+        own: gl.constexpr = gl.SliceLayout(0, plain)
+        gl.store(to, gl.convert_layout(gl.sum(gl.sum(sums, 0), 0), own))
+        gl.store(to + gl.num_programs(0) * 128, gl.convert_layout(gl.sum(gl.sum(r_sums, 0), 0), own))
+        gl.store(to + gl.num_programs(0) * 256, gl.convert_layout(gl.sum(gl.sum(rx_sums, 0), 0), own))
+    else:
+        gl.store(to, gl.sum(sums, 0))
 
 
 @gluon.jit(do_not_specialize=["site", "tiles", "chunks", "rest_chunks"])
