@@ -77,10 +77,9 @@ def _compute(
     POST: gl.constexpr, LEVEL: gl.constexpr,
 ) -> None:  # fmt: skip
     """Rows 64 half and on of the part dy^T x, and sums of dy; with DX half the columns of dx."""
-    if POST or LEVEL > 0:
-        plain: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])  # as Philox gives its bits
-    else:
-        plain: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    philox: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])  # a call's bits are a thread's
+    rows: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    plain: gl.constexpr = philox if POST or LEVEL > 0 else rows
     grads: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, INNER, 16])
     inputs: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, INNER // 2, 16])
     dw = gl.zeros([64, INNER], gl.float32, grads)

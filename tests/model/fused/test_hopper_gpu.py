@@ -25,8 +25,13 @@ RUN = launch.run
 SETS = 4  # of inputs, so that no timed launch finds its own in L2
 ROUNDING = 5e-3  # relative error that bf16 factors and outputs may leave; sums of them are well below
 LEAST_NORM = 0.1  # of one row's normalised values all are 0, and a kernel's are 1e-5
-STUDY = 37_632, 128, 512  # rows, width of all heads, FFN width
-SHAPES = [STUDY, (1, 128, 512), (63, 128, 512), (65, 128, 512), (4_097, 128, 512), (4_097, 88, 512), (4_097, 88, 256)]
+# Rows, width of all heads, FFN width; then whether norms come after the sublayers, and dropout's rate.
+STUDY, ETTM = (37_632, 128, 512, False, 0.0), (36_736, 128, 256, True, 0.2)
+SHAPES = [
+    STUDY, ETTM, *((rows, 128, 512, False, 0.0) for rows in (1, 63, 65, 4_097)), (4_097, 88, 512, False, 0.0),
+    (4_097, 88, 256, False, 0.0), *((rows, 128, 256, True, 0.2) for rows in (1, 65)), (4_097, 88, 512, True, 0.3),
+    (4_097, 128, 384, False, 0.2), (4_097, 128, 128, True, 0.0),
+]  # fmt: skip
 
 
 def _tensors(given: launch.Launch) -> dict[str, Tensor]:
@@ -67,20 +72,21 @@ def _microseconds(sets: list[launch.Launch]) -> float:
     return statistics.median(times)
 
 
-@pytest.mark.parametrize(("rows", "width", "ffn"), SHAPES)
-def test_each_kernel_computes_what_its_emulation_does(rows: int, width: int, ffn: int) -> None:
+@pytest.mark.parametrize(("rows", "width", "ffn", "post", "rate"), SHAPES)
+def test_each_kernel_computes_what_its_emulation_does(rows: int, width: int, ffn: int, post: bool, rate: float) -> None:
     errors: dict[str, dict[str, float]] = {}
     with recorded(lambda given: _check(given, errors), programs=None):
-        a_layer(rows, width, ffn, device="cuda")
+        a_layer(rows, width, ffn, device="cuda", post=post, rate=rate)
     times: dict[str, float] = {}
     if rows >= 4_097:
         sets: list[list[launch.Launch]] = []
         for seed in range(SETS):
             with recorded(RUN, programs=None) as launches:
-                a_layer(rows, width, ffn, device="cuda", seed=seed)
+                a_layer(rows, width, ffn, device="cuda", seed=seed, post=post, rate=rate)
             sets.append(launches)
         times = {name: _microseconds(list(same)) for name, same in zip(errors, zip(*sets, strict=True), strict=True)}
-    print(f"\n{rows} rows, heads {width} wide, FFN {ffn}; us a launch (cold L2) and relative errors to fp64")
+    model = f"{rows} rows, heads {width} wide, FFN {ffn}, norms {'after' if post else 'before'}, dropout {rate}"
+    print(f"\n{model}; us a launch (cold L2) and relative errors to fp64")
     for name, by_output in errors.items():
         values = "  ".join(f"{output} {error:.1e}" for output, error in by_output.items())
         print(f"  {name:34} {times.get(name, float('nan')):8.2f}  {values}")
@@ -93,6 +99,7 @@ def test_gradients_are_the_same_to_the_last_bit_every_time() -> None:
     for _ in range(2):
         with recorded(RUN, programs=None) as launches:
             a_layer(4_097, 120, 512, device="cuda", seed=3)
+            a_layer(4_097, 120, 256, device="cuda", seed=3, post=True, rate=0.2)
         found.append([value.clone() for given in launches for value in _tensors(given).values()])
     differ = [at for at, (a, b) in enumerate(zip(*found, strict=True)) if not torch.equal(a, b)]
     assert not differ, differ

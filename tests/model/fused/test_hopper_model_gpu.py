@@ -6,14 +6,15 @@ Run alone: .venv/bin/python -m pytest tests/model/fused/test_hopper_model_gpu.py
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
-from model.fused.hopper import launch, path  # noqa: E402
+from model.fused.hopper import launch, path, reason  # noqa: E402
 from model.patchtst import build_model  # noqa: E402
-from model.presets import PRESETS  # noqa: E402
+from model.presets import build_fields  # noqa: E402
 from model.pruning.surgery import remove_heads  # noqa: E402
 from tune.gate.check import check_arm  # noqa: E402
 from tune.gate.numerics import GatedArm  # noqa: E402
@@ -22,40 +23,55 @@ HERE = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 pytestmark = pytest.mark.skipif(
     HERE is None or HERE[0] != 9, reason=f"Hopper kernels need compute capability 9.0 and this machine has {HERE}"
 )
-STUDY = {name.removeprefix("model."): PRESETS["study"][name] for name in PRESETS["study"] if name.startswith("model.")}
-STUDY |= {"patch_stride": 12, "num_channels": 7, "context_length": 512, "prediction_length": 96}
 
 
-@pytest.mark.parametrize(("heads", "engine"), [(16, "graph"), (11, "graph"), (15, "eager"), (8, "compile")])
-def test_a_model_passes_the_gate(heads: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = STUDY | {"attention": "patch", "layers": "fused"}
+@pytest.fixture(autouse=True)
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reason, "EVERYWHERE", True)
+
+
+def _fields(preset: str) -> dict[str, Any]:
+    size = {"num_channels": 7, "prediction_length": 96}
+    return build_fields(preset) | size | {"attention": "patch", "layers": "fused"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "heads", "engine"),
+    [("study", 16, "graph"), ("study", 11, "graph"), ("study", 15, "eager"), ("study", 8, "compile")]
+    + [("ettm", 16, "graph"), ("ettm", 11, "eager")],
+)
+def test_a_model_passes_the_gate(preset: str, heads: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _fields(preset)
     arm = GatedArm(model=model, heads=heads, engine=engine, precision="bf16", batch_size=33)
     names: list[str] = []
     run = launch.run
     monkeypatch.setattr(launch, "run", lambda given: (names.append(given.kernel.__name__), run(given)))
     result = check_arm(arm, torch.device("cuda"), None)
-    print(f"\n{heads} heads, {engine}: {result.metrics}")
+    print(f"\n{preset}, {heads} heads, {engine}: {result.metrics}")
     assert result.problem is None
     assert "hopper_feed_forward_backward" in names
 
 
-@pytest.mark.parametrize("missing", [0, 5, 8])
-def test_the_time_of_forward_and_backward_by_both_paths(missing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("preset", "missing"), [("study", 0), ("study", 5), ("study", 8), ("ettm", 0), ("ettm", 5)])
+def test_the_time_of_forward_and_backward_by_both_paths(
+    preset: str, missing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     times = {}
     for enabled in (False, True):
         monkeypatch.setattr(path, "capability", lambda _, enabled=enabled: HERE if enabled else (8, 0))
         torch.manual_seed(0)
-        model = build_model(**STUDY | {"attention": "patch", "layers": "fused"})
+        model = build_model(**_fields(preset))
         if missing:
             remove_heads(model, None, {layer: set(range(missing)) for layer in range(3)})
         times["Hopper" if enabled else "plain"] = _pass_us(model.cuda())
-    print(f"\nforward and backward at batch 128, {16 - missing} heads, us: {times}")
+    print(f"\nforward and backward of {preset} at batch 128, {16 - missing} heads, us: {times}")
     assert all(time > 0 for time in times.values())
 
 
-def _pass_us(model: torch.nn.Module) -> float:
+def _pass_us(model: Any) -> float:
     """Median of a replayed forward and backward pass at batch 128, in eager PyTorch around the layers."""
-    past, future = torch.randn(128, 512, 7, device="cuda"), torch.randn(128, 96, 7, device="cuda")
+    context = model.config.context_length
+    past, future = torch.randn(128, context, 7, device="cuda"), torch.randn(128, 96, 7, device="cuda")
 
     def work() -> None:
         model.zero_grad(set_to_none=True)
