@@ -24,6 +24,7 @@ from model.fused.encoder import fuse
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 RATES = Rates(attention_output=0.1, attention_path=0.1, feed_forward=0.2, feed_forward_path=0.3)
+OFFICIAL = {"init": "torch", "positions": "learned", "end_padding": True, "attention_output_dropout": 0.2}
 WIDE = {"d_model": 256, "ffn_dim": 1024, "norm_type": "layernorm", "pre_norm": True, "num_layers": 2}
 
 
@@ -38,7 +39,10 @@ def _fields(preset: str, **changes: Any) -> dict[str, Any]:
         ("ettm", {"attention": "patch"}, 16, "bf16", "graph"),
         ("ettm", {"attention": "patch"}, 11, "fp16", "eager"),
         ("ettm", {"norm_type": "layernorm", "ffn_dim": 16}, 16, "bf16", "eager"),
+        ("ettm", OFFICIAL | {"attention": "patch"}, 16, "bf16", "graph"),
         ("etth", {}, 4, "bf16", "graph"),
+        ("etth", OFFICIAL, 4, "bf16", "graph"),
+        ("study", {"attention": "patch", "positions": "learned"}, 16, "bf16", "graph"),
         ("etth", {}, 3, "bf16", "eager"),
         ("illness", {}, 4, "bf16", "eager"),
         ("study", WIDE, 16, "bf16", "eager"),
