@@ -154,6 +154,10 @@ def layers(place: Place) -> Iterator[Finding]:
     yield Finding(kind="layers", name="auto", works=True, found=found)
     why = hopper_reason(trial.config, facts)
     yield Finding(kind="layers", name="Hopper kernels", works=why is None, found=why or "compute the fused layers")
+    model = trial.config.model.model_copy(update={"residual_attention": True})
+    slow = why_not_fused(trial.config.model_copy(update={"model": model}), facts)
+    if slow and facts.device_type == "cuda":
+        yield Finding(kind="layers", name="residual attention", works=None, found=f"eager attention only; {slow}")
 
 
 def presets(place: Place) -> Iterator[Finding]:

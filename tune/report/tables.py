@@ -9,7 +9,9 @@ from typing import Any
 
 from data_pipeline.series.protocol import how_lines, shape_text
 from tune.report import pareto
+from tune.report.ablation import ERROR_NOTE, error_steps
 from tune.report.arms import COLUMNS, ArmRow, environment_of, trials_by_arm
+from tune.report.comparisons import percent_text
 from tune.report.cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
 from tune.report.data import protocol_of_sweep
 from tune.report.proof import proof_rows
@@ -44,8 +46,40 @@ def arm_table(rows: Sequence[ArmRow]) -> Table:
 def closing_tables(record: SweepRecord, price: Price | None) -> list[Table]:
     """The tables that the report ends with."""
     data = data_table(record)
-    tables = [*search_tables(record), *([] if data is None else [data]), *series_tables(record)]
+    tables = [
+        *changes_tables(record),
+        *search_tables(record),
+        *([] if data is None else [data]),
+        *series_tables(record),
+    ]
     return [*tables, cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
+
+
+def changes_tables(record: SweepRecord) -> list[Table]:
+    """What each change of a sweep that asks for errors is worth; no table in any other sweep."""
+    steps = error_steps(record)
+    if not steps:
+        return []
+    return [
+        Table(
+            title="What each change does to the validation error",
+            head=["change", "from", "to", "val MSE", "95 % interval", "pairs", "effect"],
+            rows=[
+                [
+                    step.change,
+                    step.before,
+                    step.after,
+                    "-" if step.difference is None else percent_text(step.difference),
+                    " to ".join(map(percent_text, step.bounds)) if step.bounds else "-",
+                    str(step.pairs),
+                    step.effect or "too few pairs",
+                ]
+                for step in steps
+            ],
+            numeric=[False, False, False, True, True, True, False],
+            caption=ERROR_NOTE,
+        )
+    ]
 
 
 def data_table(record: SweepRecord) -> Table | None:

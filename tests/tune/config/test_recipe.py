@@ -16,6 +16,7 @@ from tune.report.ablation import error_steps
 from tune.report.answer import answer_sentences, headline
 from tune.report.arms import arm_rows
 from tune.report.notes import notes
+from tune.report.tables import changes_tables
 from tune.report.values import as_json
 from tune.report.winner import winner
 from tune.tracking.reader import SweepRecord
@@ -92,6 +93,8 @@ def test_a_step_says_by_how_much_the_error_changes_with_its_interval_and_what_wa
     (line,) = [each for each in lines if each.startswith("linear layers initialised as torch does (transformers ->")]
     assert line.endswith("in 5 pairs, lowers") and " % to -" in line
     assert any(line.endswith("(end-padding -> residual-attention): not measured") for line in lines)
+    (table,) = changes_tables(record)
+    assert [row[-1] for row in table.rows] == ["lowers", "undecided", "raises", "too few pairs", "too few pairs"]
     assert [step["effect"] for step in as_json(record)["changes"]] == ["lowers", "undecided", "raises", None, None]
 
 

@@ -83,8 +83,9 @@ def test_it_says_who_computes_the_layers_here_and_why_the_hopper_kernels_do_not(
     assert layers == "transformers layers compute the default model"
     assert not works and "Triton kernels for a CUDA GPU" in why
     ampere = DeviceFacts(device_type="cuda", name="NVIDIA A100", gpus=1, cpus=8, capability=(8, 0), memory_gib=79.0)
-    (_, layers), (works, why) = found(ampere)
+    (_, layers), (works, why), (_, residual) = found(ampere)
     assert layers == "fused layers compute the default model"
+    assert residual.startswith("eager attention only; fused layers hand no scores")
     assert not works and "capability 9.0 and this GPU's is 8.0: plain Triton kernels run instead" in why
     hopper = replace(ampere, name="NVIDIA H200", capability=(9, 0))
     assert found(hopper)[1] == (True, "compute the fused layers")
