@@ -160,7 +160,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figure.supylabel("times as fast as plain attention")
         labels = {label: mark for axes in grid.flat for mark, label in _legend(axes)}
         figure.legend(labels.values(), labels.keys(), frameon=False, loc="outside upper center", ncols=4)
-        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+        about = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=110, facecolor="white", metadata=about)
         pyplot.close(figure)
 
 
@@ -176,7 +177,7 @@ def _panel(axes: Any, cells: list[Cell]) -> None:
         spread = [[each.median - each.low for each in found], [each.high - each.median for each in found]]
         axes.errorbar(
             [each.length for each in found], middle, yerr=spread, color=COLOURS[name], label=name, marker="o",
-            markersize=3, linewidth=2.2 if name == flash else 1, capsize=1.5, zorder=3 if name == flash else 2,
+            markersize=3, linewidth=2.2 if name == flash else 1, zorder=3 if name == flash else 2,
         )  # fmt: skip
         point = crossing(found)
         if name == flash and point and point.length:
