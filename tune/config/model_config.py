@@ -55,12 +55,8 @@ class ModelConfig(Frozen):
     init: Literal["transformers", "torch"] = "transformers"  # linear layers: N(0, 0.02), or torch's U(+-1/sqrt(inputs))
     positions: Literal["sincos", "learned"] = "sincos"  # a fixed table of deviation 0.1, or trained from U(+-0.02)
     position_dropout: float | None = Field(None, ge=0, lt=1)  # after positions; none: model.dropout
-    attention_output_dropout: float | None = Field(
-        0.0, ge=0, lt=1
-    )  # once more before that residual; none: model.dropout
-    attention_residual_dropout: float | None = Field(
-        None, ge=0, lt=1
-    )  # before attention's residual; none: model.dropout
+    attention_output_dropout: float | None = Field(0.0, ge=0, lt=1)  # on attention's output; none: model.dropout
+    attention_residual_dropout: float | None = Field(None, ge=0, lt=1)  # before its residual; none: model.dropout
     ffn_dropout: float | None = Field(None, ge=0, lt=1)  # after the activation inside; none: model.dropout
     ffn_residual_dropout: float | None = Field(None, ge=0, lt=1)  # before that layer's residual; none: model.dropout
     end_padding: bool = False  # one patch more at the end, of the last value; patches then begin at the first step
