@@ -73,9 +73,9 @@ def _assert_same(mine: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("changes", "heads"),
     [
-        ({}, 1),
+        ({"positions": "learned", "end_padding": True}, 1),
         ({"d_model": 48, "num_heads": 3, "ffn_dim": 80, "num_layers": 1}, 0),
-        ({"pre_norm": False}, 1),
+        ({"pre_norm": False, "positions": "learned", "end_padding": True}, 1),
         ({"norm_type": "layernorm", "num_layers": 1}, 0),
         ({"norm_type": "layernorm", "pre_norm": False, "activation": "relu", "num_layers": 1}, 1),
         ({"pre_norm": False, "d_model": 16, "num_heads": 1, "ffn_dim": 16, "num_layers": 1, "patch_stride": 3}, 0),
