@@ -116,4 +116,5 @@ class Acceleration:
     device: str
     batch_size: int
     checks: Mapping[str, Any]
+    cuda_graph: bool
     former_attention: str
