@@ -4,6 +4,7 @@
     python benchmarks/step.py --engines graph --batches 32,128,512 --patches 12,24,96 --json step.json
     python benchmarks/step.py --engines eager --batches 8 --steps 5 --set model.d_model=16 --set model.num_heads=2
     python benchmarks/step.py --backends patch --engines graph --set model.preset=ettm   # with its own batch and stride
+    python benchmarks/step.py --backends patch --engines graph --heads 16,11,8           # heads left after pruning
 
 A preset is measured as it is: its patch length and stride, and its batch where it names one. Another --patches is its
 own stride too.
@@ -42,6 +43,7 @@ class Cell:
     engine: str
     batch_size: int
     patch_length: int
+    heads: int | None = None  # left in every layer; None: all
     reason: str | None = None  # why there are no figures
     step_ms: list[float] | None = None  # raw, the first tenth left out
     host_ms: list[float] | None = None
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--engines", help="comma-separated (default: all)")
     parser.add_argument("--batches", help="comma-separated (default: the preset's, else 128)")
     parser.add_argument("--patches", help="comma-separated patch lengths (default: the preset's)")
+    parser.add_argument("--heads", help="comma-separated: left in every layer, the first ones (default: all)")
     parser.add_argument("--precision", help="default bf16 on a GPU, fp32 on a CPU")
     parser.add_argument("--steps", type=int, default=200, help="per cell (default 200)")
     parser.add_argument("--kernels", type=int, default=0, metavar="N", help="profile too, print the N longest kernels")
@@ -81,13 +84,14 @@ def main() -> None:
         options.engines.split(",") if options.engines else list(ENGINES),
         [int(batch) for batch in str(options.batches or batch).split(",")],
         [int(patch) for patch in str(options.patches or patch).split(",")],
+        [int(heads) for heads in options.heads.split(",")] if options.heads else [None],
     )
     cells = []
     with tempfile.TemporaryDirectory() as folder:
-        for backend, engine, batch, patch in itertools.product(*axes):
-            cell = Cell(attention=backend, engine=engine, batch_size=batch, patch_length=patch)
+        for backend, engine, batch, patch, heads in itertools.product(*axes):
+            cell = Cell(attention=backend, engine=engine, batch_size=batch, patch_length=patch, heads=heads)
             measure(cell, options, facts, Path(folder))
-            print(f"{backend} {engine} {batch} {patch}: {cell.reason or _median(cell.step_ms)}", file=sys.stderr)
+            print(f"{_title(cell)}: {cell.reason or _median(cell.step_ms)}", file=sys.stderr)
             if cell.kernels:
                 _print_kernels(cell, options.kernels)
             cells.append(cell)
@@ -102,9 +106,9 @@ def measure(cell: Cell, options: argparse.Namespace, facts: Any, folder: Path) -
     from tune.config.sweeps import Arm, SweepConfig
     from tune.plan.plan import make_plan
 
-    given = fields(cell, dict(item.split("=", 1) for item in options.set), options.precision)
     sweep = SweepConfig(name="step", question="", baseline="cell", arms=(Arm(label="cell", changes={}),))
     try:
+        given = fields(cell, dict(item.split("=", 1) for item in options.set), options.precision)
         trial = make_plan(sweep, overrides=given, repeats=1, seed=1, device=facts).trials[0]
         cell.reason = trial.unsupported
         if cell.reason is None:
@@ -126,6 +130,11 @@ def fields(cell: Cell, given: Mapping[str, str], precision: str | None) -> dict[
         every.pop("model.patch_length", None)  # named, it would be its own stride
     else:
         every["model.patch_length"] = cell.patch_length
+    total = int(every.get("model.num_heads", PRESETS[every["model.preset"]]["model.num_heads"]))
+    if cell.heads is not None and cell.heads != total:
+        if not 0 < cell.heads < total:
+            raise ValueError(f"--heads {cell.heads}: give 1 to {total}, the model's heads")
+        every |= {"pruning.score": "static", "pruning.heads": list(range(cell.heads, total))}
     return every
 
 
@@ -145,7 +154,7 @@ def run(cell: Cell, config: Any, options: argparse.Namespace, facts: Any, folder
     )
     with Session(job, time.perf_counter()) as session:
         session.meter.begin()
-        session._build_stepper()
+        session.prepare_epoch()  # removes heads and builds the engine
         stepper = session._stepper
         assert stepper is not None
         session.state.model.train()
@@ -213,10 +222,14 @@ def _kernels(stepper: Any, feed: Any, device_type: str, steps: int = 3) -> dict[
 def _print_kernels(cell: Cell, most: int) -> None:
     assert cell.kernels is not None
     total, count = (sum(column) for column in zip(*cell.kernels.values(), strict=True))
-    title = f"{cell.attention} {cell.engine} {cell.batch_size} {cell.patch_length}"
-    print(f"\n{title}: {total:.3f} ms in {count:.0f} launches")
+    print(f"\n{_title(cell)}: {total:.3f} ms in {count:.0f} launches")
     for name, (ms, launches) in list(cell.kernels.items())[:most]:
         print(f"  {ms:8.4f} ms {launches:6.1f} x  {name[:150]}")
+
+
+def _title(cell: Cell) -> str:
+    heads = "" if cell.heads is None else f" {cell.heads} heads"
+    return f"{cell.attention} {cell.engine} {cell.batch_size} {cell.patch_length}{heads}"
 
 
 def _endless(stepper: Any, feed: Any) -> Iterator[Any]:
@@ -230,11 +243,12 @@ def print_table(cells: list[Cell], facts: Any) -> None:
     from rich.table import Table
 
     table = Table(title=f"One training step on {facts.name}")
-    figures = ("batch", "patch", "ms", "host ms", "windows/s", "MFU %", "floor %", "GiB", "compile s")
+    figures = ("batch", "patch", "heads", "ms", "host ms", "windows/s", "MFU %", "floor %", "GiB", "compile s")
     for name in ("attention", "engine", *figures):
         table.add_column(name, justify="left" if name in ("attention", "engine") else "right")
     for cell in cells:
-        first = (cell.attention, cell.engine, str(cell.batch_size), str(cell.patch_length))
+        heads = "" if cell.heads is None else str(cell.heads)
+        first = (cell.attention, cell.engine, str(cell.batch_size), str(cell.patch_length), heads)
         if cell.reason:
             table.add_row(*first, "-")
             continue
@@ -247,7 +261,7 @@ def print_table(cells: list[Cell], facts: Any) -> None:
     console.print(table)
     for cell in cells:
         if cell.reason:
-            console.print(f"{cell.attention} {cell.engine}: {cell.reason}", markup=False)
+            console.print(f"{_title(cell)}: {cell.reason}", markup=False)
 
 
 def _median(values: list[float] | None) -> str:

@@ -226,13 +226,18 @@ def _residual_gradient(**a: Any) -> None:
             partial[pid, at] = (values if a["POST"] or at == 2 else nothing)[own].sum(0)
 
 
+def _padded(rows: Tensor, size: int) -> Tensor:
+    return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
+
+
 def _pack(**a: Any) -> None:
-    weight = torch.cat([a["wq"], a["wk"], a["wv"]]).double()
+    weight = torch.cat([_padded(a[name].double(), a["P"]) for name in ("wq", "wk", "wv")])
+    bias = torch.cat([_padded(a[name].double(), a["P"]) for name in ("bq", "bk", "bv")])
     a["qkv"].copy_(weight * a["gamma1"])
-    a["qkv_bias"].copy_(torch.cat([a["bq"], a["bk"], a["bv"]]) + weight @ a["beta1"].double())
+    a["qkv_bias"].copy_(bias + weight @ a["beta1"].double())
     a["up"].copy_(a["w1"].double() * a["gamma2"])
     a["up_bias"].copy_(a["b1"] + a["w1"].double() @ a["beta2"].double())
-    a["out"].copy_(a["wo"])
+    a["out"].copy_(_padded(a["wo"].T, a["P"]).T)
     a["down"].copy_(a["w2"])
 
 
@@ -254,7 +259,8 @@ def _reduce(**a: Any) -> None:
         a["dw"].copy_(product)
         return
     a["dw"].copy_(product * a["gamma"] + bias[:, None] * a["beta"])
-    weight = torch.cat([a[name] for name in ("w0", "w1", "w2")[: rows // a["WEIGHT_ROWS"]]]).double()
+    names = ("w0", "w1", "w2")[: rows // a["STRIDE"]]
+    weight = torch.cat([_padded(a[name].double(), a["STRIDE"]) for name in names])
     a["sums"][:, 0] = (weight * bias[:, None]).view(-1, a["LINES"], i).sum(1)
     a["sums"][:, 1] = (weight * product).view(-1, a["LINES"], i).sum(1)
 

@@ -109,12 +109,14 @@ def a_layer(
         mean, var = x.float().mean(0), x.float().var(0, unbiased=False)
         return Norm(mean=mean, var=var, gamma=gamma, beta=beta, eps=1e-5)
 
-    x, dz, attended = random(rows, D, mean=0.5).to(dtype), random(rows, D).to(dtype), random(rows, width).to(dtype)
+    x, dz = random(rows, D, mean=0.5).to(dtype), random(rows, D).to(dtype)
     attention = [(random(width, D, scale=0.09), random(width, scale=0.1)) for _ in range(3)]
     wo, up = random(D, width, scale=0.09), (random(ffn, D, scale=0.09), random(ffn, scale=0.1))
     w2, bo, b2 = random(D, ffn, scale=0.05), random(D, scale=0.1), random(D, scale=0.1)
     affine1, affine2 = ((random(D, scale=0.2, mean=1.0), random(D, scale=0.2)) for _ in range(2))
     packed = launch.pack(attention, affine1, wo, up, affine2, w2, dtype)
+    padded = packed.out.shape[1]
+    attended = random(rows, padded).to(dtype)
     norm1 = norm_of(x, *affine1)
     key = torch.tensor([2**40 + seed], device=device) if rate else None
     drop1, drop2 = (Drop(seed=key, site=site, levels=(level(rate), more)) for site, more in ((1, 0), (2, level(rate))))
@@ -124,8 +126,9 @@ def a_layer(
     norm2, held = norm_of(y, *affine2), (packed.up, packed.up_bias, packed.down)
     _, _, yhat = launch.feed_forward(y, norm2, *held, b2, keep=True, statistics=True, post=post, drop=drop2)
     dy = launch_backward.feed_forward_backward(dz, yhat, norm2, held, up[0], training=True, post=post, drop=drop2)[0]
-    r_sums = launch_backward.out_backward(dy, attended, packed.out, xhat=xhat if post else None, drop=drop1)[2][D:]
-    dqkv = random(rows, 3 * width).to(dtype)
+    normalised = xhat if post else None
+    r_sums = launch_backward.out_backward(dy, attended, packed.out, width, xhat=normalised, drop=drop1)[2][D:]
+    dqkv = random(rows, 3 * padded).to(dtype)
     weights = tuple(weight for weight, _ in attention)
     launch_backward.qkv_backward(
         dqkv, xhat, dy, norm1, packed.qkv, weights, training=True, r_sums=r_sums if post else None

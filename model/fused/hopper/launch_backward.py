@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -36,14 +37,25 @@ class Parts(NamedTuple):
     sums: Tensor  # (1 or 3, programs, 128)
 
 
+@cache
 def share(width: int, tiles: int, programs: int) -> Chunks:
-    """Chunks for a gradient of `width` rows, in proportion to what a tile reads; at most one for each tile."""
+    """Chunks for a gradient of `width` rows, so that the last program ends soonest; at most one for each tile.
+
+    A tile takes half a fixed time, and half one in proportion to the columns it reads: measured with 11, 12 and 8 heads
+    (docs/measurements.md, 2026-12-01).
+    """
     slices, rest = divmod(width, 128)
-    rest_chunks = 0
-    if rest:
-        rest_chunks = max(1, round(programs * (128 + rest) / (256 * slices + 128 + rest)))
-    chunks = (programs - rest_chunks) // slices if slices else 0
-    return Chunks(slices, min(chunks, tiles), min(rest_chunks, tiles))
+    if not slices or not rest:
+        chunks = min(programs // max(1, slices), tiles)
+        return Chunks(slices, chunks, 0) if slices else Chunks(0, 0, chunks)
+    of_rest = 0.5 + 0.5 * (128 + rest) / 256
+
+    def last(rest_chunks: int) -> float:
+        chunks = (programs - rest_chunks) // slices
+        return max(triton.cdiv(tiles, chunks), of_rest * triton.cdiv(tiles, rest_chunks))
+
+    rest_chunks = min(range(1, programs - slices + 1), key=last)
+    return Chunks(slices, min((programs - rest_chunks) // slices, tiles), min(rest_chunks, tiles))
 
 
 def feed_forward_backward(
@@ -90,6 +102,7 @@ def qkv_backward(
     """Gradients of x (with the residual's), the weight (O, D), the bias (O,), gamma and beta. weights: q, k and v.
 
     r_sums: given if the residual is norm(x), not x: sums of its gradient and of that times xhat (2 D and on).
+    Rows that the padding adds to the gradients are zeros.
     """
     (m, o), d = dy.shape, xhat.shape[1]
     shared = share(o, triton.cdiv(m, ROWS), processors(dy.device))
@@ -100,17 +113,17 @@ def qkv_backward(
 
 
 def out_backward(
-    dy: Tensor, x: Tensor, packed: Tensor, *, xhat: Tensor | None = None, drop: Drop | None = None
+    dy: Tensor, x: Tensor, packed: Tensor, width: int, *, xhat: Tensor | None = None, drop: Drop | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (M, W) and the weight (D, W), and that of the bias (D,).
+    """Gradients of x (M, P) and the weight (D, W), and that of the bias (D,). width: W.
 
     xhat: given if the residual is a norm of it; then the last is longer by the sums over rows of dy and dy xhat (3 D,).
     """
-    (m, d), w = dy.shape, x.shape[1]
+    m, d = dy.shape
     shared = share(d, triton.cdiv(m, ROWS), processors(dy.device))
     buffers = 5 if xhat is None else 3
     parts, dx = _weight_gradient(dy, x, shared, packed, buffers=buffers, xhat=xhat, drop=drop)
-    dw, sums, _ = _reduce(parts, shared, (d, w), lines=4, at_once=32)
+    dw, sums, _ = _reduce(parts, shared, (d, width), lines=4, at_once=32)
     return dx, dw, sums
 
 
@@ -196,8 +209,9 @@ def _reduce(
             },
             constants={
                 "PROGRAMS": shared.programs, "SLICES": shared.slices, "CHUNKS": shared.chunks,
-                "REST_CHUNKS": shared.rest_chunks, "ROWS": rows, "WEIGHT_ROWS": rows // max(1, len(weights)), "IN": i,
-                "INNER": parts.products.shape[3], "LINES": lines, "COLUMNS": 32, "AT_ONCE": at_once,
+                "REST_CHUNKS": shared.rest_chunks, "ROWS": rows, "WEIGHT_ROWS": len(weights[0]) if weights else rows,
+                "STRIDE": rows // max(1, len(weights)), "IN": i, "INNER": parts.products.shape[3], "LINES": lines,
+                "COLUMNS": 32, "AT_ONCE": at_once,
                 "NORM": norm is not None, "BIASES": len(parts.sums),
             },
             options={"num_warps": 8},

@@ -1,6 +1,7 @@
 """The Hopper kernels as operators with autograd, under torch.ops.patchtst_hopper.
 
-Shapes: M rows, D = 128 model width, W width of all heads, O = 3 W, F FFN width. Activations are contiguous and bf16.
+Shapes: M rows, D = 128 model width, W width of all heads, P the same padded (launch.py), O = 3 P, F FFN width.
+Activations are contiguous and bf16.
 Parameters are fp32 and get their gradients; what the kernels read instead are the packed weights of `pack`, which get
 none. `hopper_reason` says which models they are for.
 
@@ -110,8 +111,9 @@ class NormLinear(torch.autograd.Function):
         given = sums if ctx.post else None
         found = norm_linear_backward(dqkv, residual, given, *ctx.saved_tensors, *ctx.rest)
         dx, dw, dbias, dgamma, dbeta = found
-        width = dw.shape[0] // 3
-        return dx, None, None, dgamma, dbeta, *dw.split(width), *dbias.split(width), *[None] * 6
+        width, padded = ctx.saved_tensors[4].shape[0], dw.shape[0] // 3
+        weights, biases = ([part[:width] for part in parts.split(padded)] for parts in (dw, dbias))
+        return dx, None, None, dgamma, dbeta, *weights, *biases, *[None] * 6
 
 
 @torch.library.custom_op("patchtst_hopper::linear_add", mutates_args=())
@@ -119,7 +121,7 @@ def linear_add(
     x: Tensor, weight: Tensor, bias: Tensor, packed: Tensor, residual: Tensor, gamma: Tensor | None,
     beta: Tensor | None, sums: Tensor | None, seed: Tensor | None, site: int, level: int, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """dropout(x (M, W) weight^T + bias) + residual, and its statistics by blocks of rows (empty unless asked for).
+    """dropout(x (M, P) weight^T + bias) + residual, and its statistics by blocks of rows (empty unless asked for).
 
     residual (M, D); with gamma and beta it is what `NormLinear` normalised, and they are applied to it. Their gradients
     are that of `sums` (2 D,), which holds no values: sums over rows of dy and of dy residual.
@@ -139,31 +141,34 @@ def _(
 
 @torch.library.custom_op("patchtst_hopper::linear_backward", mutates_args=())
 def linear_backward(
-    dy: Tensor, x: Tensor, packed: Tensor, xhat: Tensor | None, seed: Tensor | None, site: int, level: int
+    dy: Tensor, x: Tensor, packed: Tensor, width: int, xhat: Tensor | None, seed: Tensor | None, site: int, level: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and weight, and that of bias (D,); with xhat sums over rows of dy and dy xhat follow it (3 D,)."""
+    """Gradients of x (M, P), weight (D, W) and bias (D,); with xhat sums over rows of dy and dy xhat follow it (3 D,).
+
+    width: W.
+    """
     drop = Drop(seed=seed, site=site, levels=(level, 0))
-    return launch_backward.out_backward(dy.contiguous(), x.contiguous(), packed, xhat=xhat, drop=drop)
+    return launch_backward.out_backward(dy.contiguous(), x.contiguous(), packed, width, xhat=xhat, drop=drop)
 
 
 @linear_backward.register_fake
 def _(
-    dy: Tensor, x: Tensor, packed: Tensor, xhat: Tensor | None, seed: Tensor | None, site: int, level: int
+    dy: Tensor, x: Tensor, packed: Tensor, width: int, xhat: Tensor | None, seed: Tensor | None, site: int, level: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    d, w = packed.shape
-    fp32 = {"dtype": torch.float32}
-    return x.new_empty(x.shape), dy.new_empty((d, w), **fp32), dy.new_empty(d if xhat is None else 3 * d, **fp32)
+    d, fp32 = dy.shape[1], {"dtype": torch.float32}
+    return x.new_empty(x.shape), dy.new_empty((d, width), **fp32), dy.new_empty(d if xhat is None else 3 * d, **fp32)
 
 
 def _linear_add_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, _, _, packed, residual, gamma, _, _, seed, ctx.site, ctx.level, _ = inputs
-    ctx.post = gamma is not None
+    x, weight, _, packed, residual, gamma, _, _, seed, ctx.site, ctx.level, _ = inputs
+    ctx.post, ctx.width = gamma is not None, weight.shape[1]
     ctx.save_for_backward(x, packed, residual if ctx.post else None, seed)
     ctx.mark_non_differentiable(output[1])
 
 
 def _linear_add_gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    dx, dw, sums = linear_backward(dy, *ctx.saved_tensors, ctx.site, ctx.level)
+    x, packed, residual, seed = ctx.saved_tensors
+    dx, dw, sums = linear_backward(dy, x, packed, ctx.width, residual, seed, ctx.site, ctx.level)
     d = dw.shape[0]
     return dx, dw, sums[:d], None, dy, None, None, sums[d:] if ctx.post else None, *[None] * 4
 

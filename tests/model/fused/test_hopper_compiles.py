@@ -42,10 +42,11 @@ def test_gradients_are_added_up_by_code_without_the_fault_that_was_seen(rows: in
     assert len(kernels) == 3
 
 
-def test_programs_share_a_gradient_in_proportion_to_what_they_read() -> None:
+def test_programs_share_a_gradient_so_that_the_last_one_ends_soonest() -> None:
     assert share(384, 588, 132) == (3, 44, 0)
-    assert share(264, 588, 132) == (2, 52, 28)
-    assert share(24, 588, 132) == (0, 0, 132)
+    assert share(288, 588, 132) == (2, 47, 37)  # 13 tiles of 128 rows, or 16 of 32 that take 0.81 of their time
+    assert share(192, 588, 132) == (1, 73, 59)
+    assert share(48, 588, 132) == (0, 0, 132)
     for width in range(8, 392, 8):
         for tiles in (1, 2, 37, 588):
             shared = share(width, tiles, 132)
