@@ -27,6 +27,10 @@ class DataFaults(DataError):
         ValueError.__init__(self, "\n".join(one_line(line) for line in lines))
 
 
+class MissingFile(DataError):
+    """A file is not there, and cannot be downloaded. The message says where to put it."""
+
+
 class DataUnsupported(DataError):
     """This machine cannot run this feed configuration. The message is the reason."""
 

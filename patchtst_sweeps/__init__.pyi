@@ -32,6 +32,7 @@ def run(
     over: Mapping[str, Sequence[Any]] | None = None,
     seed: int | None = None,
     repeats: int | Literal["auto"] | None = None,
+    only: str | None = None,
     trials: int | None = None,
     minutes: float | None = None,
     target_val_mse: float | None = None,

@@ -15,7 +15,7 @@ import filelock
 import numpy as np
 
 from data_pipeline.datasets import DatasetSpec, get_dataset
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, MissingFile
 from data_pipeline.options import DEFAULTS, DataOptions
 from data_pipeline.series.arrow_file import MASK, DamagedFile, MappedFile, map_file
 from data_pipeline.series.convert import SCHEMA_VERSION, convert, source_files, split_as_json, unwritable
@@ -128,7 +128,7 @@ def locate(spec: DatasetSpec, data_dir: Path | None) -> Path | None:
                 return path
     where = f"in {data_dir}" if data_dir is not None else "(no data folder was given)"
     source = spec.urls[0] if spec.urls else "its source"
-    raise DataError(
+    raise MissingFile(
         f"there is no {spec.file} or {spec.file}.gz {where}: download it from {source} into that folder, "
         "or use --dataset demo, which needs no file"
     )

@@ -9,20 +9,22 @@ from pathlib import Path
 import filelock
 
 from data_pipeline.datasets import DatasetSpec
-from data_pipeline.errors import NO_SPACE, DataError
+from data_pipeline.errors import NO_SPACE, DataError, MissingFile
 from data_pipeline.source.content import content_sha256
 from data_pipeline.source.http_file import DownloadFailed, Progress, download
+from data_pipeline.source.links import HUB, browser_link
 from data_pipeline.source.pins import pin_file, read_pins, write_pins
 
-HUB = "hf://datasets/"
 MATRIX_ENDING = ".txt.gz"  # Lai et al.'s layout: a line of comma-separated numbers for each row, no header, no times
+XZ = ".xz"
 COPY_BYTES = 1 << 20
 
 
 def fetch(spec: DatasetSpec, data_dir: Path, progress: Progress | None = None) -> Path:
     """The path of the source file of `spec` in `data_dir`, downloaded there first if it is missing.
 
-    A file of `data_dir` in Lai et al.'s layout (electricity.txt.gz) is read instead of downloading one.
+    A file of `data_dir` in Lai et al.'s layout (electricity.txt.gz), or packed by xz (weather.csv.xz), is read instead
+    of downloading one.
     `progress` is called with (bytes so far, bytes in all or None). The content must have the published sha256. If none
     is published, the first download's sha256 is pinned beside the file, and later downloads must equal it. One process
     downloads, and others wait for it. Raises DataError: no source, no network, wrong content, no space.
@@ -43,10 +45,13 @@ def fetch(spec: DatasetSpec, data_dir: Path, progress: Progress | None = None) -
             why = "no space left: free some, or choose another folder"
         else:
             why = f"cannot be written ({error}): choose a folder that you own"
-        raise DataError(f"{data_dir}, for {spec.file}: {why}") from error
+        raise MissingFile(f"{data_dir}, for {spec.file}: {why}") from error
 
 
 def _fetch(spec: DatasetSpec, target: Path, progress: Progress) -> Path:
+    packed = target.with_name(f"{target.name}{XZ}")
+    if packed.exists():
+        return _from_own(spec, spec.urls[0], packed, target)
     for url in spec.urls:
         own = target.with_name(url.rsplit("/", 1)[-1])
         if url.endswith(MATRIX_ENDING) and own.exists():
@@ -73,9 +78,10 @@ def _fetch(spec: DatasetSpec, target: Path, progress: Progress) -> Path:
                 break
             finally:
                 converted.unlink(missing_ok=True)
-    raise DataError(
-        f"cannot download {spec.file} ({'; '.join(dict.fromkeys(reasons))}): get it from {_link(spec.urls[0])} and put "
-        f"it into {target.parent} yourself, or use --dataset demo, which needs no file"
+    where = f"get it from {browser_link(spec.urls[0])} and put it into {target.parent} yourself"
+    raise MissingFile(
+        f"cannot download {spec.file} ({'; '.join(dict.fromkeys(reasons))}): {where}, or use --dataset demo, which "
+        "needs no file"
     )
 
 
@@ -92,14 +98,6 @@ def _from_own(spec: DatasetSpec, url: str, own: Path, target: Path) -> Path:
         raise DataError(f"{error}: replace {own} by the published file, or remove it to download one") from error
     finally:
         converted.unlink(missing_ok=True)
-
-
-def _link(url: str) -> str:
-    """A URL as a browser takes it."""
-    if not url.startswith(HUB):
-        return url
-    owner, name, file = url.removeprefix(HUB).split("/", 2)
-    return f"https://huggingface.co/datasets/{owner}/{name}/resolve/main/{file}"
 
 
 def _flush(path: Path) -> None:
@@ -148,11 +146,26 @@ def _check(spec: DatasetSpec, url: str, complete: Path, target: Path) -> None:
         raise _WrongContent(f"{url}: sha256 is {actual[:16]}..., expected {expected[:16]}...")
 
 
+def _unpacked(packed: Path, target: Path) -> Path:
+    """`target` with the content of a file packed by xz. Raises _WrongContent for a damaged one."""
+    import lzma
+    import shutil
+
+    try:
+        with lzma.open(packed) as source, open(target, "wb") as file:
+            shutil.copyfileobj(source, file, COPY_BYTES)
+    except (lzma.LZMAError, EOFError) as error:
+        raise _WrongContent(f"{packed}: truncated or damaged xz ({error})") from error
+    return target
+
+
 def _as_csv(spec: DatasetSpec, url: str, part: Path, converted: Path) -> Path:
     """`part`, or `converted` for a matrix of numbers: a CSV with the columns and time axis of `spec`.
 
-    Raises _WrongContent for a damaged gzip, and for a line with more or fewer numbers than columns.
+    Raises _WrongContent for a damaged gzip or xz, and for a line with more or fewer numbers than columns.
     """
+    if url.endswith(XZ):
+        return _unpacked(part, converted)
     if not url.endswith(MATRIX_ENDING):
         return part
     import gzip

@@ -45,6 +45,7 @@ def run(
     over: Mapping[str, Sequence[Any]] | None = None,
     seed: int | None = None,
     repeats: int | Literal["auto"] | None = None,
+    only: str | None = None,
     trials: int | None = None,
     minutes: float | None = None,
     target_val_mse: float | None = None,
@@ -75,8 +76,9 @@ def run(
         epochs: training epochs of each trial.
         set: field -> value, for every arm, such as {"model.d_model": 64}.
         over: field -> values: every arm runs at each of these, all combinations.
-        seed: of the first repeat. None: 1.
+        seed: of the first repeat. None: 1, of benchmark 2021.
         repeats: runs of each arm, each with another seed; "auto": 3 to 10, until each arm's verdicts are reached.
+        only: of a table, as benchmark has: only these data sets and cells, such as "ETTh1,ETTm1-96".
         trials: shapes that the full sweep's search trains.
         minutes: begin nothing after this time; the same call goes on later.
         target_val_mse: end the full sweep's search once a shape's validation MSE is at most this.

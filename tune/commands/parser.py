@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tune.common.errors import WrongInput, did_you_mean
 from tune.common.program import COMMAND
+from tune.config.cells import read_cells
 from tune.config.repeats import Repeats, read_repeats
 from tune.config.written_numbers import number as read_number
 from tune.config.written_numbers import whole_number as read_whole_number
@@ -78,6 +79,14 @@ def repeats(text: str) -> Repeats:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def cells(text: str) -> list[str]:
+    """The type of --only: names of data sets and cells, separated by commas."""
+    try:
+        return read_cells(text)
+    except WrongInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def number(text: str) -> float:
     """The type of an option that takes a number, written as in a configuration file: 0.4, .4 or 4e-1."""
     try:
@@ -120,6 +129,11 @@ def store_address(given: str | None) -> str:
 def given_tracking_uri(arguments: argparse.Namespace) -> str | None:
     """The store that the command line or the environment names; None where neither does."""
     return arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def add_csv(parser: Parser | argparse._ArgumentGroup) -> None:
+    text = "of a table, as benchmark has: also write one row a cell as CSV"
+    parser.add_argument("--csv", metavar="FILE", help=text)
 
 
 def add_shared(parser: Parser) -> None:

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tune.commands.parser import SWEEP_HELP, Parser, add_margin, add_shared, tracking_uri
-from tune.common.errors import DONE
+from tune.commands.parser import SWEEP_HELP, Parser, add_csv, add_margin, add_shared, tracking_uri
+from tune.common.errors import DONE, WrongInput
 from tune.common.program import PROGRAM
 from tune.console.output import (
+    check_csv_target,
     check_html_target,
     check_json_target,
     check_out_target,
+    write_csv,
     write_folder,
     write_json,
     write_page,
@@ -35,6 +37,7 @@ def parser() -> Parser:
     text = "also write the report into this folder: report.md, report.html (one page that works offline), png/CHART.png"
     parser.add_argument("--out", metavar="DIR", help=text)
     parser.add_argument("--html", metavar="FILE", help="also write the HTML page alone, to this file")
+    add_csv(parser)
     text = "price of one GPU for one hour, with a currency if you like (2.50 or '2.50 EUR'): adds the sweep's cost"
     parser.add_argument("--price-per-gpu-hour", metavar="PRICE", help=text)
     parser.add_argument("--verbose", action="store_true", help="print all columns and notes")
@@ -47,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table of an earlier sweep, and write its files if --out, --html or --json asks for them."""
     check_json_target(arguments.json)
     check_html_target(arguments.html, arguments.json)
+    check_csv_target(arguments.csv, arguments.json, arguments.html)
     check_out_target(arguments.out)
     text = sys.stderr if arguments.json == "-" else sys.stdout
     margin, given = margin_of(arguments.margin_pct), arguments.price_per_gpu_hour
@@ -61,9 +65,23 @@ def run(arguments: argparse.Namespace) -> int:
         from tune.report.render.page import html_page
 
         write_page(arguments.html, html_page(record, margin=margin, price=price))
+    write_table(arguments.csv, record)
     if line := waiting(Path("runs"), record.sweep_id):
         print(line, file=sys.stderr)
     return DONE
+
+
+def write_table(target: str | None, record: SweepRecord) -> None:
+    """Write the CSV that --csv asks for. Raises WrongInput for a sweep that is no table."""
+    from tune.report.table import is_table
+    from tune.report.table_csv import table_csv
+
+    if target is None:
+        return
+    if not is_table(record):
+        name = record.tags.get("sweep", record.name)
+        raise WrongInput(f"--csv {target}: {name} is no table, as benchmark is; use --json FILE")
+    write_csv(target, table_csv(record))
 
 
 def show_report(

@@ -25,7 +25,7 @@ from tune.config.yaml_file import ConfigFile, read_config
 
 SENT = ("MLFLOW_TRACKING_URI",)  # variables that are sent, in clear; all others are the cluster's own
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-HERE_ONLY = ("plan", "json", "save_config", "address")  # options of a sweep that is run from this machine
+HERE_ONLY = ("plan", "json", "csv", "save_config", "address")  # options of a sweep that is run from this machine
 
 
 def submit(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import signal
 import sys
@@ -11,12 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from tune.cluster.connect import check_address_form
 from tune.cluster.probe import assumed_facts
 from tune.cluster.session_folder import session_folder
-from tune.cluster.share import check_gpus_per_trial
-from tune.commands.parser import EXAMPLES, Parser, add_folders, add_shared, number, repeats, tracking_uri, whole_number
-from tune.commands.report import show_report
+from tune.commands.parser import (
+    EXAMPLES,
+    Parser,
+    add_csv,
+    add_folders,
+    add_shared,
+    cells,
+    number,
+    repeats,
+    tracking_uri,
+    whole_number,
+)
+from tune.commands.report import show_report, write_table
+from tune.commands.sweep_checks import check_options
 from tune.common import signals
 from tune.common.address import is_server, redacted, sqlite_file
 from tune.common.errors import DONE, INTERRUPTED, TRIAL_FAILED, WrongInput
@@ -24,23 +33,23 @@ from tune.common.process import started_ms
 from tune.common.program import PROGRAM
 from tune.common.temporary import temporary_folder
 from tune.config.request import Request, build_request
-from tune.config.trial_config import READ_TEST, DataConfig
-from tune.config.yaml_file import check_new_config, write_config
-from tune.console.output import check_file_target, check_json_target, write_json
+from tune.config.trial_config import DataConfig
+from tune.config.yaml_file import write_config
+from tune.console.output import write_json
 from tune.driver.budget import Budget
 from tune.driver.options import Options, Outcome
 from tune.machine.gpu_models import gpu_facts
 from tune.plan.estimate import fits_line, time_line
 from tune.plan.plan import Plan, plan_rows
 from tune.plan.planner import Planner
+from tune.plan.table_planner import planner_of
 from tune.plan.text import print_plan
 from tune.storage.check_folder import cache_note, check_storage
-from tune.storage.open_sweep import check_idle, find_known, running
+from tune.storage.open_sweep import check_idle, running
 from tune.tracking.store import STORE_ANSWERS_WITHIN_S, check_store
 
 Show = Callable[[str], None]
 WAIT_FOR_GPUS_S = 600.0
-MOST_WAITED_S = 7 * 24 * 3600.0
 
 
 def parser() -> Parser:
@@ -70,9 +79,12 @@ def parser() -> Parser:
         help="run every arm at each of these values, repeatable (all combinations); ratios are to the sweep's own "
         "baseline arm at the first value of each; for the full sweep: one more dimension of the search",
     )
-    what.add_argument("--seed", type=whole_number, metavar="N", help="seed of the first repeat (default 1)")
+    text = "of a table, as benchmark has: only these data sets and cells, such as ETTh1,ETTm1-96"
+    what.add_argument("--only", type=cells, metavar="NAMES", help=text)
+    text = "seed of the first repeat (default 1; 2021 for benchmark)"
+    what.add_argument("--seed", type=whole_number, metavar="N", help=text)
     text = "runs of each arm, each with another seed; auto: 3 to 10, until each arm's verdicts are reached (default "
-    what.add_argument("--repeats", type=repeats, metavar="N", help=f"{text}auto; 1 for a sweep of one arm)")
+    what.add_argument("--repeats", type=repeats, metavar="N", help=f"{text}auto; 1 for one arm)")
     what.add_argument(
         "--trials", type=whole_number, metavar="N", help="shapes that the full sweep's search trains (default 50)"
     )
@@ -89,6 +101,7 @@ def parser() -> Parser:
     add_how(how)
     text = "send the sweep to a cluster's job server, http://HOST:8265, and follow it; Ctrl-C only stops following"
     how.add_argument("--submit", metavar="URL", help=text)
+    add_csv(how)
     how.add_argument("--verbose", action="store_true", help="print all columns and notes of the report")
     add_shared(parser)
     return parser
@@ -134,8 +147,8 @@ def run_request(request: Request, arguments: argparse.Namespace, show: Show | No
     arguments: those of "how to run it". show: prints the results of a sweep, by its id; None: the report.
     """
     budget = Budget(request.minutes)
-    _check_options(request, arguments)
-    planner = Planner.of(request)
+    check_options(request, arguments)
+    planner = planner_of(request)
     text: IO[str] = sys.stderr if arguments.json == "-" else sys.stdout
     if arguments.plan:
         return _show_plan(request, planner, arguments, text)
@@ -148,43 +161,6 @@ def run_request(request: Request, arguments: argparse.Namespace, show: Show | No
     if arguments.address is None:
         _check_here(planner, arguments, store)
     return _run_sweep(request, planner, arguments, store, text, budget, show)
-
-
-def _check_options(request: Request, arguments: argparse.Namespace) -> None:
-    """Raises WrongInput for a wrong option of how to run it, as far as this machine can know."""
-    if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
-        raise WrongInput(f"--max-concurrent {arguments.max_concurrent}: give 1 or more")
-    if not 0 <= arguments.wait_for_gpus <= MOST_WAITED_S:
-        raise WrongInput(
-            f"--wait-for-gpus {arguments.wait_for_gpus:g}: give 0, which does not wait, to {MOST_WAITED_S:g} seconds"
-        )
-    check_gpus_per_trial(arguments.gpus_per_trial)
-    if arguments.gpu_model is not None and arguments.gpus_per_trial == 0:
-        raise WrongInput(f"--gpu-model {arguments.gpu_model} and --gpus-per-trial 0, which is the CPU: leave one out")
-    if arguments.address is not None:
-        check_address_form(arguments.address)
-    if arguments.resume is not None:
-        if arguments.fresh:
-            raise WrongInput(f"--fresh and --resume {arguments.resume}: one starts anew, one goes on; give one")
-        given = f"--resume {arguments.resume}"
-        arguments.resume = find_known(arguments.storage_path, arguments.resume, given=given)
-    if arguments.save_forecasts and request.overrides.get(READ_TEST) is False:
-        raise WrongInput("--save-forecasts and --no-test: forecasts of the test set need it to be read; give one")
-    check_json_target(arguments.json)
-    if arguments.save_config is not None:
-        _check_new_config(request, arguments)
-
-
-def _check_new_config(request: Request, arguments: argparse.Namespace) -> None:
-    """Raises WrongInput for an existing file with other content; the --config that was read may be replaced."""
-    target = arguments.save_config
-    if str(target) == "-":
-        raise WrongInput("--save-config -: name a file; stdout is for results")
-    check_file_target("--save-config", str(target))
-    if arguments.json not in (None, "-") and os.path.abspath(arguments.json) == os.path.abspath(target):
-        raise WrongInput(f"--save-config {target} and --json {arguments.json}: the same file; name two")
-    if arguments.config is None or os.path.abspath(arguments.config) != os.path.abspath(target):
-        check_new_config(target, request.as_config(target.parent))
 
 
 def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace, text: IO[str]) -> int:
@@ -208,7 +184,7 @@ def _show_plan(request: Request, planner: Planner, arguments: argparse.Namespace
         print(f"--address {arguments.address}: --plan asks no cluster; this plan is for {planned_for}", file=sys.stderr)
     write_json(arguments.json, {"sweep": request.sweep.name, "trials": plan_rows(plan.trials)})
     if not plan.runnable:
-        raise WrongInput(f"no trial of this plan can run: {plan.trials[0].unsupported}")
+        raise WrongInput(f"no trial of this plan can run: {plan.why_not(plan.trials[0])}")
     return DONE
 
 
@@ -281,7 +257,8 @@ def _run_sweep(
             print_plan(plan, sys.stderr, planner.protocol(plan, **folders))
 
     def report(sweep_id: str) -> None:
-        show_report(sweep_id, store, arguments.json, text, verbose=arguments.verbose)
+        record = show_report(sweep_id, store, arguments.json, text, verbose=arguments.verbose)
+        write_table(arguments.csv, record)
 
     show = show or report
     outcome = run_sweep(planner, options=options, show_plan=show_plan)

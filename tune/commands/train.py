@@ -19,8 +19,8 @@ from tune.tracking.store import PROJECT
 
 # attributes of the parsed arguments of a sweep that `train` has no options for
 OF_A_SWEEP: dict[str, Any] = {
-    "sweep": "custom", "over": [], "trials": None, "target_val_mse": None, "config": None, "save_config": None,
-    "verbose": False,
+    "sweep": "custom", "over": [], "only": None, "trials": None, "target_val_mse": None, "config": None,
+    "save_config": None, "csv": None, "verbose": False,
 }  # fmt: skip
 FIELDS = {"preset": "model.preset", "patience": "train.patience"}  # options that are fields
 

@@ -16,6 +16,7 @@ class Arm:
 
     label: str  # unique in its sweep; part of the run name
     changes: Mapping[str, Any]  # field name -> value
+    repeats: int | None = None  # of a table's cell: how often it is trained; None: as often as every arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +41,15 @@ class SweepConfig:
     space: Mapping[str, tuple[Arm, ...]] = field(default_factory=dict)  # dimension -> choices; empty: no search
     ablation: tuple[AblationStep, ...] = ()  # pairs of arms that are compared with each other, besides the baseline
     repeats: int | None = None  # the default of --repeats; None: the usual one
+    seed: int = 1  # the default of --seed
+    table: bool = False  # its arms are cells, each with data of its own, and none is compared with another
+    more: tuple[Arm, ...] = ()  # cells that run only where --only names them
 
     @property
     def swept(self) -> frozenset[str]:
         """Fields that some arm or choice changes. To set one of them by hand is wrong input."""
         choices = (choice for dimension in self.space.values() for choice in dimension)
-        return frozenset(name for arm in (*self.arms, *choices) for name in arm.changes)
+        return frozenset(name for arm in (*self.arms, *self.more, *choices) for name in arm.changes)
 
     def drawn(self, labels: Mapping[str, str]) -> Arm:
         """The arm with one choice of each dimension; `labels` maps dimensions to labels, in any order.

@@ -128,7 +128,8 @@ def _axis(name: str, values: Sequence[Any]) -> tuple[Arm, ...]:
 def _combine(parts: Sequence[Arm]) -> Arm:
     """One arm with all changes. Its label leaves out arms that change nothing."""
     changes = {name: value for part in parts for name, value in part.changes.items()}
-    return Arm(label="-".join(part.label for part in parts if part.changes), changes=changes)
+    label = "-".join(part.label for part in parts if part.changes)
+    return Arm(label=label, changes=changes, repeats=parts[0].repeats if parts else None)
 
 
 def _short(name: str) -> str:

@@ -16,6 +16,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.split_rule import with_absolute_files
 from tune.common.errors import WrongInput
 from tune.config.axes import check_axis, lay_over, split_values
+from tune.config.cells import with_cells, with_repeats
 from tune.config.portable import DATASET, absolute, in_full, names_file, portable
 from tune.config.repeats import AUTO, Repeats
 from tune.config.sweeps import SweepConfig, get_sweep
@@ -25,7 +26,7 @@ from tune.config.yaml_file import SHORT, ConfigFile, read_config
 
 DRAWN, MOST_DRAWN = 50, 10_000  # trials of a sweep with a space: the default, and the most
 # options that are not fields
-OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "trials", "minutes", "target_val_mse")
+OPTIONS: tuple[str, ...] = ("sweep", "seed", "repeats", "only", "trials", "minutes", "target_val_mse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Request:
     trials: int | None  # how many shapes of the sweep's space are trained; None if it has no space
     minutes: float | None = None  # after which nothing begins any more; None: no limit. Not of the sweep: of a command
     target_val_mse: float | None = None  # a validation error that ends a search
+    only: tuple[str, ...] | None = None  # data sets and cells of a table that run; None: the usual ones
     notes: tuple[str, ...] = ()  # what the user should know about the merge, a line each
     # absolute path of a data file -> as given, if in full
     written: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -50,6 +52,10 @@ class Request:
         given: dict[str, Any] = {"sweep": self.sweep.name}
         given |= {key: fields.pop(name) for key, name in SHORT.items() if name in fields}
         given |= {"seed": self.seed, "repeats": self.repeats}
+        if any(arm.repeats not in (None, self.repeats) for arm in self.sweep.arms):
+            del given["repeats"]  # each cell of a table has its own
+        if self.only is not None:
+            given["only"] = ",".join(self.only)
         if self.trials is not None:
             given["trials"] = self.trials
         if self.minutes is not None:
@@ -90,7 +96,7 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
     axes = {
         name: value for name, value in from_file.axes.items() if name not in from_arguments.fields
     } | from_arguments.axes
-    options: dict[str, Any] = {"seed": 1, **dict.fromkeys(("trials", "minutes", "target_val_mse"))}
+    options: dict[str, Any] = dict.fromkeys(("seed", "only", "trials", "minutes", "target_val_mse"))
     options |= {**from_file.options, **from_arguments.options}
 
     def fault(name: str, message: str) -> WrongInput:
@@ -102,10 +108,17 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
         raise WrongInput(f"the following arguments are required: --sweep (see --help){hint}")
     sweep = get_sweep(options["sweep"])
     try:
+        sweep = with_cells(sweep, options["only"])
+    except WrongInput as error:
+        raise fault("only", str(error)) from None
+    try:
         sweep = lay_over(sweep, axes) if axes else sweep
     except WrongInput as error:
         raise fault("over", str(error)) from None
-    repeats, wrong = _repeats(options.get("repeats"), sweep)
+    if sweep.table:
+        sweep, repeats, wrong = with_repeats(sweep, options.get("repeats"))
+    else:
+        repeats, wrong = _repeats(options.get("repeats"), sweep)
     if wrong:
         raise fault("repeats", wrong)
     trials, wrong = _trials(options["trials"], sweep)
@@ -121,10 +134,11 @@ def build_request(arguments: argparse.Namespace, file: ConfigFile | None = None)
         overrides=fields,
         axes=axes,
         repeats=repeats,
-        seed=options["seed"],
+        seed=sweep.seed if options["seed"] is None else options["seed"],
         trials=trials,
         minutes=options["minutes"],
         target_val_mse=options["target_val_mse"],
+        only=None if options["only"] is None else tuple(options["only"]),
         notes=(note,) if replaced else (),
         written={**from_file.written, **from_arguments.written},
     )

@@ -10,6 +10,7 @@ from model.pruning import SCORES
 from model.pruning.schedules import SCHEDULES
 from tune.common.errors import unknown_name
 from tune.config.arms import AblationStep, Arm, SweepConfig
+from tune.config.benchmarks import benchmark
 from tune.config.recipe import recipe
 from tune.engine import ENGINES
 
@@ -247,6 +248,7 @@ SWEEPS: dict[str, Callable[[], SweepConfig]] = {
     "full": full,
     "seed_study": seed_study,
     "recipe": recipe,
+    "benchmark": benchmark,
     "custom": custom,
 }
 

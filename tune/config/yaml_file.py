@@ -30,6 +30,7 @@ import yaml
 from tune.common.errors import WrongInput, shortened, unknown_name
 from tune.common.files import write_atomically
 from tune.config.axes import check_axis
+from tune.config.cells import read_cells
 from tune.config.config_text import read_text
 from tune.config.repeats import read_repeats
 from tune.config.sweeps import SWEEPS
@@ -44,6 +45,7 @@ KINDS: Mapping[str, str] = {
     "epochs": "a whole number",
     "seed": "a whole number",
     "repeats": "a whole number, or auto",
+    "only": "names of data sets or cells, like ETTh1,ETTm1-96",
     "trials": "a whole number",
     "minutes": "a number",
     "target_val_mse": "a number",
@@ -54,6 +56,7 @@ SHORT = {"dataset": "data.dataset", "epochs": "train.epochs"}  # fields with the
 _READ: Mapping[str, Callable[[str], Any]] = {  # key -> its reader; others take a whole number
     "dataset": str,
     "repeats": read_repeats,
+    "only": read_cells,
     "minutes": number,
     "target_val_mse": number,
 }

@@ -73,6 +73,37 @@ def check_html_target(target: str | None, json_target: str | None) -> None:
         raise WrongInput(f"--html {target}: it exists and is no HTML page; name another file, or remove it")
 
 
+CSV_BEGINS = "dataset,horizon,"  # how a table begins
+
+
+def check_csv_target(target: str | None, *others: str | None) -> None:
+    """Raises WrongInput unless --csv names a new file or an earlier table, and none of the other options' files."""
+    if target is None:
+        return
+    if target == "-":
+        raise WrongInput("--csv -: name a file; stdout is for the report")
+    check_file_target("--csv", target)
+    if os.path.realpath(target) in {os.path.realpath(other) for other in others if other not in (None, "-")}:
+        raise WrongInput(f"--csv {target}: another option writes the same file; name two")
+    try:
+        with open(target, errors="replace") as file:
+            begins = file.read(len(CSV_BEGINS))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WrongInput(f"--csv {target}: {error.strerror}; name another file") from None
+    if begins not in ("", CSV_BEGINS):
+        raise WrongInput(f"--csv {target}: it exists and --csv did not write it; name another file, or remove it")
+
+
+def write_csv(target: str, content: str) -> None:
+    """Write a table to the file that --csv names."""
+    try:
+        write_atomically(Path(target), content)
+    except OSError as error:
+        raise WrongInput(f"--csv {target}: {error.strerror}; use `report SWEEP_ID --csv FILE`") from None
+
+
 def check_out_target(target: str | None) -> None:
     """Raises WrongInput unless --out names a folder that can be written, or a new folder inside one."""
     if target is None:

@@ -1,4 +1,6 @@
-"""Trials of a search that are trained for their errors only: several at a time on one GPU. Their times mean nothing.
+"""Trials of a search or a table that are trained for their errors only: several at a time on one GPU.
+
+Their times mean nothing.
 
 A small model leaves most of a GPU idle, and its trial spends more time on the host than on the GPU. So a trial gets a
 share of a GPU, by the memory that its gate and its training need at most, and two cores. Such trials have the tag
@@ -43,7 +45,7 @@ def train(
     def suggestion(trial: PlannedTrial, followed: bool) -> dict[str, Any]:
         resources = resources_of(launcher.share, plan, trial)
         job = replace(
-            launcher.job(trial, prepare_next=followed),
+            launcher.job(trial, prepare_next=followed, fixed=scheduler is None),
             error_only=True,
             exclusive=False,
             may_hand_over=False,
@@ -72,7 +74,7 @@ def resources_of(share: Share, plan: Plan, trial: PlannedTrial) -> dict[str, flo
     """
     if not share.gpus:
         return {"CPU": share.cpus}
-    most, device, channels = _most_on_a_gpu(share), plan.device, plan.data.channels
+    most, device, channels = _most_on_a_gpu(share), plan.device, plan.data_of(trial).channels
     parts = most
     if device.memory_gib is not None and channels is not None:
         needed = memory_gib(trial, device, channels) / (MEMORY_SHARE * device.memory_gib)

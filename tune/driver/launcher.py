@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,6 +98,7 @@ class Launcher:
     data_dir: Path  # absolute
     cache_dir: Path  # absolute
     data_sha256: str  # of the source file that was planned with
+    data_sha256_of: Mapping[str, str] = field(default_factory=dict)  # the same of a table, by data set
     wait_s: float = 0.0  # how long a cluster that has lost all nodes for trials may take to bring one
     save_forecasts: bool = False  # whether each trial's forecasts of the test set are kept
     isolate: bool = False  # whether each trial gets a cold process and empty caches
@@ -121,7 +122,7 @@ class Launcher:
             cache_dir=str(self.cache_dir),
             cpus=self.share.cpus,
             exclusive=self.share.exclusive,
-            data_sha256=self.data_sha256,
+            data_sha256=self.data_sha256_of.get(trial.config.data.dataset, self.data_sha256),
             gate_dir=None if self.isolate else str(self.caches / "gate"),
             resume_from=self.folder.checkpoints(trial.trial_id),
             sweep_id=self.folder.sweep_id,

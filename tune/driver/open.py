@@ -68,11 +68,12 @@ def open_sweep_run(
     data = planner.prepare(plan, data_dir=options.data_dir, storage_path=options.storage_path, quiet=options.quiet)
     if options.address is not None:
         folders = {"storage": options.storage_path, "data_dir": options.data_dir}
-        check_nodes(ray, share, **folders, dataset=plan.trials[0].config.data.dataset)
+        for dataset in dict.fromkeys(trial.config.data.dataset for trial in plan.runnable or plan.trials):
+            check_nodes(ray, share, **folders, dataset=dataset)
     plan = planner.plan(device)  # the same, unless the data turned out to have other channels
     show_plan(plan)
     if not plan.runnable:
-        raise WrongInput(f"no trial of this plan can run here: {plan.trials[0].unsupported}")
+        raise WrongInput(f"no trial of this plan can run here: {plan.why_not(plan.trials[0])}")
     key = plan.key(data_sha256=data.sha256, tracking_uri=options.tracking_uri)
     command = Command(
         key=key,
@@ -94,6 +95,7 @@ def open_sweep_run(
         data_dir=options.data_dir,
         cache_dir=cache_dir(options.storage_path),
         data_sha256=data.sha256,
+        data_sha256_of=data.sha256_of,
         wait_s=options.wait_for_gpus_s,
         save_forecasts=options.save_forecasts,
         isolate=options.isolate,
@@ -144,6 +146,8 @@ def open_folder(
         print(*filter(None, (why, moved)), sep="\n", file=sys.stderr)
     if folder is not None:
         folder.run_on(environment)
+        if plan.sweep.table:  # of more data sets than before, where files have come
+            folder.update(**{TAG: protocol})
         return folder
     content = {
         "sweep": plan.sweep.name,

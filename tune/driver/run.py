@@ -32,6 +32,7 @@ from tune.driver.finish import STOPPED_WAIT_S, close_sweep, failures
 from tune.driver.launcher import Launcher
 from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
+from tune.driver.table import data_params, data_tags, run_table, table_tags, waits_for_files
 from tune.driver.warm_ups import warm_up_together
 from tune.plan.estimate import history_of, outlook
 from tune.plan.history import History
@@ -39,8 +40,9 @@ from tune.plan.placement import TAG as PLACEMENT
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
 from tune.plan.search_plan import SearchPlan
+from tune.plan.table import TablePlan
 from tune.report.arms import REPEATS
-from tune.report.data import FILE, TAG, protocol_params, protocol_tag
+from tune.report.data import FILE, TAG
 from tune.report.pareto import TAG as SEARCH_TAG
 from tune.storage import open_sweep
 from tune.storage.sweep_dir import SweepDir
@@ -128,6 +130,9 @@ class _Run:
             return
         with signals.deferred():
             self._announce(tracker, first_trials(self.plan))
+        if isinstance(self.plan, TablePlan):
+            run_table(self.plan, self.launcher, tracker, progress, collector)
+            return
         before, announce = tracker.ended, functools.partial(self._announce, tracker)
 
         def on_look(line: str) -> None:
@@ -198,7 +203,7 @@ class _Run:
             name=self.folder.sweep_id,
             tags={
                 "sweep": plan.sweep.name,
-                "baseline": plan.sweep.baseline,
+                **({} if plan.sweep.table else {"baseline": plan.sweep.baseline}),
                 "question": plan.sweep.question,
                 "arms": ",".join(arm.label for arm in plan.sweep.arms),
                 "swept": ",".join(sorted(plan.sweep.swept)),
@@ -211,14 +216,15 @@ class _Run:
                 REPEATS: str(plan.repeats),
                 **({STOPPED: content[STOPPED]} if STOPPED in content else {}),
                 **self._searched,
-                **({TAG: protocol_tag(content[TAG])} if TAG in content else {}),
+                **data_tags(content),
+                **table_tags(plan),
                 **_who_runs(),
             },
             params={
                 "sweep": plan.sweep.name,
                 "repeats": plan.repeats,
                 "trials": self._planned,
-                **(protocol_params(content[TAG]) if TAG in content else {}),
+                **data_params(content),
             },
             files={name: json.dumps(file, indent=1) for name, file in files.items()},
             version=self.folder.format,
@@ -248,10 +254,10 @@ class _Run:
 
     def _note_stop(self, tracker: Tracker, what_there_is: str) -> str | None:
         """Why a sweep with trials left stopped, and what there is, for its record too; None if it was interrupted."""
-        budget = self.launcher.budget
-        if not budget.used_up or signals.received() is not None:
+        budget, waits = self.launcher.budget, waits_for_files(self.plan, tracker.ended)
+        if waits is None and not budget.used_up or signals.received() is not None:
             return None
-        stopped = f"stopped after {budget.minutes:g} minutes: {what_there_is}"
+        stopped = waits or f"stopped after {budget.minutes:g} minutes: {what_there_is}"
         self.folder.update(**{STOPPED: stopped})
         self._begin(tracker)
         return stopped

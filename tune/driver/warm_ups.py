@@ -153,13 +153,13 @@ def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, new: Sequence[PlannedTr
 
 def _fit_in_memory(plan: Plan, new: Sequence[PlannedTrial]) -> int:
     """How many warm-ups fit on a GPU together, if they are the largest; at least 1."""
-    device, channels = plan.device, plan.data.channels
-    parts = _parts(new)
+    device, parts = plan.device, _parts(new)
+    channels = {trial.arm: plan.data_of(trial).channels for trial in new}
     if device.device_type == "cpu":
         return len(parts)
-    if not new or device.memory_gib is None or channels is None:
+    if not new or device.memory_gib is None or None in channels.values():
         return 1
-    of_parts = sorted((memory_gib(trial, device, channels) for _, trial in parts), reverse=True)
+    of_parts = sorted((memory_gib(trial, device, channels[trial.arm] or 1) for _, trial in parts), reverse=True)
     return max(1, sum(total <= MEMORY_SHARE * device.memory_gib for total in accumulate(of_parts)))
 
 

@@ -202,10 +202,11 @@ def _kind(params: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _epoch_flops(trial: PlannedTrial, plan: Plan) -> float | None:
     """Of the training steps of an epoch; None while the data's windows or channels are not known."""
-    if trial.train_windows is None or plan.data.channels is None:
+    channels = plan.data_of(trial).channels
+    if trial.train_windows is None or channels is None:
         return None
     steps = trial.train_windows // trial.config.train.batch_size
-    return float(steps * train_step_flops(step_shape(trial.config, channels=plan.data.channels))) or None
+    return float(steps * train_step_flops(step_shape(trial.config, channels=channels))) or None
 
 
 def _nearest(comparable: Sequence[PastTrial], params: Mapping[str, Any], flops: float) -> tuple[list[PastTrial], str]:

@@ -74,6 +74,14 @@ class Plan:
     def runnable(self) -> tuple[PlannedTrial, ...]:
         return tuple(trial for trial in self.trials if trial.unsupported is None)
 
+    def data_of(self, trial: PlannedTrial) -> DataFacts:
+        """What is known of the trial's data."""
+        return self.data
+
+    def why_not(self, trial: PlannedTrial) -> str | None:
+        """Why the trial does not run here now; None if it does."""
+        return trial.unsupported
+
     @property
     def blocks(self) -> int:
         """The blocks of the plan. With `auto` these are the most: looks may end the sweep earlier."""
@@ -143,11 +151,7 @@ def make_plan(
     Raises WrongInput for an unknown field, a value that does not fit, a field both swept and given by hand, seeds out
     of range, and more than MOST_TRIALS trials.
     """
-    _check_size(len(sweep.arms), repeats, seed)
-    for name in overrides:
-        if check_field(name) in sweep.swept | {"train.seed"}:
-            owner = "--seed and --repeats" if name == "train.seed" else f"the {sweep.name} sweep"
-            raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
+    check_request(sweep, overrides, repeats, seed)
     data = settled_data(sweep, overrides, device, data)
     trials: list[PlannedTrial] = []
     for block_seed in range(seed, seed + most_blocks(repeats)):
@@ -155,6 +159,15 @@ def make_plan(
         random.Random(f"{sweep.name} {block_seed}").shuffle(block)
         trials.extend(block)
     return Plan(sweep=sweep, trials=tuple(trials), repeats=repeats, device=device, data=data)
+
+
+def check_request(sweep: SweepConfig, overrides: Mapping[str, Any], repeats: Repeats, seed: int) -> None:
+    """Raises WrongInput for an unknown field, one both swept and given by hand, too many trials, and seeds."""
+    _check_size(len(sweep.arms), repeats, seed)
+    for name in overrides:
+        if check_field(name) in sweep.swept | {"train.seed"}:
+            owner = "--seed and --repeats" if name == "train.seed" else f"the {sweep.name} sweep"
+            raise WrongInput(f"{name} is given by hand, but {owner} sets it; leave one of the two out")
 
 
 def settled_data(

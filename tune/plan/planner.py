@@ -6,7 +6,7 @@ Planning-safe: imports none of torch, transformers, ray, mlflow.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ class PreparedData:
     channels: int
     sha256: str  # of the uncompressed source
     rows: SplitRows
-    protocol: dict[str, Any]  # how they were read, split and scaled
+    protocol: dict[str, Any]  # how they were read, split and scaled; of a table by data set
+    sha256_of: Mapping[str, str] = field(default_factory=dict)  # of a table's sources, by data set
 
 
 class Planner:
@@ -72,6 +73,9 @@ class Planner:
         self._rows: SplitRows | None = None  # of a file that an earlier sweep has converted
         self._data: PreparedData | None = None
         self._protocol: Mapping[str, Any] | None = None  # of data that an earlier sweep has prepared
+        self._prepared: dict[str, PreparedData] = {}  # of a table, by data set
+        self._missing: dict[str, str] = {}  # of a table: data set whose file is not at hand -> where to put it
+        self._awaited: dict[str, str] = {}  # the same of one that the sweep downloads first
         self._feed: str | None = None  # which a sweep that goes on began with
 
     @classmethod

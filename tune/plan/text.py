@@ -20,6 +20,8 @@ from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.search_plan import SearchPlan
 from tune.plan.space import describe
 from tune.plan.support import why_not_fused
+from tune.plan.table import TablePlan
+from tune.plan.table_text import table_lines
 from tune.stats.looks import LOOKS
 
 # These decide num_patches
@@ -45,6 +47,9 @@ def print_plan(plan: Plan, stream: IO[str], protocol: Protocol | None = None) ->
 
 def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     """The lines of `print_plan`."""
+    if isinstance(plan, TablePlan):
+        yield from table_lines(plan)
+        return
     first = plan.trials[0].config
     varying = _varying(plan)
     fields = {name: _value(first, name) for name in SHOWN} | dict.fromkeys(varying, "(swept)")

@@ -52,11 +52,21 @@ def protocol_params(protocol: Mapping[str, Any]) -> dict[str, str]:
 
 def protocol_of_sweep(record: SweepRecord) -> dict[str, Any] | None:
     """The protocol that the sweep recorded; None if it recorded none, or not as a whole."""
+    return _protocol(record.tags.get(TAG))
+
+
+def _protocol(text: str | None) -> dict[str, Any] | None:
     try:
-        content = json.loads(record.tags.get(TAG, "null"))
+        content = json.loads(text or "null")
     except ValueError:
         return None
     return content if isinstance(content, dict) and "split" in content else None
+
+
+def protocols_of_sweep(record: SweepRecord) -> list[dict[str, Any]]:
+    """That of the sweep, or of each data set of a table."""
+    every = [TAG, *sorted(name for name in record.tags if name.startswith(f"{TAG}."))]
+    return [content for name in every if (content := _protocol(record.tags.get(name))) is not None]
 
 
 def data_notes(record: SweepRecord) -> list[str]:

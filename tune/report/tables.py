@@ -13,7 +13,7 @@ from tune.report.ablation import ERROR_NOTE, error_steps
 from tune.report.arms import COLUMNS, ArmRow, environment_of, trials_by_arm
 from tune.report.comparisons import percent_text
 from tune.report.cost import GPUS, Cost, Price, costs, energy_text, hours_text, money_text, total
-from tune.report.data import protocol_of_sweep
+from tune.report.data import protocols_of_sweep
 from tune.report.proof import proof_rows
 from tune.report.series import errors_by_series
 from tune.tracking.reader import SweepRecord, TrialRecord
@@ -45,11 +45,11 @@ def arm_table(rows: Sequence[ArmRow]) -> Table:
 
 def closing_tables(record: SweepRecord, price: Price | None) -> list[Table]:
     """The tables that the report ends with."""
-    data = data_table(record)
+    data = [data_table(protocol) for protocol in protocols_of_sweep(record)]
     tables = [
         *changes_tables(record),
         *search_tables(record),
-        *([] if data is None else [data]),
+        *data,
         *series_tables(record),
     ]
     return [*tables, cost_table(record, price), not_done_table(record), proof_table(record), environment_table(record)]
@@ -82,11 +82,8 @@ def changes_tables(record: SweepRecord) -> list[Table]:
     ]
 
 
-def data_table(record: SweepRecord) -> Table | None:
-    """One row for each split; None if the sweep recorded none."""
-    protocol = protocol_of_sweep(record)
-    if protocol is None:
-        return None
+def data_table(protocol: Mapping[str, Any]) -> Table:
+    """One row for each split of a data set."""
     windows = protocol["windows"]
     return Table(
         title="Data",

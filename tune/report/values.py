@@ -7,14 +7,14 @@ from typing import Any
 from tune.common.published import TAG
 from tune.config.trial_config import parse_params
 from tune.measure import series_errors
-from tune.report import pareto
+from tune.report import pareto, table
 from tune.report.ablation import ablation_json
 from tune.report.accounts import accounts, accounts_json, accounts_metrics
 from tune.report.arms import REPEATS, arm_rows, environment_of, trained_by_arm, trials_by_arm
 from tune.report.bottlenecks import diagnoses
 from tune.report.comparisons import comparison_json
 from tune.report.cost import Price, cost_json, costs
-from tune.report.data import protocol_of_sweep
+from tune.report.data import protocol_of_sweep, protocols_of_sweep
 from tune.report.looks import look_tags
 from tune.report.proof import kernel_list
 from tune.report.setting import whether_tested
@@ -62,6 +62,14 @@ def _by_series(trial: TrialRecord) -> dict[str, Any]:
     return {} if content is None else {series_errors.TAG: content}
 
 
+def _table(record: SweepRecord) -> dict[str, Any]:
+    """The cells of a table, and how the data of each were read; nothing of another sweep."""
+    if not table.is_table(record):
+        return {}
+    data = {protocol["dataset"]: protocol for protocol in protocols_of_sweep(record)}
+    return {"table": {"cells": [table.as_json(cell) for cell in table.cells(record)], "data": data}}
+
+
 def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> dict[str, Any]:
     """The machine-readable result: params by field name, as `--plan --json` writes them, metrics by metric name.
 
@@ -85,6 +93,7 @@ def as_json(record: SweepRecord, *, margin: float = MARGIN, price: Price | None 
         "changes": ablation_json(record),
         "accounts": accounts_json(accounts(record)),
         "search": pareto.as_json(record),
+        **_table(record),
         "cost": cost_json(costs(record, arms), price),
         "trials": [
             {

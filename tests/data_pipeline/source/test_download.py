@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import lzma
 import os
 import re
 import threading
@@ -213,6 +214,16 @@ def test_a_matrix_without_dates_becomes_the_csv(matrix, tmp_path):
         "2016-07-01 03:00:00,0.3,0.4",
     ]
     assert files(tmp_path) == ["web.csv", "web.csv.sha256"]
+
+
+def test_a_file_packed_by_xz_is_unpacked_instead_of_downloading(spec, server, tmp_path):
+    (tmp_path / "web.csv.xz").write_bytes(lzma.compress(CONTENT))
+    assert fetch(spec, tmp_path).read_bytes() == CONTENT and server.seen == []
+    (tmp_path / "web.csv").unlink()
+    (tmp_path / "web.csv.xz").write_bytes(lzma.compress(CONTENT)[:-9])
+    with pytest.raises(DataError, match="truncated or damaged xz"):
+        fetch(spec, tmp_path)
+    assert files(tmp_path) == ["web.csv.xz"]
 
 
 @pytest.mark.parametrize("damage", ["other", "cut"])

@@ -18,7 +18,15 @@ from tune.api.run import as_words
 from tune.commands import sweep as command
 from tune.config.request import Request, build_request
 
-NOT_ARGUMENTS = {"help", "plan", "submit", "save_config", "verbose", "json"}  # what no results follow from, or run adds
+NOT_ARGUMENTS = {
+    "help",
+    "plan",
+    "submit",
+    "save_config",
+    "verbose",
+    "json",
+    "csv",
+}  # what no results follow from, or run adds
 
 
 def requested(fields: dict[str, Any] | None = None, axes: dict[str, Any] | None = None, **given: Any) -> Request:

@@ -120,7 +120,7 @@ def test_a_drawn_arms_longest_name_is_checked_before_anything_runs() -> None:
     assert len(longest) <= LONGEST_LABEL
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", [name for name in SWEEPS if not get_sweep(name).table])
 def test_an_axis_can_lie_over_every_sweep(name: str) -> None:
     request = _request("--sweep", name, "--dataset", "demo", "--over", "train.learning_rate=1e-4,1e-3")
     plan = _plan(request)

@@ -272,7 +272,7 @@ def test_the_exit_code_says_how_the_sweep_ended_and_a_table_is_shown_once_all_nu
         storage_path=tmp_path, data_dir=tmp_path, address=None, gpus_per_trial=None, max_concurrent=None,
         gpu_model=None, wait_for_gpus=0.0, save_config=None, fresh=False, resume=None, isolate=False, quiet=True,
         save_forecasts=False,
-        json=None, verbose=False, words=[],
+        json=None, csv=None, verbose=False, words=[],
     )  # fmt: skip
     request = Request(sweep=get_sweep("pruning"), overrides={}, axes={}, repeats=1, seed=1, trials=None)
     returned = commands._run_sweep(

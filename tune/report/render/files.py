@@ -8,6 +8,8 @@ from tune.report.cost import Price
 from tune.report.render.markdown import markdown
 from tune.report.render.page import html_page
 from tune.report.render.picture import png
+from tune.report.table import is_table
+from tune.report.table_csv import table_csv
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
 
@@ -20,6 +22,9 @@ def report_files(
     Raises:
         WrongInput: matplotlib is not installed.
     """
+    if is_table(record):
+        page = html_page(record, margin=margin, price=price)
+        return {"report.md": markdown(record, price=price), "report.html": page, "table.csv": table_csv(record)}
     paths = {
         f"png/{chart.key}.png": chart
         for chart in charts(arm_rows(record, margin=margin), trained_by_arm(record), margin=margin)

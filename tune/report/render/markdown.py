@@ -11,6 +11,9 @@ from tune.report.arms import arm_rows, tag_text
 from tune.report.cost import Price
 from tune.report.dimensions import dimension_tables
 from tune.report.notes import notes
+from tune.report.render.table import as_table, headline, table_notes
+from tune.report.setting import setting_note
+from tune.report.table import cells, is_table
 from tune.report.tables import Table, arm_table, closing_tables
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
@@ -24,6 +27,8 @@ def markdown(
     pictures: Mapping[str, str] | None = None,
 ) -> str:
     """The whole report: tables, notes, pictures, cost, what did not run, environment. `pictures`: path -> title."""
+    if is_table(record):
+        return _of_table(record, price)
     rows = arm_rows(record, margin=margin)
     parts = [
         f"# {_text(record.sweep_id)}",
@@ -35,6 +40,21 @@ def markdown(
         "\n".join(f"- {_text(note)}" for note in notes(record, rows, margin=margin)),
         *(_table(table) for table in dimension_tables(record, margin=margin)),
         *(f"## {_text(title)}\n\n![{_text(title)}]({path})" for path, title in (pictures or {}).items()),
+        *map(_table, closing_tables(record, price)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_table(record: SweepRecord, price: Price | None) -> str:
+    """The report of a table, whose cells are not compared."""
+    found = cells(record)
+    parts = [
+        f"# {_text(record.sweep_id)}",
+        _text(tag_text(record, "question")),
+        f"**{_text(headline(record, found))}**",
+        f"Device: {_text(tag_text(record, 'device'))}",
+        _table(as_table(record)),
+        "\n".join(f"- {_text(note)}" for note in [*table_notes(record, found), *setting_note(record)]),
         *map(_table, closing_tables(record, price)),
     ]
     return "\n\n".join(parts) + "\n"

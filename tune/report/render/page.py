@@ -7,7 +7,7 @@ number is the table's or MLflow's. The page's Content-Security-Policy forbids it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from tune.report.accounts import accounts, accounts_line
@@ -23,7 +23,10 @@ from tune.report.notes import notes, warnings
 from tune.report.render.arms_table import arms_table
 from tune.report.render.picture import svg
 from tune.report.render.style import POLICY, STYLE
+from tune.report.render.table import headline as table_headline
+from tune.report.render.table import html_table, table_notes
 from tune.report.setting import setting_note, untested_note
+from tune.report.table import cells, is_table
 from tune.report.tables import Table, arm_table, closing_tables, search_tables
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
@@ -32,6 +35,8 @@ LONG = 25  # characters; a column with a longer text gets room
 NAV = {"answer": "Answer", "arms": "Arms", "trade": "Time and error", "epochs": "By epoch", "time": "Time",
        "details": "Details"}  # fmt: skip
 
+NAV_OF_TABLE = {"answer": "Answer", "arms": "Table", "details": "Details"}
+
 
 def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | None = None) -> str:
     """The page.
@@ -39,6 +44,8 @@ def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | Non
     Raises:
         WrongInput: matplotlib is not installed.
     """
+    if is_table(record):
+        return _document(tag_text(record, "question"), _table_body(record, price), _made_by(record), NAV_OF_TABLE)
     rows = arm_rows(record, margin=margin)
     drawn = {chart.key: chart for chart in charts(rows, trained_by_arm(record), margin=margin)}
     parts = [
@@ -49,11 +56,28 @@ def html_page(record: SweepRecord, *, margin: float = MARGIN, price: Price | Non
         _section("time", "Where the time goes", _figure(drawn["times"]), _soft(accounts_line(accounts(record)))),
         *_details(record, rows, drawn["training"], margin, price),
     ]
-    return _document(tag_text(record, "question"), "\n".join(parts), _made_by(record))
+    return _document(tag_text(record, "question"), "\n".join(parts), _made_by(record), NAV)
 
 
-def _document(title: str, body: str, foot: str) -> str:
-    links = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name in NAV.items())
+def _table_body(record: SweepRecord, price: Price | None) -> str:
+    """The page of a table: its cells and their plot, then what only some readers want."""
+    found, named = cells(record), facts(record, price)
+    notes_of_table = [*table_notes(record, found), *setting_note(record)]
+    parts = [
+        f'<section id="answer">\n<h1>{escape(tag_text(record, "question"))}</h1>',
+        f'<p class="answer">{_kept(escape(table_headline(record, found)))}</p>',
+        "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in named) + "</dl>",
+        "</section>",
+        _section("arms", "The table", html_table(record)),
+        '<h2 id="details">Details</h2>',
+        _folded("Notes: what did not run, what the numbers mean", _list(notes_of_table)),
+        *(_folded(table.title, _table(table, "")) for table in closing_tables(record, price)),
+    ]
+    return "\n".join(parts)
+
+
+def _document(title: str, body: str, foot: str, nav: Mapping[str, str]) -> str:
+    links = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name in nav.items())
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',

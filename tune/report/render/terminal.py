@@ -12,6 +12,8 @@ from tune.report.arms import COLUMNS, ArmRow, arm_rows, tag_text, trials_by_arm
 from tune.report.cost import Price, cost_line, costs
 from tune.report.notes import notes
 from tune.report.render.short import print_short
+from tune.report.render.table import print_table
+from tune.report.table import is_table
 from tune.stats.pairs import MARGIN
 from tune.tracking.reader import SweepRecord
 
@@ -31,6 +33,10 @@ def print_report(
     """Print the report, answer first. `verbose`: all notes, and all columns as far as there is room."""
     from rich.console import Console
 
+    if is_table(record):
+        console = Console(file=stream, width=None if stream.isatty() else PIPE, highlight=False)
+        print_table(record, console, price=price)
+        return
     rows = arm_rows(record, margin=margin)
     if not verbose:
         width = None if stream.isatty() else PIPE

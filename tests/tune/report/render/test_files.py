@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_written_is_wrong_input(
     Path("file").touch()
     with pytest.raises(WrongInput, match=re.escape(f"--out {target}: {problem}; name a folder")):
         output.check_out_target(target)
-    given = SimpleNamespace(json=None, html=None, out=target)
+    given = SimpleNamespace(json=None, html=None, csv=None, out=target)
     with pytest.raises(WrongInput, match=re.escape(problem)):  # before the store is asked
         report.run(given)  # type: ignore[arg-type]
 
