@@ -42,6 +42,7 @@ class SweepConfig:
     ablation: tuple[AblationStep, ...] = ()  # pairs of arms that are compared with each other, besides the baseline
     repeats: int | None = None  # the default of --repeats; None: the usual one
     seed: int = 1  # the default of --seed
+    untimed: bool = False  # it asks for errors only, so its trials may share a GPU
     table: bool = False  # its arms are cells, each with data of its own, and none is compared with another
     more: tuple[Arm, ...] = ()  # cells that run only where --only names them
 

@@ -42,5 +42,6 @@ def recipe() -> SweepConfig:
             "model.layers": "auto",  # said, so that residual attention does not slow the other arms
         },
         ablation=tuple(steps),
+        untimed=True,
         repeats=5,
     )

@@ -32,7 +32,7 @@ from tune.driver.finish import STOPPED_WAIT_S, close_sweep, failures
 from tune.driver.launcher import Launcher
 from tune.driver.open import command_key, open_sweep_run
 from tune.driver.options import Options, Outcome
-from tune.driver.table import data_params, data_tags, run_table, table_tags, waits_for_files
+from tune.driver.table import data_params, data_tags, run_for_errors, table_tags, waits_for_files
 from tune.driver.warm_ups import warm_up_together
 from tune.plan.estimate import history_of, outlook
 from tune.plan.history import History
@@ -40,7 +40,7 @@ from tune.plan.placement import TAG as PLACEMENT
 from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.planner import Planner
 from tune.plan.search_plan import SearchPlan
-from tune.plan.table import TablePlan
+from tune.plan.table import asks_for_errors
 from tune.report.arms import REPEATS
 from tune.report.data import FILE, TAG
 from tune.report.pareto import TAG as SEARCH_TAG
@@ -130,8 +130,8 @@ class _Run:
             return
         with signals.deferred():
             self._announce(tracker, first_trials(self.plan))
-        if isinstance(self.plan, TablePlan):
-            run_table(self.plan, self.launcher, tracker, progress, collector)
+        if asks_for_errors(self.plan):
+            run_for_errors(self.plan, self.launcher, tracker, progress, collector)
             return
         before, announce = tracker.ended, functools.partial(self._announce, tracker)
 

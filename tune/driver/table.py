@@ -1,4 +1,7 @@
-"""Runs the cells of a table: for their errors only, so several share a GPU. On a CPU one after another."""
+"""Runs trials for their errors only: the cells of a table, or arms of a sweep that asks for no times.
+
+Several share a GPU. On a CPU they run one after another.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from tune.tracking.spans import WARM_UP, span
 from tune.tracking.tracker import Tracker
 
 
-def run_table(plan: TablePlan, launcher: Launcher, tracker: Tracker, progress: Progress, collector: Collector) -> None:
-    """Train what is left of the cells whose file is at hand. The tracker knows their trials."""
+def run_for_errors(plan: Plan, launcher: Launcher, tracker: Tracker, progress: Progress, collector: Collector) -> None:
+    """Train what is left of the trials that can run. The tracker knows them."""
     ended = tracker.ended
     left = [trial for trial in plan.runnable if trial.trial_id not in ended]
     if not left:

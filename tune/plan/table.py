@@ -44,6 +44,11 @@ class TablePlan(Plan):
         return trial.unsupported if where is None else f"not run: file not at hand: {where}"
 
 
+def asks_for_errors(plan: Plan) -> bool:
+    """Whether times of the plan's trials mean nothing, so that they may share a GPU. Looks decide by time, too."""
+    return isinstance(plan, TablePlan) or (plan.sweep.untimed and plan.repeats != AUTO)
+
+
 def plan_table(
     sweep: SweepConfig,
     *,

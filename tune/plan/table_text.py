@@ -8,6 +8,8 @@ from tune.common.words import counted
 from tune.plan.plan import PlannedTrial
 from tune.plan.table import TablePlan
 
+SHARING = "  several trainings share a GPU, as only their errors count: the time below is of one after another"
+
 
 def table_lines(plan: TablePlan) -> Iterator[str]:
     """The lines of a table's plan."""
@@ -18,7 +20,7 @@ def table_lines(plan: TablePlan) -> Iterator[str]:
     else:
         yield "  the test set is read once, at the end of each training"
     if plan.device.device_type == "cuda":
-        yield "  several trainings share a GPU, as only their errors count: the time below is of one after another"
+        yield SHARING
     of_cell: dict[str, list[PlannedTrial]] = {}
     for trial in plan.trials:
         of_cell.setdefault(trial.arm, []).append(trial)

@@ -20,8 +20,8 @@ from tune.plan.plan import Plan, PlannedTrial
 from tune.plan.search_plan import SearchPlan
 from tune.plan.space import describe
 from tune.plan.support import why_not_fused
-from tune.plan.table import TablePlan
-from tune.plan.table_text import table_lines
+from tune.plan.table import TablePlan, asks_for_errors
+from tune.plan.table_text import SHARING, table_lines
 from tune.stats.looks import LOOKS
 
 # These decide num_patches
@@ -84,6 +84,8 @@ def plan_lines(plan: Plan, protocol: Protocol | None = None) -> Iterator[str]:
     yield from _memory_lines(plan)
     if isinstance(plan, SearchPlan) or len(plan.sweep.arms) > 1:
         yield f"  ratios against the arm {plan.sweep.baseline}"
+    if asks_for_errors(plan) and plan.device.device_type == "cuda":
+        yield SHARING
     if isinstance(plan, SearchPlan):
         yield from describe(plan)
     known = "known before the search: " if isinstance(plan, SearchPlan) else ""

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from report_kit import sweep, trial
 
+from tune.config.repeats import AUTO
 from tune.config.sweeps import get_sweep
 from tune.machine.device import DeviceFacts, cpu_facts
 from tune.plan.plan import Plan, make_plan
+from tune.plan.table import asks_for_errors
+from tune.plan.text import plan_lines
 from tune.report.ablation import error_steps
 from tune.report.answer import answer_sentences, headline
 from tune.report.arms import arm_rows
@@ -61,6 +64,14 @@ def test_on_a_gpu_only_residual_attention_leaves_the_fast_layers_and_on_a_cpu_ev
     assert (slow.attention, slow.layers) == ("eager", "transformers")
     assert {(model.attention, model.layers) for model in configs.values()} == {("patch", "fused")}
     assert len(_plan("etth", cpu_facts()).runnable) == 6
+
+
+def test_its_trainings_share_a_gpu_unless_looks_decide_by_time_too() -> None:
+    assert asks_for_errors(_plan("etth"))
+    assert any("several trainings share a GPU" in line for line in plan_lines(_plan("etth")))
+    overrides = {"data.dataset": "demo", "model.preset": "etth"}
+    assert not asks_for_errors(make_plan(get_sweep("recipe"), overrides=overrides, repeats=AUTO, seed=1, device=H200))
+    assert not asks_for_errors(make_plan(get_sweep("engine"), overrides=overrides, repeats=3, seed=1, device=H200))
 
 
 def _record(errors: dict[str, list[float]], **given: Any) -> SweepRecord:
