@@ -275,7 +275,7 @@ def _run_sweep(
     if signals.received() in (None, signal.SIGINT):  # who sends another one does not wait for a table
         show(outcome.sweep_id)
         print(f"MLflow UI: {_ui(store, outcome.sweep_id)}", file=text)
-        plain = show is report and not arguments.verbose and arguments.json != "-"
+        plain = show is report and not request.sweep.table and not arguments.verbose and arguments.json != "-"
         if plain and not (outcome.interrupted or outcome.stopped):
             _print_next_steps(outcome, request, arguments, text)
     if outcome.stopped:

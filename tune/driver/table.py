@@ -19,7 +19,7 @@ from tune.driver.warm_ups import warm_up_together
 from tune.plan.plan import Plan
 from tune.plan.table import TablePlan
 from tune.report.data import TAG, protocol_params, protocol_tag
-from tune.report.table import MISSING
+from tune.report.table import MISSING, SET
 from tune.report.table import TAG as TABLE
 from tune.tracking.spans import WARM_UP, span
 from tune.tracking.tracker import Tracker
@@ -71,4 +71,8 @@ def _by_tag(protocol: Protocol) -> Mapping[str, Protocol]:
 
 def table_tags(plan: Plan) -> dict[str, str]:
     """The tag of a table's parent run; none of another sweep."""
-    return {TABLE: json.dumps({MISSING: dict(plan.missing)})} if isinstance(plan, TablePlan) else {}
+    return (
+        {TABLE: json.dumps({MISSING: dict(plan.missing), SET: dict(plan.overrides)})}
+        if isinstance(plan, TablePlan)
+        else {}
+    )

@@ -23,6 +23,7 @@ from tune.plan.plan import Plan, PlannedTrial, check_request, plan_trial, settle
 class TablePlan(Plan):
     """The trials of a table: the seeds of a cell follow each other."""
 
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # the user's fields, which replace a recipe's
     facts: Mapping[str, DataFacts] = field(default_factory=dict)  # data set -> what is known of it
     missing: Mapping[str, str] = field(default_factory=dict)  # data set whose file is not at hand -> where to put it
     awaited: Mapping[str, str] = field(default_factory=dict)  # the same of one that the sweep downloads first
@@ -80,6 +81,7 @@ def plan_table(
         trials=tuple(trials),
         repeats=repeats,
         device=device,
+        overrides=dict(overrides),
         facts=dict(facts),
         missing=dict(missing),
         awaited=dict(awaited),

@@ -20,6 +20,7 @@ from tune.tracking.reader import SweepRecord, TrialRecord
 
 TAG = "table"  # of the sweep's run
 MISSING = "missing"  # in the tag: data set whose file is not at hand -> where to put it
+SET = "set"  # in the tag: fields that the user set for all cells, so that they are not the recipe's
 NAIVE = ("final/naive_last_value_mse", "final/naive_last_day_mse")
 
 
@@ -54,9 +55,19 @@ def is_table(record: SweepRecord) -> bool:
 
 def cells(record: SweepRecord) -> list[Cell]:
     """One for each cell, in the order of the sweep's definition."""
-    content = json_or_text(record.tags.get(TAG))
-    missing = content.get(MISSING, {}) if isinstance(content, dict) else {}
+    missing = _of_tag(record, MISSING)
     return [_cell(name, trials, record, missing) for name, trials in trials_by_arm(record).items()]
+
+
+def set_by_hand(record: SweepRecord) -> dict[str, Any]:
+    """The fields that the user set for all cells."""
+    return _of_tag(record, SET)
+
+
+def _of_tag(record: SweepRecord, name: str) -> dict[str, Any]:
+    content = json_or_text(record.tags.get(TAG))
+    found = content.get(name) if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _cell(name: str, trials: Sequence[TrialRecord], record: SweepRecord, missing: Mapping[str, str]) -> Cell:

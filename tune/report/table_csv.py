@@ -7,8 +7,9 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+from tune.config.trial_config import as_settings
 from tune.report.arms import tag_text
-from tune.report.table import Cell, cells
+from tune.report.table import Cell, cells, set_by_hand
 from tune.tracking.reader import SweepRecord
 
 COLUMNS: dict[str, Callable[[Cell], Any]] = {
@@ -37,14 +38,15 @@ def table_csv(record: SweepRecord) -> str:
     """A head and one row for each cell; a value that is not known is empty. Errors are of standardised values.
 
     Columns test_mse_low and _high are the 95 % t interval of the mean over seeds; train_s is of trials that share a
-    GPU. The last columns name the sweep and the device.
+    GPU. The last columns name the sweep, the device, and the fields that were set by hand for all cells.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, "sweep_id", "device"])
+    writer.writerow([*COLUMNS, "sweep_id", "device", "set"])
+    changed = as_settings(set_by_hand(record))
     for cell in cells(record):
         values = [_written(value(cell)) for value in COLUMNS.values()]
-        writer.writerow([*values, record.sweep_id, tag_text(record, "device")])
+        writer.writerow([*values, record.sweep_id, tag_text(record, "device"), changed])
     return text.getvalue()
 
 

@@ -44,7 +44,8 @@ def _record(**more: str) -> SweepRecord:
     ]
     tags = {"sweep": "benchmark", "question": "Which errors?", "arms": "ETTh1-96,ETTm1-96,weather-720"}
     environment = json.dumps({"git_commit": "abcdef0123456789", "git_dirty": True})
-    table = json.dumps({"missing": {"weather": "put weather.csv into data"}})
+    missing, changed = {"weather": "put weather.csv into data"}, {"train.epochs": 40}
+    table = json.dumps({"missing": missing, "set": changed})
     record = _sweep(*trials, **tags, environment=environment, table=table, **more)
     return replace(record, tags={name: value for name, value in record.tags.items() if name != "baseline"})
 
@@ -66,6 +67,7 @@ def test_the_csv_has_one_row_a_cell_and_leaves_empty_what_is_not_known() -> None
     assert [row["cell"] for row in rows] == ["ETTh1-96", "ETTm1-96", "weather-720"]
     assert rows[0]["seeds"] == "2021 2022 2023" and float(rows[0]["test_mse"]) == pytest.approx(fmean(MSE), abs=1e-6)
     assert (rows[0]["published_mse"], rows[0]["tfb_mse"], rows[0]["commit"]) == ("0.375", "0.377", "abcdef0123+")
+    assert rows[0]["set"] == "--set train.epochs=40"
     assert rows[2]["test_mse"] == rows[2]["commit"] == "" and rows[2]["not_run"].startswith("not run: file not at hand")
 
 
@@ -76,6 +78,7 @@ def test_the_terminals_table_fits_80_columns_and_gives_no_verdict() -> None:
     begins = next(at for at, line in enumerate(lines) if line.startswith("cell"))
     assert all(len(line.rstrip()) <= 80 for line in lines[begins : begins + 5])
     assert "1 of 3 cells done; test MSE at or below PatchTST as published in 0, within 1 % above it in 1 more." in lines
+    assert "Not the presets' own recipes: all cells have --set train.epochs=40." in lines
     assert "ETTm1-96 does not beat a naive forecast (0.5000)." in lines
     assert "weather-720: not run: file not at hand: put weather.csv into data" in lines
     assert not any("faster" in line or "baseline" in line for line in lines)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from tune.common.program import PROGRAM
 from tune.common.words import counted
 from tune.config.benchmarks import PUBLISHED_SOURCE, TFB_SOURCE
+from tune.config.trial_config import as_settings
 from tune.report.arms import tag_text, trials_by_arm
 from tune.report.cost import Price, cost_line, costs
 from tune.report.render.scales import Scale
 from tune.report.setting import NOT_READ, untested_note, whether_tested
-from tune.report.table import Cell, cells
+from tune.report.table import Cell, cells, set_by_hand
 from tune.report.tables import Table
 from tune.tracking.reader import SweepRecord
 from tune.tracking.store import STOPPED
@@ -106,6 +107,8 @@ def table_notes(record: SweepRecord, found: Sequence[Cell]) -> Iterator[str]:
     yield f"paper: {PUBLISHED_SOURCE}. TFB: {TFB_SOURCE}."
     commits = dict.fromkeys(commit for cell in found for commit in cell.commits)
     mixed = "; a cell with several says so in the CSV" if len(commits) > 1 else ""
+    if changed := set_by_hand(record):
+        yield f"Not the presets' own recipes: all cells have {as_settings(changed)}."
     yield f"Recipes: the presets of commit {', '.join(commits) or '(not known)'}{mixed}."
 
 
