@@ -55,7 +55,8 @@ def headline(record: SweepRecord, found: Sequence[Cell]) -> str:
         return f"{line}."
     below = sum(_relative(cell.test_mse, cell.published) <= 0 for cell in beside)
     near = sum(0 < _relative(cell.test_mse, cell.published) <= 1 for cell in beside)
-    return f"{line}; test MSE at or below PatchTST as published in {below}, within 1 % above it in {near} more."
+    more = f", within 1 % above it in {near} more" if near else ""
+    return f"{line}; test MSE at or below PatchTST as published in {below}{more}."
 
 
 def head_of(record: SweepRecord) -> list[str]:
