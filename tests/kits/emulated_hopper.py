@@ -94,8 +94,9 @@ def _feed_forward(pid: int, step: int, **a: Any) -> None:
         acc = torch.zeros_like(x)
         for first in range(0, a["F"], a["SLICE"]):
             h = xhat @ load(a["w1"], first, 0).T + a["b1"][first : first + a["SLICE"]]
-            g = _gelu(h)[0] * mask(a["seed"], a["site"], tile * 64, 64, a["SLICE"], a["INSIDE"], first)
-            acc += rounded(g, a["y"]) @ load(a["w2"], 0, first).T
+            stays = keeps(a["seed"], a["site"], tile * 64, 64, a["SLICE"], a["INSIDE"], first) if a["INSIDE"] else 1
+            acc += rounded(_gelu(h)[0] * stays, a["y"]) @ load(a["w2"], 0, first).T
+        acc *= 65536 / (65536 - a["INSIDE"])
         thin = (acc + a["b2"]) * mask(a["seed"], a["site"] + 1, tile * 64, 64, a["D"], a["PATH"])
         y = rounded(thin + (xhat * a["gamma"] + a["beta"] if a["POST"] else x), a["y"])
         store(a["y"], tile * 64, 0, y)
@@ -113,8 +114,8 @@ def _feed_forward_backward(pid: int, _: int, **a: Any) -> None:
         db1 = up.new_zeros(64)
         for tile in range(chunk * a["tiles"] // a["chunks"], (chunk + 1) * a["tiles"] // a["chunks"]):
             xt, yt = load(a["xhat"], tile * 64, 0), load(a["dy"], tile * 64, 0)
-            thins = mask(a["seed"], a["site"], tile * 64, 64, 64, a["INSIDE"], f)
-            g, slope = (value * (thins.T if a["INSIDE"] else thins) for value in _gelu(up @ xt.T + b1[:, None]))
+            stays = keeps(a["seed"], a["site"], tile * 64, 64, 64, a["INSIDE"], f).T if a["INSIDE"] else 1
+            g, slope = (value * stays for value in _gelu(up @ xt.T + b1[:, None]))
             dh = slope * (down.T @ yt.T)
             db1 += dh.sum(1)
             dw1 += rounded(dh, a["dh"]) @ xt
@@ -129,7 +130,7 @@ def _input_gradient(pid: int, step: int, **a: Any) -> None:
     m, pieces = a["M"], a["PIECES"]
     dbeta, dgamma = a["sums"][: a["PARTS"]].double().sum(0)
     if a["POST"]:
-        dbeta, dgamma = dbeta + a["r_sums"][: a["D"]], dgamma + a["r_sums"][a["D"] : 2 * a["D"]]
+        dbeta, dgamma = dbeta + a["r_sums"][: a["D"]], dgamma + a["r_sums"][a["D"] :]
     if pid == 0:
         a["dbeta"].copy_(dbeta)
         a["dgamma"].copy_(dgamma)
@@ -201,10 +202,10 @@ def _weight_gradient(pid: int, _: int, **a: Any) -> None:
             xhat = torch.cat([load(a["xhat"], tile * 64, half * 64) for half in range(2)], 1)
             sums[1] += dy.sum(0)
             sums[2] += (dy * xhat).sum(0)
-        if a["LEVEL"]:
-            dy = rounded(dy * mask(a["seed"], a["site"], tile * 64, 64, 128, a["LEVEL"]), a["dy"])
-        dw += dy.T @ load(a["x"], tile * 64, 0)
+        dy = dy * mask(a["seed"], a["site"], tile * 64, 64, 128, a["LEVEL"])
         sums[0] += dy.sum(0)
+        dy = rounded(dy, a["dy"])
+        dw += dy.T @ load(a["x"], tile * 64, 0)
         for half in range(2 if a["DX"] else 0):
             first = half * (inner // 2)
             w = torch.cat([load(a["w"], rows, first) for rows in (0, 64)])
@@ -213,17 +214,17 @@ def _weight_gradient(pid: int, _: int, **a: Any) -> None:
     a["partsb"][:, pid] = sums[: len(a["partsb"])]
 
 
-def _residual_gradient(**a: Any) -> None:
-    m, d, dy, partial = a["M"], a["D"], a["dy"].double(), a["partial"].view(-1, 3, a["D"])
-    thin = dy
-    if a["LEVEL"]:
-        a["out"].copy_(dy * mask(a["seed"], a["site"], 0, m, d, a["LEVEL"]))
-        thin = a["out"].double()
-    nothing = torch.zeros_like(dy)
-    for pid in range(len(partial)):
-        own = torch.arange(m, device=dy.device) // a["ROWS"] % len(partial) == pid
-        for at, values in enumerate((dy, dy * a["xhat"].double(), thin)):
-            partial[pid, at] = (values if a["POST"] or at == 2 else nothing)[own].sum(0)
+def _residual_gradient(pid: int, step: int, **a: Any) -> None:
+    sums = a["partial"].new_zeros(3, a["D"], dtype=torch.float64)
+    for tile in range(pid, a["tiles"], step):
+        for half in (slice(0, 64), slice(64, 128)):
+            dy, xhat = load(a["dy"], tile * 64, half.start), load(a["xhat"], tile * 64, half.start)
+            thin = dy * mask(a["seed"], a["site"], tile * 64, 64, 64, a["LEVEL"], half.start)
+            if a["WRITE"]:
+                store(a["out"], tile * 64, half.start, thin * a["SCALE"])
+            for at, values in enumerate((thin, dy, dy * xhat)):
+                sums[at, half] += values.sum(0)
+    a["partial"][pid] = sums[: 3 if a["POST"] else 1].flatten()
 
 
 def _padded(rows: Tensor, size: int) -> Tensor:
@@ -268,9 +269,9 @@ def _reduce(**a: Any) -> None:
 WHOLE = {
     "fused_pack_weights": _pack,
     "fused_reduce_weight_gradients": _reduce,
-    "fused_residual_gradient": _residual_gradient,
 }
 PROGRAMS = {
+    "hopper_residual_gradient": _residual_gradient,
     "hopper_feed_forward": _feed_forward,
     "hopper_feed_forward_backward": _feed_forward_backward,
     "hopper_input_gradient": _input_gradient,

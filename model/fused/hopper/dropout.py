@@ -1,7 +1,7 @@
 """Dropout in Gluon, with the bits of `model/fused/dropout_kernels.py`: a seed and a site give the same mask there.
 
-Every element asks for its own bits. A thread's elements of a 16 x 16 block share one call of Philox (two where the tile
-is transposed), and the compiler computes equal calls once.
+A call of Philox gives the bits of 8 elements of a 16 x 16 block, which one thread holds of a product on tensor cores.
+Of a transposed product, whose lines are columns of the mask, it holds 4, and its neighbour the others.
 """
 
 from __future__ import annotations
@@ -11,36 +11,71 @@ from triton.experimental.gluon import language as gl
 
 
 @gluon.jit
+def _product(a: gl.tensor, b: gl.tensor) -> gl.tensor:
+    """Both halves of 64 bits, the lower one first, by one instruction."""
+    return gl.inline_asm_elementwise(
+        "{ .reg .u64 both; mul.wide.u32 both, $2, $3; mov.b64 {$0, $1}, both; }", "=r,=r,r,r", [a, b],
+        dtype=(gl.uint32, gl.uint32), is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
 def _philox(c0: gl.tensor, c1: gl.tensor, c2: gl.tensor, k0: gl.tensor, k1: gl.tensor) -> gl.tensor:
     """Philox4x32 with 7 rounds and a last counter of 0."""
     c3 = c0 & 0
     for _ in gl.static_range(7):
-        a = c0
-        b = c2
-        c0 = gl.umulhi(b, 0xCD9E8D57) ^ c1 ^ k0
-        c2 = gl.umulhi(a, 0xD2511F53) ^ c3 ^ k1
-        c1 = b * 0xCD9E8D57
-        c3 = a * 0xD2511F53
+        b_low, b_high = _product(c2, (c2 & 0) + 0xCD9E8D57)
+        a_low, a_high = _product(c0, (c0 & 0) + 0xD2511F53)
+        c0 = b_high ^ c1 ^ k0
+        c2 = a_high ^ c3 ^ k1
+        c1 = b_low
+        c3 = a_low
         k0 = k0 + 0x9E3779B9
         k1 = k1 + 0xBB67AE85
     return c0, c1, c2, c3
 
 
 @gluon.jit
+def _spread(word: gl.tensor, zero: gl.tensor, TURNED: gl.constexpr, LAYOUT: gl.constexpr) -> gl.tensor:
+    """The word of each element's call, in a tile."""
+    word = gl.expand_dims(gl.expand_dims(word, 1), 4)
+    if not TURNED:
+        word = gl.expand_dims(word, 6)
+    return gl.convert_layout(gl.reshape(word | zero, [zero.shape[0] * 16, zero.shape[3] * 16]), LAYOUT)
+
+
+@gluon.jit
 def kept(
-    seed: gl.tensor, site: gl.tensor, start: gl.tensor, row: gl.tensor, column: gl.tensor, LEVEL: gl.constexpr
-) -> gl.tensor:
-    """Whether elements stay, of rows `start` + row and of columns `column`, which broadcast. 16 divides start."""
+    seed: gl.tensor, site: gl.tensor, start: gl.tensor, first: gl.tensor, LINES: gl.constexpr, WIDTH: gl.constexpr,
+    LAYOUT: gl.constexpr, LEVEL: gl.constexpr, TURNED: gl.constexpr,
+) -> gl.tensor:  # fmt: skip
+    """Whether elements of a tile (LINES, WIDTH) stay: rows from `start` on, columns from `first` on, both times 16.
+
+    TURNED: the tile's lines are columns from `first` on.
+    """
+    line = gl.arange(0, LINES, layout=gl.SliceLayout(1, LAYOUT))[:, None]
+    place = gl.arange(0, WIDTH, layout=gl.SliceLayout(0, LAYOUT))[None, :]
+    if TURNED:
+        row, column = place, line
+    else:
+        row, column = line, place
+    code = ((row & 0xFFF7) << 16) | (column & 0xFFF6)  # the same for all elements of a call
+    blocks = gl.reshape(code, [LINES // 16, 2, 8, WIDTH // 16, 2, 4, 2])
+    zero = (blocks & 0).to(gl.uint32)
+    if not TURNED:
+        blocks = gl.min(blocks, 6)
+    code = gl.min(gl.min(blocks, 4), 1)
+    c0 = (start // 2 + (((code >> 20) << 3) | ((code >> 16) & 7))).to(gl.uint32)
+    c1 = (first // 4 + (((code >> 4) & 0xFFF) << 2 | ((code & 7) >> 1))).to(gl.uint32)
     key = gl.load(seed)
-    k0 = key.to(gl.uint32)
-    k1 = (key >> 32).to(gl.uint32)
-    c0 = (start // 2 + (((row >> 4) << 3) | (row & 7))).to(gl.uint32) + (column & 0).to(gl.uint32)
-    c1 = (((column >> 4) << 2) | ((column & 7) >> 1)).to(gl.uint32) + (row & 0).to(gl.uint32)
-    c2 = (c0 & 0) + site.to(gl.uint32)
-    a, b, c, d = _philox(c0, c1, c2, k0, k1)
+    a, b, c, d = _philox(c0, c1, (c0 & 0) + site.to(gl.uint32), key.to(gl.uint32), (key >> 32).to(gl.uint32))
+    a = _spread(a, zero, TURNED, LAYOUT)
+    b = _spread(b, zero, TURNED, LAYOUT)
+    c = _spread(c, zero, TURNED, LAYOUT)
+    d = _spread(d, zero, TURNED, LAYOUT)
     lower = (row & 8) != 0
     word = gl.where((column & 8) != 0, gl.where(lower, d, b), gl.where(lower, c, a))
-    return ((word >> ((column & 1) * 16).to(gl.uint32)) & 0xFFFF) >= LEVEL
+    return (word << (((column & 1) ^ 1) * 16).to(gl.uint32)) >= LEVEL * 65536  # bits below do not change the answer
 
 
 @gluon.jit
@@ -51,7 +86,10 @@ def share_over(LEVEL: gl.constexpr) -> gl.constexpr:
 
 @gluon.jit
 def silenced(h: gl.tensor, stays: gl.tensor) -> gl.tensor:
-    """Where h does not stay, a number whose GELU and slope are 0: one choice for both, right after the product."""
+    """Where h does not stay, a number whose GELU and slope are 0: one choice for both, right after the product.
+
+    What stays is not divided by the share that stays: whoever multiplies by it does that.
+    """
     return gl.where(stays, h, -30.0)
 
 

@@ -77,7 +77,6 @@ def _compute(
     narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, narrow, 2)
     f = gl.arange(0, SLICE, layout=gl.SliceLayout(0, wide))
-    row = gl.arange(0, 64, layout=gl.SliceLayout(1, wide))
     zero = gl.zeros([64, SLICE], gl.float32, wide)
     for r in range(rounds):
         tile = (r * GROUPS + group) * step + pid
@@ -93,15 +92,14 @@ def _compute(
                 h = warpgroup_mma_wait(0, deps=[started])
                 h += bias[None, :]
                 if INSIDE > 0:
-                    h = silenced(h, kept(seed, site, tile * 64, row[:, None], (s * SLICE + f)[None, :], INSIDE))
-                    g = gelu(h) * share_over(INSIDE)
-                else:
-                    g = gelu(h)
-                g_left = gl.convert_layout(g.to(gl.bfloat16), left)
+                    h = silenced(h, kept(seed, site, tile * 64, s * SLICE, 64, SLICE, wide, INSIDE, False))
+                g_left = gl.convert_layout(gelu(h).to(gl.bfloat16), left)
                 started = warpgroup_mma(g_left, down.index(slot).permute([1, 0]), acc, is_async=True)
                 acc, g_left = warpgroup_mma_wait(0, deps=[started, g_left])
                 gl.thread_barrier()
                 mbarrier.arrive(empty.index(slot), count=1)
+            if INSIDE > 0:
+                acc *= share_over(INSIDE)
             finish_rows(
                 acc, x, gamma, beta, b2, seed, site + 1, y, rows, out, rows_empty, partial, tile, M, D, POST, PATH,
                 STATISTICS,

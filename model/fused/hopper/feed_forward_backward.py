@@ -5,7 +5,8 @@ Tensors: xhat dy M x D, w1 F x D with the norm's gamma folded in, w2 D x F, b1 (
 in registers as left factors of g^T dy (the gradient of w2, transposed) and dh^T xhat.
 
 A program owns 128 columns of F, 64 for each of two warpgroups, and a chunk of the tiles of rows; a warp loads tiles.
-With INSIDE, gelu's dropout, g and dh are thinned by the forward pass' mask; dy is then that after the path's dropout.
+With INSIDE, gelu's dropout, g and dh are thinned by the forward pass' mask. dy is then that after the path's dropout,
+divided by the share of g that stays: it is a factor of both products that g's dropout scales.
 The parts of chunks are added up in a fixed order by `fused_reduce_weight_gradients`. Rows past M are read as zeros and
 add nothing: dy is zero there, and so is dh.
 """
@@ -23,7 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from model.fused.hopper.barriers import barriers
-from model.fused.hopper.dropout import kept, share_over, silenced
+from model.fused.hopper.dropout import kept, silenced
 from model.fused.hopper.gelu import gelu_and_slope
 
 
@@ -55,7 +56,6 @@ def _own_columns(
     grads: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, grads, 2)
     f = gl.arange(0, 64, layout=gl.SliceLayout(1, wide))
-    row = gl.arange(0, 64, layout=gl.SliceLayout(0, wide))
     bias = gl.load(b1 + f0 + f)
     db1 = gl.zeros([64], gl.float32, gl.SliceLayout(1, wide))
     dw1 = gl.zeros([64, D], gl.float32, grads)
@@ -72,11 +72,8 @@ def _own_columns(
         h = warpgroup_mma_wait(1, deps=[h_started])
         h += bias[:, None]
         if INSIDE > 0:
-            h = silenced(h, kept(seed, site, (first + i) * 64, row[None, :], (f0 + f)[:, None], INSIDE))
+            h = silenced(h, kept(seed, site, (first + i) * 64, f0, 64, 64, wide, INSIDE, True))
         g, slope = gelu_and_slope(h)
-        if INSIDE > 0:
-            g *= share_over(INSIDE)
-            slope *= share_over(INSIDE)
         g_left = gl.convert_layout(g.to(gl.bfloat16), left)
         dg = warpgroup_mma_wait(0, deps=[dg_started])
         dh_exact = slope * dg

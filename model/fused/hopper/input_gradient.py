@@ -5,7 +5,7 @@
 
 a is the gradient of the linear layer's output, w its weight with gamma folded in, r the residual's gradient. Both means
 come from the weight's gradient, so that one pass suffices: they are gamma dbeta / M and gamma dgamma / M. With POST
-also from `r_sums`: those of r and of r xhat.
+also from `r_sums` (2, D): those of r and of r xhat.
 
 Tensors: xhat r dx M x D, w K x D. a is M x K or, TILED, M / 64 x K x 64 transposed in tiles of rows. K is divided into
 pieces of 128, the last of which may be narrower, REST: TMA reads zeros past K. A program has two warpgroups, each with
@@ -63,7 +63,7 @@ def _norm_sums(
     sums: gl.tensor, r_sums: gl.tensor, dgamma: gl.tensor, dbeta: gl.tensor, group: gl.tensor, pid: gl.tensor,
     D: gl.constexpr, POST: gl.constexpr, PARTS: gl.constexpr, PADDED: gl.constexpr, TARGET: gl.constexpr,
 ) -> gl.tensor:  # fmt: skip
-    """dbeta and dgamma of this group's 64 columns: sums over (PARTS, 2, D), and r_sums (2, D) with POST.
+    """dbeta and dgamma of this group's 64 columns: sums over (PARTS, 2, D), and r_sums with POST.
 
     The first program stores them.
     """

@@ -10,12 +10,10 @@ import triton
 from torch import Tensor
 
 from model.fused.hopper import feed_forward_backward as backward_kernels
-from model.fused.hopper import input_gradient, residual_kernels, weight_gradient, weights_kernels
+from model.fused.hopper import input_gradient, residual_gradient, weight_gradient, weights_kernels
 from model.fused.hopper import launch as launches
 from model.fused.hopper.launch import LINES, ROWS, TWO_GROUPS, Launch, Pieces, box, divide, padded, processors, seed_of
 from model.fused.launch import Drop, Norm, add_up
-
-RESIDUAL_ROWS = 16  # of a tile of the pass over dy: a thread then holds 16 elements
 
 
 class Chunks(NamedTuple):
@@ -64,11 +62,8 @@ def feed_forward_backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of x (with the residual's), w1, w2, b1, b2, gamma and beta. packed: up, its bias and down."""
     (m, d), (up, up_bias, down), drop = dy.shape, packed, drop or Drop()
-    first = post or drop.levels[1] > 0  # a pass over dy comes before
-    grad, sums = dy, None
-    if first:
-        path = Drop(seed=drop.seed, site=drop.site + 1, levels=(drop.levels[1], 0))
-        grad, sums = residual_gradient(dy, xhat if post else None, path)
+    first = post or max(drop.levels) > 0  # a pass over dy comes before
+    grad, sums = _residual_gradient(dy, xhat if post else None, drop) if first else (dy, dy)
     f, tiles = up.shape[0], triton.cdiv(m, ROWS)
     shared = share(f, tiles, processors(dy.device))
     dh = dy.new_empty((tiles * f, ROWS))
@@ -88,11 +83,12 @@ def feed_forward_backward(
         )
     )  # fmt: skip
     dw2 = w1.new_empty((d, f))
-    dw1, db1, terms = _reduce(parts, shared, (f, d), lines=16, at_once=8, weights=(w1,), norm=norm, turned=dw2)
+    lines = 16 if f == 512 else 8 if f > 128 else 4  # programs enough for all multiprocessors
+    dw1, db1, terms = _reduce(parts, shared, (f, d), lines=lines, at_once=8, weights=(w1,), norm=norm, turned=dw2)
     dx, dgamma, dbeta, db2 = _input_gradient(
-        dh, up, xhat, dy, norm, terms, training=training, r_sums=sums if post else None, tiled=True, sums=not first
+        dh, up, xhat, dy, norm, terms, training=training, r_sums=sums[d:] if post else None, tiled=True, sums=not first
     )
-    return dx, dw1, dw2, db1, db2 if sums is None else sums[2 * d :], dgamma, dbeta
+    return dx, dw1, dw2, db1, sums[:d] if first else db2, dgamma, dbeta
 
 
 def qkv_backward(
@@ -101,7 +97,7 @@ def qkv_backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of x (with the residual's), the weight (O, D), the bias (O,), gamma and beta. weights: q, k and v.
 
-    r_sums: given if the residual is norm(x), not x: sums of its gradient and of that times xhat (2 D and on).
+    r_sums: given if the residual is norm(x), not x: sums of its gradient and of that times xhat (2 D,).
     Rows that the padding adds to the gradients are zeros.
     """
     (m, o), d = dy.shape, xhat.shape[1]
@@ -127,24 +123,29 @@ def out_backward(
     return dx, dw, sums
 
 
-def residual_gradient(dy: Tensor, xhat: Tensor | None, drop: Drop) -> tuple[Tensor, Tensor]:
-    """dropout(dy) (M, D), and sums over rows (3 D,): of dy and dy xhat, both 0 without xhat, and of dropout(dy)."""
-    (m, d), level = dy.shape, drop.levels[0]
-    tiles = triton.cdiv(m, RESIDUAL_ROWS)
-    programs = min(4 * processors(dy.device), tiles)
-    out = torch.empty_like(dy) if level else dy
-    partial = dy.new_empty((programs, 3 * d), dtype=torch.float32)
+def _residual_gradient(dy: Tensor, xhat: Tensor | None, drop: Drop) -> tuple[Tensor, Tensor]:
+    """What stands for dy (M, D) in the feed-forward's backward kernel, and sums over rows (D, or 3 D with xhat).
+
+    It is dy after the path's dropout over the share that stays inside. The sums are those of it without that division,
+    of dy and of dy xhat; xhat is given if the residual is a norm of it.
+    """
+    (m, d), (inside, path) = dy.shape, drop.levels
+    tiles = triton.cdiv(m, ROWS)
+    programs = min(2 * processors(dy.device), tiles)  # two fit into a multiprocessor's shared memory
+    write, post = inside + path > 0, xhat is not None
+    out = torch.empty_like(dy) if write else dy
+    partial = dy.new_empty((programs, 3 * d if post else d), dtype=torch.float32)
     launches.run(
         Launch(
-            kernel=residual_kernels.fused_residual_gradient,
+            kernel=residual_gradient.hopper_residual_gradient,
             grid=(programs,),
             arguments={
-                "dy": dy, "xhat": dy if xhat is None else xhat, "seed": seed_of(drop, dy), "out": out,
-                "partial": partial, "site": drop.site, "M": m,
+                "dy": box(dy, ROWS, 64), "xhat": box(dy if xhat is None else xhat, ROWS, 64),
+                "out": box(out, ROWS, 64), "seed": seed_of(drop, partial), "partial": partial,
+                "site": drop.site + 1, "tiles": tiles,
             },
             constants={
-                "D": d, "COLUMNS": triton.next_power_of_2(d), "ROWS": RESIDUAL_ROWS,
-                "STEPS": triton.cdiv(tiles, programs), "LEVEL": level, "POST": xhat is not None,
+                "D": d, "LEVEL": path, "SCALE": 65536 / (65536 - inside), "WRITE": write, "POST": post,
             },
             options={"num_warps": 4},
         )

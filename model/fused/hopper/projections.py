@@ -185,7 +185,6 @@ def _compute_out(
     columns: gl.constexpr = gl.BlockedLayout([1, 2], [2, 16], [1, 4], [1, 0])
     zero = gl.zeros([64, D], gl.float32, narrow)
     d = gl.arange(0, D, layout=gl.SliceLayout(0, narrow))
-    r = gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
     held_bias = gl.load(bias + d)
     mbarrier.wait(weights.index(0), 0)
     for j in range((n - group + 1) // 2):
@@ -200,7 +199,7 @@ def _compute_out(
             residual = residual * gl.load(gamma + d)[None, :] + gl.load(beta + d)[None, :]
         found = warpgroup_mma_wait(0, deps=[started]) + held_bias[None, :]
         if LEVEL > 0:
-            found = thinned(found, kept(seed, site, tile * 64, r[:, None], d[None, :], LEVEL), LEVEL)
+            found = thinned(found, kept(seed, site, tile * 64, 0, 64, D, narrow, LEVEL, False), LEVEL)
         gl.thread_barrier()
         out.store((found + residual).to(gl.bfloat16))
         fence_async_shared()

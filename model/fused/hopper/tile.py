@@ -46,8 +46,7 @@ def finish_rows(
     d = gl.arange(0, D, layout=gl.SliceLayout(0, narrow))
     bias = gl.load(b2 + d)
     if PATH > 0:
-        r = gl.arange(0, 64, layout=gl.SliceLayout(1, narrow))
-        acc = thinned(acc + bias[None, :], kept(seed, site, tile * 64, r[:, None], d[None, :], PATH), PATH)
+        acc = thinned(acc + bias[None, :], kept(seed, site, tile * 64, 0, 64, D, narrow, PATH, False), PATH)
     if POST:
         residual = rows.load(narrow).to(gl.float32) * gl.load(gamma + d)[None, :] + gl.load(beta + d)[None, :]
     else:

@@ -22,6 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from model.fused.hopper.barriers import barriers
 from model.fused.hopper.dropout import kept, thinned
+from model.fused.hopper.residual_gradient import folded, store_folded
 
 
 @gluon.jit
@@ -44,27 +45,19 @@ def _load_tiles(
 
 
 @gluon.jit
-def _folded(values: gl.tensor) -> gl.tensor:
-    """Half as many numbers for sums over rows (64, 64): a thread's rows r and r + 8 added."""
-    return gl.sum(gl.reshape(values, [4, 2, 8, 64]), 1)
-
-
-@gluon.jit
 def _drop(
     tile: gl.shared_memory_descriptor, values: gl.tensor, seed: gl.tensor, site: gl.tensor, start: gl.tensor,
     half: gl.constexpr, ready: gl.shared_memory_descriptor, phase: gl.tensor, LEVEL: gl.constexpr,
     LAYOUT: gl.constexpr,
 ) -> gl.tensor:  # fmt: skip
     """Half a tile of dy after dropout, in its place too, once the other warpgroup has its half there."""
-    row = gl.arange(0, 64, layout=gl.SliceLayout(1, LAYOUT))
-    column = half * 64 + gl.arange(0, 64, layout=gl.SliceLayout(0, LAYOUT))
-    thin = thinned(values, kept(seed, site, start, row[:, None], column[None, :], LEVEL), LEVEL).to(gl.bfloat16)
-    tile.store(thin)
+    thin = thinned(values, kept(seed, site, start, half * 64, 64, 64, LAYOUT, LEVEL, False), LEVEL)
+    tile.store(thin.to(gl.bfloat16))
     fence_async_shared()
     gl.thread_barrier()
     mbarrier.arrive(ready, count=1)
     mbarrier.wait(ready, phase)
-    return thin.to(gl.float32)
+    return thin
 
 
 @gluon.jit
@@ -85,7 +78,7 @@ def _compute(
     dw = gl.zeros([64, INNER], gl.float32, grads)
     sums = gl.zeros([64, 64], gl.float32, plain)
     if POST:
-        sums = _folded(sums)
+        sums = folded(sums)
         r_sums = sums
         rx_sums = sums
     if DX:
@@ -98,12 +91,12 @@ def _compute(
         if POST or LEVEL > 0:
             values = mine.load(plain).to(gl.float32)
             if POST:
-                r_sums += _folded(values)
-                rx_sums += _folded(values * ns.index(2 * slot + half).load(plain).to(gl.float32))
+                r_sums += folded(values)
+                rx_sums += folded(values * ns.index(2 * slot + half).load(plain).to(gl.float32))
             if LEVEL > 0:
                 phase = (i // BUFFERS) & 1
                 values = _drop(mine, values, seed, site, (first + i) * 64, half, ready.index(slot), phase, LEVEL, plain)
-            sums += _folded(values) if POST else values
+            sums += folded(values) if POST else values
         if DX:
             dx_started = warpgroup_mma(ys.index(2 * slot), w.index(half), zero, use_acc=False, is_async=True)
             dx_started = warpgroup_mma(ys.index(2 * slot + 1), w.index(2 + half), dx_started, is_async=True)
@@ -126,14 +119,13 @@ def _compute(
     row = part + gl.arange(0, 64, layout=gl.SliceLayout(1, grads))
     column = gl.arange(0, INNER, layout=gl.SliceLayout(0, grads))
     gl.store(parts + row[:, None] * INNER + column[None, :], dw)
-    to = partsb + part + gl.arange(0, 64, layout=gl.SliceLayout(0, plain))
+    to = partsb + part
     if POST:
-        own: gl.constexpr = gl.SliceLayout(0, plain)
-        gl.store(to, gl.convert_layout(gl.sum(gl.sum(sums, 0), 0), own))
-        gl.store(to + gl.num_programs(0) * 128, gl.convert_layout(gl.sum(gl.sum(r_sums, 0), 0), own))
-        gl.store(to + gl.num_programs(0) * 256, gl.convert_layout(gl.sum(gl.sum(rx_sums, 0), 0), own))
+        store_folded(to, sums, plain)
+        store_folded(to + gl.num_programs(0) * 128, r_sums, plain)
+        store_folded(to + gl.num_programs(0) * 256, rx_sums, plain)
     else:
-        gl.store(to, gl.sum(sums, 0))
+        gl.store(to + gl.arange(0, 64, layout=gl.SliceLayout(0, plain)), gl.sum(sums, 0))
 
 
 @gluon.jit(do_not_specialize=["site", "tiles", "chunks", "rest_chunks"])
