@@ -73,9 +73,10 @@ def unite(
     """Mean and biased variance (D,) of all rows from their blocks. Running statistics and their count move on."""
     blocks, _, d = parts.shape
     mean, var = (parts.new_empty(d) for _ in range(2))
+    at_once = min(1024, _pad(blocks))
     norm_kernels.fused_norm_unite[(triton.cdiv(d, 4),)](
         parts, mean, var, running_mean, running_var, batches, momentum, rows,
-        PARTS=blocks, D=d, ROWS=STAT_ROWS, COLUMNS=4, BLOCKS=256, num_warps=4,
+        PARTS=blocks, D=d, ROWS=STAT_ROWS, COLUMNS=4, BLOCKS=at_once, num_warps=8 if at_once > 256 else 4,
     )  # fmt: skip
     return mean, var
 

@@ -82,21 +82,25 @@ def fused_norm_unite(
     """
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (column < D)[None, :]
-    total = tl.zeros((BLOCKS, COLUMNS), dtype=tl.float32)
-    for first in range(0, PARTS, BLOCKS):
-        block = first + tl.arange(0, BLOCKS)
-        count = tl.maximum(tl.minimum(M - block * ROWS, ROWS), 0).to(tl.float32)
-        there = (block < PARTS)[:, None] & inside
-        total += count[:, None] * tl.load(partial + block[:, None] * (2 * D) + column[None, :], mask=there, other=0.0)
+    block = tl.arange(0, BLOCKS)
+    count = tl.maximum(tl.minimum(M - block * ROWS, ROWS), 0).to(tl.float32)[:, None]
+    at = partial + block[:, None] * (2 * D) + column[None, :]
+    there = (block < PARTS)[:, None] & inside
+    first_mean = tl.load(at, mask=there, other=0.0)
+    first_m2 = tl.load(at + D, mask=there, other=0.0)  # with the means, as a program mostly waits for memory
+    total = count * first_mean
+    for first in range(BLOCKS, PARTS, BLOCKS):
+        later = tl.maximum(tl.minimum(M - (first + block) * ROWS, ROWS), 0).to(tl.float32)[:, None]
+        there = (first + block < PARTS)[:, None] & inside
+        total += later * tl.load(at + first * (2 * D), mask=there, other=0.0)
     mean = tl.sum(total, 0) / M
-    squares = tl.zeros((BLOCKS, COLUMNS), dtype=tl.float32)
-    for first in range(0, PARTS, BLOCKS):
-        block = first + tl.arange(0, BLOCKS)
-        count = tl.maximum(tl.minimum(M - block * ROWS, ROWS), 0).to(tl.float32)
-        there = (block < PARTS)[:, None] & inside
-        at = partial + block[:, None] * (2 * D) + column[None, :]
-        away = tl.load(at, mask=there, other=0.0) - mean[None, :]
-        squares += tl.load(at + D, mask=there, other=0.0) + count[:, None] * away * away
+    away = first_mean - mean[None, :]
+    squares = first_m2 + count * away * away
+    for first in range(BLOCKS, PARTS, BLOCKS):
+        later = tl.maximum(tl.minimum(M - (first + block) * ROWS, ROWS), 0).to(tl.float32)[:, None]
+        there = (first + block < PARTS)[:, None] & inside
+        away = tl.load(at + first * (2 * D), mask=there, other=0.0) - mean[None, :]
+        squares += tl.load(at + first * (2 * D) + D, mask=there, other=0.0) + later * away * away
     var = tl.sum(squares, 0) / M
     tl.store(mean_out + column, mean, mask=column < D)
     tl.store(var_out + column, var, mask=column < D)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.flops import StepShape
-from model.fused import encoder, launch
+from model.fused import encoder, launch, norm_kernels
 from model.fused.dropout import Rates, attention_site, dropout_mask, dropout_seed, feed_forward_site
 from model.fused.encoder import fuse
 from model.heads import attention_layers
@@ -105,6 +105,18 @@ def test_in_half_precision_it_is_at_most_twice_as_far_from_fp64_as_transformers(
     names = [name for name in exact[1] if "k_proj.bias" not in name]
     flat = [torch.cat([found[1][name].flatten() for name in names]) for found in (ours, theirs, exact)]
     assert _error(flat[0], flat[2]) <= 2 * _error(flat[1], flat[2]) + 1e-6
+
+
+def test_statistics_of_more_blocks_than_a_program_holds_at_once_are_united() -> None:
+    x = torch.randn(9 * 64 + 5, 16) * 3 + 100
+    out, running = [torch.empty(16) for _ in range(2)], [torch.zeros(16), torch.ones(16)]
+    norm_kernels.fused_norm_unite[(4,)](
+        launch.partials(x), *out, *running, torch.zeros(1), 0.1, len(x),
+        PARTS=10, D=16, ROWS=64, COLUMNS=4, BLOCKS=4,
+    )  # fmt: skip
+    torch.testing.assert_close(out[0], x.mean(0))
+    torch.testing.assert_close(out[1], x.var(0, unbiased=False))
+    torch.testing.assert_close(running[1], 0.9 + 0.1 * x.var(0))
 
 
 def test_evaluation_takes_the_running_statistics_and_leaves_them() -> None:
