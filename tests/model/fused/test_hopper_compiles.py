@@ -31,7 +31,8 @@ def test_every_kernel_of_a_layer_compiles_for_hopper_and_fits(width: int, ffn: i
         assert kernel.shared <= MOST_SHARED, kernel.name
         # The feed-forward with dropout saves registers once a tile, none in its loop over slices.
         stack = 160 if rate and kernel.name == "hopper_feed_forward" else 16
-        assert kernel.registers <= 168 and kernel.stack <= stack, (kernel.name, kernel.registers, kernel.stack)
+        most = 255 if kernel.name == "hopper_residual_gradient" else 168  # two programs of 128 threads have so many
+        assert kernel.registers <= most and kernel.stack <= stack, (kernel.name, kernel.registers, kernel.stack)
         if kernel.name.startswith("hopper"):
             assert "wgmma.mma_async" in kernel.ptx and "cp.async.bulk.tensor" in kernel.ptx, kernel.name
 
