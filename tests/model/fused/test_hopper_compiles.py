@@ -34,7 +34,8 @@ def test_every_kernel_of_a_layer_compiles_for_hopper_and_fits(width: int, ffn: i
         most = 255 if kernel.name == "hopper_residual_gradient" else 168  # two programs of 128 threads have so many
         assert kernel.registers <= most and kernel.stack <= stack, (kernel.name, kernel.registers, kernel.stack)
         if kernel.name.startswith("hopper"):
-            assert "wgmma.mma_async" in kernel.ptx and "cp.async.bulk.tensor" in kernel.ptx, kernel.name
+            products = kernel.name != "hopper_residual_gradient"
+            assert ("wgmma.mma_async" in kernel.ptx) == products and "cp.async.bulk.tensor" in kernel.ptx, kernel.name
 
 
 @pytest.mark.parametrize(("rows", "width", "ffn"), [(1, 128, 512), (1, 40, 128), (9_702, 88, 384), (37_632, 120, 512)])
