@@ -16,7 +16,7 @@ import torch
 
 from model.fused import dropout
 from model.fused.encoder import fuse
-from model.fused.hopper import launch, launch_backward, path, reason
+from model.fused.hopper import launch, launch_backward, path
 from model.fused.launch import Norm
 from model.heads import attention_layers
 from model.patchtst import build_model
@@ -95,7 +95,6 @@ def launches_fixture(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(launch, "run", run)
     monkeypatch.setattr(path, "capability", lambda device: (9, 0))
     monkeypatch.setattr(path, "DTYPES", {torch.float32: "bf16"})
-    monkeypatch.setattr(reason, "EVERYWHERE", True)
     for file in (launch, launch_backward):
         monkeypatch.setattr(file, "processors", lambda device: 3)
     return names

@@ -172,7 +172,9 @@ def presets(place: Place) -> Iterator[Finding]:
         overrides = {"data.dataset": "demo", "model.preset": preset}
         config = make_plan(sweep, overrides=overrides, repeats=1, seed=1, device=facts).trials[0].config
         reason = why_not_fused(config, facts)
-        yield Finding(kind="preset", name=preset, works=reason is None, found=reason or "auto takes the fused layers")
+        kernels = "Hopper" if hopper_reason(config, facts) is None else "plain Triton"
+        found = reason or f"auto takes the fused layers, by {kernels} kernels"
+        yield Finding(kind="preset", name=preset, works=reason is None, found=found)
 
 
 def _arms(sweep: str, facts: DeviceFacts) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
-from model.fused.hopper import launch, path, reason  # noqa: E402
+from model.fused.hopper import launch, path  # noqa: E402
 from model.patchtst import build_model  # noqa: E402
 from model.presets import build_fields  # noqa: E402
 from model.pruning.surgery import remove_heads  # noqa: E402
@@ -23,11 +23,6 @@ HERE = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 pytestmark = pytest.mark.skipif(
     HERE is None or HERE[0] != 9, reason=f"Hopper kernels need compute capability 9.0 and this machine has {HERE}"
 )
-
-
-@pytest.fixture(autouse=True)
-def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reason, "EVERYWHERE", True)
 
 
 def _fields(preset: str) -> dict[str, Any]:

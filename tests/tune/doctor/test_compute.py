@@ -100,6 +100,9 @@ def test_each_presets_layers_are_named_with_the_reason_where_a_gpu_cannot_take_t
     assert set(found) == set(PRESETS)
     assert all("compute capability 8.0" in finding.found and finding.works is False for finding in found.values())
     monkeypatch.setattr(compute, "_facts", lambda place: replace(gpu, capability=(9, 0)))
-    assert {finding.name: finding for finding in compute.presets(place)}["study"].works
+    hopper = {finding.name: finding for finding in compute.presets(place)}
+    assert hopper["study"].works
+    for preset, kernels in (("study", "Hopper"), ("ettm", "Hopper"), ("traffic", "Hopper"), ("etth", "plain Triton")):
+        assert hopper[preset].found == f"auto takes the fused layers, by {kernels} kernels"
     monkeypatch.setattr(compute, "_facts", lambda place: replace(gpu, device_type="cpu", capability=None))
     assert [finding.works for finding in compute.presets(place)] == [None]
