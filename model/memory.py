@@ -100,12 +100,21 @@ def evaluation_batch(shape: StepShape, how: Execution, memory_bytes: int) -> int
     holds two layers' work at most, beside windows, forecasts and their errors in fp64. It does not depend on the
     training batch, so that arms evaluate alike.
     """
-    of_row = 2 * max(sum(parts) for parts in (_saved_by_layer(shape, how, a) for a in shape.attention_widths))
-    of_series = INPUT_COPIES * FP32_BYTES * (shape.context_length + shape.prediction_length)
-    of_series += 3 * 8 * shape.prediction_length  # error, its square, its size
-    fitting = int(EVAL_SHARE * memory_bytes) // (shape.patches * of_row + of_series)
+    fitting = int(EVAL_SHARE * memory_bytes) // _evaluated_series(shape, how)
     windows = max(1, min(EVAL_ROWS // shape.patches, fitting) // shape.num_channels)
     return 1 << (windows.bit_length() - 1)
+
+
+def evaluation_bytes(shape: StepShape, how: Execution, windows: int) -> int:
+    """What an evaluation batch of so many windows needs at most."""
+    return windows * shape.num_channels * _evaluated_series(shape, how)
+
+
+def _evaluated_series(shape: StepShape, how: Execution) -> int:
+    """Bytes for each channel of a window of an evaluation batch."""
+    of_row = 2 * max(sum(parts) for parts in (_saved_by_layer(shape, how, a) for a in shape.attention_widths))
+    inputs = INPUT_COPIES * FP32_BYTES * (shape.context_length + shape.prediction_length)
+    return shape.patches * of_row + inputs + 3 * 8 * shape.prediction_length  # error, its square, its size
 
 
 def _activation(how: Execution) -> int:

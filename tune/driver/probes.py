@@ -1,5 +1,8 @@
 """Probes of a search: the time of a few hundred steps of each cell, alone on its GPU, one after another on each GPU.
 
+They come in waves: as many as fit load their compiled code together, which takes them most of their time
+(tune.worker.prober).
+
 A probe is a trial's process that trains and evaluates nothing (tune.trial.probe). It is a trial of the outbox with the
 tag stage="probe", so a probe that has ended is not run again, whatever becomes of the driver. It has its times and the
 gate's errors, and none of a trial's.
@@ -7,6 +10,7 @@ gate's errors, and none of a trial's.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,11 +21,11 @@ from tune.common.errors import DiskFull
 from tune.driver.collector import LOW_ON_MEMORY
 from tune.driver.gpu_leases import count_gpus
 from tune.driver.launcher import MAX_RETRIES, Launcher
-from tune.driver.warm_ups import LOOK_S, warm_up_together
+from tune.driver.warm_ups import LOOK_S, fit_in_memory, fit_on_host, warm, warm_up_together
 from tune.plan.plan import Plan, PlannedTrial
 from tune.tracking.spans import WARM_UP, span
 from tune.tracking.tracker import Tracker
-from tune.trial.job import TrialJob
+from tune.trial.job import TRAINING, TrialJob
 from tune.trial.report import Report, TrialEnd, from_result
 from tune.worker.prober import Prober
 
@@ -66,7 +70,7 @@ def probe(
         return
     with span(tracker, WARM_UP):
         warm_up_together(launcher, plan, left, say, probe_steps=steps)
-    _Probing(launcher, tracker, tags, say, steps).run(left)
+    _Probing(launcher, tracker, plan, tags, say, steps).run(left)
 
 
 def _announce(tracker: Tracker, trial: PlannedTrial, tags: Mapping[str, str]) -> None:
@@ -97,27 +101,30 @@ def _record(tracker: Tracker, trial: PlannedTrial, end: TrialEnd, tags: Mapping[
 class _Probing:
     """The actors of one call of `probe`, one for each GPU, and what they run."""
 
-    def __init__(self, launcher: Launcher, tracker: Tracker, tags: Mapping[str, str], say: Say, steps: int) -> None:
+    def __init__(
+        self, launcher: Launcher, tracker: Tracker, plan: Plan, tags: Mapping[str, str], say: Say, steps: int
+    ) -> None:
         import ray
 
         from tune.driver.watchdogs import DriverNodeWatchdog, TrialNodesWatchdog
 
         self._ray, self._launcher, self._tracker, self._tags = ray, launcher, tracker, tags
-        self._say, self._steps = say, steps
+        self._plan, self._say, self._steps = plan, say, steps
         self._watchdogs = (DriverNodeWatchdog(), TrialNodesWatchdog(launcher.share.fits, launcher.wait_s, say))
         self._attempts: Counter[str] = Counter()
         self._actors: list[Any] = []
+        self._lost: list[Any] = []  # of these, those that are gone
+        self._begun, self._together = 0, 1  # waves, and the probes of the largest
 
     def run(self, left: Sequence[PlannedTrial]) -> None:
         """Run them to their end, or until the time is used up."""
-        waiting, total = list(left), len(left)
         running: dict[Any, tuple[Any, PlannedTrial]] = {}
-        idle = [self._actor() for _ in range(min(total, self._at_a_time()))]
+        waves, total = self._waves(left), len(left)
+        self._together = max(map(len, waves))
+        idle = [self._actor() for _ in range(min(len(waves), self._gpus()))]
         while True:
-            while waiting and idle and self._launcher.budget.allows():
-                actor, trial = idle.pop(), waiting.pop(0)
-                job = self._job(trial, followed=bool(waiting))
-                running[actor.probe.remote(job.as_dict())] = actor, trial
+            while waves and idle and self._launcher.budget.allows():
+                running |= self._begin(waves.pop(0), idle.pop())
             if not running:
                 break
             with signals.calls_into_library():
@@ -127,26 +134,50 @@ class _Probing:
             for reference in done:
                 actor, trial = running.pop(reference)
                 error = _error(self._ray, reference)
-                if not self._ended(trial, reference, error, f"{total - len(waiting) - len(running)}/{total}"):
-                    waiting.insert(0, trial)
-                idle.append(self._actor(instead_of=actor) if _is_lost(error) else actor)
+                known = total - len(running) - sum(map(len, waves))
+                if not self._ended(trial, reference, error, f"{known}/{total}"):
+                    waves.insert(0, [trial])
+                if _is_lost(error):
+                    self._lost.append(actor)
+                if all(other is not actor for other, _ in running.values()):  # its wave has ended
+                    idle.append(self._actor(instead_of=actor) if actor in self._lost else actor)
         self._close()
 
-    def _at_a_time(self) -> int:
+    def _waves(self, left: Sequence[PlannedTrial]) -> list[list[PlannedTrial]]:
+        """What is warm loads together; any other one alone, as it passes the gate and compiles."""
+        ready = warm(self._launcher, left, probing=True)
+        size = max(1, min(math.ceil(len(ready) / self._gpus()), self._most_together(ready)))
+        together = [ready[at : at + size] for at in range(0, len(ready), size)]
+        return [*together, *([trial] for trial in left if trial not in ready)]
+
+    def _begin(self, wave: Sequence[PlannedTrial], actor: Any) -> dict[Any, tuple[Any, PlannedTrial]]:
+        self._begun += 1
+        jobs = [self._job(trial).as_dict() for trial in wave]
+        return {
+            actor.probe.remote(job, self._begun, len(wave)): (actor, trial)
+            for job, trial in zip(jobs, wave, strict=True)
+        }
+
+    def _gpus(self) -> int:
         share = self._launcher.share
         return min(share.at_a_time, max(1, count_gpus(self._ray, share))) if share.gpus else 1
+
+    def _most_together(self, trials: Sequence[PlannedTrial]) -> int:
+        """How many may load at a time on one GPU: a core each, and what its memory and the node's hold."""
+        fit = fit_in_memory(self._plan, [(TRAINING, trial) for trial in trials])
+        return min(self._launcher.share.cpus, fit, fit_on_host(self._plan.device))
 
     def _actor(self, *, instead_of: Any = None) -> Any:
         if instead_of is not None:
             self._actors.remove(instead_of)
         share = self._launcher.share
         resources = {"num_cpus": share.cpus, "num_gpus": 1 if share.gpus else 0, "resources": share.resources}
-        actor = self._ray.remote(**resources)(Prober).remote()
+        actor = self._ray.remote(max_concurrency=self._together + 1, **resources)(Prober).remote()
         self._actors.append(actor)
         return actor
 
-    def _job(self, trial: PlannedTrial, *, followed: bool) -> TrialJob:
-        job = self._launcher.job(trial, prepare_next=followed)
+    def _job(self, trial: PlannedTrial) -> TrialJob:
+        job = self._launcher.job(trial, prepare_next=False)
         return replace(job, probe_steps=self._steps, resume_from=(), exclusive=True, save_forecasts=False)
 
     def _ended(self, trial: PlannedTrial, reference: Any, error: Exception | None, counted: str) -> bool:

@@ -27,7 +27,7 @@ from tune.driver.search_steps import Final, Probe, Step, Train, able_shapes, lim
 from tune.plan.cells import Labels
 from tune.plan.plan import PlannedTrial, make_plan
 from tune.plan.search_plan import SearchPlan
-from tune.plan.shapes import FINALISTS
+from tune.plan.shapes import FINALISTS, steps_of
 from tune.plan.space import final_seed
 from tune.stats.intervals import MIN_PAIRS
 from tune.tracking.tracker import Tracker
@@ -112,6 +112,7 @@ class Search:
                 self._announce(trials[cell], cell, {"stage": SEARCH, **own})
         scheduler = self._scheduler()
         left = [trial for trial in batch if self._tracker.status_of(trial.trial_id) is None]
+        left.sort(key=lambda trial: -(steps_of(trial) or 0))  # one that takes long and begins last would run alone
         why = "beside the fastest cell" if step.polish else f"of the {self._plan.draws} to train"
         self._progress.say(f"search: {counted(len(left), 'shape')} {why}, {len(history.trained)} trained so far")
         if scheduler is not None:

@@ -27,15 +27,19 @@ from tune.driver.launcher import Launcher
 from tune.gate.memory import reference_bytes
 from tune.machine.code_identity import packages_sha256
 from tune.machine.device import GIB, DeviceFacts
+from tune.plan.memory import training_gib
 from tune.plan.plan import Plan, PlannedTrial
 from tune.trial.job import GATE, TRAINING
 
 LOOK_S = 1.0  # how long a signal may wait
 LONGEST_S = 900.0  # of a wave: what has not ended by then is given up, as a gate that another trial measures is
-CORES_OF_A_PART = 1  # of a warm-up: its own process; its compiler's are busy for a small part of the time
+# Parts of warm-ups that run on a core at a time. Such a part is one process for most of its time, and a second wave
+# takes as long as the first (docs/measurements.md): so one wave that shares cores a little is shorter.
+PARTS_OF_A_CORE = 1.5
 MEMORY_SHARE = 0.8  # of a GPU, for all warm-ups on it
 ABOVE_REFERENCE = 2.0  # a warm-up's memory: so many times the gate's fp64 step,
 CONTEXT_GIB = 1.0  # and the device's context
+SCORED = 2.0  # what scoring heads takes beside a training step: as much again; reckoned, not measured
 HOST_GIB = 3.0  # of the node's memory, for each process; reckoned generously, not measured
 FOLDER = "warmed"  # beside the caches: one file for each arm that was warmed up
 
@@ -58,26 +62,28 @@ def warm_up_together(
         return
     notes = _Notes(launcher, probing=probe_steps > 0)
     new = [trial for trial in _one_of_each(left) if not notes.has(trial)]
-    at_a_time = _at_a_time(ray, launcher, plan, new)
+    parts = _parts(new)
+    at_a_time = _at_a_time(ray, launcher, plan, parts)
     if at_a_time < 2:
         return
     first = "probe" if probe_steps else "trial"
     say(f"{len(new)} arms pass the gate and compile, {at_a_time} processes at a time; the first {first} follows")
-    task, parts = _task(ray, launcher, at_a_time), _parts(new)
-    arms = {trial.arm: _Arm(parts=sum(trial is other for _, other in parts)) for trial in new}
+    task = _task(ray, launcher, at_a_time)
+    arms = {trial.arm: _Arm(parts=sum(trial in part.trials for part in parts)) for trial in new}
     for wave in _waves(parts, at_a_time):
-        jobs = [(launcher.warm_up_job(trial, part, probe_steps, at_a_time), trial) for part, trial in wave]
-        for trial, took_s, problem in _results(ray, {task.remote(job.as_dict()): trial for job, trial in jobs}):
-            arm = arms[trial.arm]
-            arm.ended(took_s, problem)
-            if arm.parts:
-                continue
-            number = f"[{sum(not arm.parts for arm in arms.values())}/{len(arms)} warm]"
-            if arm.problem is None:
-                notes.write(trial)
-                say(f"{number} {trial.arm} in {arm.took_s:.0f} s")
-            else:
-                say(f"{number} {trial.arm} not: {arm.problem}; its first {first} tries again, alone")
+        jobs = [launcher.warm_up_job(part.trials[0], part.kind, probe_steps, at_a_time).as_dict() for part in wave]
+        for part, took_s, problem in _results(ray, dict(zip(map(task.remote, jobs), wave, strict=True))):
+            for trial in part.trials:
+                arm = arms[trial.arm]
+                arm.ended(took_s, problem)
+                if arm.parts:
+                    continue
+                number = f"[{sum(not arm.parts for arm in arms.values())}/{len(arms)} warm]"
+                if arm.problem is None:
+                    notes.write(trial)
+                    say(f"{number} {trial.arm} in {arm.took_s:.0f} s")
+                else:
+                    say(f"{number} {trial.arm} not: {arm.problem}; its first {first} tries again, alone")
 
 
 @dataclass(kw_only=True)
@@ -93,16 +99,43 @@ class _Arm:
         self.took_s, self.problem = max(self.took_s, took_s), self.problem or problem
 
 
-Part = tuple[str, PlannedTrial]
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one process does."""
+
+    kind: str  # GATE or TRAINING
+    trials: tuple[PlannedTrial, ...]  # of the arms that it is for
+
+
+def warm(launcher: Launcher, trials: Sequence[PlannedTrial], *, probing: bool) -> list[PlannedTrial]:
+    """Those of the trials whose arms have been warmed up."""
+    notes = _Notes(launcher, probing=probing)
+    return [trial for trial in trials if notes.has(trial)]
 
 
 def _parts(new: Sequence[PlannedTrial]) -> list[Part]:
-    """What each arm needs: compiled code, if its engine compiles, and the gate. They take about equally long.
+    """What the arms need: compiled code, where their engines compile, and the gate. They take about equally long.
 
-    The first have to wait for their turn to time kernels, so they come first.
+    Arms that differ in their feed share a gate; in their number of workers, what they compile too. The first have to
+    wait for their turn to time kernels, so they come first.
     """
     compiling = [trial for trial in new if trial.config.compiles]
-    return [*((TRAINING, trial) for trial in compiling), *((GATE, trial) for trial in new)]
+    trainings, gates = _alike(compiling, {"num_workers"}), _alike(new, {"feed", "num_workers"})
+    return [
+        *(Part(kind=TRAINING, trials=each) for each in trainings),
+        *(Part(kind=GATE, trials=each) for each in gates),
+    ]
+
+
+def _alike(trials: Sequence[PlannedTrial], ignored: set[str]) -> list[tuple[PlannedTrial, ...]]:
+    """Groups of trials that differ in their seeds and in these fields of their data only."""
+    groups: dict[str, tuple[PlannedTrial, ...]] = {}
+    for trial in trials:
+        content = _content(trial)
+        content["data"] = {name: value for name, value in content["data"].items() if name not in ignored}
+        key = json.dumps(content, sort_keys=True)
+        groups[key] = (*groups.get(key, ()), trial)
+    return list(groups.values())
 
 
 def _waves(parts: Sequence[Part], at_a_time: int) -> list[Sequence[Part]]:
@@ -115,8 +148,8 @@ def _waves(parts: Sequence[Part], at_a_time: int) -> list[Sequence[Part]]:
     return [parts[at : at + size] for at in range(0, len(parts), size)]
 
 
-def _results(ray: Any, running: dict[Any, PlannedTrial]) -> Iterator[tuple[PlannedTrial, float, str | None]]:
-    """Each trial as its warm-up ends, with the seconds that it took, and why it did not come to its end."""
+def _results(ray: Any, running: dict[Any, Part]) -> Iterator[tuple[Part, float, str | None]]:
+    """Each part as it ends, with the seconds that it took, and why it did not come to its end."""
     importlib.import_module("ray.tune")  # takes 2 s, which pass anyway
     began_s = time.monotonic()
     while running:
@@ -127,8 +160,8 @@ def _results(ray: Any, running: dict[Any, PlannedTrial]) -> Iterator[tuple[Plann
         elif time.monotonic() - began_s > LONGEST_S:
             for reference in running:
                 ray.cancel(reference, force=True)
-            for trial in running.values():
-                yield trial, LONGEST_S, f"it took longer than {LONGEST_S:.0f} s"
+            for part in running.values():
+                yield part, LONGEST_S, f"it took longer than {LONGEST_S:.0f} s"
             return
 
 
@@ -138,38 +171,59 @@ def _one_of_each(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
 
 
 def _identity(trial: PlannedTrial) -> str:
+    return json.dumps(_content(trial), sort_keys=True)
+
+
+def _content(trial: PlannedTrial) -> dict[str, Any]:
     content = trial.config.model_dump(mode="json")
     del content["train"]["seed"]
-    return json.dumps(content, sort_keys=True)
+    return content
 
 
-def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, new: Sequence[PlannedTrial]) -> int:
-    """How many warm-ups may run at once: bounded by cores, by the GPUs' memory and by their number."""
+def _at_a_time(ray: Any, launcher: Launcher, plan: Plan, parts: Sequence[Part]) -> int:
+    """How many parts may run at once: bounded by cores, by the GPUs' memory and by their number."""
     share = launcher.share
     devices = min(share.at_a_time, max(1, count_gpus(ray, share))) if share.gpus else 1
-    each = min(share.cpus // CORES_OF_A_PART, _fit_in_memory(plan, new), _fit_on_host(plan.device))
-    return min(len(_parts(new)), devices * each)
+    fit = fit_in_memory(plan, [(part.kind, part.trials[0]) for part in parts])
+    return min(len(parts), devices * min(int(share.cpus * PARTS_OF_A_CORE), fit, fit_on_host(plan.device)))
 
 
-def _fit_in_memory(plan: Plan, new: Sequence[PlannedTrial]) -> int:
-    """How many warm-ups fit on a GPU together, if they are the largest; at least 1."""
-    device, parts = plan.device, _parts(new)
-    channels = {trial.arm: plan.data_of(trial).channels for trial in new}
+def fit_in_memory(plan: Plan, processes: Sequence[tuple[str, PlannedTrial]]) -> int:
+    """How many of these processes (GATE or TRAINING, and for which trial) fit on a GPU together, the largest at worst.
+
+    At least 1.
+    """
+    device = plan.device
     if device.device_type == "cpu":
-        return len(parts)
-    if not new or device.memory_gib is None or None in channels.values():
+        return len(processes)
+    channels = [plan.data_of(trial).channels for _, trial in processes]
+    if not processes or device.memory_gib is None or None in channels:
         return 1
-    of_parts = sorted((memory_gib(trial, device, channels[trial.arm] or 1) for _, trial in parts), reverse=True)
+    of_parts = sorted(
+        (
+            _process_gib(kind, trial, device, count or 1)
+            for (kind, trial), count in zip(processes, channels, strict=True)
+        ),
+        reverse=True,
+    )
     return max(1, sum(total <= MEMORY_SHARE * device.memory_gib for total in accumulate(of_parts)))
 
 
-def _fit_on_host(device: DeviceFacts) -> int:
+def fit_on_host(device: DeviceFacts) -> int:
     """How many warm-ups for each of its GPUs a node's free memory holds; at least 1, also if it is not known."""
     return 1 if device.host_free_gib is None else max(1, int(device.host_free_gib / HOST_GIB / max(1, device.gpus)))
 
 
+def _process_gib(kind: str, trial: PlannedTrial, device: DeviceFacts, channels: int) -> float:
+    """What one process needs; of one that trains, with a pruning score's own step without an engine."""
+    trained = training_gib(trial.config, device, channels, None)
+    if kind == GATE or trained is None:
+        return memory_gib(trial, device, channels)
+    return trained * (SCORED if trial.config.pruning.score in SCORES else 1)
+
+
 def memory_gib(trial: PlannedTrial, device: DeviceFacts, channels: int) -> float:
-    """The memory that a trial's gate and its training need at most, estimated. On a device of known memory."""
+    """The memory that a trial needs at most, which is its gate's, estimated. On a device of known memory."""
     fields, batch = trial.config.builder_fields(channels), trial.config.train.batch_size
     assert device.memory_gib is not None
     return CONTEXT_GIB + ABOVE_REFERENCE * reference_bytes(fields, fields["num_heads"], batch) / GIB

@@ -13,6 +13,8 @@ from tune.common.errors import Unsupported
 from tune.engine import timed_choices
 from tune.engine.step import Stepper
 
+AUTOGRAD_FUNCTION = "torch.ops.higher_order.autograd_function_apply"  # how the compiler traces an autograd.Function
+
 
 class CompiledStepper(Stepper):
     """Forward and backward through torch.compile."""
@@ -20,6 +22,7 @@ class CompiledStepper(Stepper):
     def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         refuse_a_disabled_compiler()
         timed_choices.settle()
+        _cache_traces()
         return torch.compile(function, dynamic=False, fullgraph=True)
 
     def close(self) -> None:
@@ -33,6 +36,19 @@ def refuse_a_disabled_compiler() -> None:
         raise Unsupported(f"{given[0]} is set, so torch.compile would compile nothing: unset it, or use eager")
     if torch._dynamo.config.disable or torch._dynamo.config.suppress_errors:
         raise Unsupported("torch._dynamo.config switches torch.compile off: set disable and suppress_errors to False")
+
+
+def _cache_traces() -> None:
+    """Let PyTorch's compiler keep the traced forward and backward of a model with an autograd.Function, as of others.
+
+    By default such a model is traced again in each process, for about a second for each of its shapes. The key in the
+    cache holds the function's traced bodies.
+    """
+    import torch._functorch.config
+    import torch._inductor.config
+
+    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+    torch._inductor.config.unsafe_marked_cacheable_functions |= {AUTOGRAD_FUNCTION: "its bodies are in the key"}
 
 
 def compiled_afresh() -> bool:

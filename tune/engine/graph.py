@@ -160,7 +160,7 @@ class GraphStepper(CompiledStepper):
         self._eval_inputs = (eval_past_BLC.clone(),)
         with self.preserved():
             past_BLC, future_BHC = self._gather(*self._inputs) if self._gather else self._inputs
-            self._compile_ahead(past_BLC, future_BHC, eval_past_BLC)
+            self.compile_ahead(past_BLC, future_BHC, eval_past_BLC)
             del past_BLC, future_BHC
             with self.capture.warming_up():
                 self.model.train()

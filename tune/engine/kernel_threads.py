@@ -36,6 +36,8 @@ def wanted() -> bool:
 def compiled_in_threads() -> Iterator[None]:
     """A launch of a Triton kernel inside runs nothing. It begins to compile the kernel; at the end all are compiled.
 
+    So are the libraries that launch them.
+
     So what is computed inside is worth nothing. Launches may come from other threads, as autograd's do. Raises what
     compiling raises.
     """
@@ -43,14 +45,23 @@ def compiled_in_threads() -> Iterator[None]:
     from triton.runtime.jit import JITFunction
 
     run = JITFunction.run
-    with ThreadPoolExecutor(THREADS) as pool, AsyncCompileMode(pool):
-        context = contextvars.copy_context()  # which knows the mode; another thread's own does not
+    with ThreadPoolExecutor(THREADS) as pool:
+        with AsyncCompileMode(pool) as mode:
+            context = contextvars.copy_context()  # which knows the mode; another thread's own does not
 
-        def compile_only(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-            return context.copy().run(run, kernel, *arguments, grid=grid, warmup=True, **options)
+            def compile_only(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+                return context.copy().run(run, kernel, *arguments, grid=grid, warmup=True, **options)
 
-        JITFunction.run = compile_only
-        try:
-            yield
-        finally:
-            JITFunction.run = run
+            JITFunction.run = compile_only
+            try:
+                yield
+            finally:
+                JITFunction.run = run
+        list(pool.map(_build_launcher, [future.result() for future in mode.future_kernels.values()]))
+
+
+def _build_launcher(kernel: Any) -> None:
+    """Compile the library that launches a kernel, which a C compiler takes 0.2 s for, into Triton's cache."""
+    from triton.runtime.driver import driver
+
+    driver.active.launcher_cls(kernel.src, kernel.metadata)

@@ -139,7 +139,7 @@ class Stepper:
     def warm_up(self, batch: Any, eval_past_BLC: Tensor) -> None:
         """Compile and warm up every kernel on real shapes. Training state is restored afterwards."""
         with self.preserved():
-            self._compile_ahead(batch.past, batch.future, eval_past_BLC)
+            self.compile_ahead(batch.past, batch.future, eval_past_BLC)
             self.model.train()
             for _ in range(WARM_UP_STEPS):
                 self.step(batch)
@@ -147,7 +147,7 @@ class Stepper:
             with torch.no_grad():
                 self.predict(eval_past_BLC)
 
-    def _compile_ahead(self, past_BLC: Tensor, future_BHC: Tensor, eval_past_BLC: Tensor) -> None:
+    def compile_ahead(self, past_BLC: Tensor, future_BHC: Tensor, eval_past_BLC: Tensor) -> None:
         """Compile the model's own Triton kernels in threads, where that is wanted. Training state is not restored."""
         if self.device.type != "cuda" or not kernel_threads.wanted():
             return

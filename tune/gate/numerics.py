@@ -304,6 +304,9 @@ class _RunningArm:
         )
         if self._engine != "eager":
             stepper.warm_up(batch, batch.past)
+        else:
+            with stepper.preserved():
+                stepper.compile_ahead(batch.past, batch.future, batch.past)
         return stepper
 
     def close(self) -> None:

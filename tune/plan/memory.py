@@ -6,7 +6,7 @@ with what happens to be free, so that a plan is the same at every look.
 
 from __future__ import annotations
 
-from model.memory import CONTEXT_BYTES, ERROR, Execution, step_memory
+from model.memory import CONTEXT_BYTES, ERROR, Execution, evaluation_bytes, step_memory
 from model.memory import evaluation_batch as fitting_batch
 from tune.config.step_shape import step_shape
 from tune.config.trial_config import TrialConfig
@@ -55,6 +55,19 @@ def evaluation_batch(config: TrialConfig, device: DeviceFacts, channels: int) ->
         return None
     shape = step_shape(config, channels=channels)
     return fitting_batch(shape, execution(config, device), int(device.memory_gib * GIB))
+
+
+def training_gib(config: TrialConfig, device: DeviceFacts, channels: int, rows: int | None) -> float | None:
+    """What a process that trains and evaluates needs at most: tensors, estimated at their worst, and CUDA's context.
+
+    Arguments and None as in `peak_gib`.
+    """
+    peak = peak_gib(config, device, channels, rows)
+    if peak is None:
+        return None
+    windows = evaluation_batch(config, device, channels) or config.train.batch_size
+    evaluated = evaluation_bytes(step_shape(config, channels=channels), execution(config, device), windows)
+    return (1 + ERROR) * (peak + evaluated / GIB) + CONTEXT_BYTES / GIB
 
 
 def settle(config: TrialConfig, device: DeviceFacts, channels: int, rows: int | None) -> TrialConfig:

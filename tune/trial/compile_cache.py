@@ -5,6 +5,7 @@ COMPILE_DIR/KEY/inductor     PyTorch's compiler: generated code, FX graphs, AOTA
 COMPILE_DIR/KEY/triton       Triton's kernels
 COMPILE_DIR/KEY/warmed       a note for each set of shapes for which everything is compiled (`ShapeNotes`)
 COMPILE_DIR/headers          C++ headers that are precompiled for a CPU, 120 MB each, for all keys
+COMPILE_DIR/kernels-KEY      a GPU's Triton kernels again, for all keys of its model (tune.engine.kernel_pool)
 
 `tune.trial.cache_guard` removes files that killed processes have left; it keeps its manifest and marks beside them.
 
@@ -19,7 +20,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,8 @@ def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolate
     """Inside, this process compiles into its folder under `compile_dir`, or into `compile_dir` itself if `isolated`.
 
     Yields the tag compile_cache. Enter before anything is compiled. RuntimeError if others can write to the folder.
-    After a failure that compiled code may have caused, the next process compiles everything anew.
+    After a failure that compiled code may have caused, the next process compiles everything anew, and takes
+    from the pool only what has its checksum.
     """
     make_private(compile_dir, "compiled programs")
     folder = folder_for(compile_dir, config, device, isolated=isolated)
@@ -82,7 +85,8 @@ def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolate
             _guards.append(CacheGuard(headers, ("inductor",)))
     try:
         begin()
-        yield ISOLATED if isolated else SHARED
+        with nullcontext() if isolated else _pooled_kernels(compile_dir, device):
+            yield ISOLATED if isolated else SHARED
     except (HandOver, Unsupported, GateFailed, PublishedFault):  # no failure of what was compiled
         end()
         raise
@@ -99,6 +103,19 @@ def use(compile_dir: Path, config: TrialConfig, device: torch.device, *, isolate
         end()
     finally:
         _guards.clear()
+
+
+def _pooled_kernels(compile_dir: Path, device: torch.device) -> AbstractContextManager[None]:
+    """Inside, processes that compile into different folders share their Triton kernels."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return nullcontext()
+    from tune.engine import kernel_pool
+
+    about = platform_identity(device)
+    pool = compile_dir / f"kernels-{_key(about)}"
+    make_private(pool, "compiled programs")
+    write_atomically(pool / "about.json", _text(about))
+    return kernel_pool.shared(pool)
 
 
 def begin() -> None:

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +37,15 @@ class OutOfMemory(ProcessLost):
 
 
 class TrialSupervisor:
-    """One actor's processes: a connection to a fork server, and at most one process prepared for the next trial."""
+    """One actor's processes: a connection to a fork server, and at most one process prepared for the next trial.
 
-    def __init__(self) -> None:
+    wait_for_turn: called before a trial's first timed step, with its process's pid, if others load on its device. It
+    returns once none does, with their pids.
+    """
+
+    def __init__(self, wait_for_turn: Callable[[int], list[int]] | None = None) -> None:
         complete_surroundings()
+        self._wait_for_turn = wait_for_turn
         self.fork_server: ForkServer | None = None
         self.prepared: TrialProcess | None = None
         self._backends: set[str] = set()  # attention of the trials so far: the next one is likely among them
@@ -123,7 +128,7 @@ class TrialSupervisor:
             if kind == "hand_over":
                 return float(content)
             if kind == "wait_until_idle":
-                process.send("idle", self._wait_until_idle())
+                process.send("idle", [*self._wait_until_idle(), *self._others(process)])
             elif kind == "catch_up":
                 process.send("caught_up")
             else:
@@ -162,7 +167,7 @@ class TrialSupervisor:
             self.fork_server.end()
             self.fork_server = None
         if self.fork_server is None:
-            self.fork_server = _reached(self._node_socket) or ForkServer.start()
+            self.fork_server = reached(self._node_socket) or ForkServer.start()
         return self.fork_server
 
     def _prepare(self, job: TrialJob) -> None:
@@ -185,12 +190,19 @@ class TrialSupervisor:
         assert self.prepared.pid is not None
         return [self.prepared.pid]
 
+    def _others(self, process: TrialProcess) -> list[int]:
+        if self._wait_for_turn is None:
+            return []
+        assert process.pid is not None
+        return self._wait_for_turn(process.pid)
+
     def _give_up(self, prepared: TrialProcess) -> None:
         self._unusable = f"the prepared process cannot be used: {prepared.problem}"
         prepared.end(0.0)
 
 
-def _reached(socket_path: str | None) -> ForkServer | None:
+def reached(socket_path: str | None) -> ForkServer | None:
+    """The fork server that listens there; None if none does."""
     if socket_path is None:
         return None
     try:

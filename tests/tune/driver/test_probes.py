@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,11 +57,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     import ray
 
     folder = tmp_path_factory.mktemp("probes")
-    plan = _plan(repeats=3)
+    plan = replace(_plan(repeats=3), device=replace(CPU, host_free_gib=64.0))
     content = {"key": "k", "created_s": 1.0, "code": {}, "environment": {}}
     sweep = open_sweep.create(folder / "runs", "s", content)
     launcher = Launcher(
-        folder=sweep, share=Share(cpus=1, gpus=0, at_a_time=1), device_type="cpu", gpu_name=None, data_dir=folder,
+        folder=sweep, share=Share(cpus=2, gpus=0, at_a_time=1), device_type="cpu", gpu_name=None, data_dir=folder,
         cache_dir=folder / "arrow", data_sha256=None,  # type: ignore[arg-type]
     )  # fmt: skip
     probed = [replace(trial, trial_id=f"probe-{trial.arm}") for trial in plan.trials if trial.seed == 1]
@@ -71,7 +72,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     tracker = Tracker(outbox_path=sweep.outbox, tracking_uri=nowhere, experiment="e", artifact_root=None)
     try:
         tracker.begin_sweep(sweep_id="s", name="s", tags={}, params={}, files={})
-        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
         try:
             tracker.plan_trial(trial_id="probe-a", run_name="a", params={}, tags={"stage": "probe", "cell": "1"})
             probes.probe(launcher, tracker, plan, probed, TAGS, said.append)
@@ -103,11 +104,16 @@ def test_every_probe_is_a_record_with_its_times_or_its_reason(ran: Ran) -> None:
     assert logs["a"].tags["cell"] == "1"  # a caller's own plan of it stays
 
 
-def test_one_after_another_says_its_time_and_the_next_ones_process_was_prepared_meanwhile(ran: Ran) -> None:
+def test_each_says_its_time(ran: Ran) -> None:
     lines = [line for line in ran.said if "ms a step" in line]
     assert len(lines) == 2 and lines[-1].startswith("[2/2 probed] probe-")
-    starts = sorted(ran.tracker.trials[f"probe-{arm}"].tags["warm_start"] for arm in "ab")
-    assert starts == ["forked", "prepared"]
+
+
+def test_probes_of_a_wave_load_together_and_are_timed_one_after_another(ran: Ran) -> None:
+    spans = (json.loads(ran.tracker.trials[f"probe-{arm}"].tags["spans"]) for arm in "ab")
+    first, second = sorted(spans, key=lambda span: span["first_epoch_ms"])
+    assert second["started_ms"] < first["first_epoch_ms"]
+    assert first["work_ended_ms"] <= second["first_epoch_ms"]
 
 
 def test_a_probe_that_has_ended_is_not_run_again(ran: Ran) -> None:

@@ -15,7 +15,7 @@ from tune.cluster.share import Share
 from tune.config.sweeps import Arm, SweepConfig
 from tune.driver import warm_ups
 from tune.driver.launcher import Launcher
-from tune.driver.warm_ups import warm_up_together
+from tune.driver.warm_ups import Part, warm_up_together
 from tune.plan.plan import Plan, PlannedTrial, make_plan
 from tune.storage import open_sweep
 from tune.trial.job import GATE, TRAINING
@@ -101,16 +101,32 @@ def test_isolated_trials_and_shared_devices_have_no_common_warm_up(tmp_path: Pat
 
 
 def _trials(count: int, **changes: Any) -> list[PlannedTrial]:
-    trial = _plan(**changes).trials[0]
-    return [replace(trial, arm=f"arm-{number}") for number in range(count)]
+    plans = (_plan(model__dropout=number / 100, **changes) for number in range(count))
+    return [replace(plan.trials[0], arm=f"arm-{number}") for number, plan in enumerate(plans)]
+
+
+def _gates(trials: list[PlannedTrial]) -> list[Part]:
+    return [Part(kind=GATE, trials=(trial,)) for trial in trials]
 
 
 def test_an_arm_that_compiles_has_two_parts_and_all_trainings_come_first() -> None:
     parts = warm_ups._parts(_trials(2, train__engine="compile"))
-    assert [(part, trial.arm) for part, trial in parts] == [
-        (TRAINING, "arm-0"), (TRAINING, "arm-1"), (GATE, "arm-0"), (GATE, "arm-1"),
+    assert [(part.kind, [trial.arm for trial in part.trials]) for part in parts] == [
+        (TRAINING, ["arm-0"]), (TRAINING, ["arm-1"]), (GATE, ["arm-0"]), (GATE, ["arm-1"]),
     ]  # fmt: skip
-    assert [part for part, _ in warm_ups._parts(_trials(2, train__engine="eager"))] == [GATE, GATE]
+    assert [part.kind for part in warm_ups._parts(_trials(2, train__engine="eager"))] == [GATE, GATE]
+
+
+def test_arms_that_differ_in_feed_share_a_gate_and_in_workers_what_they_compile_too() -> None:
+    feeds = {
+        "device": {},
+        "arrow-0": {"data__feed": "arrow"},
+        "arrow-4": {"data__feed": "arrow", "data__num_workers": 4},
+    }
+    arms = [replace(_plan(train__engine="compile", **change).trials[0], arm=name) for name, change in feeds.items()]
+    assert [(part.kind, [trial.arm for trial in part.trials]) for part in warm_ups._parts(arms)] == [
+        (TRAINING, ["device"]), (TRAINING, ["arrow-0", "arrow-4"]), (GATE, ["device", "arrow-0", "arrow-4"]),
+    ]  # fmt: skip
 
 
 class EndlessRay:
@@ -128,7 +144,7 @@ class EndlessRay:
 
 def test_what_does_not_end_is_given_up_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_ups, "LONGEST_S", 0.0)
-    ray, (one, two) = EndlessRay(), _trials(2)
+    ray, (one, two) = EndlessRay(), _gates(_trials(2))
     assert list(warm_ups._results(ray, {"1": one, "2": two})) == [
         (one, 0.0, "it took longer than 0 s"), (two, 0.0, "it took longer than 0 s"),
     ]  # fmt: skip
@@ -139,12 +155,12 @@ def test_what_does_not_end_is_given_up_and_said(monkeypatch: pytest.MonkeyPatch)
     ("cores", "device", "at_a_time"),
     [
         (16, {}, 12),  # all parts of six arms
-        (8, {}, 8),
+        (4, {}, 6),
         (16, {"host_free_gib": 15.0}, 5),
         (16, {"host_free_gib": 60.0, "gpus": 4}, 5),
         (16, {"host_free_gib": None}, 1),
         (16, {"memory_gib": None}, 1),
-        (16, {"memory_gib": 4.0}, 3),  # each needs a little over 1 GiB
+        (16, {"memory_gib": 4.0}, 2),  # each needs 1.1 to 1.5 GiB
     ],
 )
 def test_as_many_processes_at_a_time_as_cores_and_both_memories_hold(
@@ -154,25 +170,28 @@ def test_as_many_processes_at_a_time_as_cores_and_both_memories_hold(
     gpu = replace(CPU, device_type="cuda", memory_gib=140.0, host_free_gib=100.0, gpus=1)
     plan = replace(_plan(), device=replace(gpu, **device), data=replace(_plan().data, channels=7))
     launcher: Any = SimpleNamespace(share=Share(cpus=cores, gpus=1, at_a_time=1))
-    assert warm_ups._at_a_time(None, launcher, plan, _trials(6, train__engine="compile")) == at_a_time
+    parts = warm_ups._parts(_trials(6, train__engine="compile"))
+    assert warm_ups._at_a_time(None, launcher, plan, parts) == at_a_time
 
 
 def test_one_large_arm_does_not_bound_how_many_small_ones_warm_up_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     gib = {"large": 50.0, "small": 5.0}
-    monkeypatch.setattr(warm_ups, "memory_gib", lambda trial, *_: gib[trial.arm])
+    monkeypatch.setattr(warm_ups, "memory_gib", lambda trial, *_: gib[trial.arm])  # of a gate
     gpu = replace(CPU, device_type="cuda", memory_gib=140.0)
     plan = replace(_plan(), device=gpu, data=replace(_plan().data, channels=7))
     one, *others = _trials(9, train__engine="eager")
     arms = [replace(one, arm="large"), *(replace(other, arm="small") for other in others)]
-    assert warm_ups._fit_in_memory(plan, arms) == 9  # 90 of 112 GiB
-    assert warm_ups._fit_in_memory(plan, arms[:1] * 9) == 2
+    gates = [(GATE, arm) for arm in arms]
+    assert warm_ups.fit_in_memory(plan, gates) == 9  # 90 of 112 GiB
+    assert warm_ups.fit_in_memory(plan, gates[:1] * 9) == 2
+    assert warm_ups.fit_in_memory(plan, [(TRAINING, one)] * 9) == 9  # what trains needs far less
 
 
 @pytest.mark.parametrize(
     ("parts", "at_a_time", "sizes"), [(12, 12, [12]), (13, 12, [7, 6]), (22, 12, [11, 11]), (25, 12, [9, 9, 7])]
 )
 def test_waves_are_few_and_about_equally_large(parts: int, at_a_time: int, sizes: list[int]) -> None:
-    all_parts = [(GATE, trial) for trial in _trials(parts)]
+    all_parts = _gates(_trials(1) * parts)
     waves = warm_ups._waves(all_parts, at_a_time)
     assert [len(wave) for wave in waves] == sizes
     assert [part for wave in waves for part in wave] == all_parts

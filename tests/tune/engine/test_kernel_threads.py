@@ -17,6 +17,7 @@ from tune.engine.kernel_threads import compiled_in_threads, compiling_ahead  # n
 from tune.engine.step import Stepper  # noqa: E402
 
 KERNEL = norm_kernels.fused_norm_partials
+LAUNCHERS: list[Any] = []  # sources of the kernels for which a launcher was built
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
+    LAUNCHERS.clear()
     fake = SimpleNamespace(
+        launcher_cls=lambda source, metadata: LAUNCHERS.append(source),
         get_current_device=lambda: 0,
         get_current_stream=lambda device: 0,
         get_current_target=lambda: GPUTarget("cuda", 90, 32),
@@ -50,6 +53,7 @@ def test_launches_compile_and_run_nothing() -> None:
         for width in (16, 32, 16):
             _launch(width)
     assert len(_compiled()) == 2 and all("ptx" in kernel.asm for kernel in _compiled())
+    assert len(LAUNCHERS) == 2
 
 
 def test_a_launch_from_another_thread_as_autograds_compiles_too() -> None:
@@ -77,4 +81,4 @@ def test_a_stepper_on_a_cpu_has_nothing_to_compile_ahead() -> None:
     model = torch.nn.Linear(2, 2)
     stepper = Stepper(model, torch.optim.SGD(model.parameters()), precision="fp32")
     with compiling_ahead():
-        stepper._compile_ahead(torch.ones(1), torch.ones(1), torch.ones(1))  # a model that takes no such input
+        stepper.compile_ahead(torch.ones(1), torch.ones(1), torch.ones(1))  # a model that takes no such input
