@@ -71,19 +71,20 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 PROCESSORS = 5  # so that programs have several tiles, and some less than others
 
 
-RATE = 0.2
+OFFICIAL: dict[str, Any] = {"post": True, "rates": (0.2, 0.2, 0.2)}
 SEED = torch.tensor([3 << 40 | 12_345])
 
 
 class Layer(nn.Module):
     """An encoder layer without its attention, which `middle` stands for; W = width of q, k and v.
 
-    post: norms come after the sublayers, as the next ones read. rate: of dropout, by the masks of SEED.
+    post: norms come after the sublayers, as the next ones read. rates: of dropout after attention, after the activation
+    and before the residual of the feed-forward, by the masks of SEED.
     """
 
-    def __init__(self, width: int, ffn: int, *, post: bool = False, rate: float = 0.0) -> None:
+    def __init__(self, width: int, ffn: int, *, post: bool = False, rates: tuple[float, ...] = (0.0, 0.0, 0.0)) -> None:
         super().__init__()
-        self.post, self.level = post, level(rate)
+        self.post, self.levels = post, tuple(level(rate) for rate in rates)
         torch.manual_seed(width + ffn)
         self.norm1, self.norm2 = nn.BatchNorm1d(D), nn.BatchNorm1d(D)
         self.q, self.k, self.v = (nn.Linear(D, width) for _ in range(3))
@@ -100,7 +101,7 @@ class Layer(nn.Module):
         return q * torch.sigmoid(k) + v
 
     def drop(self, x: Tensor, site: int) -> Tensor:
-        return x * emulated_hopper.mask(SEED, site, 0, *x.shape, self.level)
+        return x * emulated_hopper.mask(SEED, site, 0, *x.shape, self.levels[site - 4])
 
     def forward(self, x: Tensor) -> Tensor:
         xn = self.norm1(x)
@@ -123,18 +124,18 @@ def hopper_layer(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 n2.bias, layer.down.weight, x.dtype,
             )
         )  # fmt: skip
-    post, seed, level = layer.post, SEED if layer.level else None, layer.level
+    post, seed, levels = layer.post, SEED if any(layer.levels) else None, layer.levels
     qkv, residual, sums = ops.NormLinear.apply(
         x, *_statistics(n1, x), n1.weight, n1.bias, *weights, *biases, packed.qkv, packed.qkv_bias, n1.eps, training,
         True, post,
     )  # fmt: skip
     affine = (n1.weight, n1.bias, sums) if post else (None, None, None)
     y, first = ops.linear_add(
-        layer.middle(qkv), layer.out.weight, layer.out.bias, packed.out, residual, *affine, seed, 4, level, training
+        layer.middle(qkv), layer.out.weight, layer.out.bias, packed.out, residual, *affine, seed, 4, levels[0], training
     )
     z, second, _ = ops.feed_forward(
         y, *_statistics(n2, y), n2.weight, n2.bias, layer.up.weight, layer.up.bias, layer.down.weight, layer.down.bias,
-        packed.up, packed.up_bias, packed.down, seed, n2.eps, post, 5, level, level, training, True, training,
+        packed.up, packed.up_bias, packed.down, seed, n2.eps, post, 5, *levels[1:], training, True, training,
     )  # fmt: skip
     return z, first, second
 
@@ -153,10 +154,10 @@ def _error(ours: Tensor, true: Tensor) -> float:
 
 def _compare(
     rows: int, width: int, ffn: int, *, training: bool = True, dtype: Any = torch.float32, far: float = 0.0,
-    post: bool = False, rate: float = 0.0,
+    post: bool = False, rates: tuple[float, ...] = (0.0, 0.0, 0.0),
 ) -> Any:  # fmt: skip
     """Errors by name: of y, dx and every gradient."""
-    layer = Layer(width, ffn, post=post, rate=rate).train(training)
+    layer = Layer(width, ffn, post=post, rates=rates).train(training)
     x = (torch.randn(rows, D) * torch.linspace(0.5, 2.0, D) + far).to(dtype)
     seed = torch.randn(rows, D).to(dtype)
     found: list[dict[str, Tensor]] = []
@@ -175,15 +176,18 @@ def _compare(
 @pytest.mark.parametrize("rows", [64, 63, 65, 700])
 @pytest.mark.parametrize(("width", "ffn"), [(128, 512), (88, 256)])
 def test_forward_and_every_gradient_are_autograds(rows: int, width: int, ffn: int) -> None:
-    for post, rate in ((False, 0.0), (True, RATE)):
-        errors = _compare(rows, width, ffn, post=post, rate=rate)
+    for given in ({}, OFFICIAL):
+        errors = _compare(rows, width, ffn, **given)
         assert max(errors.values()) < 2e-5, errors
 
 
-@pytest.mark.parametrize(("post", "rate"), [(False, RATE), (True, 0.0)])
-def test_norms_after_the_sublayers_and_dropout_do_not_need_each_other(post: bool, rate: float) -> None:
+@pytest.mark.parametrize(
+    ("post", "rates"),
+    [(False, (0.2, 0.2, 0.2)), (True, (0.0, 0.0, 0.0)), (True, (0.1, 0.0, 0.3)), (True, (0.0, 0.2, 0.0))],
+)
+def test_norms_after_the_sublayers_and_each_dropout_do_without_the_others(post: bool, rates: Any) -> None:
     for training in (True, False):
-        errors = _compare(70, 128, 128, post=post, rate=rate, training=training)
+        errors = _compare(70, 128, 128, post=post, rates=rates, training=training)
         assert max(errors.values()) < 2e-5, errors
 
 
@@ -205,8 +209,8 @@ def test_nothing_cancels_where_the_mean_is_a_thousand_standard_deviations() -> N
 
 
 def test_in_half_precision_the_errors_are_those_of_rounding() -> None:
-    for post, rate in ((False, 0.0), (True, RATE)):
-        errors = _compare(700, 128, 512, dtype=torch.bfloat16, post=post, rate=rate)
+    for given in ({}, OFFICIAL):
+        errors = _compare(700, 128, 512, dtype=torch.bfloat16, **given)
         assert max(errors.values()) < 1.2e-2, errors
 
 
