@@ -51,7 +51,7 @@ def capture(calls: list[Callable[[], Any]]) -> Any:
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):  # autograd's nodes belong to the stream that they first ran on
         for call in calls:
             call()
     return graph

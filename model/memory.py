@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from model.attention.pieces import fa2_limit, grid_limit
 from model.flops import FP32_BYTES, StepShape, parameter_count
+from model.fused.hopper.reason import hopper_reason
 
 ERROR = 0.10  # of the estimate, each way (docs/measurements.md): the largest found in records is 0.045
 CONTEXT_BYTES = 1 << 30  # outside the allocator: CUDA's context, kernels, graphs; 0.5 to 0.9 GiB on an H100
@@ -75,7 +76,11 @@ def step_memory(shape: StepShape, how: Execution) -> StepMemory:
     attention, forward = zip(*(_saved_by_layer(shape, how, width) for width in shape.attention_widths), strict=True)
     outside = _saved_outside(shape, how)
     peaks = _peaks(shape, how, forward)
-    if how.recompute:
+    if how.recompute and how.engine in COMPILED and _hopper_computes(shape, how):
+        # What the feed-forwards leave and what they normalised is kept; the rest is computed again after their gradient
+        outside += shape.num_layers * _activation(how) * shape.d_model
+        saved, peaks = sum(forward), _peaks(shape, how, forward, again=max(attention))
+    elif how.recompute:
         stream = _activation(how) if how.layers == "fused" else FP32_BYTES  # of what a layer is computed again from
         outside += shape.num_layers * stream * shape.d_model
         saved = max(a + f for a, f in zip(attention, forward, strict=True))  # of the layer that is computed again
@@ -155,15 +160,26 @@ def _saved_outside(shape: StepShape, how: Execution) -> int:
     return _activation(how) * d + embedded + (d if how.head_dropout else 0) + (d if how.dropout else 0)
 
 
-def _peaks(shape: StepShape, how: Execution, forward: tuple[int, ...]) -> int:
+def _hopper_computes(shape: StepShape, how: Execution) -> bool:
+    """Whether the fused layers of this step are those of `model/fused/hopper`."""
+    e = shape.d_model // shape.num_heads
+    return how.layers == "fused" and None is hopper_reason(
+        d_model=shape.d_model, ffn_dim=shape.ffn_dim, head_dim=e, norm_type=how.norm_type, pre_norm=how.pre_norm,
+        activation="gelu", dropout=how.dropout, dtype=how.precision, capability=(9, 0) if how.hopper else None,
+    )  # fmt: skip
+
+
+def _peaks(shape: StepShape, how: Execution, forward: tuple[int, ...], again: int = 0) -> int:
     """Bytes for each row of the backward pass, where the last layer's are the most.
 
-    Either its feed-forward's, or its attention's, when what the feed-forward kept is free again.
+    Either its feed-forward's, or its attention's, when what the feed-forward kept is free again. again: what is
+    computed again between the two.
     """
     a, d, f = _activation(how), shape.d_model, shape.ffn_dim
     width = shape.attention_widths[-1]
     if how.layers == "fused":
-        feed_forward, attention = a * (2 * f + 3 * d), a * d
+        wide = 1 if _hopper_computes(shape, how) else 2  # g and its gradient; Hopper's kernels write the latter only
+        feed_forward, attention = a * (wide * f + 3 * d), again or a * d  # by then the head's input is free
     else:
         feed_forward, attention = a * f + (a + FP32_BYTES) * d, FP32_BYTES * d
     attention += a * 4 * width + _attention_peak(shape, how, width)

@@ -21,7 +21,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
         "errors", "options", "faults", "split_rule", "demo", "datasets", "source", "pems", "series", "feed",
     ),
     "model": (
-        "facts", "presets", "flops", "heads", "attention", "memory", "recompute", "guard", "fused",
+        "facts", "presets", "flops", "heads", "attention", "recompute", "guard", "fused", "memory",
         "as_published", "residual", "variants", "patchtst", "swap", "pruning", "forecaster",
     ),
     "launcher": ("lint", "listener", "mlflow_server"),

@@ -28,6 +28,14 @@ from model.fused.paths import Normed
 from model.guard import Guard
 from model.recompute import run_layer
 
+# What a compiled step keeps where layers are computed again: a layer's result, what moves running statistics, and
+# weights as kernels read them. The Hopper feed-forward's normalised rows come with its result.
+KEPT = (
+    torch.ops.patchtst.feed_forward.default,
+    torch.ops.patchtst_hopper.feed_forward.default,
+    torch.ops.patchtst.norm_unite.default,
+    torch.ops.patchtst_hopper.pack.default,
+)
 Run = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
@@ -63,7 +71,7 @@ class FusedEncoder(PatchTSTEncoder):
         for number, rate in enumerate(rates):
             run = self._layer(number, rate, seed, n, batch)
             if self.gradient_checkpointing:
-                x_MD, partials = run_layer(self.layers, run, x_MD, partials)
+                x_MD, partials = run_layer(self.layers, run, x_MD, partials, kept=KEPT)
             else:
                 x_MD, partials = run(x_MD, partials)
         if not pre:

@@ -1,8 +1,9 @@
 """Which operators compute a sublayer of the fused encoder: the one place where a path is chosen.
 
-Shapes: M rows, D model width, W = heads x head width, F FFN width. Statistics come by blocks of 64 rows from every
-path, so that sublayers of different paths can follow each other. Rates of dropout are those in training; without a
-seed nothing is dropped. `packed` weights are those of a layer that the Hopper kernels compute, None of every other.
+Shapes: M rows, D model width, W = heads x head width, P the same padded, F FFN width. Statistics come by blocks of 64
+rows from every path, so that sublayers of different paths can follow each other. Rates of dropout are those in
+training; without a seed nothing is dropped. `packed` weights are those of a layer that the Hopper kernels compute, None
+of every other.
 """
 
 from __future__ import annotations
@@ -54,28 +55,41 @@ def activation(layer: Any) -> str:
 def attention_projections(
     rows: Normed, attention: Any, packed: Packed | None, *, post: bool, training: bool
 ) -> tuple[Tensor, Tensor | Residual]:
-    """q, k and v of a PatchTSTAttention in one tensor (M, 3 W), and the residual (M, D): x, or norm(x) with `post`.
+    """q, k and v of a PatchTSTAttention in one tensor (M, 3 P), and the residual (M, D): x, or norm(x) with `post`.
 
-    The residual is for `output_projection` by the same path.
+    The residual is for `output_projection` by the same path. P is W, or W and a head of zeros
+    (`launch.whole_sectors`), whose result is zeros, too.
     """
     if packed is not None:
         return hopper.attention_projections(rows, attention, packed, post=post, training=training)
     projections = attention.q_proj, attention.k_proj, attention.v_proj
-    weight = torch.cat([projection.weight for projection in projections])
-    bias = torch.cat([projection.bias for projection in projections])
+    width = len(projections[0].weight)
+    missing = launch.whole_sectors(width, attention.head_dim) - width
+    weight = _joined([projection.weight for projection in projections], missing)
+    bias = _joined([projection.bias for projection in projections], missing)
     norm = rows.mean, rows.var, rows.gamma, rows.beta
     return NormLinear.apply(rows.x, *norm, weight, bias, rows.eps, rows.kind, post, training)
+
+
+def _joined(parts: list[Tensor], missing: int) -> Tensor:
+    """All rows of the parts, each with so many rows of zeros after it."""
+    if not missing:
+        return torch.cat(parts)
+    zeros = parts[0].new_zeros(missing, *parts[0].shape[1:])
+    return torch.cat([rows for part in parts for rows in (part, zeros)])
 
 
 def output_projection(
     x: Tensor, projection: nn.Linear, packed: Packed | None, residual: Tensor | Residual, *, drop: Dropout | None,
     rate: float, statistics: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """residual (M, D) + dropout(projection(x)) for x (M, W), and its statistics by blocks of rows if asked for."""
+    """residual (M, D) + dropout(projection(x)) for x (M, P), and its statistics by blocks of rows if asked for."""
     if packed is not None:
         return hopper.output_projection(x, projection, packed, residual, drop=drop, rate=rate, statistics=statistics)
     seed, site = (drop.seed, drop.site) if drop and rate else (None, 0)
     weight, bias = projection.weight, projection.bias
+    if missing := x.shape[1] - weight.shape[1]:  # columns for a head of zeros
+        weight = nn.functional.pad(weight, (0, missing))
     rounded = launch.rounded(weight, x)
     return ops.linear_add(x, weight, bias, residual, rounded, seed, site, level(rate) if drop else 0, statistics)
 

@@ -252,8 +252,15 @@ def test_positions_that_are_learned_get_their_gradient() -> None:
     assert _error(_gradients(fused)[1][name], _gradients(plain)[1][name]) < 1e-5
 
 
-@pytest.mark.parametrize(("pre_norm", "norm_type"), [(True, "batchnorm"), (False, "batchnorm"), (True, "layernorm")])
-def test_layers_that_are_computed_again_have_the_same_bits(pre_norm: bool, norm_type: str) -> None:
+@pytest.mark.parametrize(
+    ("pre_norm", "norm_type", "compiler"),
+    [
+        (True, "batchnorm", None), (False, "batchnorm", "aot_eager_decomp_partition"), (True, "layernorm", None),
+    ],
+)  # fmt: skip
+def test_layers_that_are_computed_again_have_the_same_bits(
+    pre_norm: bool, norm_type: str, compiler: str | None
+) -> None:
     """Gradients, and the running statistics, which move once. Dropout draws the same mask again."""
     found = []
     for recompute in ("never", "always"):
@@ -261,7 +268,8 @@ def test_layers_that_are_computed_again_have_the_same_bits(pre_norm: bool, norm_
         model = build_model(
             **FIELDS | {"pre_norm": pre_norm, "norm_type": norm_type, "dropout": 0.2}, recompute=recompute
         )
-        _, gradients = _gradients(fuse(model).train())
+        fused = fuse(model).train()
+        _, gradients = _gradients(torch.compile(fused, backend=compiler, fullgraph=True) if compiler else fused)
         found.append([*gradients.values(), *(buffer.double() for buffer in model.buffers())])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from model import memory
 from model.flops import StepShape
 from model.memory import ERROR, Execution, step_memory
 from model.patchtst import build_model
@@ -91,7 +92,10 @@ def _trials() -> list[Any]:
 
 
 @pytest.mark.parametrize(("params", "metrics"), _trials())
-def test_recorded_peaks_are_within_the_error_that_plans_state(params: dict[str, Any], metrics: dict[str, Any]) -> None:
+def test_recorded_peaks_are_within_the_error_that_plans_state(
+    params: dict[str, Any], metrics: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_hopper_computes", lambda *_: False)  # there were no such kernels yet
     shape, how = _as_trained(params, channels=7, heads=int(metrics["model/heads"]))
     assert step_memory(shape, how).total / GIB == pytest.approx(metrics["gpu/peak_memory_gib"], rel=ERROR)
 
@@ -104,6 +108,24 @@ def test_the_measured_step_on_traffics_shape_is_within_the_error() -> None:
     shape, how = _as_trained(preset, channels=862, heads=48)
     series = 4 * 17_544 * 862
     assert (step_memory(shape, how).total + series) / GIB == pytest.approx(11.1, rel=ERROR)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "recompute", "peak_gib", "error"),
+    [(0.0, False, 0.570, ERROR), (0.0, True, 0.372, 0.12), (0.2, False, 0.657, ERROR), (0.2, True, 0.456, ERROR)],
+)
+def test_peaks_of_captured_fused_steps_are_those_of_an_h200(
+    dropout: float, recompute: bool, peak_gib: float, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/measurements.md, 2026-12-01: Hopper kernels without dropout, plain ones with it."""
+    monkeypatch.setattr(memory, "_hopper_computes", lambda *_: not dropout)
+    shape = StepShape(
+        batch_size=16, num_channels=128, context_length=336, prediction_length=96, patch_length=16, patch_stride=8,
+        d_model=128, num_heads=16, num_layers=3, ffn_dim=256,
+    )  # fmt: skip
+    how = Execution(layers="fused", attention="patch", engine="graph", precision="bf16", norm_type="batchnorm",
+                    pre_norm=True, dropout=dropout, head_dropout=0.2, recompute=recompute)  # fmt: skip
+    assert step_memory(shape, how).total / GIB == pytest.approx(peak_gib, rel=error)
 
 
 def test_recomputing_keeps_one_layer_and_the_inputs_of_the_others() -> None:

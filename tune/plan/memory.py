@@ -104,11 +104,6 @@ def recompute_reason(config: TrialConfig) -> str | None:
         return f"{FIELD}=always keeps no scores, which model.residual_attention hands on: use {FIELD}=never"
     if config.model.recompute != "always" or engine == "eager":
         return None
-    if config.model.layers == "fused":  # docs/measurements.md, 2026-12-01: one shape on one H200
-        return (
-            f"{FIELD}=always keeps no less memory with fused layers in a compiled step: use model.layers=transformers "
-            "or train.engine=eager"
-        )
     if engine != "graph" or name not in SEEDED:
         return None
     return (

@@ -22,11 +22,10 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from model.fused.hopper import feed_forward as feed_forward_kernels
 from model.fused.hopper import projections, weights_kernels
-from model.fused.launch import Drop, Norm, empty_statistics
+from model.fused.launch import SECTOR, Drop, Norm, empty_statistics
 
 ROWS = 64  # of a tile
 LINES = 8  # rows of a weight that one program packs or reduces; divides every width
-SECTOR = 16  # columns of bf16 in 32 bytes
 # Registers of a thread when the kernel starts; its warpgroups then take from each other what `warp_specialize` says.
 TWO_GROUPS = {"num_warps": 4, "maxnreg": 168}
 THREE_GROUPS = {"num_warps": 4, "maxnreg": 128}

@@ -38,7 +38,9 @@ def test_every_kernel_of_a_layer_compiles_for_hopper_and_fits(width: int, ffn: i
             assert ("wgmma.mma_async" in kernel.ptx) == products and "cp.async.bulk.tensor" in kernel.ptx, kernel.name
 
 
-@pytest.mark.parametrize(("rows", "width", "ffn"), [(1, 128, 512), (1, 40, 128), (9_702, 88, 384), (37_632, 120, 512)])
+@pytest.mark.parametrize(
+    ("rows", "width", "ffn"), [(1, 128, 512), (1, 40, 128), (37_632, 64, 128), (9_702, 88, 384), (37_632, 120, 512)]
+)
 def test_gradients_are_added_up_by_code_without_the_fault_that_was_seen(rows: int, width: int, ffn: int) -> None:
     kernels = _kernels(width, ffn, "fused_reduce_weight_gradients", rows=rows)  # which looks for it (ptx_kit.py)
     assert len(kernels) == 3
@@ -46,8 +48,8 @@ def test_gradients_are_added_up_by_code_without_the_fault_that_was_seen(rows: in
 
 def test_programs_share_a_gradient_so_that_the_last_one_ends_soonest() -> None:
     assert share(384, 588, 132) == (3, 44, 0)
-    assert share(288, 588, 132) == (2, 47, 37)  # 13 tiles of 128 rows, or 16 of 32 that take 0.81 of their time
-    assert share(192, 588, 132) == (1, 73, 59)
+    assert share(288, 588, 132) == (2, 46, 40)  # 13 tiles of 128 rows, or 15 of 32 that take 0.89 of their time
+    assert share(192, 588, 132) == (1, 66, 66)
     assert share(48, 588, 132) == (0, 0, 132)
     for width in range(8, 392, 8):
         for tiles in (1, 2, 37, 588):
