@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 import pytest
-from sweep_kit import Ran, epochs, run
+from sweep_kit import Ran, epochs, read, run
 
 from tune.stats.looks import LOOKS
 
@@ -37,7 +37,7 @@ def test_plan_progress_and_report_say_where_it_ended_and_why(swept: Ran) -> None
     blocks = looks["stopped_at"]
     assert "6 to 20 trials in 3 to 10 blocks" in swept.err
     assert f"look after {blocks} blocks: ends {SLOW} (" in swept.err
-    assert f"{SLOW} after {blocks} blocks: " in run(swept.folder, "report", "last", "--verbose").out
+    assert f"{SLOW} after {blocks} blocks: " in read(swept.folder, "report", "last", "--verbose").out
     assert json.loads(swept.record().tags["look.d_model:256"]) == looks
     assert len(result["trials"]) == 2 * blocks
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from full_kit import SMALL, few
-from sweep_kit import ROOT, Driver, Ran, ended, epochs, run
+from sweep_kit import ROOT, Driver, Ran, ended, epochs, read, run
 
 from tune.tracking.reader import TrialRecord
 
@@ -108,7 +108,7 @@ def test_what_had_ended_before_a_kill_is_not_run_again_and_every_epoch_is_there_
 def test_the_table_lists_search_and_final_and_ends_in_an_answer_from_the_final_only(killed: Killed) -> None:
     assert "no answer: too few pairs (1, 3 needed)" in killed.last.out
     assert not [line for line in killed.last.out.splitlines() if line.startswith("search-")]
-    out = run(killed.last.folder, "report", "last", "--verbose").out
+    out = read(killed.last.folder, "report", "last", "--verbose").out
     for trial in killed.last.record().trials:
         assert (f" {trial.tags['arm']} " in out) == (trial.tags.get("stage") != "probe")
     assert "no answer: too few pairs (1, 3 needed)" in out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from sweep_kit import ROOT, Ran, run
+from sweep_kit import ROOT, Ran, read, run
 
 FEWER = """
 import sys
@@ -54,7 +54,7 @@ def test_mlflow_holds_the_tag_and_both_timers(swept: Ran) -> None:
     vanilla = trials["vanilla-published"]
     assert {"published/epoch_s", "time/train_s", "gate/prediction_error"} <= vanilla.metrics.keys()
     assert "published/epoch_s" not in trials["eager"].metrics
-    every = run(swept.folder, "report", "last", "--verbose").out
+    every = read(swept.folder, "report", "last", "--verbose").out
     assert "vanilla-published (as published; passes the gate): " in every
     result = json.loads((swept.folder / "result.json").read_text())
     assert result["comparisons"] == {}  # nothing of ours stands beside the baseline here

@@ -1,4 +1,4 @@
-"""accelerate() with its kernels in Triton's interpreter, on a CPU: run by tests/tune/api/test_accelerate.py.
+"""accelerate() with its kernels in Triton's interpreter, on a CPU: run by tests/test_interpreted.py.
 
 A process of its own: Triton decides when it is imported whether it interprets.
 """
@@ -18,7 +18,7 @@ from model.fused import launch
 from model.fused.encoder import FusedEncoder
 from tune.api.accelerate import accelerate, restore
 
-STEPS = 4
+STEPS = 3
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""OneLaunchAdam in Triton's interpreter, on a CPU: run by tests/tune/engine/test_adam.py in its own process.
+"""OneLaunchAdam in Triton's interpreter, on a CPU: run by tests/test_interpreted.py in its own process.
 
 The reference is torch.optim.Adam(fused=True) with betas that fp32 can hold: torch's CPU kernel takes them as fp64, its
 CUDA kernel and ours as fp32.

@@ -1,4 +1,4 @@
-"""The embedding's kernels in Triton's interpreter: run by tests/model/fused/test_embedding.py."""
+"""The embedding's kernels in Triton's interpreter: run by tests/test_interpreted.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused layers in Triton's interpreter, on a CPU: run by tests/model/fused/test_fused.py in its own process."""
+"""The fused layers in Triton's interpreter, on a CPU: run by tests/test_interpreted.py in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gather's kernel in Triton's interpreter: run by tests/data_pipeline/feed/test_gather.py in its own process."""
+"""The gather's kernel in Triton's interpreter: run by tests/test_interpreted.py in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The patch kernels in Triton's interpreter, on a CPU: run by tests/model/attention/test_patch.py in its own process.
+"""The patch kernels in Triton's interpreter, on a CPU: run by tests/test_interpreted.py in its own process.
 
 Triton decides when it is imported whether it interprets, and inductor, which other tests use, imports it too.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
+from tune.commands.main import main
 from tune.tracking.reader import SweepRecord, list_sweeps, read_sweep
 from tune.tracking.store import PROJECT
 
@@ -50,6 +54,17 @@ def run(folder: Path, *arguments: str, program: Path = ROOT / "experiments.py") 
         cwd=folder, env=_environment(), capture_output=True, text=True, timeout=540,
     )  # fmt: skip
     return Ran(folder, done.returncode, done.stdout, done.stderr)
+
+
+def read(folder: Path, *arguments: str) -> Ran:
+    """A command that starts nothing, in this process: a Python of its own would import MLflow for seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr("tune.commands.main.prepare_process", lambda: None)
+        patch.chdir(folder)
+        code = main(arguments)
+    return Ran(folder, code, out.getvalue(), err.getvalue())
 
 
 def outbox(folder: Path) -> list[dict[str, Any]]:

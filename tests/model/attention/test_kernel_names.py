@@ -80,9 +80,10 @@ def test_inductor_replaces_transformers_eager_attention_by_a_fused_kernel(gradie
     assert _fused(eager_attention_forward, 1, torch.float32, transposed=True, **arguments)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize(
+    ("heads", "dtype", "dropout"),  # each value of one with each of another
+    [(1, torch.float32, 0.0), (1, torch.bfloat16, 0.1), (2, torch.float32, 0.1), (2, torch.bfloat16, 0.0)],
+)
 def test_inductor_leaves_our_eager_attention_alone(heads: int, dtype: torch.dtype, dropout: float) -> None:
     for transposed in (False, True):
         for gradients in (False, True):

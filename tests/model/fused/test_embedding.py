@@ -1,11 +1,7 @@
-"""The kernels of the embedding: in the interpreter, compiled for GPUs that are absent, and on a GPU."""
+"""The kernels of the embedding: compiled for GPUs that are absent, and on a GPU."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +18,10 @@ from model.fused import drop_kernels, embedding, embedding_kernels, embedding_la
 from model.fused.dropout import POSITION_SITE, dropout_mask, level
 from model.fused.embedding import embed_patches, embedding_reason
 
-ROOT = Path(__file__).resolve().parents[3]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 # B, C, N, P and D: study, etth, Traffic's channels, the longest patches, the widest model.
 STUDY, ETTH = (128, 7, 42, 12, 128), (128, 7, 41, 16, 16)
 WIDE = (2, 862, 5, 192, 256)
-
-
-def test_the_kernels_are_right_in_tritons_interpreter() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    file = "tests/kits/interpreted_embedding.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert re.search(r"\d{2,} passed", done.stdout)
 
 
 @pytest.mark.parametrize(("target", "shape"), [(80, STUDY), (86, WIDE), (89, ETTH), (90, STUDY), (90, WIDE)], ids=str)

@@ -208,9 +208,9 @@ def _check_slowly(folder: Path, barrier: Any, answers: Any) -> None:
 
 
 def test_two_processes_at_once_measure_once(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier, answers = spawn.Barrier(2), spawn.Queue()
-    processes = [spawn.Process(target=_check_slowly, args=(tmp_path / "gate", barrier, answers)) for _ in range(2)]
+    fork = multiprocessing.get_context("fork")  # a new one would import torch and transformers for half a minute
+    barrier, answers = fork.Barrier(2), fork.Queue()
+    processes = [fork.Process(target=_check_slowly, args=(tmp_path / "gate", barrier, answers)) for _ in range(2)]
     for process in processes:
         process.start()
     try:
