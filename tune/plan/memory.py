@@ -74,7 +74,7 @@ def settle(config: TrialConfig, device: DeviceFacts, channels: int, rows: int | 
     """`config` with `auto` replaced: layers are computed again if the step would not fit, and fits then."""
     if config.model.recompute != "auto":
         return config
-    never, always = (_with(config, value) for value in ("never", "always"))
+    never, always = (with_recompute(config, value) for value in ("never", "always"))
     if _fits(never, device, channels, rows, at_worst=True):
         return never
     helps = recompute_reason(always) is None and _fits(always, device, channels, rows, at_worst=False)
@@ -86,7 +86,7 @@ def memory_reason(config: TrialConfig, device: DeviceFacts, channels: int, rows:
     if _fits(config, device, channels, rows, at_worst=False):
         return None
     needed, instead = peak_gib(config, device, channels, rows), f"a smaller train.batch_size than {_batch(config)}"
-    always = _with(config, "always")
+    always = with_recompute(config, "always")
     if config.model.recompute != "always" and recompute_reason(always) is None:
         less = peak_gib(always, device, channels, rows)
         if _fits(always, device, channels, rows, at_worst=False):
@@ -120,7 +120,8 @@ def _fits(config: TrialConfig, device: DeviceFacts, channels: int, rows: int | N
     return needed * (1 + ERROR if at_worst else 1 - ERROR) + CONTEXT_BYTES / GIB <= device.memory_gib
 
 
-def _with(config: TrialConfig, value: str) -> TrialConfig:
+def with_recompute(config: TrialConfig, value: str) -> TrialConfig:
+    """`config` with this value of model.recompute."""
     return config.model_copy(update={"model": config.model.model_copy(update={"recompute": value})})
 
 
